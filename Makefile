@@ -1,0 +1,42 @@
+# `make demo` and `make test` work from a fresh clone: the first one called makes .venv and installs.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: help setup demo test check format protos bench clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: .venv/.installed  ## Make .venv and install everything into it, once
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	@touch $@
+
+demo: setup  ## Run the demo: real photographs, four shards, demo.html (ARGS="--keep" leaves it up)
+	$(BIN)/lookalike demo $(ARGS)
+
+test: check  ## Run every check and test, as CI does (ARGS goes to pytest)
+	$(BIN)/pytest $(ARGS)
+
+check: setup  ## Format, lint, types, layers, stubs up to date
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python protos/generate.py --check
+
+format: setup  ## Format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+protos: setup  ## Generate lookalike/v1 from protos/
+	$(BIN)/python protos/generate.py
+
+bench: setup  ## Measure (see benchmarks/README.md)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:  ## Remove what make made
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

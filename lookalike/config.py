@@ -1,0 +1,164 @@
+"""Owns the cluster config: one typed tree, read once per process from one YAML file and the environment.
+
+`LOOKALIKE__PARTITIONS=3` and `LOOKALIKE__SHARD__DATA=...` override the file. Unknown keys and values out
+of range raise CannotStart with the key's path. Every field stands, explained, in deploy/local.yaml."""
+
+from __future__ import annotations
+
+import os
+import string
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from lookalike.codespace import MAX_BITS, MIN_BITS
+from lookalike.errors import CannotStart
+
+_ENVIRONMENT_PREFIX = "LOOKALIKE__"
+
+
+def _check_address(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{address!r} is not HOST:PORT")
+    return address
+
+
+def _check_shard_address(template: str) -> str:
+    names = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+    if not names <= {"partition", "replica"}:
+        raise ValueError(f"{template!r} has a placeholder that is neither {{partition}} nor {{replica}}")
+    _check_address(template.format(partition=0, replica=0))
+    return template
+
+
+def _check_bits(bits: int) -> int:
+    if bits % 8:
+        raise ValueError(f"{bits} is not a multiple of 8")
+    return bits
+
+
+Address = Annotated[str, AfterValidator(_check_address)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ShardConfig(_Section):
+    address: Annotated[str, AfterValidator(_check_shard_address)] = "127.0.0.1:17{replica}{partition:02d}"
+    data: Path = Path("lookalike-data")
+    scan_threads: int = Field(default=1, ge=1, le=256)
+
+
+class CoordinatorConfig(_Section):
+    listen: Address = "127.0.0.1:7700"
+    web: Address = "127.0.0.1:7780"
+
+
+class EncoderConfig(_Section):
+    address: Address = "127.0.0.1:7720"
+    model: str = "tf_efficientnet_lite0"
+    weights: str | None = None
+    bits: Annotated[int, AfterValidator(_check_bits)] = Field(default=256, ge=MIN_BITS, le=MAX_BITS)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    mean: Path | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    min_replicas: int = Field(default=1, ge=1, le=1_000)
+    max_replicas: int = Field(default=1, ge=1, le=1_000)
+    gpus_per_replica: float = Field(default=0, ge=0, le=8)
+    ray_address: str | None = None
+
+
+class ClusterConfig(_Section):
+    cluster: str = Field(default="local", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    partitions: int = Field(default=4, ge=1, le=1_024)
+    # Replication comes with its repair; until then more than one would promise what does not hold.
+    replicas: int = Field(default=1, ge=1, le=1)
+    write_quorum: Literal["one", "majority", "all"] = "majority"
+    shard: ShardConfig = ShardConfig()
+    coordinator: CoordinatorConfig = CoordinatorConfig()
+    encoder: EncoderConfig | None = EncoderConfig()
+
+    def shard_address(self, partition: int, replica: int = 0) -> str:
+        return self.shard.address.format(partition=partition, replica=replica)
+
+
+def load_config(path: Path, environment: Mapping[str, str] = os.environ) -> ClusterConfig:
+    """The config in `path` with the environment's overrides. Raises CannotStart, naming the key."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CannotStart(f"config: {path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CannotStart(f"config: {path} is not YAML: {' '.join(str(error).split())}") from None
+    if document is None:
+        document = {}
+    if not isinstance(document, dict):
+        raise CannotStart(f"config: {path} holds a {type(document).__name__}, not a mapping of keys")
+    _apply_environment(document, environment)
+    try:
+        config = ClusterConfig.model_validate(document)
+    except ValidationError as error:
+        raise CannotStart(f"config: {path}: " + "; ".join(_explain(error))) from None
+    _check_consistency(config, path)
+    return config
+
+
+def dump_config(config: ClusterConfig) -> str:
+    """The config as YAML that `load_config` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _apply_environment(document: dict[str, Any], environment: Mapping[str, str]) -> None:
+    for name, value in sorted(environment.items()):
+        if not name.startswith(_ENVIRONMENT_PREFIX):
+            continue
+        *sections, key = name.removeprefix(_ENVIRONMENT_PREFIX).lower().split("__")
+        section = document
+        for part in sections:
+            inner = section.get(part)
+            if not isinstance(inner, dict):
+                inner = section[part] = {}
+            section = inner
+        try:
+            section[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            section[key] = value
+
+
+def _explain(error: ValidationError) -> Iterable[str]:
+    for problem in error.errors():
+        path = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            yield f"{path}: is not a known key; remove it or mend its spelling"
+        else:
+            yield f"{path}: {problem['msg'].removeprefix('Value error, ')} (is {problem['input']!r})"
+
+
+def _check_consistency(config: ClusterConfig, path: Path) -> None:
+    addresses = [
+        config.shard_address(partition, replica)
+        for partition in range(config.partitions)
+        for replica in range(config.replicas)
+    ]
+    if len(set(addresses)) < len(addresses):
+        raise CannotStart(
+            f"config: {path}: shard.address: {config.shard.address!r} gives two shards one address;"
+            " use {partition} (and {replica}) in it"
+        )
+    for address in addresses:
+        try:
+            _check_address(address)
+        except ValueError as error:
+            raise CannotStart(f"config: {path}: shard.address: {error}") from None
+    encoder = config.encoder
+    if encoder and encoder.min_replicas > encoder.max_replicas:
+        raise CannotStart(
+            f"config: {path}: encoder.min_replicas: {encoder.min_replicas} is above max_replicas"
+            f" ({encoder.max_replicas})"
+        )

@@ -1,0 +1,194 @@
+"""Owns the filter: a condition on a record's attributes, as a small tree of plain data, and its JSON form.
+
+The JSON form is the one that users of document and vector databases know:
+
+    {"label": "cat"}                                     equals
+    {"label": {"$in": ["cat", "dog"]}}                   one of
+    {"year": {"$gte": 2000, "$lt": 2010}}                numeric range
+    {"camera.maker": {"$exists": true}}                  the field is there (dots go into objects)
+    {"$and": [...]}  {"$or": [...]}  {"$not": {...}}     several names in one object mean "and"
+
+How a filter is evaluated is the shard's affair (`shard.filter_sql`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lookalike.errors import InvalidRequest
+
+Scalar = str | int | float | bool
+MAX_VALUES = 1_000
+MAX_DEPTH = 16
+MAX_CONDITIONS = 256
+_BOUNDS = ("$gt", "$gte", "$lt", "$lte")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Equals:
+    field: str
+    value: Scalar
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class In:
+    field: str
+    values: tuple[Scalar, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Range:
+    field: str
+    gt: float | None = None
+    gte: float | None = None
+    lt: float | None = None
+    lte: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Exists:
+    field: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class And:
+    filters: tuple[Filter, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Or:
+    filters: tuple[Filter, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Not:
+    filter: Filter
+
+
+Filter = Equals | In | Range | Exists | And | Or | Not
+
+
+def compared_fields(condition: Filter) -> Iterator[str]:
+    """The fields whose values the filter compares. Asking whether a field exists compares nothing."""
+    match condition:
+        case Equals(field) | In(field) | Range(field):
+            yield field
+        case And(filters) | Or(filters):
+            for part in filters:
+                yield from compared_fields(part)
+        case Not(part):
+            yield from compared_fields(part)
+
+
+def check(condition: Filter) -> Filter:
+    """Return a filter that is well formed and of bearable size; raise InvalidRequest otherwise."""
+    if _check(condition, depth=1) > MAX_CONDITIONS:
+        raise InvalidRequest(f"filter: has over {MAX_CONDITIONS} conditions; use fewer, or $in for many values")
+    return condition
+
+
+def _check(condition: Filter, depth: int) -> int:
+    if depth > MAX_DEPTH:
+        raise InvalidRequest(f"filter: is nested over {MAX_DEPTH} deep; flatten it")
+    match condition:
+        case And(filters) | Or(filters):
+            if not filters:
+                raise InvalidRequest("filter: $and and $or need at least one filter")
+            return sum(_check(part, depth + 1) for part in filters)
+        case Not(part):
+            return _check(part, depth + 1)
+    _check_field(condition.field)
+    match condition:
+        case Equals(_, value):
+            _check_scalar(condition.field, value)
+        case In(field, values):
+            if not 1 <= len(values) <= MAX_VALUES:
+                raise InvalidRequest(f"filter: {field}: $in takes 1..{MAX_VALUES:,} values, not {len(values)}")
+            for value in values:
+                _check_scalar(field, value)
+        case Range(field, gt, gte, lt, lte):
+            bounds = [bound for bound in (gt, gte, lt, lte) if bound is not None]
+            if not bounds or any(math.isnan(bound) for bound in bounds):
+                raise InvalidRequest(f"filter: {field}: a range needs at least one bound, each a number")
+    return 1
+
+
+def _check_field(field: str) -> None:
+    if not field or '"' in field or "\0" in field or any(not name for name in field.split(".")):
+        raise InvalidRequest(
+            f"filter: field {field[:80]!r} is missing or not a path; name an attribute, with dots into objects"
+        )
+    try:
+        field.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest(f"filter: field {field[:80]!r} cannot be written as UTF-8") from None
+
+
+def _check_scalar(field: str, value: object) -> None:
+    if not isinstance(value, str | int | float):
+        raise InvalidRequest(
+            f"filter: {field}: compares with a {type(value).__name__}; use text, a number, true or false"
+        )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidRequest(f"filter: {field}: {value} is not a JSON number")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise InvalidRequest(f"filter: {field}: {value} does not fit in 64 bits")
+
+
+def parse(document: Mapping[str, Any]) -> Filter:
+    """The filter that a JSON document describes; raise InvalidRequest when it describes none."""
+    return check(_parse(document, depth=1))
+
+
+def _parse(document: object, depth: int) -> Filter:
+    if depth > MAX_DEPTH:
+        raise InvalidRequest(f"filter: is nested over {MAX_DEPTH} deep; flatten it")
+    if not isinstance(document, Mapping) or not document:
+        raise InvalidRequest(f'filter: {document!r:.80} is no filter; use an object such as {{"label": "cat"}}')
+    parts = tuple(part for name, value in document.items() for part in _parse_entry(name, value, depth))
+    return parts[0] if len(parts) == 1 else And(parts)
+
+
+def _parse_entry(name: object, value: object, depth: int) -> Iterator[Filter]:
+    if not isinstance(name, str):
+        raise InvalidRequest(f"filter: {name!r:.80} is no field; name an attribute")
+    if name in ("$and", "$or"):
+        if not isinstance(value, list | tuple):
+            raise InvalidRequest(f"filter: {name} takes a list of filters, not {type(value).__name__}")
+        parts = tuple(_parse(part, depth + 1) for part in value)
+        yield And(parts) if name == "$and" else Or(parts)
+    elif name == "$not":
+        yield Not(_parse(value, depth + 1))
+    elif name.startswith("$"):
+        raise InvalidRequest(f"filter: {name[:40]} is unknown; use $and, $or, $not or a field's name")
+    elif isinstance(value, Mapping):
+        yield from _parse_operators(name, value)
+    else:
+        yield Equals(name, value)  # type: ignore[arg-type]  # `check` refuses what is no scalar
+
+
+def _parse_operators(field: str, operators: Mapping[str, Any]) -> Iterator[Filter]:
+    bounds = {name: operators[name] for name in _BOUNDS if name in operators}
+    if bounds:
+        for name, bound in bounds.items():
+            if isinstance(bound, bool) or not isinstance(bound, int | float):
+                raise InvalidRequest(f"filter: {field}: {name} takes a number, not {type(bound).__name__}")
+        yield Range(field, **{name[1:]: float(bound) for name, bound in bounds.items()})
+    for name, value in operators.items():
+        if name == "$eq":
+            yield Equals(field, value)
+        elif name == "$in":
+            if not isinstance(value, list | tuple):
+                raise InvalidRequest(f"filter: {field}: $in takes a list, not {type(value).__name__}")
+            yield In(field, tuple(value))
+        elif name == "$exists":
+            if not isinstance(value, bool):
+                raise InvalidRequest(f"filter: {field}: $exists takes true or false")
+            yield Exists(field) if value else Not(Exists(field))
+        elif name not in _BOUNDS:
+            known = ", ".join(("$eq", "$in", *_BOUNDS, "$exists"))
+            raise InvalidRequest(f"filter: {field}: operator {str(name)[:40]!r} is unknown; use one of {known}")
+    if not operators:
+        raise InvalidRequest(f"filter: {field}: compares with an object; use dots to reach into objects")

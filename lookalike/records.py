@@ -1,0 +1,231 @@
+"""Owns the domain's plain data: records, hits, coverage, results and status, and the rules that a key,
+its attributes and a query must obey. Knows nothing of gRPC."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lookalike.codespace import CodeSpace
+from lookalike.errors import InvalidRequest
+
+MAX_K = 10_000
+MAX_KEY_BYTES = 512
+MAX_ATTRIBUTES_BYTES = 64 * 1024
+MAX_BATCH_QUERIES = 1_024
+MAX_BATCH_RECORDS = 10_000
+SLOTS = 1_024
+
+_COLLECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def record_id(key: str) -> int:
+    """The uint64 that routes a record and breaks ties between equal distances."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
+
+
+def slot_of(identifier: int) -> int:
+    """The slot, 0..1023, of a record id."""
+    return identifier >> 54
+
+
+def check_key(key: object) -> str:
+    """Return `key` if it is a valid record key; raise InvalidRequest otherwise."""
+    if not isinstance(key, str):
+        raise InvalidRequest(f"key: is {type(key).__name__}, not a string; use text, 1..{MAX_KEY_BYTES} bytes")
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        raise InvalidRequest(f"key: {key!r} cannot be written as UTF-8; use valid Unicode text") from None
+    if not 1 <= size <= MAX_KEY_BYTES:
+        shown = f"{key[:24]!r}… has {size} bytes" if size else "is empty"
+        raise InvalidRequest(f"key: {shown}; use 1..{MAX_KEY_BYTES} bytes of UTF-8")
+    return key
+
+
+def check_collection_name(name: str) -> str:
+    """Return `name` if it can name a collection (and a folder); raise InvalidRequest otherwise."""
+    if not _COLLECTION_NAME.fullmatch(name):
+        raise InvalidRequest(
+            f"collection: {name[:140]!r} is not a name; use 1..128 letters, digits, '.', '_' and '-',"
+            " starting with a letter or digit"
+        )
+    return name
+
+
+def check_code(code: bytes, space: CodeSpace, subject: str) -> bytes:
+    """Return `code` if it has the code space's width; raise InvalidRequest otherwise."""
+    if len(code) != space.code_bytes:
+        raise InvalidRequest(
+            f"code: {subject} has {len(code)} bytes, the collection's codes have {space.code_bytes}"
+            f" ({space.bits} bits); send exactly that many"
+        )
+    return code
+
+
+def check_k(k: int) -> int:
+    """Return `k` if it is a number of hits one may ask for; raise InvalidRequest otherwise."""
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MAX_K:
+        raise InvalidRequest(f"k: is {k!r}; use a whole number from 1 to {MAX_K:,}")
+    return k
+
+
+def attributes_text(attributes: object) -> str:
+    """Attributes as canonical JSON text; raise InvalidRequest unless they are a JSON object."""
+    if not isinstance(attributes, Mapping):
+        raise InvalidRequest(f"attributes: are {type(attributes).__name__}, not a JSON object; use a dict")
+    try:
+        text = json.dumps(attributes, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        size = len(text.encode())
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequest(f"attributes: are not JSON ({error}); use text, numbers, booleans, null, lists, objects") from None
+    if size > MAX_ATTRIBUTES_BYTES:
+        raise InvalidRequest(f"attributes: take {size:,} bytes; use at most {MAX_ATTRIBUTES_BYTES:,}")
+    return text
+
+
+def parse_attributes(text: str) -> dict[str, Any]:
+    """The JSON object that `text` holds ("" is {}); raise InvalidRequest unless it is one."""
+    if not text:
+        return {}
+    if len(text.encode()) > MAX_ATTRIBUTES_BYTES:
+        raise InvalidRequest(f"attributes: take over {MAX_ATTRIBUTES_BYTES:,} bytes; send less")
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"attributes: are not valid JSON ({error}); send a JSON object") from None
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"attributes: are a JSON {type(value).__name__}, not an object; send {{...}}")
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Record:
+    """One image to store. Exactly one of `image` (an encoded image file's bytes, or its path) and `code`
+    (bits / 8 bytes). `fingerprint` names the code's code space; without it the collection's is assumed."""
+
+    key: str
+    image: bytes | str | Path | None = None
+    code: bytes | None = None
+    attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    fingerprint: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StoredRecord:
+    """A record as the cluster holds it. `version` is the hybrid logical clock of its last write."""
+
+    key: str
+    code: bytes
+    attributes: dict[str, Any]
+    version: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one record of an ingest stream. `error` is None when it is stored durably."""
+
+    key: str
+    error: Exception | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.error is None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Hit:
+    """One result: `distance` in differing bits, `score` = share of equal bits."""
+
+    key: str
+    distance: int
+    score: float
+    attributes: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Coverage:
+    """Which part of the collection an answer speaks for. `missing` maps a partition to the reason."""
+
+    partitions: int
+    answered: int
+    rows_searched: int
+    rows_known: int
+    missing: Mapping[int, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        return self.answered == self.partitions
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Timings:
+    """Milliseconds, measured at the coordinator."""
+
+    encode_ms: float
+    search_ms: float
+    merge_ms: float
+    total_ms: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SearchResult:
+    """Hits ordered by (distance, id, key), and how far they can be relied on."""
+
+    hits: list[Hit]
+    coverage: Coverage
+    exact: bool
+    timings: Timings
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Collection:
+    name: str
+    code_space: CodeSpace
+    rows: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    replica: int
+    address: str
+    state: str
+    reason: str
+    rows: int
+    memory_bytes: int
+    uptime_seconds: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PartitionStatus:
+    partition: int
+    slots: int
+    replicas: Sequence[ReplicaStatus]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EncoderStatus:
+    """`state` is "serving", "unavailable" or "none"; `code_space` is known when serving."""
+
+    address: str
+    state: str
+    reason: str
+    code_space: CodeSpace | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ClusterStatus:
+    cluster: str
+    version: str
+    partitions: Sequence[PartitionStatus]
+    encoder: EncoderStatus
+    collections: Sequence[Collection]

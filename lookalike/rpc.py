@@ -1,0 +1,58 @@
+"""Owns what both ends of a gRPC connection share: limits, channel options, and the way a
+`LookalikeError` crosses the wire (status, text, and trailing metadata that names the class)."""
+
+from __future__ import annotations
+
+import grpc
+
+from lookalike import errors
+from lookalike.errors import InvalidRequest, LookalikeError
+
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+MAX_IMAGE_BYTES = 32 * 1024 * 1024
+ERROR_KEY = "lookalike-error"
+REQUEST_ID_KEY = "request-id"
+RETRY_AFTER_KEY = "retry-after-ms"
+
+_MESSAGE_LIMITS: list[tuple[str, int]] = [
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+]
+# A port that another process holds must be an error, not a silent share of its traffic.
+SERVER_OPTIONS: list[tuple[str, int]] = [*_MESSAGE_LIMITS, ("grpc.so_reuseport", 0)]
+# gRPC backs off up to two minutes; a restarted server must be found again within a second.
+CHANNEL_OPTIONS: list[tuple[str, int]] = [
+    *_MESSAGE_LIMITS,
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.enable_http_proxy", 0),
+]
+
+
+def trailing_metadata(error: LookalikeError, request_id: str) -> tuple[tuple[str, str], ...]:
+    """What travels beside an error's status and text."""
+    metadata = [(ERROR_KEY, errors.name_of(error)), (REQUEST_ID_KEY, request_id)]
+    if error.retry_after_ms is not None:
+        metadata.append((RETRY_AFTER_KEY, str(error.retry_after_ms)))
+    return tuple(metadata)
+
+
+def error_of(call: grpc.RpcError) -> LookalikeError:
+    """The error that a failed call stands for: the class that the server raised, or the nearest to a
+    status that gRPC itself gave."""
+    status: grpc.StatusCode = call.code()  # type: ignore[attr-defined]
+    text: str = call.details() or status.name  # type: ignore[attr-defined]
+    metadata = {key: value for key, value in call.trailing_metadata() or ()}  # type: ignore[attr-defined]
+    if name := metadata.get(ERROR_KEY):
+        error = errors.by_name(name, text)
+    elif status is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in text:
+        error = InvalidRequest(
+            f"message: over the limit of {MAX_MESSAGE_BYTES // 2**20} MiB ({text}); send fewer items per request"
+        )
+    else:
+        error = errors.by_status(status, text)
+    error.request_id = metadata.get(REQUEST_ID_KEY)
+    if retry_after := metadata.get(RETRY_AFTER_KEY):
+        error.retry_after_ms = int(retry_after)
+    return error

@@ -1,0 +1,186 @@
+"""Owns the life of a gRPC server process: bind, health, reflection, errors at the boundary, signals, drain.
+
+The three services hand in their servicer and leave the rest to this file."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import uvloop
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from lookalike.errors import Cancelled, CannotStart, DeadlineExceeded, Internal, InvalidRequest, LookalikeError
+from lookalike.rpc import REQUEST_ID_KEY, SERVER_OPTIONS, error_of, trailing_metadata
+
+log = logging.getLogger("lookalike.serving")
+MAX_CONCURRENT_RPCS = 8_192
+DRAIN_SECONDS = 10.0
+EXIT_CANNOT_START = 2
+
+
+class Server:
+    """A grpc.aio server with health and reflection. Reports NOT_SERVING until `set_ready`."""
+
+    def __init__(self, service_names: list[str]) -> None:
+        self.grpc = grpc.aio.server(
+            interceptors=[ErrorInterceptor()],
+            options=SERVER_OPTIONS,
+            maximum_concurrent_rpcs=MAX_CONCURRENT_RPCS,
+        )
+        self._services = service_names
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
+        reflection.enable_server_reflection(
+            [*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME], self.grpc
+        )
+
+    async def start(self, listen: str) -> int:
+        """Bind `listen` ("host:port", port 0 for any) and start. Returns the port; raises CannotStart."""
+        try:
+            port = self.grpc.add_insecure_port(listen)
+        except RuntimeError:
+            raise CannotStart(
+                f"listen: {listen} cannot be bound: the port is in use or the address is not this machine's"
+            ) from None
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self.grpc.start()
+        return port
+
+    async def set_ready(self) -> None:
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self) -> None:
+        """Say NOT_SERVING, let calls in flight finish, and stop."""
+        await self._health.enter_graceful_shutdown()
+        await self.grpc.stop(DRAIN_SECONDS)
+
+    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
+        for name in ("", *self._services):
+            await self._health.set(name, status)
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
+    """Turns what a handler raises into a status, once, for unary calls and streams alike."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        handler: Any = await continuation(handler_call_details)
+        if handler is None or not handler_call_details.method.startswith("/lookalike."):
+            return handler  # type: ignore[no-any-return]
+        decode = _decode_or_explain(handler.request_deserializer)
+        if handler.unary_unary:
+            unary = _guard_unary(handler.unary_unary)
+            return grpc.unary_unary_rpc_method_handler(unary, decode, handler.response_serializer)
+        stream = _guard_stream(handler.stream_stream)
+        return grpc.stream_stream_rpc_method_handler(stream, decode, handler.response_serializer)
+
+
+class _Undecodable:
+    """Stands in for a request that is no valid message, so that the handler's guard can refuse it."""
+
+
+def _decode_or_explain(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def decode_request(data: bytes) -> Any:
+        try:
+            return decode(data)
+        except Exception:
+            return _Undecodable()
+
+    return decode_request
+
+
+_UNDECODABLE_TEXT = "request: is not a valid message of this method (a string that is not UTF-8, or a cut message)"
+
+
+def _guard_unary(handle: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
+    async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        try:
+            if isinstance(request, _Undecodable):
+                raise InvalidRequest(_UNDECODABLE_TEXT)
+            return await handle(request, context)
+        except Exception as error:
+            await _abort(context, error)
+
+    return guarded
+
+
+def _guard_stream(handle: Callable[[Any, Any], AsyncIterator[Any]]) -> Callable[[Any, Any], AsyncIterator[Any]]:
+    async def decoded(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            if isinstance(request, _Undecodable):
+                raise InvalidRequest(_UNDECODABLE_TEXT)
+            yield request
+
+    async def guarded(
+        requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[Any]:
+        try:
+            async for response in handle(decoded(requests), context):
+                yield response
+        except Exception as error:
+            await _abort(context, error)
+
+    return guarded
+
+
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> None:
+    request_id = _request_id(context)
+    known = _as_lookalike_error(error)
+    if known is None:
+        log.error("request %s failed", request_id, exc_info=error)
+        known = Internal(f"internal error; quote request id {request_id}")
+    else:
+        log.info("request %s: %s: %s", request_id, type(known).__name__, known.message)
+    await context.abort(known.status, known.message, trailing_metadata(known, request_id))
+
+
+def _as_lookalike_error(error: Exception) -> LookalikeError | None:
+    if isinstance(error, LookalikeError):
+        return error
+    if isinstance(error, grpc.RpcError):
+        inner = error_of(error)
+        return None if isinstance(inner, Internal) else inner
+    if isinstance(error, TimeoutError):
+        return DeadlineExceeded("the deadline passed before the answer was there; allow more time")
+    if isinstance(error, grpc.aio.UsageError):
+        return Cancelled("the call ended before its answer")
+    return None
+
+
+def _request_id(context: grpc.aio.ServicerContext[Any, Any]) -> str:
+    for key, value in context.invocation_metadata() or ():
+        if key == REQUEST_ID_KEY and isinstance(value, str):
+            return value[:64]
+    return uuid.uuid4().hex[:16]
+
+
+async def until_stopped() -> None:
+    """Wait for SIGTERM or SIGINT."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    await stopped.wait()
+
+
+def run_process(main: Awaitable[None]) -> None:
+    """Run a server process to its end. Exits with one line and code 2 when it cannot start."""
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    try:
+        uvloop.run(main)  # type: ignore[arg-type]
+    except CannotStart as error:
+        print(f"error: {error.message}", file=sys.stderr, flush=True)
+        sys.exit(EXIT_CANNOT_START)
