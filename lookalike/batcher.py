@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import functools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -77,8 +78,9 @@ class Batcher(Generic[Item, Result]):
             task = asyncio.create_task(self._run_batch(batch))
             self._running.add(task)
             task.add_done_callback(self._finished)
+            cancel_unwanted = functools.partial(_cancel_unwanted, task, [future for _, future in batch])
             for _, future in batch:
-                future.add_done_callback(lambda _, task=task, batch=batch: _cancel_unwanted(task, batch))
+                future.add_done_callback(cancel_unwanted)
 
     def _take_batch(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         batch: list[tuple[Item, asyncio.Future[Result]]] = []
@@ -121,6 +123,8 @@ class Batcher(Generic[Item, Result]):
         self._start_batches()
 
 
-def _cancel_unwanted(task: asyncio.Task[None], batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
-    if not task.done() and all(future.cancelled() for _, future in batch):
+def _cancel_unwanted(
+    task: asyncio.Task[None], batch: list[asyncio.Future[Result]], _: asyncio.Future[Result]
+) -> None:
+    if not task.done() and all(future.cancelled() for future in batch):
         task.cancel()

@@ -23,6 +23,7 @@ Scalar = str | int | float | bool
 MAX_VALUES = 1_000
 MAX_DEPTH = 16
 MAX_CONDITIONS = 256
+MAX_COMPARED = 10_000
 _BOUNDS = ("$gt", "$gte", "$lt", "$lte")
 
 
@@ -86,7 +87,20 @@ def check(condition: Filter) -> Filter:
     """Return a filter that is well formed and of bearable size; raise InvalidRequest otherwise."""
     if _check(condition, depth=1) > MAX_CONDITIONS:
         raise InvalidRequest(f"filter: has over {MAX_CONDITIONS} conditions; use fewer, or $in for many values")
+    if _compared(condition) > MAX_COMPARED:
+        raise InvalidRequest(f"filter: compares with over {MAX_COMPARED:,} values; use fewer")
     return condition
+
+
+def _compared(condition: Filter) -> int:
+    match condition:
+        case In(_, values):
+            return len(values)
+        case And(filters) | Or(filters):
+            return sum(_compared(part) for part in filters)
+        case Not(part):
+            return _compared(part)
+    return 1
 
 
 def _check(condition: Filter, depth: int) -> int:
@@ -116,7 +130,7 @@ def _check(condition: Filter, depth: int) -> int:
 
 
 def _check_field(field: str) -> None:
-    if not field or '"' in field or "\0" in field or any(not name for name in field.split(".")):
+    if not field or any(mark in field for mark in '"\\\0') or any(not name for name in field.split(".")):
         raise InvalidRequest(
             f"filter: field {field[:80]!r} is missing or not a path; name an attribute, with dots into objects"
         )

@@ -83,7 +83,9 @@ def attributes_text(attributes: object) -> str:
         text = json.dumps(attributes, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         size = len(text.encode())
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidRequest(f"attributes: are not JSON ({error}); use text, numbers, booleans, null, lists, objects") from None
+        raise InvalidRequest(
+            f"attributes: are not JSON ({error}); use text, numbers, booleans, null, lists, objects"
+        ) from None
     if size > MAX_ATTRIBUTES_BYTES:
         raise InvalidRequest(f"attributes: take {size:,} bytes; use at most {MAX_ATTRIBUTES_BYTES:,}")
     return text
@@ -127,6 +129,17 @@ class StoredRecord:
     key: str
     code: bytes
     attributes: dict[str, Any]
+    version: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class VersionedRecord:
+    """A record as coordinator and shard hand it on: `attributes` is canonical JSON text, `code` is None in
+    a tombstone."""
+
+    key: str
+    code: bytes | None
+    attributes: str
     version: int
 
 

@@ -41,9 +41,9 @@ def trailing_metadata(error: LookalikeError, request_id: str) -> tuple[tuple[str
 def error_of(call: grpc.RpcError) -> LookalikeError:
     """The error that a failed call stands for: the class that the server raised, or the nearest to a
     status that gRPC itself gave."""
-    status: grpc.StatusCode = call.code()  # type: ignore[attr-defined]
-    text: str = call.details() or status.name  # type: ignore[attr-defined]
-    metadata = {key: value for key, value in call.trailing_metadata() or ()}  # type: ignore[attr-defined]
+    status: grpc.StatusCode = call.code()
+    text: str = call.details() or status.name
+    metadata: dict[str, str] = dict(call.trailing_metadata() or ())  # type: ignore[arg-type]
     if name := metadata.get(ERROR_KEY):
         error = errors.by_name(name, text)
     elif status is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in text:

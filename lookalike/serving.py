@@ -4,12 +4,14 @@ The three services hand in their servicer and leave the rest to this file."""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import logging
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,7 +19,14 @@ import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from lookalike.errors import Cancelled, CannotStart, DeadlineExceeded, Internal, InvalidRequest, LookalikeError
+from lookalike.errors import (
+    Cancelled,
+    CannotStart,
+    DeadlineExceeded,
+    Internal,
+    InvalidRequest,
+    LookalikeError,
+)
 from lookalike.rpc import REQUEST_ID_KEY, SERVER_OPTIONS, error_of, trailing_metadata
 
 log = logging.getLogger("lookalike.serving")
@@ -72,9 +81,9 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
         handler: Any = await continuation(handler_call_details)
         if handler is None or not handler_call_details.method.startswith("/lookalike."):
             return handler  # type: ignore[no-any-return]
@@ -115,7 +124,9 @@ def _guard_unary(handle: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any,
     return guarded
 
 
-def _guard_stream(handle: Callable[[Any, Any], AsyncIterator[Any]]) -> Callable[[Any, Any], AsyncIterator[Any]]:
+def _guard_stream(
+    handle: Callable[[Any, Any], AsyncIterator[Any]],
+) -> Callable[[Any, Any], AsyncIterator[Any]]:
     async def decoded(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         async for request in requests:
             if isinstance(request, _Undecodable):
@@ -165,22 +176,33 @@ def _request_id(context: grpc.aio.ServicerContext[Any, Any]) -> str:
     return uuid.uuid4().hex[:16]
 
 
-async def until_stopped() -> None:
-    """Wait for SIGTERM or SIGINT."""
+async def until_stopped(watch_stdin: bool) -> None:
+    """Wait for SIGTERM or SIGINT, or with `watch_stdin` for the end of standard input: a supervisor holds
+    the other end, so a process does not outlive it even when it is killed."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
+    if watch_stdin:
+        loop.add_reader(sys.stdin, stopped.set)
     await stopped.wait()
 
 
-def run_process(main: Awaitable[None]) -> None:
+def process_arguments(program: str, description: str | None) -> argparse.ArgumentParser:
+    """The arguments that every server process takes."""
+    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=description)
+    parser.add_argument("--config", type=Path, required=True, help="the cluster's config file")
+    parser.add_argument("--watch-stdin", action="store_true", help="stop when standard input ends")
+    return parser
+
+
+def run_process(main: Coroutine[Any, Any, None]) -> None:
     """Run a server process to its end. Exits with one line and code 2 when it cannot start."""
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
     try:
-        uvloop.run(main)  # type: ignore[arg-type]
+        uvloop.run(main)
     except CannotStart as error:
         print(f"error: {error.message}", file=sys.stderr, flush=True)
         sys.exit(EXIT_CANNOT_START)

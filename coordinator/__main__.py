@@ -1,0 +1,35 @@
+"""Starts one coordinator: `python -m coordinator --config FILE`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from coordinator.server import SearchServicer
+from coordinator.web import start_web
+from lookalike.config import load_config
+from lookalike.serving import Server, process_arguments, run_process, until_stopped
+from lookalike.v1 import search_pb2, search_pb2_grpc
+
+
+async def serve(config_path: Path, watch_stdin: bool) -> None:
+    """Serve the cluster that the config describes until a signal ends it."""
+    config = load_config(config_path)
+    servicer = SearchServicer(config)
+    server = Server([search_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name])
+    search_pb2_grpc.add_SearchServiceServicer_to_server(servicer, server.grpc)
+    await server.start(config.coordinator.listen)
+    web = await start_web(config.coordinator.web, servicer.status)
+    await server.set_ready()
+    await until_stopped(watch_stdin)
+    await server.stop()
+    await web.cleanup()
+    await servicer.close()
+
+
+def main() -> None:
+    arguments = process_arguments("coordinator", __doc__).parse_args()
+    run_process(serve(arguments.config, arguments.watch_stdin))
+
+
+if __name__ == "__main__":
+    main()

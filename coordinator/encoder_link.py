@@ -1,0 +1,97 @@
+"""Owns the connection to the encoder: images to codes, and the code space that those codes are in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+
+from lookalike import wire
+from lookalike.codespace import CodeSpace
+from lookalike.errors import CodeSpaceMismatch, InvalidRequest, PartitionUnavailable
+from lookalike.rpc import CHANNEL_OPTIONS, MAX_IMAGE_BYTES, error_of
+from lookalike.v1 import encoder_pb2 as pb
+from lookalike.v1.encoder_pb2_grpc import EncoderServiceStub
+
+_IMAGES_PER_CALL = 64
+_BYTES_PER_CALL = 48 * 1024 * 1024
+
+
+class EncoderLink:
+    """Calls to the encoder, if the cluster has one. Deadlines are times of the running loop's clock."""
+
+    def __init__(self, address: str | None) -> None:
+        self.address = address or ""
+        if address:
+            self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+            self._stub = EncoderServiceStub(self._channel)
+
+    async def close(self) -> None:
+        if self.address:
+            await self._channel.close()
+
+    async def describe(self, deadline: float) -> CodeSpace:
+        """The code space of the codes that the encoder makes now."""
+        if not self.address:
+            raise InvalidRequest(
+                "encoder: this cluster has none; give the collection's bits and send codes,"
+                " or add an encoder to the config"
+            )
+        answer = await self._call("Describe", pb.DescribeRequest(), deadline)
+        return wire.space_from_wire(answer.code_space)
+
+    async def encode(
+        self, images: Sequence[bytes], space: CodeSpace, deadline: float
+    ) -> list[bytes | InvalidRequest]:
+        """A code per image, or the reason why there is none. Raises CodeSpaceMismatch if the encoder does
+        not work in the collection's code space."""
+        if not self.address:
+            raise InvalidRequest("image: this cluster has no encoder; send codes, or add one to the config")
+        results: list[bytes | InvalidRequest] = []
+        for part in _portions(images):
+            answer = await self._call("Encode", pb.EncodeRequest(images=part), deadline)
+            if answer.fingerprint != space.fingerprint:
+                raise CodeSpaceMismatch(
+                    f"image: the encoder works in code space {answer.fingerprint[:12]}…, the collection in"
+                    f" {space.fingerprint[:12]}… ({space.backbone}, {space.hash_method}, {space.bits} bits);"
+                    " send codes of the collection's own, or ingest into a collection made with this encoder"
+                )
+            results.extend(
+                InvalidRequest(f"image: {image.error}") if image.error else image.code for image in answer.images
+            )
+        return results
+
+    async def _call(self, name: str, request: Any, deadline: float) -> Any:
+        timeout = max(0.001, deadline - asyncio.get_running_loop().time())
+        try:
+            return await getattr(self._stub, name)(request, timeout=timeout)
+        except grpc.RpcError as call:
+            error = error_of(call)
+            if type(error) is PartitionUnavailable:
+                raise PartitionUnavailable(f"the encoder at {self.address} does not answer") from None
+            raise error from None
+
+
+def check_image(image: bytes) -> bytes:
+    """Return an image whose size one may send; raise InvalidRequest otherwise."""
+    if not image:
+        raise InvalidRequest("image: is empty (0 bytes); send an encoded image file")
+    if len(image) > MAX_IMAGE_BYTES:
+        raise InvalidRequest(
+            f"image: has {len(image):,} bytes; send at most {MAX_IMAGE_BYTES:,}, scaled down beforehand"
+        )
+    return image
+
+
+def _portions(images: Sequence[bytes]) -> list[list[bytes]]:
+    portions: list[list[bytes]] = [[]]
+    size = 0
+    for image in images:
+        if portions[-1] and (len(portions[-1]) == _IMAGES_PER_CALL or size + len(image) > _BYTES_PER_CALL):
+            portions.append([])
+            size = 0
+        portions[-1].append(image)
+        size += len(image)
+    return portions

@@ -1,0 +1,61 @@
+"""Owns the merge of the shards' answers: pure, on arrays, the same for any number of parts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from lookalike.scan import ScanHits
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class QueryHits:
+    """One query's hits, ordered by (distance, id, key). `attributes` is empty unless asked for."""
+
+    distances: Sequence[int]
+    keys: Sequence[str]
+    attributes: Sequence[str]
+
+    def first(self, k: int, but: str | None) -> QueryHits:
+        """The first k hits, leaving out the record with key `but`."""
+        if but is None and len(self.keys) <= k:
+            return self
+        kept = [i for i, key in enumerate(self.keys) if key != but][:k]
+        return QueryHits(
+            [self.distances[i] for i in kept],
+            [self.keys[i] for i in kept],
+            [self.attributes[i] for i in kept] if self.attributes else [],
+        )
+
+
+def merge(parts: Sequence[ScanHits], queries: int, k: int) -> list[QueryHits]:
+    """Merge per-partition top-k lists, each ordered by (distance, id, key), into one per query.
+
+    Associative and commutative, so the number of shards cannot change the answer: records with one id
+    are on one partition, and the sort is stable, so their order by key stays."""
+    distances = _join([part.distances for part in parts], np.uint16)
+    ids = _join([part.ids for part in parts], np.uint64)
+    query_of = _join([np.repeat(np.arange(queries), part.counts) for part in parts], np.int64)
+    keys = [key for part in parts for key in part.keys]
+    attributes = [text for part in parts for text in part.attributes]
+    order = np.lexsort((ids, distances, query_of))
+    starts = np.searchsorted(query_of[order], np.arange(queries + 1))
+    merged = []
+    for q in range(queries):
+        rows = order[starts[q] : min(starts[q + 1], starts[q] + k)]
+        chosen = rows.tolist()
+        merged.append(
+            QueryHits(
+                distances[rows].tolist(),
+                [keys[row] for row in chosen],
+                [attributes[row] for row in chosen] if attributes else [],
+            )
+        )
+    return merged
+
+
+def _join(arrays: Sequence[npt.NDArray[np.generic]], dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
+    return np.concatenate(arrays) if arrays else np.zeros(0, dtype)

@@ -1,0 +1,243 @@
+"""Owns the public gRPC surface: decode, call, encode."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import grpc
+
+from coordinator.catalog import Catalog
+from coordinator.clock import Clock
+from coordinator.encoder_link import EncoderLink
+from coordinator.merge import QueryHits
+from coordinator.placement import Placement
+from coordinator.search import Answer, Options, Query, Searcher
+from coordinator.shard_link import ShardLink
+from coordinator.status import cluster_status
+from coordinator.writes import Draft, Writer
+from lookalike import wire
+from lookalike.codespace import CodeSpace
+from lookalike.config import ClusterConfig
+from lookalike.errors import InvalidRequest, LookalikeError
+from lookalike.records import MAX_BATCH_QUERIES, ClusterStatus, Outcome
+from lookalike.v1 import record_pb2, search_pb2_grpc
+from lookalike.v1 import search_pb2 as pb
+
+SEARCH_SECONDS = 10.0
+WRITE_SECONDS = 30.0
+INGEST_MESSAGES_IN_WORK = 4
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class SearchServicer(search_pb2_grpc.SearchServiceServicer):
+    """Serves a cluster config. Holds connections, no data."""
+
+    def __init__(self, config: ClusterConfig) -> None:
+        self._config = config
+        self._placement = Placement(config.partitions)
+        self._links = [
+            ShardLink(partition, 0, config.shard_address(partition)) for partition in range(config.partitions)
+        ]
+        self._encoder = EncoderLink(config.encoder.address if config.encoder else None)
+        self._catalog = Catalog(self._links)
+        self._searcher = Searcher(self._links, self._placement, self._catalog, self._encoder)
+        self._writer = Writer(self._links, self._placement, self._catalog, self._encoder, Clock())
+
+    async def close(self) -> None:
+        for link in self._links:
+            await link.close()
+        await self._encoder.close()
+
+    async def status(self) -> ClusterStatus:
+        return await cluster_status(self._config.cluster, self._links, self._placement, self._encoder)
+
+    async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
+        answer = await self._search(
+            request.collection, [request.query], request.fingerprint, request.options, context
+        )
+        return pb.SearchResponse(
+            hits=_hits(answer.results[0], answer.bits),
+            coverage=wire.coverage_to_wire(answer.coverage),
+            exact=answer.coverage.complete,
+            timings=_timings(answer),
+        )
+
+    async def SearchBatch(self, request: pb.SearchBatchRequest, context: Context) -> pb.SearchBatchResponse:
+        if not 1 <= len(request.queries) <= MAX_BATCH_QUERIES:
+            raise InvalidRequest(f"queries: are {len(request.queries):,}; send 1..{MAX_BATCH_QUERIES:,} a request")
+        answer = await self._search(
+            request.collection, request.queries, request.fingerprint, request.options, context
+        )
+        return pb.SearchBatchResponse(
+            results=[pb.Hits(hits=_hits(hits, answer.bits)) for hits in answer.results],
+            coverage=wire.coverage_to_wire(answer.coverage),
+            exact=answer.coverage.complete,
+            timings=_timings(answer),
+        )
+
+    async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:
+        records = await self._searcher.fetch(request.collection, request.keys, _deadline(context, SEARCH_SECONDS))
+        return pb.GetResponse(records=[wire.stored_record_to_wire(record) for record in records])
+
+    async def Upsert(self, request: pb.UpsertRequest, context: Context) -> pb.UpsertResponse:
+        drafts = [_draft(record) for record in request.records]
+        stored = await self._writer.upsert(
+            request.collection, drafts, request.fingerprint, _deadline(context, WRITE_SECONDS)
+        )
+        return pb.UpsertResponse(upserted=stored)
+
+    async def Ingest(
+        self, requests: AsyncIterator[pb.IngestRequest], context: Context
+    ) -> AsyncIterator[pb.IngestResponse]:
+        # Reading goes on while answers wait, so a sender that waits for an answer gets it; and stops while
+        # enough is in work, so a fast sender feels it.
+        in_work: asyncio.Queue[asyncio.Task[pb.IngestResponse] | None] = asyncio.Queue(INGEST_MESSAGES_IN_WORK)
+        tasks: set[asyncio.Task[pb.IngestResponse]] = set()
+
+        async def read() -> None:
+            async for request in requests:
+                # Versions follow the order of arrival, whichever message is done first.
+                versions = self._writer.stamp(len(request.records))
+                task = asyncio.create_task(self._ingest(request, versions))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+                await in_work.put(task)
+
+        async def read_to_end() -> None:
+            try:
+                await read()
+            except Exception:
+                await in_work.put(None)
+                raise
+            await in_work.put(None)
+
+        reader = asyncio.create_task(read_to_end())
+        try:
+            while (task := await in_work.get()) is not None:
+                yield await task
+            await reader
+        finally:
+            for unfinished in (reader, *tasks):
+                unfinished.cancel()
+            await asyncio.gather(reader, *tasks, return_exceptions=True)
+
+    async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:
+        deleted = await self._writer.delete(request.collection, request.keys, _deadline(context, WRITE_SECONDS))
+        return pb.DeleteResponse(deleted=deleted)
+
+    async def CreateCollection(
+        self, request: pb.CreateCollectionRequest, context: Context
+    ) -> pb.CreateCollectionResponse:
+        deadline = _deadline(context, WRITE_SECONDS)
+        match request.WhichOneof("space"):
+            case "bits":
+                space = CodeSpace(request.bits)
+            case "code_space":
+                space = wire.space_from_wire(request.code_space)
+            case _:
+                space = await self._encoder.describe(deadline)
+        collection = await self._catalog.create(request.name, space, deadline)
+        return pb.CreateCollectionResponse(collection=wire.collection_to_wire(collection))
+
+    async def GetCollection(self, request: pb.GetCollectionRequest, context: Context) -> pb.GetCollectionResponse:
+        collection = await self._catalog.get(request.name, _deadline(context, SEARCH_SECONDS))
+        return pb.GetCollectionResponse(collection=wire.collection_to_wire(collection))
+
+    async def ListCollections(
+        self, request: pb.ListCollectionsRequest, context: Context
+    ) -> pb.ListCollectionsResponse:
+        collections = await self._catalog.list(_deadline(context, SEARCH_SECONDS))
+        return pb.ListCollectionsResponse(
+            collections=[wire.collection_to_wire(collection) for collection in collections]
+        )
+
+    async def DropCollection(
+        self, request: pb.DropCollectionRequest, context: Context
+    ) -> pb.DropCollectionResponse:
+        await self._catalog.drop(request.name, _deadline(context, WRITE_SECONDS))
+        return pb.DropCollectionResponse()
+
+    async def ClusterStatus(self, request: pb.ClusterStatusRequest, context: Context) -> pb.ClusterStatusResponse:
+        return wire.status_to_wire(await self.status())
+
+    async def _search(
+        self,
+        collection: str,
+        queries: Sequence[pb.Query],
+        fingerprint: str,
+        options: pb.SearchOptions,
+        context: Context,
+    ) -> Answer:
+        return await self._searcher.search(
+            collection,
+            [_query(query) for query in queries],
+            fingerprint,
+            _options(options),
+            _deadline(context, SEARCH_SECONDS),
+        )
+
+    async def _ingest(self, request: pb.IngestRequest, versions: Sequence[int]) -> pb.IngestResponse:
+        drafts = [_draft(record) for record in request.records]
+        deadline = asyncio.get_running_loop().time() + WRITE_SECONDS
+        errors: Sequence[LookalikeError | None] = await self._writer.ingest(
+            request.collection, drafts, versions, request.fingerprint, deadline
+        )
+        return wire.outcomes_to_wire(
+            [Outcome(draft.key, error) for draft, error in zip(drafts, errors, strict=True)]
+        )
+
+
+def _deadline(context: Context, default_seconds: float) -> float:
+    """The call's own deadline as a time of the loop's clock, or the default if the client set none."""
+    remaining = context.time_remaining()
+    return asyncio.get_running_loop().time() + (default_seconds if remaining is None else remaining)
+
+
+def _query(message: pb.Query) -> Query:
+    kind = message.WhichOneof("kind")
+    if kind is None:
+        raise InvalidRequest("query: is empty; set an image, a code or a key")
+    return Query(**{kind: getattr(message, kind)})
+
+
+def _options(message: pb.SearchOptions) -> Options:
+    if message.rerank not in pb.Rerank.values() or message.consistency not in pb.Consistency.values():
+        raise InvalidRequest("options: rerank or consistency has a value that this server does not know")
+    return Options(
+        message.k,
+        message.max_distance if message.HasField("max_distance") else None,
+        wire.filter_from_wire(message.filter) if message.HasField("filter") else None,
+        message.include_attributes,
+        message.allow_partial,
+    )
+
+
+def _draft(message: record_pb2.Record) -> Draft:
+    kind = message.WhichOneof("content")
+    return Draft(
+        message.key,
+        message.image if kind == "image" else None,
+        message.code if kind == "code" else None,
+        message.attributes,
+    )
+
+
+def _hits(hits: QueryHits, bits: int) -> list[record_pb2.Hit]:
+    attributes = hits.attributes or [""] * len(hits.keys)
+    return [
+        record_pb2.Hit(key=key, distance=distance, score=1 - distance / bits, attributes=text)
+        for key, distance, text in zip(hits.keys, hits.distances, attributes, strict=True)
+    ]
+
+
+def _timings(answer: Answer) -> pb.Timings:
+    timings = answer.timings
+    return pb.Timings(
+        encode_ms=timings.encode_ms,
+        search_ms=timings.search_ms,
+        merge_ms=timings.merge_ms,
+        total_ms=timings.total_ms,
+    )

@@ -1,0 +1,130 @@
+"""Owns the connection to one shard: its stub, the coalescing of scans into one RPC, and the translation of
+its failures into errors that name the partition."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+
+from lookalike import wire
+from lookalike.batcher import Batcher
+from lookalike.codespace import CodeSpace
+from lookalike.errors import DeadlineExceeded, LookalikeError, PartitionUnavailable
+from lookalike.records import Collection, VersionedRecord
+from lookalike.rpc import CHANNEL_OPTIONS, error_of
+from lookalike.scan import ScanGroup, ScanHits, WriteResult
+from lookalike.v1 import shard_pb2 as pb
+from lookalike.v1.shard_pb2_grpc import ShardServiceStub
+
+MAX_SCAN_QUERIES = 1_024
+MAX_WAITING_QUERIES = 16_384
+MIN_TIMEOUT_SECONDS = 0.001
+
+ScanItem = tuple[ScanGroup, float]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ShardState:
+    """What a shard says of itself."""
+
+    collections: list[Collection]
+    memory_bytes: int
+    uptime_seconds: float
+
+
+class ShardLink:
+    """Calls to one replica of one partition. Deadlines are times of the running loop's clock."""
+
+    def __init__(self, partition: int, replica: int, address: str) -> None:
+        self.partition = partition
+        self.replica = replica
+        self.address = address
+        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._stub = ShardServiceStub(self._channel)
+        # One batch in flight: what arrives meanwhile shares the next RPC.
+        self._scans: Batcher[ScanItem, ScanHits] = Batcher(
+            self._run_scans,
+            max_weight=MAX_SCAN_QUERIES,
+            max_waiting=MAX_WAITING_QUERIES,
+            weigh=lambda item: len(item[0].codes),
+        )
+
+    async def close(self) -> None:
+        await self._scans.close()
+        await self._channel.close()
+
+    async def scan(self, group: ScanGroup, deadline: float) -> ScanHits:
+        """The partition's answer to a group of queries. Cancelling it reaches the shard, once every caller
+        that shares the RPC has gone."""
+        remaining = deadline - asyncio.get_running_loop().time()
+        try:
+            return await asyncio.wait_for(self._scans.submit((group, deadline)), remaining)
+        except TimeoutError:
+            raise DeadlineExceeded(f"partition {self.partition} did not answer in time") from None
+
+    async def write(
+        self, collection: str, fingerprint: str, records: Sequence[VersionedRecord], deadline: float
+    ) -> WriteResult:
+        answer = await self._call(
+            "Write",
+            pb.WriteRequest(
+                collection=collection,
+                fingerprint=fingerprint,
+                records=[wire.versioned_to_wire(record) for record in records],
+            ),
+            deadline,
+        )
+        return WriteResult(list(answer.existed), list(answer.superseded), answer.newest_version)
+
+    async def fetch(self, collection: str, keys: Sequence[str], deadline: float) -> list[VersionedRecord]:
+        answer = await self._call("Fetch", pb.FetchRequest(collection=collection, keys=keys), deadline)
+        return [wire.versioned_from_wire(record) for record in answer.records]
+
+    async def open_collection(self, name: str, space: CodeSpace, deadline: float) -> bool:
+        """Returns whether the collection was made now."""
+        request = pb.OpenCollectionRequest(name=name, code_space=wire.space_to_wire(space))
+        return bool((await self._call("OpenCollection", request, deadline)).created)
+
+    async def drop_collection(self, name: str, deadline: float) -> bool:
+        """Returns whether there was one."""
+        request = pb.DropShardCollectionRequest(name=name)
+        return bool((await self._call("DropShardCollection", request, deadline)).dropped)
+
+    async def state(self, deadline: float) -> ShardState:
+        answer = await self._call("ShardStatus", pb.ShardStatusRequest(), deadline)
+        collections = [wire.collection_from_wire(message) for message in answer.collections]
+        return ShardState(collections, answer.memory_bytes, answer.uptime_seconds)
+
+    async def state_or_error(self, deadline: float) -> ShardState | LookalikeError:
+        """What the shard says of itself, or why it does not."""
+        try:
+            return await self.state(deadline)
+        except LookalikeError as error:
+            return error
+
+    async def _run_scans(self, items: Sequence[ScanItem]) -> Sequence[ScanHits | Exception]:
+        request = pb.ScanRequest(groups=[wire.scan_group_to_wire(group) for group, _ in items])
+        answer = await self._call("Scan", request, max(deadline for _, deadline in items))
+        return [wire.scan_hits_from_wire(hits) for hits in answer.groups]
+
+    async def _call(self, name: str, request: Any, deadline: float) -> Any:
+        timeout = max(MIN_TIMEOUT_SECONDS, deadline - asyncio.get_running_loop().time())
+        try:
+            return await getattr(self._stub, name)(request, timeout=timeout)
+        except grpc.RpcError as call:
+            raise self._explain(error_of(call)) from None
+
+    def _explain(self, error: LookalikeError) -> LookalikeError:
+        """Name the partition in what only its server could not say itself."""
+        if type(error) is PartitionUnavailable:
+            return PartitionUnavailable(
+                f"partition {self.partition} (replica {self.replica}) at {self.address} does not answer"
+            )
+        if isinstance(error, DeadlineExceeded):
+            return DeadlineExceeded(f"partition {self.partition} did not answer in time")
+        error.message = f"partition {self.partition}: {error.message}"
+        return error

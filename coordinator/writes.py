@@ -1,0 +1,223 @@
+"""Owns writes: records checked, images encoded, versions given, each record sent to its partition."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Sequence
+
+from coordinator.catalog import Catalog
+from coordinator.clock import Clock
+from coordinator.encoder_link import EncoderLink, check_image
+from coordinator.placement import Placement
+from coordinator.shard_link import ShardLink
+from lookalike.codespace import CodeSpace
+from lookalike.errors import (
+    CodeSpaceMismatch,
+    InvalidRequest,
+    LookalikeError,
+    NotFound,
+    Overloaded,
+    PartitionUnavailable,
+)
+from lookalike.records import (
+    MAX_BATCH_RECORDS,
+    VersionedRecord,
+    attributes_text,
+    check_code,
+    check_key,
+    parse_attributes,
+)
+
+_SUPERSEDED_ATTEMPTS = 8
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Draft:
+    """A record as a client sent it: an image or a code, and its attributes as JSON text."""
+
+    key: str
+    image: bytes | None
+    code: bytes | None
+    attributes: str
+
+
+class Writer:
+    """Writes records and deletions, each to the replica of its partition."""
+
+    def __init__(
+        self,
+        links: Sequence[ShardLink],
+        placement: Placement,
+        catalog: Catalog,
+        encoder: EncoderLink,
+        clock: Clock,
+    ) -> None:
+        self._links = links
+        self._placement = placement
+        self._catalog = catalog
+        self._encoder = encoder
+        self._clock = clock
+
+    def stamp(self, count: int) -> list[int]:
+        """Versions for `count` records, in the order in which they shall win over each other."""
+        return [self._clock.next() for _ in range(count)]
+
+    async def upsert(self, collection: str, drafts: Sequence[Draft], fingerprint: str, deadline: float) -> int:
+        """Store all records; nothing is written if one is invalid. Returns how many are stored."""
+        _check_count("records", len(drafts))
+        versions = self.stamp(len(drafts))
+        space = await self._catalog.space(collection, deadline)
+        prepared = await self._prepare(space, drafts, versions, fingerprint, deadline)
+        for outcome in prepared:
+            if isinstance(outcome, LookalikeError):
+                raise outcome
+        records = [record for record in prepared if isinstance(record, VersionedRecord)]
+        for result in await self._store(collection, space, records, deadline):
+            if isinstance(result, LookalikeError):
+                raise result
+        return len(records)
+
+    async def ingest(
+        self,
+        collection: str,
+        drafts: Sequence[Draft],
+        versions: Sequence[int],
+        fingerprint: str,
+        deadline: float,
+    ) -> list[LookalikeError | None]:
+        """Store what can be stored. Returns per record None, or why it is not stored."""
+        try:
+            _check_count("records", len(drafts))
+            space = await self._catalog.space(collection, deadline)
+            prepared = await self._prepare(space, drafts, versions, fingerprint, deadline)
+        except LookalikeError as error:
+            return [error] * len(drafts)
+        good = [i for i, outcome in enumerate(prepared) if isinstance(outcome, VersionedRecord)]
+        outcomes = [outcome if isinstance(outcome, LookalikeError) else None for outcome in prepared]
+        records = [record for record in prepared if isinstance(record, VersionedRecord)]
+        for i, result in zip(good, await self._store(collection, space, records, deadline), strict=True):
+            outcomes[i] = result if isinstance(result, LookalikeError) else None
+        return outcomes
+
+    async def delete(self, collection: str, keys: Sequence[str], deadline: float) -> int:
+        """Delete records. Returns how many existed."""
+        _check_count("keys", len(keys))
+        space = await self._catalog.space(collection, deadline)
+        unique = list(dict.fromkeys(check_key(key) for key in keys))
+        tombstones = [
+            VersionedRecord(key, None, "", version)
+            for key, version in zip(unique, self.stamp(len(unique)), strict=True)
+        ]
+        existed = 0
+        for result in await self._store(collection, space, tombstones, deadline):
+            if isinstance(result, LookalikeError):
+                raise result
+            existed += result
+        return existed
+
+    async def _prepare(
+        self,
+        space: CodeSpace,
+        drafts: Sequence[Draft],
+        versions: Sequence[int],
+        fingerprint: str,
+        deadline: float,
+    ) -> list[VersionedRecord | LookalikeError]:
+        """Each draft as a record with a code, or what is wrong with it."""
+        if any(draft.code is not None for draft in drafts):
+            space.require(fingerprint, "the write")
+        problems = [_problem(draft, space) for draft in drafts]
+        images = [
+            draft.image
+            for draft, problem in zip(drafts, problems, strict=True)
+            if problem is None and draft.image is not None
+        ]
+        encoded = iter(await self._encoder.encode(images, space, deadline) if images else [])
+        prepared: list[VersionedRecord | LookalikeError] = []
+        for draft, problem, version in zip(drafts, problems, versions, strict=True):
+            code = draft.code if problem or draft.image is None else next(encoded)
+            if isinstance(code, InvalidRequest):
+                problem = InvalidRequest(f"record {draft.key!r}: {code.message}")
+            if problem is not None:
+                prepared.append(problem)
+                continue
+            assert isinstance(code, bytes)
+            # One canonical form, so that the store finds names and values however a client wrote them.
+            text = attributes_text(parse_attributes(draft.attributes))
+            prepared.append(VersionedRecord(draft.key, code, text, version))
+        return prepared
+
+    async def _store(
+        self, collection: str, space: CodeSpace, records: Sequence[VersionedRecord], deadline: float
+    ) -> list[bool | LookalikeError]:
+        """Send each record to its partition. Returns per record whether a live one was there before, or
+        why it is not stored."""
+        results: list[bool | LookalikeError] = [PartitionUnavailable("the write was not tried")] * len(records)
+
+        async def store_part(partition: int, indices: list[int]) -> None:
+            part = [records[i] for i in indices]
+            try:
+                outcomes: Sequence[bool | LookalikeError] = await self._store_part(
+                    self._links[partition], collection, space, part, deadline
+                )
+            except LookalikeError as error:
+                outcomes = [error] * len(part)
+            for i, outcome in zip(indices, outcomes, strict=True):
+                results[i] = outcome
+
+        parts = self._placement.split([record.key for record in records])
+        await asyncio.gather(*(store_part(partition, indices) for partition, indices in parts.items()))
+        return results
+
+    async def _store_part(
+        self,
+        link: ShardLink,
+        collection: str,
+        space: CodeSpace,
+        records: list[VersionedRecord],
+        deadline: float,
+    ) -> list[bool]:
+        """Write to one partition. A record that lost to a higher version, given by another coordinator or
+        by a clock that ran ahead, is written again above that: it came later."""
+        existed: list[bool] = [False] * len(records)
+        pending = list(range(len(records)))
+        for _ in range(_SUPERSEDED_ATTEMPTS):
+            part = [records[i] for i in pending]
+            try:
+                result = await link.write(collection, space.fingerprint, part, deadline)
+            except (NotFound, CodeSpaceMismatch):
+                self._catalog.forget(collection)
+                raise
+            self._clock.observe(result.newest_version)
+            for i, was_there in zip(pending, result.existed, strict=True):
+                existed[i] = was_there
+            pending = [pending[i] for i in result.superseded]
+            if not pending:
+                return existed
+            for i in pending:
+                records[i] = dataclasses.replace(records[i], version=self._clock.next())
+        raise Overloaded(f"collection {collection!r}: too many writers of the same keys", retry_after_ms=100)
+
+
+def _check_count(field: str, count: int) -> None:
+    if not 1 <= count <= MAX_BATCH_RECORDS:
+        raise InvalidRequest(f"{field}: are {count:,}; send 1..{MAX_BATCH_RECORDS:,} a request")
+
+
+def _problem(draft: Draft, space: CodeSpace) -> LookalikeError | None:
+    """What is wrong with a draft, or None."""
+    try:
+        check_key(draft.key)
+        parse_attributes(draft.attributes)
+        if draft.image is not None:
+            check_image(draft.image)
+        elif draft.code is not None:
+            check_code(draft.code, space, f"record {draft.key!r}")
+        else:
+            raise InvalidRequest("needs an image or a code")
+    except InvalidRequest as error:
+        return (
+            error if error.message.startswith("key:") else InvalidRequest(f"record {draft.key!r}: {error.message}")
+        )
+    return None

@@ -1,0 +1,66 @@
+"""Owns the `lookalike` command: its commands, how they report, and their exit codes.
+
+Commands that need a service's code come from that service by entry point, so the client's install has them
+by name and says what to install when they are called."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import entry_points
+from typing import Any
+
+import typer
+
+from lookalike.cli import cluster, collection, records
+from lookalike.errors import InvalidRequest, LookalikeError
+
+_ENTRY_POINTS = "lookalike.commands"
+
+
+class _Group(typer.core.TyperGroup):
+    """The commands of this package, and those that services bring."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted([*super().list_commands(ctx), *(point.name for point in entry_points(group=_ENTRY_POINTS))])
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        for point in entry_points(group=_ENTRY_POINTS, name=cmd_name):
+            single = typer.Typer(add_completion=False, rich_markup_mode=None)
+            single.command(cmd_name)(_load(point))
+            return typer.main.get_command(single)
+        return super().get_command(ctx, cmd_name)
+
+
+def _load(point: Any) -> Any:
+    try:
+        return point.load()
+    except ModuleNotFoundError as error:
+        raise InvalidRequest(
+            f"{point.name}: needs {error.name}, which is not installed; pip install 'lookalike[all]'"
+        ) from None
+
+
+app = typer.Typer(
+    cls=_Group,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Find the images that look like a given one, among millions to billions.",
+)
+app.command("up")(cluster.up)
+app.command("status")(cluster.status)
+app.command("search")(records.search)
+app.command("get")(records.get)
+app.command("delete")(records.delete)
+app.add_typer(collection.app, name="collection")
+
+
+def main() -> None:
+    """Run a command. Exit code 0 only on success; an error is one line on standard error."""
+    try:
+        app()
+    except LookalikeError as error:
+        reference = f" (request {error.request_id})" if error.request_id else ""
+        print(f"error: {' '.join(error.message.split())}{reference}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,92 @@
+"""Owns `lookalike up` and `lookalike status`."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from lookalike.cli.options import DEFAULT_SERVER, Json, Server, Timeout, print_json
+from lookalike.client import Client
+from lookalike.errors import CannotStart
+from lookalike.records import ClusterStatus
+
+_PIPED_WIDTH = 160
+
+
+def up(
+    config: Annotated[Path, typer.Option(help="The cluster's config file.")] = Path("deploy/local.yaml"),
+    data: Annotated[
+        Path | None, typer.Option(help="Folder for data, logs and pids; the config's shard.data by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Start a whole local cluster and keep it running until Ctrl-C or SIGTERM.
+
+    Prints one line when it serves: "ready: grpc ADDRESS web URL"."""
+    try:
+        from lookalike.config import load_config
+        from lookalike.supervisor import Supervisor
+    except ModuleNotFoundError as error:
+        raise CannotStart(f"up: needs {error.name}; pip install 'lookalike[all]'") from None
+    loaded = load_config(config)
+    folder = (data or loaded.shard.data).absolute()
+    supervisor = Supervisor(loaded, folder, lambda line: print(line, file=sys.stderr, flush=True))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: supervisor.ask_to_stop())
+    print(f"starting {loaded.partitions} partitions; logs in {folder / 'logs'}", file=sys.stderr, flush=True)
+    supervisor.start()
+    try:
+        grpc_address, web = loaded.coordinator.listen, f"http://{loaded.coordinator.web}"
+        if as_json:
+            print_json({"ready": {"grpc": grpc_address, "web": web}})
+        else:
+            print(f"ready: grpc {grpc_address} web {web}")
+        sys.stdout.flush()
+        supervisor.watch()
+    finally:
+        supervisor.stop()
+
+
+def status(server: Server = DEFAULT_SERVER, timeout: Timeout = 10.0, as_json: Json = False) -> None:
+    """Show partitions, replicas, encoder and collections. Exit code 1 when a part does not serve."""
+    with Client(server, timeout=timeout) as client:
+        answer = client.status()
+    if as_json:
+        print_json(dataclasses.asdict(answer))
+    else:
+        _print_status(answer)
+    serving = all(replica.state == "serving" for part in answer.partitions for replica in part.replicas)
+    if not serving or answer.encoder.state == "unavailable":
+        raise typer.Exit(1)
+
+
+def _print_status(answer: ClusterStatus) -> None:
+    console = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH, soft_wrap=True)
+    console.print(f"cluster {answer.cluster}, version {answer.version}", highlight=False)
+    table = Table("partition", "replica", "address", "state", "slots", "rows", "memory", box=None, padding=(0, 2))
+    for part in answer.partitions:
+        for replica in part.replicas:
+            table.add_row(
+                str(part.partition), str(replica.replica), replica.address,
+                replica.state + (f": {replica.reason}" if replica.reason else ""),
+                str(part.slots), f"{replica.rows:,}", f"{replica.memory_bytes / 2**20:,.1f} MiB",
+            )  # fmt: skip
+    console.print(table)
+    encoder = answer.encoder
+    detail = encoder.reason
+    if encoder.code_space is not None:
+        detail = f"{encoder.code_space.backbone}, {encoder.code_space.hash_method}, {encoder.code_space.bits} bits"
+    console.print(f"encoder {encoder.address} {encoder.state} {detail}".rstrip(), highlight=False)
+    for collection in answer.collections:
+        console.print(
+            f"collection {collection.name}: {collection.rows:,} rows, {collection.code_space.bits} bits,"
+            f" {collection.code_space.fingerprint[:12]}",
+            highlight=False,
+        )

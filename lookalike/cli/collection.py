@@ -1,0 +1,77 @@
+"""Owns `lookalike collection ...`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any
+
+import typer
+
+from lookalike.cli.options import DEFAULT_SERVER, Json, Server, print_json
+from lookalike.client import Client
+from lookalike.records import Collection
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Create, list, show and drop collections.",
+    add_completion=False,
+)
+Name = Annotated[str, typer.Argument(help="The collection's name.")]
+
+
+@app.command()
+def create(
+    name: Name,
+    bits: Annotated[
+        int | None, typer.Option(help="For codes made elsewhere: their width. By default the encoder's codes.")
+    ] = None,
+    server: Server = DEFAULT_SERVER,
+    as_json: Json = False,
+) -> None:
+    """Create a collection in the encoder's code space, or for codes made elsewhere."""
+    with Client(server) as client:
+        _show([client.create_collection(name, bits=bits)], as_json)
+
+
+@app.command("list")
+def list_(server: Server = DEFAULT_SERVER, as_json: Json = False) -> None:
+    """List all collections."""
+    with Client(server) as client:
+        collections = client.list_collections()
+    if as_json:
+        print_json([_document(collection) for collection in collections])
+    else:
+        _show(collections, as_json)
+
+
+@app.command()
+def show(name: Name, server: Server = DEFAULT_SERVER, as_json: Json = False) -> None:
+    """Show a collection's rows and code space."""
+    with Client(server) as client:
+        _show([client.get_collection(name)], as_json)
+
+
+@app.command()
+def drop(name: Name, server: Server = DEFAULT_SERVER, as_json: Json = False) -> None:
+    """Delete a collection and all its records."""
+    with Client(server) as client:
+        client.drop_collection(name)
+    if as_json:
+        print_json({"dropped": name})
+
+
+def _document(collection: Collection) -> dict[str, Any]:
+    return {**dataclasses.asdict(collection), "fingerprint": collection.code_space.fingerprint}
+
+
+def _show(collections: list[Collection], as_json: bool) -> None:
+    for collection in collections:
+        if as_json:
+            print_json(_document(collection))
+            continue
+        space = collection.code_space
+        print(
+            f"{collection.name}: {collection.rows:,} rows, {space.bits} bits, {space.backbone}"
+            f" {space.hash_method}, {space.fingerprint[:12]}"
+        )

@@ -1,0 +1,128 @@
+"""Owns `lookalike search`, `get` and `delete`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lookalike.cli.options import (
+    DEFAULT_COLLECTION,
+    DEFAULT_SERVER,
+    CollectionName,
+    Json,
+    Server,
+    Timeout,
+    print_json,
+)
+from lookalike.client import Client
+from lookalike.errors import InvalidRequest, NotFound
+from lookalike.records import SearchResult
+
+Keys = Annotated[list[str], typer.Argument(help="Keys of records.")]
+
+
+def search(
+    image: Annotated[Path | None, typer.Argument(help="An image file to find lookalikes of.")] = None,
+    key: Annotated[str | None, typer.Option(help="Instead of an image: the key of a stored record.")] = None,
+    code: Annotated[str | None, typer.Option(help="Instead of an image: a code in hexadecimal.")] = None,
+    k: Annotated[int, typer.Option("-k", help="How many hits, 1..10,000.")] = 10,
+    max_distance: Annotated[int | None, typer.Option(help="Leave out hits further away, in bits.")] = None,
+    filter_: Annotated[
+        str | None, typer.Option("--filter", help='A JSON filter, e.g. \'{"label": "cat"}\'.')
+    ] = None,
+    allow_partial: Annotated[
+        bool, typer.Option(help="Accept an answer that partitions are missing from.")
+    ] = False,
+    collection: CollectionName = DEFAULT_COLLECTION,
+    server: Server = DEFAULT_SERVER,
+    timeout: Timeout = 30.0,
+    as_json: Json = False,
+) -> None:
+    """Find the records that look most like an image, a stored record, or a code."""
+    with Client(server, timeout=timeout) as client:
+        result = client.search(
+            collection=collection, image=image, key=key, code=_hexadecimal(code), k=k,
+            max_distance=max_distance, filter=_json_filter(filter_), allow_partial=allow_partial,
+        )  # fmt: skip
+    if as_json:
+        print_json(
+            {
+                "hits": [dataclasses.asdict(hit) for hit in result.hits],
+                "coverage": {**dataclasses.asdict(result.coverage), "complete": result.coverage.complete},
+                "exact": result.exact,
+                "timings": dataclasses.asdict(result.timings),
+            }
+        )
+    else:
+        _print_result(result)
+
+
+def get(
+    keys: Keys,
+    collection: CollectionName = DEFAULT_COLLECTION,
+    server: Server = DEFAULT_SERVER,
+    as_json: Json = False,
+) -> None:
+    """Show records by key. Exit code 1 when one does not exist."""
+    with Client(server) as client:
+        records = client.get(keys, collection=collection)
+    if as_json:
+        print_json([{**dataclasses.asdict(record), "code": record.code.hex()} for record in records])
+    else:
+        for record in records:
+            print(f"{record.key}\t{record.code.hex()}\t{json.dumps(record.attributes, ensure_ascii=False)}")
+    missing = sorted(set(keys) - {record.key for record in records})
+    if missing:
+        raise NotFound(f"key: {', '.join(map(repr, missing))} not in collection {collection!r}")
+
+
+def delete(
+    keys: Keys,
+    collection: CollectionName = DEFAULT_COLLECTION,
+    server: Server = DEFAULT_SERVER,
+    as_json: Json = False,
+) -> None:
+    """Delete records by key. A key that does not exist is no error."""
+    with Client(server) as client:
+        deleted = client.delete(keys, collection=collection)
+    if as_json:
+        print_json({"deleted": deleted})
+    else:
+        print(f"deleted {deleted} of {len(set(keys))}")
+
+
+def _hexadecimal(code: str | None) -> bytes | None:
+    try:
+        return None if code is None else bytes.fromhex(code)
+    except ValueError:
+        raise InvalidRequest("code: is not hexadecimal; write two digits per byte") from None
+
+
+def _json_filter(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise InvalidRequest(f"filter: is not JSON ({error})") from None
+    if not isinstance(document, dict):
+        raise InvalidRequest("filter: is not a JSON object")
+    return document
+
+
+def _print_result(result: SearchResult) -> None:
+    for rank, hit in enumerate(result.hits, 1):
+        attributes = json.dumps(hit.attributes, ensure_ascii=False) if hit.attributes else ""
+        print(f"{rank:>3}  {hit.distance:>5} bits  {hit.score:.4f}  {hit.key}  {attributes}".rstrip())
+    coverage = result.coverage
+    kind = "exact" if result.exact else "PARTIAL"
+    print(
+        f"{kind}: {coverage.answered} of {coverage.partitions} partitions, {coverage.rows_searched:,} of"
+        f" {coverage.rows_known:,} rows, {result.timings.total_ms:.1f} ms"
+    )
+    for partition, reason in sorted(coverage.missing.items()):
+        print(f"missing partition {partition}: {reason}")

@@ -1,0 +1,220 @@
+"""Owns a local cluster's processes: starts shards, encoder and coordinator from one config, restarts one that
+dies, and stops them all. What each does is its own affair; here they are commands, addresses and pids.
+
+    DATA/run/config.yaml   the config in force      DATA/run/NAME.pid   each process's pid
+    DATA/logs/NAME.log     each process's output    DATA/r0-2/ ...      the shards' folders"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from lookalike.config import ClusterConfig, dump_config
+from lookalike.errors import CannotStart
+
+POLL_SECONDS = 0.1
+STOP_SECONDS = 20.0
+RESTART_BASE_SECONDS = 0.25
+RESTART_MAX_SECONDS = 10.0
+STEADY_SECONDS = 30.0
+# glibc hands large blocks back to the kernel at once; torch then spends its time on page faults.
+_MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",
+    "MALLOC_TRIM_THRESHOLD_": "4294967296",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+
+
+@dataclasses.dataclass(slots=True)
+class _Process:
+    """One supervised command. `address` answers gRPC health once it serves."""
+
+    name: str
+    arguments: list[str]
+    address: str
+    environment: dict[str, str]
+    popen: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    failures: int = 0
+    restart_at: float = 0.0
+
+
+class Supervisor:
+    """A local cluster. `start` returns when all of it serves, `watch` keeps it so, `stop` ends it."""
+
+    def __init__(self, config: ClusterConfig, data: Path, report: Callable[[str], None]) -> None:
+        """report: gets a line whenever a process dies and is started again."""
+        self._config = config.model_copy(update={"shard": config.shard.model_copy(update={"data": data})})
+        self._data = data
+        self._report = report
+        self._processes: list[_Process] = []
+        self._lock: IO[str] | None = None
+        self._stopping = threading.Event()
+
+    def start(self) -> None:
+        """Start everything and wait until it serves. Raises CannotStart, with nothing left running."""
+        try:
+            self._claim()
+            self._processes = list(self._plan())
+            for process in self._processes:
+                self._spawn(process)
+            self._wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    def watch(self) -> None:
+        """Restart what dies, until `ask_to_stop` is called."""
+        while not self._stopping.wait(POLL_SECONDS):
+            for process in self._processes:
+                self._tend(process)
+
+    def ask_to_stop(self) -> None:
+        """End `start` or `watch`. May be called from a signal handler."""
+        self._stopping.set()
+
+    def stop(self) -> None:
+        """Stop the coordinator, so that no new work comes, then the rest; kill what takes too long."""
+        coordinators = [process for process in self._processes if process.name == "coordinator"]
+        others = [process for process in self._processes if process.name != "coordinator"]
+        for group in (coordinators, others):
+            _end([process.popen for process in group if process.popen is not None])
+        for process in self._processes:
+            self._pid_file(process).unlink(missing_ok=True)
+        self._processes = []
+        if self._lock is not None:
+            self._lock.close()
+
+    def _claim(self) -> None:
+        try:
+            for name in ("run", "logs"):
+                (self._data / name).mkdir(parents=True, exist_ok=True)
+            self._lock = open(self._data / "run" / "lock", "a")  # noqa: SIM115  # closed by `stop`
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._config_file.write_text(dump_config(self._config), encoding="utf-8")
+        except BlockingIOError:
+            raise CannotStart(f"data: {self._data} is in use by another cluster; stop that one first") from None
+        except OSError as error:
+            raise CannotStart(
+                f"data: {self._data} cannot be used ({error.strerror}); name a folder that you may write"
+            ) from None
+
+    def _plan(self) -> Iterator[_Process]:
+        config = self._config
+        for partition in range(config.partitions):
+            for replica in range(config.replicas):
+                arguments = ["shard", "--partition", str(partition), "--replica", str(replica)]
+                address = config.shard_address(partition, replica)
+                yield _Process(f"shard-r{replica}-{partition}", arguments, address, {})
+        if config.encoder is not None:
+            yield _Process("encoder", ["encoder"], config.encoder.address, _MALLOC)
+        yield _Process("coordinator", ["coordinator"], config.coordinator.listen, {})
+
+    @property
+    def _config_file(self) -> Path:
+        return self._data / "run" / "config.yaml"
+
+    def _pid_file(self, process: _Process) -> Path:
+        return self._data / "run" / f"{process.name}.pid"
+
+    def _log_file(self, process: _Process) -> Path:
+        return self._data / "logs" / f"{process.name}.log"
+
+    def _spawn(self, process: _Process) -> None:
+        module, *options = process.arguments
+        command = [sys.executable, "-m", module, "--config", str(self._config_file), "--watch-stdin", *options]
+        with self._log_file(process).open("ab") as log:
+            process.popen = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={**process.environment, **os.environ},
+            )
+        process.started = time.monotonic()
+        self._pid_file(process).write_text(f"{process.popen.pid}\n")
+
+    def _wait_ready(self) -> None:
+        waiting = list(self._processes)
+        while waiting:
+            if self._stopping.wait(POLL_SECONDS):
+                return
+            for process in self._processes:
+                assert process.popen is not None
+                if (code := process.popen.poll()) is not None:
+                    raise CannotStart(f"{process.name}: {self._last_words(process, code)}")
+            waiting = [process for process in waiting if not _serves(process.address)]
+
+    def _tend(self, process: _Process) -> None:
+        now = time.monotonic()
+        if process.popen is None:
+            if now >= process.restart_at:
+                self._spawn(process)
+            return
+        if (code := process.popen.poll()) is None:
+            if process.failures and now - process.started > STEADY_SECONDS:
+                process.failures = 0
+            return
+        delay = min(RESTART_MAX_SECONDS, RESTART_BASE_SECONDS * 2**process.failures)
+        self._report(
+            f"{process.name} (pid {process.popen.pid}) ended: {self._last_words(process, code)};"
+            f" starting it again in {delay:.2g} s"
+        )
+        _kill_group(process.popen)
+        process.popen = None
+        process.failures += 1
+        process.restart_at = now + delay
+
+    def _last_words(self, process: _Process, code: int) -> str:
+        """The process's own error line, or its exit code and where to read on."""
+        log = self._log_file(process)
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        if lines and lines[-1].startswith("error: "):
+            return lines[-1].removeprefix("error: ")
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return f"{how}, see {log}"
+
+
+def _serves(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    reachable = "127.0.0.1" if host in ("0.0.0.0", "[::]") else host
+    with grpc.insecure_channel(f"{reachable}:{port}", [("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=1.0)
+        except grpc.RpcError:
+            return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+    deadline = time.monotonic() + STOP_SECONDS
+    for process in processes:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, deadline - time.monotonic()))
+        _kill_group(process)
+        process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """End what is left of a process and its children."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

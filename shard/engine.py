@@ -1,0 +1,165 @@
+"""Owns one collection of one shard: the packed matrix over the store, and the rule that ties them.
+
+The rule: the matrix changes together with the commit, under `_commit`. A scan runs without that lock; if a
+row it found was overwritten before its key could be read, it is repeated on a pinned state. A filtered
+scan is pinned from the start, for its mask and its rows must be of one state."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from lookalike.filters import Filter, compared_fields
+from lookalike.records import VersionedRecord
+from lookalike.scan import Codes, ScanGroup, ScanHits, WriteResult
+from shard.kernel import CodeMatrix, Mask, Matches, View
+from shard.store import Store
+
+KNOWN_FIELDS_SHOWN = 20
+
+
+class Engine:
+    """A collection's records: durable writes, exact scans. One thread writes, any thread reads."""
+
+    def __init__(self, store: Store, scan_threads: int = 1) -> None:
+        self.space = store.space
+        self._store = store
+        self._threads = scan_threads
+        self._commit = threading.Lock()
+        self._matrix = CodeMatrix(store.space.bits)
+        for codes, ids, numbers in store.load():
+            self._matrix.append(codes, ids, numbers)
+
+    @property
+    def rows(self) -> int:
+        """Live records."""
+        return len(self._matrix)
+
+    @property
+    def memory_bytes(self) -> int:
+        return self._matrix.memory_bytes
+
+    def close(self) -> None:
+        self._store.close()
+
+    def write(self, records: Sequence[VersionedRecord]) -> WriteResult:
+        """Apply the records whose version is above the stored one. Durable when it returns."""
+        if not records:
+            return WriteResult([], [], self._store.newest_version)
+        with contextlib.ExitStack() as locked:
+            with self._store.writing(records) as applied:
+                locked.enter_context(self._commit)
+            codes = np.frombuffer(b"".join(applied.codes), np.uint8)
+            self._matrix.replace(
+                applied.deleted, codes.reshape(-1, self.space.code_bytes), applied.ids, applied.numbers
+            )
+        return WriteResult(applied.existed, applied.superseded, self._store.newest_version)
+
+    def fetch(self, keys: Sequence[str]) -> list[VersionedRecord]:
+        """The live records among `keys`, in their order."""
+        found = self._store.fetch(keys)
+        return [found[key] for key in keys if key in found]
+
+    def scan(self, group: ScanGroup, should_stop: Callable[[], bool] = lambda: False) -> ScanHits:
+        """The group's exact answer. Raises ScanStopped once `should_stop` says so."""
+        if group.filter is None:
+            view = self._matrix.view()
+            hits = self._hits(view, None, group, should_stop)
+            if hits is not None:
+                return hits
+        with self._pinned() as view:
+            mask = None if group.filter is None else self._store.matching(group.filter)
+            hits = self._hits(view, mask, group, should_stop)
+        assert hits is not None, "a row of a pinned state is missing in the store"
+        return hits
+
+    @contextlib.contextmanager
+    def _pinned(self) -> Iterator[View]:
+        """Matrix and store at one and the same state, as long as the block lasts."""
+        with contextlib.ExitStack() as reading:
+            with self._commit:
+                reading.enter_context(self._store.reading())
+                view = self._matrix.view()
+            yield view
+
+    def _hits(
+        self, view: View, mask: Mask | None, group: ScanGroup, should_stop: Callable[[], bool]
+    ) -> ScanHits | None:
+        """The answer on a state, or None if the store no longer has one of its rows."""
+
+        def scan(codes: Codes, k: int) -> Matches:
+            return self._matrix.scan(
+                codes, k, view=view, max_distance=group.max_distance, mask=mask,
+                threads=self._threads, should_stop=should_stop,
+            )  # fmt: skip
+
+        matches = scan(group.codes, group.k + 1)
+        counts = np.minimum(matches.counts, group.k)
+        taken = np.arange(matches.distances.shape[1]) < counts[:, None]
+        numbers = matches.numbers[taken].tolist()
+        described = self._store.describe(numbers)
+        if len(described) < len(set(numbers)):
+            return None
+        keys = [described[number][0] for number in numbers]
+        attributes = [described[number][1] for number in numbers] if group.include_attributes else []
+        hits = ScanHits(
+            counts.tolist(), matches.distances[taken], matches.ids[taken], keys, attributes, view.live,
+            *self._unknown_fields(group.filter),
+        )  # fmt: skip
+        if _has_equal_neighbours(matches):
+            return self._order_by_key(hits, group, scan)
+        return hits
+
+    def _order_by_key(
+        self, hits: ScanHits, group: ScanGroup, scan: Callable[[Codes, int], Matches]
+    ) -> ScanHits | None:
+        """The same answer where rows share distance and id (two keys with one hash): order those by key,
+        in the cut as well."""
+        counts: list[int] = []
+        rows: list[tuple[int, int, str, str]] = []
+        for q in range(len(group.codes)):
+            k = group.k + 1
+            matches = scan(group.codes[q : q + 1], k)
+            while matches.counts[0] == k and _same(matches, k - 1, group.k - 1):
+                k *= 2
+                matches = scan(group.codes[q : q + 1], k)
+            count = int(matches.counts[0])
+            numbers = matches.numbers[0, :count].tolist()
+            described = self._store.describe(numbers)
+            if len(described) < len(numbers):
+                return None
+            found = sorted(
+                (int(matches.distances[0, j]), int(matches.ids[0, j]), *described[numbers[j]])
+                for j in range(count)
+            )[: group.k]
+            counts.append(len(found))
+            rows.extend(found)
+        return ScanHits(
+            counts,
+            np.array([row[0] for row in rows], np.uint16),
+            np.array([row[1] for row in rows], np.uint64),
+            [row[2] for row in rows],
+            [row[3] for row in rows] if group.include_attributes else [],
+            hits.rows, hits.unknown_fields, hits.known_fields,
+        )  # fmt: skip
+
+    def _unknown_fields(self, condition: Filter | None) -> tuple[list[str], list[str]]:
+        """Fields that the filter compares and no record has had, and then some that records have had."""
+        if condition is None:
+            return [], []
+        known = self._store.fields
+        unknown = [field for field in compared_fields(condition) if field.partition(".")[0] not in known]
+        return sorted(set(unknown)), sorted(known)[:KNOWN_FIELDS_SHOWN] if unknown else []
+
+
+def _same(matches: Matches, a: int, b: int) -> bool:
+    return bool(matches.distances[0, a] == matches.distances[0, b] and matches.ids[0, a] == matches.ids[0, b])
+
+
+def _has_equal_neighbours(matches: Matches) -> bool:
+    inside = np.arange(1, matches.distances.shape[1]) < matches.counts[:, None]
+    equal = (matches.ids[:, 1:] == matches.ids[:, :-1]) & (matches.distances[:, 1:] == matches.distances[:, :-1])
+    return bool((equal & inside).any())

@@ -1,0 +1,248 @@
+"""Owns a collection's records on disk: one SQLite database, the only source of truth.
+
+A returned write is committed and synced. Every write of a key takes a new row number; a number's content
+never changes and numbers are not used twice while the process lives. So whoever holds a number reads
+either exactly what it stood for, or nothing. A row without a code is a tombstone."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from lookalike.codespace import CodeSpace
+from lookalike.errors import Corruption, Overloaded
+from lookalike.filters import Filter
+from lookalike.records import VersionedRecord, record_id
+from shard.filter_sql import where
+
+SCHEMA_VERSION = "1"
+LOAD_ROWS = 65_536
+_LOOKUP_VALUES = 500
+_SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE fields (name TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE records (
+    number INTEGER PRIMARY KEY,
+    key TEXT NOT NULL UNIQUE,
+    id INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    code BLOB,
+    attributes TEXT
+);
+"""
+
+Value = TypeVar("Value", str, int)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Applied:
+    """What a write changed: numbers of live rows that are gone, and the rows that came."""
+
+    deleted: npt.NDArray[np.uint32]
+    numbers: npt.NDArray[np.uint32]
+    ids: npt.NDArray[np.uint64]
+    codes: Sequence[bytes]
+    existed: Sequence[bool]
+    superseded: Sequence[int]
+
+
+class Store:
+    """One thread writes, any thread reads. Every method may raise Corruption; writes raise Overloaded
+    when the disk is full, and then have changed nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+        with _explained(path):
+            self._writer = self._connect()
+            meta = dict(self._writer.execute("SELECT name, value FROM meta"))
+            self.space = CodeSpace(**json.loads(meta["code_space"]))
+            last, newest = self._writer.execute("SELECT max(number), max(version) FROM records").fetchone()
+            self.fields = frozenset(name for (name,) in self._writer.execute("SELECT name FROM fields"))
+        self._next_number = 0 if last is None else last + 1
+        self.newest_version: int = newest or 0
+
+    @staticmethod
+    def create(path: Path, space: CodeSpace) -> None:
+        """Make an empty store. The folder must exist, the file must not."""
+        with _explained(path), contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.executescript(_SCHEMA)
+            meta = {"schema": SCHEMA_VERSION, "code_space": json.dumps(dataclasses.asdict(space))}
+            connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+            connection.commit()
+
+    def close(self) -> None:
+        for connection in self._connections:
+            connection.close()
+
+    def load(self) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64], npt.NDArray[np.uint32]]]:
+        """All live rows in number order, as (codes (n, bits/8), ids (n,), numbers (n,)) in portions."""
+        with _explained(self._path):
+            cursor = self._reader().execute(
+                "SELECT number, id, code FROM records WHERE code IS NOT NULL ORDER BY number"
+            )
+            while rows := cursor.fetchmany(LOAD_ROWS):
+                numbers, ids, codes = zip(*rows, strict=True)
+                packed = b"".join(codes)
+                if len(packed) != len(rows) * self.space.code_bytes:
+                    raise Corruption(f"{self._path}: a stored code has the wrong length; restore the partition")
+                yield (
+                    np.frombuffer(packed, np.uint8).reshape(len(rows), self.space.code_bytes),
+                    np.array(ids, np.int64).view(np.uint64),
+                    np.array(numbers, np.uint32),
+                )
+
+    @contextlib.contextmanager
+    def writing(self, records: Sequence[VersionedRecord]) -> Iterator[Applied]:
+        """Stage the records in a transaction and yield what will change; leaving the block commits and
+        syncs, an exception in it rolls back. Of two records with one key the higher version stays."""
+        with _explained(self._path):
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                applied, fields = self._stage(records)
+                yield applied
+                self._writer.execute("COMMIT")
+            except BaseException:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+                raise
+        self._next_number += len(records)
+        self.fields |= fields
+        self.newest_version = max(self.newest_version, *(record.version for record in records))
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Reads of this thread inside the block see one state of the store: that of the block's start."""
+        reader = self._reader()
+        reader.execute("BEGIN")
+        try:
+            reader.execute("SELECT 1 FROM meta").fetchone()
+            yield
+        finally:
+            reader.execute("COMMIT")
+
+    def fetch(self, keys: Sequence[str]) -> dict[str, VersionedRecord]:
+        """The live records among `keys`."""
+        sql = "SELECT key, code, attributes, version FROM records WHERE key IN ({}) AND code IS NOT NULL"
+        return {row[0]: VersionedRecord(*row) for row in self._lookup(self._reader(), sql, keys)}
+
+    def describe(self, numbers: Sequence[int]) -> dict[int, tuple[str, str]]:
+        """Key and attributes of the live rows among `numbers`."""
+        sql = "SELECT number, key, attributes FROM records WHERE number IN ({}) AND code IS NOT NULL"
+        return {number: (key, text) for number, key, text in self._lookup(self._reader(), sql, numbers)}
+
+    def matching(self, condition: Filter) -> npt.NDArray[np.bool_]:
+        """A mask by row number: True for the live rows that meet the filter."""
+        sql, parameters = where(condition)
+        with _explained(self._path):
+            cursor = self._reader().execute(
+                f"SELECT number FROM records WHERE code IS NOT NULL AND {sql}", parameters
+            )
+            numbers = np.fromiter((number for (number,) in cursor), np.int64)
+        mask = np.zeros(int(numbers.max(initial=-1)) + 1, np.bool_)
+        mask[numbers] = True
+        return mask
+
+    def _stage(self, records: Sequence[VersionedRecord]) -> tuple[Applied, frozenset[str]]:
+        sql = "SELECT key, number, version, code IS NOT NULL FROM records WHERE key IN ({})"
+        keys = [record.key for record in records]
+        stored = {key: rest for key, *rest in self._lookup(self._writer, sql, keys)}
+        existed, superseded, deleted = [], [], []
+        rows: dict[str, tuple[int, VersionedRecord]] = {}
+        for index, record in enumerate(records):
+            number, version, live = stored.get(record.key, (None, -1, 0))
+            existed.append(bool(live))
+            if version >= record.version:
+                if version > record.version:
+                    superseded.append(index)
+                continue
+            if live and record.key not in rows:
+                deleted.append(number)
+            number = self._next_number + index
+            rows[record.key] = (number, record)
+            stored[record.key] = [number, record.version, record.code is not None]
+        self._writer.executemany(
+            "INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (number, record.key, _signed(record_id(record.key)), record.version, record.code,
+                 None if record.code is None else record.attributes)
+                for number, record in rows.values()
+            ],
+        )  # fmt: skip
+        fields = _new_fields((record for _, record in rows.values()), self.fields)
+        self._writer.executemany("INSERT OR IGNORE INTO fields VALUES (?)", [(name,) for name in fields])
+        live_rows = sorted((number, record) for number, record in rows.values() if record.code is not None)
+        applied = Applied(
+            np.array(deleted, np.uint32),
+            np.array([number for number, _ in live_rows], np.uint32),
+            np.array([record_id(record.key) for _, record in live_rows], np.uint64),
+            [record.code for _, record in live_rows if record.code is not None],
+            existed,
+            superseded,
+        )
+        return applied, fields
+
+    def _lookup(
+        self, connection: sqlite3.Connection, sql: str, values: Sequence[Value]
+    ) -> Iterator[tuple[Any, ...]]:
+        with _explained(self._path):
+            for start in range(0, len(values), _LOOKUP_VALUES):
+                part = values[start : start + _LOOKUP_VALUES]
+                yield from connection.execute(sql.format(", ".join("?" * len(part))), part)
+
+    def _reader(self) -> sqlite3.Connection:
+        reader: sqlite3.Connection | None = getattr(self._local, "reader", None)
+        if reader is None:
+            reader = self._local.reader = self._connect()
+            reader.execute("PRAGMA query_only = ON")
+        return reader
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            f"{self._path.absolute().as_uri()}?mode=rw",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        self._connections.append(connection)
+        return connection
+
+
+def _signed(identifier: int) -> int:
+    return identifier - 2**64 if identifier >= 2**63 else identifier
+
+
+def _new_fields(records: Iterator[VersionedRecord], known: frozenset[str]) -> frozenset[str]:
+    """Names of top-level attributes that no record has had before."""
+    texts = {record.attributes for record in records if record.code is not None and record.attributes}
+    return frozenset(name for text in texts for name in json.loads(text)) - known
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Give SQLite's failures the class that a client can act on."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            raise Overloaded(
+                f"disk full at {path.parent}; nothing was written; free space and repeat",
+                retry_after_ms=30_000,
+            ) from error
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise Corruption(f"{path} is damaged ({error}); restore the partition from a backup") from error
+        raise
