@@ -30,12 +30,6 @@ STOP_SECONDS = 20.0
 RESTART_BASE_SECONDS = 0.25
 RESTART_MAX_SECONDS = 10.0
 STEADY_SECONDS = 30.0
-# glibc hands large blocks back to the kernel at once; torch then spends its time on page faults.
-_MALLOC = {
-    "MALLOC_MMAP_THRESHOLD_": "1073741824",
-    "MALLOC_TRIM_THRESHOLD_": "4294967296",
-    "MALLOC_TOP_PAD_": "268435456",
-}
 
 
 @dataclasses.dataclass(slots=True)
@@ -45,7 +39,6 @@ class _Process:
     name: str
     arguments: list[str]
     address: str
-    environment: dict[str, str]
     popen: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     failures: int = 0
@@ -118,10 +111,10 @@ class Supervisor:
             for replica in range(config.replicas):
                 arguments = ["shard", "--partition", str(partition), "--replica", str(replica)]
                 address = config.shard_address(partition, replica)
-                yield _Process(f"shard-r{replica}-{partition}", arguments, address, {})
+                yield _Process(f"shard-r{replica}-{partition}", arguments, address)
         if config.encoder is not None:
-            yield _Process("encoder", ["encoder"], config.encoder.address, _MALLOC)
-        yield _Process("coordinator", ["coordinator"], config.coordinator.listen, {})
+            yield _Process("encoder", ["encoder"], config.encoder.address)
+        yield _Process("coordinator", ["coordinator"], config.coordinator.listen)
 
     @property
     def _config_file(self) -> Path:
@@ -143,7 +136,6 @@ class Supervisor:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={**process.environment, **os.environ},
             )
         process.started = time.monotonic()
         self._pid_file(process).write_text(f"{process.popen.pid}\n")

@@ -1,0 +1,190 @@
+"""Owns the commands that the encoder brings to `lookalike`: ingest, fit-mean, demo. Light to import: torch and
+Ray load when a command runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from lookalike.cli.options import (
+    DEFAULT_COLLECTION,
+    DEFAULT_SERVER,
+    CollectionName,
+    Json,
+    Server,
+    print_json,
+)
+from lookalike.client import Client
+from lookalike.config import EncoderConfig, load_config
+from lookalike.errors import CannotStart, InvalidRequest, PartitionUnavailable
+
+if TYPE_CHECKING:
+    from encoder.ingest import job
+
+_MEAN_BATCH = 32
+
+Paths = Annotated[list[str], typer.Argument(help="Folders, globs, files, or URLs such as s3://bucket/photos.")]
+Config = Annotated[
+    Path | None, typer.Option(help="The cluster's config: its encoder section says how images are encoded.")
+]
+
+
+def ingest(
+    paths: Paths,
+    collection: CollectionName = DEFAULT_COLLECTION,
+    config: Config = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Encoding processes; one per processor, or per GPU share, by default.", min=1),
+    ] = None,
+    report: Annotated[
+        Path, typer.Option(help="Where to list the files that could not be read, a JSON line each.")
+    ] = Path("ingest-report.jsonl"),
+    patience: Annotated[
+        float, typer.Option(help="Seconds to keep trying while the cluster does not take records.", min=0)
+    ] = 300.0,
+    server: Server = DEFAULT_SERVER,
+    as_json: Json = False,
+) -> None:
+    """Encode images and store them, with the folder's name as the label.
+
+    Can be stopped at any time and started again: what is stored and unchanged is not encoded again. A file
+    that cannot be read goes to the report and never ends the job. Exit code 0 when every readable image is
+    stored."""
+    from encoder.ingest import job
+    from encoder.ingest.sources import find_sources
+    from encoder.model import EncoderModel, EncoderSpec
+    from encoder.ray_session import ray_session
+
+    started = time.monotonic()
+    settings = _encoder_section(config)
+    spec = EncoderSpec.from_config(settings)
+    sources, refused = find_sources(paths)
+    summary = job.Summary(found=len(sources) + len(refused), unreadable=len(refused))
+    with Client(server) as client, job.Report(report) as bad_files, _progress(as_json) as progress:
+        for url, reason in refused:
+            bad_files.add(url, None, reason)
+        checking = progress.add_task("checking", total=len(sources))
+        space = EncoderModel(spec).space
+        job.open_collection(client, collection, space.fingerprint, spec)
+        missing = job.missing_sources(client, collection, sources, lambda n: progress.advance(checking, n))
+        summary.already_stored = len(sources) - len(missing)
+        encoding = progress.add_task("encoding", total=len(missing))
+        if missing:
+            pool = _workers(settings, workers)
+            with ray_session(settings.ray_address, pool.count + 1):
+                job.run(
+                    client, collection, missing, spec, pool, bad_files, summary,
+                    lambda n: progress.advance(encoding, n), patience,
+                )  # fmt: skip
+    summary.seconds = time.monotonic() - started
+    _print_summary(summary, report, as_json)
+    if summary.not_stored:
+        raise PartitionUnavailable(f"{summary.not_stored:,} images were refused by the cluster; see {report}")
+
+
+def fit_mean_command(
+    paths: Paths,
+    output: Annotated[Path, typer.Option(help="The .npy file to write; name it in encoder.mean.")],
+    config: Config = None,
+    sample: Annotated[int, typer.Option(help="How many images to take, evenly spread.", min=1)] = 2_000,
+    as_json: Json = False,
+) -> None:
+    """Fit the mean of the features on a sample of images, to centre them before hashing.
+
+    Better codes at few bits, for images alike those of the sample. It is another code space: make the
+    collection with it."""
+    import numpy as np
+
+    from encoder.hashing import fit_mean
+    from encoder.ingest.sources import find_sources, read
+    from encoder.model import EncoderModel, EncoderSpec
+    from lookalike.rpc import MAX_IMAGE_BYTES
+
+    settings = _encoder_section(config).model_copy(update={"mean": None})
+    sources, _ = find_sources(paths)
+    chosen = sources[:: max(1, len(sources) // sample)][:sample]
+    model = EncoderModel(EncoderSpec.from_config(settings), decode_threads=os.cpu_count() or 1)
+    features = []
+    with _progress(as_json) as progress:
+        task = progress.add_task("encoding", total=len(chosen))
+        for start in range(0, len(chosen), _MEAN_BATCH):
+            files = [read(source.url, MAX_IMAGE_BYTES) for source in chosen[start : start + _MEAN_BATCH]]
+            features += [item.features for item in model.encode(files, include_features=True)]
+            progress.advance(task, len(files))
+    rows = [row for row in features if row is not None]
+    if not rows:
+        raise InvalidRequest("path: none of the images could be read; name a folder of photographs")
+    with output.open("wb") as file:
+        np.save(file, fit_mean(np.stack(rows)))
+    if as_json:
+        print_json({"output": str(output), "images": len(rows)})
+    else:
+        print(f"{output}: mean of {len(rows):,} images; set encoder.mean to it")
+
+
+def _encoder_section(config: Path | None) -> EncoderConfig:
+    if config is None:
+        return EncoderConfig()
+    section = load_config(config).encoder
+    if section is None:
+        raise CannotStart(f"config: {config} has no encoder section; add one, or leave --config out")
+    return section
+
+
+def _workers(settings: EncoderConfig, count: int | None) -> job.Workers:
+    """One actor per processor; with GPUs as many as their shares allow, decoding in threads."""
+    from encoder.ingest import job
+
+    if not settings.gpus_per_replica:
+        return job.Workers(count or os.cpu_count() or 1)
+    import torch
+
+    shares = max(1, int(torch.cuda.device_count() / settings.gpus_per_replica))
+    own = count or shares
+    return job.Workers(own, settings.gpus_per_replica, max(1, (os.cpu_count() or 1) // own))
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f} images/s")
+
+
+def _progress(as_json: bool) -> Progress:
+    """A bar on standard error, where standard error is a terminal and people read."""
+    return Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(),
+        TextColumn("left"), TimeRemainingColumn(),
+        console=Console(stderr=True), disable=as_json,
+    )  # fmt: skip
+
+
+def _print_summary(summary: job.Summary, report: Path, as_json: bool) -> None:
+    if as_json:
+        print_json({**dataclasses.asdict(summary), "report": str(report)})
+        return
+    print(
+        f"{summary.found:,} images: {summary.stored:,} stored, {summary.already_stored:,} were stored already,"
+        f" {summary.unreadable:,} could not be read, {summary.not_stored:,} refused;"
+        f" {summary.seconds:.1f} s, {summary.images_per_second:.0f} images/s once running"
+    )
+    if summary.unreadable or summary.not_stored:
+        print(f"see {report}")

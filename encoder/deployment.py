@@ -1,0 +1,65 @@
+"""Owns the Ray Serve deployment: replicas that hold the model, scaled by load between two bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from ray import serve
+
+from encoder.model import Encoded, EncoderModel, EncoderSpec
+from lookalike.codespace import CodeSpace
+from lookalike.config import EncoderConfig
+from lookalike.errors import CannotStart
+
+APPLICATION = "lookalike-encoder"
+# One ongoing request is a whole batch: one in work and one waiting keep a replica busy.
+ONGOING_BATCHES = 2
+_GPU_DECODE_THREADS = 4
+
+
+class EncoderReplica:
+    """One loaded model. An encoder that cannot load says why instead of dying again and again."""
+
+    def __init__(self, spec: EncoderSpec, decode_threads: int) -> None:
+        self._model: EncoderModel | None = None
+        self._problem = ""
+        try:
+            self._model = EncoderModel(spec, decode_threads)
+        except CannotStart as error:
+            self._problem = error.message
+
+    async def describe(self) -> tuple[CodeSpace, int, str] | str:
+        """Code space, feature width and device; or why the model is not loaded."""
+        if self._model is None:
+            return self._problem
+        return self._model.space, self._model.width, self._model.device.type
+
+    async def encode(self, images: Sequence[bytes], include_features: bool) -> list[Encoded]:
+        assert self._model is not None
+        return await asyncio.to_thread(self._model.encode, images, include_features)
+
+
+@contextlib.asynccontextmanager
+async def deployed(config: EncoderConfig) -> AsyncIterator[Any]:
+    """Deploy replicas on the running Ray and yield the handle to call them by."""
+    spec = EncoderSpec.from_config(config)
+    threads = _GPU_DECODE_THREADS if config.gpus_per_replica else 1
+    deployment = serve.deployment(EncoderReplica).options(
+        max_ongoing_requests=ONGOING_BATCHES,
+        ray_actor_options={"num_cpus": threads, "num_gpus": config.gpus_per_replica},
+        autoscaling_config={
+            "min_replicas": config.min_replicas,
+            "initial_replicas": config.min_replicas,
+            "max_replicas": config.max_replicas,
+            "target_ongoing_requests": ONGOING_BATCHES,
+        },
+    )
+    await asyncio.to_thread(serve.start, http_options={"location": "NoServer"})
+    try:
+        application = deployment.bind(spec, threads)
+        yield await asyncio.to_thread(serve.run, application, name=APPLICATION, route_prefix=None)
+    finally:
+        await asyncio.to_thread(serve.shutdown)

@@ -1,0 +1,107 @@
+"""Owns the way from an image file's bytes to the pixels that a network takes.
+
+Anything that a camera or a browser calls an image works: animated (first frame), 16-bit, CMYK, palette,
+transparent (on white), EXIF-rotated. What does not decode is an UnreadableImage with the reason, and no file
+can make the decoder allocate without bound."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from lookalike.errors import InvalidRequest
+
+# Formats whose decoders run no other program (EPS would call Ghostscript).
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+MAX_PIXELS = 100_000_000
+# Pillow's own guard warns at a size and refuses at another; ours is one limit with one message.
+Image.MAX_IMAGE_PIXELS = None
+
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+Pixels = npt.NDArray[np.uint8]
+
+
+class UnreadableImage(InvalidRequest):
+    """These bytes are not an image that can be encoded."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """Short side to `resize` pixels, centre crop of `crop`, then (pixel / 255 - mean) / std per channel."""
+
+    resize: int
+    crop: int
+    interpolation: Literal["bilinear", "bicubic"]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __str__(self) -> str:
+        """Canonical text, a part of the code space."""
+        mean, std = (",".join(f"{value:.6g}" for value in values) for values in (self.mean, self.std))
+        return f"resize={self.resize} crop={self.crop} {self.interpolation} mean={mean} std={std}"
+
+
+def decode(data: bytes, preprocessing: Preprocessing) -> Pixels:
+    """An image file's bytes as uint8 (crop, crop, 3), RGB. Raises UnreadableImage."""
+    if not data:
+        raise UnreadableImage("is empty (0 bytes)")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise UnreadableImage(
+                    f"has {width:,} x {height:,} pixels; at most {MAX_PIXELS:,} are decoded; scale it down"
+                )
+            # JPEG can be decoded at a fraction of its size; twice the target keeps what resizing needs.
+            image.draft("RGB", (2 * preprocessing.resize, 2 * preprocessing.resize))
+            return _crop(_to_rgb(ImageOps.exif_transpose(image)), preprocessing)
+    except UnreadableImage:
+        raise
+    except UnidentifiedImageError:
+        raise UnreadableImage(f"is not an image file (of {', '.join(FORMATS)})") from None
+    except Exception as error:  # decoders raise whatever a damaged file makes them raise
+        raise UnreadableImage(f"is damaged or cut short ({type(error).__name__}: {error})") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith(("I", "F")):
+        return _deep_to_rgb(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _deep_to_rgb(image: Image.Image) -> Image.Image:
+    """16-bit and 32-bit grey: Pillow's own conversion would cut values at 255."""
+    values = np.nan_to_num(np.asarray(image, np.float64))
+    top = float(values.max(initial=0.0))
+    if image.mode.startswith("I") and top > 255:
+        top = max(top, 65535.0)
+    elif top > 1:
+        top = max(top, 255.0)
+    scaled = np.clip(values * (255 / top if top > 0 else 1), 0, 255)
+    return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
+
+
+def _crop(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
+    """Resize and crop in one step: only the pixels that stay are computed, so a thin strip of an image
+    does not blow up to millions of columns."""
+    width, height = image.size
+    side = min(width, height) * preprocessing.crop / preprocessing.resize
+    left, top = (width - side) / 2, (height - side) / 2
+    small = image.resize(
+        (preprocessing.crop, preprocessing.crop),
+        _FILTERS[preprocessing.interpolation],
+        box=(left, top, left + side, top + side),
+        reducing_gap=3.0,
+    )
+    return np.asarray(small, np.uint8)

@@ -1,0 +1,1 @@
+"""The batch job: which files (`sources`), encoded by Ray Data (`pipeline`), sent and accounted for (`job`)."""

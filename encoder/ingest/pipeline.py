@@ -1,0 +1,71 @@
+"""Owns the Ray Data pipeline: URLs in, codes out, read and decoded and encoded in a pool of actors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import ray.data
+
+from encoder.ingest.sources import read
+from encoder.model import Encoded, EncoderModel, EncoderSpec
+from lookalike.rpc import MAX_IMAGE_BYTES
+
+BATCH_IMAGES = 32
+# Files per block: what one task brings back at once, so what is lost and encoded again after a kill.
+BLOCK_IMAGES = 64
+
+Batch = dict[str, Any]
+
+
+class _EncodeActor:
+    """A worker of the pool: one model, whole batches, one bad file never fails the batch."""
+
+    def __init__(self, spec: EncoderSpec, decode_threads: int) -> None:
+        self._model = EncoderModel(spec, decode_threads)
+
+    def __call__(self, batch: Batch) -> Batch:
+        files = [_read(url) for url in batch["url"]]
+        encoded = iter(self._model.encode([data for data in files if isinstance(data, bytes)]))
+        results = [next(encoded) if isinstance(data, bytes) else Encoded(error=data.reason) for data in files]
+        return {
+            "index": batch["index"],
+            "code": np.array([result.code for result in results], object),
+            "error": np.array([result.error for result in results], object),
+        }
+
+
+class _Unread:
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
+def _read(url: str) -> bytes | _Unread:
+    try:
+        return read(url, MAX_IMAGE_BYTES)
+    except (OSError, ValueError) as error:
+        return _Unread(f"cannot be read: {getattr(error, 'strerror', None) or error}")
+
+
+def encode_urls(
+    urls: Sequence[str], spec: EncoderSpec, *, workers: int, gpus_per_worker: float, decode_threads: int
+) -> Iterator[list[tuple[int, bytes, str]]]:
+    """Encode files on the running Ray. Yields portions of (index into urls, code, error), in any order;
+    each index comes once, with a code or an error."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.preserve_order = False
+    rows = [{"index": index, "url": url} for index, url in enumerate(urls)]
+    blocks = -(-len(rows) // BLOCK_IMAGES)
+    dataset = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
+        _EncodeActor,
+        fn_constructor_kwargs={"spec": spec, "decode_threads": decode_threads},
+        batch_size=BATCH_IMAGES,
+        compute=ray.data.ActorPoolStrategy(size=min(workers, blocks)),
+        num_cpus=1,
+        num_gpus=gpus_per_worker,
+    )
+    for batch in dataset.iter_batches(batch_size=None, batch_format="numpy"):
+        yield list(zip(batch["index"].tolist(), batch["code"].tolist(), batch["error"].tolist(), strict=True))

@@ -1,0 +1,117 @@
+"""Owns what a batch job reads: paths, globs and URLs (through fsspec) to a list of image files, each with its
+record's key, label and signature."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import fsspec
+from fsspec.core import url_to_fs
+
+from lookalike.errors import InvalidRequest
+from lookalike.records import check_key
+
+EXTENSIONS = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".dib", ".tif", ".tiff")
+    + (".ppm", ".pgm", ".pbm", ".avif", ".jp2", ".j2k")
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Source:
+    """One image file. `signature` changes when the file does, so a changed file is encoded again."""
+
+    key: str
+    url: str
+    label: str | None
+    signature: str
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What is stored with the record."""
+        label = {} if self.label is None else {"label": self.label}
+        return {**label, "source": {"url": self.url, "signature": self.signature}}
+
+
+def find_sources(paths: Sequence[str]) -> tuple[list[Source], list[tuple[str, str]]]:
+    """The image files below folders, those that globs match, and files named one by one, by key; and the
+    (url, reason) of those that cannot have a record. A key is the path below the folder that was named.
+    Raises InvalidRequest for a path that is not there, and for two files with one key."""
+    found: dict[str, Source] = {}
+    refused: list[tuple[str, str]] = []
+    for path in paths:
+        for source in _expand(path):
+            try:
+                check_key(source.key)
+            except InvalidRequest as error:
+                refused.append((source.url, error.message))
+                continue
+            other = found.setdefault(source.key, source)
+            if other.url != source.url:
+                raise InvalidRequest(
+                    f"path: {other.url} and {source.url} would both have the key {source.key!r};"
+                    " name their common parent folder, or ingest them into two collections"
+                )
+    return sorted(found.values(), key=lambda source: source.key), refused
+
+
+def _expand(path: str) -> Iterator[Source]:
+    try:
+        system, root = url_to_fs(path)
+        if any(mark in root for mark in "*?["):
+            # A glob's keys start at the last folder that has no pattern in it.
+            fixed = PurePosixPath(*_before_pattern(PurePosixPath(root).parts))
+            yield from _sources(system, str(fixed), system.glob(root, detail=True))
+            return
+        info = system.info(root)
+        if info["type"] == "directory":
+            yield from _sources(system, root, system.find(root, detail=True))
+        else:
+            yield _source(system, str(PurePosixPath(root).parent), info)
+    except FileNotFoundError:
+        raise InvalidRequest(f"path: {path} does not exist") from None
+    except (OSError, ValueError, ImportError) as error:
+        raise InvalidRequest(f"path: {path} cannot be read: {error}") from None
+
+
+def _before_pattern(parts: Sequence[str]) -> Iterator[str]:
+    for part in parts:
+        if any(mark in part for mark in "*?["):
+            return
+        yield part
+
+
+def _sources(system: Any, root: str, files: Mapping[str, Mapping[str, Any]]) -> Iterable[Source]:
+    for info in files.values():
+        name = PurePosixPath(info["name"])
+        if info["type"] == "file" and name.suffix.lower() in EXTENSIONS and not name.name.startswith("."):
+            yield _source(system, root, info)
+
+
+def _source(system: Any, root: str, info: Mapping[str, Any]) -> Source:
+    key = str(PurePosixPath(info["name"]).relative_to(PurePosixPath(root)))
+    folder = PurePosixPath(key).parent.name
+    return Source(key, system.unstrip_protocol(info["name"]), folder or None, _signature(info))
+
+
+def _signature(info: Mapping[str, Any]) -> str:
+    """Size and the store's own mark of the content, or the time of change where there is none."""
+    for name in ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "last_modified", "mtime"):
+        if mark := info.get(name):
+            if isinstance(mark, datetime.datetime):
+                mark = mark.isoformat()
+            return f"{info.get('size')}-{str(mark).strip(chr(34))}"
+    return str(info.get("size"))
+
+
+def read(url: str, limit_bytes: int) -> bytes:
+    """A file's bytes. Raises OSError; ValueError when there are more than `limit_bytes`."""
+    with fsspec.open(url, "rb") as file:
+        data: bytes = file.read(limit_bytes + 1)
+    if len(data) > limit_bytes:
+        raise ValueError(f"has over {limit_bytes:,} bytes; at most that many are read; scale it down")
+    return data

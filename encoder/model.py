@@ -1,0 +1,158 @@
+"""Owns an encoder in one process: backbone and hash on a device, image files in, codes out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from encoder.backbones import LAYER, load_backbone
+from encoder.hashing import METHOD, Features, Hyperplanes
+from encoder.images import Pixels, UnreadableImage, decode
+from lookalike.codespace import CodeSpace
+from lookalike.config import EncoderConfig
+from lookalike.errors import CannotStart
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EncoderSpec:
+    """All that decides how images become codes. Travels to Ray's workers."""
+
+    model: str
+    bits: int
+    seed: int
+    weights: Path | None = None
+    mean: Features | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    @classmethod
+    def from_config(cls, config: EncoderConfig) -> EncoderSpec:
+        """Reads the mean's file. Raises CannotStart."""
+        weights = None if config.weights is None else Path(config.weights).absolute()
+        return cls(
+            config.model, config.bits, config.seed, weights, _read_mean(config.mean), config.device,
+            config.precision,
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Encoded:
+    """One image's outcome: a code and, when asked for, float32 features; or the reason why not."""
+
+    code: bytes = b""
+    features: Features | None = None
+    error: str = ""
+
+
+class EncoderModel:
+    """A loaded encoder. Not for several threads at once."""
+
+    def __init__(self, spec: EncoderSpec, decode_threads: int = 1) -> None:
+        """Load everything. Raises CannotStart when the model, its weights or the device are not there."""
+        torch.set_num_threads(1)
+        self.device = _device(spec.device)
+        backbone = load_backbone(spec.model, spec.weights)
+        hyperplanes = Hyperplanes(backbone.width, spec.bits, spec.seed, spec.mean)
+        self.preprocessing = backbone.preprocessing
+        self.width = backbone.width
+        self.space = CodeSpace(
+            bits=spec.bits,
+            backbone=backbone.name,
+            weights_digest=backbone.weights_digest,
+            layer=LAYER,
+            preprocessing=str(backbone.preprocessing),
+            hash_method=METHOD,
+            hash_digest=hyperplanes.digest,
+        )
+        self._dtype = _precision(spec.precision, self.device)
+        self._module = backbone.module.to(self.device, self._dtype, memory_format=torch.channels_last)
+        self._planes = torch.from_numpy(hyperplanes.planes).to(self.device)
+        self._centre = None if spec.mean is None else torch.from_numpy(spec.mean).to(self.device)
+        self._mean, self._std = (
+            torch.tensor(values, device=self.device).view(1, 3, 1, 1)
+            for values in (self.preprocessing.mean, self.preprocessing.std)
+        )
+        self._powers = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8, device=self.device)
+        self._decoders = ThreadPoolExecutor(decode_threads) if decode_threads > 1 else None
+
+    def encode(self, images: Sequence[bytes], include_features: bool = False) -> list[Encoded]:
+        """Encode image files in one forward pass. An unreadable one has an error, the others are encoded."""
+        decoded = list((self._decoders.map if self._decoders else map)(self._decode, images))
+        pixels = [item for item in decoded if not isinstance(item, UnreadableImage)]
+        if not pixels:
+            return [Encoded(error=item.message) for item in decoded if isinstance(item, UnreadableImage)]
+        features = self.features(np.stack(pixels))
+        codes = iter(self.codes(features))
+        rows = iter(features.cpu().numpy() if include_features else [None] * len(pixels))
+        return [
+            Encoded(error=item.message)
+            if isinstance(item, UnreadableImage)
+            else Encoded(next(codes).tobytes(), next(rows))
+            for item in decoded
+        ]
+
+    def features(self, pixels: Pixels) -> torch.Tensor:
+        """uint8 (n, crop, crop, 3) to float32 (n, width), on the device."""
+        with torch.inference_mode():
+            batch = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
+            batch = (batch / 255 - self._mean) / self._std
+            features: torch.Tensor = self._module(batch.to(self._dtype, memory_format=torch.channels_last))
+            return features.float()
+
+    def codes(self, features: torch.Tensor) -> Pixels:
+        """float32 (n, width) on the device to packed codes, uint8 (n, bits/8). Packed before it leaves the
+        device: `bits` / 8 bytes an image cross the bus."""
+        with torch.inference_mode():
+            centred = features if self._centre is None else features - self._centre
+            bits = (centred @ self._planes.T > 0).to(torch.uint8)
+            packed = (bits.view(len(bits), -1, 8) * self._powers).sum(-1, dtype=torch.uint8)
+            codes: Pixels = packed.cpu().numpy()
+            return codes
+
+    def _decode(self, image: bytes) -> Pixels | UnreadableImage:
+        try:
+            return decode(image, self.preprocessing)
+        except UnreadableImage as error:
+            return error
+
+
+def _device(wish: str) -> torch.device:
+    if wish == "cuda" and not torch.cuda.is_available():
+        raise CannotStart("encoder.device: is cuda, but no GPU is usable here; set auto or cpu")
+    return torch.device("cuda" if wish != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _precision(wish: str, device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it: about twice as fast, and no visible loss of retrieval."""
+    if wish != "auto":
+        return torch.bfloat16 if wish == "bfloat16" else torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    capabilities = torch.cpu.get_capabilities()
+    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _read_mean(path: Path | None) -> Features | None:
+    if path is None:
+        return None
+    try:
+        mean = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise CannotStart(
+            f"encoder.mean: {path} cannot be read ({error}); make it with `lookalike fit-mean`"
+        ) from None
+    if (
+        not isinstance(mean, np.ndarray)
+        or mean.ndim != 1
+        or mean.dtype != np.float32
+        or not np.isfinite(mean).all()
+    ):
+        raise CannotStart(f"encoder.mean: {path} is not a float32 vector; make it with `lookalike fit-mean`")
+    return mean

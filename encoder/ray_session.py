@@ -1,0 +1,37 @@
+"""Owns the start of Ray: join a cluster, or run one on this machine, closed and without a dashboard.
+
+Ray listens on every interface whatever address it is given, so keep its ports behind a firewall or in a
+network namespace; the token keeps strangers from using them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+import ray
+
+from lookalike.errors import CannotStart
+
+_OBJECT_STORE_BYTES = 512 * 1024 * 1024
+
+
+@contextlib.contextmanager
+def ray_session(address: str | None, cpus: int) -> Iterator[None]:
+    """Join the Ray cluster at `address`, or run one on this machine with `cpus` logical processors, which
+    ends with the block. Raises CannotStart."""
+    own = {"num_cpus": cpus, "object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
+    try:
+        ray.init(
+            address=address or "local",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **({} if address else own),
+        )
+    except Exception as error:  # Ray raises many kinds here
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        raise CannotStart(f"ray: {address or 'a local cluster'} cannot be used: {reason}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
