@@ -70,20 +70,24 @@ def ingest(
     stored."""
     from encoder.ingest import job
     from encoder.ingest.sources import find_sources
-    from encoder.model import EncoderModel, EncoderSpec
-    from encoder.ray_session import ray_session
+    from encoder.ray_session import native_output_in_log, ray_session
+    from encoder.spec import EncoderSpec
 
     started = time.monotonic()
     settings = _encoder_section(config)
     spec = EncoderSpec.from_config(settings)
     sources, refused = find_sources(paths)
     summary = job.Summary(found=len(sources) + len(refused), unreadable=len(refused))
-    with Client(server) as client, job.Report(report) as bad_files, _progress(as_json) as progress:
+    with (
+        Client(server) as client,
+        job.Report(report) as bad_files,
+        native_output_in_log(),
+        _progress(as_json) as progress,
+    ):
         for url, reason in refused:
             bad_files.add(url, None, reason)
         checking = progress.add_task("checking", total=len(sources))
-        space = EncoderModel(spec).space
-        job.open_collection(client, collection, space.fingerprint, spec)
+        space = job.open_collection(client, collection)
         missing = job.missing_sources(client, collection, sources, lambda n: progress.advance(checking, n))
         summary.already_stored = len(sources) - len(missing)
         encoding = progress.add_task("encoding", total=len(missing))
@@ -91,7 +95,7 @@ def ingest(
             pool = _workers(settings, workers)
             with ray_session(settings.ray_address, pool.count + 1):
                 job.run(
-                    client, collection, missing, spec, pool, bad_files, summary,
+                    client, collection, space, missing, spec, pool, bad_files, summary,
                     lambda n: progress.advance(encoding, n), patience,
                 )  # fmt: skip
     summary.seconds = time.monotonic() - started
@@ -115,7 +119,8 @@ def fit_mean_command(
 
     from encoder.hashing import fit_mean
     from encoder.ingest.sources import find_sources, read
-    from encoder.model import EncoderModel, EncoderSpec
+    from encoder.model import EncoderModel
+    from encoder.spec import EncoderSpec
     from lookalike.rpc import MAX_IMAGE_BYTES
 
     settings = _encoder_section(config).model_copy(update={"mean": None})
@@ -138,6 +143,23 @@ def fit_mean_command(
         print_json({"output": str(output), "images": len(rows)})
     else:
         print(f"{output}: mean of {len(rows):,} images; set encoder.mean to it")
+
+
+def demo(
+    images: Annotated[
+        Path | None, typer.Option(help="A folder of your own pictures instead of the bundled photographs.")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the cluster up until Ctrl-C.")] = False,
+    output: Annotated[Path, typer.Option(help="Where to write the contact sheet.")] = Path("demo.html"),
+    as_json: Json = False,
+) -> None:
+    """Start a cluster of four shards, ingest real photographs, and find them again.
+
+    Searches with views that are not in the index, compares the cluster's answers with a brute-force scan,
+    and writes a contact sheet. Everything but the sheet is gone when it ends."""
+    from encoder.demo.command import run_demo
+
+    run_demo(images, keep, output, as_json)
 
 
 def _encoder_section(config: Path | None) -> EncoderConfig:

@@ -9,7 +9,8 @@ from typing import Any
 
 from ray import serve
 
-from encoder.model import Encoded, EncoderModel, EncoderSpec
+from encoder.model import EncoderModel
+from encoder.spec import Encoded, EncoderSpec
 from lookalike.codespace import CodeSpace
 from lookalike.config import EncoderConfig
 from lookalike.errors import CannotStart

@@ -2,52 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 
 from encoder.backbones import LAYER, load_backbone
-from encoder.hashing import METHOD, Features, Hyperplanes
+from encoder.hashing import METHOD, Hyperplanes
 from encoder.images import Pixels, UnreadableImage, decode
+from encoder.spec import Encoded, EncoderSpec
 from lookalike.codespace import CodeSpace
-from lookalike.config import EncoderConfig
 from lookalike.errors import CannotStart
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class EncoderSpec:
-    """All that decides how images become codes. Travels to Ray's workers."""
-
-    model: str
-    bits: int
-    seed: int
-    weights: Path | None = None
-    mean: Features | None = None
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-
-    @classmethod
-    def from_config(cls, config: EncoderConfig) -> EncoderSpec:
-        """Reads the mean's file. Raises CannotStart."""
-        weights = None if config.weights is None else Path(config.weights).absolute()
-        return cls(
-            config.model, config.bits, config.seed, weights, _read_mean(config.mean), config.device,
-            config.precision,
-        )  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Encoded:
-    """One image's outcome: a code and, when asked for, float32 features; or the reason why not."""
-
-    code: bytes = b""
-    features: Features | None = None
-    error: str = ""
 
 
 class EncoderModel:
@@ -137,22 +103,3 @@ def _precision(wish: str, device: torch.device) -> torch.dtype:
     capabilities = torch.cpu.get_capabilities()
     fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
     return torch.bfloat16 if fast else torch.float32
-
-
-def _read_mean(path: Path | None) -> Features | None:
-    if path is None:
-        return None
-    try:
-        mean = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise CannotStart(
-            f"encoder.mean: {path} cannot be read ({error}); make it with `lookalike fit-mean`"
-        ) from None
-    if (
-        not isinstance(mean, np.ndarray)
-        or mean.ndim != 1
-        or mean.dtype != np.float32
-        or not np.isfinite(mean).all()
-    ):
-        raise CannotStart(f"encoder.mean: {path} is not a float32 vector; make it with `lookalike fit-mean`")
-    return mean

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import ray
 
 from lookalike.errors import CannotStart
 
+LOG_FILE = Path(tempfile.gettempdir()) / "lookalike-ray.log"
 _OBJECT_STORE_BYTES = 512 * 1024 * 1024
 
 
@@ -35,3 +40,19 @@ def ray_session(address: str | None, cpus: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def native_output_in_log() -> Iterator[None]:
+    """Send what Ray's C++ code writes to standard error to LOG_FILE, so that it does not run through a
+    progress bar. Python's own `sys.stderr` stays where it was."""
+    screen = os.dup(2)
+    previous = sys.stderr
+    with os.fdopen(screen, "w", buffering=1) as terminal, LOG_FILE.open("w") as log:
+        sys.stderr = terminal
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(screen, 2)
+            sys.stderr = previous

@@ -11,7 +11,7 @@ import grpc
 import ray.exceptions
 
 from encoder.deployment import ONGOING_BATCHES
-from encoder.model import Encoded
+from encoder.spec import Encoded
 from lookalike import wire
 from lookalike.batcher import Batcher
 from lookalike.codespace import CodeSpace

@@ -46,7 +46,8 @@ class _Process:
 
 
 class Supervisor:
-    """A local cluster. `start` returns when all of it serves, `watch` keeps it so, `stop` ends it."""
+    """A local cluster. `launch` starts it, `wait_ready` returns when all of it serves, `watch` keeps it so,
+    `stop` ends it, from wherever it was."""
 
     def __init__(self, config: ClusterConfig, data: Path, report: Callable[[str], None]) -> None:
         """report: gets a line whenever a process dies and is started again."""
@@ -57,17 +58,23 @@ class Supervisor:
         self._lock: IO[str] | None = None
         self._stopping = threading.Event()
 
-    def start(self) -> None:
-        """Start everything and wait until it serves. Raises CannotStart, with nothing left running."""
-        try:
-            self._claim()
-            self._processes = list(self._plan())
+    def launch(self) -> None:
+        """Start every process, without waiting for it. Raises CannotStart."""
+        self._claim()
+        self._processes = list(self._plan())
+        for process in self._processes:
+            self._spawn(process)
+
+    def wait_ready(self) -> None:
+        """Return once everything serves, or `ask_to_stop` was called. Raises CannotStart as soon as one
+        process has ended."""
+        waiting = list(self._processes)
+        while waiting and not self._stopping.wait(POLL_SECONDS):
             for process in self._processes:
-                self._spawn(process)
-            self._wait_ready()
-        except BaseException:
-            self.stop()
-            raise
+                assert process.popen is not None
+                if (code := process.popen.poll()) is not None:
+                    raise CannotStart(f"{process.name}: {self._last_words(process, code)}")
+            waiting = [process for process in waiting if not _serves(process.address)]
 
     def watch(self) -> None:
         """Restart what dies, until `ask_to_stop` is called."""
@@ -76,8 +83,12 @@ class Supervisor:
                 self._tend(process)
 
     def ask_to_stop(self) -> None:
-        """End `start` or `watch`. May be called from a signal handler."""
+        """End `wait_ready` or `watch`. May be called from a signal handler."""
         self._stopping.set()
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping.is_set()
 
     def stop(self) -> None:
         """Stop the coordinator, so that no new work comes, then the rest; kill what takes too long."""
@@ -97,7 +108,7 @@ class Supervisor:
                 (self._data / name).mkdir(parents=True, exist_ok=True)
             self._lock = open(self._data / "run" / "lock", "a")  # noqa: SIM115  # closed by `stop`
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._config_file.write_text(dump_config(self._config), encoding="utf-8")
+            self.config_file.write_text(dump_config(self._config), encoding="utf-8")
         except BlockingIOError:
             raise CannotStart(f"data: {self._data} is in use by another cluster; stop that one first") from None
         except OSError as error:
@@ -117,7 +128,8 @@ class Supervisor:
         yield _Process("coordinator", ["coordinator"], config.coordinator.listen)
 
     @property
-    def _config_file(self) -> Path:
+    def config_file(self) -> Path:
+        """The config in force, as the processes read it."""
         return self._data / "run" / "config.yaml"
 
     def _pid_file(self, process: _Process) -> Path:
@@ -128,7 +140,7 @@ class Supervisor:
 
     def _spawn(self, process: _Process) -> None:
         module, *options = process.arguments
-        command = [sys.executable, "-m", module, "--config", str(self._config_file), "--watch-stdin", *options]
+        command = [sys.executable, "-m", module, "--config", str(self.config_file), "--watch-stdin", *options]
         with self._log_file(process).open("ab") as log:
             process.popen = subprocess.Popen(
                 command,
@@ -139,17 +151,6 @@ class Supervisor:
             )
         process.started = time.monotonic()
         self._pid_file(process).write_text(f"{process.popen.pid}\n")
-
-    def _wait_ready(self) -> None:
-        waiting = list(self._processes)
-        while waiting:
-            if self._stopping.wait(POLL_SECONDS):
-                return
-            for process in self._processes:
-                assert process.popen is not None
-                if (code := process.popen.poll()) is not None:
-                    raise CannotStart(f"{process.name}: {self._last_words(process, code)}")
-            waiting = [process for process in waiting if not _serves(process.address)]
 
     def _tend(self, process: _Process) -> None:
         now = time.monotonic()

@@ -9,13 +9,14 @@ import dataclasses
 import json
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from encoder.ingest.pipeline import encode_urls
 from encoder.ingest.sources import Source
-from encoder.model import EncoderSpec
+from encoder.spec import EncoderSpec
 from lookalike.client import Client
+from lookalike.codespace import CodeSpace
 from lookalike.errors import (
     Cancelled,
     CodeSpaceMismatch,
@@ -26,7 +27,7 @@ from lookalike.errors import (
     Overloaded,
     PartitionUnavailable,
 )
-from lookalike.records import Collection, Record
+from lookalike.records import Record
 
 CHECK_KEYS = 1_000
 STREAM_TIMEOUT_SECONDS = 120.0
@@ -75,21 +76,12 @@ class Report:
         self._file.flush()
 
 
-def open_collection(client: Client, name: str, space_fingerprint: str, spec: EncoderSpec) -> Collection:
-    """The collection, made now in the encoder's code space if there is none. Raises CodeSpaceMismatch when
-    this job's codes do not belong in it."""
+def open_collection(client: Client, name: str) -> CodeSpace:
+    """The collection's code space; the collection is made now, in the encoder's, if there is none."""
     try:
-        collection = client.get_collection(name)
+        return client.get_collection(name).code_space
     except NotFound:
-        collection = client.create_collection(name)
-    space = collection.code_space
-    if space.fingerprint != space_fingerprint:
-        raise CodeSpaceMismatch(
-            f"collection {name!r} is in code space {space.fingerprint[:12]}… ({space.backbone},"
-            f" {space.hash_method}, {space.bits} bits), this job makes {space_fingerprint[:12]}…"
-            f" ({spec.model}, {spec.bits} bits); pass the cluster's own --config, or another collection"
-        )
-    return collection
+        return client.create_collection(name).code_space
 
 
 def missing_sources(
@@ -111,6 +103,7 @@ def missing_sources(
 def run(
     client: Client,
     collection: str,
+    space: CodeSpace,
     sources: Sequence[Source],
     spec: EncoderSpec,
     workers: Workers,
@@ -120,20 +113,30 @@ def run(
     patience_seconds: float,
 ) -> None:
     """Encode and store the sources on the running Ray, counting into `summary`. progress: gets the number
-    of files done. A cluster that does not take records for `patience_seconds` ends the job with its error."""
+    of files done. A cluster that does not take records for `patience_seconds` ends the job with its error.
+    Raises CodeSpaceMismatch, with nothing stored, when this job's codes do not belong in the collection."""
     if not sources:
         return
     first = last = time.monotonic()
     first_stored = 0
-    for number, portion in enumerate(_encode(sources, spec, workers)):
+    portions = encode_urls(
+        [source.url for source in sources],
+        spec,
+        workers=workers.count,
+        gpus_per_worker=workers.gpus_each,
+        decode_threads=workers.decode_threads,
+    )
+    for number, portion in enumerate(portions):
+        _require_space(collection, space, portion.fingerprint, spec)
         records = []
-        for source, code, reason in portion:
+        for index, code, reason in portion.results:
+            source = sources[index]
             if reason:
                 report.add(source.url, source.key, reason)
                 summary.unreadable += 1
             else:
                 records.append(Record(source.key, code=code, attributes=source.attributes))
-        urls = {source.key: source.url for source, _, _ in portion}
+        urls = {sources[index].key: sources[index].url for index, _, _ in portion.results}
         refused = _store(client, collection, records, patience_seconds)
         for key, error in refused:
             report.add(urls[key], key, f"not stored: {error.message}")
@@ -142,7 +145,7 @@ def run(
         last = time.monotonic()
         if number == 0:
             first, first_stored = last, summary.stored
-        progress(len(portion))
+        progress(len(portion.results))
     if last > first:
         summary.images_per_second = (summary.stored - first_stored) / (last - first)
 
@@ -151,18 +154,13 @@ def _is_stored(source: Source, stored: object) -> bool:
     return isinstance(stored, dict) and stored.get("signature") == source.signature
 
 
-def _encode(
-    sources: Sequence[Source], spec: EncoderSpec, workers: Workers
-) -> Iterator[list[tuple[Source, bytes, str]]]:
-    portions = encode_urls(
-        [source.url for source in sources],
-        spec,
-        workers=workers.count,
-        gpus_per_worker=workers.gpus_each,
-        decode_threads=workers.decode_threads,
-    )
-    for portion in portions:
-        yield [(sources[index], code, error) for index, code, error in portion]
+def _require_space(collection: str, space: CodeSpace, fingerprint: str, spec: EncoderSpec) -> None:
+    if space.fingerprint != fingerprint:
+        raise CodeSpaceMismatch(
+            f"collection {collection!r} is in code space {space.fingerprint[:12]}… ({space.backbone},"
+            f" {space.hash_method}, {space.bits} bits), this job makes {fingerprint[:12]}…"
+            f" ({spec.model}, {spec.bits} bits); pass the cluster's own --config, or another collection"
+        )
 
 
 def _store(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 import ray.data
 
 from encoder.ingest.sources import read
-from encoder.model import Encoded, EncoderModel, EncoderSpec
+from encoder.spec import Encoded, EncoderSpec
 from lookalike.rpc import MAX_IMAGE_BYTES
 
 BATCH_IMAGES = 32
@@ -19,11 +21,24 @@ BLOCK_IMAGES = 64
 Batch = dict[str, Any]
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Portion:
+    """Some files' results: (index into the URLs, code, error), with a code or an error. fingerprint: of the
+    codes' code space."""
+
+    fingerprint: str
+    results: list[tuple[int, bytes, str]]
+
+
 class _EncodeActor:
     """A worker of the pool: one model, whole batches, one bad file never fails the batch."""
 
     def __init__(self, spec: EncoderSpec, decode_threads: int) -> None:
+        # Only the workers need torch: the job's own process stays light and starts sooner.
+        from encoder.model import EncoderModel
+
         self._model = EncoderModel(spec, decode_threads)
+        self._fingerprint = self._model.space.fingerprint
 
     def __call__(self, batch: Batch) -> Batch:
         files = [_read(url) for url in batch["url"]]
@@ -33,6 +48,7 @@ class _EncodeActor:
             "index": batch["index"],
             "code": np.array([result.code for result in results], object),
             "error": np.array([result.error for result in results], object),
+            "fingerprint": np.array([self._fingerprint] * len(results), object),
         }
 
 
@@ -50,13 +66,12 @@ def _read(url: str) -> bytes | _Unread:
 
 def encode_urls(
     urls: Sequence[str], spec: EncoderSpec, *, workers: int, gpus_per_worker: float, decode_threads: int
-) -> Iterator[list[tuple[int, bytes, str]]]:
-    """Encode files on the running Ray. Yields portions of (index into urls, code, error), in any order;
-    each index comes once, with a code or an error."""
+) -> Iterator[Portion]:
+    """Encode files on the running Ray. Yields portions in any order; each index comes once."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    context.print_on_execution_start = False
     context.execution_options.preserve_order = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     rows = [{"index": index, "url": url} for index, url in enumerate(urls)]
     blocks = -(-len(rows) // BLOCK_IMAGES)
     dataset = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
@@ -68,4 +83,5 @@ def encode_urls(
         num_gpus=gpus_per_worker,
     )
     for batch in dataset.iter_batches(batch_size=None, batch_format="numpy"):
-        yield list(zip(batch["index"].tolist(), batch["code"].tolist(), batch["error"].tolist(), strict=True))
+        results = zip(batch["index"].tolist(), batch["code"].tolist(), batch["error"].tolist(), strict=True)
+        yield Portion(batch["fingerprint"][0], list(results))

@@ -15,10 +15,8 @@ from fsspec.core import url_to_fs
 from lookalike.errors import InvalidRequest
 from lookalike.records import check_key
 
-EXTENSIONS = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".dib", ".tif", ".tiff")
-    + (".ppm", ".pgm", ".pbm", ".avif", ".jp2", ".j2k")
-)
+_NAMES = "jpg jpeg jpe jfif png gif webp bmp dib tif tiff ppm pgm pbm avif jp2 j2k"
+EXTENSIONS = frozenset(f".{name}" for name in _NAMES.split())
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

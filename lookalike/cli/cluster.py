@@ -41,8 +41,11 @@ def up(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.ask_to_stop())
     print(f"starting {loaded.partitions} partitions; logs in {folder / 'logs'}", file=sys.stderr, flush=True)
-    supervisor.start()
     try:
+        supervisor.launch()
+        supervisor.wait_ready()
+        if supervisor.stopping:
+            return
         grpc_address, web = loaded.coordinator.listen, f"http://{loaded.coordinator.web}"
         if as_json:
             print_json({"ready": {"grpc": grpc_address, "web": web}})

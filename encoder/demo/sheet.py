@@ -1,0 +1,55 @@
+"""Owns the contact sheet: queries and their nearest pictures in one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from PIL import Image
+
+from encoder.demo.run import Answered
+
+_THUMBNAIL = 160
+
+
+def write_sheet(output: Path, answers: Sequence[Answered], index: Path, facts: Sequence[tuple[str, str]]) -> None:
+    """Write the sheet. index: the folder below which a hit's key is its file. facts: (name, value) lines."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    template = environment.from_string(
+        (resources.files("encoder.demo") / "sheet.html").read_text(encoding="utf-8")
+    )
+    rows = [_row(answer, index) for answer in answers]
+    output.write_text(template.render(rows=rows, facts=facts), encoding="utf-8")
+
+
+def _row(answer: Answered, index: Path) -> dict[str, Any]:
+    return {
+        "name": answer.question.title,
+        "label": answer.question.label,
+        "picture": _thumbnail(answer.question.path),
+        "hits": [
+            {
+                "key": hit.key,
+                "label": hit.attributes.get("label", ""),
+                "distance": hit.distance,
+                "right": answer.is_right(rank),
+                "picture": _thumbnail(index / hit.key),
+            }
+            for rank, hit in enumerate(answer.result.hits)
+        ],
+    }
+
+
+def _thumbnail(path: Path) -> str:
+    """A small JPEG as a data URL."""
+    buffer = io.BytesIO()
+    with Image.open(path) as image:
+        small = image.convert("RGB")
+        small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+        small.save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,64 @@
+"""Owns what goes into an encoder and what comes out, as plain data that travels to Ray's workers. Light: no
+torch, no Ray."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from encoder.hashing import Features
+from lookalike.config import EncoderConfig
+from lookalike.errors import CannotStart
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EncoderSpec:
+    """All that decides how images become codes. Travels to Ray's workers."""
+
+    model: str
+    bits: int
+    seed: int
+    weights: Path | None = None
+    mean: Features | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    @classmethod
+    def from_config(cls, config: EncoderConfig) -> EncoderSpec:
+        """Reads the mean's file. Raises CannotStart."""
+        weights = None if config.weights is None else Path(config.weights).absolute()
+        return cls(
+            config.model, config.bits, config.seed, weights, _read_mean(config.mean), config.device,
+            config.precision,
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Encoded:
+    """One image's outcome: a code and, when asked for, float32 features; or the reason why not."""
+
+    code: bytes = b""
+    features: Features | None = None
+    error: str = ""
+
+
+def _read_mean(path: Path | None) -> Features | None:
+    if path is None:
+        return None
+    try:
+        mean = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise CannotStart(
+            f"encoder.mean: {path} cannot be read ({error}); make it with `lookalike fit-mean`"
+        ) from None
+    if (
+        not isinstance(mean, np.ndarray)
+        or mean.ndim != 1
+        or mean.dtype != np.float32
+        or not np.isfinite(mean).all()
+    ):
+        raise CannotStart(f"encoder.mean: {path} is not a float32 vector; make it with `lookalike fit-mean`")
+    return mean

@@ -1,0 +1,48 @@
+"""Owns the config of a throw-away local cluster: everything on loopback, on ports that are free now. For the
+demo, tests and benchmarks."""
+
+from __future__ import annotations
+
+import random
+import socket
+from pathlib import Path
+
+from lookalike.config import ClusterConfig, CoordinatorConfig, EncoderConfig, ShardConfig
+
+MAX_PARTITIONS = 90
+# Hundreds of ports below the range from which the kernel takes ports for outgoing connections.
+_HUNDREDS = range(110, 320)
+
+
+def throwaway_config(
+    data: Path, partitions: int, encoder: EncoderConfig | None = None, name: str = "throwaway"
+) -> ClusterConfig:
+    """A config whose ports were free when this returned. encoder: its address is replaced."""
+    assert partitions <= MAX_PARTITIONS
+    for hundred in random.sample(_HUNDREDS, len(_HUNDREDS)):
+        config = ClusterConfig(
+            cluster=name,
+            partitions=partitions,
+            shard=ShardConfig(address=f"127.0.0.1:{hundred}{{partition:02d}}", data=data),
+            coordinator=CoordinatorConfig(listen=f"127.0.0.1:{hundred}97", web=f"127.0.0.1:{hundred}98"),
+            encoder=encoder and encoder.model_copy(update={"address": f"127.0.0.1:{hundred}99"}),
+        )
+        if all(map(_is_free, _addresses(config))):
+            return config
+    raise RuntimeError("no hundred ports from 11000 to 31999 has enough free ones")
+
+
+def _addresses(config: ClusterConfig) -> list[str]:
+    encoder = [config.encoder.address] if config.encoder else []
+    shards = [config.shard_address(partition) for partition in range(config.partitions)]
+    return [*shards, config.coordinator.listen, config.coordinator.web, *encoder]
+
+
+def _is_free(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    with socket.socket() as probe:
+        try:
+            probe.bind((host, int(port)))
+        except OSError:
+            return False
+    return True
