@@ -19,6 +19,8 @@ from lookalike.errors import (
 )
 from lookalike.records import Collection, check_collection_name
 
+_STATE_SECONDS = 2.0
+
 
 class Catalog:
     """The cluster's collections, by way of one replica of each partition."""
@@ -28,7 +30,7 @@ class Catalog:
         self._spaces: dict[str, CodeSpace] = {}
 
     async def space(self, name: str, deadline: float) -> CodeSpace:
-        """The collection's code space. Raises NotFound."""
+        """The collection's code space. Raises as `get` does."""
         known = self._spaces.get(name)
         return known or (await self.get(name, deadline)).code_space
 
@@ -84,6 +86,9 @@ class Catalog:
             raise NotFound(f"collection: {name!r} does not exist")
 
     async def _states(self, deadline: float) -> Sequence[ShardState | LookalikeError]:
+        """What every shard says, waiting only so long that a silent one leaves time for the rest."""
+        now = asyncio.get_running_loop().time()
+        deadline = now + min(_STATE_SECONDS, (deadline - now) / 2)
         return await asyncio.gather(*(link.state_or_error(deadline) for link in self._links))
 
 

@@ -167,7 +167,7 @@ class Supervisor:
             f"{process.name} (pid {process.popen.pid}) ended: {self._last_words(process, code)};"
             f" starting it again in {delay:.2g} s"
         )
-        _kill_group(process.popen)
+        _bury(process.popen)
         process.popen = None
         process.failures += 1
         process.restart_at = now + delay
@@ -201,13 +201,13 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> None:
     for process in processes:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(max(0.0, deadline - time.monotonic()))
-        _kill_group(process)
-        process.wait()
-        if process.stdin is not None:
-            process.stdin.close()
+        _bury(process)
 
 
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """End what is left of a process and its children."""
+def _bury(process: subprocess.Popen[bytes]) -> None:
+    """End what is left of a process and its children, and let go of it."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert process.stdin is not None
+    process.stdin.close()

@@ -186,9 +186,9 @@ class CodeMatrix:
         else:
             heaps, *others = _pool(threads).map(scan_span, spans)
             for other in others:
-                _absorb(*dataclasses.astuple(heaps), *dataclasses.astuple(other))
-        _sort_heaps(heaps.counts, heaps.distances, heaps.ids, heaps.numbers)
-        return Matches(heaps.counts, heaps.distances, heaps.ids, heaps.numbers)
+                _absorb(*heaps.arrays, *other.arrays)
+        _sort_heaps(*heaps.arrays)
+        return Matches(*heaps.arrays)
 
     def _to_words(self, codes: Bytes) -> npt.NDArray[np.uint64]:
         codes = np.asarray(codes)
@@ -264,6 +264,10 @@ class _Heaps:
             np.zeros((queries, k), np.uint32),
         )
 
+    @property
+    def arrays(self) -> tuple[npt.NDArray[np.int64], Distances, Ids, Numbers]:
+        return self.counts, self.distances, self.ids, self.numbers
+
 
 def warm_up() -> None:
     """Compile, or load from the cache, everything that a scan needs."""
@@ -271,7 +275,7 @@ def warm_up() -> None:
     matrix.append(np.zeros((2, 8), np.uint8), np.arange(2, dtype=np.uint64))
     matrix.search(np.zeros((1, 8), np.uint8), 1, threads=1)
     heaps = _Heaps.empty(1, 1)
-    _absorb(*dataclasses.astuple(heaps), *dataclasses.astuple(heaps))
+    _absorb(*heaps.arrays, *heaps.arrays)
 
 
 @functools.lru_cache
@@ -280,11 +284,12 @@ def _pool(threads: int) -> concurrent.futures.ThreadPoolExecutor:
 
 
 def _split(view: View, threads: int) -> list[list[tuple[int, int, int]]]:
-    """Cut a view's blocks into `threads` even spans, each a list of (chunk, first block, last block)."""
+    """Cut a view's blocks into `threads` even spans or fewer, each a list of (chunk, first block, last block)."""
     blocks = [(position, block) for position, rows in enumerate(view.rows) for block in range(-(-rows // LANES))]
     spans: list[list[tuple[int, int, int]]] = []
-    for part in range(min(threads, len(blocks)) or 1):
-        own = blocks[part * len(blocks) // threads : (part + 1) * len(blocks) // threads]
+    count = min(threads, len(blocks)) or 1
+    for part in range(count):
+        own = blocks[part * len(blocks) // count : (part + 1) * len(blocks) // count]
         span: list[tuple[int, int, int]] = []
         for position in dict.fromkeys(position for position, _ in own):
             inside = [block for chunk, block in own if chunk == position]

@@ -1,0 +1,207 @@
+"""Bad input: one clear error of the right class, and nothing lost or changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+
+from lookalike import Client, CodeSpace, Record
+from lookalike.errors import CodeSpaceMismatch, InvalidRequest, LookalikeError, NotFound
+from lookalike.rpc import MAX_MESSAGE_BYTES, error_of
+from lookalike.v1 import record_pb2, shard_pb2, shard_pb2_grpc
+from lookalike.v1 import search_pb2 as pb
+from lookalike.v1.search_pb2_grpc import SearchServiceStub
+from tests.conftest import Cluster
+
+GOOD = bytes(8)
+
+
+@pytest.fixture
+def filled(client: Client, collection: str) -> Iterator[str]:
+    """A collection of one record, which must be all there is afterwards."""
+    client.upsert([Record("good", code=GOOD, attributes={"label": "cat"})], collection=collection)
+    yield collection
+    assert client.get_collection(collection).rows == 1
+    assert client.search(code=GOOD, collection=collection).hits[0].key == "good"
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"k": 0}, InvalidRequest, "k: is 0"),
+        ({"k": 10_001}, InvalidRequest, "k: is 10001; use a whole number from 1 to 10,000"),
+        ({"k": 2.5}, InvalidRequest, "k: is 2.5"),
+        ({"code": b"123"}, InvalidRequest, "the query has 3 bytes, the collection's codes have 8"),
+        ({"code": "text"}, InvalidRequest, "code: is str"),
+        ({"code": GOOD, "fingerprint": "f" * 64}, CodeSpaceMismatch, "encode again"),
+        ({"code": GOOD, "key": "good"}, InvalidRequest, "exactly one of image, code and key"),
+        ({"code": None}, InvalidRequest, "exactly one of image, code and key"),
+        ({"code": None, "key": "nobody"}, NotFound, "'nobody' is not in collection"),
+        ({"code": None, "key": ""}, InvalidRequest, "key: is empty"),
+        ({"code": None, "image": b"pixels"}, InvalidRequest, "no encoder"),
+        ({"code": None, "image": "/no/such.jpg"}, InvalidRequest, "'/no/such.jpg' cannot be read"),
+        ({"max_distance": -1}, InvalidRequest, "max_distance: is -1"),
+        ({"rerank": "magic"}, InvalidRequest, "rerank: is 'magic'; use one of none"),
+        ({"consistency": "all"}, InvalidRequest, "consistency: is 'all'; use one of one, quorum"),
+        ({"filter": {"labell": "cat"}}, InvalidRequest, "no record has a field 'labell'; known fields: label"),
+        ({"filter": {}}, InvalidRequest, "is no filter"),
+        ({"filter": {"label": {"$regex": "c.*"}}}, InvalidRequest, r"operator '\$regex' is unknown"),
+        ({"filter": {"label": {"$gt": "a"}}}, InvalidRequest, "takes a number"),
+        ({"filter": {"label": None}}, InvalidRequest, "compares with a NoneType"),
+        ({"filter": {"$and": []}}, InvalidRequest, "at least one"),
+        ({"filter": {'la"bel': 1}}, InvalidRequest, "not a path"),
+    ],
+)
+def test_a_bad_search_is_refused(
+    client: Client, filled: str, options: dict[str, Any], error: type[LookalikeError], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        client.search(collection=filled, **{"code": GOOD, **options})
+
+
+@pytest.mark.parametrize(
+    ("record", "error", "words"),
+    [
+        (Record("", code=GOOD), InvalidRequest, "key: is empty"),
+        (Record("é" * 257, code=GOOD), InvalidRequest, "has 514 bytes; use 1..512"),
+        (Record("\ud800", code=GOOD), InvalidRequest, "cannot be written as UTF-8"),
+        (Record(b"bytes", code=GOOD), InvalidRequest, "key: is bytes"),
+        (Record("a"), InvalidRequest, "needs an image or a code"),
+        (Record("a", code=GOOD, image=b"x"), InvalidRequest, "exactly one"),
+        (Record("a", code=b"1234567"), InvalidRequest, "record 'a' has 7 bytes"),
+        (Record("a", code=GOOD, attributes=["no", "object"]), InvalidRequest, "are list, not a JSON object"),
+        (Record("a", code=GOOD, attributes={"n": float("nan")}), InvalidRequest, "are not JSON"),
+        (Record("a", code=GOOD, attributes={"n": object()}), InvalidRequest, "are not JSON"),
+        (Record("a", code=GOOD, attributes={"n": "x" * 70_000}), InvalidRequest, "at most 65,536"),
+        (Record("a", code=GOOD, fingerprint="0" * 64), CodeSpaceMismatch, "encode again"),
+    ],
+)
+def test_a_bad_record_is_refused_with_all_of_its_request(
+    client: Client, filled: str, record: Record, error: type[LookalikeError], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        client.upsert([Record("fine", code=GOOD, fingerprint=record.fingerprint), record], collection=filled)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../up", ".hidden", "x" * 129, "é"])
+def test_a_name_that_is_none_is_refused(client: Client, name: str) -> None:
+    with pytest.raises(InvalidRequest, match="is not a name"):
+        client.create_collection(name, bits=64)
+
+
+@pytest.mark.parametrize("bits", [0, 8, 20, 8_200])
+def test_a_width_that_is_none_is_refused(client: Client, bits: int) -> None:
+    with pytest.raises(InvalidRequest, match="multiple of 8 from 16 to 8192"):
+        client.create_collection("width", bits=bits)
+
+
+def test_an_unknown_collection_is_not_found(client: Client) -> None:
+    for call in (
+        lambda: client.search(code=GOOD, collection="nowhere", fingerprint="0" * 64),
+        lambda: client.search(key="a", collection="nowhere"),
+        lambda: client.get(["a"], collection="nowhere"),
+        lambda: client.delete(["a"], collection="nowhere"),
+        lambda: client.upsert([Record("a", code=GOOD)], collection="nowhere"),
+        lambda: client.drop_collection("nowhere"),
+    ):
+        with pytest.raises(NotFound, match="'nowhere' does not exist"):
+            call()
+
+
+def test_a_collection_in_the_encoders_space_needs_an_encoder(client: Client) -> None:
+    with pytest.raises(InvalidRequest, match="this cluster has none"):
+        client.create_collection("encoded")
+
+
+def test_a_message_over_the_limit_is_refused(cluster: Cluster, client: Client, filled: str) -> None:
+    with pytest.raises(InvalidRequest, match="over the limit of 64 MiB"):
+        client.search(image=bytes(MAX_MESSAGE_BYTES + 1), collection=filled)
+    with grpc.insecure_channel(cluster.address, [("grpc.max_send_message_length", -1)]) as channel:
+        request = pb.SearchRequest(collection=filled, query=pb.Query(image=bytes(MAX_MESSAGE_BYTES + 1)))
+        with pytest.raises(grpc.RpcError) as failure:
+            SearchServiceStub(channel).Search(request)
+    assert isinstance(error_of(failure.value), InvalidRequest)
+
+
+class Raw:
+    """A client that checks nothing, as one in another language might."""
+
+    def __init__(self, address: str) -> None:
+        self.channel = grpc.insecure_channel(address)
+        self.stub = SearchServiceStub(self.channel)
+
+    def error(self, method: str, request: Any) -> LookalikeError:
+        with pytest.raises(grpc.RpcError) as failure:
+            getattr(self.stub, method)(request)
+        return error_of(failure.value)
+
+
+@pytest.fixture
+def raw(cluster: Cluster) -> Iterator[Raw]:
+    client = Raw(cluster.address)
+    yield client
+    client.channel.close()
+
+
+def test_the_server_checks_what_the_sdk_would(client: Client, raw: Raw, filled: str) -> None:
+    fingerprint = client.get_collection(filled).code_space.fingerprint
+    query = pb.Query(code=GOOD)
+
+    def search(**fields: Any) -> pb.SearchRequest:
+        given = {"collection": filled, "query": query, "fingerprint": fingerprint, **fields}
+        return pb.SearchRequest(**{"options": pb.SearchOptions(k=1), **given})
+
+    def upsert(**record: Any) -> pb.UpsertRequest:
+        return pb.UpsertRequest(collection=filled, fingerprint=fingerprint, records=[record_pb2.Record(**record)])
+
+    cases: list[tuple[str, Any, type[LookalikeError], str]] = [
+        ("Search", search(options=pb.SearchOptions()), InvalidRequest, "k: is 0"),
+        ("Search", search(options=pb.SearchOptions(k=10_001)), InvalidRequest, "k: is 10001"),
+        ("Search", search(options=pb.SearchOptions(k=1, rerank=77)), InvalidRequest, "does not know"),
+        ("Search", search(query=pb.Query()), InvalidRequest, "query: is empty"),
+        ("Search", search(query=pb.Query(image=b"")), InvalidRequest, "image: is empty"),
+        ("Search", search(fingerprint=""), InvalidRequest, "without its code space's fingerprint"),
+        ("Search", search(fingerprint="f" * 64), CodeSpaceMismatch, "encode again"),
+        ("Search", search(collection=""), InvalidRequest, "is not a name"),
+        ("SearchBatch", pb.SearchBatchRequest(collection=filled), InvalidRequest, "queries: are 0"),
+        ("Get", pb.GetRequest(collection=filled), InvalidRequest, "keys: are 0"),
+        ("Get", pb.GetRequest(collection=filled, keys=[""]), InvalidRequest, "key: is empty"),
+        ("Delete", pb.DeleteRequest(collection=filled, keys=["x" * 513]), InvalidRequest, "has 513 bytes"),
+        ("Upsert", pb.UpsertRequest(collection=filled), InvalidRequest, "records: are 0"),
+        ("Upsert", upsert(key="a", code=b"1"), InvalidRequest, "has 1 bytes"),
+        ("Upsert", upsert(key="a"), InvalidRequest, "needs an image or a code"),
+        ("Upsert", upsert(key="a", code=GOOD, attributes="[1]"), InvalidRequest, "a JSON list"),
+        ("Upsert", upsert(key="a", code=GOOD, attributes="{bad"), InvalidRequest, "not valid JSON"),
+        ("Upsert", upsert(key="a", code=GOOD, attributes='{"n": NaN}'), InvalidRequest, "NaN is not JSON"),
+        ("Upsert", upsert(key="a", code=GOOD, attributes="[" * 5_000), InvalidRequest, "not valid JSON"),
+        ("Upsert", upsert(key="a", code=GOOD, attributes='{"a": "\\ud800"}'), InvalidRequest, "not JSON"),
+    ]
+    for method, request, kind, words in cases:
+        error = raw.error(method, request)
+        assert (type(error), words in error.message) == (kind, True), (method, error)
+        assert error.request_id
+
+
+def test_a_key_that_is_not_utf8_is_refused(raw: Raw, filled: str) -> None:
+    request = pb.GetRequest(collection=filled, keys=["abc"]).SerializeToString().replace(b"abc", b"a\xff\xfe")
+    call = raw.channel.unary_unary("/lookalike.v1.SearchService/Get")
+    with pytest.raises(grpc.RpcError) as failure:
+        call(request)
+    error = error_of(failure.value)
+    assert isinstance(error, InvalidRequest)
+    assert "not a valid message" in error.message
+
+
+def test_the_shard_checks_the_fingerprint_again(cluster: Cluster, client: Client, filled: str) -> None:
+    stranger = CodeSpace(64, hash_digest="another seed").fingerprint
+    with grpc.insecure_channel(cluster.config.shard_address(0)) as channel:
+        stub = shard_pb2_grpc.ShardServiceStub(channel)
+        group = shard_pb2.ScanGroup(collection=filled, fingerprint=stranger, codes=GOOD, k=1)
+        answer = stub.Scan(shard_pb2.ScanRequest(groups=[group])).groups[0]
+        assert answer.error == "CodeSpaceMismatch"
+        with pytest.raises(grpc.RpcError) as failure:
+            stub.Write(shard_pb2.WriteRequest(collection=filled, fingerprint=stranger))
+        assert failure.value.code() is grpc.StatusCode.FAILED_PRECONDITION

@@ -1,0 +1,108 @@
+"""Deadlines, cancellation and partial answers, with a shard that is stopped but not dead."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from lookalike import AsyncClient, Record
+from lookalike.errors import DeadlineExceeded, PartitionUnavailable
+from lookalike.v1 import shard_pb2, shard_pb2_grpc
+from tests.conftest import Cluster, running_cluster
+
+ROWS = 60
+
+
+@pytest.fixture(scope="module")
+def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with running_cluster(tmp_path_factory.mktemp("deadlines"), partitions=2) as cluster:
+        with cluster.client() as client:
+            client.create_collection("c", bits=64)
+            client.upsert([Record(f"k{i}", code=bytes([i] * 8)) for i in range(ROWS)], collection="c")
+            client.search(code=bytes(8), collection="c")
+        yield cluster
+
+
+@pytest.fixture
+def stopped(own_cluster: Cluster) -> Iterator[Cluster]:
+    """The cluster with partition 1 frozen."""
+    own_cluster.kill("shard-r0-1", signal.SIGSTOP)
+    yield own_cluster
+    own_cluster.kill("shard-r0-1", signal.SIGCONT)
+
+
+def test_a_frozen_partition_is_an_error_that_names_it(stopped: Cluster) -> None:
+    started = time.monotonic()
+    with stopped.client(timeout=1.0) as client, pytest.raises(DeadlineExceeded):
+        client.search(code=bytes(8), collection="c")
+    assert time.monotonic() - started < 3
+
+
+def test_a_partial_answer_comes_before_the_deadline_and_says_so(stopped: Cluster) -> None:
+    with stopped.client(timeout=2.0) as client:
+        result = client.search(code=bytes(8), k=ROWS, collection="c", allow_partial=True)
+    assert not result.exact
+    assert not result.coverage.complete
+    assert list(result.coverage.missing) == [1]
+    assert "partition 1 did not answer in time" in result.coverage.missing[1]
+    assert 0 < len(result.hits) == result.coverage.rows_searched < result.coverage.rows_known == ROWS
+
+
+def test_a_dead_partition_is_named_and_can_be_left_out(own_cluster: Cluster) -> None:
+    old = own_cluster.kill("shard-r0-1")
+    with own_cluster.client(timeout=3.0) as client:
+        partial = client.search(code=bytes(8), collection="c", allow_partial=True)
+        if not partial.coverage.complete:
+            assert "partition 1" in partial.coverage.missing[1]
+    own_cluster.wait_restarted("shard-r0-1", old)
+    with own_cluster.client() as client:
+        assert client.search(code=bytes(8), k=ROWS, collection="c").coverage.rows_searched == ROWS
+
+
+def test_no_partition_at_all_is_an_error_even_when_partial_answers_are_allowed(tmp_path: Path) -> None:
+    with running_cluster(tmp_path, partitions=1) as cluster, cluster.client() as client:
+        client.create_collection("c", bits=64)
+        fingerprint = client.get_collection("c").code_space.fingerprint
+        cluster.kill("shard-r0-0", signal.SIGSTOP)
+        try:
+            with cluster.client(timeout=1.0) as hasty, pytest.raises((DeadlineExceeded, PartitionUnavailable)):
+                hasty.search(code=bytes(8), fingerprint=fingerprint, collection="c", allow_partial=True)
+        finally:
+            cluster.kill("shard-r0-0", signal.SIGCONT)
+
+
+async def test_cancelling_a_search_reaches_the_shard(own_cluster: Cluster) -> None:
+    """A cancelled search frees its place: with the shard frozen, a thousand of them leave no queue behind."""
+    own_cluster.kill("shard-r0-1", signal.SIGSTOP)
+    try:
+        async with AsyncClient(own_cluster.address) as client:
+            fingerprint = _fingerprint(own_cluster)
+            tasks = [
+                asyncio.create_task(
+                    client.search(code=bytes(8), fingerprint=fingerprint, collection="c", allow_partial=False)
+                )
+                for _ in range(1_000)
+            ]
+            await asyncio.sleep(0.5)
+            for task in tasks:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            assert all(isinstance(result, asyncio.CancelledError) for result in results)
+    finally:
+        own_cluster.kill("shard-r0-1", signal.SIGCONT)
+    with own_cluster.client() as client:
+        started = time.monotonic()
+        assert client.search(code=bytes(8), k=ROWS, collection="c").exact
+        assert time.monotonic() - started < 5
+
+
+def _fingerprint(cluster: Cluster) -> str:
+    with grpc.insecure_channel(cluster.config.shard_address(0)) as channel:
+        answer = shard_pb2_grpc.ShardServiceStub(channel).ShardStatus(shard_pb2.ShardStatusRequest(), timeout=5)
+    return answer.collections[0].code_space.fingerprint

@@ -1,0 +1,174 @@
+"""The public surface, call by call, on a real cluster."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from lookalike import AsyncClient, Client, CodeSpace, Record
+from lookalike.errors import AlreadyExists, CodeSpaceMismatch, InvalidRequest, NotFound
+from tests.conftest import Cluster
+
+
+def code(value: int) -> bytes:
+    return value.to_bytes(8, "big")
+
+
+def test_a_record_is_read_as_it_was_written(client: Client, collection: str) -> None:
+    attributes = {"label": "cat", "n": 3, "nested": {"a": [1, 2.5, None, True]}, "text": "naïve \u0000 🙂"}
+    client.upsert([Record("é/🙂", code=code(5), attributes=attributes)], collection=collection)
+    (record,) = client.get(["é/🙂", "missing"], collection=collection)
+    assert (record.key, record.code, record.attributes) == ("é/🙂", code(5), attributes)
+    assert record.version > 0
+
+
+def test_the_last_write_of_a_key_stays(client: Client, collection: str) -> None:
+    client.upsert([Record("a", code=code(1)), Record("a", code=code(2))], collection=collection)
+    client.upsert([Record("a", code=code(3), attributes={"n": 1})], collection=collection)
+    (record,) = client.get(["a"], collection=collection)
+    assert record.code == code(3)
+    hits = client.search(code=code(3), k=5, collection=collection).hits
+    assert [(hit.key, hit.distance, hit.score, hit.attributes) for hit in hits] == [("a", 0, 1.0, {"n": 1})]
+
+
+def test_a_deleted_record_is_gone_and_can_come_back(client: Client, collection: str) -> None:
+    client.upsert([Record("a", code=code(1)), Record("b", code=code(2))], collection=collection)
+    assert client.delete(["a", "never"], collection=collection) == 1
+    assert client.delete(["a"], collection=collection) == 0
+    assert client.get(["a"], collection=collection) == []
+    assert [hit.key for hit in client.search(code=code(1), collection=collection).hits] == ["b"]
+    client.upsert([Record("a", code=code(9))], collection=collection)
+    assert client.get(["a"], collection=collection)[0].code == code(9)
+
+
+def test_more_like_this_leaves_the_record_itself_out(client: Client, collection: str) -> None:
+    client.upsert([Record(f"k{i}", code=code(i)) for i in range(8)], collection=collection)
+    hits = client.search(key="k0", k=3, collection=collection).hits
+    assert len(hits) == 3
+    assert "k0" not in {hit.key for hit in hits}
+    assert [hit.distance for hit in hits] == [1, 1, 1]
+
+
+def test_a_batch_mixes_codes_and_keys(client: Client, collection: str) -> None:
+    client.upsert([Record(f"k{i}", code=code(i)) for i in range(8)], collection=collection)
+    by_code, by_key = client.search_batch(codes=[code(3)], keys=["k3"], k=1, collection=collection)
+    assert by_code.hits[0].key == "k3"
+    assert by_key.hits[0].key != "k3"
+
+
+def test_max_distance_and_filter_narrow_the_answer(client: Client, collection: str) -> None:
+    client.upsert(
+        [Record(f"k{i}", code=code(2**i - 1), attributes={"n": i, "odd": bool(i % 2)}) for i in range(10)],
+        collection=collection,
+    )
+
+    def keys(**options: object) -> list[str]:
+        return [hit.key for hit in client.search(code=code(0), collection=collection, **options).hits]
+
+    assert keys(max_distance=2) == ["k0", "k1", "k2"]
+    assert keys(filter={"odd": True, "n": {"$lt": 6}}) == ["k1", "k3", "k5"]
+    assert keys(filter={"$or": [{"n": 0}, {"n": {"$in": [7, 8]}}]}) == ["k0", "k7", "k8"]
+    assert keys(filter={"$not": {"n": {"$gte": 2}}}) == ["k0", "k1"]
+    assert keys(filter={"absent": {"$exists": True}}) == []
+    assert keys(filter={"n": 99}) == []
+
+
+def test_attributes_come_only_when_asked_for(client: Client, collection: str) -> None:
+    client.upsert([Record("a", code=code(1), attributes={"n": 1})], collection=collection)
+    assert client.search(code=code(1), collection=collection).hits[0].attributes == {"n": 1}
+    bare = client.search(code=code(1), collection=collection, include_attributes=False)
+    assert bare.hits[0].attributes == {}
+
+
+def test_ingest_gives_an_outcome_for_each_record_in_order(client: Client, collection: str) -> None:
+    def records():
+        for i in range(1_000):
+            yield Record(f"k{i}", code=code(i) if i % 100 else b"short")
+
+    outcomes = list(client.ingest(records(), collection=collection))
+    assert [outcome.key for outcome in outcomes] == [f"k{i}" for i in range(1_000)]
+    assert [i for i, outcome in enumerate(outcomes) if not outcome.ok] == list(range(0, 1_000, 100))
+    assert all(isinstance(outcome.error, InvalidRequest) for outcome in outcomes if not outcome.ok)
+    assert client.get_collection(collection).rows == 990
+
+
+async def test_the_async_client_mirrors_the_sync_one(cluster: Cluster) -> None:
+    async with AsyncClient(cluster.address) as client:
+        await client.create_collection("mirrored", bits=64)
+        assert await client.upsert([Record("a", code=code(1))], collection="mirrored") == 1
+        outcomes = [outcome async for outcome in client.ingest([Record("b", code=code(2))], collection="mirrored")]
+        assert [outcome.ok for outcome in outcomes] == [True]
+        result = await client.search(code=code(1), k=1, collection="mirrored")
+        assert result.hits[0].key == "a"
+        (batch,) = await client.search_batch(keys=["a"], collection="mirrored")
+        assert [hit.key for hit in batch.hits] == ["b"]
+        assert [record.key for record in await client.get(["b"], collection="mirrored")] == ["b"]
+        assert await client.delete(["a", "b"], collection="mirrored") == 2
+        assert "mirrored" in {found.name for found in await client.list_collections()}
+        assert (await client.get_collection("mirrored")).rows == 0
+        await client.drop_collection("mirrored")
+        assert (await client.status()).cluster == "throwaway"
+        with pytest.raises(NotFound):
+            await client.get_collection("mirrored")
+
+
+def test_collections_are_made_listed_and_dropped(client: Client) -> None:
+    space = CodeSpace(128, backbone="mine", hash_method="lsh", hash_digest="seed 1")
+    made = client.create_collection("spaced", code_space=space)
+    assert made.code_space == space
+    with pytest.raises(AlreadyExists, match="exists"):
+        client.create_collection("spaced", code_space=space)
+    with pytest.raises(AlreadyExists, match="exists in code space"):
+        client.create_collection("spaced", bits=128)
+    assert client.get_collection("spaced").code_space.fingerprint == space.fingerprint
+    client.drop_collection("spaced")
+    with pytest.raises(NotFound):
+        client.drop_collection("spaced")
+    assert "spaced" not in {found.name for found in client.list_collections()}
+
+
+def test_a_collection_made_anew_in_another_space_is_noticed(cluster: Cluster, client: Client) -> None:
+    """The coordinator and the client remember the old space; neither may mix the two."""
+    client.create_collection("anew", bits=64)
+    client.upsert([Record("a", code=code(1))], collection="anew")
+    with cluster.client() as other:
+        other.drop_collection("anew")
+        other.create_collection("anew", code_space=CodeSpace(64, hash_digest="another seed"))
+    with pytest.raises(CodeSpaceMismatch, match="encode again"):
+        client.search(code=code(1), collection="anew")
+    assert client.search(code=code(1), collection="anew").hits == []
+
+
+def test_status_tells_partitions_rows_and_collections(client: Client, collection: str) -> None:
+    client.upsert([Record(f"k{i}", code=code(i)) for i in range(50)], collection=collection)
+    status = client.status()
+    assert [partition.partition for partition in status.partitions] == [0, 1, 2]
+    assert sum(partition.slots for partition in status.partitions) == 1_024
+    assert {replica.state for partition in status.partitions for replica in partition.replicas} == {"serving"}
+    assert status.encoder.state == "none"
+    assert next(found.rows for found in status.collections if found.name == collection) == 50
+
+
+def test_every_server_has_health_and_reflection(cluster: Cluster) -> None:
+    for address, service in [
+        (cluster.address, "lookalike.v1.SearchService"),
+        (cluster.config.shard_address(1), "lookalike.v1.ShardService"),
+    ]:
+        with grpc.insecure_channel(address) as channel:
+            for name in ("", service):
+                request = health_pb2.HealthCheckRequest(service=name)
+                answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=5)
+                assert answer.status == health_pb2.HealthCheckResponse.SERVING
+            assert service in ProtoReflectionDescriptorDatabase(channel).get_services()
+
+
+def test_the_web_port_tells_health_and_status(cluster: Cluster) -> None:
+    base = f"http://{cluster.config.coordinator.web}"
+    assert urllib.request.urlopen(f"{base}/healthz", timeout=5).read() == b"ok\n"
+    with urllib.request.urlopen(f"{base}/v1/status", timeout=5) as response:
+        assert len(json.load(response)["partitions"]) == 3

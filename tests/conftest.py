@@ -1,0 +1,129 @@
+"""Owns what tests share: real clusters of processes on free ports, and real photographs."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lookalike import Client
+from lookalike.config import ClusterConfig, EncoderConfig
+from lookalike.supervisor import Supervisor
+from lookalike.throwaway import throwaway_config
+
+
+class Cluster:
+    """A running cluster with its supervisor restarting what dies."""
+
+    def __init__(self, config: ClusterConfig, data: Path) -> None:
+        self.config = config
+        self.data = data
+        self.address = config.coordinator.listen
+        self.reports: list[str] = []
+        self._supervisor = Supervisor(config, data, self.reports.append)
+        self._watcher = threading.Thread(target=self._supervisor.watch)
+
+    def start(self) -> None:
+        self._supervisor.launch()
+        self._supervisor.wait_ready()
+        self._watcher.start()
+
+    def stop(self) -> None:
+        self._supervisor.ask_to_stop()
+        if self._watcher.is_alive():
+            self._watcher.join()
+        self._supervisor.stop()
+
+    @property
+    def config_file(self) -> Path:
+        return self._supervisor.config_file
+
+    def pid(self, name: str) -> int:
+        return int((self.data / "run" / f"{name}.pid").read_text())
+
+    def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> int:
+        """Send a signal to a process; returns the pid that it had."""
+        pid = self.pid(name)
+        psutil.Process(pid).send_signal(number)
+        return pid
+
+    def wait_restarted(self, name: str, old_pid: int) -> None:
+        """Until another process runs under that name and all of the cluster serves."""
+
+        def restarted() -> bool:
+            if self.pid(name) == old_pid:
+                return False
+            with Client(self.address, timeout=5) as client:
+                return all(
+                    replica.state == "serving"
+                    for partition in client.status().partitions
+                    for replica in partition.replicas
+                )
+
+        wait_until(restarted, 60)
+
+    def client(self, timeout: float = 30) -> Client:
+        return Client(self.address, timeout=timeout)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    """Poll until a condition holds; fail the test at the deadline."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not so within {seconds} s: {condition}"
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def running_cluster(data: Path, partitions: int, encoder: EncoderConfig | None = None) -> Iterator[Cluster]:
+    cluster = Cluster(throwaway_config(data, partitions, encoder), data)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three partitions without an encoder. Tests make collections of their own in it, and kill nothing."""
+    with running_cluster(tmp_path_factory.mktemp("cluster"), partitions=3) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def encoder_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two partitions and the real encoder on Ray."""
+    with running_cluster(tmp_path_factory.mktemp("encoders"), 2, EncoderConfig(bits=256)) as running:
+        yield running
+
+
+@pytest.fixture
+def client(cluster: Cluster) -> Iterator[Client]:
+    with cluster.client() as client:
+        yield client
+
+
+@pytest.fixture
+def collection(request: pytest.FixtureRequest, client: Client) -> str:
+    """An empty collection of 64-bit codes, named after the test."""
+    name = "".join(mark if mark.isalnum() else "-" for mark in request.node.name)[:100]
+    client.create_collection(name, bits=64)
+    return name
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty views of ten real photographs, a folder each."""
+    from encoder.demo.photographs import bundled_photographs, write_views
+
+    folder = tmp_path_factory.mktemp("photographs")
+    for photograph in bundled_photographs()[:10]:
+        assert len(list(write_views(photograph, 4, "test", folder))) == 4
+    return folder

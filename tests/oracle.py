@@ -1,0 +1,93 @@
+"""Owns the reference answers: plain NumPy and plain Python, written for sight rather than speed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lookalike.filters import And, Equals, Exists, Filter, In, Not, Or, Range
+from lookalike.records import record_id
+
+Codes = npt.NDArray[np.uint8]
+
+
+def random_codes(rng: np.random.Generator, n: int, bits: int) -> Codes:
+    return rng.integers(0, 256, (n, bits // 8), np.uint8)
+
+
+def nearest(
+    codes: Codes, ids: npt.NDArray[np.uint64], query: Codes, k: int, max_distance: int | None = None
+) -> list[tuple[int, int]]:
+    """The first k (distance, id) within max_distance bits, ordered by both."""
+    distances = np.bitwise_count(codes ^ query).sum(axis=1, dtype=np.int64)
+    order = np.lexsort((ids, distances))
+    found = [(int(distances[row]), int(ids[row])) for row in order]
+    return [hit for hit in found if max_distance is None or hit[0] <= max_distance][:k]
+
+
+def nearest_keys(records: Mapping[str, bytes], query: bytes, k: int) -> list[tuple[int, str]]:
+    """The first k (distance, key) over a dict of codes, ordered by (distance, id, key)."""
+    keys = list(records)
+    if not keys:
+        return []
+    codes = np.frombuffer(b"".join(records.values()), np.uint8).reshape(len(keys), -1)
+    distances = np.bitwise_count(codes ^ np.frombuffer(query, np.uint8)).sum(axis=1, dtype=np.int64)
+    ranked = sorted(zip(distances.tolist(), map(record_id, keys), keys, strict=True))
+    return [(distance, key) for distance, _, key in ranked[:k]]
+
+
+def meets(attributes: Mapping[str, Any], condition: Filter) -> bool:
+    """Whether a record meets a filter, by the words of protos/lookalike/v1/filter.proto."""
+    match condition:
+        case And(filters):
+            return all(meets(attributes, part) for part in filters)
+        case Or(filters):
+            return any(meets(attributes, part) for part in filters)
+        case Not(part):
+            return not meets(attributes, part)
+        case Exists(field):
+            return bool(_reach(attributes, field))
+        case Equals(field, value):
+            return any(_same(element, value) for element in _elements(attributes, field))
+        case In(field, values):
+            return any(_same(element, value) for element in _elements(attributes, field) for value in values)
+        case Range(field):
+            return any(_within(element, condition) for element in _elements(attributes, field))
+
+
+def _reach(attributes: Any, field: str) -> list[Any]:
+    value = attributes
+    for name in field.split("."):
+        if not isinstance(value, dict) or name not in value:
+            return []
+        value = value[name]
+    return [value]
+
+
+def _elements(attributes: Mapping[str, Any], field: str) -> Sequence[Any]:
+    found = _reach(attributes, field)
+    return found[0] if found and isinstance(found[0], list) else found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _same(element: Any, value: Any) -> bool:
+    if _is_number(element) and _is_number(value):
+        return bool(element == value)
+    return type(element) is type(value) and bool(element == value) and not isinstance(element, dict | list)
+
+
+def _within(element: Any, bounds: Range) -> bool:
+    return _is_number(element) and all(
+        (
+            bounds.gt is None or element > bounds.gt,
+            bounds.gte is None or element >= bounds.gte,
+            bounds.lt is None or element < bounds.lt,
+            bounds.lte is None or element <= bounds.lte,
+        )
+    )

@@ -1,0 +1,85 @@
+"""Filters in SQL against their meaning in plain Python, on arbitrary attributes and arbitrary filters."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lookalike import filters, wire
+from lookalike.codespace import CodeSpace
+from lookalike.records import VersionedRecord, attributes_text
+from shard.store import Store
+from tests.oracle import meets
+
+fields = st.sampled_from(["a", "b", "a.b", "a.c", "naïve", "with space", "o'brien", "$x", "b[0]"])
+scalars = st.sampled_from(["", "1", "true", "x'; DROP TABLE records; --", "é", "%"]) | st.one_of(
+    st.booleans(), st.integers(-(2**63), 2**63 - 1), st.integers(-2, 2), st.floats(-2, 2), st.just(1.0)
+)
+json_values = st.recursive(
+    scalars | st.none(),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "b", "c", "naïve"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+documents = st.dictionaries(
+    st.sampled_from(["a", "b", "naïve", "with space", "o'brien", "$x", "b[0]"]), json_values, max_size=4
+)
+numbers = st.none() | st.integers(-2, 2).map(float) | st.floats(-2, 2)
+ranges = st.builds(filters.Range, fields, numbers, numbers, numbers, numbers).filter(
+    lambda r: any(bound is not None for bound in (r.gt, r.gte, r.lt, r.lte))
+)
+leaves = (
+    st.builds(filters.Equals, fields, scalars)
+    | st.builds(filters.In, fields, st.lists(scalars, min_size=1, max_size=4).map(tuple))
+    | st.builds(filters.Exists, fields)
+    | ranges
+)
+conditions = st.recursive(
+    leaves,
+    lambda inner: (
+        st.builds(filters.And, st.lists(inner, min_size=1, max_size=3).map(tuple))
+        | st.builds(filters.Or, st.lists(inner, min_size=1, max_size=3).map(tuple))
+        | st.builds(filters.Not, inner)
+    ),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(documents, min_size=1, max_size=6), st.lists(conditions, min_size=1, max_size=4))
+def test_sql_means_what_the_contract_says(attributes: list[dict[str, Any]], wanted: list[filters.Filter]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "records.sqlite"
+        Store.create(path, CodeSpace(16))
+        store = Store(path)
+        records = [
+            VersionedRecord(str(number), b"\0\0", attributes_text(values), 1)
+            for number, values in enumerate(attributes)
+        ]
+        with store.writing(records):
+            pass
+        for condition in wanted:
+            mask = store.matching(filters.check(condition))
+            found = [bool(number < len(mask) and mask[number]) for number in range(len(records))]
+            assert found == [meets(values, condition) for values in attributes], condition
+        store.close()
+
+
+@settings(max_examples=200, deadline=None)
+@given(conditions)
+def test_a_filter_survives_the_wire(condition: filters.Filter) -> None:
+    message = wire.filter_to_wire(condition)
+    assert wire.filter_from_wire(type(message).FromString(message.SerializeToString())) == condition
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_oracle_can_say_no(seed: int) -> None:
+    assert not meets({"a": 1}, filters.Equals("a", "1"))
+    assert not meets({"a": True}, filters.Equals("a", 1))
+    assert meets({"a": [1, 2]}, filters.Equals("a", 2))

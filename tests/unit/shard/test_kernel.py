@@ -1,0 +1,184 @@
+"""The kernel against the NumPy oracle at its edges."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from shard.kernel import CHUNK_ROWS, LANES, CodeMatrix, ScanStopped
+from tests.oracle import nearest, random_codes
+
+WIDTHS = [16, 24, 56, 64, 72, 128, 192, 256, 320, 448, 512, 1024, 2048, 4096, 8184, 8192]
+
+
+def hits(matrix: CodeMatrix, queries: np.ndarray, k: int, **options) -> list[list[tuple[int, int]]]:
+    matches = matrix.scan(queries, k, **options)
+    return [
+        list(
+            zip(
+                matches.distances[q, :count].tolist(),
+                matches.ids[q, :count].tolist(),
+                strict=True,
+            )
+        )
+        for q, count in enumerate(matches.counts)
+    ]
+
+
+def filled(bits: int, n: int, seed: int = 0) -> tuple[CodeMatrix, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    codes, ids = random_codes(rng, n, bits), rng.integers(0, 2**64, n, np.uint64)
+    matrix = CodeMatrix(bits)
+    matrix.append(codes, ids)
+    return matrix, codes, ids
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_every_width_gives_the_oracles_answer(bits: int) -> None:
+    matrix, codes, ids = filled(bits, 3_000)
+    queries = random_codes(np.random.default_rng(1), 5, bits)
+    distances, found = matrix.search(queries, k=20)
+    assert distances.dtype == np.uint16
+    assert found.dtype == np.uint64
+    assert distances.shape == found.shape == (5, 20)
+    for q in range(5):
+        assert list(zip(distances[q].tolist(), found[q].tolist(), strict=True)) == nearest(
+            codes, ids, queries[q], 20
+        )
+
+
+@pytest.mark.parametrize("n", [1, LANES - 1, LANES, LANES + 1, CHUNK_ROWS + 3])
+def test_rows_around_block_and_chunk_borders_are_found(n: int) -> None:
+    matrix, codes, ids = filled(64, n)
+    assert hits(matrix, codes[-1:], 3) == [nearest(codes, ids, codes[-1], 3)]
+
+
+def test_k_above_the_rows_returns_what_there_is() -> None:
+    matrix, codes, _ = filled(32, 7)
+    distances, ids = matrix.search(codes[:2], k=10_000)
+    assert distances.shape == ids.shape == (2, 7)
+
+
+def test_an_empty_matrix_returns_no_rows() -> None:
+    distances, ids = CodeMatrix(64).search(np.zeros((3, 8), np.uint8), k=5)
+    assert distances.shape == ids.shape == (3, 0)
+
+
+def test_no_queries_give_no_answers() -> None:
+    matrix, _, _ = filled(64, 10)
+    distances, _ = matrix.search(np.zeros((0, 8), np.uint8), k=5)
+    assert distances.shape == (0, 5)
+
+
+def test_ties_are_cut_by_id() -> None:
+    matrix = CodeMatrix(64)
+    ids = np.random.default_rng(0).permutation(5_000).astype(np.uint64)
+    matrix.append(np.zeros((5_000, 8), np.uint8), ids)
+    _, found = matrix.search(np.ones((1, 8), np.uint8), k=100)
+    assert found[0].tolist() == list(range(100))
+
+
+def test_ids_use_all_64_bits() -> None:
+    matrix = CodeMatrix(16)
+    ids = np.array([2**64 - 1, 0, 2**63, 2**63 - 1], np.uint64)
+    matrix.append(np.zeros((4, 2), np.uint8), ids)
+    assert matrix.search(np.zeros((1, 2), np.uint8), k=4)[1][0].tolist() == sorted(ids.tolist())
+
+
+def test_range_limit_leaves_out_what_is_further() -> None:
+    matrix, codes, ids = filled(64, 2_000)
+    for limit in (0, 20, 25, 64, 1_000_000):
+        assert hits(matrix, codes[:3], 50, max_distance=limit) == [
+            nearest(codes, ids, query, 50, limit) for query in codes[:3]
+        ]
+
+
+def test_deleted_rows_are_never_found_again() -> None:
+    matrix, codes, ids = filled(64, 10_000)
+    gone = np.random.default_rng(2).choice(10_000, 6_000, replace=False).astype(np.uint32)
+    assert matrix.delete(gone) == 6_000
+    assert matrix.delete(gone) == 0
+    assert matrix.delete(np.array([123_456], np.uint32)) == 0
+    kept = np.setdiff1d(np.arange(10_000), gone)
+    assert len(matrix) == 4_000
+    assert hits(matrix, codes[:4], 30) == [nearest(codes[kept], ids[kept], query, 30) for query in codes[:4]]
+
+
+def test_deletions_give_their_memory_back() -> None:
+    matrix, _, _ = filled(256, CHUNK_ROWS + 1)
+    full = matrix.memory_bytes
+    matrix.delete(np.arange(CHUNK_ROWS, dtype=np.uint32))
+    assert matrix.memory_bytes < full / 50
+
+
+def test_memory_per_row_is_the_code_and_sixteen_bytes() -> None:
+    for bits in (64, 256, 2048):
+        matrix, _, _ = filled(bits, 10 * LANES)
+        assert matrix.memory_bytes <= 10 * LANES * (bits // 8 + 16)
+
+
+def test_a_view_keeps_seeing_its_state() -> None:
+    matrix, codes, ids = filled(64, 5_000)
+    view = matrix.view()
+    matrix.replace(np.arange(4_000, dtype=np.uint32), codes[:10] ^ 0xFF, ids[:10])
+    assert hits(matrix, codes[:2], 5, view=view) == [nearest(codes, ids, query, 5) for query in codes[:2]]
+    assert len(matrix) == 1_010
+
+
+def test_a_mask_keeps_only_its_numbers() -> None:
+    matrix, codes, ids = filled(64, 3_000)
+    mask = np.zeros(2_000, np.bool_)
+    mask[::7] = True
+    kept = np.flatnonzero(mask)
+    assert hits(matrix, codes[:3], 12, mask=mask) == [
+        nearest(codes[kept], ids[kept], query, 12) for query in codes[:3]
+    ]
+    assert hits(matrix, codes[:1], 12, mask=np.zeros(0, np.bool_)) == [[]]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 64])
+def test_threads_do_not_change_the_answer(threads: int) -> None:
+    matrix, codes, ids = filled(128, 20_000)
+    assert hits(matrix, codes[:3], 40, threads=threads) == [nearest(codes, ids, query, 40) for query in codes[:3]]
+
+
+def test_non_contiguous_input_is_taken_as_it_reads() -> None:
+    rng = np.random.default_rng(0)
+    wide = random_codes(rng, 400, 128)
+    codes, ids = wide[::2, ::2], np.arange(400, dtype=np.uint64)[::2]
+    matrix = CodeMatrix(64)
+    matrix.append(codes, ids)
+    assert hits(matrix, codes[::-3], 5) == [nearest(codes, ids, query, 5) for query in codes[::-3]]
+
+
+def test_a_scan_stops_when_asked() -> None:
+    matrix, codes, _ = filled(64, 10)
+    with pytest.raises(ScanStopped):
+        matrix.scan(codes[:1], 1, should_stop=lambda: True)
+
+
+@pytest.mark.parametrize("bits", [0, 8, 17, 8200])
+def test_a_width_that_is_none_is_refused(bits: int) -> None:
+    with pytest.raises(ValueError, match="multiple of 8"):
+        CodeMatrix(bits)
+
+
+@pytest.mark.parametrize(
+    "codes",
+    [np.zeros((2, 7), np.uint8), np.zeros((2, 9), np.uint8), np.zeros((2, 8), np.int8), np.zeros(8, np.uint8)],
+)
+def test_codes_of_another_shape_are_refused_and_nothing_changes(codes: np.ndarray) -> None:
+    matrix, _, _ = filled(64, 10)
+    with pytest.raises(ValueError, match="codes: need uint8"):
+        matrix.append(codes, np.arange(len(codes), dtype=np.uint64))
+    with pytest.raises(ValueError, match="codes: need uint8"):
+        matrix.search(codes, 1)
+    assert len(matrix) == 10
+
+
+def test_numbers_must_rise() -> None:
+    matrix, codes, ids = filled(64, 10)
+    for numbers in ([9, 10], [11, 11], [12, 11]):
+        with pytest.raises(ValueError, match="numbers: must rise"):
+            matrix.append(codes[:2], ids[:2], np.array(numbers, np.uint32))
+    assert len(matrix) == 10
