@@ -83,12 +83,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _deep_to_rgb(image: Image.Image) -> Image.Image:
     """16-bit and 32-bit grey: Pillow's own conversion would cut values at 255."""
     values = np.nan_to_num(np.asarray(image, np.float64))
-    top = float(values.max(initial=0.0))
-    if image.mode.startswith("I") and top > 255:
-        top = max(top, 65535.0)
-    elif top > 1:
-        top = max(top, 255.0)
-    scaled = np.clip(values * (255 / top if top > 0 else 1), 0, 255)
+    brightest = float(values.max(initial=0.0))
+    usual = (1.0, 255.0) if image.mode.startswith("F") else (255.0, 65535.0)
+    white = next((top for top in usual if brightest <= top), brightest)
+    scaled = np.clip(values * (255 / white), 0, 255)
     return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
 
 

@@ -55,11 +55,15 @@ class Node:
         try:
             self._collections_folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(folder)
-            self._claim()
         except OSError as error:
             raise CannotStart(
                 f"data: {folder} cannot be used ({error.strerror}); make it a folder that this process may write"
             ) from None
+        try:
+            self._claim()
+        except CannotStart:
+            self._lock.close()
+            raise
 
     def load(self) -> None:
         """Read every collection into memory, and clear what a crash left half made or half dropped."""

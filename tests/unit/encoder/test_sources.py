@@ -1,0 +1,79 @@
+"""Which files a batch job finds, and their keys, labels and signatures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from encoder.ingest.sources import find_sources, read
+from lookalike.errors import InvalidRequest
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in ("root.jpg", "cats/a.JPG", "cats/b.png", "deep/dogs/c.webp", "notes.txt", "cats/.hidden.jpg"):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    return tmp_path / "photos"
+
+
+def test_a_folder_gives_keys_below_it_and_labels_from_folders(tree: Path) -> None:
+    sources, refused = find_sources([str(tree)])
+    assert refused == []
+    assert [(source.key, source.label) for source in sources] == [
+        ("cats/a.JPG", "cats"),
+        ("cats/b.png", "cats"),
+        ("deep/dogs/c.webp", "dogs"),
+        ("root.jpg", None),
+    ]
+    assert read(sources[0].url, 100) == b"cats/a.JPG"
+
+
+def test_globs_files_and_memory_urls_work(tree: Path) -> None:
+    import fsspec
+
+    assert [source.key for source in find_sources([f"{tree}/cats/*.png"])[0]] == ["b.png"]
+    assert [source.key for source in find_sources([f"{tree}/**/*.webp"])[0]] == ["deep/dogs/c.webp"]
+    assert [source.key for source in find_sources([f"{tree}/root.jpg"])[0]] == ["root.jpg"]
+    with fsspec.open("memory://bucket/cats/m.jpg", "wb") as file:
+        file.write(b"in memory")
+    (source,) = find_sources(["memory://bucket"])[0]
+    assert (source.key, source.label, read(source.url, 100)) == ("cats/m.jpg", "cats", b"in memory")
+
+
+def test_a_signature_follows_the_content(tree: Path) -> None:
+    def signature() -> str:
+        return find_sources([f"{tree}/root.jpg"])[0][0].signature
+
+    before = signature()
+    assert signature() == before
+    os.utime(tree / "root.jpg", (1, 1))
+    assert signature() != before
+
+
+def test_two_files_with_one_key_are_refused(tree: Path) -> None:
+    (tree / "cats" / "root.jpg").touch()
+    with pytest.raises(InvalidRequest, match=r"would both have the key 'root.jpg'"):
+        find_sources([str(tree / "cats"), str(tree / "root.jpg")])
+
+
+def test_a_key_that_is_too_long_goes_to_the_report(tree: Path) -> None:
+    deep = tree / "/".join(["d" * 100] * 6)
+    deep.mkdir(parents=True)
+    (deep / "x.jpg").touch()
+    sources, refused = find_sources([str(tree)])
+    assert len(sources) == 4
+    assert [("use 1..512 bytes" in reason) for _, reason in refused] == [True]
+
+
+def test_a_path_that_is_not_there_is_said(tree: Path) -> None:
+    with pytest.raises(InvalidRequest, match="does not exist"):
+        find_sources([str(tree / "none")])
+
+
+def test_a_file_over_the_limit_is_not_read_into_memory(tree: Path) -> None:
+    with pytest.raises(ValueError, match="over 5 bytes"):
+        read(str(tree / "root.jpg"), 5)
