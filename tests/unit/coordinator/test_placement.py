@@ -37,4 +37,4 @@ def test_placement_is_fixed_for_good() -> None:
     assert [Placement(4).partition_of(key) for key in KEYS[:12]] == FIRST_OWNERS
 
 
-FIRST_OWNERS = [0, 3, 2, 3, 2, 3, 2, 3, 0, 0, 1, 0]
+FIRST_OWNERS = [3, 2, 0, 2, 0, 0, 0, 3, 3, 0, 3, 1]
