@@ -15,6 +15,7 @@ from pathlib import Path
 
 import ray
 
+from encoder.ray_reaper import reaper
 from lookalike.errors import CannotStart
 
 LOG_FILE = Path(tempfile.gettempdir()) / "lookalike-ray.log"
@@ -24,7 +25,7 @@ _OBJECT_STORE_BYTES = 512 * 1024 * 1024
 @contextlib.contextmanager
 def ray_session(address: str | None, cpus: int) -> Iterator[None]:
     """Join the Ray cluster at `address`, or run one on this machine with `cpus` logical processors, which
-    ends with the block. Raises CannotStart."""
+    ends with the block, or with this process if that is killed. Raises CannotStart."""
     own = {"num_cpus": cpus, "object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
     try:
         ray.init(
@@ -36,10 +37,11 @@ def ray_session(address: str | None, cpus: int) -> Iterator[None]:
     except Exception as error:  # Ray raises many kinds here
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise CannotStart(f"ray: {address or 'a local cluster'} cannot be used: {reason}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with contextlib.nullcontext() if address else reaper(os.getpid()):
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 @contextlib.contextmanager

@@ -40,6 +40,7 @@ class _Process:
     arguments: list[str]
     address: str
     popen: subprocess.Popen[bytes] | None = None
+    log_start: int = 0
     started: float = 0.0
     failures: int = 0
     restart_at: float = 0.0
@@ -142,6 +143,7 @@ class Supervisor:
         module, *options = process.arguments
         command = [sys.executable, "-m", module, "--config", str(self.config_file), "--watch-stdin", *options]
         with self._log_file(process).open("ab") as log:
+            process.log_start = log.tell()
             process.popen = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -175,9 +177,11 @@ class Supervisor:
     def _last_words(self, process: _Process, code: int) -> str:
         """The process's own error line, or its exit code and where to read on."""
         log = self._log_file(process)
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        if lines and lines[-1].startswith("error: "):
-            return lines[-1].removeprefix("error: ")
+        with log.open(encoding="utf-8", errors="replace") as file:
+            file.seek(process.log_start)
+            errors = [line.strip() for line in file if line.startswith("error: ")]
+        if errors:
+            return errors[-1].removeprefix("error: ")
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return f"{how}, see {log}"
 

@@ -5,6 +5,7 @@ machine or another, encodes what is missing or has changed and nothing else."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import random
@@ -117,35 +118,38 @@ def run(
     Raises CodeSpaceMismatch, with nothing stored, when this job's codes do not belong in the collection."""
     if not sources:
         return
+    by_key = {source.key: source for source in sources}
     first = last = time.monotonic()
     first_stored = 0
+    urls = [source.url for source in sources]
     portions = encode_urls(
-        [source.url for source in sources],
+        urls,
         spec,
         workers=workers.count,
         gpus_per_worker=workers.gpus_each,
         decode_threads=workers.decode_threads,
     )
-    for number, portion in enumerate(portions):
-        _require_space(collection, space, portion.fingerprint, spec)
-        records = []
-        for index, code, reason in portion.results:
-            source = sources[index]
-            if reason:
-                report.add(source.url, source.key, reason)
-                summary.unreadable += 1
-            else:
-                records.append(Record(source.key, code=code, attributes=source.attributes))
-        urls = {sources[index].key: sources[index].url for index, _, _ in portion.results}
-        refused = _store(client, collection, records, patience_seconds)
-        for key, error in refused:
-            report.add(urls[key], key, f"not stored: {error.message}")
-        summary.not_stored += len(refused)
-        summary.stored += len(records) - len(refused)
-        last = time.monotonic()
-        if number == 0:
-            first, first_stored = last, summary.stored
-        progress(len(portion.results))
+    # Closed before Ray is, whatever ends the job.
+    with contextlib.closing(portions):
+        for number, portion in enumerate(portions):
+            _require_space(collection, space, portion.fingerprint, spec)
+            records = []
+            for index, code, reason in portion.results:
+                source = sources[index]
+                if reason:
+                    report.add(source.url, source.key, reason)
+                    summary.unreadable += 1
+                else:
+                    records.append(Record(source.key, code=code, attributes=source.attributes))
+            refused = _store(client, collection, records, patience_seconds)
+            for key, error in refused:
+                report.add(by_key[key].url, key, f"not stored: {error.message}")
+            summary.not_stored += len(refused)
+            summary.stored += len(records) - len(refused)
+            last = time.monotonic()
+            if number == 0:
+                first, first_stored = last, summary.stored
+            progress(len(portion.results))
     if last > first:
         summary.images_per_second = (summary.stored - first_stored) / (last - first)
 

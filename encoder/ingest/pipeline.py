@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,7 +66,7 @@ def _read(url: str) -> bytes | _Unread:
 
 def encode_urls(
     urls: Sequence[str], spec: EncoderSpec, *, workers: int, gpus_per_worker: float, decode_threads: int
-) -> Iterator[Portion]:
+) -> Generator[Portion]:
     """Encode files on the running Ray. Yields portions in any order; each index comes once."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

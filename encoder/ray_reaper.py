@@ -1,0 +1,45 @@
+"""Owns the end of a local Ray: `python -m encoder.ray_reaper PID` kills what is left of a process's descendants
+once its standard input ends.
+
+Ray's own processes watch each other, but when its driver is killed two of its agents stay behind. Whoever
+starts a local Ray holds the other end of this process's input, so it learns of any kind of death."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import psutil
+
+_LOOK_SECONDS = 1.0
+
+
+@contextlib.contextmanager
+def reaper(pid: int) -> Iterator[None]:
+    """While the block lasts, and when it ends in whatever way, see to it that `pid`'s descendants do not
+    outlive it."""
+    command = [sys.executable, "-m", "encoder.ray_reaper", str(pid)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
+        yield
+
+
+def main() -> None:
+    watched = psutil.Process(int(sys.argv[1]))
+    descendants: set[psutil.Process] = set()
+    while True:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            descendants |= set(watched.children(recursive=True))
+        readable, _, _ = select.select([sys.stdin], [], [], _LOOK_SECONDS)
+        if readable and not os.read(sys.stdin.fileno(), 1):
+            break
+    for process in descendants - {psutil.Process()}:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""The command line: what it prints, as text and as JSON, its exit codes, and `up` from start to end."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from lookalike import Client, Record
+from lookalike.config import dump_config
+from lookalike.throwaway import throwaway_config
+from tests.conftest import Cluster, wait_until
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "lookalike", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def document(*arguments: object) -> Any:
+    result = run(*arguments, "--json")
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def failure(*arguments: object) -> str:
+    """The one line that a failing command prints."""
+    result = run(*arguments)
+    assert result.returncode != 0
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert result.stdout == ""
+    return result.stderr
+
+
+def test_a_collection_from_its_creation_to_its_end(cluster: Cluster, client: Client) -> None:
+    at = ("--server", cluster.address)
+    assert document("collection", "create", "cli", "--bits", 64, *at)["code_space"]["bits"] == 64
+    client.upsert([Record(f"k{i}", code=bytes([i] * 8), attributes={"n": i}) for i in range(9)], collection="cli")
+    assert document("collection", "show", "cli", *at)["rows"] == 9
+    assert "cli" in {found["name"] for found in document("collection", "list", *at)}
+    of = ("-c", "cli", *at)
+    found = document("search", "--code", "00" * 8, "-k", 2, "--filter", '{"n": {"$gte": 3}}', *of)
+    assert [hit["attributes"]["n"] for hit in found["hits"]] == [8, 4]
+    assert found["coverage"]["complete"]
+    text = run("search", "--key", "k1", "-k", 1, *of).stdout
+    assert "8 bits" in text
+    assert "exact: 3 of 3 partitions, 9 of 9 rows" in text
+    assert [record["key"] for record in document("get", "k3", "k4", *of)] == ["k3", "k4"]
+    assert run("get", "k3", "nobody", *of).returncode == 1
+    assert document("delete", "k3", "nobody", *of) == {"deleted": 1}
+    assert document("collection", "drop", "cli", *at) == {"dropped": "cli"}
+
+
+def test_status_shows_all_parts_and_tells_by_its_exit_code(cluster: Cluster) -> None:
+    assert len(document("status", "--server", cluster.address)["partitions"]) == 3
+    assert run("status", "--server", cluster.address).stdout.count("serving") == 3
+
+
+def test_errors_are_one_line(cluster: Cluster, tmp_path: Path) -> None:
+    at = ("--server", cluster.address)
+    assert "does not exist" in failure("search", "--key", "a", "-c", "nowhere", *at)
+    assert "exactly one of image, code and key" in failure("search", *at)
+    assert "not hexadecimal" in failure("search", "--code", "xyz", *at)
+    assert "filter: is not JSON" in failure("search", "--key", "a", "--filter", "{", *at)
+    assert "cannot be read" in failure("search", tmp_path / "none.jpg", *at)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    assert "127.0.0.1" in failure("status", "--server", f"127.0.0.1:{port}", "--timeout", 2)
+    assert run("search", "--no-such-option").returncode == 2
+
+
+def test_every_command_explains_itself() -> None:
+    listed = run("--help").stdout
+    for command in ("up", "demo", "ingest", "search", "get", "delete", "collection", "status", "fit-mean"):
+        assert command in listed
+        assert run(command, "--help").returncode == 0
+
+
+class Up:
+    """`lookalike up` as a process of its own."""
+
+    def __init__(self, folder: Path, text: str) -> None:
+        self.config = folder / "config.yaml"
+        self.config.write_text(text)
+        self.data = folder / "data"
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "lookalike", "up", "--config", self.config, "--data", self.data],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def ready(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def end(self, number: signal.Signals) -> int:
+        self.process.send_signal(number)
+        return self.close()
+
+    def close(self) -> int:
+        _, self.errors = self.process.communicate(timeout=40)
+        return self.process.returncode
+
+
+def config_text(folder: Path, partitions: int = 2) -> str:
+    return dump_config(throwaway_config(folder / "data", partitions))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_up_serves_restarts_what_dies_and_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
+    up = Up(tmp_path, config_text(tmp_path))
+    words = up.ready().split()
+    assert words[:2] == ["ready:", "grpc"]
+    assert words[3] == "web"
+    address, web = words[2], words[4]
+    assert urllib.request.urlopen(f"{web}/healthz", timeout=5).status == 200
+    children = psutil.Process(up.process.pid).children(recursive=True)
+    assert len(children) == 3
+    pid_file = up.data / "run" / "shard-r0-1.pid"
+    old = pid_file.read_text()
+    psutil.Process(int(old)).kill()
+    with Client(address) as client:
+        wait_until(
+            lambda: (
+                pid_file.read_text() not in ("", old)
+                and client.status().partitions[1].replicas[0].state == "serving"
+            ),
+            30,
+        )
+    children += psutil.Process(up.process.pid).children(recursive=True)
+    assert up.end(number) == 0
+    assert "signal SIGKILL" in up.errors
+    assert not any(child.is_running() for child in children)
+    assert list((up.data / "run").glob("*.pid")) == []
+
+
+def test_nothing_outlives_a_killed_up(tmp_path: Path) -> None:
+    up = Up(tmp_path, config_text(tmp_path))
+    assert up.ready().startswith("ready:")
+    children = psutil.Process(up.process.pid).children(recursive=True)
+    up.end(signal.SIGKILL)
+    wait_until(lambda: not any(child.is_running() for child in children), 20)
+
+
+def test_up_stopped_while_it_starts_leaves_nothing_behind(tmp_path: Path) -> None:
+    up = Up(tmp_path, config_text(tmp_path))
+    wait_until(lambda: (up.data / "run" / "coordinator.pid").exists(), 20)
+    children = psutil.Process(up.process.pid).children(recursive=True)
+    assert up.end(signal.SIGTERM) == 0
+    assert children
+    assert not any(child.is_running() for child in children)
+
+
+def start_failure(tmp_path: Path, text: str) -> str:
+    """The one error line of an `up` that cannot start, which must leave nothing running."""
+    up = Up(tmp_path, text)
+    assert up.ready() == ""
+    assert up.close() == 1
+    errors = [line for line in up.errors.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert not [p for p in psutil.process_iter(["cmdline"]) if str(up.data) in " ".join(p.info["cmdline"] or [])]
+    return errors[0]
+
+
+def test_a_port_in_use_ends_the_start(tmp_path: Path) -> None:
+    config = throwaway_config(tmp_path / "data", 2)
+    host, _, port = config.shard_address(1).rpartition(":")
+    with socket.socket() as holder:
+        holder.bind((host, int(port)))
+        holder.listen()
+        error = start_failure(tmp_path, dump_config(config))
+    assert f"shard-r0-1: listen: {host}:{port} cannot be bound" in error
+
+
+def test_the_web_port_in_use_ends_the_start(tmp_path: Path) -> None:
+    config = throwaway_config(tmp_path / "data", 1)
+    host, _, port = config.coordinator.web.rpartition(":")
+    with socket.socket() as holder:
+        holder.bind((host, int(port)))
+        holder.listen()
+        assert "coordinator: coordinator.web:" in start_failure(tmp_path, dump_config(config))
+
+
+def test_a_bad_config_ends_the_start(tmp_path: Path) -> None:
+    assert "partition: is not a known key" in start_failure(tmp_path, "partition: 3")
+
+
+def test_an_unusable_data_folder_ends_the_start(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file")
+    assert "cannot be used" in start_failure(tmp_path, config_text(tmp_path))
+
+
+def test_data_of_another_partition_count_ends_the_start(tmp_path: Path) -> None:
+    up = Up(tmp_path, config_text(tmp_path, partitions=2))
+    assert up.ready().startswith("ready:")
+    assert up.end(signal.SIGTERM) == 0
+    assert "keep the partition count" in start_failure(tmp_path, config_text(tmp_path, partitions=1))
+
+
+def test_data_in_use_by_another_cluster_ends_the_start(tmp_path: Path) -> None:
+    up = Up(tmp_path, config_text(tmp_path))
+    assert up.ready().startswith("ready:")
+    second = run("up", "--config", up.config, "--data", up.data)
+    assert second.returncode == 1
+    assert "is in use by another cluster" in second.stderr
+    assert up.process.poll() is None
+    assert up.end(signal.SIGTERM) == 0
+
+
+def test_missing_weights_end_the_start(tmp_path: Path) -> None:
+    from lookalike.config import EncoderConfig
+
+    encoder = EncoderConfig(weights=str(tmp_path / "none.pth"))
+    text = dump_config(throwaway_config(tmp_path / "data", 1, encoder))
+    assert "encoder: encoder.weights:" in start_failure(tmp_path, text)

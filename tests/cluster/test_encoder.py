@@ -1,0 +1,206 @@
+"""Images through a cluster with the real encoder on Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+
+from encoder.model import EncoderModel
+from encoder.spec import EncoderSpec
+from lookalike import Client, CodeSpace, Record
+from lookalike.errors import CodeSpaceMismatch, InvalidRequest, PartitionUnavailable
+from lookalike.v1 import encoder_pb2, encoder_pb2_grpc
+from tests.conftest import Cluster, wait_until
+
+
+@pytest.fixture
+def client(encoder_cluster: Cluster) -> Iterator[Client]:
+    with encoder_cluster.client(timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def model() -> EncoderModel:
+    return EncoderModel(EncoderSpec("tf_efficientnet_lite0", 256, 0))
+
+
+def job(cluster: Cluster, *arguments: object) -> list[str]:
+    """The command line of the batch job against a cluster."""
+    return [
+        sys.executable, "-m", "lookalike", "ingest", *map(str, arguments), "--server", cluster.address,
+        "--config", str(cluster.config_file), "--json",
+    ]  # fmt: skip
+
+
+def ingest(cluster: Cluster, report: Path, *arguments: object) -> dict[str, Any]:
+    command = job(cluster, *arguments, "--report", report, "--workers", 1)
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    summary: dict[str, Any] = json.loads(result.stdout)
+    return summary
+
+
+def test_images_are_stored_and_found_by_image(client: Client, photographs: Path, model: EncoderModel) -> None:
+    client.create_collection("by-image")
+    assert client.get_collection("by-image").code_space == model.space
+    paths = sorted(photographs.rglob("*.jpg"))
+    records = [Record(path.stem, image=path, attributes={"label": path.parent.name}) for path in paths]
+    assert client.upsert(records, collection="by-image") == len(paths)
+    for path in paths[::9]:
+        hits = client.search(image=str(path), k=3, collection="by-image").hits
+        assert (hits[0].key, hits[0].distance) == (path.stem, 0)
+        assert hits[1].attributes["label"] == path.parent.name
+        by_bytes = client.search(image=path.read_bytes(), k=3, collection="by-image")
+        assert by_bytes.hits == hits
+    expected = model.encode([path.read_bytes() for path in paths])
+    stored = client.get([path.stem for path in paths], collection="by-image")
+    assert [record.code for record in stored] == [item.code for item in expected]
+
+
+def test_a_bad_image_is_the_clients_error_and_changes_nothing(client: Client, photographs: Path) -> None:
+    client.create_collection("bad-images")
+    good = next(photographs.rglob("*.jpg")).read_bytes()
+    for bad, words in [
+        (b"", "is empty"),
+        (b"this is text", "is not an image file"),
+        (good[: len(good) // 2], "is damaged or cut short"),
+    ]:
+        with pytest.raises(InvalidRequest, match=f"image: {words}"):
+            client.search(image=bad, collection="bad-images")
+        with pytest.raises(InvalidRequest, match=f"record 'bad': image: {words}"):
+            client.upsert([Record("good", image=good), Record("bad", image=bad)], collection="bad-images")
+    outcomes = list(
+        client.ingest([Record("bad", image=b"text"), Record("good", image=good)], collection="bad-images")
+    )
+    assert [outcome.ok for outcome in outcomes] == [False, True]
+    assert client.get_collection("bad-images").rows == 1
+
+
+def test_codes_of_another_encoder_are_never_mixed_in(client: Client, photographs: Path) -> None:
+    image = next(photographs.rglob("*.jpg"))
+    other = CodeSpace(256, backbone="timm:tf_efficientnet_lite0", hash_method="lsh", hash_digest="another seed")
+    client.create_collection("foreign", code_space=other)
+    with pytest.raises(CodeSpaceMismatch, match="the encoder works in code space"):
+        client.search(image=image, collection="foreign")
+    with pytest.raises(CodeSpaceMismatch, match="the encoder works in code space"):
+        client.upsert([Record("a", image=image)], collection="foreign")
+    client.create_collection("own")
+    with pytest.raises(CodeSpaceMismatch):
+        client.search(code=bytes(32), fingerprint=other.fingerprint, collection="own")
+
+
+def test_the_encoder_tells_its_space_and_gives_features(
+    encoder_cluster: Cluster, photographs: Path, model: EncoderModel
+) -> None:
+    assert encoder_cluster.config.encoder is not None
+    image = next(photographs.rglob("*.jpg")).read_bytes()
+    with grpc.insecure_channel(encoder_cluster.config.encoder.address) as channel:
+        stub = encoder_pb2_grpc.EncoderServiceStub(channel)
+        described = stub.Describe(encoder_pb2.DescribeRequest())
+        answer = stub.Encode(encoder_pb2.EncodeRequest(images=[image, b"x"], include_features=True))
+    assert described.code_space.fingerprint == answer.fingerprint == model.space.fingerprint
+    assert described.features == 1280
+    (expected, _) = model.encode([image, b"x"], include_features=True)
+    assert answer.images[0].code == expected.code
+    assert np.array_equal(np.frombuffer(answer.images[0].features, "<f4"), expected.features)
+    assert "not an image" in answer.images[1].error
+
+
+def test_the_job_stores_what_can_be_read_and_reports_the_rest(
+    encoder_cluster: Cluster, client: Client, photographs: Path, tmp_path: Path
+) -> None:
+    folder, report = tmp_path / "photos", tmp_path / "report.jsonl"
+    images = sorted(photographs.rglob("*.jpg"))[:6]
+    for path in images:
+        target = folder / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    (folder / "text.jpg").write_text("no image")
+    (folder / "empty.png").touch()
+    (folder / "cut.jpg").write_bytes(images[0].read_bytes()[:2_000])
+    first = ingest(encoder_cluster, report, folder, "--collection", "job")
+    assert (first["found"], first["stored"], first["unreadable"]) == (9, 6, 3)
+    reasons = {line["key"]: line["reason"] for line in map(json.loads, report.read_text().splitlines())}
+    assert set(reasons) == {"text.jpg", "empty.png", "cut.jpg"}
+    assert "is empty" in reasons["empty.png"]
+    (record,) = client.get([f"{images[0].parent.name}/{images[0].name}"], collection="job")
+    assert record.attributes["label"] == images[0].parent.name
+    versions = {r.key: r.version for r in _records(client, folder)}
+    again = ingest(encoder_cluster, report, folder, "--collection", "job")
+    assert (again["stored"], again["already_stored"], again["unreadable"]) == (0, 6, 3)
+    assert {r.key: r.version for r in _records(client, folder)} == versions
+    changed = folder / images[0].parent.name / images[0].name
+    changed.write_bytes(images[5].read_bytes())
+    third = ingest(encoder_cluster, report, folder, "--collection", "job")
+    assert (third["stored"], third["already_stored"]) == (1, 5)
+
+
+def _records(client: Client, folder: Path) -> list[Any]:
+    keys = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+    return client.get(keys, collection="job")
+
+
+def test_a_job_with_another_encoder_is_refused_and_stores_nothing(
+    encoder_cluster: Cluster, client: Client, photographs: Path, tmp_path: Path
+) -> None:
+    client.create_collection("refused")
+    command = job(encoder_cluster, photographs, "--collection", "refused", "--report", tmp_path / "r")
+    environment = {**os.environ, "LOOKALIKE__ENCODER__SEED": "5"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert "this job makes" in result.stderr
+    assert client.get_collection("refused").rows == 0
+
+
+def test_a_killed_job_resumes_without_encoding_again_what_was_acknowledged(
+    encoder_cluster: Cluster, client: Client, photographs: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    images = [path.read_bytes() for path in sorted(photographs.rglob("*.jpg"))]
+    total = 400
+    for number in range(total):
+        (folder / f"{number:04d}.jpg").write_bytes(images[number % len(images)])
+    client.create_collection("resumed")
+    command = job(encoder_cluster, folder, "--collection", "resumed", "--report", tmp_path / "r", "--workers", 1)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(lambda: client.get_collection("resumed").rows > 0, 60)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    wait_until(lambda: not any(child.is_running() for child in children), 30)
+    acknowledged = client.get_collection("resumed").rows
+    assert 0 < acknowledged < total
+    before = {r.key: r.version for r in client.get([f"{n:04d}.jpg" for n in range(total)], collection="resumed")}
+    summary = ingest(encoder_cluster, tmp_path / "r", folder, "--collection", "resumed")
+    assert (summary["already_stored"], summary["stored"]) == (acknowledged, total - acknowledged)
+    after = {r.key: r.version for r in client.get([f"{n:04d}.jpg" for n in range(total)], collection="resumed")}
+    assert len(after) == total
+    assert {key: after[key] for key in before} == before
+
+
+def test_a_killed_encoder_is_an_error_and_comes_back(
+    encoder_cluster: Cluster, client: Client, photographs: Path
+) -> None:
+    image = next(photographs.rglob("*.jpg")).read_bytes()
+    client.create_collection("revived")
+    old = encoder_cluster.pid("encoder")
+    children = psutil.Process(old).children(recursive=True)
+    encoder_cluster.kill("encoder", signal.SIGKILL)
+    with pytest.raises(PartitionUnavailable, match=r"the encoder .* does not answer"):
+        client.search(image=image, collection="revived")
+    wait_until(lambda: encoder_cluster.pid("encoder") != old and client.status().encoder.state == "serving", 90)
+    assert client.search(image=image, collection="revived").hits == []
+    wait_until(lambda: not any(child.is_running() for child in children), 30)

@@ -1,0 +1,93 @@
+"""A shard whose disk is full refuses writes, keeps what it acknowledged, serves on, and recovers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from lookalike.codespace import CodeSpace
+from lookalike.config import dump_config
+from lookalike.errors import Overloaded
+from lookalike.rpc import error_of
+from lookalike.throwaway import throwaway_config
+from lookalike.v1 import shard_pb2 as pb
+from lookalike.v1.shard_pb2_grpc import ShardServiceStub
+from lookalike.wire import space_to_wire
+
+SPACE = CodeSpace(64)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of six megabytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", folder], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("mounting a small file system is not permitted here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_refuses_writes_and_loses_none(small_disk: Path, tmp_path: Path) -> None:
+    config = throwaway_config(small_disk, 1)
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(config))
+    command = [sys.executable, "-m", "shard", "--config", path, "--partition", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        try:
+            with grpc.insecure_channel(config.shard_address(0)) as channel:
+                _fill_and_free(ShardServiceStub(channel), small_disk)
+        finally:
+            process.terminate()
+            _, errors = process.communicate(timeout=30)
+    assert b"Traceback" not in errors
+
+
+def _fill_and_free(stub: ShardServiceStub, disk: Path) -> None:
+    ready = pb.OpenCollectionRequest(name="c", code_space=space_to_wire(SPACE))
+    stub.OpenCollection(ready, wait_for_ready=True, timeout=30)
+    ballast = disk / "ballast"
+    ballast.write_bytes(bytes(1_000_000))
+    written, error = _write_until_refused(stub)
+    assert isinstance(error, Overloaded)
+    assert "disk full" in error.message
+    assert error.retry_after_ms
+    assert written > 0
+    assert _stored(stub) == written * 100
+    os.unlink(ballast)
+    stub.Write(_batch(written), timeout=30)
+    assert _stored(stub) == (written + 1) * 100
+
+
+def _write_until_refused(stub: ShardServiceStub) -> tuple[int, Exception]:
+    """How many batches were acknowledged, and the error of the next."""
+    for number in range(10_000):
+        try:
+            stub.Write(_batch(number), timeout=30)
+        except grpc.RpcError as failure:
+            return number, error_of(failure)
+    raise AssertionError("the disk never filled")
+
+
+def _batch(number: int) -> pb.WriteRequest:
+    records = [
+        pb.ShardRecord(key=f"{number}-{i}", code=bytes(8), attributes="{}", version=number + 1) for i in range(100)
+    ]
+    return pb.WriteRequest(collection="c", fingerprint=SPACE.fingerprint, records=records)
+
+
+def _stored(stub: ShardServiceStub) -> int:
+    """Rows found by a scan, which must be those that the status counts."""
+    group = pb.ScanGroup(collection="c", fingerprint=SPACE.fingerprint, codes=bytes(8), k=1)
+    rows = stub.Scan(pb.ScanRequest(groups=[group]), timeout=30).groups[0].rows
+    assert rows == stub.ShardStatus(pb.ShardStatusRequest(), timeout=30).collections[0].rows
+    return int(rows)
