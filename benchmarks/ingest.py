@@ -38,7 +38,8 @@ with torch.inference_mode():
         images = [transform(Image.open(path).convert("RGB")) for path in paths[start:start + 32]]
         features = backbone.module(torch.stack(images))
 ended = time.perf_counter()
-print(json.dumps({"loop_seconds": ended - first, "all_seconds": ended - started, "threads": torch.get_num_threads()}))
+print(json.dumps({"loop_seconds": ended - first, "all_seconds": ended - started,
+                  "threads": torch.get_num_threads()}))
 """
 
 
@@ -52,9 +53,7 @@ def measure(images: Path | None) -> Iterator[dict[str, Any]]:
                 assert len(list(write_views(photograph, _VIEWS_EACH, "bench", images))) == _VIEWS_EACH
         paths = [source.url.removeprefix("file://") for source in find_sources([str(images)])[0]]
         loop = _run_loop(paths)
-        started = time.perf_counter()
-        job = _run_job(images, folder)
-        seconds = time.perf_counter() - started
+        job, seconds = _run_job(images, folder)
     assert job["stored"] == len(paths)
     loop_rate = len(paths) / loop["loop_seconds"]
     yield {
@@ -77,7 +76,8 @@ def _run_loop(paths: list[str]) -> dict[str, Any]:
     return facts
 
 
-def _run_job(images: Path, folder: Path) -> dict[str, Any]:
+def _run_job(images: Path, folder: Path) -> tuple[dict[str, Any], float]:
+    """The job's summary, and the seconds that its command took."""
     config = throwaway_config(folder / "cluster", 4, EncoderConfig())
     supervisor = Supervisor(config, folder / "cluster", lambda line: print(line, file=sys.stderr))
     try:
@@ -85,8 +85,9 @@ def _run_job(images: Path, folder: Path) -> dict[str, Any]:
         supervisor.wait_ready()
         command = [sys.executable, "-m", "lookalike", "ingest", str(images), "--json"]
         command += ["--server", config.coordinator.listen, "--report", str(folder / "report.jsonl")]
+        started = time.perf_counter()
         result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        seconds = time.perf_counter() - started
     finally:
         supervisor.stop()
-    facts: dict[str, Any] = json.loads(result.stdout)
-    return facts
+    return json.loads(result.stdout), seconds

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from encoder.backbones import LAYER, load_backbone
+from encoder.fusion import fuse
 from encoder.hashing import METHOD, Hyperplanes
 from encoder.images import Pixels, UnreadableImage, decode
 from encoder.spec import Encoded, EncoderSpec
@@ -37,7 +38,10 @@ class EncoderModel:
             hash_digest=hyperplanes.digest,
         )
         self._dtype = _precision(spec.precision, self.device)
-        self._module = backbone.module.to(self.device, self._dtype, memory_format=torch.channels_last)
+        module = backbone.module
+        if self.device.type == "cpu":
+            module = fuse(module, self.preprocessing.crop)
+        self._module = module.to(self.device, self._dtype, memory_format=torch.channels_last)
         self._planes = torch.from_numpy(hyperplanes.planes).to(self.device)
         self._centre = None if spec.mean is None else torch.from_numpy(spec.mean).to(self.device)
         self._mean, self._std = (
