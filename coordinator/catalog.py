@@ -1,12 +1,16 @@
 """Owns the collections: which there are and in which code space.
 
-The shards hold the truth; this is a cache of it that is dropped when a shard disagrees. A collection is made
-on partition 0 first and dropped there last, so of two rival requests that partition decides."""
+The shards hold the truth; this is a cache of it that is dropped when a shard disagrees. Partition 0 decides:
+a collection exists if it exists there, in the incarnation that is there. It is made there first and dropped
+there last; what a failed drop leaves elsewhere is an earlier incarnation, which the next creation clears."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import dataclasses
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import TypeVar
 
 from coordinator.shard_link import ShardLink, ShardState
 from lookalike.codespace import CodeSpace
@@ -20,6 +24,8 @@ from lookalike.errors import (
 from lookalike.records import Collection, check_collection_name
 
 _STATE_SECONDS = 2.0
+
+Result = TypeVar("Result")
 
 
 class Catalog:
@@ -38,18 +44,30 @@ class Catalog:
         """Ask the shards again next time."""
         self._spaces.pop(name, None)
 
+    async def in_space(self, name: str, deadline: float, call: Callable[[CodeSpace], Awaitable[Result]]) -> Result:
+        """What `call` returns for the collection's code space. Called again if it fails because the
+        collection was made anew, by way of another coordinator, in another space than the one remembered."""
+        space = await self.space(name, deadline)
+        try:
+            return await call(space)
+        except (NotFound, CodeSpaceMismatch):
+            self.forget(name)
+            present = await self.space(name, deadline)
+            if present == space:
+                raise
+        return await call(present)
+
     async def get(self, name: str, deadline: float) -> Collection:
         """The collection with its rows on the partitions that answer. Raises NotFound, and
-        PartitionUnavailable when a partition that could know it does not answer."""
+        PartitionUnavailable when no partition that could know it answers."""
         check_collection_name(name)
         states = await self._states(deadline)
         for collection in sum_up(states):
             if collection.name == name:
                 self._spaces[name] = collection.code_space
                 return collection
-        for state in states:
-            if isinstance(state, LookalikeError):
-                raise state
+        if isinstance(states[0], LookalikeError):
+            raise states[0]
         raise NotFound(f"collection: {name!r} does not exist; create it first")
 
     async def list(self, deadline: float) -> list[Collection]:
@@ -61,29 +79,38 @@ class Catalog:
 
     async def create(self, name: str, space: CodeSpace, deadline: float) -> Collection:
         """Make a collection on every partition, or finish making it. Raises AlreadyExists if it is
-        everywhere, or somewhere in another code space."""
+        everywhere, or exists in another code space."""
         check_collection_name(name)
+        states = await self._states(deadline)
+        earlier = [found.incarnation for found in _collections(states) if found.name == name]
+        candidate = max([time.time_ns(), *(incarnation + 1 for incarnation in earlier)])
         first, *others = self._links
         try:
-            created = [await first.open_collection(name, space, deadline)]
-            created += await asyncio.gather(*(link.open_collection(name, space, deadline) for link in others))
+            made, incarnation = await first.open_collection(name, space, candidate, True, deadline)
+            opened = await asyncio.gather(
+                *(link.open_collection(name, space, incarnation, False, deadline) for link in others)
+            )
         except CodeSpaceMismatch as error:
             raise AlreadyExists(error.message) from None
-        if not any(created):
+        if not made and not any(created for created, _ in opened):
             raise AlreadyExists(f"collection: {name!r} exists; drop it first or take another name")
         self._spaces[name] = space
-        return Collection(name, space, 0)
+        # A drop that came meanwhile may have begun before this was done; then the collection is not there.
+        collection = await self.get(name, deadline)
+        if collection.incarnation != incarnation:
+            raise AlreadyExists(f"collection: {name!r} was dropped and made anew meanwhile")
+        return collection
 
     async def drop(self, name: str, deadline: float) -> None:
-        """Delete a collection everywhere. Raises NotFound if it is nowhere; can be repeated when a
+        """Delete a collection everywhere. Raises NotFound if there is none; can be repeated when a
         partition did not answer."""
-        check_collection_name(name)
+        collection = await self.get(name, deadline)
         self.forget(name)
         first, *others = self._links
-        dropped = list(await asyncio.gather(*(link.drop_collection(name, deadline) for link in others)))
-        dropped.append(await first.drop_collection(name, deadline))
-        if not any(dropped):
-            raise NotFound(f"collection: {name!r} does not exist")
+        incarnation = collection.incarnation
+        await asyncio.gather(*(link.drop_collection(name, incarnation, deadline) for link in others))
+        if not await first.drop_collection(name, incarnation, deadline):
+            raise NotFound(f"collection: {name!r} does not exist; it was dropped meanwhile")
 
     async def _states(self, deadline: float) -> Sequence[ShardState | LookalikeError]:
         """What every shard says, waiting only so long that a silent one leaves time for the rest."""
@@ -93,11 +120,24 @@ class Catalog:
 
 
 def sum_up(states: Sequence[ShardState | LookalikeError]) -> list[Collection]:
-    """The collections of all shards that answered, by name, with their rows added up."""
-    spaces: dict[str, CodeSpace] = {}
-    rows: dict[str, int] = {}
+    """The collections that exist, by name, with their rows added up over the shards that answered. Without
+    partition 0, those of the others' latest incarnations."""
+    decisive = states[:1] if isinstance(states[0], ShardState) else states
+    chosen: dict[str, Collection] = {}
+    for collection in _collections(decisive):
+        other = chosen.setdefault(collection.name, collection)
+        if collection.incarnation > other.incarnation:
+            chosen[collection.name] = collection
+    rows: dict[tuple[str, int], int] = {}
+    for collection in _collections(states):
+        key = (collection.name, collection.incarnation)
+        rows[key] = rows.get(key, 0) + collection.rows
+    return [
+        dataclasses.replace(chosen[name], rows=rows[name, chosen[name].incarnation]) for name in sorted(chosen)
+    ]
+
+
+def _collections(states: Sequence[ShardState | LookalikeError]) -> Iterator[Collection]:
     for state in states:
-        for collection in state.collections if isinstance(state, ShardState) else ():
-            spaces.setdefault(collection.name, collection.code_space)
-            rows[collection.name] = rows.get(collection.name, 0) + collection.rows
-    return [Collection(name, spaces[name], rows[name]) for name in sorted(spaces)]
+        if isinstance(state, ShardState):
+            yield from state.collections

@@ -3,10 +3,13 @@ higher version even when a wall clock steps back."""
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable
 
-_COUNTER_BITS = 16
+_NODE_BITS = 12
+_COUNTER_BITS = 9
+_STEP = 1 << _NODE_BITS
 
 
 def _wall_ms() -> int:
@@ -14,17 +17,25 @@ def _wall_ms() -> int:
 
 
 class Clock:
-    """Versions are uint64: milliseconds since 1970 in the upper 48 bits, a counter in the lower 16."""
+    """Versions have 63 bits: milliseconds since 1970, a counter of 9 bits, and 12 bits that tell the clocks
+    apart, drawn at random when one is made. So two clocks do not give one version to two writes, and a clock
+    knows its own versions again."""
 
-    def __init__(self, wall_ms: Callable[[], int] = _wall_ms) -> None:
+    def __init__(self, wall_ms: Callable[[], int] = _wall_ms, node: int | None = None) -> None:
         self._wall_ms = wall_ms
+        self._node = secrets.randbelow(_STEP) if node is None else node
         self._last = 0
 
     def next(self) -> int:
         """A version above every one given or observed before."""
-        self._last = max(self._last + 1, self._wall_ms() << _COUNTER_BITS)
+        now = self._wall_ms() << (_COUNTER_BITS + _NODE_BITS)
+        self._last = max(self._last + _STEP, now) // _STEP * _STEP + self._node
         return self._last
 
     def observe(self, version: int) -> None:
         """Take note of a version that another clock gave."""
         self._last = max(self._last, version)
+
+    def gave(self, version: int) -> bool:
+        """Whether a version is one of this clock's own."""
+        return version % _STEP == self._node

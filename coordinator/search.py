@@ -24,6 +24,7 @@ from lookalike.errors import (
 )
 from lookalike.filters import Filter
 from lookalike.records import (
+    MAX_BATCH_HITS,
     MAX_BATCH_RECORDS,
     Coverage,
     Timings,
@@ -34,7 +35,8 @@ from lookalike.records import (
 )
 from lookalike.scan import ScanGroup, ScanHits
 
-# Partial answers must be back before the client's own deadline ends the call.
+# A partial answer, or the name of the partition that was silent, must be back before the client's own deadline
+# ends the call.
 _RESERVED_SHARE = 0.1
 _RESERVED_MAX_SECONDS = 0.25
 
@@ -85,15 +87,16 @@ class Searcher:
         """The exact answer to each query. Raises PartitionUnavailable or DeadlineExceeded, naming the
         partitions, when one does not answer and the options do not allow that."""
         check_k(options.k)
-        try:
-            return await self._search(collection, queries, fingerprint, options, deadline)
-        except (NotFound, CodeSpaceMismatch):
-            # The collection may have been made anew by way of another coordinator.
-            known = await self._catalog.space(collection, deadline)
-            self._catalog.forget(collection)
-            if known == await self._catalog.space(collection, deadline):
-                raise
-        return await self._search(collection, queries, fingerprint, options, deadline)
+        if len(queries) * options.k > MAX_BATCH_HITS:
+            raise InvalidRequest(
+                f"k: {options.k:,} hits for each of {len(queries):,} queries are over {MAX_BATCH_HITS:,} in all;"
+                " ask for fewer at once"
+            )
+        return await self._catalog.in_space(
+            collection,
+            deadline,
+            lambda space: self._search(collection, space, queries, fingerprint, options, deadline),
+        )
 
     async def fetch(self, collection: str, keys: Sequence[str], deadline: float) -> list[VersionedRecord]:
         """The live records among `keys`, in their order. Never partial."""
@@ -101,7 +104,11 @@ class Searcher:
             raise InvalidRequest(f"keys: are {len(keys):,}; send 1..{MAX_BATCH_RECORDS:,} a request")
         for key in keys:
             check_key(key)
-        await self._catalog.space(collection, deadline)
+        return await self._catalog.in_space(
+            collection, deadline, lambda space: self._fetch(collection, keys, deadline)
+        )
+
+    async def _fetch(self, collection: str, keys: Sequence[str], deadline: float) -> list[VersionedRecord]:
         parts = self._placement.split(keys)
         answers = await asyncio.gather(
             *(
@@ -113,10 +120,15 @@ class Searcher:
         return [found[key] for key in keys if key in found]
 
     async def _search(
-        self, collection: str, queries: Sequence[Query], fingerprint: str, options: Options, deadline: float
+        self,
+        collection: str,
+        space: CodeSpace,
+        queries: Sequence[Query],
+        fingerprint: str,
+        options: Options,
+        deadline: float,
     ) -> Answer:
         started = time.perf_counter()
-        space = await self._catalog.space(collection, deadline)
         codes = await self._codes(collection, space, queries, fingerprint, deadline)
         encoded = time.perf_counter()
         # A record is not its own lookalike: ask for one more where it will be left out.
@@ -125,7 +137,7 @@ class Searcher:
             collection, space.fingerprint, codes, options.k + spare, options.max_distance, options.filter,
             options.include_attributes,
         )  # fmt: skip
-        answers = await self._fan_out(group, options.allow_partial, deadline)
+        answers = await self._fan_out(group, deadline)
         searched = time.perf_counter()
         coverage = self._coverage(collection, answers)
         if missing := [error for error in answers if isinstance(error, LookalikeError)]:
@@ -152,7 +164,7 @@ class Searcher:
         if any(query.code is not None for query in queries):
             space.require(fingerprint, "the query")
         encoded = iter(await self._encoder.encode(images, space, deadline) if images else [])
-        stored = {record.key: record for record in (await self.fetch(collection, keys, deadline) if keys else [])}
+        stored = {record.key: record for record in (await self._fetch(collection, keys, deadline) if keys else [])}
         codes = []
         for query in queries:
             if query.code is not None:
@@ -168,12 +180,9 @@ class Searcher:
                 codes.append(code)
         return np.frombuffer(b"".join(codes), np.uint8).reshape(len(codes), space.code_bytes)
 
-    async def _fan_out(
-        self, group: ScanGroup, allow_partial: bool, deadline: float
-    ) -> list[ScanHits | LookalikeError]:
+    async def _fan_out(self, group: ScanGroup, deadline: float) -> list[ScanHits | LookalikeError]:
         remaining = deadline - asyncio.get_running_loop().time()
-        if allow_partial:
-            deadline -= min(_RESERVED_MAX_SECONDS, remaining * _RESERVED_SHARE)
+        deadline -= min(_RESERVED_MAX_SECONDS, remaining * _RESERVED_SHARE)
         answers = await asyncio.gather(
             *(link.scan(group, deadline) for link in self._links), return_exceptions=True
         )

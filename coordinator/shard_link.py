@@ -13,7 +13,7 @@ import grpc
 from lookalike import wire
 from lookalike.batcher import Batcher
 from lookalike.codespace import CodeSpace
-from lookalike.errors import DeadlineExceeded, LookalikeError, PartitionUnavailable
+from lookalike.errors import DeadlineExceeded, InvalidRequest, LookalikeError, PartitionUnavailable
 from lookalike.records import Collection, VersionedRecord
 from lookalike.rpc import CHANNEL_OPTIONS, error_of
 from lookalike.scan import ScanGroup, ScanHits, WriteResult
@@ -78,20 +78,29 @@ class ShardLink:
             ),
             deadline,
         )
-        return WriteResult(list(answer.existed), list(answer.superseded), answer.newest_version)
+        superseded = dict(zip(answer.superseded, answer.superseded_by, strict=True))
+        return WriteResult(list(answer.existed), superseded, answer.newest_version)
 
     async def fetch(self, collection: str, keys: Sequence[str], deadline: float) -> list[VersionedRecord]:
         answer = await self._call("Fetch", pb.FetchRequest(collection=collection, keys=keys), deadline)
         return [wire.versioned_from_wire(record) for record in answer.records]
 
-    async def open_collection(self, name: str, space: CodeSpace, deadline: float) -> bool:
-        """Returns whether the collection was made now."""
-        request = pb.OpenCollectionRequest(name=name, code_space=wire.space_to_wire(space))
-        return bool((await self._call("OpenCollection", request, deadline)).created)
+    async def open_collection(
+        self, name: str, space: CodeSpace, incarnation: int, keep_present: bool, deadline: float
+    ) -> tuple[bool, int]:
+        """Returns whether the collection was made now, and the incarnation that is there."""
+        request = pb.OpenCollectionRequest(
+            name=name,
+            code_space=wire.space_to_wire(space),
+            incarnation=incarnation,
+            keep_present=keep_present,
+        )
+        answer = await self._call("OpenCollection", request, deadline)
+        return answer.created, answer.incarnation
 
-    async def drop_collection(self, name: str, deadline: float) -> bool:
-        """Returns whether there was one."""
-        request = pb.DropShardCollectionRequest(name=name)
+    async def drop_collection(self, name: str, incarnation: int, deadline: float) -> bool:
+        """Drop this incarnation or an earlier one. Returns whether there was one."""
+        request = pb.DropShardCollectionRequest(name=name, incarnation=incarnation)
         return bool((await self._call("DropShardCollection", request, deadline)).dropped)
 
     async def state(self, deadline: float) -> ShardState:
@@ -108,8 +117,15 @@ class ShardLink:
 
     async def _run_scans(self, items: Sequence[ScanItem]) -> Sequence[ScanHits | Exception]:
         request = pb.ScanRequest(groups=[wire.scan_group_to_wire(group) for group, _ in items])
-        answer = await self._call("Scan", request, max(deadline for _, deadline in items))
-        return [wire.scan_hits_from_wire(hits) for hits in answer.groups]
+        try:
+            answer = await self._call("Scan", request, max(deadline for _, deadline in items))
+        except InvalidRequest:
+            if len(items) == 1:
+                raise
+            # Each answer fits into a message, all together may not.
+            return [(await self._run_scans([item]))[0] for item in items]
+        results = [wire.scan_hits_from_wire(hits) for hits in answer.groups]
+        return [self._explain(hits) if isinstance(hits, LookalikeError) else hits for hits in results]
 
     async def _call(self, name: str, request: Any, deadline: float) -> Any:
         timeout = max(MIN_TIMEOUT_SECONDS, deadline - asyncio.get_running_loop().time())
@@ -126,5 +142,5 @@ class ShardLink:
             )
         if isinstance(error, DeadlineExceeded):
             return DeadlineExceeded(f"partition {self.partition} did not answer in time")
-        error.message = f"partition {self.partition}: {error.message}"
-        return error
+        named = f"partition {self.partition}: {error.message}"
+        return type(error)(named, retry_after_ms=error.retry_after_ms)

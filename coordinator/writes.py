@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Sequence
+from typing import TypeVar
 
 from coordinator.catalog import Catalog
 from coordinator.clock import Clock
@@ -30,6 +31,8 @@ from lookalike.records import (
 )
 
 _SUPERSEDED_ATTEMPTS = 8
+
+Value = TypeVar("Value")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,16 +70,15 @@ class Writer:
         """Store all records; nothing is written if one is invalid. Returns how many are stored."""
         _check_count("records", len(drafts))
         versions = self.stamp(len(drafts))
-        space = await self._catalog.space(collection, deadline)
-        prepared = await self._prepare(space, drafts, versions, fingerprint, deadline)
-        for outcome in prepared:
-            if isinstance(outcome, LookalikeError):
-                raise outcome
-        records = [record for record in prepared if isinstance(record, VersionedRecord)]
-        for result in await self._store(collection, space, records, deadline):
-            if isinstance(result, LookalikeError):
-                raise result
-        return len(records)
+
+        async def upsert(space: CodeSpace) -> int:
+            prepared = await self._prepare(space, drafts, versions, fingerprint, deadline)
+            records = [_or_raise(outcome) for outcome in prepared]
+            for result in await self._store(collection, space, records, deadline):
+                _or_raise(result)
+            return len(records)
+
+        return await self._catalog.in_space(collection, deadline, upsert)
 
     async def ingest(
         self,
@@ -87,34 +89,39 @@ class Writer:
         deadline: float,
     ) -> list[LookalikeError | None]:
         """Store what can be stored. Returns per record None, or why it is not stored."""
+
+        async def ingest(space: CodeSpace) -> list[LookalikeError | None]:
+            prepared = await self._prepare(space, drafts, versions, fingerprint, deadline)
+            outcomes = [outcome if isinstance(outcome, LookalikeError) else None for outcome in prepared]
+            good = [i for i, outcome in enumerate(outcomes) if outcome is None]
+            records = [record for record in prepared if isinstance(record, VersionedRecord)]
+            results = await self._store(collection, space, records, deadline)
+            for i, result in zip(good, results, strict=True):
+                if isinstance(result, NotFound | CodeSpaceMismatch):
+                    raise result
+                outcomes[i] = result if isinstance(result, LookalikeError) else None
+            return outcomes
+
         try:
             _check_count("records", len(drafts))
-            space = await self._catalog.space(collection, deadline)
-            prepared = await self._prepare(space, drafts, versions, fingerprint, deadline)
+            return await self._catalog.in_space(collection, deadline, ingest)
         except LookalikeError as error:
             return [error] * len(drafts)
-        good = [i for i, outcome in enumerate(prepared) if isinstance(outcome, VersionedRecord)]
-        outcomes = [outcome if isinstance(outcome, LookalikeError) else None for outcome in prepared]
-        records = [record for record in prepared if isinstance(record, VersionedRecord)]
-        for i, result in zip(good, await self._store(collection, space, records, deadline), strict=True):
-            outcomes[i] = result if isinstance(result, LookalikeError) else None
-        return outcomes
 
     async def delete(self, collection: str, keys: Sequence[str], deadline: float) -> int:
         """Delete records. Returns how many existed."""
         _check_count("keys", len(keys))
-        space = await self._catalog.space(collection, deadline)
         unique = list(dict.fromkeys(check_key(key) for key in keys))
         tombstones = [
             VersionedRecord(key, None, "", version)
             for key, version in zip(unique, self.stamp(len(unique)), strict=True)
         ]
-        existed = 0
-        for result in await self._store(collection, space, tombstones, deadline):
-            if isinstance(result, LookalikeError):
-                raise result
-            existed += result
-        return existed
+
+        async def delete(space: CodeSpace) -> int:
+            results = await self._store(collection, space, tombstones, deadline)
+            return sum(_or_raise(existed) for existed in results)
+
+        return await self._catalog.in_space(collection, deadline, delete)
 
     async def _prepare(
         self,
@@ -127,25 +134,23 @@ class Writer:
         """Each draft as a record with a code, or what is wrong with it."""
         if any(draft.code is not None for draft in drafts):
             space.require(fingerprint, "the write")
-        problems = [_problem(draft, space) for draft in drafts]
+        checked = [_check(draft, space) for draft in drafts]
         images = [
             draft.image
-            for draft, problem in zip(drafts, problems, strict=True)
-            if problem is None and draft.image is not None
+            for draft, text in zip(drafts, checked, strict=True)
+            if isinstance(text, str) and draft.image is not None
         ]
         encoded = iter(await self._encoder.encode(images, space, deadline) if images else [])
         prepared: list[VersionedRecord | LookalikeError] = []
-        for draft, problem, version in zip(drafts, problems, versions, strict=True):
-            code = draft.code if problem or draft.image is None else next(encoded)
-            if isinstance(code, InvalidRequest):
-                problem = InvalidRequest(f"record {draft.key!r}: {code.message}")
-            if problem is not None:
-                prepared.append(problem)
+        for draft, text, version in zip(drafts, checked, versions, strict=True):
+            if isinstance(text, LookalikeError):
+                prepared.append(text)
                 continue
-            assert isinstance(code, bytes)
-            # One canonical form, so that the store finds names and values however a client wrote them.
-            text = attributes_text(parse_attributes(draft.attributes))
-            prepared.append(VersionedRecord(draft.key, code, text, version))
+            code = draft.code if draft.image is None else next(encoded)
+            if isinstance(code, InvalidRequest):
+                prepared.append(InvalidRequest(f"record {draft.key!r}: {code.message}"))
+            else:
+                prepared.append(VersionedRecord(draft.key, code, text, version))
         return prepared
 
     async def _store(
@@ -178,21 +183,17 @@ class Writer:
         records: list[VersionedRecord],
         deadline: float,
     ) -> list[bool]:
-        """Write to one partition. A record that lost to a higher version, given by another coordinator or
-        by a clock that ran ahead, is written again above that: it came later."""
+        """Write to one partition. A record that lost to a higher version of another coordinator's clock is
+        written again above that: it came later. One that lost to this clock came earlier, and is done."""
         existed: list[bool] = [False] * len(records)
         pending = list(range(len(records)))
         for _ in range(_SUPERSEDED_ATTEMPTS):
             part = [records[i] for i in pending]
-            try:
-                result = await link.write(collection, space.fingerprint, part, deadline)
-            except (NotFound, CodeSpaceMismatch):
-                self._catalog.forget(collection)
-                raise
+            result = await link.write(collection, space.fingerprint, part, deadline)
             self._clock.observe(result.newest_version)
             for i, was_there in zip(pending, result.existed, strict=True):
                 existed[i] = was_there
-            pending = [pending[i] for i in result.superseded]
+            pending = [pending[i] for i, winner in result.superseded.items() if not self._clock.gave(winner)]
             if not pending:
                 return existed
             for i in pending:
@@ -205,19 +206,26 @@ def _check_count(field: str, count: int) -> None:
         raise InvalidRequest(f"{field}: are {count:,}; send 1..{MAX_BATCH_RECORDS:,} a request")
 
 
-def _problem(draft: Draft, space: CodeSpace) -> LookalikeError | None:
-    """What is wrong with a draft, or None."""
+def _check(draft: Draft, space: CodeSpace) -> str | LookalikeError:
+    """A draft's attributes in their one canonical form, so that the store finds names and values however a
+    client wrote them; or what is wrong with the draft."""
     try:
         check_key(draft.key)
-        parse_attributes(draft.attributes)
+    except InvalidRequest as error:
+        return error
+    try:
         if draft.image is not None:
             check_image(draft.image)
         elif draft.code is not None:
-            check_code(draft.code, space, f"record {draft.key!r}")
+            check_code(draft.code, space, "the record")
         else:
             raise InvalidRequest("needs an image or a code")
+        return attributes_text(parse_attributes(draft.attributes))
     except InvalidRequest as error:
-        return (
-            error if error.message.startswith("key:") else InvalidRequest(f"record {draft.key!r}: {error.message}")
-        )
-    return None
+        return InvalidRequest(f"record {draft.key!r}: {error.message}")
+
+
+def _or_raise(outcome: Value | LookalikeError) -> Value:
+    if isinstance(outcome, LookalikeError):
+        raise outcome
+    return outcome

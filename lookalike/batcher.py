@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import dataclasses
 import functools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
@@ -16,6 +17,18 @@ from lookalike.errors import Overloaded
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+@dataclasses.dataclass(slots=True)
+class _Entry(Generic[Item, Result]):
+    item: Item
+    weight: int
+    future: asyncio.Future[Result]
+
+    def take_weight(self) -> int:
+        """The weight that it still holds in the queue; none from now on."""
+        weight, self.weight = self.weight, 0
+        return weight
 
 
 class Batcher(Generic[Item, Result]):
@@ -41,7 +54,7 @@ class Batcher(Generic[Item, Result]):
         self._max_waiting = max_waiting
         self._concurrency = concurrency
         self._retry_after_ms = retry_after_ms
-        self._waiting: collections.deque[tuple[Item, int, asyncio.Future[Result]]] = collections.deque()
+        self._waiting: collections.deque[_Entry[Item, Result]] = collections.deque()
         self._waiting_weight = 0
         self._running: set[asyncio.Task[None]] = set()
 
@@ -53,18 +66,21 @@ class Batcher(Generic[Item, Result]):
                 f"{self._waiting_weight:,} items are waiting; come back later",
                 retry_after_ms=self._retry_after_ms,
             )
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, weight, future))
+        entry = _Entry[Item, Result](item, weight, asyncio.get_running_loop().create_future())
+        self._waiting.append(entry)
         self._waiting_weight += weight
         self._start_batches()
-        return await future
+        try:
+            return await entry.future
+        finally:
+            # Whoever left the queue by being cancelled makes room at once.
+            self._waiting_weight -= entry.take_weight()
 
     async def close(self) -> None:
         """Cancel what runs and what waits."""
-        for _, _, future in self._waiting:
-            future.cancel()
+        for entry in self._waiting:
+            entry.future.cancel()
         self._waiting.clear()
-        self._waiting_weight = 0
         tasks = list(self._running)
         for task in tasks:
             task.cancel()
@@ -78,48 +94,44 @@ class Batcher(Generic[Item, Result]):
             task = asyncio.create_task(self._run_batch(batch))
             self._running.add(task)
             task.add_done_callback(self._finished)
-            cancel_unwanted = functools.partial(_cancel_unwanted, task, [future for _, future in batch])
-            for _, future in batch:
-                future.add_done_callback(cancel_unwanted)
+            futures = [entry.future for entry in batch]
+            for future in futures:
+                future.add_done_callback(functools.partial(_cancel_unwanted, task, futures))
 
-    def _take_batch(self) -> list[tuple[Item, asyncio.Future[Result]]]:
-        batch: list[tuple[Item, asyncio.Future[Result]]] = []
+    def _take_batch(self) -> list[_Entry[Item, Result]]:
+        batch: list[_Entry[Item, Result]] = []
         total = 0
         while self._waiting:
-            item, weight, future = self._waiting[0]
-            if batch and total + weight > self._max_weight:
+            entry = self._waiting[0]
+            if batch and total + entry.weight > self._max_weight:
                 break
             self._waiting.popleft()
-            self._waiting_weight -= weight
-            if not future.done():
-                batch.append((item, future))
-                total += weight
+            if not entry.future.done():
+                batch.append(entry)
+                total += entry.weight
+            self._waiting_weight -= entry.take_weight()
         return batch
 
-    async def _run_batch(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+    async def _run_batch(self, batch: list[_Entry[Item, Result]]) -> None:
         try:
-            results = await self._run([item for item, _ in batch])
+            results = await self._run([entry.item for entry in batch])
+            assert len(results) == len(batch), "run must return one result per item"
         except asyncio.CancelledError:
-            for _, future in batch:
-                future.cancel()
+            for entry in batch:
+                entry.future.cancel()
             raise
         except Exception as error:
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error)
-            return
-        for (_, future), result in zip(batch, results, strict=True):
-            if future.done():
+            results = [error] * len(batch)
+        for entry, result in zip(batch, results, strict=True):
+            if entry.future.done():
                 continue
             if isinstance(result, Exception):
-                future.set_exception(result)
+                entry.future.set_exception(result)
             else:
-                future.set_result(result)
+                entry.future.set_result(result)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            raise error
         self._start_batches()
 
 

@@ -1,8 +1,9 @@
 """Owns the SDK: `Client` and `AsyncClient`, the same calls in two styles.
 
 What both share stands once in `_Calls`: it builds each request and reads each answer. Failures raise the
-classes of `lookalike.errors`. All calls are idempotent, so one that found no server is tried again, within
-its timeout."""
+classes of `lookalike.errors`. A call that found a server or partition missing is tried again for some seconds,
+within its timeout, if a second try gives the same answer: all but create, drop and delete, which say whether
+something was there."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ from lookalike.v1.search_pb2_grpc import SearchServiceStub
 DEFAULT_TIMEOUT_SECONDS = 30.0
 _RETRY_BASE_SECONDS = 0.1
 _RETRY_MAX_SECONDS = 2.0
-_ATTEMPTS = 4
+_ATTEMPTS = 6
 _STREAM_RECORDS = 256
 _STREAM_BYTES = 8 * 1024 * 1024
 _UPSERT_BYTES = 48 * 1024 * 1024
@@ -49,11 +50,13 @@ Image = bytes | str | Path
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Call(Generic[Answer]):
-    """One unary call: its name in the service, the request, and how to read the answer."""
+    """One unary call: its name in the service, the request, and how to read the answer. is_repeatable: a
+    second try after a first one that may have worked gives the same answer."""
 
     name: str
     request: Any
     read: Callable[[Any], Answer]
+    is_repeatable: bool = True
 
 
 class _Calls:
@@ -120,7 +123,7 @@ class _Calls:
 
     def delete(self, keys: Sequence[str], collection: str) -> _Call[int]:
         request = pb.DeleteRequest(collection=collection, keys=[check_key(key) for key in keys])
-        return _Call("Delete", request, lambda answer: int(answer.deleted))
+        return _Call("Delete", request, lambda answer: int(answer.deleted), is_repeatable=False)
 
     def create_collection(self, name: str, bits: int | None, code_space: CodeSpace | None) -> _Call[Collection]:
         if bits is not None and code_space is not None:
@@ -130,7 +133,7 @@ class _Calls:
             request.bits = CodeSpace(bits).bits
         if code_space is not None:
             request.code_space.CopyFrom(wire.space_to_wire(code_space))
-        return _Call("CreateCollection", request, self._read_collection)
+        return _Call("CreateCollection", request, self._read_collection, is_repeatable=False)
 
     def get_collection(self, name: str) -> _Call[Collection]:
         return _Call("GetCollection", pb.GetCollectionRequest(name=name), self._read_collection)
@@ -144,7 +147,8 @@ class _Calls:
 
     def drop_collection(self, name: str) -> _Call[None]:
         self._fingerprints.pop(name, None)
-        return _Call("DropCollection", pb.DropCollectionRequest(name=name), lambda answer: None)
+        request = pb.DropCollectionRequest(name=name)
+        return _Call("DropCollection", request, lambda answer: None, is_repeatable=False)
 
     def status(self) -> _Call[ClusterStatus]:
         return _Call("ClusterStatus", pb.ClusterStatusRequest(), wire.status_from_wire)
@@ -175,9 +179,10 @@ def _messages(records: Sequence[Record], max_records: int, max_bytes: int) -> It
         yield part
 
 
-def _wait_seconds(error: LookalikeError, attempt: int, remaining: float) -> float | None:
+def _wait_seconds(call: _Call[Any], error: LookalikeError, attempt: int, remaining: float) -> float | None:
     """How long to wait before the next attempt, or None to give up."""
-    if not isinstance(error, PartitionUnavailable | Overloaded) or attempt >= _ATTEMPTS:
+    is_transient = isinstance(error, PartitionUnavailable | Overloaded)
+    if not is_transient or not call.is_repeatable or attempt >= _ATTEMPTS:
         return None
     backoff = min(_RETRY_MAX_SECONDS, _RETRY_BASE_SECONDS * 2**attempt) * random.uniform(0.5, 1.0)
     wait = max(backoff, (error.retry_after_ms or 0) / 1000)
@@ -302,19 +307,27 @@ class Client:
         self, records: Iterable[Record], *, collection: str, timeout: float | None = None
     ) -> Iterator[Outcome]:
         """Stream records to the cluster and yield an outcome for each, in order. The stream is flow
-        controlled: `records` is read no faster than the cluster stores."""
+        controlled: `records` is read no faster than the cluster stores. What `records` raises, or a record
+        that cannot be sent (see `Record`), ends the stream and is raised after the outcomes before it."""
         fingerprint = self._fingerprint(collection)
 
+        failures: list[Exception] = []
+
         def requests() -> Iterator[pb.IngestRequest]:
-            for portion in _portions(records):
-                own = _one_fingerprint(portion) or fingerprint
-                yield from self._calls.ingest_requests(portion, collection, own)
+            try:
+                for portion in _portions(records):
+                    own = _one_fingerprint(portion) or fingerprint
+                    yield from self._calls.ingest_requests(portion, collection, own)
+            except Exception as error:  # gRPC would bury it in its own thread
+                failures.append(error)
 
         try:
             for answer in self._stub.Ingest(requests(), timeout=timeout):
                 yield from (wire.outcome_from_wire(outcome) for outcome in answer.outcomes)
         except grpc.RpcError as error:
             raise self._calls.explain(error) from None
+        if failures:
+            raise failures[0]
 
     def delete(self, keys: Sequence[str], *, collection: str) -> int:
         """Delete records. Returns how many existed."""
@@ -353,7 +366,7 @@ class Client:
                 return call.read(getattr(self._stub, call.name)(call.request, timeout=remaining))
             except grpc.RpcError as failure:
                 error = self._calls.explain(failure)
-            wait = _wait_seconds(error, attempt := attempt + 1, deadline - time.monotonic())
+            wait = _wait_seconds(call, error, attempt := attempt + 1, deadline - time.monotonic())
             if wait is None:
                 raise error
             time.sleep(wait)
@@ -453,11 +466,16 @@ class AsyncClient:
         """See `Client.ingest`. `records` may also be an asynchronous iterator over portions of records."""
         fingerprint = await self._fingerprint(collection)
 
+        failures: list[Exception] = []
+
         async def requests() -> AsyncIterator[pb.IngestRequest]:
-            async for portion in _async_portions(records):
-                own = _one_fingerprint(portion) or fingerprint
-                for request in self._calls.ingest_requests(portion, collection, own):
-                    yield request
+            try:
+                async for portion in _async_portions(records):
+                    own = _one_fingerprint(portion) or fingerprint
+                    for request in self._calls.ingest_requests(portion, collection, own):
+                        yield request
+            except Exception as error:  # gRPC would take it for a cancellation
+                failures.append(error)
 
         try:
             async for answer in self._stub.Ingest(requests(), timeout=timeout):
@@ -465,6 +483,8 @@ class AsyncClient:
                     yield wire.outcome_from_wire(outcome)
         except grpc.RpcError as error:
             raise self._calls.explain(error) from None
+        if failures:
+            raise failures[0]
 
     async def delete(self, keys: Sequence[str], *, collection: str) -> int:
         """See `Client.delete`."""
@@ -502,7 +522,7 @@ class AsyncClient:
                 return call.read(await getattr(self._stub, call.name)(call.request, timeout=remaining))
             except grpc.RpcError as failure:
                 error = self._calls.explain(failure)
-            wait = _wait_seconds(error, attempt := attempt + 1, deadline - time.monotonic())
+            wait = _wait_seconds(call, error, attempt := attempt + 1, deadline - time.monotonic())
             if wait is None:
                 raise error
             await asyncio.sleep(wait)

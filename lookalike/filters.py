@@ -24,6 +24,8 @@ MAX_VALUES = 1_000
 MAX_DEPTH = 16
 MAX_CONDITIONS = 256
 MAX_COMPARED = 10_000
+# Beyond this a double cannot tell whole numbers apart, and JSON's readers differ.
+_EXACT = 2**53
 _BOUNDS = ("$gt", "$gte", "$lt", "$lte")
 
 
@@ -126,11 +128,14 @@ def _check(condition: Filter, depth: int) -> int:
             bounds = [bound for bound in (gt, gte, lt, lte) if bound is not None]
             if not bounds or any(math.isnan(bound) for bound in bounds):
                 raise InvalidRequest(f"filter: {field}: a range needs at least one bound, each a number")
+            if any(math.isfinite(bound) and abs(bound) > _EXACT for bound in bounds):
+                raise InvalidRequest(f"filter: {field}: a range's bounds must lie within 2**53 of zero")
     return 1
 
 
 def _check_field(field: str) -> None:
-    if not field or any(mark in field for mark in '"\\\0') or any(not name for name in field.split(".")):
+    broken = any(mark in '"\\' or not mark.isprintable() for mark in field)
+    if broken or any(not name for name in field.split(".")):
         raise InvalidRequest(
             f"filter: field {field[:80]!r} is missing or not a path; name an attribute, with dots into objects"
         )
@@ -189,6 +194,8 @@ def _parse_operators(field: str, operators: Mapping[str, Any]) -> Iterator[Filte
         for name, bound in bounds.items():
             if isinstance(bound, bool) or not isinstance(bound, int | float):
                 raise InvalidRequest(f"filter: {field}: {name} takes a number, not {type(bound).__name__}")
+            if isinstance(bound, int) and abs(bound) > _EXACT:
+                raise InvalidRequest(f"filter: {field}: {name} must lie within 2**53 of zero")
         yield Range(field, **{name[1:]: float(bound) for name, bound in bounds.items()})
     for name, value in operators.items():
         if name == "$eq":

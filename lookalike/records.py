@@ -17,10 +17,14 @@ from lookalike.errors import InvalidRequest
 MAX_K = 10_000
 MAX_KEY_BYTES = 512
 MAX_ATTRIBUTES_BYTES = 64 * 1024
+MAX_ATTRIBUTES_DEPTH = 64
 MAX_BATCH_QUERIES = 1_024
+# Queries times k: what one request may ask to be held in memory at once.
+MAX_BATCH_HITS = 200_000
 MAX_BATCH_RECORDS = 10_000
 SLOTS = 1_024
 
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _COLLECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -88,7 +92,17 @@ def attributes_text(attributes: object) -> str:
         ) from None
     if size > MAX_ATTRIBUTES_BYTES:
         raise InvalidRequest(f"attributes: take {size:,} bytes; use at most {MAX_ATTRIBUTES_BYTES:,}")
+    if _NUL.search(text):
+        raise InvalidRequest("attributes: hold a NUL character, which no filter could compare; leave it out")
+    if text.count("[") + text.count("{") > MAX_ATTRIBUTES_DEPTH and _depth(attributes) > MAX_ATTRIBUTES_DEPTH:
+        raise InvalidRequest(f"attributes: are nested over {MAX_ATTRIBUTES_DEPTH} deep; flatten them")
     return text
+
+
+def _depth(value: object) -> int:
+    if isinstance(value, Mapping):
+        return 1 + max(map(_depth, value.values()), default=0)
+    return 1 + max(map(_depth, value), default=0) if isinstance(value, list | tuple) else 0
 
 
 def parse_attributes(text: str) -> dict[str, Any]:
@@ -202,9 +216,12 @@ class SearchResult:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Collection:
+    """`incarnation` tells a collection from an earlier one of the same name: higher is later."""
+
     name: str
     code_space: CodeSpace
     rows: int
+    incarnation: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -19,7 +19,11 @@ _MESSAGE_LIMITS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
 ]
 # A port that another process holds must be an error, not a silent share of its traffic.
-SERVER_OPTIONS: list[tuple[str, int]] = [*_MESSAGE_LIMITS, ("grpc.so_reuseport", 0)]
+SERVER_OPTIONS: list[tuple[str, int]] = [
+    *_MESSAGE_LIMITS,
+    ("grpc.so_reuseport", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+]
 # gRPC backs off up to two minutes; a restarted server must be found again within a second.
 CHANNEL_OPTIONS: list[tuple[str, int]] = [
     *_MESSAGE_LIMITS,
@@ -27,6 +31,9 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.enable_http_proxy", 0),
+    # A host that vanished without a word is noticed within half a minute, not when TCP gives up.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
 ]
 
 

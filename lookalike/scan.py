@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -45,9 +45,9 @@ class ScanHits:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class WriteResult:
-    """existed[i]: was a live record there before? superseded: indices whose record lost to a higher
-    stored version. newest_version: the highest version in the collection."""
+    """existed[i]: was a live record there before? superseded: the indices whose record lost to a higher
+    stored version, with that version. newest_version: the highest version in the collection."""
 
     existed: Sequence[bool]
-    superseded: Sequence[int]
+    superseded: Mapping[int, int]
     newest_version: int

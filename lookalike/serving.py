@@ -32,6 +32,7 @@ from lookalike.rpc import REQUEST_ID_KEY, SERVER_OPTIONS, error_of, trailing_met
 log = logging.getLogger("lookalike.serving")
 MAX_CONCURRENT_RPCS = 8_192
 DRAIN_SECONDS = 10.0
+_MAX_TEXT_BYTES = 1_500
 EXIT_CANNOT_START = 2
 
 
@@ -153,7 +154,13 @@ async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) 
         known = Internal(f"internal error; quote request id {request_id}")
     else:
         log.info("request %s: %s: %s", request_id, type(known).__name__, known.message)
-    await context.abort(known.status, known.message, trailing_metadata(known, request_id))
+    await context.abort(known.status, _shortened(known.message), trailing_metadata(known, request_id))
+
+
+def _shortened(text: str) -> str:
+    """Error texts travel in headers, which have a hard limit of a few kilobytes."""
+    data = text.encode(errors="replace")
+    return text if len(data) <= _MAX_TEXT_BYTES else data[:_MAX_TEXT_BYTES].decode(errors="ignore") + "…"
 
 
 def _as_lookalike_error(error: Exception) -> LookalikeError | None:

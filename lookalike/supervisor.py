@@ -158,7 +158,7 @@ class Supervisor:
         now = time.monotonic()
         if process.popen is None:
             if now >= process.restart_at:
-                self._spawn(process)
+                self._respawn(process, now)
             return
         if (code := process.popen.poll()) is None:
             if process.failures and now - process.started > STEADY_SECONDS:
@@ -173,6 +173,13 @@ class Supervisor:
         process.popen = None
         process.failures += 1
         process.restart_at = now + delay
+
+    def _respawn(self, process: _Process, now: float) -> None:
+        try:
+            self._spawn(process)
+        except OSError as error:  # a full disk, say: the others go on, and this one is tried again
+            self._report(f"{process.name} cannot be started: {error}")
+            process.restart_at = now + RESTART_MAX_SECONDS
 
     def _last_words(self, process: _Process, code: int) -> str:
         """The process's own error line, or its exit code and where to read on."""

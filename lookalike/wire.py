@@ -71,12 +71,15 @@ def space_from_wire(message: codespace_pb2.CodeSpace) -> CodeSpace:
 
 def collection_to_wire(collection: Collection) -> codespace_pb2.Collection:
     return codespace_pb2.Collection(
-        name=collection.name, code_space=space_to_wire(collection.code_space), rows=collection.rows
+        name=collection.name,
+        code_space=space_to_wire(collection.code_space),
+        rows=collection.rows,
+        incarnation=collection.incarnation,
     )
 
 
 def collection_from_wire(message: codespace_pb2.Collection) -> Collection:
-    return Collection(message.name, space_from_wire(message.code_space), message.rows)
+    return Collection(message.name, space_from_wire(message.code_space), message.rows, message.incarnation)
 
 
 # Filters

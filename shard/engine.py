@@ -15,10 +15,12 @@ import numpy as np
 from lookalike.filters import Filter, compared_fields
 from lookalike.records import VersionedRecord
 from lookalike.scan import Codes, ScanGroup, ScanHits, WriteResult
-from shard.kernel import CodeMatrix, Mask, Matches, View
+from shard.kernel import CodeMatrix, Mask, Matches, ScanStopped, View
 from shard.store import Store
 
 KNOWN_FIELDS_SHOWN = 20
+# Keys and attributes of one answer: two of them fit into a message.
+MAX_ANSWER_BYTES = 28 * 1024 * 1024
 
 
 class Engine:
@@ -48,7 +50,7 @@ class Engine:
     def write(self, records: Sequence[VersionedRecord]) -> WriteResult:
         """Apply the records whose version is above the stored one. Durable when it returns."""
         if not records:
-            return WriteResult([], [], self._store.newest_version)
+            return WriteResult([], {}, self._store.newest_version)
         with contextlib.ExitStack() as locked:
             with self._store.writing(records) as applied:
                 locked.enter_context(self._commit)
@@ -71,7 +73,9 @@ class Engine:
             if hits is not None:
                 return hits
         with self._pinned() as view:
-            mask = None if group.filter is None else self._store.matching(group.filter)
+            mask = None
+            if group.filter is not None and (mask := self._store.matching(group.filter, should_stop)) is None:
+                raise ScanStopped
             hits = self._hits(view, mask, group, should_stop)
         assert hits is not None, "a row of a pinned state is missing in the store"
         return hits
@@ -100,7 +104,7 @@ class Engine:
         counts = np.minimum(matches.counts, group.k)
         taken = np.arange(matches.distances.shape[1]) < counts[:, None]
         numbers = matches.numbers[taken].tolist()
-        described = self._store.describe(numbers)
+        described = self._store.describe(numbers, group.include_attributes, MAX_ANSWER_BYTES)
         if len(described) < len(set(numbers)):
             return None
         keys = [described[number][0] for number in numbers]
@@ -128,7 +132,7 @@ class Engine:
                 matches = scan(group.codes[q : q + 1], k)
             count = int(matches.counts[0])
             numbers = matches.numbers[0, :count].tolist()
-            described = self._store.describe(numbers)
+            described = self._store.describe(numbers, group.include_attributes, MAX_ANSWER_BYTES)
             if len(described) < len(numbers):
                 return None
             found = sorted(

@@ -50,6 +50,11 @@ class _Chunk:
     rows: int = 0
     dead: int = 0
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether dead rows take more room than copying the live ones is worth."""
+        return self.dead * _COMPACT_SHARE > max(self.rows, LANES)
+
     @classmethod
     def empty(cls, words: int) -> _Chunk:
         # Zeroed memory is mapped when first touched, so an almost empty chunk costs almost nothing.
@@ -229,17 +234,19 @@ class CodeMatrix:
 
     def _compact(self) -> None:
         """Copy the live rows out of chunks with many dead ones, so that memory follows the live rows.
-        Each row is copied once per CHUNK_ROWS / 4 deletions, and old views keep the old chunks."""
-        if not any(chunk.dead * _COMPACT_SHARE > max(chunk.rows, LANES) for chunk in self._view.chunks):
+        A row is copied only when a quarter of its chunk has died; old views keep the old chunks."""
+        crowded = [chunk for chunk in self._view.chunks if chunk.is_crowded]
+        if not crowded:
             return
         chunks: list[_Chunk] = []
         for chunk in self._view.chunks:
-            if chunk.dead == 0 and (chunk.rows == CHUNK_ROWS or chunk is self._view.chunks[-1]):
+            if chunk not in crowded:
                 chunks.append(chunk)
                 continue
             alive = np.flatnonzero(chunk.died[: chunk.rows] == 0)
             words = chunk.codes[alive // LANES, :, alive % LANES]
             if chunks and chunks[-1] in self._view.chunks:
+                # Rows never go behind those of a chunk that stays: old views read it, and numbers rise.
                 chunks.append(_Chunk.empty(self._words))
             self._append_rows(chunks, words, chunk.ids[alive], chunk.numbers[alive])
         chunks = [chunk for chunk in chunks if chunk.rows]

@@ -2,10 +2,11 @@
 
     FOLDER/shard.json              cluster, partition, replica, and the partition count it was filled for
     FOLDER/lock                    held by the process that serves the folder
-    FOLDER/collections/NAME/       one store each
+    FOLDER/collections/NAME@INCARNATION/   one store each
 
 A collection comes and goes by a rename, so a crash leaves it whole or absent. One whose store is damaged is
-reported by name and refused; the others serve."""
+reported by name and refused; the others serve. The incarnation tells a collection from an earlier one of its
+name, so what a failed drop left behind never comes back to life."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from lookalike.codespace import CodeSpace
-from lookalike.errors import CannotStart, CodeSpaceMismatch, Corruption, NotFound
+from lookalike.errors import CannotStart, CodeSpaceMismatch, Corruption, NotFound, Overloaded
 from lookalike.records import Collection, check_collection_name
 from shard.engine import Engine
 from shard.store import Store
@@ -41,6 +42,18 @@ class Identity:
         return f"cluster {self.cluster!r}, partition {self.partition} of {self.partitions}, replica {self.replica}"
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Open:
+    engine: Engine
+    incarnation: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Damaged:
+    reason: str
+    incarnation: int
+
+
 class Node:
     """The collections of one shard. `load` must have returned before any other method is called."""
 
@@ -50,8 +63,8 @@ class Node:
         self._folder = folder
         self._collections_folder = folder / "collections"
         self._threads = scan_threads
-        self._engines: dict[str, Engine] = {}
-        self._damaged: dict[str, Corruption] = {}
+        self._open: dict[str, _Open] = {}
+        self._damaged: dict[str, _Damaged] = {}
         try:
             self._collections_folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(folder)
@@ -68,71 +81,108 @@ class Node:
     def load(self) -> None:
         """Read every collection into memory, and clear what a crash left half made or half dropped."""
         for folder in sorted(self._collections_folder.iterdir()):
-            if folder.name.startswith("."):
+            name, mark, incarnation = folder.name.rpartition("@")
+            if folder.name.startswith(".") and folder.is_dir():
                 shutil.rmtree(folder)
-                continue
-            try:
-                self._engines[folder.name] = Engine(Store(folder / STORE_FILE), self._threads)
-            except Corruption as error:
-                log.error("collection %s is damaged: %s", folder.name, error)
-                self._damaged[folder.name] = error
+            elif folder.is_dir() and mark and incarnation.isdecimal():
+                self._load(name, int(incarnation), folder)
 
     def close(self) -> None:
-        for engine in self._engines.values():
-            engine.close()
+        for collection in self._open.values():
+            collection.engine.close()
         self._lock.close()
 
     def engine(self, name: str) -> Engine:
         """The collection's engine. Raises NotFound or Corruption."""
         if name in self._damaged:
-            raise self._damaged[name]
+            raise Corruption(self._damaged[name].reason)
         try:
-            return self._engines[name]
+            return self._open[name].engine
         except KeyError:
             raise NotFound(f"collection: {name[:140]!r} does not exist; create it first") from None
 
-    def open_collection(self, name: str, space: CodeSpace) -> bool:
-        """Make sure that the collection is there in this code space. Returns whether it was made now."""
+    def open_collection(
+        self, name: str, space: CodeSpace, incarnation: int, keep_present: bool
+    ) -> tuple[bool, int]:
+        """Make sure that the collection is there, in this code space and this incarnation or, with
+        `keep_present`, in whichever is there. An earlier incarnation is dropped. Returns whether it was made
+        now, and its incarnation."""
         check_collection_name(name)
-        if name in self._engines or name in self._damaged:
-            present = self.engine(name).space
-            if present != space:
-                raise CodeSpaceMismatch(
-                    f"collection: {name!r} exists in code space {present.fingerprint[:12]}… ({present.bits} bits),"
-                    f" not {space.fingerprint[:12]}… ({space.bits} bits); drop it first or take another name"
-                )
-            return False
-        unfinished = self._collections_folder / f".new-{name}"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir()
-        Store.create(unfinished / STORE_FILE, space)
-        folder = self._collections_folder / name
-        unfinished.rename(folder)
-        _sync_folder(self._collections_folder)
-        self._engines[name] = Engine(Store(folder / STORE_FILE), self._threads)
-        return True
+        present = self._incarnation(name)
+        if present is not None and present < incarnation and not keep_present:
+            self.drop_collection(name, present)
+            present = None
+        if present is None:
+            self._make(name, space, incarnation)
+            return True, incarnation
+        if present > incarnation and not keep_present:
+            raise CodeSpaceMismatch(f"collection: {name!r} exists and was made later than this request")
+        self._require_space(name, space)
+        return False, present
 
-    def drop_collection(self, name: str) -> bool:
-        """Delete the collection, damaged or not. Returns whether there was one. A scan that still runs on
-        it ends undisturbed: its files live on until it lets go of them."""
-        if name not in self._engines and name not in self._damaged:
+    def drop_collection(self, name: str, incarnation: int) -> bool:
+        """Delete the collection, damaged or not, unless it is a later incarnation. Returns whether there was
+        one. A scan that still runs on it ends undisturbed: its files live on until it lets go of them."""
+        present = self._incarnation(name)
+        if present is None or present > incarnation:
             return False
-        gone = self._collections_folder / f".gone-{name}"
-        shutil.rmtree(gone, ignore_errors=True)
-        (self._collections_folder / name).rename(gone)
+        gone = self._collections_folder / f".gone-{name}@{present}"
+        self._folder_of(name, present).rename(gone)
         _sync_folder(self._collections_folder)
-        self._engines.pop(name, None)
+        self._open.pop(name, None)
         self._damaged.pop(name, None)
         shutil.rmtree(gone)
         return True
 
     def collections(self) -> list[Collection]:
         """The sound collections, by name."""
-        return [Collection(name, engine.space, engine.rows) for name, engine in sorted(self._engines.items())]
+        return [
+            Collection(name, found.engine.space, found.engine.rows, found.incarnation)
+            for name, found in sorted(self._open.copy().items())
+        ]
 
     @property
     def memory_bytes(self) -> int:
-        return sum(engine.memory_bytes for engine in self._engines.values())
+        return sum(found.engine.memory_bytes for found in self._open.copy().values())
+
+    def _load(self, name: str, incarnation: int, folder: Path) -> None:
+        try:
+            engine = Engine(Store(folder / STORE_FILE), self._threads)
+        except (Corruption, Overloaded) as error:
+            log.error("collection %s cannot be opened: %s", name, error.message)
+            self._damaged[name] = _Damaged(error.message, incarnation)
+        else:
+            self._open[name] = _Open(engine, incarnation)
+
+    def _make(self, name: str, space: CodeSpace, incarnation: int) -> None:
+        folder = self._folder_of(name, incarnation)
+        unfinished = self._collections_folder / f".new-{folder.name}"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        Store.create(unfinished / STORE_FILE, space)
+        unfinished.rename(folder)
+        try:
+            _sync_folder(self._collections_folder)
+            self._open[name] = _Open(Engine(Store(folder / STORE_FILE), self._threads), incarnation)
+        except BaseException:
+            shutil.rmtree(folder)
+            raise
+
+    def _incarnation(self, name: str) -> int | None:
+        found = self._open.get(name) or self._damaged.get(name)
+        return None if found is None else found.incarnation
+
+    def _folder_of(self, name: str, incarnation: int) -> Path:
+        return self._collections_folder / f"{name}@{incarnation}"
+
+    def _require_space(self, name: str, space: CodeSpace) -> None:
+        present = self.engine(name).space
+        if present != space:
+            raise CodeSpaceMismatch(
+                f"collection: {name!r} exists in code space {present.fingerprint[:12]}…"
+                f" ({present.bits} bits), not {space.fingerprint[:12]}… ({space.bits} bits);"
+                " drop it first or take another name"
+            )
 
     def _claim(self) -> None:
         path = self._folder / "shard.json"

@@ -4,6 +4,8 @@ codes; writes run in another and share commits; reads by key have threads of the
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +17,7 @@ import numpy as np
 
 from lookalike import wire
 from lookalike.batcher import Batcher
-from lookalike.errors import DeadlineExceeded, LookalikeError, Recovering
+from lookalike.errors import DeadlineExceeded, Internal, LookalikeError, Recovering
 from lookalike.records import VersionedRecord, check_code, check_key
 from lookalike.scan import ScanGroup, ScanHits, WriteResult
 from lookalike.v1 import shard_pb2 as pb
@@ -24,10 +26,12 @@ from shard.engine import Engine
 from shard.kernel import ScanStopped, warm_up
 from shard.node import Node
 
+log = logging.getLogger("shard.server")
 MAX_SCAN_QUERIES = 1_024
 MAX_WAITING_QUERIES = 16_384
-MAX_COMMIT_RECORDS = 20_000
-MAX_WAITING_RECORDS = 200_000
+MAX_COMMIT_BYTES = 16 * 1024 * 1024
+MAX_WAITING_BYTES = 128 * 1024 * 1024
+_RECORD_BYTES = 256
 READ_THREADS = 2
 
 Result = TypeVar("Result")
@@ -54,9 +58,9 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
         )
         self._writes: Batcher[WriteItem, WriteResult] = Batcher(
             self._run_writes,
-            max_weight=MAX_COMMIT_RECORDS,
-            max_waiting=MAX_WAITING_RECORDS,
-            weigh=lambda write: len(write[1]),
+            max_weight=MAX_COMMIT_BYTES,
+            max_waiting=MAX_WAITING_BYTES,
+            weigh=lambda write: sum(map(_write_bytes, write[1])),
         )
 
     async def load(self) -> None:
@@ -84,6 +88,9 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
             return await self._scans.submit((engine, wire.scan_group_from_wire(message, engine.space)))
         except LookalikeError as error:
             return error
+        except Exception:
+            log.exception("a scan of collection %s failed", message.collection)
+            return Internal("internal error; see the shard's log")
 
     async def Write(self, request: pb.WriteRequest, context: Context) -> pb.WriteResponse:
         self._require_loaded()
@@ -96,7 +103,10 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
                 check_code(record.code, engine.space, f"record {record.key!r}")
         result = await self._writes.submit((engine, records))
         return pb.WriteResponse(
-            existed=result.existed, superseded=result.superseded, newest_version=result.newest_version
+            existed=result.existed,
+            superseded=result.superseded.keys(),
+            superseded_by=result.superseded.values(),
+            newest_version=result.newest_version,
         )
 
     async def Fetch(self, request: pb.FetchRequest, context: Context) -> pb.FetchResponse:
@@ -110,14 +120,19 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
     ) -> pb.OpenCollectionResponse:
         self._require_loaded()
         space = wire.space_from_wire(request.code_space)
-        created = await self._in(self._write_thread, lambda: self._node.open_collection(request.name, space))
-        return pb.OpenCollectionResponse(created=created)
+        created, incarnation = await self._in(
+            self._write_thread,
+            lambda: self._node.open_collection(request.name, space, request.incarnation, request.keep_present),
+        )
+        return pb.OpenCollectionResponse(created=created, incarnation=incarnation)
 
     async def DropShardCollection(
         self, request: pb.DropShardCollectionRequest, context: Context
     ) -> pb.DropShardCollectionResponse:
         self._require_loaded()
-        dropped = await self._in(self._write_thread, lambda: self._node.drop_collection(request.name))
+        dropped = await self._in(
+            self._write_thread, lambda: self._node.drop_collection(request.name, request.incarnation)
+        )
         return pb.DropShardCollectionResponse(dropped=dropped)
 
     async def ShardStatus(self, request: pb.ShardStatusRequest, context: Context) -> pb.ShardStatusResponse:
@@ -160,24 +175,30 @@ def _scan_together(scans: Sequence[ScanItem], should_stop: Callable[[], bool]) -
         options = (id(engine), group.k, group.max_distance, group.filter, group.include_attributes)
         alike.setdefault(options, []).append(index)
     for members in alike.values():
-        engine, first = scans[members[0]]
-        codes = np.concatenate([scans[index][1].codes for index in members])
-        joined = ScanGroup(
-            first.collection, first.fingerprint, codes, first.k, first.max_distance, first.filter,
-            first.include_attributes,
-        )  # fmt: skip
         try:
-            hits = engine.scan(joined, should_stop)
+            for index, hits in zip(members, _scan_joined([scans[i] for i in members], should_stop), strict=True):
+                results[index] = hits
         except ScanStopped:
             break
         except Exception as error:
+            if len(members) == 1:
+                results[members[0]] = error
+                continue
+            # What is wrong with one of them, or only with all at once, must not fail the others.
             for index in members:
-                results[index] = error
-            continue
-        sizes = [len(scans[index][1].codes) for index in members]
-        for index, part in zip(members, _cut(hits, sizes), strict=True):
-            results[index] = part
+                results[index] = _scan_together([scans[index]], should_stop)[0]
     return results
+
+
+def _scan_joined(scans: Sequence[ScanItem], should_stop: Callable[[], bool]) -> list[ScanHits]:
+    engine, first = scans[0]
+    joined = dataclasses.replace(first, codes=np.concatenate([group.codes for _, group in scans]))
+    return _cut(engine.scan(joined, should_stop), [len(group.codes) for _, group in scans])
+
+
+def _write_bytes(record: VersionedRecord) -> int:
+    """About what a record takes on its way to the disk."""
+    return _RECORD_BYTES + len(record.code or b"") + len(record.attributes)
 
 
 def _cut(hits: ScanHits, sizes: Sequence[int]) -> list[ScanHits]:
@@ -223,7 +244,7 @@ def _write_together(writes: Sequence[WriteItem]) -> list[WriteResult | Exception
         start = 0
         for index in members:
             end = start + len(writes[index][1])
-            superseded = [i - start for i in joined.superseded if start <= i < end]
+            superseded = {i - start: by for i, by in joined.superseded.items() if start <= i < end}
             results[index] = WriteResult(joined.existed[start:end], superseded, joined.newest_version)
             start = end
     return results

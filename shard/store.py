@@ -11,7 +11,7 @@ import dataclasses
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,13 +19,15 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike.codespace import CodeSpace
-from lookalike.errors import Corruption, Overloaded
+from lookalike.errors import Corruption, InvalidRequest, NotFound, Overloaded
 from lookalike.filters import Filter
 from lookalike.records import VersionedRecord, record_id
 from shard.filter_sql import where
 
 SCHEMA_VERSION = "1"
 LOAD_ROWS = 65_536
+RENUMBER_ABOVE = 2**31
+_STEPS_BETWEEN_LOOKS = 100_000
 _LOOKUP_VALUES = 500
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -52,7 +54,7 @@ class Applied:
     ids: npt.NDArray[np.uint64]
     codes: Sequence[bytes]
     existed: Sequence[bool]
-    superseded: Sequence[int]
+    superseded: Mapping[int, int]
 
 
 class Store:
@@ -63,12 +65,17 @@ class Store:
         self._path = path
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
-        with _explained(path):
-            self._writer = self._connect()
-            meta = dict(self._writer.execute("SELECT name, value FROM meta"))
-            self.space = CodeSpace(**json.loads(meta["code_space"]))
-            last, newest = self._writer.execute("SELECT max(number), max(version) FROM records").fetchone()
-            self.fields = frozenset(name for (name,) in self._writer.execute("SELECT name FROM fields"))
+        try:
+            with _explained(path):
+                self._writer = self._connect()
+                self.space = self._read_meta()
+                last, newest = self._writer.execute("SELECT max(number), max(version) FROM records").fetchone()
+                self.fields = frozenset(name for (name,) in self._writer.execute("SELECT name FROM fields"))
+                if (last or 0) > RENUMBER_ABOVE:
+                    last = self._renumber() - 1
+        except (sqlite3.OperationalError, KeyError, ValueError, TypeError) as error:
+            self.close()
+            raise Corruption(f"{path} is damaged ({error}); restore the partition from a backup") from error
         self._next_number = 0 if last is None else last + 1
         self.newest_version: int = newest or 0
 
@@ -110,14 +117,14 @@ class Store:
         with _explained(self._path):
             self._writer.execute("BEGIN IMMEDIATE")
             try:
-                applied, fields = self._stage(records)
+                applied, fields, taken = self._stage(records)
                 yield applied
                 self._writer.execute("COMMIT")
             except BaseException:
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
                 raise
-        self._next_number += len(records)
+        self._next_number += taken
         self.fields |= fields
         self.newest_version = max(self.newest_version, *(record.version for record in records))
 
@@ -125,51 +132,103 @@ class Store:
     def reading(self) -> Iterator[None]:
         """Reads of this thread inside the block see one state of the store: that of the block's start."""
         reader = self._reader()
-        reader.execute("BEGIN")
-        try:
-            reader.execute("SELECT 1 FROM meta").fetchone()
-            yield
-        finally:
-            reader.execute("COMMIT")
+        with _explained(self._path):
+            reader.execute("BEGIN")
+            try:
+                reader.execute("SELECT 1 FROM meta").fetchone()
+                yield
+            finally:
+                reader.execute("COMMIT")
 
     def fetch(self, keys: Sequence[str]) -> dict[str, VersionedRecord]:
         """The live records among `keys`."""
         sql = "SELECT key, code, attributes, version FROM records WHERE key IN ({}) AND code IS NOT NULL"
         return {row[0]: VersionedRecord(*row) for row in self._lookup(self._reader(), sql, keys)}
 
-    def describe(self, numbers: Sequence[int]) -> dict[int, tuple[str, str]]:
-        """Key and attributes of the live rows among `numbers`."""
-        sql = "SELECT number, key, attributes FROM records WHERE number IN ({}) AND code IS NOT NULL"
-        return {number: (key, text) for number, key, text in self._lookup(self._reader(), sql, numbers)}
+    def describe(
+        self, numbers: Sequence[int], include_attributes: bool, max_bytes: int
+    ) -> dict[int, tuple[str, str]]:
+        """Key and attributes ("" unless wanted) of the live rows among `numbers`. Raises InvalidRequest when
+        they take over `max_bytes`."""
+        attributes = "attributes" if include_attributes else "''"
+        sql = f"SELECT number, key, {attributes} FROM records WHERE number IN ({{}}) AND code IS NOT NULL"
+        described: dict[int, tuple[str, str]] = {}
+        size = 0
+        for number, key, text in self._lookup(self._reader(), sql, numbers):
+            described[number] = (key, text)
+            size += len(key) + len(text)
+            if size > max_bytes:
+                raise InvalidRequest(
+                    f"k: the answer would take over {max_bytes:,} bytes; ask for fewer hits or queries at once,"
+                    " or leave the attributes out"
+                )
+        return described
 
-    def matching(self, condition: Filter) -> npt.NDArray[np.bool_]:
-        """A mask by row number: True for the live rows that meet the filter."""
+    def matching(
+        self, condition: Filter, should_stop: Callable[[], bool] = lambda: False
+    ) -> npt.NDArray[np.bool_] | None:
+        """A mask by row number: True for the live rows that meet the filter. None once `should_stop`."""
         sql, parameters = where(condition)
-        with _explained(self._path):
-            cursor = self._reader().execute(
-                f"SELECT number FROM records WHERE code IS NOT NULL AND {sql}", parameters
-            )
-            numbers = np.fromiter((number for (number,) in cursor), np.int64)
+        reader = self._reader()
+        reader.set_progress_handler(should_stop, _STEPS_BETWEEN_LOOKS)
+        try:
+            with _explained(self._path):
+                cursor = reader.execute(f"SELECT number FROM records WHERE code IS NOT NULL AND {sql}", parameters)
+                numbers = np.fromiter((number for (number,) in cursor), np.int64)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+                return None
+            raise
+        finally:
+            reader.set_progress_handler(None, 0)
         mask = np.zeros(int(numbers.max(initial=-1)) + 1, np.bool_)
         mask[numbers] = True
         return mask
 
-    def _stage(self, records: Sequence[VersionedRecord]) -> tuple[Applied, frozenset[str]]:
+    def _read_meta(self) -> CodeSpace:
+        meta = dict(self._writer.execute("SELECT name, value FROM meta"))
+        if meta["schema"] != SCHEMA_VERSION:
+            raise ValueError(f"its schema is {meta['schema']!r}, this release reads {SCHEMA_VERSION!r}")
+        return CodeSpace(**json.loads(meta["code_space"]))
+
+    def _renumber(self) -> int:
+        """Give the rows new numbers from 0 in their order. Returns how many there are. Numbers have 32 bits
+        in the matrix and every write takes one, so a store that lives long would run out of them."""
+        self._writer.executescript(
+            """
+            BEGIN IMMEDIATE;
+            CREATE TEMP TABLE renumbered AS
+                SELECT number AS old, row_number() OVER (ORDER BY number) - 1 AS new FROM records;
+            CREATE UNIQUE INDEX temp.renumbered_old ON renumbered (old);
+            UPDATE records SET number = -number - 1;
+            UPDATE records SET number = (SELECT new FROM renumbered WHERE old = -records.number - 1);
+            DROP TABLE renumbered;
+            COMMIT;
+            """
+        )
+        (count,) = self._writer.execute("SELECT count(*) FROM records").fetchone()
+        return int(count)
+
+    def _stage(self, records: Sequence[VersionedRecord]) -> tuple[Applied, frozenset[str], int]:
         sql = "SELECT key, number, version, code IS NOT NULL FROM records WHERE key IN ({})"
         keys = [record.key for record in records]
         stored = {key: rest for key, *rest in self._lookup(self._writer, sql, keys)}
-        existed, superseded, deleted = [], [], []
+        existed: list[bool] = []
+        superseded: dict[int, int] = {}
+        deleted: list[int] = []
         rows: dict[str, tuple[int, VersionedRecord]] = {}
+        taken = 0
         for index, record in enumerate(records):
-            number, version, live = stored.get(record.key, (None, -1, 0))
+            number, version, live = stored.get(record.key, (0, -1, 0))
             existed.append(bool(live))
             if version >= record.version:
                 if version > record.version:
-                    superseded.append(index)
+                    superseded[index] = version
                 continue
             if live and record.key not in rows:
                 deleted.append(number)
-            number = self._next_number + index
+            number = self._next_number + taken
+            taken += 1
             rows[record.key] = (number, record)
             stored[record.key] = [number, record.version, record.code is not None]
         self._writer.executemany(
@@ -191,7 +250,7 @@ class Store:
             existed,
             superseded,
         )
-        return applied, fields
+        return applied, fields, taken
 
     def _lookup(
         self, connection: sqlite3.Connection, sql: str, values: Sequence[Value]
@@ -204,7 +263,12 @@ class Store:
     def _reader(self) -> sqlite3.Connection:
         reader: sqlite3.Connection | None = getattr(self._local, "reader", None)
         if reader is None:
-            reader = self._local.reader = self._connect()
+            try:
+                reader = self._local.reader = self._connect()
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode == sqlite3.SQLITE_CANTOPEN:
+                    raise NotFound("collection: was dropped meanwhile") from None
+                raise
             reader.execute("PRAGMA query_only = ON")
         return reader
 

@@ -79,10 +79,13 @@ class Collection(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     CODE_SPACE_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Letters, digits, '.', '_' and '-', starting with a letter or digit; 1..128 characters."""
     rows: _builtins.int
     """Live records on the partitions that answered. Output only."""
+    incarnation: _builtins.int
+    """Tells a collection from an earlier one of the same name: higher is later. Output only."""
     @_builtins.property
     def code_space(self) -> Global___CodeSpace: ...
     def __init__(
@@ -91,10 +94,11 @@ class Collection(_message.Message):
         name: _builtins.str = ...,
         code_space: Global___CodeSpace | None = ...,
         rows: _builtins.int = ...,
+        incarnation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["code_space", b"code_space"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code_space", b"code_space", "name", b"name", "rows", b"rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code_space", b"code_space", "incarnation", b"incarnation", "name", b"name", "rows", b"rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -92,7 +92,7 @@ class ShardServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def OpenCollection(self, request, context):
-        """Idempotent; FAILED_PRECONDITION when the collection exists in another code space.
+        """Idempotent; FAILED_PRECONDITION when the collection exists in another code space or a later incarnation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,7 +39,7 @@ class ShardServiceStub:
     """Applies versioned writes; a record at a higher version stays. An answer means: committed and synced."""
     Fetch: _grpc.UnaryUnaryMultiCallable[_shard_pb2.FetchRequest, _shard_pb2.FetchResponse]
     OpenCollection: _grpc.UnaryUnaryMultiCallable[_shard_pb2.OpenCollectionRequest, _shard_pb2.OpenCollectionResponse]
-    """Idempotent; FAILED_PRECONDITION when the collection exists in another code space."""
+    """Idempotent; FAILED_PRECONDITION when the collection exists in another code space or a later incarnation."""
     DropShardCollection: _grpc.UnaryUnaryMultiCallable[_shard_pb2.DropShardCollectionRequest, _shard_pb2.DropShardCollectionResponse]
     ShardStatus: _grpc.UnaryUnaryMultiCallable[_shard_pb2.ShardStatusRequest, _shard_pb2.ShardStatusResponse]
 
@@ -54,7 +54,7 @@ class ShardServiceAsyncStub(ShardServiceStub):
     """Applies versioned writes; a record at a higher version stays. An answer means: committed and synced."""
     Fetch: _aio.UnaryUnaryMultiCallable[_shard_pb2.FetchRequest, _shard_pb2.FetchResponse]  # type: ignore[assignment]
     OpenCollection: _aio.UnaryUnaryMultiCallable[_shard_pb2.OpenCollectionRequest, _shard_pb2.OpenCollectionResponse]  # type: ignore[assignment]
-    """Idempotent; FAILED_PRECONDITION when the collection exists in another code space."""
+    """Idempotent; FAILED_PRECONDITION when the collection exists in another code space or a later incarnation."""
     DropShardCollection: _aio.UnaryUnaryMultiCallable[_shard_pb2.DropShardCollectionRequest, _shard_pb2.DropShardCollectionResponse]  # type: ignore[assignment]
     ShardStatus: _aio.UnaryUnaryMultiCallable[_shard_pb2.ShardStatusRequest, _shard_pb2.ShardStatusResponse]  # type: ignore[assignment]
 
@@ -90,7 +90,7 @@ class ShardServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _shard_pb2.OpenCollectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_shard_pb2.OpenCollectionResponse, _abc.Awaitable[_shard_pb2.OpenCollectionResponse]]:
-        """Idempotent; FAILED_PRECONDITION when the collection exists in another code space."""
+        """Idempotent; FAILED_PRECONDITION when the collection exists in another code space or a later incarnation."""
 
     @_abc_1.abstractmethod
     def DropShardCollection(

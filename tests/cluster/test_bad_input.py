@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from lookalike.v1.search_pb2_grpc import SearchServiceStub
 from tests.conftest import Cluster
 
 GOOD = bytes(8)
+DEEP = json.loads('{"a":' * 65 + "1" + "}" * 65)
 
 
 @pytest.fixture
@@ -53,6 +55,9 @@ def filled(client: Client, collection: str) -> Iterator[str]:
         ({"filter": {"label": None}}, InvalidRequest, "compares with a NoneType"),
         ({"filter": {"$and": []}}, InvalidRequest, "at least one"),
         ({"filter": {'la"bel': 1}}, InvalidRequest, "not a path"),
+        ({"filter": {"la\tbel": 1}}, InvalidRequest, "not a path"),
+        ({"filter": {"n": {"$gt": 10**400}}}, InvalidRequest, "within 2\\*\\*53"),
+        ({"filter": {"x" * 20_000: 1}}, InvalidRequest, "no record has a field"),
     ],
 )
 def test_a_bad_search_is_refused(
@@ -71,11 +76,13 @@ def test_a_bad_search_is_refused(
         (Record(b"bytes", code=GOOD), InvalidRequest, "key: is bytes"),
         (Record("a"), InvalidRequest, "needs an image or a code"),
         (Record("a", code=GOOD, image=b"x"), InvalidRequest, "exactly one"),
-        (Record("a", code=b"1234567"), InvalidRequest, "record 'a' has 7 bytes"),
+        (Record("a", code=b"1234567"), InvalidRequest, "record 'a': code: the record has 7 bytes"),
         (Record("a", code=GOOD, attributes=["no", "object"]), InvalidRequest, "are list, not a JSON object"),
         (Record("a", code=GOOD, attributes={"n": float("nan")}), InvalidRequest, "are not JSON"),
         (Record("a", code=GOOD, attributes={"n": object()}), InvalidRequest, "are not JSON"),
         (Record("a", code=GOOD, attributes={"n": "x" * 70_000}), InvalidRequest, "at most 65,536"),
+        (Record("a", code=GOOD, attributes={"n": "a\0b"}), InvalidRequest, "NUL character"),
+        (Record("a", code=GOOD, attributes=DEEP), InvalidRequest, "nested over 64 deep"),
         (Record("a", code=GOOD, fingerprint="0" * 64), CodeSpaceMismatch, "encode again"),
     ],
 )

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
 import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import pytest
@@ -11,8 +20,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from lookalike import AsyncClient, Client, CodeSpace, Record
-from lookalike.errors import AlreadyExists, CodeSpaceMismatch, InvalidRequest, NotFound
-from tests.conftest import Cluster
+from lookalike.errors import (
+    AlreadyExists,
+    CodeSpaceMismatch,
+    DeadlineExceeded,
+    InvalidRequest,
+    NotFound,
+    PartitionUnavailable,
+)
+from lookalike.throwaway import throwaway_config
+from tests.conftest import Cluster, running_cluster
 
 
 def code(value: int) -> bytes:
@@ -20,7 +37,7 @@ def code(value: int) -> bytes:
 
 
 def test_a_record_is_read_as_it_was_written(client: Client, collection: str) -> None:
-    attributes = {"label": "cat", "n": 3, "nested": {"a": [1, 2.5, None, True]}, "text": "naïve \u0000 🙂"}
+    attributes = {"label": "cat", "n": 3, "nested": {"a": [1, 2.5, None, True]}, "text": "naïve \u0001 🙂"}
     client.upsert([Record("é/🙂", code=code(5), attributes=attributes)], collection=collection)
     (record,) = client.get(["é/🙂", "missing"], collection=collection)
     assert (record.key, record.code, record.attributes) == ("é/🙂", code(5), attributes)
@@ -172,3 +189,115 @@ def test_the_web_port_tells_health_and_status(cluster: Cluster) -> None:
     assert urllib.request.urlopen(f"{base}/healthz", timeout=5).read() == b"ok\n"
     with urllib.request.urlopen(f"{base}/v1/status", timeout=5) as response:
         assert len(json.load(response)["partitions"]) == 3
+
+
+def test_writes_follow_a_collection_that_was_made_anew(cluster: Cluster) -> None:
+    """A second coordinator remembers the old code space; correct writes through it must not be refused."""
+    with second_coordinator(cluster) as address, Client(address) as late, cluster.client() as client:
+        client.create_collection("moved", bits=64)
+        late.upsert([Record("a", code=code(1))], collection="moved")
+        client.drop_collection("moved")
+        space = CodeSpace(64, hash_digest="another seed")
+        client.create_collection("moved", code_space=space)
+        fresh = Record("b", code=code(2), fingerprint=space.fingerprint)
+        assert late.upsert([fresh], collection="moved") == 1
+        assert late.delete(["b"], collection="moved") == 1
+        with pytest.raises(CodeSpaceMismatch):
+            late.upsert([Record("c", code=code(3), fingerprint=CodeSpace(64).fingerprint)], collection="moved")
+
+
+def test_two_coordinators_writing_one_key_end_with_the_later_write(cluster: Cluster, collection: str) -> None:
+    with second_coordinator(cluster) as address, Client(address) as other, cluster.client() as client:
+        for value in range(1, 30):
+            writer = client if value % 2 else other
+            writer.upsert([Record("a", code=code(value))], collection=collection)
+            assert client.get(["a"], collection=collection)[0].code == code(value)
+
+
+def test_the_users_own_error_in_an_ingest_comes_back_after_the_outcomes(client: Client, collection: str) -> None:
+    def records() -> Iterator[Record]:
+        for i in range(300):
+            yield Record(f"k{i}", code=code(i))
+        raise ZeroDivisionError("mine")
+
+    stream = client.ingest(records(), collection=collection)
+    assert [next(stream).key for _ in range(256)] == [f"k{i}" for i in range(256)]
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        next(stream)
+    with pytest.raises(InvalidRequest, match="attributes: are not JSON"):
+        list(client.ingest([Record("x", code=code(1), attributes={"n": float("nan")})], collection=collection))
+
+
+def test_large_answers_of_many_clients_at_once_fail_nobody(
+    client: Client, collection: str, cluster: Cluster
+) -> None:
+    """Each answer fits into a message; those that share an RPC would not."""
+    text = "x" * 50_000
+    client.upsert(
+        [Record(f"k{i}", code=code(i), attributes={"text": text}) for i in range(600)], collection=collection
+    )
+
+    async def ask_at_once() -> None:
+        async with AsyncClient(cluster.address, timeout=120) as many:
+            results = await asyncio.gather(
+                *(many.search(code=code(i), k=300, collection=collection) for i in range(12))
+            )
+            assert [len(result.hits) for result in results] == [300] * 12
+
+    asyncio.run(ask_at_once())
+    with pytest.raises(InvalidRequest, match="over 200,000 in all"):
+        client.search_batch(codes=[code(0)] * 21, k=10_000, collection=collection)
+
+
+def test_what_a_failed_drop_left_does_not_come_back(tmp_path: Path) -> None:
+    with running_cluster(tmp_path, partitions=2) as own, own.client(timeout=4) as client:
+        client.create_collection("c", bits=64)
+        client.upsert([Record(f"k{i}", code=code(i)) for i in range(100)], collection="c")
+        own.kill("shard-r0-1", signal.SIGSTOP)
+        with pytest.raises((DeadlineExceeded, PartitionUnavailable)):
+            client.drop_collection("c")
+        own.kill("shard-r0-1", signal.SIGCONT)
+        client.drop_collection("c")
+        client.create_collection("c", bits=64)
+        assert client.search(code=code(0), collection="c").hits == []
+        assert client.get_collection("c").rows == 0
+
+
+def test_creating_and_dropping_at_once_leaves_a_sound_state(cluster: Cluster, client: Client) -> None:
+    def rival() -> None:
+        with cluster.client() as other:
+            for _ in range(30):
+                with contextlib.suppress(NotFound, AlreadyExists):
+                    other.drop_collection("contested")
+
+    thread = threading.Thread(target=rival)
+    thread.start()
+    for _ in range(30):
+        with contextlib.suppress(NotFound, AlreadyExists):
+            client.create_collection("contested", bits=64)
+    thread.join()
+    with contextlib.suppress(AlreadyExists):
+        client.create_collection("contested", bits=64)
+    client.upsert([Record(f"k{i}", code=code(i)) for i in range(50)], collection="contested")
+    assert client.search(code=code(0), k=50, collection="contested").coverage.rows_searched == 50
+    client.drop_collection("contested")
+
+
+@contextlib.contextmanager
+def second_coordinator(cluster: Cluster) -> Iterator[str]:
+    """Another coordinator of the same cluster, on ports of its own."""
+    spare = throwaway_config(cluster.data, 1).coordinator
+    environment = {
+        **os.environ,
+        "LOOKALIKE__COORDINATOR__LISTEN": spare.listen,
+        "LOOKALIKE__COORDINATOR__WEB": spare.web,
+    }
+    command = [sys.executable, "-m", "coordinator", "--config", str(cluster.config_file)]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+        try:
+            with grpc.insecure_channel(spare.listen) as channel:
+                request = health_pb2.HealthCheckRequest()
+                health_pb2_grpc.HealthStub(channel).Check(request, wait_for_ready=True, timeout=20)
+            yield spare.listen
+        finally:
+            process.terminate()

@@ -127,3 +127,29 @@ async def test_close_cancels_what_runs_and_what_waits() -> None:
     await batcher.close()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(result, asyncio.CancelledError) for result in results)
+
+
+async def test_whoever_leaves_the_queue_makes_room_at_once() -> None:
+    gate = Gate()
+    batcher: Batcher[int, int] = Batcher(gate.run, max_weight=1, max_waiting=2)
+    tasks = [asyncio.create_task(batcher.submit(item)) for item in (0, 2, 4)]
+    await settle()
+    tasks[1].cancel()
+    tasks[2].cancel()
+    await settle()
+    later = asyncio.create_task(batcher.submit(6))
+    await settle()
+    gate.open.set()
+    assert await asyncio.gather(tasks[0], later) == [0, 60]
+
+
+async def test_a_run_that_breaks_its_word_fails_its_batch_and_not_the_batcher() -> None:
+    answers = iter([[], [1]])
+
+    async def run(items: Sequence[int]) -> list[int | Exception]:
+        return list(next(answers))
+
+    batcher: Batcher[int, int] = Batcher(run, max_weight=1, max_waiting=9)
+    with pytest.raises(AssertionError, match="one result per item"):
+        await batcher.submit(0)
+    assert await batcher.submit(1) == 1

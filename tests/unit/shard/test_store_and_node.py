@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lookalike.codespace import CodeSpace
-from lookalike.errors import CannotStart, CodeSpaceMismatch, Corruption, NotFound
+from lookalike.errors import CannotStart, CodeSpaceMismatch, Corruption, InvalidRequest, NotFound
 from lookalike.records import VersionedRecord
 from lookalike.scan import ScanGroup
 from shard.engine import Engine
@@ -31,28 +33,29 @@ def record(key: str, version: int = 1) -> VersionedRecord:
 
 def test_a_node_keeps_its_collections_over_a_restart(tmp_path: Path) -> None:
     node = open_node(tmp_path)
-    assert node.open_collection("c", SPACE)
-    assert not node.open_collection("c", SPACE)
+    assert node.open_collection("c", SPACE, 5, False) == (True, 5)
+    assert node.open_collection("c", SPACE, 5, False) == (False, 5)
+    assert node.open_collection("c", SPACE, 9, True) == (False, 5)
     node.engine("c").write([record("a"), record("b")])
     node.close()
     node = open_node(tmp_path)
-    assert [(c.name, c.rows, c.code_space) for c in node.collections()] == [("c", 2, SPACE)]
+    assert [(c.name, c.rows, c.code_space, c.incarnation) for c in node.collections()] == [("c", 2, SPACE, 5)]
     node.close()
 
 
 def test_a_collection_in_another_space_is_refused(tmp_path: Path) -> None:
     node = open_node(tmp_path)
-    node.open_collection("c", SPACE)
+    node.open_collection("c", SPACE, 1, False)
     with pytest.raises(CodeSpaceMismatch, match="drop it first"):
-        node.open_collection("c", CodeSpace(128))
+        node.open_collection("c", CodeSpace(128), 1, False)
     node.close()
 
 
 def test_a_dropped_collection_is_gone_from_disk_too(tmp_path: Path) -> None:
     node = open_node(tmp_path)
-    node.open_collection("c", SPACE)
-    assert node.drop_collection("c")
-    assert not node.drop_collection("c")
+    node.open_collection("c", SPACE, 1, False)
+    assert node.drop_collection("c", 1)
+    assert not node.drop_collection("c", 1)
     with pytest.raises(NotFound):
         node.engine("c")
     assert list((tmp_path / "collections").iterdir()) == []
@@ -90,24 +93,30 @@ def test_a_path_that_is_no_folder_is_refused(tmp_path: Path) -> None:
         Node(tmp_path / "file", ME)
 
 
-@pytest.mark.parametrize("damage", ["overwritten", "cut"])
+@pytest.mark.parametrize("damage", ["overwritten", "cut", "emptied", "removed"])
 def test_a_damaged_collection_is_quarantined_and_the_others_serve(tmp_path: Path, damage: str) -> None:
     node = open_node(tmp_path)
     for name in ("bad", "good"):
-        node.open_collection(name, SPACE)
+        node.open_collection(name, SPACE, 1, False)
         node.engine(name).write([record(f"k{i}") for i in range(500)])
     node.close()
-    path = tmp_path / "collections" / "bad" / STORE_FILE
+    path = tmp_path / "collections" / "bad@1" / STORE_FILE
     content = path.read_bytes()
-    path.write_bytes(
-        b"\xff" * 4_096 + content[4_096:] if damage == "overwritten" else content[: len(content) // 2]
-    )
+    if damage == "removed":
+        path.unlink()
+    else:
+        broken = {
+            "overwritten": b"\xff" * 4_096 + content[4_096:],
+            "cut": content[: len(content) // 2],
+            "emptied": b"",
+        }
+        path.write_bytes(broken[damage])
     node = open_node(tmp_path)
     assert node.engine("good").rows == 500
     with pytest.raises(Corruption, match="damaged"):
         node.engine("bad")
-    assert node.drop_collection("bad")
-    assert node.open_collection("bad", SPACE)
+    assert node.drop_collection("bad", 1)
+    assert node.open_collection("bad", SPACE, 2, False) == (True, 2)
     node.close()
 
 
@@ -133,4 +142,86 @@ def test_two_keys_with_one_id_stay_two_records(tmp_path: Path, monkeypatch: pyte
     for k in range(1, 7):
         group = ScanGroup("c", SPACE.fingerprint, np.frombuffer(b"12345678", np.uint8)[None], k)
         assert list(engine.scan(group).keys) == list("abcde")[:k]
+    engine.close()
+
+
+def test_a_later_incarnation_replaces_what_a_failed_drop_left(tmp_path: Path) -> None:
+    node = open_node(tmp_path)
+    node.open_collection("c", SPACE, 5, False)
+    node.engine("c").write([record("old")])
+    assert not node.drop_collection("c", 4)
+    assert node.open_collection("c", SPACE, 6, False) == (True, 6)
+    assert node.engine("c").rows == 0
+    with pytest.raises(CodeSpaceMismatch, match="made later"):
+        node.open_collection("c", SPACE, 5, False)
+    node.close()
+
+
+def test_a_stray_file_does_not_stop_a_shard(tmp_path: Path) -> None:
+    open_node(tmp_path).close()
+    (tmp_path / "collections" / ".DS_Store").touch()
+    (tmp_path / "collections" / "notes").mkdir()
+    open_node(tmp_path).close()
+
+
+def test_a_reader_that_comes_after_the_drop_is_told_so(tmp_path: Path) -> None:
+    node = open_node(tmp_path)
+    node.open_collection("c", SPACE, 1, False)
+    engine = node.engine("c")
+    engine.write([record("a")])
+    node.drop_collection("c", 1)
+    node.open_collection("c", SPACE, 2, False)
+    with ThreadPoolExecutor(1) as thread, pytest.raises(NotFound, match="dropped meanwhile"):
+        thread.submit(engine.fetch, ["a"]).result()
+    node.close()
+
+
+def test_a_store_that_took_billions_of_writes_is_renumbered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Store.create(tmp_path / "s", SPACE)
+    engine = Engine(Store(tmp_path / "s"))
+    for version in range(1, 40):
+        engine.write([record(key, version) for key in "abc"])
+    engine.write([VersionedRecord("b", None, "", 99)])
+    engine.close()
+    monkeypatch.setattr("shard.store.RENUMBER_ABOVE", 20)
+    store = Store(tmp_path / "s")
+    assert [numbers.tolist() for _, _, numbers in store.load()] == [[0, 1]]
+    engine = Engine(store)
+    engine.write([record("d", 100)])
+    group = ScanGroup("c", SPACE.fingerprint, np.frombuffer(b"12345678", np.uint8)[None], 9)
+    assert sorted(engine.scan(group).keys) == ["a", "c", "d"]
+    engine.close()
+
+
+def test_repeats_take_no_numbers(tmp_path: Path) -> None:
+    Store.create(tmp_path / "s", SPACE)
+    engine = Engine(Store(tmp_path / "s"))
+    for _ in range(50):
+        engine.write([record("a")])
+    engine.write([record("b")])
+    assert [numbers.tolist() for _, _, numbers in engine._store.load()] == [[0, 1]]
+    engine.close()
+
+
+def test_a_store_of_a_later_release_is_refused_by_its_schema(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shard.store.SCHEMA_VERSION", "2")
+    Store.create(tmp_path / "s", SPACE)
+    monkeypatch.undo()
+    with pytest.raises(Corruption, match="schema is '2'"):
+        Store(tmp_path / "s")
+
+
+def test_an_answer_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shard.engine.MAX_ANSWER_BYTES", 100)
+    Store.create(tmp_path / "s", SPACE)
+    engine = Engine(Store(tmp_path / "s"))
+    engine.write([VersionedRecord(f"k{i}", b"12345678", '{"text":"' + "x" * 30 + '"}', 1) for i in range(9)])
+    group = ScanGroup("c", SPACE.fingerprint, np.frombuffer(b"12345678", np.uint8)[None], 9)
+    assert len(engine.scan(group).keys) == 9
+    with pytest.raises(InvalidRequest, match="leave the attributes out"):
+        engine.scan(dataclasses.replace(group, include_attributes=True))
     engine.close()
