@@ -10,6 +10,8 @@ for _name, _value in {
     # Closed: no usage statistics, no use of the cluster without its token.
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",
+    # Ray forks its processes off this one; gRPC's fork handlers are for programs that use it in both.
+    "GRPC_ENABLE_FORK_SUPPORT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # glibc hands large blocks back to the kernel at once, and torch then spends half its time on page faults
     # (measured at batches of 32: 1.8 to 2.9 times slower).

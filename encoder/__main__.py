@@ -22,7 +22,6 @@ async def serve(config_path: Path, watch_stdin: bool) -> None:
     from encoder.ray_session import ray_session
     from encoder.server import EncoderServicer
 
-    server = Server([encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name])
     stopped = asyncio.ensure_future(until_stopped(watch_stdin))
     # Serve's own actors ask for no processor, the replicas for one each.
     with ray_session(config.ray_address, cpus=max(os.cpu_count() or 1, config.max_replicas)):
@@ -31,6 +30,8 @@ async def serve(config_path: Path, watch_stdin: bool) -> None:
             if isinstance(description, str):
                 raise CannotStart(description)
             space, width, device = description
+            # Not earlier: Ray forks its processes off this one, and a fork beside gRPC's threads can hang.
+            server = Server([encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name])
             servicer = EncoderServicer(handle, space, width, device, config.max_replicas)
             encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server.grpc)
             await server.start(config.address)

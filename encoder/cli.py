@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from encoder.ingest import job
 
 _MEAN_BATCH = 32
+_REACH_SECONDS = 5.0
 
 Paths = Annotated[list[str], typer.Argument(help="Folders, globs, files, or URLs such as s3://bucket/photos.")]
 Config = Annotated[
@@ -77,11 +79,15 @@ def ingest(
     settings = _encoder_section(config)
     spec = EncoderSpec.from_config(settings)
     sources, refused = find_sources(paths)
+    _require_reachable(server)
     summary = job.Summary(found=len(sources) + len(refused), unreadable=len(refused))
+    pool = _workers(settings, workers)
+    # Ray first: it forks its processes off this one, and a fork beside gRPC's threads can hang.
     with (
-        Client(server) as client,
-        job.Report(report) as bad_files,
         native_output_in_log(),
+        job.Report(report) as bad_files,
+        ray_session(settings.ray_address, pool.count + 1),
+        Client(server) as client,
         _progress(as_json) as progress,
     ):
         for url, reason in refused:
@@ -91,13 +97,10 @@ def ingest(
         missing = job.missing_sources(client, collection, sources, lambda n: progress.advance(checking, n))
         summary.already_stored = len(sources) - len(missing)
         encoding = progress.add_task("encoding", total=len(missing))
-        if missing:
-            pool = _workers(settings, workers)
-            with ray_session(settings.ray_address, pool.count + 1):
-                job.run(
-                    client, collection, space, missing, spec, pool, bad_files, summary,
-                    lambda n: progress.advance(encoding, n), patience,
-                )  # fmt: skip
+        job.run(
+            client, collection, space, missing, spec, pool, bad_files, summary,
+            lambda n: progress.advance(encoding, n), patience,
+        )  # fmt: skip
     summary.seconds = time.monotonic() - started
     _print_summary(summary, report, as_json)
     if summary.not_stored:
@@ -160,6 +163,18 @@ def demo(
     from encoder.demo.command import run_demo
 
     run_demo(images, keep, output, as_json)
+
+
+def _require_reachable(server: str) -> None:
+    """A wrong address is said at once, not after Ray has started. gRPC's other forms of address (dns:///,
+    lists) are left to gRPC."""
+    if any(mark in server for mark in "/,"):
+        return
+    host, _, port = server.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise PartitionUnavailable(f"server: {server} does not answer ({error}); is the cluster up?") from None
 
 
 def _encoder_section(config: Path | None) -> EncoderConfig:
