@@ -24,8 +24,8 @@ from lookalike.errors import (
 )
 from lookalike.filters import Filter
 from lookalike.records import (
+    MAX_ANSWER_BYTES,
     MAX_BATCH_HITS,
-    MAX_BATCH_RECORDS,
     Coverage,
     Timings,
     VersionedRecord,
@@ -100,8 +100,6 @@ class Searcher:
 
     async def fetch(self, collection: str, keys: Sequence[str], deadline: float) -> list[VersionedRecord]:
         """The live records among `keys`, in their order. Never partial."""
-        if not 1 <= len(keys) <= MAX_BATCH_RECORDS:
-            raise InvalidRequest(f"keys: are {len(keys):,}; send 1..{MAX_BATCH_RECORDS:,} a request")
         for key in keys:
             check_key(key)
         return await self._catalog.in_space(
@@ -117,6 +115,8 @@ class Searcher:
             )
         )
         found = {record.key: record for answer in answers for record in answer}
+        if sum(len(record.attributes) for record in found.values()) > MAX_ANSWER_BYTES:
+            raise InvalidRequest(f"keys: the records take over {MAX_ANSWER_BYTES:,} bytes; ask for fewer at once")
         return [found[key] for key in keys if key in found]
 
     async def _search(
@@ -228,5 +228,5 @@ def _require_known_fields(parts: Sequence[ScanHits]) -> None:
         known = sorted({field for part in parts for field in part.known_fields})
         raise InvalidRequest(
             f"filter: no record has a field {', '.join(repr(field) for field in sorted(unknown))};"
-            f" known fields: {', '.join(known) or 'none'}"
+            f" known fields: {', '.join(map(repr, known)) or 'none'}"
         )

@@ -21,7 +21,7 @@ from lookalike import wire
 from lookalike.codespace import CodeSpace
 from lookalike.config import ClusterConfig
 from lookalike.errors import InvalidRequest, LookalikeError
-from lookalike.records import MAX_BATCH_QUERIES, ClusterStatus, Outcome
+from lookalike.records import MAX_BATCH_QUERIES, ClusterStatus, Outcome, check_count
 from lookalike.v1 import record_pb2, search_pb2_grpc
 from lookalike.v1 import search_pb2 as pb
 
@@ -83,6 +83,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         return pb.GetResponse(records=[wire.stored_record_to_wire(record) for record in records])
 
     async def Upsert(self, request: pb.UpsertRequest, context: Context) -> pb.UpsertResponse:
+        check_count("records", len(request.records))
         drafts = [_draft(record) for record in request.records]
         stored = await self._writer.upsert(
             request.collection, drafts, request.fingerprint, _deadline(context, WRITE_SECONDS)
@@ -99,6 +100,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
 
         async def read() -> None:
             async for request in requests:
+                check_count("records", len(request.records))
                 # Versions follow the order of arrival, whichever message is done first.
                 versions = self._writer.stamp(len(request.records))
                 task = asyncio.create_task(self._ingest(request, versions))
@@ -204,8 +206,9 @@ def _query(message: pb.Query) -> Query:
 
 
 def _options(message: pb.SearchOptions) -> Options:
-    if message.rerank not in pb.Rerank.values() or message.consistency not in pb.Consistency.values():
-        raise InvalidRequest("options: rerank or consistency has a value that this server does not know")
+    if message.rerank not in pb.Rerank.values():
+        raise InvalidRequest(f"rerank: {message.rerank} is not known; use RERANK_NONE")
+    _check_consistency(message.consistency)
     return Options(
         message.k,
         message.max_distance if message.HasField("max_distance") else None,
@@ -213,6 +216,11 @@ def _options(message: pb.SearchOptions) -> Options:
         message.include_attributes,
         message.allow_partial,
     )
+
+
+def _check_consistency(value: int) -> None:
+    if value not in pb.Consistency.values():
+        raise InvalidRequest(f"consistency: {value} is not known; use CONSISTENCY_ONE or CONSISTENCY_QUORUM")
 
 
 def _draft(message: record_pb2.Record) -> Draft:

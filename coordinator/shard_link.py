@@ -50,7 +50,7 @@ class ShardLink:
             self._run_scans,
             max_weight=MAX_SCAN_QUERIES,
             max_waiting=MAX_WAITING_QUERIES,
-            weigh=lambda item: len(item[0].codes),
+            weigh=lambda item: item[0].weight,
         )
 
     async def close(self) -> None:

@@ -20,7 +20,14 @@ import grpc
 
 from lookalike import wire
 from lookalike.codespace import CodeSpace
-from lookalike.errors import CodeSpaceMismatch, InvalidRequest, LookalikeError, Overloaded, PartitionUnavailable
+from lookalike.errors import (
+    CodeSpaceMismatch,
+    DeadlineExceeded,
+    InvalidRequest,
+    LookalikeError,
+    Overloaded,
+    PartitionUnavailable,
+)
 from lookalike.records import (
     MAX_BATCH_RECORDS,
     ClusterStatus,
@@ -29,6 +36,7 @@ from lookalike.records import (
     Record,
     SearchResult,
     StoredRecord,
+    check_collection_name,
     check_key,
 )
 from lookalike.rpc import CHANNEL_OPTIONS, error_of
@@ -37,6 +45,7 @@ from lookalike.v1 import search_pb2 as pb
 from lookalike.v1.search_pb2_grpc import SearchServiceStub
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
+MAX_TIMEOUT_SECONDS = 86_400.0
 _RETRY_BASE_SECONDS = 0.1
 _RETRY_MAX_SECONDS = 2.0
 _ATTEMPTS = 6
@@ -62,9 +71,22 @@ class _Call(Generic[Answer]):
 class _Calls:
     """Builds calls. Remembers each collection's fingerprint, for codes that come without their own."""
 
-    def __init__(self, timeout: float) -> None:
-        self.timeout = timeout
+    def __init__(self, address: str, timeout: float) -> None:
+        if (
+            isinstance(timeout, bool)
+            or not isinstance(timeout, int | float)
+            or not 0 < timeout <= MAX_TIMEOUT_SECONDS
+        ):
+            raise InvalidRequest(
+                f"timeout: is {timeout!r}; use seconds, above 0 and at most {MAX_TIMEOUT_SECONDS:,}"
+            )
+        self._address = address
+        self._timeout = timeout
         self._fingerprints: dict[str, str] = {}
+
+    def deadline(self) -> float:
+        """When a call that starts now must be done, as a time of the monotonic clock."""
+        return time.monotonic() + self._timeout
 
     def learn(self, collection: Collection) -> Collection:
         self._fingerprints[collection.name] = collection.code_space.fingerprint
@@ -75,6 +97,10 @@ class _Calls:
         error = error_of(call)
         if isinstance(error, CodeSpaceMismatch):
             self._fingerprints.clear()
+        if error.request_id is None and isinstance(error, PartitionUnavailable):
+            return PartitionUnavailable(f"server: {self._address} does not answer; is the cluster up?")
+        if error.request_id is None and isinstance(error, DeadlineExceeded):
+            return DeadlineExceeded(f"server: {self._address} did not answer in time; allow more time")
         return error
 
     def fingerprint(self, collection: str) -> str | None:
@@ -84,7 +110,10 @@ class _Calls:
         self, collection: str, query: pb.Query, fingerprint: str | None, options: pb.SearchOptions
     ) -> _Call[SearchResult]:
         request = pb.SearchRequest(
-            collection=collection, query=query, options=options, fingerprint=fingerprint or ""
+            collection=check_collection_name(collection),
+            query=query,
+            options=options,
+            fingerprint=fingerprint or "",
         )
         return _Call("Search", request, lambda answer: wire.result_from_wire(answer.hits, answer))
 
@@ -92,7 +121,10 @@ class _Calls:
         self, collection: str, queries: Sequence[pb.Query], fingerprint: str | None, options: pb.SearchOptions
     ) -> _Call[list[SearchResult]]:
         request = pb.SearchBatchRequest(
-            collection=collection, queries=queries, options=options, fingerprint=fingerprint or ""
+            collection=check_collection_name(collection),
+            queries=queries,
+            options=options,
+            fingerprint=fingerprint or "",
         )
         return _Call(
             "SearchBatch",
@@ -102,8 +134,8 @@ class _Calls:
 
     def get(self, keys: Sequence[str], collection: str, consistency: str) -> _Call[list[StoredRecord]]:
         request = pb.GetRequest(
-            collection=collection,
-            keys=[check_key(key) for key in keys],
+            collection=check_collection_name(collection),
+            keys=_checked_keys(keys),
             consistency=wire.consistency_to_wire(consistency),
         )
         return _Call(
@@ -122,13 +154,13 @@ class _Calls:
         ]
 
     def delete(self, keys: Sequence[str], collection: str) -> _Call[int]:
-        request = pb.DeleteRequest(collection=collection, keys=[check_key(key) for key in keys])
+        request = pb.DeleteRequest(collection=check_collection_name(collection), keys=_checked_keys(keys))
         return _Call("Delete", request, lambda answer: int(answer.deleted), is_repeatable=False)
 
     def create_collection(self, name: str, bits: int | None, code_space: CodeSpace | None) -> _Call[Collection]:
         if bits is not None and code_space is not None:
             raise InvalidRequest("create_collection: give bits or a code space, not both")
-        request = pb.CreateCollectionRequest(name=name)
+        request = pb.CreateCollectionRequest(name=check_collection_name(name))
         if bits is not None:
             request.bits = CodeSpace(bits).bits
         if code_space is not None:
@@ -136,7 +168,9 @@ class _Calls:
         return _Call("CreateCollection", request, self._read_collection, is_repeatable=False)
 
     def get_collection(self, name: str) -> _Call[Collection]:
-        return _Call("GetCollection", pb.GetCollectionRequest(name=name), self._read_collection)
+        return _Call(
+            "GetCollection", pb.GetCollectionRequest(name=check_collection_name(name)), self._read_collection
+        )
 
     def list_collections(self) -> _Call[list[Collection]]:
         return _Call(
@@ -146,7 +180,7 @@ class _Calls:
         )
 
     def drop_collection(self, name: str) -> _Call[None]:
-        self._fingerprints.pop(name, None)
+        self._fingerprints.pop(check_collection_name(name), None)
         request = pb.DropCollectionRequest(name=name)
         return _Call("DropCollection", request, lambda answer: None, is_repeatable=False)
 
@@ -189,15 +223,26 @@ def _wait_seconds(call: _Call[Any], error: LookalikeError, attempt: int, remaini
     return wait if wait < remaining else None
 
 
+def _listed(field: str, values: Iterable[Answer]) -> list[Answer]:
+    """A list of what was given; text and single objects are no lists, though text can be walked through."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise InvalidRequest(f"{field}: is one {type(values).__name__}; give a list")
+    return list(values)
+
+
+def _checked_keys(keys: Iterable[str]) -> list[str]:
+    return [check_key(key) for key in _listed("keys", keys)]
+
+
 def _one_fingerprint(records: Sequence[Record]) -> str | None:
-    given = {record.fingerprint for record in records if record.fingerprint is not None}
+    given = {record.fingerprint for record in records if isinstance(record, Record) and record.fingerprint}
     if len(given) > 1:
         raise InvalidRequest("fingerprint: the records are of several code spaces; send each space on its own")
     return given.pop() if given else None
 
 
 def _has_codes(records: Sequence[Record]) -> bool:
-    return any(record.code is not None for record in records)
+    return any(isinstance(record, Record) and record.code is not None for record in records)
 
 
 def _portions(records: Iterable[Record]) -> Iterator[list[Record]]:
@@ -217,7 +262,7 @@ class Client:
     timeout: seconds that a call may take in all, retries included."""
 
     def __init__(self, address: str, *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> None:
-        self._calls = _Calls(timeout)
+        self._calls = _Calls(address, timeout)
         self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
         self._stub = SearchServiceStub(self._channel)
 
@@ -259,9 +304,10 @@ class Client:
             allow_partial=allow_partial, rerank=rerank, consistency=consistency,
         )  # fmt: skip
         query = wire.query_to_wire(image, code, key)
+        deadline = self._calls.deadline()
         if code is not None:
-            fingerprint = fingerprint or self._fingerprint(collection)
-        return self._run(self._calls.search(collection, query, fingerprint, options))
+            fingerprint = fingerprint or self._fingerprint(collection, deadline)
+        return self._run(self._calls.search(collection, query, fingerprint, options), deadline)
 
     def search_batch(
         self,
@@ -285,9 +331,10 @@ class Client:
             allow_partial=allow_partial, rerank=rerank, consistency=consistency,
         )  # fmt: skip
         queries = _queries(images, codes, keys)
+        deadline = self._calls.deadline()
         if len(codes):
-            fingerprint = fingerprint or self._fingerprint(collection)
-        return self._run(self._calls.search_batch(collection, queries, fingerprint, options))
+            fingerprint = fingerprint or self._fingerprint(collection, deadline)
+        return self._run(self._calls.search_batch(collection, queries, fingerprint, options), deadline)
 
     def get(self, keys: Sequence[str], *, collection: str, consistency: str = "one") -> list[StoredRecord]:
         """The records that exist among `keys`, in their order."""
@@ -296,10 +343,10 @@ class Client:
     def upsert(self, records: Iterable[Record], *, collection: str) -> int:
         """Store records; returns how many are stored, durably. Up to 10,000 records and 48 MiB go in one
         request, which stores all of them, or none if one is invalid."""
-        given = list(records)
+        given = _listed("records", records)
         fingerprint = _one_fingerprint(given)
         if fingerprint is None and _has_codes(given):
-            fingerprint = self._fingerprint(collection)
+            fingerprint = self._fingerprint(collection, self._calls.deadline())
         calls = self._calls.upserts(collection, given, fingerprint)
         return sum(self._run(call) for call in calls)
 
@@ -309,7 +356,7 @@ class Client:
         """Stream records to the cluster and yield an outcome for each, in order. The stream is flow
         controlled: `records` is read no faster than the cluster stores. What `records` raises, or a record
         that cannot be sent (see `Record`), ends the stream and is raised after the outcomes before it."""
-        fingerprint = self._fingerprint(collection)
+        fingerprint = self._fingerprint(collection, self._calls.deadline())
 
         failures: list[Exception] = []
 
@@ -353,12 +400,13 @@ class Client:
     def status(self) -> ClusterStatus:
         return self._run(self._calls.status())
 
-    def _fingerprint(self, collection: str) -> str:
-        known = self._calls.fingerprint(collection)
-        return known or self.get_collection(collection).code_space.fingerprint
+    def _fingerprint(self, collection: str, deadline: float) -> str:
+        if known := self._calls.fingerprint(check_collection_name(collection)):
+            return known
+        return self._run(self._calls.get_collection(collection), deadline).code_space.fingerprint
 
-    def _run(self, call: _Call[Answer]) -> Answer:
-        deadline = time.monotonic() + self._calls.timeout
+    def _run(self, call: _Call[Answer], deadline: float | None = None) -> Answer:
+        deadline = deadline or self._calls.deadline()
         attempt = 0
         while True:
             remaining = deadline - time.monotonic()
@@ -376,7 +424,7 @@ class AsyncClient:
     """`Client` for asyncio: the same methods, awaited; `ingest` is an asynchronous iterator."""
 
     def __init__(self, address: str, *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> None:
-        self._calls = _Calls(timeout)
+        self._calls = _Calls(address, timeout)
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         self._stub = SearchServiceStub(self._channel)
 
@@ -413,9 +461,10 @@ class AsyncClient:
             allow_partial=allow_partial, rerank=rerank, consistency=consistency,
         )  # fmt: skip
         query = wire.query_to_wire(image, code, key)
+        deadline = self._calls.deadline()
         if code is not None:
-            fingerprint = fingerprint or await self._fingerprint(collection)
-        return await self._run(self._calls.search(collection, query, fingerprint, options))
+            fingerprint = fingerprint or await self._fingerprint(collection, deadline)
+        return await self._run(self._calls.search(collection, query, fingerprint, options), deadline)
 
     async def search_batch(
         self,
@@ -439,9 +488,10 @@ class AsyncClient:
             allow_partial=allow_partial, rerank=rerank, consistency=consistency,
         )  # fmt: skip
         queries = _queries(images, codes, keys)
+        deadline = self._calls.deadline()
         if len(codes):
-            fingerprint = fingerprint or await self._fingerprint(collection)
-        return await self._run(self._calls.search_batch(collection, queries, fingerprint, options))
+            fingerprint = fingerprint or await self._fingerprint(collection, deadline)
+        return await self._run(self._calls.search_batch(collection, queries, fingerprint, options), deadline)
 
     async def get(self, keys: Sequence[str], *, collection: str, consistency: str = "one") -> list[StoredRecord]:
         """See `Client.get`."""
@@ -449,10 +499,10 @@ class AsyncClient:
 
     async def upsert(self, records: Iterable[Record], *, collection: str) -> int:
         """See `Client.upsert`."""
-        given = list(records)
+        given = _listed("records", records)
         fingerprint = _one_fingerprint(given)
         if fingerprint is None and _has_codes(given):
-            fingerprint = await self._fingerprint(collection)
+            fingerprint = await self._fingerprint(collection, self._calls.deadline())
         calls = self._calls.upserts(collection, given, fingerprint)
         return sum([await self._run(call) for call in calls])
 
@@ -464,7 +514,7 @@ class AsyncClient:
         timeout: float | None = None,
     ) -> AsyncIterator[Outcome]:
         """See `Client.ingest`. `records` may also be an asynchronous iterator over portions of records."""
-        fingerprint = await self._fingerprint(collection)
+        fingerprint = await self._fingerprint(collection, self._calls.deadline())
 
         failures: list[Exception] = []
 
@@ -509,12 +559,13 @@ class AsyncClient:
     async def status(self) -> ClusterStatus:
         return await self._run(self._calls.status())
 
-    async def _fingerprint(self, collection: str) -> str:
-        known = self._calls.fingerprint(collection)
-        return known or (await self.get_collection(collection)).code_space.fingerprint
+    async def _fingerprint(self, collection: str, deadline: float) -> str:
+        if known := self._calls.fingerprint(check_collection_name(collection)):
+            return known
+        return (await self._run(self._calls.get_collection(collection), deadline)).code_space.fingerprint
 
-    async def _run(self, call: _Call[Answer]) -> Answer:
-        deadline = time.monotonic() + self._calls.timeout
+    async def _run(self, call: _Call[Answer], deadline: float | None = None) -> Answer:
+        deadline = deadline or self._calls.deadline()
         attempt = 0
         while True:
             remaining = deadline - time.monotonic()
@@ -530,9 +581,9 @@ class AsyncClient:
 
 def _queries(images: Sequence[Image], codes: Sequence[bytes], keys: Sequence[str]) -> list[pb.Query]:
     return [
-        *(wire.query_to_wire(image, None, None) for image in images),
-        *(wire.query_to_wire(None, code, None) for code in codes),
-        *(wire.query_to_wire(None, None, key) for key in keys),
+        *(wire.query_to_wire(image, None, None) for image in _listed("images", images)),
+        *(wire.query_to_wire(None, code, None) for code in _listed("codes", codes)),
+        *(wire.query_to_wire(None, None, key) for key in _listed("keys", keys)),
     ]
 
 

@@ -10,6 +10,7 @@ from lookalike.errors import CodeSpaceMismatch, InvalidRequest
 
 MIN_BITS = 16
 MAX_BITS = 8192
+MAX_TEXT = 256
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,10 +28,18 @@ class CodeSpace:
     hash_digest: str = ""
 
     def __post_init__(self) -> None:
+        if isinstance(self.bits, bool) or not isinstance(self.bits, int):
+            raise InvalidRequest(f"bits: is {type(self.bits).__name__}; use a whole number")
         if not MIN_BITS <= self.bits <= MAX_BITS or self.bits % 8:
             raise InvalidRequest(
                 f"bits: {self.bits} is not a code width; use a multiple of 8 from {MIN_BITS} to {MAX_BITS}"
             )
+        for field in dataclasses.fields(self)[1:]:
+            text = getattr(self, field.name)
+            if not isinstance(text, str) or len(text) > MAX_TEXT or not text.isprintable():
+                raise InvalidRequest(
+                    f"code_space: {field.name} is not printable text of at most {MAX_TEXT} characters"
+                )
 
     @property
     def code_bytes(self) -> int:

@@ -105,6 +105,12 @@ def _compared(condition: Filter) -> int:
     return 1
 
 
+def check_values(field: str, count: int) -> None:
+    """Raise unless one may compare a field with so many values at once."""
+    if not 1 <= count <= MAX_VALUES:
+        raise InvalidRequest(f"filter: {field[:80]!r}: $in takes 1..{MAX_VALUES:,} values, not {count:,}")
+
+
 def _check(condition: Filter, depth: int) -> int:
     if depth > MAX_DEPTH:
         raise InvalidRequest(f"filter: is nested over {MAX_DEPTH} deep; flatten it")
@@ -120,16 +126,15 @@ def _check(condition: Filter, depth: int) -> int:
         case Equals(_, value):
             _check_scalar(condition.field, value)
         case In(field, values):
-            if not 1 <= len(values) <= MAX_VALUES:
-                raise InvalidRequest(f"filter: {field}: $in takes 1..{MAX_VALUES:,} values, not {len(values)}")
+            check_values(field, len(values))
             for value in values:
                 _check_scalar(field, value)
         case Range(field, gt, gte, lt, lte):
             bounds = [bound for bound in (gt, gte, lt, lte) if bound is not None]
             if not bounds or any(math.isnan(bound) for bound in bounds):
-                raise InvalidRequest(f"filter: {field}: a range needs at least one bound, each a number")
+                raise InvalidRequest(f"filter: {field[:80]!r}: a range needs at least one bound, each a number")
             if any(math.isfinite(bound) and abs(bound) > _EXACT for bound in bounds):
-                raise InvalidRequest(f"filter: {field}: a range's bounds must lie within 2**53 of zero")
+                raise InvalidRequest(f"filter: {field[:80]!r}: a range's bounds must lie within 2**53 of zero")
     return 1
 
 
@@ -148,12 +153,12 @@ def _check_field(field: str) -> None:
 def _check_scalar(field: str, value: object) -> None:
     if not isinstance(value, str | int | float):
         raise InvalidRequest(
-            f"filter: {field}: compares with a {type(value).__name__}; use text, a number, true or false"
+            f"filter: {field[:80]!r}: compares with a {type(value).__name__}; use text, a number, true or false"
         )
     if isinstance(value, float) and not math.isfinite(value):
-        raise InvalidRequest(f"filter: {field}: {value} is not a JSON number")
+        raise InvalidRequest(f"filter: {field[:80]!r}: {value} is not a JSON number")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise InvalidRequest(f"filter: {field}: {value} does not fit in 64 bits")
+        raise InvalidRequest(f"filter: {field[:80]!r}: {value} does not fit in 64 bits")
 
 
 def parse(document: Mapping[str, Any]) -> Filter:
@@ -181,7 +186,7 @@ def _parse_entry(name: object, value: object, depth: int) -> Iterator[Filter]:
     elif name == "$not":
         yield Not(_parse(value, depth + 1))
     elif name.startswith("$"):
-        raise InvalidRequest(f"filter: {name[:40]} is unknown; use $and, $or, $not or a field's name")
+        raise InvalidRequest(f"filter: {name[:40]!r} is unknown; use $and, $or, $not or a field's name")
     elif isinstance(value, Mapping):
         yield from _parse_operators(name, value)
     else:
@@ -193,23 +198,26 @@ def _parse_operators(field: str, operators: Mapping[str, Any]) -> Iterator[Filte
     if bounds:
         for name, bound in bounds.items():
             if isinstance(bound, bool) or not isinstance(bound, int | float):
-                raise InvalidRequest(f"filter: {field}: {name} takes a number, not {type(bound).__name__}")
+                raise InvalidRequest(f"filter: {field[:80]!r}: {name} takes a number, not {type(bound).__name__}")
             if isinstance(bound, int) and abs(bound) > _EXACT:
-                raise InvalidRequest(f"filter: {field}: {name} must lie within 2**53 of zero")
+                raise InvalidRequest(f"filter: {field[:80]!r}: {name} must lie within 2**53 of zero")
         yield Range(field, **{name[1:]: float(bound) for name, bound in bounds.items()})
     for name, value in operators.items():
         if name == "$eq":
             yield Equals(field, value)
         elif name == "$in":
             if not isinstance(value, list | tuple):
-                raise InvalidRequest(f"filter: {field}: $in takes a list, not {type(value).__name__}")
+                raise InvalidRequest(f"filter: {field[:80]!r}: $in takes a list, not {type(value).__name__}")
+            check_values(field, len(value))
             yield In(field, tuple(value))
         elif name == "$exists":
             if not isinstance(value, bool):
-                raise InvalidRequest(f"filter: {field}: $exists takes true or false")
+                raise InvalidRequest(f"filter: {field[:80]!r}: $exists takes true or false")
             yield Exists(field) if value else Not(Exists(field))
         elif name not in _BOUNDS:
             known = ", ".join(("$eq", "$in", *_BOUNDS, "$exists"))
-            raise InvalidRequest(f"filter: {field}: operator {str(name)[:40]!r} is unknown; use one of {known}")
+            raise InvalidRequest(
+                f"filter: {field[:80]!r}: operator {str(name)[:40]!r} is unknown; use one of {known}"
+            )
     if not operators:
-        raise InvalidRequest(f"filter: {field}: compares with an object; use dots to reach into objects")
+        raise InvalidRequest(f"filter: {field[:80]!r}: compares with an object; use dots to reach into objects")

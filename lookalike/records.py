@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,10 @@ MAX_ATTRIBUTES_DEPTH = 64
 MAX_BATCH_QUERIES = 1_024
 # Queries times k: what one request may ask to be held in memory at once.
 MAX_BATCH_HITS = 200_000
+# Keys and attributes of one answer: two such answers fit into a message.
+MAX_ANSWER_BYTES = 28 * 1024 * 1024
+# Versions at and above this leave a clock no room.
+VERSION_LIMIT = 2**62
 MAX_BATCH_RECORDS = 10_000
 SLOTS = 1_024
 
@@ -52,14 +57,22 @@ def check_key(key: object) -> str:
     return key
 
 
-def check_collection_name(name: str) -> str:
+def check_collection_name(name: object) -> str:
     """Return `name` if it can name a collection (and a folder); raise InvalidRequest otherwise."""
+    if not isinstance(name, str):
+        raise InvalidRequest(f"collection: is {type(name).__name__}; use its name")
     if not _COLLECTION_NAME.fullmatch(name):
         raise InvalidRequest(
             f"collection: {name[:140]!r} is not a name; use 1..128 letters, digits, '.', '_' and '-',"
             " starting with a letter or digit"
         )
     return name
+
+
+def check_count(field: str, count: int) -> None:
+    """Raise unless a request may bring so many records or keys."""
+    if not 1 <= count <= MAX_BATCH_RECORDS:
+        raise InvalidRequest(f"{field}: are {count:,}; send 1..{MAX_BATCH_RECORDS:,} a request")
 
 
 def check_code(code: bytes, space: CodeSpace, subject: str) -> bytes:
@@ -74,19 +87,23 @@ def check_code(code: bytes, space: CodeSpace, subject: str) -> bytes:
 
 def check_k(k: int) -> int:
     """Return `k` if it is a number of hits one may ask for; raise InvalidRequest otherwise."""
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MAX_K:
-        raise InvalidRequest(f"k: is {k!r}; use a whole number from 1 to {MAX_K:,}")
-    return k
+    whole = operator.index(k) if hasattr(k, "__index__") and not isinstance(k, bool) else 0
+    if not 1 <= whole <= MAX_K:
+        raise InvalidRequest(f"k: is {k!r:.40}; use a whole number from 1 to {MAX_K:,}")
+    return whole
 
 
 def attributes_text(attributes: object) -> str:
     """Attributes as canonical JSON text; raise InvalidRequest unless they are a JSON object."""
     if not isinstance(attributes, Mapping):
         raise InvalidRequest(f"attributes: are {type(attributes).__name__}, not a JSON object; use a dict")
+    _check_nesting(attributes, 1)
     try:
         text = json.dumps(attributes, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         size = len(text.encode())
-    except (TypeError, ValueError, RecursionError) as error:
+    except UnicodeEncodeError:
+        raise InvalidRequest("attributes: hold text that is not valid Unicode (a lone surrogate)") from None
+    except (TypeError, ValueError) as error:
         raise InvalidRequest(
             f"attributes: are not JSON ({error}); use text, numbers, booleans, null, lists, objects"
         ) from None
@@ -94,15 +111,23 @@ def attributes_text(attributes: object) -> str:
         raise InvalidRequest(f"attributes: take {size:,} bytes; use at most {MAX_ATTRIBUTES_BYTES:,}")
     if _NUL.search(text):
         raise InvalidRequest("attributes: hold a NUL character, which no filter could compare; leave it out")
-    if text.count("[") + text.count("{") > MAX_ATTRIBUTES_DEPTH and _depth(attributes) > MAX_ATTRIBUTES_DEPTH:
-        raise InvalidRequest(f"attributes: are nested over {MAX_ATTRIBUTES_DEPTH} deep; flatten them")
     return text
 
 
-def _depth(value: object) -> int:
+def _check_nesting(value: object, depth: int) -> None:
+    if not isinstance(value, Mapping | list | tuple):
+        return
+    if depth > MAX_ATTRIBUTES_DEPTH:
+        raise InvalidRequest(f"attributes: are nested over {MAX_ATTRIBUTES_DEPTH} deep; flatten them")
     if isinstance(value, Mapping):
-        return 1 + max(map(_depth, value.values()), default=0)
-    return 1 + max(map(_depth, value), default=0) if isinstance(value, list | tuple) else 0
+        for name in value:
+            if not isinstance(name, str):
+                raise InvalidRequest(
+                    f"attributes: have a name that is {type(name).__name__}; JSON's names are text"
+                )
+        value = list(value.values())
+    for part in value:
+        _check_nesting(part, depth + 1)
 
 
 def parse_attributes(text: str) -> dict[str, Any]:
@@ -113,8 +138,13 @@ def parse_attributes(text: str) -> dict[str, Any]:
         raise InvalidRequest(f"attributes: take over {MAX_ATTRIBUTES_BYTES:,} bytes; send less")
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"attributes: are not valid JSON ({error}); send a JSON object") from None
+    except json.JSONDecodeError as error:
+        reason = f"{error.msg} at character {error.pos}"
+        raise InvalidRequest(f"attributes: are not valid JSON ({reason}); send a JSON object") from None
+    except (ValueError, RecursionError):
+        raise InvalidRequest(
+            "attributes: are not JSON that can be kept (a number too long, NaN or Infinity, or nested too deep)"
+        ) from None
     if not isinstance(value, dict):
         raise InvalidRequest(f"attributes: are a JSON {type(value).__name__}, not an object; send {{...}}")
     return value

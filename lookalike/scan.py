@@ -27,6 +27,11 @@ class ScanGroup:
     filter: Filter | None = None
     include_attributes: bool = False
 
+    @property
+    def weight(self) -> int:
+        """What the group takes of a batch's room: its queries, more for those that want many hits."""
+        return len(self.codes) * (1 + self.k // 100)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ScanHits:

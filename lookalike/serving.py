@@ -148,12 +148,15 @@ def _guard_stream(
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> None:
     request_id = _request_id(context)
+    if context.done():
+        log.info("request %s: the client left: %s", request_id, type(error).__name__)
+        return
     known = _as_lookalike_error(error)
     if known is None:
         log.error("request %s failed", request_id, exc_info=error)
         known = Internal(f"internal error; quote request id {request_id}")
     else:
-        log.info("request %s: %s: %s", request_id, type(known).__name__, known.message)
+        log.info("request %s: %s: %s", request_id, type(known).__name__, _shortened(known.message))
     await context.abort(known.status, _shortened(known.message), trailing_metadata(known, request_id))
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -63,6 +64,10 @@ class Supervisor:
         """Start every process, without waiting for it. Raises CannotStart."""
         self._claim()
         self._processes = list(self._plan())
+        # Another cluster's process on a port of ours would pass for ours when asked for its health.
+        addresses = [(process.name, process.address) for process in self._processes]
+        for name, address in [*addresses, ("coordinator", self._config.coordinator.web)]:
+            _require_free(name, address)
         for process in self._processes:
             self._spawn(process)
 
@@ -191,6 +196,19 @@ class Supervisor:
             return errors[-1].removeprefix("error: ")
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return f"{how}, see {log}"
+
+
+def _require_free(name: str, address: str) -> None:
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), int(port)))
+        except OSError as error:
+            raise CannotStart(
+                f"{name}: {address} cannot be bound ({error.strerror}); free the port or name another"
+            ) from None
 
 
 def _serves(address: str) -> bool:

@@ -16,6 +16,8 @@ from lookalike import errors, filters
 from lookalike.codespace import CodeSpace
 from lookalike.errors import InvalidRequest, LookalikeError
 from lookalike.records import (
+    MAX_BATCH_HITS,
+    MAX_K,
     ClusterStatus,
     Collection,
     Coverage,
@@ -110,11 +112,13 @@ def filter_to_wire(condition: filters.Filter) -> filter_pb2.Filter:
 
 
 def filter_from_wire(message: filter_pb2.Filter) -> filters.Filter:
-    """A checked filter. Raises InvalidRequest when the message describes none."""
-    return filters.check(_filter_from_wire(message, depth=1))
+    """A checked filter. Raises InvalidRequest when the message describes none, or one of unbearable size,
+    before that is read."""
+    return filters.check(_filter_from_wire(message, 1, [filters.MAX_CONDITIONS]))
 
 
-def _filter_from_wire(message: filter_pb2.Filter, depth: int) -> filters.Filter:
+def _filter_from_wire(message: filter_pb2.Filter, depth: int, room: list[int]) -> filters.Filter:
+    """room: how many more filters may be read, shared by all of one tree."""
     if depth > filters.MAX_DEPTH:
         raise InvalidRequest(f"filter: is nested over {filters.MAX_DEPTH} deep; flatten it")
     kind = message.WhichOneof("kind")
@@ -125,6 +129,7 @@ def _filter_from_wire(message: filter_pb2.Filter, depth: int) -> filters.Filter:
         case "equals":
             return filters.Equals(body.field, _scalar_from_wire(body.field, body.value))
         case "in":
+            filters.check_values(body.field, len(body.values))
             return filters.In(body.field, tuple(_scalar_from_wire(body.field, value) for value in body.values))
         case "range":
             bounds = {name: getattr(body, name) for name in ("gt", "gte", "lt", "lte") if body.HasField(name)}
@@ -132,8 +137,11 @@ def _filter_from_wire(message: filter_pb2.Filter, depth: int) -> filters.Filter:
         case "exists":
             return filters.Exists(body.field)
         case "not":
-            return filters.Not(_filter_from_wire(body, depth + 1))
-    parts = tuple(_filter_from_wire(part, depth + 1) for part in body.filters)
+            return filters.Not(_filter_from_wire(body, depth + 1, room))
+    room[0] -= len(body.filters)
+    if room[0] < 0:
+        raise InvalidRequest(f"filter: has over {filters.MAX_CONDITIONS} conditions; use fewer, or $in")
+    parts = tuple(_filter_from_wire(part, depth + 1, room) for part in body.filters)
     return filters.And(parts) if kind == "and" else filters.Or(parts)
 
 
@@ -177,6 +185,8 @@ def image_bytes(image: bytes | str | Path) -> bytes:
 
 def record_to_wire(record: Record) -> record_pb2.Record:
     """Raises InvalidRequest for a record that no cluster would take."""
+    if not isinstance(record, Record):
+        raise InvalidRequest(f"record: is {type(record).__name__}; give lookalike.Record objects")
     key = check_key(record.key)
     text = attributes_text(record.attributes)
     if (record.image is None) == (record.code is None):
@@ -377,6 +387,9 @@ def scan_group_to_wire(group: ScanGroup) -> shard_pb2.ScanGroup:
 
 def scan_group_from_wire(message: shard_pb2.ScanGroup, space: CodeSpace) -> ScanGroup:
     """A checked group. Raises InvalidRequest or CodeSpaceMismatch."""
+    queries = len(message.codes) // space.code_bytes
+    if message.k > MAX_K + 1 or queries * message.k > 2 * MAX_BATCH_HITS:
+        raise InvalidRequest(f"k: {message.k:,} hits for each of {queries:,} queries are too many; ask for fewer")
     space.require(message.fingerprint, "the query")
     if not message.codes or len(message.codes) % space.code_bytes:
         raise InvalidRequest(
@@ -436,8 +449,9 @@ def versioned_to_wire(record: VersionedRecord) -> shard_pb2.ShardRecord:
 
 
 def versioned_from_wire(message: shard_pb2.ShardRecord) -> VersionedRecord:
-    code = None if message.deleted else message.code
-    return VersionedRecord(message.key, code, message.attributes, message.version)
+    if message.deleted:
+        return VersionedRecord(message.key, None, "", message.version)
+    return VersionedRecord(message.key, message.code, message.attributes or "{}", message.version)
 
 
 def stored_record_to_wire(record: VersionedRecord) -> record_pb2.Record:

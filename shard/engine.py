@@ -7,20 +7,20 @@ scan is pinned from the start, for its mask and its rows must be of one state.""
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from lookalike.errors import Corruption, NotFound
 from lookalike.filters import Filter, compared_fields
-from lookalike.records import VersionedRecord
+from lookalike.records import MAX_ANSWER_BYTES, VersionedRecord
 from lookalike.scan import Codes, ScanGroup, ScanHits, WriteResult
 from shard.kernel import CodeMatrix, Mask, Matches, ScanStopped, View
 from shard.store import Store
 
 KNOWN_FIELDS_SHOWN = 20
-# Keys and attributes of one answer: two of them fit into a message.
-MAX_ANSWER_BYTES = 28 * 1024 * 1024
 
 
 class Engine:
@@ -30,6 +30,7 @@ class Engine:
         self.space = store.space
         self._store = store
         self._threads = scan_threads
+        self._dropped = False
         self._commit = threading.Lock()
         self._matrix = CodeMatrix(store.space.bits)
         for codes, ids, numbers in store.load():
@@ -47,11 +48,25 @@ class Engine:
     def close(self) -> None:
         self._store.close()
 
+    def drop(self) -> None:
+        """Let go of the files. Whoever still works on the collection is told that it is gone."""
+        self._dropped = True
+        self._store.close()
+
+    @contextlib.contextmanager
+    def _while_there(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, Corruption):
+            if self._dropped:
+                raise NotFound("collection: was dropped meanwhile") from None
+            raise
+
     def write(self, records: Sequence[VersionedRecord]) -> WriteResult:
         """Apply the records whose version is above the stored one. Durable when it returns."""
         if not records:
             return WriteResult([], {}, self._store.newest_version)
-        with contextlib.ExitStack() as locked:
+        with self._while_there(), contextlib.ExitStack() as locked:
             with self._store.writing(records) as applied:
                 locked.enter_context(self._commit)
             codes = np.frombuffer(b"".join(applied.codes), np.uint8)
@@ -62,11 +77,16 @@ class Engine:
 
     def fetch(self, keys: Sequence[str]) -> list[VersionedRecord]:
         """The live records among `keys`, in their order."""
-        found = self._store.fetch(keys)
+        with self._while_there():
+            found = self._store.fetch(keys, MAX_ANSWER_BYTES)
         return [found[key] for key in keys if key in found]
 
     def scan(self, group: ScanGroup, should_stop: Callable[[], bool] = lambda: False) -> ScanHits:
         """The group's exact answer. Raises ScanStopped once `should_stop` says so."""
+        with self._while_there():
+            return self._scan(group, should_stop)
+
+    def _scan(self, group: ScanGroup, should_stop: Callable[[], bool]) -> ScanHits:
         if group.filter is None:
             view = self._matrix.view()
             hits = self._hits(view, None, group, should_stop)

@@ -126,6 +126,8 @@ class Node:
         present = self._incarnation(name)
         if present is None or present > incarnation:
             return False
+        if name in self._open:
+            self._open[name].engine.drop()
         gone = self._collections_folder / f".gone-{name}@{present}"
         self._folder_of(name, present).rename(gone)
         _sync_folder(self._collections_folder)

@@ -17,8 +17,8 @@ import numpy as np
 
 from lookalike import wire
 from lookalike.batcher import Batcher
-from lookalike.errors import DeadlineExceeded, Internal, LookalikeError, Recovering
-from lookalike.records import VersionedRecord, check_code, check_key
+from lookalike.errors import DeadlineExceeded, Internal, InvalidRequest, LookalikeError, Recovering
+from lookalike.records import VERSION_LIMIT, VersionedRecord, check_code, check_key, parse_attributes
 from lookalike.scan import ScanGroup, ScanHits, WriteResult
 from lookalike.v1 import shard_pb2 as pb
 from lookalike.v1 import shard_pb2_grpc
@@ -54,7 +54,7 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
             self._run_scans,
             max_weight=MAX_SCAN_QUERIES,
             max_waiting=MAX_WAITING_QUERIES,
-            weigh=lambda scan: len(scan[1].codes),
+            weigh=lambda scan: scan[1].weight,
         )
         self._writes: Batcher[WriteItem, WriteResult] = Batcher(
             self._run_writes,
@@ -99,7 +99,10 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
         records = [wire.versioned_from_wire(message) for message in request.records]
         for record in records:
             check_key(record.key)
+            if record.version >= VERSION_LIMIT:
+                raise InvalidRequest(f"version: {record.version} is not one that a clock gives; set the clock")
             if record.code is not None:
+                parse_attributes(record.attributes)
                 check_code(record.code, engine.space, f"record {record.key!r}")
         result = await self._writes.submit((engine, records))
         return pb.WriteResponse(

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike.codespace import CodeSpace
-from lookalike.errors import Corruption, InvalidRequest, NotFound, Overloaded
+from lookalike.errors import Corruption, InvalidRequest, Overloaded
 from lookalike.filters import Filter
 from lookalike.records import VersionedRecord, record_id
 from shard.filter_sql import where
@@ -140,10 +140,17 @@ class Store:
             finally:
                 reader.execute("COMMIT")
 
-    def fetch(self, keys: Sequence[str]) -> dict[str, VersionedRecord]:
-        """The live records among `keys`."""
+    def fetch(self, keys: Sequence[str], max_bytes: int) -> dict[str, VersionedRecord]:
+        """The live records among `keys`. Raises InvalidRequest when they take over `max_bytes`."""
         sql = "SELECT key, code, attributes, version FROM records WHERE key IN ({}) AND code IS NOT NULL"
-        return {row[0]: VersionedRecord(*row) for row in self._lookup(self._reader(), sql, keys)}
+        found: dict[str, VersionedRecord] = {}
+        size = 0
+        for row in self._lookup(self._reader(), sql, keys):
+            record = found[row[0]] = VersionedRecord(*row)
+            size += len(record.key) + len(record.code or b"") + len(record.attributes)
+            if size > max_bytes:
+                raise InvalidRequest(f"keys: the records take over {max_bytes:,} bytes; ask for fewer at once")
+        return found
 
     def describe(
         self, numbers: Sequence[int], include_attributes: bool, max_bytes: int
@@ -263,12 +270,7 @@ class Store:
     def _reader(self) -> sqlite3.Connection:
         reader: sqlite3.Connection | None = getattr(self._local, "reader", None)
         if reader is None:
-            try:
-                reader = self._local.reader = self._connect()
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode == sqlite3.SQLITE_CANTOPEN:
-                    raise NotFound("collection: was dropped meanwhile") from None
-                raise
+            reader = self._local.reader = self._connect()
             reader.execute("PRAGMA query_only = ON")
         return reader
 

@@ -107,8 +107,12 @@ def _json_filter(text: str | None) -> dict[str, Any] | None:
         return None
     try:
         document = json.loads(text)
-    except ValueError as error:
-        raise InvalidRequest(f"filter: is not JSON ({error})") from None
+    except json.JSONDecodeError as error:
+        raise InvalidRequest(f"filter: is not JSON ({error.msg} at character {error.pos})") from None
+    except (ValueError, RecursionError):
+        raise InvalidRequest(
+            "filter: is not JSON that can be read (a number too long, or nested too deep)"
+        ) from None
     if not isinstance(document, dict):
         raise InvalidRequest("filter: is not a JSON object")
     return document

@@ -7,17 +7,22 @@ from collections.abc import Iterator
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 
 from lookalike import Client, CodeSpace, Record
 from lookalike.errors import CodeSpaceMismatch, InvalidRequest, LookalikeError, NotFound
 from lookalike.rpc import MAX_MESSAGE_BYTES, error_of
-from lookalike.v1 import record_pb2, shard_pb2, shard_pb2_grpc
+from lookalike.v1 import codespace_pb2, filter_pb2, record_pb2, shard_pb2, shard_pb2_grpc
 from lookalike.v1 import search_pb2 as pb
 from lookalike.v1.search_pb2_grpc import SearchServiceStub
 from tests.conftest import Cluster
 
 GOOD = bytes(8)
+LEAF = filter_pb2.Filter(exists=filter_pb2.Exists(field="a"))
+WIDE = filter_pb2.Filter(**{"or": filter_pb2.Filters(filters=[LEAF] * 257)})
+MANY = filter_pb2.Filter(**{"in": filter_pb2.In(field="a", values=[filter_pb2.Scalar(text="b")] * 1_001)})
+LONG = codespace_pb2.CodeSpace(bits=64, backbone="x" * 257)
 DEEP = json.loads('{"a":' * 65 + "1" + "}" * 65)
 
 
@@ -48,7 +53,7 @@ def filled(client: Client, collection: str) -> Iterator[str]:
         ({"max_distance": -1}, InvalidRequest, "max_distance: is -1"),
         ({"rerank": "magic"}, InvalidRequest, "rerank: is 'magic'; use one of none"),
         ({"consistency": "all"}, InvalidRequest, "consistency: is 'all'; use one of one, quorum"),
-        ({"filter": {"labell": "cat"}}, InvalidRequest, "no record has a field 'labell'; known fields: label"),
+        ({"filter": {"labell": "cat"}}, InvalidRequest, "no record has a field 'labell'; known fields: 'label'"),
         ({"filter": {}}, InvalidRequest, "is no filter"),
         ({"filter": {"label": {"$regex": "c.*"}}}, InvalidRequest, r"operator '\$regex' is unknown"),
         ({"filter": {"label": {"$gt": "a"}}}, InvalidRequest, "takes a number"),
@@ -91,6 +96,31 @@ def test_a_bad_record_is_refused_with_all_of_its_request(
 ) -> None:
     with pytest.raises(error, match=words):
         client.upsert([Record("fine", code=GOOD, fingerprint=record.fingerprint), record], collection=filled)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda c: c.get("abc", collection="c"), "keys: is one str; give a list"),
+        (lambda c: c.delete("abc", collection="c"), "keys: is one str; give a list"),
+        (lambda c: c.delete(b"abc", collection="c"), "keys: is one bytes"),
+        (lambda c: c.search_batch(codes=GOOD, collection="c"), "codes: is one bytes"),
+        (lambda c: c.upsert(Record("a", code=GOOD), collection="c"), "records: is one Record"),
+        (lambda c: c.upsert([{"key": "a"}], collection="c"), "record: is dict"),
+        (lambda c: c.get(["a"], collection=5), "collection: is int"),
+        (lambda c: c.get(["a"], collection="\udcff"), "is not a name"),
+        (lambda c: c.create_collection("c", bits="64"), "bits: is str"),
+        (lambda c: Client("127.0.0.1:1", timeout=None), "timeout: is None"),
+        (lambda c: Client("127.0.0.1:1", timeout=float("inf")), "timeout: is inf"),
+    ],
+)
+def test_an_argument_of_the_wrong_kind_is_named(client: Client, call: Any, words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        call(client)
+
+
+def test_a_number_of_another_library_is_a_number(client: Client, filled: str) -> None:
+    assert len(client.search(code=GOOD, k=np.int64(3), collection=filled).hits) == 1
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../up", ".hidden", "x" * 129, "é"])
@@ -167,7 +197,7 @@ def test_the_server_checks_what_the_sdk_would(client: Client, raw: Raw, filled: 
     cases: list[tuple[str, Any, type[LookalikeError], str]] = [
         ("Search", search(options=pb.SearchOptions()), InvalidRequest, "k: is 0"),
         ("Search", search(options=pb.SearchOptions(k=10_001)), InvalidRequest, "k: is 10001"),
-        ("Search", search(options=pb.SearchOptions(k=1, rerank=77)), InvalidRequest, "does not know"),
+        ("Search", search(options=pb.SearchOptions(k=1, rerank=77)), InvalidRequest, "rerank: 77"),
         ("Search", search(query=pb.Query()), InvalidRequest, "query: is empty"),
         ("Search", search(query=pb.Query(image=b"")), InvalidRequest, "image: is empty"),
         ("Search", search(fingerprint=""), InvalidRequest, "without its code space's fingerprint"),
@@ -185,6 +215,17 @@ def test_the_server_checks_what_the_sdk_would(client: Client, raw: Raw, filled: 
         ("Upsert", upsert(key="a", code=GOOD, attributes='{"n": NaN}'), InvalidRequest, "NaN is not JSON"),
         ("Upsert", upsert(key="a", code=GOOD, attributes="[" * 5_000), InvalidRequest, "not valid JSON"),
         ("Upsert", upsert(key="a", code=GOOD, attributes='{"a": "\\ud800"}'), InvalidRequest, "not JSON"),
+        (
+            "Upsert",
+            upsert(key="a", code=GOOD, attributes='{"a": ' + "9" * 5_000 + "}"),
+            InvalidRequest,
+            "too long",
+        ),
+        ("Upsert", pb.UpsertRequest(records=[record_pb2.Record()] * 10_001), InvalidRequest, "are 10,001"),
+        ("Get", pb.GetRequest(collection=filled, keys=["a"], consistency=77), InvalidRequest, "consistency: 77"),
+        ("Search", search(options=pb.SearchOptions(k=1, filter=WIDE)), InvalidRequest, "over 256 conditions"),
+        ("Search", search(options=pb.SearchOptions(k=1, filter=MANY)), InvalidRequest, "not 1,001"),
+        ("CreateCollection", pb.CreateCollectionRequest(name="x", code_space=LONG), InvalidRequest, "backbone is"),
     ]
     for method, request, kind, words in cases:
         error = raw.error(method, request)
@@ -212,3 +253,26 @@ def test_the_shard_checks_the_fingerprint_again(cluster: Cluster, client: Client
         with pytest.raises(grpc.RpcError) as failure:
             stub.Write(shard_pb2.WriteRequest(collection=filled, fingerprint=stranger))
         assert failure.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+def test_the_shard_refuses_what_would_harm_others(cluster: Cluster, client: Client, filled: str) -> None:
+    """Its clients are coordinators, but a mistake in one must not end in damage that stays."""
+    fingerprint = client.get_collection(filled).code_space.fingerprint
+    with grpc.insecure_channel(cluster.config.shard_address(0)) as channel:
+        stub = shard_pb2_grpc.ShardServiceStub(channel)
+
+        def write(**fields: Any) -> grpc.StatusCode:
+            record = shard_pb2.ShardRecord(
+                **{"key": "a", "code": GOOD, "attributes": "{}", "version": 1, **fields}
+            )
+            request = shard_pb2.WriteRequest(collection=filled, fingerprint=fingerprint, records=[record])
+            with pytest.raises(grpc.RpcError) as failure:
+                stub.Write(request)
+            return failure.value.code()
+
+        for fields in ({"version": 2**63 - 1}, {"version": 2**64 - 1}, {"attributes": "{bad"}, {"attributes": "5"},
+                       {"code": b"short"}, {"key": ""}):  # fmt: skip
+            assert write(**fields) is grpc.StatusCode.INVALID_ARGUMENT, fields
+        for k in (0, 10_002, 2**32 - 1):
+            group = shard_pb2.ScanGroup(collection=filled, fingerprint=fingerprint, codes=GOOD, k=k)
+            assert stub.Scan(shard_pb2.ScanRequest(groups=[group])).groups[0].error == "InvalidRequest"

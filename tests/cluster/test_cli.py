@@ -75,7 +75,9 @@ def test_errors_are_one_line(cluster: Cluster, tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-    assert "127.0.0.1" in failure("status", "--server", f"127.0.0.1:{port}", "--timeout", 2)
+    assert "does not answer; is the cluster up?" in failure(
+        "status", "--server", f"127.0.0.1:{port}", "--timeout", 2
+    )
     assert run("search", "--no-such-option").returncode == 2
 
 
@@ -180,7 +182,7 @@ def test_a_port_in_use_ends_the_start(tmp_path: Path) -> None:
         holder.bind((host, int(port)))
         holder.listen()
         error = start_failure(tmp_path, dump_config(config))
-    assert f"shard-r0-1: listen: {host}:{port} cannot be bound" in error
+    assert f"shard-r0-1: {host}:{port} cannot be bound" in error
 
 
 def test_the_web_port_in_use_ends_the_start(tmp_path: Path) -> None:
@@ -189,7 +191,13 @@ def test_the_web_port_in_use_ends_the_start(tmp_path: Path) -> None:
     with socket.socket() as holder:
         holder.bind((host, int(port)))
         holder.listen()
-        assert "coordinator: coordinator.web:" in start_failure(tmp_path, dump_config(config))
+        error = start_failure(tmp_path, dump_config(config))
+    assert f"coordinator: {host}:{port} cannot be bound" in error
+
+
+def test_a_second_cluster_on_the_same_ports_does_not_pass_for_the_first(cluster: Cluster, tmp_path: Path) -> None:
+    error = start_failure(tmp_path, dump_config(cluster.config))
+    assert "cannot be bound (Address already in use)" in error
 
 
 def test_a_bad_config_ends_the_start(tmp_path: Path) -> None:
