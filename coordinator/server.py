@@ -79,6 +79,8 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         )
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:
+        check_count("keys", len(request.keys))
+        _check_consistency(request.consistency)
         records = await self._searcher.fetch(request.collection, request.keys, _deadline(context, SEARCH_SECONDS))
         return pb.GetResponse(records=[wire.stored_record_to_wire(record) for record in records])
 
@@ -127,6 +129,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             await asyncio.gather(reader, *tasks, return_exceptions=True)
 
     async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:
+        check_count("keys", len(request.keys))
         deleted = await self._writer.delete(request.collection, request.keys, _deadline(context, WRITE_SECONDS))
         return pb.DeleteResponse(deleted=deleted)
 
