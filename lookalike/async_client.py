@@ -1,0 +1,209 @@
+"""Owns `AsyncClient`, the SDK for asyncio: the calls of `Client`, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from lookalike import wire
+from lookalike.calls import (
+    DEFAULT_TIMEOUT_SECONDS,
+    Answer,
+    Call,
+    Calls,
+    Image,
+    has_codes,
+    listed,
+    one_fingerprint,
+    portions,
+    queries_of,
+    wait_seconds,
+)
+from lookalike.codespace import CodeSpace
+from lookalike.records import (
+    ClusterStatus,
+    Collection,
+    Outcome,
+    Record,
+    SearchResult,
+    StoredRecord,
+    check_collection_name,
+)
+from lookalike.rpc import CHANNEL_OPTIONS
+from lookalike.v1 import search_pb2 as pb
+from lookalike.v1.search_pb2_grpc import SearchServiceStub
+
+
+class AsyncClient:
+    """`Client` for asyncio: the same methods, awaited; `ingest` is an asynchronous iterator."""
+
+    def __init__(self, address: str, *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> None:
+        self._calls = Calls(address, timeout)
+        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._stub = SearchServiceStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def search(
+        self,
+        *,
+        collection: str,
+        image: Image | None = None,
+        code: bytes | None = None,
+        key: str | None = None,
+        k: int = 10,
+        max_distance: int | None = None,
+        filter: Mapping[str, Any] | None = None,
+        include_attributes: bool = True,
+        allow_partial: bool = False,
+        rerank: str = "none",
+        consistency: str = "one",
+        fingerprint: str | None = None,
+    ) -> SearchResult:
+        """See `Client.search`."""
+        options = wire.options_to_wire(
+            k=k, max_distance=max_distance, filter=filter, include_attributes=include_attributes,
+            allow_partial=allow_partial, rerank=rerank, consistency=consistency,
+        )  # fmt: skip
+        query = wire.query_to_wire(image, code, key)
+        deadline = self._calls.deadline()
+        if code is not None:
+            fingerprint = fingerprint or await self._fingerprint(collection, deadline)
+        return await self._run(self._calls.search(collection, query, fingerprint, options), deadline)
+
+    async def search_batch(
+        self,
+        *,
+        collection: str,
+        images: Sequence[Image] = (),
+        codes: Sequence[bytes] = (),
+        keys: Sequence[str] = (),
+        k: int = 10,
+        max_distance: int | None = None,
+        filter: Mapping[str, Any] | None = None,
+        include_attributes: bool = True,
+        allow_partial: bool = False,
+        rerank: str = "none",
+        consistency: str = "one",
+        fingerprint: str | None = None,
+    ) -> list[SearchResult]:
+        """See `Client.search_batch`."""
+        options = wire.options_to_wire(
+            k=k, max_distance=max_distance, filter=filter, include_attributes=include_attributes,
+            allow_partial=allow_partial, rerank=rerank, consistency=consistency,
+        )  # fmt: skip
+        queries = queries_of(images, codes, keys)
+        deadline = self._calls.deadline()
+        if len(codes):
+            fingerprint = fingerprint or await self._fingerprint(collection, deadline)
+        return await self._run(self._calls.search_batch(collection, queries, fingerprint, options), deadline)
+
+    async def get(self, keys: Sequence[str], *, collection: str, consistency: str = "one") -> list[StoredRecord]:
+        """See `Client.get`."""
+        return await self._run(self._calls.get(keys, collection, consistency))
+
+    async def upsert(self, records: Iterable[Record], *, collection: str) -> int:
+        """See `Client.upsert`."""
+        given = listed("records", records)
+        fingerprint = one_fingerprint(given)
+        if fingerprint is None and has_codes(given):
+            fingerprint = await self._fingerprint(collection, self._calls.deadline())
+        calls = self._calls.upserts(collection, given, fingerprint)
+        return sum([await self._run(call) for call in calls])
+
+    async def ingest(
+        self,
+        records: Iterable[Record] | AsyncIterable[Sequence[Record]],
+        *,
+        collection: str,
+        timeout: float | None = None,
+    ) -> AsyncIterator[Outcome]:
+        """See `Client.ingest`. `records` may also be an asynchronous iterator over portions of records."""
+        fingerprint = await self._fingerprint(collection, self._calls.deadline())
+
+        failures: list[Exception] = []
+
+        async def requests() -> AsyncIterator[pb.IngestRequest]:
+            try:
+                async for portion in async_portions(records):
+                    own = one_fingerprint(portion) or fingerprint
+                    for request in self._calls.ingest_requests(portion, collection, own):
+                        yield request
+            except Exception as error:  # gRPC would take it for a cancellation
+                failures.append(error)
+
+        try:
+            async for answer in self._stub.Ingest(requests(), timeout=timeout):
+                for outcome in answer.outcomes:
+                    yield wire.outcome_from_wire(outcome)
+        except grpc.RpcError as error:
+            raise self._calls.explain(error) from None
+        if failures:
+            raise failures[0]
+
+    async def delete(self, keys: Sequence[str], *, collection: str) -> int:
+        """See `Client.delete`."""
+        return await self._run(self._calls.delete(keys, collection))
+
+    async def create_collection(
+        self, name: str, *, bits: int | None = None, code_space: CodeSpace | None = None
+    ) -> Collection:
+        """See `Client.create_collection`."""
+        return await self._run(self._calls.create_collection(name, bits, code_space))
+
+    async def get_collection(self, name: str) -> Collection:
+        return await self._run(self._calls.get_collection(name))
+
+    async def list_collections(self) -> list[Collection]:
+        return await self._run(self._calls.list_collections())
+
+    async def drop_collection(self, name: str) -> None:
+        """See `Client.drop_collection`."""
+        await self._run(self._calls.drop_collection(name))
+
+    async def status(self) -> ClusterStatus:
+        return await self._run(self._calls.status())
+
+    async def _fingerprint(self, collection: str, deadline: float) -> str:
+        if known := self._calls.fingerprint(check_collection_name(collection)):
+            return known
+        return (await self._run(self._calls.get_collection(collection), deadline)).code_space.fingerprint
+
+    async def _run(self, call: Call[Answer], deadline: float | None = None) -> Answer:
+        deadline = deadline or self._calls.deadline()
+        attempt = 0
+        while True:
+            remaining = deadline - time.monotonic()
+            try:
+                return call.read(await getattr(self._stub, call.name)(call.request, timeout=remaining))
+            except grpc.RpcError as failure:
+                error = self._calls.explain(failure)
+            wait = wait_seconds(call, error, attempt := attempt + 1, deadline - time.monotonic())
+            if wait is None:
+                raise error
+            await asyncio.sleep(wait)
+
+
+async def async_portions(
+    records: Iterable[Record] | AsyncIterable[Sequence[Record]],
+) -> AsyncIterator[Sequence[Record]]:
+    if isinstance(records, AsyncIterable):
+        async for portion in records:
+            yield portion
+    else:
+        for portion in portions(records):
+            yield portion
