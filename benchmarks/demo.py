@@ -32,7 +32,7 @@ def measure(images: Path | None) -> Iterator[dict[str, Any]]:
         assert process.stdout is not None
         facts = json.loads(process.stdout.read())
     assert process.returncode == 0
-    yield {"seconds": round(seconds, 1), "peak_memory_bytes": peak, **facts}
+    yield {**facts, "seconds": round(seconds, 1), "peak_memory_bytes": peak}
 
 
 def _tree_bytes(pid: int) -> int:

@@ -125,5 +125,5 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("photographs")
     for photograph in bundled_photographs()[:10]:
-        assert len(list(write_views(photograph, 4, "test", folder))) == 4
+        assert len(list(write_views(photograph, range(4), "test", folder))) == 4
     return folder

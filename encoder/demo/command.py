@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -51,7 +52,8 @@ def run_demo(images: Path | None, keep: bool, output: Path, as_json: bool) -> No
             f"Up after {up_seconds:.0f} s. Ingesting {written} views of {len(photographs)} photographs …"
         )
         address = config.coordinator.listen
-        run.ingest(address, supervisor.config_file, folder / "index", folder / "report.jsonl")
+        summary = sys.stderr if as_json else sys.stdout
+        run.ingest(address, supervisor.config_file, folder / "index", folder / "report.jsonl", summary)
         with Client(address) as client:
             answers = run.ask(client, questions)
             records = run.fetch_all(client, folder / "index")

@@ -63,9 +63,10 @@ def folder_photographs(folder: Path) -> list[Photograph]:
     ]
 
 
-def write_views(photograph: Photograph, count: int, seed: str, folder: Path) -> Iterator[Path]:
-    """Write `count` views below folder/LABEL and yield their paths: the picture as it is, then derived ones.
-    One seed always gives the same views; another gives others. A picture that cannot be read has none."""
+def write_views(photograph: Photograph, numbers: range, seed: str, folder: Path) -> Iterator[Path]:
+    """Write the views of these numbers below folder/LABEL and yield their paths. View 0 is the picture as it
+    is, the others are derived. One seed always gives the same views; another gives others. A picture that
+    cannot be read has none."""
     target = folder / photograph.label
     target.mkdir(parents=True, exist_ok=True)
     try:
@@ -75,7 +76,7 @@ def write_views(photograph: Photograph, count: int, seed: str, folder: Path) -> 
             image.thumbnail((_LONG_SIDE, _LONG_SIDE))
     except (OSError, ValueError):
         return
-    for number in range(count):
+    for number in numbers:
         rng = random.Random(f"{seed} {photograph.name} {number}")
         view, word, quality = (image, "as-it-is", 90) if number == 0 else _view(image, number, rng)
         path = target / f"{photograph.name}--{seed}-{number:02d}-{word}.jpg"

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from encoder.demo.photographs import Photograph, take_evenly, write_views
 from lookalike.client import Client
 from lookalike.config import ClusterConfig
-from lookalike.errors import LookalikeError
+from lookalike.errors import InvalidRequest, LookalikeError
 from lookalike.records import MAX_BATCH_QUERIES, SearchResult, StoredRecord, record_id
 from lookalike.supervisor import Supervisor
 
@@ -58,17 +59,25 @@ class Answered:
 
 
 def write_index_views(photographs: Sequence[Photograph], folder: Path) -> int:
-    """Write as many views of each picture as make MIN_RECORDS in all. Returns how many there are."""
-    each = max(1, -(-MIN_RECORDS // len(photographs)))
-    return sum(1 for photograph in photographs for _ in write_views(photograph, each, "index", folder))
+    """Write each picture, and as many views of each as make MIN_RECORDS in all. Returns how many there are.
+    Raises InvalidRequest when no picture can be read."""
+    written = first = 0
+    while written < MIN_RECORDS:
+        each = -(-(MIN_RECORDS - written) // len(photographs))
+        numbers = range(first, first + each)
+        more = sum(1 for photo in photographs for _ in write_views(photo, numbers, "index", folder))
+        if not more:
+            raise InvalidRequest("images: none of the pictures can be read; name a folder of photographs")
+        written += more
+        first += each
+    return written
 
 
 def write_questions(photographs: Sequence[Photograph], folder: Path) -> list[Question]:
     """Write views that are derived otherwise than any in the index."""
     questions = []
     for photograph in take_evenly(list(photographs), QUERY_PHOTOGRAPHS):
-        # The first view is the picture as it is, which is in the index.
-        views = list(write_views(photograph, QUERIES_EACH + 1, "query", folder))[1:]
+        views = write_views(photograph, range(1, QUERIES_EACH + 1), "query", folder)
         questions += [Question(path, photograph.label) for path in views]
     return questions
 
@@ -97,11 +106,11 @@ def watched(supervisor: Supervisor) -> Iterator[None]:
         watcher.join()
 
 
-def ingest(address: str, config_file: Path, folder: Path, report: Path) -> None:
-    """Run the batch job as its users do: as a command of its own."""
+def ingest(address: str, config_file: Path, folder: Path, report: Path, output: TextIO) -> None:
+    """Run the batch job as its users do: as a command of its own. output: where its summary goes."""
     command = [sys.executable, "-m", "lookalike", "ingest", str(folder), "--collection", COLLECTION]
     command += ["--server", address, "--config", str(config_file), "--report", str(report)]
-    if subprocess.run(command, check=False).returncode != 0:
+    if subprocess.run(command, stdout=output, check=False).returncode != 0:
         raise LookalikeError("demo: the batch job failed; its own error stands above")
 
 
