@@ -30,6 +30,8 @@ class Engine:
         self.space = store.space
         self._store = store
         self._threads = scan_threads
+        self._users_lock = threading.Lock()
+        self._users = 0
         self._dropped = False
         self._commit = threading.Lock()
         self._matrix = CodeMatrix(store.space.bits)
@@ -49,24 +51,39 @@ class Engine:
         self._store.close()
 
     def drop(self) -> None:
-        """Let go of the files. Whoever still works on the collection is told that it is gone."""
-        self._dropped = True
-        self._store.close()
+        """Let go of the files, once whoever works on the collection is done; who comes later is told that it
+        is gone."""
+        with self._users_lock:
+            self._dropped = True
+            unused = self._users == 0
+        if unused:
+            self._store.close()
 
     @contextlib.contextmanager
-    def _while_there(self) -> Iterator[None]:
+    def _in_use(self) -> Iterator[None]:
+        """Keep the store open while the block lasts: SQLite crashes when a connection is closed under it."""
+        with self._users_lock:
+            if self._dropped:
+                raise NotFound("collection: was dropped meanwhile")
+            self._users += 1
         try:
             yield
         except (sqlite3.Error, Corruption):
             if self._dropped:
                 raise NotFound("collection: was dropped meanwhile") from None
             raise
+        finally:
+            with self._users_lock:
+                self._users -= 1
+                unused = self._dropped and self._users == 0
+            if unused:
+                self._store.close()
 
     def write(self, records: Sequence[VersionedRecord]) -> WriteResult:
         """Apply the records whose version is above the stored one. Durable when it returns."""
         if not records:
             return WriteResult([], {}, self._store.newest_version)
-        with self._while_there(), contextlib.ExitStack() as locked:
+        with self._in_use(), contextlib.ExitStack() as locked:
             with self._store.writing(records) as applied:
                 locked.enter_context(self._commit)
             codes = np.frombuffer(b"".join(applied.codes), np.uint8)
@@ -77,13 +94,13 @@ class Engine:
 
     def fetch(self, keys: Sequence[str]) -> list[VersionedRecord]:
         """The live records among `keys`, in their order."""
-        with self._while_there():
+        with self._in_use():
             found = self._store.fetch(keys, MAX_ANSWER_BYTES)
         return [found[key] for key in keys if key in found]
 
     def scan(self, group: ScanGroup, should_stop: Callable[[], bool] = lambda: False) -> ScanHits:
         """The group's exact answer. Raises ScanStopped once `should_stop` says so."""
-        with self._while_there():
+        with self._in_use():
             return self._scan(group, should_stop)
 
     def _scan(self, group: ScanGroup, should_stop: Callable[[], bool]) -> ScanHits:
