@@ -292,15 +292,18 @@ def _pool(threads: int) -> concurrent.futures.ThreadPoolExecutor:
 
 def _split(view: View, threads: int) -> list[list[tuple[int, int, int]]]:
     """Cut a view's blocks into `threads` even spans or fewer, each a list of (chunk, first block, last block)."""
-    blocks = [(position, block) for position, rows in enumerate(view.rows) for block in range(-(-rows // LANES))]
-    spans: list[list[tuple[int, int, int]]] = []
-    count = min(threads, len(blocks)) or 1
-    for part in range(count):
-        own = blocks[part * len(blocks) // count : (part + 1) * len(blocks) // count]
-        span: list[tuple[int, int, int]] = []
-        for position in dict.fromkeys(position for position, _ in own):
-            inside = [block for chunk, block in own if chunk == position]
-            span.append((position, inside[0], inside[-1] + 1))
+    counts = [-(-rows // LANES) for rows in view.rows]
+    parts = min(threads, sum(counts)) or 1
+    spans = []
+    for part in range(parts):
+        start, end = (edge * sum(counts) // parts for edge in (part, part + 1))
+        span = []
+        offset = 0
+        for position, count in enumerate(counts):
+            first, last = max(start - offset, 0), min(end - offset, count)
+            if first < last:
+                span.append((position, first, last))
+            offset += count
         spans.append(span)
     return spans
 
