@@ -12,6 +12,8 @@ for _name, _value in {
     "RAY_AUTH_MODE": "token",
     # Ray forks its processes off this one; gRPC's fork handlers are for programs that use it in both.
     "GRPC_ENABLE_FORK_SUPPORT": "0",
+    # A busy machine may need longer than Ray's half minute.
+    "RAY_gcs_server_port_wait_time_s": "120",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # glibc hands large blocks back to the kernel at once, and torch then spends half its time on page faults
     # (measured at batches of 32: 1.8 to 2.9 times slower).
