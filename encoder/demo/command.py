@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def run_demo(images: Path | None, keep: bool, output: Path, as_json: bool) -> No
         console.width = _PIPED_WIDTH
     photographs = pictures.bundled_photographs() if images is None else pictures.folder_photographs(images)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_terminate_as_interrupt())
+        stack.enter_context(_ended_by_signals())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lookalike-demo-")))
         config = throwaway_config(folder / "cluster", run.PARTITIONS, EncoderConfig(), "demo")
         console.print(f"Starting {run.PARTITIONS} shards, an encoder on Ray and a coordinator on free ports …")
@@ -87,17 +88,20 @@ def run_demo(images: Path | None, keep: bool, output: Path, as_json: bool) -> No
 
 
 @contextlib.contextmanager
-def _terminate_as_interrupt() -> Any:
-    """SIGTERM ends the demo as Ctrl-C does: with the cluster stopped and the folder removed."""
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM ends the demo as Ctrl-C does, with the cluster stopped and the folder removed; and both do where
+    a shell started it in the background, with SIGINT ignored."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    previous = [signal.signal(number, interrupt) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in zip(numbers, previous, strict=True):
+            signal.signal(number, handler)
 
 
 def _sentences(facts: dict[str, Any]) -> list[tuple[str, str]]:
