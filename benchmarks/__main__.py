@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import demo, ingest, search
+from benchmarks import demo, fusion, ingest, search
 
 BENCHMARKS: dict[str, Callable[[Path | None], Iterator[dict[str, Any]]]] = {
     "demo": demo.measure,
+    "fusion": fusion.measure,
     "ingest": ingest.measure,
     "search": search.measure,
 }

@@ -20,7 +20,6 @@ from lookalike.config import EncoderConfig
 from lookalike.supervisor import Supervisor
 from lookalike.throwaway import throwaway_config
 
-BATCH = 32
 _VIEWS_EACH = 50
 _LOOP = """
 import json, sys, time, torch, torchvision.transforms.v2 as T

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import grpc
 from lookalike import wire
 from lookalike.codespace import CodeSpace
 from lookalike.errors import CodeSpaceMismatch, InvalidRequest, PartitionUnavailable
-from lookalike.rpc import CHANNEL_OPTIONS, MAX_IMAGE_BYTES, error_of
+from lookalike.rpc import CHANNEL_OPTIONS, MAX_IMAGE_BYTES, call_by
 from lookalike.v1 import encoder_pb2 as pb
 from lookalike.v1.encoder_pb2_grpc import EncoderServiceStub
 
@@ -64,14 +63,12 @@ class EncoderLink:
         return results
 
     async def _call(self, name: str, request: Any, deadline: float) -> Any:
-        timeout = max(0.001, deadline - asyncio.get_running_loop().time())
         try:
-            return await getattr(self._stub, name)(request, timeout=timeout)
-        except grpc.RpcError as call:
-            error = error_of(call)
-            if type(error) is PartitionUnavailable:
-                raise PartitionUnavailable(f"the encoder at {self.address} does not answer") from None
-            raise error from None
+            return await call_by(getattr(self._stub, name), request, deadline)
+        except PartitionUnavailable as error:
+            if type(error) is not PartitionUnavailable:
+                raise
+            raise PartitionUnavailable(f"the encoder at {self.address} does not answer") from None
 
 
 def check_image(image: bytes) -> bytes:

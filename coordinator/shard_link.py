@@ -15,14 +15,13 @@ from lookalike.batcher import Batcher
 from lookalike.codespace import CodeSpace
 from lookalike.errors import DeadlineExceeded, InvalidRequest, LookalikeError, PartitionUnavailable
 from lookalike.records import Collection, VersionedRecord
-from lookalike.rpc import CHANNEL_OPTIONS, error_of
+from lookalike.rpc import CHANNEL_OPTIONS, call_by
 from lookalike.scan import ScanGroup, ScanHits, WriteResult
 from lookalike.v1 import shard_pb2 as pb
 from lookalike.v1.shard_pb2_grpc import ShardServiceStub
 
 MAX_SCAN_QUERIES = 1_024
 MAX_WAITING_QUERIES = 16_384
-MIN_TIMEOUT_SECONDS = 0.001
 
 ScanItem = tuple[ScanGroup, float]
 
@@ -128,11 +127,10 @@ class ShardLink:
         return [self._explain(hits) if isinstance(hits, LookalikeError) else hits for hits in results]
 
     async def _call(self, name: str, request: Any, deadline: float) -> Any:
-        timeout = max(MIN_TIMEOUT_SECONDS, deadline - asyncio.get_running_loop().time())
         try:
-            return await getattr(self._stub, name)(request, timeout=timeout)
-        except grpc.RpcError as call:
-            raise self._explain(error_of(call)) from None
+            return await call_by(getattr(self._stub, name), request, deadline)
+        except LookalikeError as error:
+            raise self._explain(error) from None
 
     def _explain(self, error: LookalikeError) -> LookalikeError:
         """Name the partition in what only its server could not say itself."""

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import grpc
 
 from lookalike import errors
@@ -13,6 +16,7 @@ MAX_IMAGE_BYTES = 32 * 1024 * 1024
 ERROR_KEY = "lookalike-error"
 REQUEST_ID_KEY = "request-id"
 RETRY_AFTER_KEY = "retry-after-ms"
+_MIN_TIMEOUT_SECONDS = 0.001
 
 _MESSAGE_LIMITS: list[tuple[str, int]] = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -35,6 +39,16 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
 ]
+
+
+async def call_by(method: Any, request: Any, deadline: float) -> Any:
+    """The answer of an asynchronous stub's method to a request, due at `deadline`, a time of the running loop's
+    clock. Raises the error that the server raised, or the nearest to the status that gRPC gave."""
+    timeout = max(_MIN_TIMEOUT_SECONDS, deadline - asyncio.get_running_loop().time())
+    try:
+        return await method(request, timeout=timeout)
+    except grpc.RpcError as call:
+        raise error_of(call) from None
 
 
 def trailing_metadata(error: LookalikeError, request_id: str) -> tuple[tuple[str, str], ...]:
