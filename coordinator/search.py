@@ -39,6 +39,9 @@ from lookalike.scan import ScanGroup, ScanHits
 # ends the call.
 _RESERVED_SHARE = 0.1
 _RESERVED_MAX_SECONDS = 0.25
+# How long a collection may be on some partitions only, because it is being made or dropped, before a search says so.
+_SETTLE_SECONDS = 1.0
+_SETTLE_PAUSE_SECONDS = 0.02
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -137,7 +140,7 @@ class Searcher:
             collection, space.fingerprint, codes, options.k + spare, options.max_distance, options.filter,
             options.include_attributes,
         )  # fmt: skip
-        answers = await self._fan_out(group, deadline)
+        answers = await self._settled(group, deadline)
         searched = time.perf_counter()
         coverage = self._coverage(collection, answers)
         if missing := [error for error in answers if isinstance(error, LookalikeError)]:
@@ -179,6 +182,19 @@ class Searcher:
                     raise code
                 codes.append(code)
         return np.frombuffer(b"".join(codes), np.uint8).reshape(len(codes), space.code_bytes)
+
+    async def _settled(self, group: ScanGroup, deadline: float) -> list[ScanHits | LookalikeError]:
+        """Every partition's answer. While only some have the collection it is being made or dropped: asks again,
+        and raises NotFound once it is gone."""
+        clock = asyncio.get_running_loop()
+        until = min(deadline, clock.time() + _SETTLE_SECONDS)
+        while True:
+            answers = await self._fan_out(group, deadline)
+            absent = sum(isinstance(answer, NotFound) for answer in answers)
+            if not absent or absent == len(answers) or clock.time() >= until:
+                return answers
+            await self._catalog.get(group.collection, deadline)
+            await asyncio.sleep(_SETTLE_PAUSE_SECONDS)
 
     async def _fan_out(self, group: ScanGroup, deadline: float) -> list[ScanHits | LookalikeError]:
         remaining = deadline - asyncio.get_running_loop().time()
