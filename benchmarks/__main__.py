@@ -1,4 +1,4 @@
-"""`python -m benchmarks NAME [--images DIR]`: measure, print a JSON line per figure. See README.md."""
+"""`python -m benchmarks NAME [options]`: measure, print a JSON line per figure. See README.md."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import demo, fusion, ingest, search
+from benchmarks import demo, fusion, ingest, search, system
 
-BENCHMARKS: dict[str, Callable[[Path | None], Iterator[dict[str, Any]]]] = {
-    "demo": demo.measure,
-    "fusion": fusion.measure,
-    "ingest": ingest.measure,
-    "search": search.measure,
+BENCHMARKS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
+    "demo": lambda given: demo.measure(given.images),
+    "fusion": lambda given: fusion.measure(given.images),
+    "ingest": lambda given: ingest.measure(given.images),
+    "search": lambda given: search.measure(given.images),
+    "system": lambda given: system.measure(given.rows, given.seconds, given.rounds),
 }
 
 
@@ -23,13 +24,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("name", nargs="?", choices=[*BENCHMARKS, "all"], default="all")
     parser.add_argument("--images", type=Path, help="a folder of photographs; the bundled ones by default")
+    of_system = parser.add_argument_group("system")
+    of_system.add_argument("--rows", type=int, default=system.ROWS, help="codes in each cluster")
+    of_system.add_argument("--seconds", type=float, default=system.SECONDS, help="of each load in each round")
+    of_system.add_argument("--rounds", type=int, default=system.ROUNDS)
     arguments = parser.parse_args()
     chosen = list(BENCHMARKS) if arguments.name == "all" else [arguments.name]
     print(
         json.dumps({"machine": platform.machine(), "processor": _processor(), "python": platform.python_version()})
     )
     for name in chosen:
-        for figure in BENCHMARKS[name](arguments.images):
+        for figure in BENCHMARKS[name](arguments):
             print(json.dumps({"benchmark": name, **figure}), flush=True)
 
 

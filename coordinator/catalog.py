@@ -21,6 +21,7 @@ from lookalike.errors import (
     NotFound,
     PartitionUnavailable,
 )
+from lookalike.indexing import Indexing
 from lookalike.records import Collection, check_collection_name
 
 _STATE_SECONDS = 2.0
@@ -77,18 +78,19 @@ class Catalog:
             raise PartitionUnavailable("no partition answers; see the cluster's status")
         return sum_up(states)
 
-    async def create(self, name: str, space: CodeSpace, deadline: float) -> Collection:
+    async def create(self, name: str, space: CodeSpace, indexing: Indexing, deadline: float) -> Collection:
         """Make a collection on every partition, or finish making it. Raises AlreadyExists if it is
-        everywhere, or exists in another code space."""
+        everywhere, or exists in another code space or indexed otherwise."""
         check_collection_name(name)
+        indexing.require_bits(space.bits)
         states = await self._states(deadline)
         earlier = [found.incarnation for found in _collections(states) if found.name == name]
         candidate = max([time.time_ns(), *(incarnation + 1 for incarnation in earlier)])
         first, *others = self._links
         try:
-            made, incarnation = await first.open_collection(name, space, candidate, True, deadline)
+            made, incarnation = await first.open_collection(name, space, indexing, candidate, True, deadline)
             opened = await asyncio.gather(
-                *(link.open_collection(name, space, incarnation, False, deadline) for link in others)
+                *(link.open_collection(name, space, indexing, incarnation, False, deadline) for link in others)
             )
         except CodeSpaceMismatch as error:
             raise AlreadyExists(error.message) from None

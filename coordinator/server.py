@@ -144,7 +144,8 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
                 space = wire.space_from_wire(request.code_space)
             case _:
                 space = await self._encoder.describe(deadline)
-        collection = await self._catalog.create(request.name, space, deadline)
+        indexing = wire.indexing_from_wire(request.indexing)
+        collection = await self._catalog.create(request.name, space, indexing, deadline)
         return pb.CreateCollectionResponse(collection=wire.collection_to_wire(collection))
 
     async def GetCollection(self, request: pb.GetCollectionRequest, context: Context) -> pb.GetCollectionResponse:

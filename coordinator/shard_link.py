@@ -14,6 +14,7 @@ from lookalike import wire
 from lookalike.batcher import Batcher
 from lookalike.codespace import CodeSpace
 from lookalike.errors import DeadlineExceeded, InvalidRequest, LookalikeError, PartitionUnavailable
+from lookalike.indexing import Indexing
 from lookalike.records import Collection, VersionedRecord
 from lookalike.rpc import CHANNEL_OPTIONS, call_by
 from lookalike.scan import ScanGroup, ScanHits, WriteResult
@@ -85,7 +86,13 @@ class ShardLink:
         return [wire.versioned_from_wire(record) for record in answer.records]
 
     async def open_collection(
-        self, name: str, space: CodeSpace, incarnation: int, keep_present: bool, deadline: float
+        self,
+        name: str,
+        space: CodeSpace,
+        indexing: Indexing,
+        incarnation: int,
+        keep_present: bool,
+        deadline: float,
     ) -> tuple[bool, int]:
         """Returns whether the collection was made now, and the incarnation that is there."""
         request = pb.OpenCollectionRequest(
@@ -93,6 +100,7 @@ class ShardLink:
             code_space=wire.space_to_wire(space),
             incarnation=incarnation,
             keep_present=keep_present,
+            indexing=wire.indexing_to_wire(indexing),
         )
         answer = await self._call("OpenCollection", request, deadline)
         return answer.created, answer.incarnation

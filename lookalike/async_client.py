@@ -25,6 +25,7 @@ from lookalike.calls import (
     wait_seconds,
 )
 from lookalike.codespace import CodeSpace
+from lookalike.indexing import SCAN, Indexing
 from lookalike.records import (
     ClusterStatus,
     Collection,
@@ -160,10 +161,17 @@ class AsyncClient:
         return await self._run(self._calls.delete(keys, collection))
 
     async def create_collection(
-        self, name: str, *, bits: int | None = None, code_space: CodeSpace | None = None
+        self,
+        name: str,
+        *,
+        bits: int | None = None,
+        code_space: CodeSpace | None = None,
+        index: str = SCAN,
+        index_attributes: Sequence[str] = (),
     ) -> Collection:
         """See `Client.create_collection`."""
-        return await self._run(self._calls.create_collection(name, bits, code_space))
+        indexing = Indexing(index, tuple(index_attributes))
+        return await self._run(self._calls.create_collection(name, bits, code_space, indexing))
 
     async def get_collection(self, name: str) -> Collection:
         return await self._run(self._calls.get_collection(name))

@@ -22,6 +22,7 @@ from lookalike.errors import (
     Overloaded,
     PartitionUnavailable,
 )
+from lookalike.indexing import Indexing
 from lookalike.records import (
     MAX_BATCH_RECORDS,
     ClusterStatus,
@@ -149,10 +150,14 @@ class Calls:
         request = pb.DeleteRequest(collection=check_collection_name(collection), keys=_checked_keys(keys))
         return Call("Delete", request, lambda answer: int(answer.deleted), is_repeatable=False)
 
-    def create_collection(self, name: str, bits: int | None, code_space: CodeSpace | None) -> Call[Collection]:
+    def create_collection(
+        self, name: str, bits: int | None, code_space: CodeSpace | None, indexing: Indexing
+    ) -> Call[Collection]:
         if bits is not None and code_space is not None:
             raise InvalidRequest("create_collection: give bits or a code space, not both")
-        request = pb.CreateCollectionRequest(name=check_collection_name(name))
+        request = pb.CreateCollectionRequest(
+            name=check_collection_name(name), indexing=wire.indexing_to_wire(indexing)
+        )
         if bits is not None:
             request.bits = CodeSpace(bits).bits
         if code_space is not None:

@@ -28,6 +28,7 @@ from lookalike.calls import (
     wait_seconds,
 )
 from lookalike.codespace import CodeSpace
+from lookalike.indexing import SCAN, Indexing
 from lookalike.records import (
     ClusterStatus,
     Collection,
@@ -167,11 +168,19 @@ class Client:
         return self._run(self._calls.delete(keys, collection))
 
     def create_collection(
-        self, name: str, *, bits: int | None = None, code_space: CodeSpace | None = None
+        self,
+        name: str,
+        *,
+        bits: int | None = None,
+        code_space: CodeSpace | None = None,
+        index: str = SCAN,
+        index_attributes: Sequence[str] = (),
     ) -> Collection:
         """Create a collection in the encoder's code space, or for codes made elsewhere of `bits` bits or of
-        `code_space`. Raises AlreadyExists."""
-        return self._run(self._calls.create_collection(name, bits, code_space))
+        `code_space`. index: "scan", or "mih" where most searches are for close neighbours. index_attributes: the
+        attributes that filters name often. Raises AlreadyExists."""
+        indexing = Indexing(index, tuple(index_attributes))
+        return self._run(self._calls.create_collection(name, bits, code_space, indexing))
 
     def get_collection(self, name: str) -> Collection:
         return self._run(self._calls.get_collection(name))

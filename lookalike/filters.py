@@ -121,7 +121,7 @@ def _check(condition: Filter, depth: int) -> int:
             return sum(_check(part, depth + 1) for part in filters)
         case Not(part):
             return _check(part, depth + 1)
-    _check_field(condition.field)
+    check_field(condition.field)
     match condition:
         case Equals(_, value):
             _check_scalar(condition.field, value)
@@ -138,16 +138,17 @@ def _check(condition: Filter, depth: int) -> int:
     return 1
 
 
-def _check_field(field: str) -> None:
+def check_field(field: str, subject: str = "filter") -> None:
+    """Raise unless it can name an attribute."""
     broken = any(mark in '"\\' or not mark.isprintable() for mark in field)
     if broken or any(not name for name in field.split(".")):
         raise InvalidRequest(
-            f"filter: field {field[:80]!r} is missing or not a path; name an attribute, with dots into objects"
+            f"{subject}: field {field[:80]!r} is missing or not a path; name an attribute, with dots into objects"
         )
     try:
         field.encode()
     except UnicodeEncodeError:
-        raise InvalidRequest(f"filter: field {field[:80]!r} cannot be written as UTF-8") from None
+        raise InvalidRequest(f"{subject}: field {field[:80]!r} cannot be written as UTF-8") from None
 
 
 def _check_scalar(field: str, value: object) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from lookalike.codespace import CodeSpace
 from lookalike.errors import InvalidRequest
+from lookalike.indexing import Indexing
 
 MAX_K = 10_000
 MAX_KEY_BYTES = 512
@@ -252,6 +253,7 @@ class Collection:
     code_space: CodeSpace
     rows: int
     incarnation: int
+    indexing: Indexing = Indexing()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

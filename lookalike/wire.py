@@ -15,6 +15,7 @@ import numpy as np
 from lookalike import errors, filters
 from lookalike.codespace import CodeSpace
 from lookalike.errors import InvalidRequest, LookalikeError
+from lookalike.indexing import MIH, SCAN, Indexing
 from lookalike.records import (
     MAX_BATCH_HITS,
     MAX_K,
@@ -77,11 +78,31 @@ def collection_to_wire(collection: Collection) -> codespace_pb2.Collection:
         code_space=space_to_wire(collection.code_space),
         rows=collection.rows,
         incarnation=collection.incarnation,
+        indexing=indexing_to_wire(collection.indexing),
     )
 
 
 def collection_from_wire(message: codespace_pb2.Collection) -> Collection:
-    return Collection(message.name, space_from_wire(message.code_space), message.rows, message.incarnation)
+    return Collection(
+        message.name,
+        space_from_wire(message.code_space),
+        message.rows,
+        message.incarnation,
+        indexing_from_wire(message.indexing),
+    )
+
+
+_INDEX_KINDS = {SCAN: codespace_pb2.Indexing.KIND_SCAN, MIH: codespace_pb2.Indexing.KIND_MIH}
+
+
+def indexing_to_wire(indexing: Indexing) -> codespace_pb2.Indexing:
+    return codespace_pb2.Indexing(kind=_INDEX_KINDS[indexing.kind], attributes=indexing.attributes)
+
+
+def indexing_from_wire(message: codespace_pb2.Indexing) -> Indexing:
+    kinds = {number: kind for kind, number in _INDEX_KINDS.items()}
+    kinds[codespace_pb2.Indexing.KIND_UNSPECIFIED] = SCAN
+    return Indexing(kinds.get(message.kind, str(message.kind)), tuple(message.attributes))
 
 
 # Filters

@@ -1,11 +1,14 @@
 """Owns one collection of one shard: the packed matrix over the store, and the rule that ties them.
 
 The rule: the matrix changes together with the commit, under `_commit`. A scan runs without that lock; if a
-row it found was overwritten before its key could be read, it is repeated on a pinned state. A filtered
-scan is pinned from the start, for its mask and its rows must be of one state."""
+row it found was overwritten before its key could be read, it is repeated on a pinned state.
+
+What a row number stands for never changes, so whether a filter keeps it is asked once: the filters in use are
+remembered with the numbers they keep, and only rows that came since are read."""
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import sqlite3
 import threading
@@ -15,12 +18,14 @@ import numpy as np
 
 from lookalike.errors import Corruption, NotFound
 from lookalike.filters import Filter, compared_fields
+from lookalike.indexing import MIH
 from lookalike.records import MAX_ANSWER_BYTES, VersionedRecord
 from lookalike.scan import Codes, ScanGroup, ScanHits, WriteResult
-from shard.kernel import CodeMatrix, Mask, Matches, ScanStopped, View
+from shard.kernel import CodeMatrix, Matches, ScanStopped, Selection, View
 from shard.store import Store
 
 KNOWN_FIELDS_SHOWN = 20
+FILTERS_REMEMBERED = 32
 
 
 class Engine:
@@ -28,13 +33,16 @@ class Engine:
 
     def __init__(self, store: Store, scan_threads: int = 1) -> None:
         self.space = store.space
+        self.indexing = store.indexing
         self._store = store
         self._threads = scan_threads
         self._users_lock = threading.Lock()
         self._users = 0
         self._dropped = False
         self._commit = threading.Lock()
-        self._matrix = CodeMatrix(store.space.bits)
+        self._selections: collections.OrderedDict[Filter, Selection] = collections.OrderedDict()
+        self._matrix = CodeMatrix(store.space.bits, hashed=store.indexing.kind == MIH)
+        self._matrix.warm_up()
         for codes, ids, numbers in store.load():
             self._matrix.append(codes, ids, numbers)
 
@@ -104,18 +112,40 @@ class Engine:
             return self._scan(group, should_stop)
 
     def _scan(self, group: ScanGroup, should_stop: Callable[[], bool]) -> ScanHits:
-        if group.filter is None:
-            view = self._matrix.view()
-            hits = self._hits(view, None, group, should_stop)
-            if hits is not None:
-                return hits
+        view, selection = self._matrix.view(), None
+        if group.filter is not None:
+            view, selection = self._select(group.filter, should_stop)
+        hits = self._hits(view, selection, group, should_stop)
+        if hits is not None:
+            return hits
         with self._pinned() as view:
-            mask = None
-            if group.filter is not None and (mask := self._store.matching(group.filter, should_stop)) is None:
-                raise ScanStopped
-            hits = self._hits(view, mask, group, should_stop)
+            if group.filter is not None:
+                selection = self._extend(group.filter, view, should_stop)
+            hits = self._hits(view, selection, group, should_stop)
         assert hits is not None, "a row of a pinned state is missing in the store"
         return hits
+
+    def _select(self, condition: Filter, should_stop: Callable[[], bool]) -> tuple[View, Selection]:
+        """A state, and which of its rows meet the filter."""
+        view, selection = self._matrix.view(), self._selections.get(condition)
+        if selection is None or selection.end < view.end:
+            with self._pinned() as view:
+                return view, self._extend(condition, view, should_stop)
+        return view, selection
+
+    def _extend(self, condition: Filter, view: View, should_stop: Callable[[], bool]) -> Selection:
+        """The filter's selection, brought up to a pinned state."""
+        selection = self._selections.get(condition) or Selection(np.zeros(0, np.bool_))
+        if selection.end < view.end:
+            mask = self._store.matching(condition, selection.end, view.end, should_stop)
+            if mask is None:
+                raise ScanStopped
+            selection = selection.extended(mask)
+        self._selections.pop(condition, None)
+        self._selections[condition] = selection
+        if len(self._selections) > FILTERS_REMEMBERED:
+            self._selections.popitem(last=False)
+        return selection
 
     @contextlib.contextmanager
     def _pinned(self) -> Iterator[View]:
@@ -127,13 +157,13 @@ class Engine:
             yield view
 
     def _hits(
-        self, view: View, mask: Mask | None, group: ScanGroup, should_stop: Callable[[], bool]
+        self, view: View, selection: Selection | None, group: ScanGroup, should_stop: Callable[[], bool]
     ) -> ScanHits | None:
         """The answer on a state, or None if the store no longer has one of its rows."""
 
         def scan(codes: Codes, k: int) -> Matches:
             return self._matrix.scan(
-                codes, k, view=view, max_distance=group.max_distance, mask=mask,
+                codes, k, view=view, max_distance=group.max_distance, selection=selection,
                 threads=self._threads, should_stop=should_stop,
             )  # fmt: skip
 

@@ -3,68 +3,87 @@ are always bound as parameters; the SQL text is made of this file's own words al
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from lookalike.filters import And, Equals, Exists, Filter, In, Not, Or, Range, Scalar
 
 Parameters = list[str | int | float]
-_NUMBER = "e.type IN ('integer', 'real')"
+# Conditions on an element's {type} and {value}, one of which must hold, with their parameters.
+Tests = list[tuple[str, Parameters]]
+_NUMBER = "{type} IN ('integer', 'real')"
 
 
-def where(condition: Filter) -> tuple[str, Parameters]:
-    """An SQL condition on a record's row, and its parameters in order."""
+def index_of(position: int, field: str) -> str:
+    """SQL that gives the records columns with an attribute's type and value, and an index on them. The field's path
+    has no quotes (`filters.check_field`) but single ones, which are doubled."""
+    path = _path(field).replace("'", "''")
+    return (
+        f"ALTER TABLE records ADD COLUMN type_{position} TEXT AS (json_type(attributes, '{path}')) VIRTUAL;"
+        f"ALTER TABLE records ADD COLUMN value_{position} AS (json_extract(attributes, '{path}')) VIRTUAL;"
+        f"CREATE INDEX attribute_{position} ON records (type_{position}, value_{position});"
+    )
+
+
+def where(condition: Filter, indexed: Sequence[str] = ()) -> tuple[str, Parameters]:
+    """An SQL condition on a record's row, and its parameters in order. Fields that are indexed are compared by
+    their columns; their place among `indexed` is the columns' number."""
     match condition:
         case Equals(field, value):
-            return _some_element(field, *_equals_any([value]))
+            return _some_element(field, _equals_any([value]), indexed)
         case In(field, values):
-            return _some_element(field, *_equals_any(values))
+            return _some_element(field, _equals_any(values), indexed)
         case Range():
-            return _some_element(condition.field, *_within(condition))
+            return _some_element(condition.field, _within(condition), indexed)
         case Exists(field):
+            if field in indexed:
+                return f"type_{indexed.index(field)} IS NOT NULL", []
             return "json_type(attributes, ?) IS NOT NULL", [_path(field)]
         case And(filters):
-            return _join(" AND ", filters)
+            return _join(" AND ", filters, indexed)
         case Or(filters):
-            return _join(" OR ", filters)
+            return _join(" OR ", filters, indexed)
         case Not(part):
-            sql, parameters = where(part)
-            return f"NOT ({sql})", parameters
+            sql, parameters = where(part, indexed)
+            return f"coalesce(NOT ({sql}), TRUE)", parameters
 
 
 def _path(field: str) -> str:
     return "$" + "".join(f'."{name}"' for name in field.split("."))
 
 
-def _some_element(field: str, test: str, parameters: Parameters) -> tuple[str, Parameters]:
-    """True when the field's value, or an element of it if it is an array, passes the test. json_each
-    gives a scalar as one element, but would also open an object."""
+def _some_element(field: str, tests: Tests, indexed: Sequence[str]) -> tuple[str, Parameters]:
+    """True when the field's value, or an element of it if it is an array, passes a test. json_each gives a
+    scalar as one element, but would also open an object."""
     path = _path(field)
-    sql = (
-        "(coalesce(json_type(attributes, ?), 'object') <> 'object'"
-        f" AND EXISTS (SELECT 1 FROM json_each(attributes, ?) AS e WHERE {test}))"
-    )
-    return sql, [path, path, *parameters]
+    element = " OR ".join(test.format(type="e.type", value="e.value") for test, _ in tests)
+    values = [value for _, values in tests for value in values]
+    some = f"EXISTS (SELECT 1 FROM json_each(attributes, ?) AS e WHERE {element})"
+    if field not in indexed:
+        return f"(coalesce(json_type(attributes, ?), 'object') <> 'object' AND {some})", [path, path, *values]
+    columns = {"type": f"type_{indexed.index(field)}", "value": f"value_{indexed.index(field)}"}
+    scalar = " OR ".join(test.format(**columns) for test, _ in tests)
+    return f"({scalar} OR ({columns['type']} = 'array' AND {some}))", [*values, path, *values]
 
 
-def _equals_any(values: Iterable[Scalar]) -> tuple[str, Parameters]:
+def _equals_any(values: Iterable[Scalar]) -> Tests:
     texts: Parameters = []
     numbers: Parameters = []
-    tests: list[str] = []
+    tests: Tests = []
     for value in values:
         if isinstance(value, bool):
-            tests.append("e.type = 'true'" if value else "e.type = 'false'")
+            tests.append(("{type} = 'true'" if value else "{type} = 'false'", []))
         elif isinstance(value, str):
             texts.append(value)
         else:
             numbers.append(value)
     if texts:
-        tests.append(f"(e.type = 'text' AND e.value IN ({_marks(texts)}))")
+        tests.append((f"({{type}} = 'text' AND {{value}} IN ({_marks(texts)}))", texts))
     if numbers:
-        tests.append(f"({_NUMBER} AND e.value IN ({_marks(numbers)}))")
-    return "(" + " OR ".join(dict.fromkeys(tests)) + ")", [*texts, *numbers]
+        tests.append((f"({_NUMBER} AND {{value}} IN ({_marks(numbers)}))", numbers))
+    return tests
 
 
-def _within(condition: Range) -> tuple[str, Parameters]:
+def _within(condition: Range) -> Tests:
     bounds = [
         (">", condition.gt),
         (">=", condition.gte),
@@ -72,14 +91,14 @@ def _within(condition: Range) -> tuple[str, Parameters]:
         ("<=", condition.lte),
     ]
     given = [(operator, bound) for operator, bound in bounds if bound is not None]
-    test = " AND ".join([_NUMBER, *(f"e.value {operator} ?" for operator, _ in given)])
-    return test, [bound for _, bound in given]
+    test = " AND ".join([_NUMBER, *(f"{{value}} {operator} ?" for operator, _ in given)])
+    return [(f"({test})", [bound for _, bound in given])]
 
 
 def _marks(values: Parameters) -> str:
     return ", ".join("?" * len(values))
 
 
-def _join(word: str, filters: Iterable[Filter]) -> tuple[str, Parameters]:
-    parts = [where(part) for part in filters]
+def _join(word: str, filters: Iterable[Filter], indexed: Sequence[str]) -> tuple[str, Parameters]:
+    parts = [where(part, indexed) for part in filters]
     return "(" + word.join(sql for sql, _ in parts) + ")", [value for _, values in parts for value in values]

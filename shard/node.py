@@ -21,6 +21,7 @@ from typing import IO
 
 from lookalike.codespace import CodeSpace
 from lookalike.errors import CannotStart, CodeSpaceMismatch, Corruption, NotFound, Overloaded
+from lookalike.indexing import Indexing
 from lookalike.records import Collection, check_collection_name
 from shard.engine import Engine
 from shard.store import Store
@@ -102,9 +103,9 @@ class Node:
             raise NotFound(f"collection: {name[:140]!r} does not exist; create it first") from None
 
     def open_collection(
-        self, name: str, space: CodeSpace, incarnation: int, keep_present: bool
+        self, name: str, space: CodeSpace, indexing: Indexing, incarnation: int, keep_present: bool
     ) -> tuple[bool, int]:
-        """Make sure that the collection is there, in this code space and this incarnation or, with
+        """Make sure that the collection is there, in this code space, so indexed, and in this incarnation or, with
         `keep_present`, in whichever is there. An earlier incarnation is dropped. Returns whether it was made
         now, and its incarnation."""
         check_collection_name(name)
@@ -113,11 +114,11 @@ class Node:
             self.drop_collection(name, present)
             present = None
         if present is None:
-            self._make(name, space, incarnation)
+            self._make(name, space, indexing, incarnation)
             return True, incarnation
         if present > incarnation and not keep_present:
             raise CodeSpaceMismatch(f"collection: {name!r} exists and was made later than this request")
-        self._require_space(name, space)
+        self._require_same(name, space, indexing)
         return False, present
 
     def drop_collection(self, name: str, incarnation: int) -> bool:
@@ -139,7 +140,9 @@ class Node:
     def collections(self) -> list[Collection]:
         """The sound collections, by name."""
         return [
-            Collection(name, found.engine.space, found.engine.rows, found.incarnation)
+            Collection(
+                name, found.engine.space, found.engine.rows, found.incarnation, found.engine.indexing
+            )
             for name, found in sorted(self._open.copy().items())
         ]
 
@@ -156,12 +159,12 @@ class Node:
         else:
             self._open[name] = _Open(engine, incarnation)
 
-    def _make(self, name: str, space: CodeSpace, incarnation: int) -> None:
+    def _make(self, name: str, space: CodeSpace, indexing: Indexing, incarnation: int) -> None:
         folder = self._folder_of(name, incarnation)
         unfinished = self._collections_folder / f".new-{folder.name}"
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
-        Store.create(unfinished / STORE_FILE, space)
+        Store.create(unfinished / STORE_FILE, space, indexing)
         unfinished.rename(folder)
         try:
             _sync_folder(self._collections_folder)
@@ -177,8 +180,13 @@ class Node:
     def _folder_of(self, name: str, incarnation: int) -> Path:
         return self._collections_folder / f"{name}@{incarnation}"
 
-    def _require_space(self, name: str, space: CodeSpace) -> None:
-        present = self.engine(name).space
+    def _require_same(self, name: str, space: CodeSpace, indexing: Indexing) -> None:
+        engine = self.engine(name)
+        present = engine.space
+        if present == space and engine.indexing != indexing:
+            raise CodeSpaceMismatch(
+                f"collection: {name!r} exists and is indexed otherwise; drop it first or take another name"
+            )
         if present != space:
             raise CodeSpaceMismatch(
                 f"collection: {name!r} exists in code space {present.fingerprint[:12]}…"

@@ -23,7 +23,7 @@ from lookalike.scan import ScanGroup, ScanHits, WriteResult
 from lookalike.v1 import shard_pb2 as pb
 from lookalike.v1 import shard_pb2_grpc
 from shard.engine import Engine
-from shard.kernel import ScanStopped, warm_up
+from shard.kernel import CodeMatrix, ScanStopped
 from shard.node import Node
 
 log = logging.getLogger("shard.server")
@@ -65,7 +65,7 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
 
     async def load(self) -> None:
         """Bring the node's collections into memory."""
-        await self._in(self._scan_thread, warm_up)
+        await self._in(self._scan_thread, CodeMatrix(64).warm_up)
         await self._in(self._write_thread, self._node.load)
         self._loaded = True
 
@@ -123,9 +123,12 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
     ) -> pb.OpenCollectionResponse:
         self._require_loaded()
         space = wire.space_from_wire(request.code_space)
+        indexing = wire.indexing_from_wire(request.indexing).require_bits(space.bits)
         created, incarnation = await self._in(
             self._write_thread,
-            lambda: self._node.open_collection(request.name, space, request.incarnation, request.keep_present),
+            lambda: self._node.open_collection(
+                request.name, space, indexing, request.incarnation, request.keep_present
+            ),
         )
         return pb.OpenCollectionResponse(created=created, incarnation=incarnation)
 

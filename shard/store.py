@@ -21,8 +21,9 @@ import numpy.typing as npt
 from lookalike.codespace import CodeSpace
 from lookalike.errors import Corruption, InvalidRequest, Overloaded
 from lookalike.filters import Filter
+from lookalike.indexing import Indexing
 from lookalike.records import VersionedRecord, record_id
-from shard.filter_sql import where
+from shard.filter_sql import index_of, where
 
 SCHEMA_VERSION = "1"
 LOAD_ROWS = 65_536
@@ -68,7 +69,7 @@ class Store:
         try:
             with _explained(path):
                 self._writer = self._connect()
-                self.space = self._read_meta()
+                self.space, self.indexing = self._read_meta()
                 last, newest = self._writer.execute("SELECT max(number), max(version) FROM records").fetchone()
                 self.fields = frozenset(name for (name,) in self._writer.execute("SELECT name FROM fields"))
                 if (last or 0) > RENUMBER_ABOVE:
@@ -80,12 +81,18 @@ class Store:
         self.newest_version: int = newest or 0
 
     @staticmethod
-    def create(path: Path, space: CodeSpace) -> None:
+    def create(path: Path, space: CodeSpace, indexing: Indexing) -> None:
         """Make an empty store. The folder must exist, the file must not."""
         with _explained(path), contextlib.closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript(_SCHEMA)
-            meta = {"schema": SCHEMA_VERSION, "code_space": json.dumps(dataclasses.asdict(space))}
+            for position, field in enumerate(indexing.attributes):
+                connection.executescript(index_of(position, field))
+            meta = {
+                "schema": SCHEMA_VERSION,
+                "code_space": json.dumps(dataclasses.asdict(space)),
+                "indexing": json.dumps(dataclasses.asdict(indexing)),
+            }
             connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
             connection.commit()
 
@@ -172,15 +179,19 @@ class Store:
         return described
 
     def matching(
-        self, condition: Filter, should_stop: Callable[[], bool] = lambda: False
+        self, condition: Filter, first: int, end: int, should_stop: Callable[[], bool] = lambda: False
     ) -> npt.NDArray[np.bool_] | None:
-        """A mask by row number: True for the live rows that meet the filter. None once `should_stop`."""
-        sql, parameters = where(condition)
+        """For the row numbers first..end a mask: True for live rows that meet the filter. None once
+        `should_stop`."""
+        sql, parameters = where(condition, self.indexing.attributes)
         reader = self._reader()
         reader.set_progress_handler(should_stop, _STEPS_BETWEEN_LOOKS)
         try:
             with _explained(self._path):
-                cursor = reader.execute(f"SELECT number FROM records WHERE code IS NOT NULL AND {sql}", parameters)
+                cursor = reader.execute(
+                    f"SELECT number FROM records WHERE number >= ? AND number < ? AND {sql}",
+                    [first, end, *parameters],
+                )
                 numbers = np.fromiter((number for (number,) in cursor), np.int64)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
@@ -188,15 +199,17 @@ class Store:
             raise
         finally:
             reader.set_progress_handler(None, 0)
-        mask = np.zeros(int(numbers.max(initial=-1)) + 1, np.bool_)
-        mask[numbers] = True
+        mask = np.zeros(end - first, np.bool_)
+        mask[numbers - first] = True
         return mask
 
-    def _read_meta(self) -> CodeSpace:
+    def _read_meta(self) -> tuple[CodeSpace, Indexing]:
         meta = dict(self._writer.execute("SELECT name, value FROM meta"))
         if meta["schema"] != SCHEMA_VERSION:
             raise ValueError(f"its schema is {meta['schema']!r}, this release reads {SCHEMA_VERSION!r}")
-        return CodeSpace(**json.loads(meta["code_space"]))
+        stored = json.loads(meta["indexing"])
+        indexing = Indexing(stored["kind"], tuple(stored["attributes"]))
+        return CodeSpace(**json.loads(meta["code_space"])), indexing
 
     def _renumber(self) -> int:
         """Give the rows new numbers from 0 in their order. Returns how many there are. Numbers have 32 bits
@@ -239,7 +252,7 @@ class Store:
             rows[record.key] = (number, record)
             stored[record.key] = [number, record.version, record.code is not None]
         self._writer.executemany(
-            "INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO records (number, key, id, version, code, attributes) VALUES (?, ?, ?, ?, ?, ?)",
             [
                 (number, record.key, _signed(record_id(record.key)), record.version, record.code,
                  None if record.code is None else record.attributes)

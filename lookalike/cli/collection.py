@@ -9,6 +9,7 @@ import typer
 
 from lookalike.cli.options import DEFAULT_SERVER, Json, Server, print_json
 from lookalike.client import Client
+from lookalike.indexing import SCAN
 from lookalike.records import Collection
 
 app = typer.Typer(
@@ -26,12 +27,21 @@ def create(
     bits: Annotated[
         int | None, typer.Option(help="For codes made elsewhere: their width. By default the encoder's codes.")
     ] = None,
+    index: Annotated[
+        str, typer.Option(help="scan, or mih: buckets too, for close neighbours in long lists (64..512 bits).")
+    ] = SCAN,
+    index_attribute: Annotated[
+        list[str] | None, typer.Option(help="An attribute that filters name often; can be repeated.")
+    ] = None,
     server: Server = DEFAULT_SERVER,
     as_json: Json = False,
 ) -> None:
     """Create a collection in the encoder's code space, or for codes made elsewhere."""
     with Client(server) as client:
-        _show([client.create_collection(name, bits=bits)], as_json)
+        collection = client.create_collection(
+            name, bits=bits, index=index, index_attributes=index_attribute or []
+        )
+        _show([collection], as_json)
 
 
 @app.command("list")
@@ -73,5 +83,6 @@ def _show(collections: list[Collection], as_json: bool) -> None:
         space = collection.code_space
         print(
             f"{collection.name}: {collection.rows:,} rows, {space.bits} bits, {space.backbone}"
-            f" {space.hash_method}, {space.fingerprint[:12]}"
+            f" {space.hash_method}, {space.fingerprint[:12]}, index {collection.indexing.kind}"
+            + "".join(f", attribute {field}" for field in collection.indexing.attributes)
         )

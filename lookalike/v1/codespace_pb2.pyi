@@ -3,8 +3,11 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -71,6 +74,58 @@ class CodeSpace(_message.Message):
 Global___CodeSpace: _TypeAlias = CodeSpace  # noqa: Y015
 
 @_typing.final
+class Indexing(_message.Message):
+    """What a collection keeps beside its records so that searches are answered faster."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Indexing._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: Indexing._Kind.ValueType  # 0
+        """As KIND_SCAN."""
+        KIND_SCAN: Indexing._Kind.ValueType  # 1
+        """Every code is compared."""
+        KIND_MIH: Indexing._Kind.ValueType  # 2
+        """Multi-index hashing as well: close neighbours are found without comparing every code, as exactly. For codes of
+        a multiple of 64 bits from 64 to 512.
+        """
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    KIND_UNSPECIFIED: Indexing.Kind.ValueType  # 0
+    """As KIND_SCAN."""
+    KIND_SCAN: Indexing.Kind.ValueType  # 1
+    """Every code is compared."""
+    KIND_MIH: Indexing.Kind.ValueType  # 2
+    """Multi-index hashing as well: close neighbours are found without comparing every code, as exactly. For codes of
+    a multiple of 64 bits from 64 to 512.
+    """
+
+    KIND_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    kind: Global___Indexing.Kind.ValueType
+    @_builtins.property
+    def attributes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Attributes whose filters are looked up instead of read from every record; dots go into objects. At most 16."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___Indexing.Kind.ValueType = ...,
+        attributes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Indexing: _TypeAlias = Indexing  # noqa: Y015
+
+@_typing.final
 class Collection(_message.Message):
     """A named set of records in one code space."""
 
@@ -80,6 +135,7 @@ class Collection(_message.Message):
     CODE_SPACE_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
+    INDEXING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Letters, digits, '.', '_' and '-', starting with a letter or digit; 1..128 characters."""
     rows: _builtins.int
@@ -88,6 +144,8 @@ class Collection(_message.Message):
     """Tells a collection from an earlier one of the same name: higher is later. Output only."""
     @_builtins.property
     def code_space(self) -> Global___CodeSpace: ...
+    @_builtins.property
+    def indexing(self) -> Global___Indexing: ...
     def __init__(
         self,
         *,
@@ -95,10 +153,11 @@ class Collection(_message.Message):
         code_space: Global___CodeSpace | None = ...,
         rows: _builtins.int = ...,
         incarnation: _builtins.int = ...,
+        indexing: Global___Indexing | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["code_space", b"code_space"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["code_space", b"code_space", "indexing", b"indexing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code_space", b"code_space", "incarnation", b"incarnation", "name", b"name", "rows", b"rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code_space", b"code_space", "incarnation", b"incarnation", "indexing", b"indexing", "name", b"name", "rows", b"rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,17 +27,17 @@ from lookalike.v1 import filter_pb2 as lookalike_dot_v1_dot_filter__pb2
 from lookalike.v1 import record_pb2 as lookalike_dot_v1_dot_record__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19lookalike/v1/search.proto\x12\x0clookalike.v1\x1a\x1clookalike/v1/codespace.proto\x1a\x19lookalike/v1/filter.proto\x1a\x19lookalike/v1/record.proto\"?\n\x05Query\x12\x0f\n\x05image\x18\x01 \x01(\x0cH\x00\x12\x0e\n\x04\x63ode\x18\x02 \x01(\x0cH\x00\x12\r\n\x03key\x18\x03 \x01(\tH\x00\x42\x06\n\x04kind\"\xf5\x01\n\rSearchOptions\x12\t\n\x01k\x18\x01 \x01(\r\x12\x19\n\x0cmax_distance\x18\x02 \x01(\rH\x00\x88\x01\x01\x12$\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x14.lookalike.v1.Filter\x12\x1a\n\x12include_attributes\x18\x04 \x01(\x08\x12\x15\n\rallow_partial\x18\x05 \x01(\x08\x12$\n\x06rerank\x18\x06 \x01(\x0e\x32\x14.lookalike.v1.Rerank\x12.\n\x0b\x63onsistency\x18\x07 \x01(\x0e\x32\x19.lookalike.v1.ConsistencyB\x0f\n\r_max_distance\"\x8a\x01\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\"\n\x05query\x18\x02 \x01(\x0b\x32\x13.lookalike.v1.Query\x12,\n\x07options\x18\x03 \x01(\x0b\x32\x1b.lookalike.v1.SearchOptions\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\"S\n\x07Timings\x12\x11\n\tencode_ms\x18\x01 \x01(\x02\x12\x11\n\tsearch_ms\x18\x02 \x01(\x02\x12\x10\n\x08merge_ms\x18\x03 \x01(\x02\x12\x10\n\x08total_ms\x18\x04 \x01(\x02\"\x92\x01\n\x0eSearchResponse\x12\x1f\n\x04hits\x18\x01 \x03(\x0b\x32\x11.lookalike.v1.Hit\x12(\n\x08\x63overage\x18\x02 \x01(\x0b\x32\x16.lookalike.v1.Coverage\x12\r\n\x05\x65xact\x18\x03 \x01(\x08\x12&\n\x07timings\x18\x04 \x01(\x0b\x32\x15.lookalike.v1.Timings\"\x91\x01\n\x12SearchBatchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12$\n\x07queries\x18\x02 \x03(\x0b\x32\x13.lookalike.v1.Query\x12,\n\x07options\x18\x03 \x01(\x0b\x32\x1b.lookalike.v1.SearchOptions\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\"\x9b\x01\n\x13SearchBatchResponse\x12#\n\x07results\x18\x01 \x03(\x0b\x32\x12.lookalike.v1.Hits\x12(\n\x08\x63overage\x18\x02 \x01(\x0b\x32\x16.lookalike.v1.Coverage\x12\r\n\x05\x65xact\x18\x03 \x01(\x08\x12&\n\x07timings\x18\x04 \x01(\x0b\x32\x15.lookalike.v1.Timings\"\'\n\x04Hits\x12\x1f\n\x04hits\x18\x01 \x03(\x0b\x32\x11.lookalike.v1.Hit\"^\n\nGetRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\x12.\n\x0b\x63onsistency\x18\x03 \x01(\x0e\x32\x19.lookalike.v1.Consistency\"4\n\x0bGetResponse\x12%\n\x07records\x18\x01 \x03(\x0b\x32\x14.lookalike.v1.Record\"_\n\rUpsertRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12%\n\x07records\x18\x02 \x03(\x0b\x32\x14.lookalike.v1.Record\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\"\"\n\x0eUpsertResponse\x12\x10\n\x08upserted\x18\x01 \x01(\x04\"_\n\rIngestRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12%\n\x07records\x18\x02 \x03(\x0b\x32\x14.lookalike.v1.Record\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\"9\n\x0eIngestResponse\x12\'\n\x08outcomes\x18\x01 \x03(\x0b\x32\x15.lookalike.v1.Outcome\"1\n\rDeleteRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\"!\n\x0e\x44\x65leteResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x04\"o\n\x17\x43reateCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x04\x62its\x18\x02 \x01(\rH\x00\x12-\n\ncode_space\x18\x03 \x01(\x0b\x32\x17.lookalike.v1.CodeSpaceH\x00\x42\x07\n\x05space\"H\n\x18\x43reateCollectionResponse\x12,\n\ncollection\x18\x01 \x01(\x0b\x32\x18.lookalike.v1.Collection\"$\n\x14GetCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"E\n\x15GetCollectionResponse\x12,\n\ncollection\x18\x01 \x01(\x0b\x32\x18.lookalike.v1.Collection\"\x18\n\x16ListCollectionsRequest\"H\n\x17ListCollectionsResponse\x12-\n\x0b\x63ollections\x18\x01 \x03(\x0b\x32\x18.lookalike.v1.Collection\"%\n\x15\x44ropCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x18\n\x16\x44ropCollectionResponse\"\x16\n\x14\x43lusterStatusRequest\"\xc9\x01\n\x15\x43lusterStatusResponse\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x31\n\npartitions\x18\x03 \x03(\x0b\x32\x1d.lookalike.v1.PartitionStatus\x12,\n\x07\x65ncoder\x18\x04 \x01(\x0b\x32\x1b.lookalike.v1.EncoderStatus\x12-\n\x0b\x63ollections\x18\x05 \x03(\x0b\x32\x18.lookalike.v1.Collection\"b\n\x0fPartitionStatus\x12\x11\n\tpartition\x18\x01 \x01(\r\x12\r\n\x05slots\x18\x02 \x01(\r\x12-\n\x08replicas\x18\x03 \x03(\x0b\x32\x1b.lookalike.v1.ReplicaStatus\"\x8c\x01\n\rReplicaStatus\x12\x0f\n\x07replica\x18\x01 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0c\n\x04rows\x18\x05 \x01(\x04\x12\x14\n\x0cmemory_bytes\x18\x06 \x01(\x04\x12\x16\n\x0euptime_seconds\x18\x07 \x01(\x01\"l\n\rEncoderStatus\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12+\n\ncode_space\x18\x04 \x01(\x0b\x32\x17.lookalike.v1.CodeSpace*1\n\x06Rerank\x12\x16\n\x12RERANK_UNSPECIFIED\x10\x00\x12\x0f\n\x0bRERANK_NONE\x10\x01*W\n\x0b\x43onsistency\x12\x1b\n\x17\x43ONSISTENCY_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43ONSISTENCY_ONE\x10\x01\x12\x16\n\x12\x43ONSISTENCY_QUORUM\x10\x02\x32\x8b\x07\n\rSearchService\x12\x43\n\x06Search\x12\x1b.lookalike.v1.SearchRequest\x1a\x1c.lookalike.v1.SearchResponse\x12R\n\x0bSearchBatch\x12 .lookalike.v1.SearchBatchRequest\x1a!.lookalike.v1.SearchBatchResponse\x12:\n\x03Get\x12\x18.lookalike.v1.GetRequest\x1a\x19.lookalike.v1.GetResponse\x12\x43\n\x06Upsert\x12\x1b.lookalike.v1.UpsertRequest\x1a\x1c.lookalike.v1.UpsertResponse\x12G\n\x06Ingest\x12\x1b.lookalike.v1.IngestRequest\x1a\x1c.lookalike.v1.IngestResponse(\x01\x30\x01\x12\x43\n\x06\x44\x65lete\x12\x1b.lookalike.v1.DeleteRequest\x1a\x1c.lookalike.v1.DeleteResponse\x12\x61\n\x10\x43reateCollection\x12%.lookalike.v1.CreateCollectionRequest\x1a&.lookalike.v1.CreateCollectionResponse\x12X\n\rGetCollection\x12\".lookalike.v1.GetCollectionRequest\x1a#.lookalike.v1.GetCollectionResponse\x12^\n\x0fListCollections\x12$.lookalike.v1.ListCollectionsRequest\x1a%.lookalike.v1.ListCollectionsResponse\x12[\n\x0e\x44ropCollection\x12#.lookalike.v1.DropCollectionRequest\x1a$.lookalike.v1.DropCollectionResponse\x12X\n\rClusterStatus\x12\".lookalike.v1.ClusterStatusRequest\x1a#.lookalike.v1.ClusterStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19lookalike/v1/search.proto\x12\x0clookalike.v1\x1a\x1clookalike/v1/codespace.proto\x1a\x19lookalike/v1/filter.proto\x1a\x19lookalike/v1/record.proto\"?\n\x05Query\x12\x0f\n\x05image\x18\x01 \x01(\x0cH\x00\x12\x0e\n\x04\x63ode\x18\x02 \x01(\x0cH\x00\x12\r\n\x03key\x18\x03 \x01(\tH\x00\x42\x06\n\x04kind\"\xf5\x01\n\rSearchOptions\x12\t\n\x01k\x18\x01 \x01(\r\x12\x19\n\x0cmax_distance\x18\x02 \x01(\rH\x00\x88\x01\x01\x12$\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x14.lookalike.v1.Filter\x12\x1a\n\x12include_attributes\x18\x04 \x01(\x08\x12\x15\n\rallow_partial\x18\x05 \x01(\x08\x12$\n\x06rerank\x18\x06 \x01(\x0e\x32\x14.lookalike.v1.Rerank\x12.\n\x0b\x63onsistency\x18\x07 \x01(\x0e\x32\x19.lookalike.v1.ConsistencyB\x0f\n\r_max_distance\"\x8a\x01\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\"\n\x05query\x18\x02 \x01(\x0b\x32\x13.lookalike.v1.Query\x12,\n\x07options\x18\x03 \x01(\x0b\x32\x1b.lookalike.v1.SearchOptions\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\"S\n\x07Timings\x12\x11\n\tencode_ms\x18\x01 \x01(\x02\x12\x11\n\tsearch_ms\x18\x02 \x01(\x02\x12\x10\n\x08merge_ms\x18\x03 \x01(\x02\x12\x10\n\x08total_ms\x18\x04 \x01(\x02\"\x92\x01\n\x0eSearchResponse\x12\x1f\n\x04hits\x18\x01 \x03(\x0b\x32\x11.lookalike.v1.Hit\x12(\n\x08\x63overage\x18\x02 \x01(\x0b\x32\x16.lookalike.v1.Coverage\x12\r\n\x05\x65xact\x18\x03 \x01(\x08\x12&\n\x07timings\x18\x04 \x01(\x0b\x32\x15.lookalike.v1.Timings\"\x91\x01\n\x12SearchBatchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12$\n\x07queries\x18\x02 \x03(\x0b\x32\x13.lookalike.v1.Query\x12,\n\x07options\x18\x03 \x01(\x0b\x32\x1b.lookalike.v1.SearchOptions\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\"\x9b\x01\n\x13SearchBatchResponse\x12#\n\x07results\x18\x01 \x03(\x0b\x32\x12.lookalike.v1.Hits\x12(\n\x08\x63overage\x18\x02 \x01(\x0b\x32\x16.lookalike.v1.Coverage\x12\r\n\x05\x65xact\x18\x03 \x01(\x08\x12&\n\x07timings\x18\x04 \x01(\x0b\x32\x15.lookalike.v1.Timings\"\'\n\x04Hits\x12\x1f\n\x04hits\x18\x01 \x03(\x0b\x32\x11.lookalike.v1.Hit\"^\n\nGetRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\x12.\n\x0b\x63onsistency\x18\x03 \x01(\x0e\x32\x19.lookalike.v1.Consistency\"4\n\x0bGetResponse\x12%\n\x07records\x18\x01 \x03(\x0b\x32\x14.lookalike.v1.Record\"_\n\rUpsertRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12%\n\x07records\x18\x02 \x03(\x0b\x32\x14.lookalike.v1.Record\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\"\"\n\x0eUpsertResponse\x12\x10\n\x08upserted\x18\x01 \x01(\x04\"_\n\rIngestRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12%\n\x07records\x18\x02 \x03(\x0b\x32\x14.lookalike.v1.Record\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\"9\n\x0eIngestResponse\x12\'\n\x08outcomes\x18\x01 \x03(\x0b\x32\x15.lookalike.v1.Outcome\"1\n\rDeleteRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\"!\n\x0e\x44\x65leteResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x04\"\x99\x01\n\x17\x43reateCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x04\x62its\x18\x02 \x01(\rH\x00\x12-\n\ncode_space\x18\x03 \x01(\x0b\x32\x17.lookalike.v1.CodeSpaceH\x00\x12(\n\x08indexing\x18\x04 \x01(\x0b\x32\x16.lookalike.v1.IndexingB\x07\n\x05space\"H\n\x18\x43reateCollectionResponse\x12,\n\ncollection\x18\x01 \x01(\x0b\x32\x18.lookalike.v1.Collection\"$\n\x14GetCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"E\n\x15GetCollectionResponse\x12,\n\ncollection\x18\x01 \x01(\x0b\x32\x18.lookalike.v1.Collection\"\x18\n\x16ListCollectionsRequest\"H\n\x17ListCollectionsResponse\x12-\n\x0b\x63ollections\x18\x01 \x03(\x0b\x32\x18.lookalike.v1.Collection\"%\n\x15\x44ropCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x18\n\x16\x44ropCollectionResponse\"\x16\n\x14\x43lusterStatusRequest\"\xc9\x01\n\x15\x43lusterStatusResponse\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x31\n\npartitions\x18\x03 \x03(\x0b\x32\x1d.lookalike.v1.PartitionStatus\x12,\n\x07\x65ncoder\x18\x04 \x01(\x0b\x32\x1b.lookalike.v1.EncoderStatus\x12-\n\x0b\x63ollections\x18\x05 \x03(\x0b\x32\x18.lookalike.v1.Collection\"b\n\x0fPartitionStatus\x12\x11\n\tpartition\x18\x01 \x01(\r\x12\r\n\x05slots\x18\x02 \x01(\r\x12-\n\x08replicas\x18\x03 \x03(\x0b\x32\x1b.lookalike.v1.ReplicaStatus\"\x8c\x01\n\rReplicaStatus\x12\x0f\n\x07replica\x18\x01 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0c\n\x04rows\x18\x05 \x01(\x04\x12\x14\n\x0cmemory_bytes\x18\x06 \x01(\x04\x12\x16\n\x0euptime_seconds\x18\x07 \x01(\x01\"l\n\rEncoderStatus\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12+\n\ncode_space\x18\x04 \x01(\x0b\x32\x17.lookalike.v1.CodeSpace*1\n\x06Rerank\x12\x16\n\x12RERANK_UNSPECIFIED\x10\x00\x12\x0f\n\x0bRERANK_NONE\x10\x01*W\n\x0b\x43onsistency\x12\x1b\n\x17\x43ONSISTENCY_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43ONSISTENCY_ONE\x10\x01\x12\x16\n\x12\x43ONSISTENCY_QUORUM\x10\x02\x32\x8b\x07\n\rSearchService\x12\x43\n\x06Search\x12\x1b.lookalike.v1.SearchRequest\x1a\x1c.lookalike.v1.SearchResponse\x12R\n\x0bSearchBatch\x12 .lookalike.v1.SearchBatchRequest\x1a!.lookalike.v1.SearchBatchResponse\x12:\n\x03Get\x12\x18.lookalike.v1.GetRequest\x1a\x19.lookalike.v1.GetResponse\x12\x43\n\x06Upsert\x12\x1b.lookalike.v1.UpsertRequest\x1a\x1c.lookalike.v1.UpsertResponse\x12G\n\x06Ingest\x12\x1b.lookalike.v1.IngestRequest\x1a\x1c.lookalike.v1.IngestResponse(\x01\x30\x01\x12\x43\n\x06\x44\x65lete\x12\x1b.lookalike.v1.DeleteRequest\x1a\x1c.lookalike.v1.DeleteResponse\x12\x61\n\x10\x43reateCollection\x12%.lookalike.v1.CreateCollectionRequest\x1a&.lookalike.v1.CreateCollectionResponse\x12X\n\rGetCollection\x12\".lookalike.v1.GetCollectionRequest\x1a#.lookalike.v1.GetCollectionResponse\x12^\n\x0fListCollections\x12$.lookalike.v1.ListCollectionsRequest\x1a%.lookalike.v1.ListCollectionsResponse\x12[\n\x0e\x44ropCollection\x12#.lookalike.v1.DropCollectionRequest\x1a$.lookalike.v1.DropCollectionResponse\x12X\n\rClusterStatus\x12\".lookalike.v1.ClusterStatusRequest\x1a#.lookalike.v1.ClusterStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lookalike.v1.search_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RERANK']._serialized_start=2729
-  _globals['_RERANK']._serialized_end=2778
-  _globals['_CONSISTENCY']._serialized_start=2780
-  _globals['_CONSISTENCY']._serialized_end=2867
+  _globals['_RERANK']._serialized_start=2772
+  _globals['_RERANK']._serialized_end=2821
+  _globals['_CONSISTENCY']._serialized_start=2823
+  _globals['_CONSISTENCY']._serialized_end=2910
   _globals['_QUERY']._serialized_start=127
   _globals['_QUERY']._serialized_end=190
   _globals['_SEARCHOPTIONS']._serialized_start=193
@@ -70,32 +70,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETEREQUEST']._serialized_end=1650
   _globals['_DELETERESPONSE']._serialized_start=1652
   _globals['_DELETERESPONSE']._serialized_end=1685
-  _globals['_CREATECOLLECTIONREQUEST']._serialized_start=1687
-  _globals['_CREATECOLLECTIONREQUEST']._serialized_end=1798
-  _globals['_CREATECOLLECTIONRESPONSE']._serialized_start=1800
-  _globals['_CREATECOLLECTIONRESPONSE']._serialized_end=1872
-  _globals['_GETCOLLECTIONREQUEST']._serialized_start=1874
-  _globals['_GETCOLLECTIONREQUEST']._serialized_end=1910
-  _globals['_GETCOLLECTIONRESPONSE']._serialized_start=1912
-  _globals['_GETCOLLECTIONRESPONSE']._serialized_end=1981
-  _globals['_LISTCOLLECTIONSREQUEST']._serialized_start=1983
-  _globals['_LISTCOLLECTIONSREQUEST']._serialized_end=2007
-  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_start=2009
-  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_end=2081
-  _globals['_DROPCOLLECTIONREQUEST']._serialized_start=2083
-  _globals['_DROPCOLLECTIONREQUEST']._serialized_end=2120
-  _globals['_DROPCOLLECTIONRESPONSE']._serialized_start=2122
-  _globals['_DROPCOLLECTIONRESPONSE']._serialized_end=2146
-  _globals['_CLUSTERSTATUSREQUEST']._serialized_start=2148
-  _globals['_CLUSTERSTATUSREQUEST']._serialized_end=2170
-  _globals['_CLUSTERSTATUSRESPONSE']._serialized_start=2173
-  _globals['_CLUSTERSTATUSRESPONSE']._serialized_end=2374
-  _globals['_PARTITIONSTATUS']._serialized_start=2376
-  _globals['_PARTITIONSTATUS']._serialized_end=2474
-  _globals['_REPLICASTATUS']._serialized_start=2477
-  _globals['_REPLICASTATUS']._serialized_end=2617
-  _globals['_ENCODERSTATUS']._serialized_start=2619
-  _globals['_ENCODERSTATUS']._serialized_end=2727
-  _globals['_SEARCHSERVICE']._serialized_start=2870
-  _globals['_SEARCHSERVICE']._serialized_end=3777
+  _globals['_CREATECOLLECTIONREQUEST']._serialized_start=1688
+  _globals['_CREATECOLLECTIONREQUEST']._serialized_end=1841
+  _globals['_CREATECOLLECTIONRESPONSE']._serialized_start=1843
+  _globals['_CREATECOLLECTIONRESPONSE']._serialized_end=1915
+  _globals['_GETCOLLECTIONREQUEST']._serialized_start=1917
+  _globals['_GETCOLLECTIONREQUEST']._serialized_end=1953
+  _globals['_GETCOLLECTIONRESPONSE']._serialized_start=1955
+  _globals['_GETCOLLECTIONRESPONSE']._serialized_end=2024
+  _globals['_LISTCOLLECTIONSREQUEST']._serialized_start=2026
+  _globals['_LISTCOLLECTIONSREQUEST']._serialized_end=2050
+  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_start=2052
+  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_end=2124
+  _globals['_DROPCOLLECTIONREQUEST']._serialized_start=2126
+  _globals['_DROPCOLLECTIONREQUEST']._serialized_end=2163
+  _globals['_DROPCOLLECTIONRESPONSE']._serialized_start=2165
+  _globals['_DROPCOLLECTIONRESPONSE']._serialized_end=2189
+  _globals['_CLUSTERSTATUSREQUEST']._serialized_start=2191
+  _globals['_CLUSTERSTATUSREQUEST']._serialized_end=2213
+  _globals['_CLUSTERSTATUSRESPONSE']._serialized_start=2216
+  _globals['_CLUSTERSTATUSRESPONSE']._serialized_end=2417
+  _globals['_PARTITIONSTATUS']._serialized_start=2419
+  _globals['_PARTITIONSTATUS']._serialized_end=2517
+  _globals['_REPLICASTATUS']._serialized_start=2520
+  _globals['_REPLICASTATUS']._serialized_end=2660
+  _globals['_ENCODERSTATUS']._serialized_start=2662
+  _globals['_ENCODERSTATUS']._serialized_end=2770
+  _globals['_SEARCHSERVICE']._serialized_start=2913
+  _globals['_SEARCHSERVICE']._serialized_end=3820
 # @@protoc_insertion_point(module_scope)

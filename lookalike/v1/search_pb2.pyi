@@ -528,6 +528,7 @@ class CreateCollectionRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     BITS_FIELD_NUMBER: _builtins.int
     CODE_SPACE_FIELD_NUMBER: _builtins.int
+    INDEXING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     bits: _builtins.int
     """Codes are made elsewhere and have this many bits."""
@@ -535,16 +536,21 @@ class CreateCollectionRequest(_message.Message):
     def code_space(self) -> _codespace_pb2.CodeSpace:
         """Codes of this code space."""
 
+    @_builtins.property
+    def indexing(self) -> _codespace_pb2.Indexing:
+        """With neither, the cluster's encoder gives its own code space."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         bits: _builtins.int = ...,
         code_space: _codespace_pb2.CodeSpace | None = ...,
+        indexing: _codespace_pb2.Indexing | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits", "code_space", b"code_space", "space", b"space"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits", "code_space", b"code_space", "indexing", b"indexing", "space", b"space"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits", "code_space", b"code_space", "name", b"name", "space", b"space"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits", "code_space", b"code_space", "indexing", b"indexing", "name", b"name", "space", b"space"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_space: _TypeAlias = _typing.Literal["bits", "code_space"]  # noqa: Y015
     _WhichOneofArgType_space: _TypeAlias = _typing.Literal["space", b"space"]  # noqa: Y015

@@ -320,6 +320,7 @@ class OpenCollectionRequest(_message.Message):
     CODE_SPACE_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
     KEEP_PRESENT_FIELD_NUMBER: _builtins.int
+    INDEXING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     incarnation: _builtins.int
     """The incarnation to be there afterwards; an earlier one is dropped."""
@@ -329,6 +330,8 @@ class OpenCollectionRequest(_message.Message):
     """
     @_builtins.property
     def code_space(self) -> _codespace_pb2.CodeSpace: ...
+    @_builtins.property
+    def indexing(self) -> _codespace_pb2.Indexing: ...
     def __init__(
         self,
         *,
@@ -336,10 +339,11 @@ class OpenCollectionRequest(_message.Message):
         code_space: _codespace_pb2.CodeSpace | None = ...,
         incarnation: _builtins.int = ...,
         keep_present: _builtins.bool = ...,
+        indexing: _codespace_pb2.Indexing | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["code_space", b"code_space"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["code_space", b"code_space", "indexing", b"indexing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code_space", b"code_space", "incarnation", b"incarnation", "keep_present", b"keep_present", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code_space", b"code_space", "incarnation", b"incarnation", "indexing", b"indexing", "keep_present", b"keep_present", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

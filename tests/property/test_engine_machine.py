@@ -14,15 +14,18 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from lookalike import filters
 from lookalike.codespace import CodeSpace
+from lookalike.indexing import MIH, Indexing
 from lookalike.records import VersionedRecord, attributes_text
 from lookalike.scan import ScanGroup
 from shard.engine import Engine
 from shard.store import Store
 from tests.oracle import meets, nearest_keys
 
-SPACE = CodeSpace(24)
+SPACE = CodeSpace(64)
+CODE_BYTES = 8
+INDEXING = Indexing(MIH, ("label",))
 keys = st.sampled_from(["a", "b", "c", "d", "é", "\x00", "x" * 512, "🙂"])
-codes = st.binary(min_size=3, max_size=3) | st.just(b"\0\0\0")
+codes = st.binary(min_size=CODE_BYTES, max_size=CODE_BYTES) | st.just(bytes(CODE_BYTES))
 attributes = st.fixed_dictionaries({}, optional={"label": st.sampled_from(["cat", "dog"]), "n": st.integers(0, 3)})
 conditions = st.sampled_from(
     [
@@ -39,7 +42,7 @@ class EngineMachine(RuleBasedStateMachine):
     def create(self) -> None:
         self.folder = Path(tempfile.mkdtemp())
         self.path = self.folder / "records.sqlite"
-        Store.create(self.path, SPACE)
+        Store.create(self.path, SPACE, INDEXING)
         self.engine = Engine(Store(self.path))
         self.model: dict[str, tuple[bytes, dict[str, Any]]] = {}
         self.versions: dict[str, int] = {}
@@ -86,7 +89,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.engine.close()
         self.engine = Engine(Store(self.path))
 
-    @rule(query=codes, k=st.integers(1, 9), max_distance=st.none() | st.integers(0, 24))
+    @rule(query=codes, k=st.integers(1, 9), max_distance=st.none() | st.integers(0, 64))
     def search(self, query: bytes, k: int, max_distance: int | None) -> None:
         hits = self._scan(query, k, max_distance=max_distance)
         expected = nearest_keys({key: code for key, (code, _) in self.model.items()}, query, len(self.model))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lookalike import filters, wire
 from lookalike.codespace import CodeSpace
+from lookalike.indexing import Indexing
 from lookalike.records import VersionedRecord, attributes_text
 from shard.store import Store
 from tests.oracle import meets
@@ -52,11 +53,17 @@ conditions = st.recursive(
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(documents, min_size=1, max_size=6), st.lists(conditions, min_size=1, max_size=4))
-def test_sql_means_what_the_contract_says(attributes: list[dict[str, Any]], wanted: list[filters.Filter]) -> None:
+@given(
+    st.lists(documents, min_size=1, max_size=6),
+    st.lists(conditions, min_size=1, max_size=4),
+    st.lists(fields, max_size=3, unique=True),
+)
+def test_sql_means_what_the_contract_says(
+    attributes: list[dict[str, Any]], wanted: list[filters.Filter], indexed: list[str]
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "records.sqlite"
-        Store.create(path, CodeSpace(16))
+        Store.create(path, CodeSpace(16), Indexing(attributes=tuple(indexed)))
         store = Store(path)
         records = [
             VersionedRecord(str(number), b"\0\0", attributes_text(values), 1)
@@ -65,9 +72,9 @@ def test_sql_means_what_the_contract_says(attributes: list[dict[str, Any]], want
         with store.writing(records):
             pass
         for condition in wanted:
-            mask = store.matching(filters.check(condition))
-            found = [bool(number < len(mask) and mask[number]) for number in range(len(records))]
-            assert found == [meets(values, condition) for values in attributes], condition
+            mask = store.matching(filters.check(condition), 0, len(records))
+            assert mask is not None
+            assert mask.tolist() == [meets(values, condition) for values in attributes], condition
         store.close()
 
 

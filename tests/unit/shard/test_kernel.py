@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shard.kernel import CHUNK_ROWS, LANES, CodeMatrix, ScanStopped
+from shard.kernel import CodeMatrix, ScanStopped, Selection
+from shard.kernel.chunk import chunk_rows
+from shard.kernel.simd import LANES
 from tests.oracle import nearest, random_codes
 
 WIDTHS = [16, 24, 56, 64, 72, 128, 192, 256, 320, 448, 512, 1024, 2048, 4096, 8184, 8192]
@@ -47,7 +49,7 @@ def test_every_width_gives_the_oracles_answer(bits: int) -> None:
         )
 
 
-@pytest.mark.parametrize("n", [1, LANES - 1, LANES, LANES + 1, CHUNK_ROWS + 3])
+@pytest.mark.parametrize("n", [1, LANES - 1, LANES, LANES + 1, chunk_rows(1) + 3])
 def test_rows_around_block_and_chunk_borders_are_found(n: int) -> None:
     matrix, codes, ids = filled(64, n)
     assert hits(matrix, codes[-1:], 3) == [nearest(codes, ids, codes[-1], 3)]
@@ -105,16 +107,31 @@ def test_deleted_rows_are_never_found_again() -> None:
 
 
 def test_deletions_give_their_memory_back() -> None:
-    matrix, _, _ = filled(256, CHUNK_ROWS + 1)
+    rows = chunk_rows(4)
+    matrix, _, _ = filled(256, rows + 1)
     full = matrix.memory_bytes
-    matrix.delete(np.arange(CHUNK_ROWS, dtype=np.uint32))
+    matrix.delete(np.arange(rows, dtype=np.uint32))
     assert matrix.memory_bytes < full / 50
 
 
 def test_memory_per_row_is_the_code_and_sixteen_bytes() -> None:
     for bits in (64, 256, 2048):
-        matrix, _, _ = filled(bits, 10 * LANES)
-        assert matrix.memory_bytes <= 10 * LANES * (bits // 8 + 16)
+        matrix, _, _ = filled(bits, 20_000)
+        assert matrix.memory_bytes <= (20_000 + LANES) * (bits // 8 + 16)
+
+
+def test_many_queries_at_once_and_one_by_one_agree() -> None:
+    matrix, codes, ids = filled(192, 20_000)
+    assert hits(matrix, codes[:29], 30) == [nearest(codes, ids, query, 30) for query in codes[:29]]
+
+
+def test_many_rows_within_the_bound_of_a_tile_are_all_found() -> None:
+    matrix, codes, ids = filled(64, 4_000)
+    near = codes.copy()
+    near[:, 1:] = codes[0, 1:]
+    matrix.append(near, ids)
+    everything, every_id = np.concatenate([codes, near]), np.concatenate([ids, ids])
+    assert hits(matrix, codes[:9], 3_000) == [nearest(everything, every_id, query, 3_000) for query in codes[:9]]
 
 
 def test_a_view_keeps_seeing_its_state() -> None:
@@ -125,15 +142,40 @@ def test_a_view_keeps_seeing_its_state() -> None:
     assert len(matrix) == 1_010
 
 
-def test_a_mask_keeps_only_its_numbers() -> None:
+@pytest.mark.parametrize("step", [1, 2, 7, 40, 1_999, 3_000])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_selection_keeps_only_its_numbers(step: int, threads: int) -> None:
     matrix, codes, ids = filled(64, 3_000)
     mask = np.zeros(2_000, np.bool_)
-    mask[::7] = True
+    mask[step - 1 :: step] = True
     kept = np.flatnonzero(mask)
-    assert hits(matrix, codes[:3], 12, mask=mask) == [
-        nearest(codes[kept], ids[kept], query, 12) for query in codes[:3]
-    ]
-    assert hits(matrix, codes[:1], 12, mask=np.zeros(0, np.bool_)) == [[]]
+    selection = Selection(mask)
+    for _ in range(2):
+        assert hits(matrix, codes[:13], 12, selection=selection, threads=threads) == [
+            nearest(codes[kept], ids[kept], query, 12) for query in codes[:13]
+        ]
+
+
+def test_a_selection_follows_its_matrix() -> None:
+    matrix, codes, ids = filled(64, 10_000)
+    mask = np.arange(10_000) % 50 == 0
+    selection = Selection(mask)
+    assert hits(matrix, codes[:1], 5, selection=selection) == [nearest(codes[mask], ids[mask], codes[0], 5)]
+    matrix.append(codes[:100], ids[:100])
+    assert hits(matrix, codes[:1], 5, selection=selection) == [nearest(codes[mask], ids[mask], codes[0], 5)]
+    longer = selection.extended(np.ones(100, np.bool_))
+    both, both_ids = np.concatenate([codes[mask], codes[:100]]), np.concatenate([ids[mask], ids[:100]])
+    assert hits(matrix, codes[:1], 5, selection=longer) == [nearest(both, both_ids, codes[0], 5)]
+    matrix.delete(np.arange(5_000, dtype=np.uint32))
+    half = mask & (np.arange(10_000) >= 5_000)
+    left, left_ids = np.concatenate([codes[half], codes[:100]]), np.concatenate([ids[half], ids[:100]])
+    assert hits(matrix, codes[:1], 5, selection=longer) == [nearest(left, left_ids, codes[0], 5)]
+
+
+def test_a_selection_of_nothing_finds_nothing() -> None:
+    matrix, codes, _ = filled(64, 3_000)
+    for mask in (np.zeros(0, np.bool_), np.zeros(3_000, np.bool_)):
+        assert hits(matrix, codes[:1], 12, selection=Selection(mask)) == [[]]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 64])

@@ -11,6 +11,7 @@ import pytest
 
 from lookalike.codespace import CodeSpace
 from lookalike.errors import CannotStart, CodeSpaceMismatch, Corruption, InvalidRequest, NotFound
+from lookalike.indexing import Indexing
 from lookalike.records import VersionedRecord
 from lookalike.scan import ScanGroup
 from shard.engine import Engine
@@ -33,9 +34,9 @@ def record(key: str, version: int = 1) -> VersionedRecord:
 
 def test_a_node_keeps_its_collections_over_a_restart(tmp_path: Path) -> None:
     node = open_node(tmp_path)
-    assert node.open_collection("c", SPACE, 5, False) == (True, 5)
-    assert node.open_collection("c", SPACE, 5, False) == (False, 5)
-    assert node.open_collection("c", SPACE, 9, True) == (False, 5)
+    assert node.open_collection("c", SPACE, Indexing(), 5, False) == (True, 5)
+    assert node.open_collection("c", SPACE, Indexing(), 5, False) == (False, 5)
+    assert node.open_collection("c", SPACE, Indexing(), 9, True) == (False, 5)
     node.engine("c").write([record("a"), record("b")])
     node.close()
     node = open_node(tmp_path)
@@ -45,15 +46,15 @@ def test_a_node_keeps_its_collections_over_a_restart(tmp_path: Path) -> None:
 
 def test_a_collection_in_another_space_is_refused(tmp_path: Path) -> None:
     node = open_node(tmp_path)
-    node.open_collection("c", SPACE, 1, False)
+    node.open_collection("c", SPACE, Indexing(), 1, False)
     with pytest.raises(CodeSpaceMismatch, match="drop it first"):
-        node.open_collection("c", CodeSpace(128), 1, False)
+        node.open_collection("c", CodeSpace(128), Indexing(), 1, False)
     node.close()
 
 
 def test_a_dropped_collection_is_gone_from_disk_too(tmp_path: Path) -> None:
     node = open_node(tmp_path)
-    node.open_collection("c", SPACE, 1, False)
+    node.open_collection("c", SPACE, Indexing(), 1, False)
     assert node.drop_collection("c", 1)
     assert not node.drop_collection("c", 1)
     with pytest.raises(NotFound):
@@ -97,7 +98,7 @@ def test_a_path_that_is_no_folder_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_collection_is_quarantined_and_the_others_serve(tmp_path: Path, damage: str) -> None:
     node = open_node(tmp_path)
     for name in ("bad", "good"):
-        node.open_collection(name, SPACE, 1, False)
+        node.open_collection(name, SPACE, Indexing(), 1, False)
         node.engine(name).write([record(f"k{i}") for i in range(500)])
     node.close()
     path = tmp_path / "collections" / "bad@1" / STORE_FILE
@@ -116,12 +117,12 @@ def test_a_damaged_collection_is_quarantined_and_the_others_serve(tmp_path: Path
     with pytest.raises(Corruption, match="damaged"):
         node.engine("bad")
     assert node.drop_collection("bad", 1)
-    assert node.open_collection("bad", SPACE, 2, False) == (True, 2)
+    assert node.open_collection("bad", SPACE, Indexing(), 2, False) == (True, 2)
     node.close()
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
-    Store.create(tmp_path / "s", SPACE)
+    Store.create(tmp_path / "s", SPACE, Indexing())
     engine = Engine(Store(tmp_path / "s"))
     engine.write([record("a")])
     with pytest.raises(UnicodeEncodeError):
@@ -136,7 +137,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_two_keys_with_one_id_stay_two_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Real collisions cannot be had cheaply, so the hash is made to collide."""
     monkeypatch.setattr("shard.store.record_id", lambda key: 7)
-    Store.create(tmp_path / "s", SPACE)
+    Store.create(tmp_path / "s", SPACE, Indexing())
     engine = Engine(Store(tmp_path / "s"))
     engine.write([record(key) for key in "dbaec"])
     for k in range(1, 7):
@@ -147,13 +148,13 @@ def test_two_keys_with_one_id_stay_two_records(tmp_path: Path, monkeypatch: pyte
 
 def test_a_later_incarnation_replaces_what_a_failed_drop_left(tmp_path: Path) -> None:
     node = open_node(tmp_path)
-    node.open_collection("c", SPACE, 5, False)
+    node.open_collection("c", SPACE, Indexing(), 5, False)
     node.engine("c").write([record("old")])
     assert not node.drop_collection("c", 4)
-    assert node.open_collection("c", SPACE, 6, False) == (True, 6)
+    assert node.open_collection("c", SPACE, Indexing(), 6, False) == (True, 6)
     assert node.engine("c").rows == 0
     with pytest.raises(CodeSpaceMismatch, match="made later"):
-        node.open_collection("c", SPACE, 5, False)
+        node.open_collection("c", SPACE, Indexing(), 5, False)
     node.close()
 
 
@@ -166,11 +167,11 @@ def test_a_stray_file_does_not_stop_a_shard(tmp_path: Path) -> None:
 
 def test_a_reader_that_comes_after_the_drop_is_told_so(tmp_path: Path) -> None:
     node = open_node(tmp_path)
-    node.open_collection("c", SPACE, 1, False)
+    node.open_collection("c", SPACE, Indexing(), 1, False)
     engine = node.engine("c")
     engine.write([record("a")])
     node.drop_collection("c", 1)
-    node.open_collection("c", SPACE, 2, False)
+    node.open_collection("c", SPACE, Indexing(), 2, False)
     with ThreadPoolExecutor(1) as thread, pytest.raises(NotFound, match="dropped meanwhile"):
         thread.submit(engine.fetch, ["a"]).result()
     node.close()
@@ -179,7 +180,7 @@ def test_a_reader_that_comes_after_the_drop_is_told_so(tmp_path: Path) -> None:
 def test_a_store_that_took_billions_of_writes_is_renumbered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Store.create(tmp_path / "s", SPACE)
+    Store.create(tmp_path / "s", SPACE, Indexing())
     engine = Engine(Store(tmp_path / "s"))
     for version in range(1, 40):
         engine.write([record(key, version) for key in "abc"])
@@ -196,7 +197,7 @@ def test_a_store_that_took_billions_of_writes_is_renumbered(
 
 
 def test_repeats_take_no_numbers(tmp_path: Path) -> None:
-    Store.create(tmp_path / "s", SPACE)
+    Store.create(tmp_path / "s", SPACE, Indexing())
     engine = Engine(Store(tmp_path / "s"))
     for _ in range(50):
         engine.write([record("a")])
@@ -209,7 +210,7 @@ def test_a_store_of_a_later_release_is_refused_by_its_schema(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shard.store.SCHEMA_VERSION", "2")
-    Store.create(tmp_path / "s", SPACE)
+    Store.create(tmp_path / "s", SPACE, Indexing())
     monkeypatch.undo()
     with pytest.raises(Corruption, match="schema is '2'"):
         Store(tmp_path / "s")
@@ -217,7 +218,7 @@ def test_a_store_of_a_later_release_is_refused_by_its_schema(
 
 def test_an_answer_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shard.engine.MAX_ANSWER_BYTES", 100)
-    Store.create(tmp_path / "s", SPACE)
+    Store.create(tmp_path / "s", SPACE, Indexing())
     engine = Engine(Store(tmp_path / "s"))
     engine.write([VersionedRecord(f"k{i}", b"12345678", '{"text":"' + "x" * 30 + '"}', 1) for i in range(9)])
     group = ScanGroup("c", SPACE.fingerprint, np.frombuffer(b"12345678", np.uint8)[None], 9)

@@ -1,0 +1,6 @@
+"""The exact Hamming scan: arrays in, the nearest rows out. Knows neither gRPC nor the store nor the config."""
+
+from shard.kernel.chunk import Selection
+from shard.kernel.matrix import CodeMatrix, Matches, ScanStopped, View
+
+__all__ = ["CodeMatrix", "Matches", "ScanStopped", "Selection", "View"]

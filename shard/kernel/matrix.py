@@ -1,0 +1,343 @@
+"""Owns the packed codes of a collection in memory, and the exact top-k over them by (distance, id).
+
+Knows arrays only. A row carries a uint64 id, which breaks ties, and a uint32 number, which names it to
+the caller; numbers rise with every append. A `View` is the matrix as it was after one change: one thread may
+write while any number scan, each over one state."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from shard.kernel import mih
+from shard.kernel.chunk import EVERYTHING, Chunk, Kept, Numbers, Selection, Words, chunk_rows
+from shard.kernel.heaps import Distances, Heaps, Ids
+from shard.kernel.scan import scan_chunk, tile_blocks
+from shard.kernel.simd import LANES, shape_of
+
+Bytes = npt.NDArray[np.uint8]
+
+
+class ScanStopped(Exception):
+    """The caller asked to stop before the scan was done."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class View:
+    """The matrix as it was after one append or deletion. No row has a number of `end` or above."""
+
+    chunks: tuple[Chunk, ...]
+    rows: tuple[int, ...]
+    epoch: int
+    live: int
+    end: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Matches:
+    """Row q holds counts[q] matches of query q, ordered by (distance, id); what follows is undefined."""
+
+    counts: npt.NDArray[np.int64]  # (q,)
+    distances: Distances  # (q, k)
+    ids: Ids  # (q, k)
+    numbers: Numbers  # (q, k)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Request:
+    """What a scan looks for. queries: uint64 (q, words)."""
+
+    queries: Words
+    k: int
+    limit: int
+    selection: Selection | None
+    should_stop: Callable[[], bool]
+
+
+class CodeMatrix:
+    """Packed codes of one width with ids.
+
+    bits: width of a code, a multiple of 8, 16..8192. hashed: also keep buckets for multi-index hashing, with which
+    close neighbours are found without a scan; then bits must be a multiple of 64 from 64 to 512."""
+
+    def __init__(self, bits: int, *, hashed: bool = False) -> None:
+        if not 16 <= bits <= 8192 or bits % 8:
+            raise ValueError(f"bits: {bits} is not a multiple of 8 from 16 to 8192")
+        if hashed and not mih.fits(bits):
+            raise ValueError(f"bits: {bits} is not a multiple of 64 from 64 to 512, which hashing needs")
+        self.bits = bits
+        self._hashed = hashed
+        self._words = -(-bits // 64)
+        self._shape = shape_of(self._words)
+        self._tile = tile_blocks(self._words)
+        self._view = View((), (), 0, 0, 0)
+
+    def __len__(self) -> int:
+        """Live rows."""
+        return self._view.live
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the blocks in use: codes, ids, numbers and deletion stamps."""
+        return sum(chunk.memory_bytes for chunk in self._view.chunks)
+
+    def view(self) -> View:
+        """The present state, to scan it later or several times."""
+        return self._view
+
+    def append(self, codes: Bytes, ids: Ids, numbers: Numbers | None = None) -> None:
+        """Add rows. codes: uint8 (n, bits/8); ids: uint64 (n,); numbers: uint32 (n,), rising and above all
+        before, by default counted on. Raises ValueError on any other shape or order."""
+        self.replace(np.zeros(0, np.uint32), codes, ids, numbers)
+
+    def delete(self, numbers: Numbers) -> int:
+        """Delete the rows of these numbers; unknown ones are passed over. Returns how many were alive."""
+        return self.replace(numbers, np.zeros((0, self.bits // 8), np.uint8), np.zeros(0, np.uint64))
+
+    def replace(self, deleted: Numbers, codes: Bytes, ids: Ids, numbers: Numbers | None = None) -> int:
+        """Delete the rows `deleted` and append others in one step: a scan sees all of it or nothing.
+        Returns how many of the deleted rows were alive. Arguments as in `delete` and `append`."""
+        words = self._to_words(codes)
+        ids = np.asarray(ids, np.uint64)
+        before = self._view
+        if numbers is None:
+            numbers = np.arange(before.end, before.end + len(words), dtype=np.uint32)
+        _check_rows(len(words), ids, numbers, before.end)
+        epoch = before.epoch + 1
+        killed = 0
+        firsts = np.array([chunk.numbers[0] for chunk in before.chunks], np.uint32)
+        for position, group in _group_by_chunk(firsts, np.sort(np.asarray(deleted, np.uint32))):
+            killed += before.chunks[position].kill(group, epoch)
+        chunks = list(before.chunks)
+        end = before.end
+        if len(words):
+            self._append_rows(chunks, words, ids, numbers)
+            end = int(numbers[-1]) + 1
+        self._publish(chunks, epoch, before.live - killed + len(words), end)
+        if killed:
+            self._compact()
+        return killed
+
+    def search(self, queries: Bytes, k: int, threads: int = 1) -> tuple[Distances, Ids]:
+        """The k nearest rows to each query. queries: uint8 (q, bits/8). Returns (distances uint16 (q, k'),
+        ids uint64 (q, k')) ordered by (distance, id), k' = min(k, live rows)."""
+        view = self._view
+        matches = self.scan(queries, k, view=view, threads=threads)
+        width = min(k, view.live)
+        return matches.distances[:, :width], matches.ids[:, :width]
+
+    def scan(
+        self,
+        queries: Bytes,
+        k: int,
+        *,
+        view: View | None = None,
+        max_distance: int | None = None,
+        selection: Selection | None = None,
+        threads: int = 1,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Matches:
+        """The k nearest rows to each query within `max_distance` bits, among the selected rows. Raises
+        ScanStopped once `should_stop` says so."""
+        if k < 1 or threads < 1:
+            raise ValueError(f"k and threads: must be at least 1, are {k} and {threads}")
+        words = self._to_words(queries)
+        view = view or self._view
+        limit = self.bits if max_distance is None else max(0, min(max_distance, self.bits))
+        request = _Request(words, max(1, min(k, view.live)), limit, selection, should_stop)
+        hashed = self._tables(view, selection) if self._hashed else {}
+        heaps = self._scan(view, [p for p in range(len(view.chunks)) if p not in hashed], request, threads)
+        if hashed:
+            self._look_up(view, hashed, request, threads, heaps)
+        heaps.sort()
+        return Matches(heaps.counts, heaps.distances, heaps.ids, self._numbers(view, heaps))
+
+    def warm_up(self) -> None:
+        """Compile, or load from the cache, everything that searches of this width need."""
+        matrix = CodeMatrix(self.bits, hashed=self._hashed)
+        matrix.append(np.zeros((LANES, self.bits // 8), np.uint8), np.arange(LANES, dtype=np.uint64))
+        one_row = Selection(np.arange(LANES) == 1)
+        for selection in (None, one_row):
+            matrix.scan(np.zeros((1, self.bits // 8), np.uint8), 1, selection=selection)
+        heaps = Heaps.empty(1, 1)
+        heaps.absorb(heaps)
+
+    def _scan(self, view: View, positions: Sequence[int], request: _Request, threads: int) -> Heaps:
+        """The best rows of these chunks."""
+
+        def scan_span(span: Sequence[tuple[int, int, int]]) -> Heaps:
+            heaps = Heaps.empty(len(request.queries), request.k)
+            for position, first, last in span:
+                if request.should_stop():
+                    raise ScanStopped
+                self._scan_part(view, position, first, last, request, heaps)
+            return heaps
+
+        spans = self._split(view, positions, threads)
+        if len(spans) == 1:
+            return scan_span(spans[0])
+        heaps, *others = _pool(threads).map(scan_span, spans)
+        for other in others:
+            heaps.absorb(other)
+        return heaps
+
+    def _tables(self, view: View, selection: Selection | None) -> dict[int, tuple[Kept, list[int]]]:
+        """The chunks to search by their buckets: by position the rows kept, and what `mih.search` needs to know.
+        Where a filter keeps few rows, gathering them is the shorter way."""
+        tables = {}
+        for position, (chunk, rows) in enumerate(zip(view.chunks, view.rows, strict=True)):
+            if chunk.buckets is None or rows < chunk.rows:
+                continue
+            kept = EVERYTHING if selection is None else selection.rows(chunk, rows)
+            if not kept.picked.size:
+                arrays = (chunk.codes, chunk.ids, chunk.arrays[2], kept.bits)
+                addresses = [array.ctypes.data if array.size else 0 for array in arrays]
+                buckets = [chunk.buckets.starts.ctypes.data, chunk.buckets.rows.ctypes.data]
+                tables[position] = (kept, [*addresses, *buckets, chunk.rows, position * len(chunk.ids)])
+        return tables
+
+    def _look_up(
+        self, view: View, hashed: dict[int, tuple[Kept, list[int]]], request: _Request, threads: int, heaps: Heaps
+    ) -> None:
+        """Search the hashed chunks: by their buckets, and for queries whose neighbours are far, by a scan."""
+        tables = np.array([table for _, table in hashed.values()], np.uint64)
+        scan_ns = mih.scan_ns(sum(view.rows[p] for p in hashed), self._words, len(request.queries))
+        found = Heaps.empty(len(request.queries), request.k)
+        far = []
+        for q, query in enumerate(request.queries):
+            if request.should_stop():
+                raise ScanStopped
+            bound = int(heaps.distances[q, 0]) if heaps.counts[q] == request.k else request.limit
+            if not mih.search(
+                tables, query, request.limit, min(bound, request.limit), scan_ns * mih.SHARE, np.uint32(view.epoch),
+                *mih.masks(), q, found.arrays,
+            ):  # fmt: skip
+                far.append(q)
+        found.counts[far] = 0
+        heaps.absorb(found)
+        if far:
+            rest = dataclasses.replace(request, queries=request.queries[far])
+            scanned = self._scan(view, list(hashed), rest, threads)
+            scattered = Heaps.empty(len(request.queries), request.k)
+            for whole, part in zip(scattered.arrays, scanned.arrays, strict=True):
+                whole[far] = part
+            heaps.absorb(scattered)
+
+    def _scan_part(
+        self, view: View, position: int, first: int, last: int, request: _Request, heaps: Heaps
+    ) -> None:
+        """Scan blocks first..last of one chunk."""
+        chunk, rows = view.chunks[position], view.rows[position]
+        kept = EVERYTHING if request.selection is None else request.selection.rows(chunk, rows)
+        limit, epoch = np.uint64(request.limit), np.uint32(view.epoch)
+        rows = min(rows, last * LANES)
+        if kept.picked.size:
+            start, rows = (int(at) for at in np.searchsorted(kept.picked, (first * LANES, rows)))
+            if start == rows:
+                return
+            kept = dataclasses.replace(kept, picked=kept.picked[start:rows])
+            first, rows = 0, rows - start
+            last = -(-rows // LANES)
+        scan_chunk(
+            chunk.arrays, np.uint32(position * len(chunk.ids)), first, last, self._tile, rows, epoch, kept.bits,
+            kept.picked, request.queries, limit, heaps.arrays, self._shape,
+        )  # fmt: skip
+
+    def _numbers(self, view: View, heaps: Heaps) -> Numbers:
+        """The numbers of the rows in the heaps. They are looked up here and not in the scan, where each would be a
+        cache miss."""
+        taken = np.arange(heaps.places.shape[1]) < heaps.counts[:, None]
+        positions, rows = np.divmod(heaps.places[taken], np.uint32(chunk_rows(self._words)))
+        found = np.zeros(len(rows), np.uint32)
+        for position in np.unique(positions):
+            here = positions == position
+            found[here] = view.chunks[position].numbers[rows[here]]
+        numbers = np.zeros_like(heaps.places)
+        numbers[taken] = found
+        return numbers
+
+    def _split(
+        self, view: View, positions: Sequence[int], threads: int
+    ) -> list[list[tuple[int, int, int]]]:
+        """Cut the tiles of a view's chunks into `threads` even spans or fewer, each a list of (chunk, first block, last
+        block)."""
+        tile_rows = self._tile * LANES
+        counts = [-(-view.rows[position] // tile_rows) for position in positions]
+        parts = min(threads, sum(counts)) or 1
+        spans = []
+        for part in range(parts):
+            start, end = (edge * sum(counts) // parts for edge in (part, part + 1))
+            span = []
+            offset = 0
+            for position, count in zip(positions, counts, strict=True):
+                first, last = max(start - offset, 0), min(end - offset, count)
+                if first < last:
+                    blocks = -(-view.rows[position] // LANES)
+                    span.append((position, first * self._tile, min(last * self._tile, blocks)))
+                offset += count
+            spans.append(span)
+        return spans
+
+    def _to_words(self, codes: Bytes) -> Words:
+        codes = np.asarray(codes)
+        if codes.dtype != np.uint8 or codes.ndim != 2 or codes.shape[1] != self.bits // 8:
+            raise ValueError(
+                f"codes: need uint8 of shape (n, {self.bits // 8}), got {codes.dtype} of {codes.shape}"
+            )
+        padded = np.zeros((len(codes), self._words * 8), np.uint8)
+        padded[:, : codes.shape[1]] = codes
+        return padded.view(np.uint64)
+
+    def _append_rows(self, chunks: list[Chunk], words: Words, ids: Ids, numbers: Numbers) -> None:
+        start = 0
+        while start < len(words):
+            if not chunks or chunks[-1].is_full:
+                chunks.append(Chunk.empty(self._words))
+            start += chunks[-1].append(words[start:], ids[start:], numbers[start:])
+            if self._hashed and chunks[-1].is_full:
+                chunks[-1].hash_rows()
+
+    def _publish(self, chunks: list[Chunk], epoch: int, live: int, end: int) -> None:
+        self._view = View(tuple(chunks), tuple(chunk.rows for chunk in chunks), epoch, live, end)
+
+    def _compact(self) -> None:
+        """Copy the live rows out of chunks with many dead ones, so that memory follows the live rows.
+        A row is copied only when a quarter of its chunk has died; old views keep the old chunks."""
+        before = self._view
+        crowded = [chunk for chunk in before.chunks if chunk.is_crowded]
+        if not crowded:
+            return
+        chunks: list[Chunk] = []
+        for chunk in before.chunks:
+            if chunk not in crowded:
+                chunks.append(chunk)
+                continue
+            if chunks and chunks[-1] in before.chunks:
+                # Rows never go behind those of a chunk that stays: old views read it, and numbers rise.
+                chunks.append(Chunk.empty(self._words))
+            self._append_rows(chunks, *chunk.alive())
+        self._publish([chunk for chunk in chunks if chunk.rows], before.epoch, before.live, before.end)
+
+
+@functools.lru_cache
+def _pool(threads: int) -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="scan")
+
+
+def _check_rows(rows: int, ids: Ids, numbers: Numbers, end: int) -> None:
+    if ids.shape != (rows,) or numbers.shape != (rows,):
+        raise ValueError(f"ids and numbers: need shape ({rows},), got {ids.shape} and {numbers.shape}")
+    rising = bool(np.all(numbers[1:] > numbers[:-1]))
+    if rows and not (rising and end <= int(numbers[0])):
+        raise ValueError(f"numbers: must rise and start at {end} or above")
+
+
+def _group_by_chunk(firsts: Numbers, numbers: Numbers) -> list[tuple[int, Numbers]]:
+    """Split sorted numbers by the chunk that may hold them. firsts: each chunk's first number, rising."""
+    positions = np.searchsorted(firsts, numbers, side="right") - 1
+    return [(int(p), numbers[positions == p]) for p in np.unique(positions) if p >= 0]

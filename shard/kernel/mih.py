@@ -1,0 +1,207 @@
+"""Owns multi-index hashing: exact search that looks into buckets instead of at every row.
+
+The method is Norouzi, Punjani and Fleet, "Fast Exact Search in Hamming Space with Multi-Index Hashing",
+arXiv:1307.2982. A code is cut into m substrings of 16 bits. Two codes within m * s + j bits of each other agree to
+s bits in one of the first j + 1 substrings, or to s - 1 bits in one of the others. So, going through the buckets
+around the query's substrings with s rising from 0 and for each s with j from 0, all rows within m * s + j bits have
+been met; when the k-th distance is no more than that, the answer is complete.
+
+Far neighbours would need ever more buckets. The work is estimated before each step, and a query that would take
+longer than a share of a scan is left to the scan."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from shard.kernel.heaps import offer
+from shard.kernel.simd import LANES, popcount, prefetch_at
+
+SUBSTRING_BITS = 16
+MIN_BITS, MAX_BITS = 64, 512
+_KEYS = 1 << SUBSTRING_BITS
+_BATCH = 128
+# Of a scan's time, what may be spent before a query is left to the scan.
+SHARE = 0.15
+# Costs in nanoseconds, as measured by `lookalike bench`; they only decide who answers, never what.
+_BUCKET_NS = 12.0
+_CANDIDATE_NS, _CANDIDATE_WORD_NS = 10.0, 5.0
+_SCAN_BYTES_PER_NS, _BATCH_BYTES_PER_NS = 20.0, 80.0
+
+# The columns of a table: addresses of a chunk's arrays, 0 where there is none, and its rows.
+CODES, IDS, DIED, CHOSEN, STARTS, ROWS, COUNT, PLACE = range(8)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Buckets:
+    """A full chunk's rows by each of their m substrings: those with substring `key` at position j are
+    rows[j, starts[j, key] : starts[j, key + 1]]."""
+
+    starts: npt.NDArray[np.uint32]  # (m, 2**16 + 1)
+    rows: npt.NDArray[np.uint32]  # (m, n)
+
+    @classmethod
+    def of(cls, codes: npt.NDArray[np.uint64], rows: int) -> Buckets:
+        """Of the first rows of codes (blocks, words, LANES)."""
+        substrings = codes.shape[1] * 64 // SUBSTRING_BITS
+        starts = np.zeros((substrings, _KEYS + 1), np.uint32)
+        sorted_rows = np.zeros((substrings, rows), np.uint32)
+        _fill(codes, starts, sorted_rows)
+        return cls(starts, sorted_rows)
+
+    @property
+    def memory_bytes(self) -> int:
+        return self.starts.nbytes + self.rows.nbytes
+
+
+def fits(bits: int) -> bool:
+    """Whether codes of so many bits can be hashed."""
+    return MIN_BITS <= bits <= MAX_BITS and bits % 64 == 0
+
+
+def scan_ns(rows: int, words: int, queries: int) -> float:
+    """About how long a scan takes for each of so many queries at once."""
+    return rows * words * 8 / (_SCAN_BYTES_PER_NS if queries < 4 else _BATCH_BYTES_PER_NS)
+
+
+@functools.cache
+def masks() -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+    """All 16-bit numbers by how many bits are set, and where those with s bits begin."""
+    numbers = np.arange(_KEYS, dtype=np.uint32)
+    weights = np.bitwise_count(numbers)
+    order = np.argsort(weights, kind="stable")
+    return numbers[order], np.searchsorted(weights[order], np.arange(SUBSTRING_BITS + 2))
+
+
+@intrinsic
+def _load_32(typingctx, address, index):  # type: ignore[no-untyped-def]
+    return _load(types.uint32, 32, address, index)
+
+
+@intrinsic
+def _load_64(typingctx, address, index):  # type: ignore[no-untyped-def]
+    return _load(types.uint64, 64, address, index)
+
+
+def _load(kind, bits, address, index):  # type: ignore[no-untyped-def]
+    """An element of an array given by its address. Chunks come in any number, which no type of Numba's allows."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        pointer = builder.inttoptr(args[0], ir.IntType(bits).as_pointer())
+        return builder.load(builder.gep(pointer, [args[1]]))
+
+    return kind(address, index), codegen
+
+
+@numba.njit(nogil=True, cache=True)
+def _fill(codes, starts, rows):  # type: ignore[no-untyped-def]
+    """A counting sort for each substring."""
+    count = rows.shape[1]
+    keys = np.empty(count, np.uint32)
+    for j in range(starts.shape[0]):
+        word, shift = j // 4, np.uint64(j % 4 * 16)
+        for row in range(count):
+            keys[row] = (codes[row // LANES, word, row % LANES] >> shift) & np.uint64(0xFFFF)
+            starts[j, keys[row] + 1] += 1
+        for key in range(_KEYS):
+            starts[j, key + 1] += starts[j, key]
+        at = starts[j, :_KEYS].copy()
+        for row in range(count):
+            rows[j, at[keys[row]]] = row
+            at[keys[row]] += 1
+
+
+@numba.njit(nogil=True, cache=True)
+def search(  # type: ignore[no-untyped-def]
+    tables, query, limit, bound, budget_ns, epoch, masks, begins, q, heaps
+):
+    """Offer to query q's heap the rows of the tabled chunks that matter, each once. False, with the heap half
+    filled, when that would take longer than the budget.
+
+    tables: uint64 (chunks, 8); query: uint64 (words,); limit: the furthest distance asked for; bound: the furthest
+    that can still matter, for what is known of other chunks; masks, begins: see `masks`."""
+    substrings = query.size * 4
+    total = 0.0
+    for t in range(tables.shape[0]):
+        total += tables[t, COUNT]
+    candidate_ns = _CANDIDATE_NS + query.size * _CANDIDATE_WORD_NS
+    waiting = np.empty((_BATCH, 2), np.int64)
+    spent = 0.0
+    for s in range(SUBSTRING_BITS + 1):
+        buckets = begins[s + 1] - begins[s]
+        for j in range(substrings):
+            step = buckets * (tables.shape[0] * _BUCKET_NS + total / _KEYS * candidate_ns)
+            if spent + step > budget_ns:
+                return False
+            part = np.uint32((query[j // 4] >> np.uint64(j % 4 * 16)) & np.uint64(0xFFFF))
+            count = 0
+            for m in range(begins[s], begins[s + 1]):
+                entry = np.uint64(j * (_KEYS + 1)) + np.uint64(part ^ masks[m])
+                for t in range(tables.shape[0]):
+                    first = _load_32(tables[t, STARTS], entry)
+                    last = _load_32(tables[t, STARTS], entry + np.uint64(1))
+                    spent += _BUCKET_NS + (last - first) * candidate_ns
+                    for i in range(first, last):
+                        row = _load_32(tables[t, ROWS], np.uint64(j) * tables[t, COUNT] + np.uint64(i))
+                        block, lane = row // LANES, row % LANES
+                        for word in range(query.size):
+                            prefetch_at(tables[t, CODES], np.uint64(((block * query.size + word) * LANES + lane) * 8))
+                        waiting[count, 0], waiting[count, 1] = t, row
+                        count += 1
+                        if count == _BATCH:
+                            bound = _verify(tables, query, waiting, count, s, j, bound, epoch, q, heaps)
+                            count = 0
+                if spent > budget_ns:
+                    return False
+            bound = _verify(tables, query, waiting, count, s, j, bound, epoch, q, heaps)
+            if min(bound, limit) <= substrings * s + j:
+                return True
+    return True
+
+
+@numba.njit(nogil=True, cache=True)
+def _verify(tables, query, waiting, count, s, j, bound, epoch, q, heaps):  # type: ignore[no-untyped-def]
+    """Offer those of the waiting rows that are within the bound and were met for the first time. Returns the
+    bound as it is then."""
+    counts, distances, ids, places = heaps
+    for i in range(count):
+        t, row = waiting[i]
+        base = np.uint64(row // LANES * query.size * LANES + row % LANES)
+        distance = 0
+        for word in range(query.size):
+            distance += popcount(_load_64(tables[t, CODES], base + np.uint64(word * LANES)) ^ query[word])
+        if distance > bound or _met_before(tables[t, CODES], base, query, s, j):
+            continue
+        at = np.uint64(row)
+        if tables[t, DIED]:
+            died = _load_32(tables[t, DIED], at)
+            if died != 0 and died <= epoch:
+                continue
+        if tables[t, CHOSEN]:
+            bits = _load_64(tables[t, CHOSEN], np.uint64(row // LANES))
+            if not (bits >> np.uint64(row % LANES)) & np.uint64(1):
+                continue
+        identifier = _load_64(tables[t, IDS], at)
+        offer(counts, distances, ids, places, q, distance, identifier, np.uint32(tables[t, PLACE] + at))
+        if counts[q] == distances.shape[1]:
+            bound = min(bound, np.int64(distances[q, 0]))
+    return bound
+
+
+@numba.njit(nogil=True, cache=True)
+def _met_before(codes, base, query, s, j):  # type: ignore[no-untyped-def]
+    """Whether an earlier bucket held the row too: one of s bits away by an earlier substring, or of fewer by any."""
+    for word in range(query.size):
+        differing = _load_64(codes, base + np.uint64(word * LANES)) ^ query[word]
+        for part in range(4):
+            weight = popcount((differing >> np.uint64(part * 16)) & np.uint64(0xFFFF))
+            if weight < s or (weight == s and word * 4 + part < j):
+                return True
+    return False

@@ -1,0 +1,243 @@
+"""Owns the vector code of the scan: the distances of queries to blocks of codes, and which of their lanes are within a bound.
+
+Written in LLVM's vector types, eight 64-bit lanes wide, because Numba's own loops collapse when many words and
+queries are unrolled. LLVM turns it into what the processor has: vpopcntq under AVX-512, byte shuffles under
+AVX2 and SSE, cnt under NEON. A block holds LANES codes word by word (word, lane), so no sum crosses lanes.
+
+Words are taken four at a time (`_PASS`): that many words of several queries stay in registers or in the first
+cache, and a block is read as a few neighbouring streams. `shape` is a tuple whose length alone matters; it makes
+the first pass a constant, so eight compilations serve every width: see `shape_of`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+LANES = 64
+_WIDTH = 8
+_PASS = 4
+_STEPS = LANES // _WIDTH
+# How far ahead of the codes in work the next ones are asked for, into the second cache.
+_PREFETCH_BYTES = 16_384
+_SECOND_CACHE = 2
+
+_I8, _I32, _I64 = (ir.IntType(bits) for bits in (8, 32, 64))
+_VECTOR = ir.VectorType(_I64, _WIDTH)
+_HALVES = ir.VectorType(_I32, 2 * _WIDTH)
+
+
+def shape_of(words: int) -> tuple[int, ...]:
+    """What `shape` must be for codes of so many words: 1..4 for as many words, 5..8 for more than one pass,
+    the first of 1..4 words."""
+    head = words % _PASS or _PASS
+    return (0,) * (words if words <= _PASS else _PASS + head)
+
+
+@intrinsic
+def popcount(typingctx, value):  # type: ignore[no-untyped-def]
+    """Set bits of a uint64, as the processor's own instruction where it has one."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.call(builder.module.declare_intrinsic("llvm.ctpop", [_I64]), args)
+
+    return types.uint64(types.uint64), codegen
+
+
+@intrinsic
+def prefetch(typingctx, array, index):  # type: ignore[no-untyped-def]
+    """Have an element of a one-dimensional array brought into the cache."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        _prefetch(builder, builder.gep(data, [args[1]]))
+        return context.get_dummy_value()
+
+    return types.void(array, index), codegen
+
+
+@intrinsic
+def prefetch_at(typingctx, address, offset):  # type: ignore[no-untyped-def]
+    """Have a byte of memory brought into the cache. address, offset: uint64."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        _prefetch(builder, builder.inttoptr(builder.add(*args), _I8.as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.uint64), codegen
+
+
+@intrinsic
+def tile_minima(typingctx, codes, first, count, queries, query, bounds, minima, shape, group):  # type: ignore[no-untyped-def]
+    """Compare blocks first..first+count with queries query..query+len(group).
+
+    codes: uint64 (blocks, words, LANES), aligned to 64 bytes; queries: uint64 (n, words); bounds: uint64 (n,).
+    Writes to minima, uint64 (len(group), 8), the nearest distance in every eighth lane. Returns a uint64 whose
+    bit j is set if query + j is within its bound of some code."""
+    signature = types.uint64(codes, first, count, queries, query, bounds, minima, shape, group)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        _, first, count, _, query = args[:5]
+        scan = _Scan(context, builder, signature, args, len(shape), len(group))
+        bounds_data, minima_data = scan.data(5), scan.data(6)
+        far = ir.Constant(_VECTOR, [0xFFFF] * _WIDTH)
+        nearest = [cgutils.alloca_once_value(builder, far) for _ in range(scan.group)]
+
+        def take(j: int, step: ir.Value, distances: ir.Value) -> None:
+            builder.store(_minimum(builder, builder.load(nearest[j]), distances), nearest[j])
+
+        scan.blocks(first, count, take)
+        found = _I64(0)
+        for j in range(scan.group):
+            least = builder.load(nearest[j])
+            _store(builder, least, builder.gep(minima_data, [_I64(j * _WIDTH)]), 8)
+            bound = builder.load(builder.gep(bounds_data, [builder.add(query, _I64(j))]))
+            within = builder.icmp_unsigned("<=", least, _splat(builder, bound))
+            some = builder.icmp_unsigned("!=", builder.bitcast(within, _I8), _I8(0))
+            found = builder.or_(found, builder.shl(builder.zext(some, _I64), _I64(j)))
+        return found
+
+    return signature, codegen
+
+
+@intrinsic
+def tile_within(typingctx, codes, first, count, queries, query, bound, lanes, shape):  # type: ignore[no-untyped-def]
+    """Compare blocks first..first+count with one query. Writes to lanes, uint64 (count,), a bit per lane: set if
+    it is within `bound`, a uint64. Returns the last of them."""
+    signature = types.uint64(codes, first, count, queries, query, bound, lanes, shape)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        _, first, count, _, _, bound = args[:6]
+        scan = _Scan(context, builder, signature, args, len(shape), 1)
+        out = scan.data(6)
+        limit = _splat(builder, bound)
+        found = cgutils.alloca_once_value(builder, _I64(0))
+
+        def take(j: int, step: ir.Value, distances: ir.Value) -> None:
+            within = builder.zext(builder.bitcast(builder.icmp_unsigned("<=", distances, limit), _I8), _I64)
+            before = builder.select(builder.icmp_unsigned("==", step, _I64(0)), _I64(0), builder.load(found))
+            bits = builder.or_(before, builder.shl(within, builder.mul(step, _I64(_WIDTH))))
+            builder.store(bits, found)
+
+        def finish(block: ir.Value) -> None:
+            builder.store(builder.load(found), builder.gep(out, [block]))
+
+        scan.blocks(first, count, take, finish)
+        return builder.load(found)
+
+    return signature, codegen
+
+
+Take = Callable[[int, ir.Value, ir.Value], None]
+Finish = Callable[[ir.Value], None]
+
+
+class _Scan:
+    """Emits the loops over blocks, words and lanes for a group of queries. Its arguments begin with codes, first
+    block, count of blocks, queries, first query."""
+
+    def __init__(
+        self, context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[ir.Value], shape: int, group: int
+    ) -> None:
+        self._context, self._builder, self._signature, self._args = context, builder, signature, args
+        self.group = group
+        self._codes, self._queries = self.data(0), self.data(3)
+        shapes = context.make_array(signature.args[3])(context, builder, args[3]).shape
+        self._words = builder.extract_value(shapes, 1)
+        self._first_query = builder.mul(args[4], self._words)
+        self._single = shape <= _PASS
+        self._head = shape if self._single else shape - _PASS
+
+    def data(self, position: int) -> ir.Value:
+        """Pointer to the elements of the array at this place among the arguments."""
+        array = self._context.make_array(self._signature.args[position])
+        return array(self._context, self._builder, self._args[position]).data
+
+    def blocks(self, first: ir.Value, count: ir.Value, take: Take, finish: Finish = lambda block: None) -> None:
+        """For each block hand every query's distances to `take(query, step, distances)`, a step for each vector of
+        lanes; then the block's place among them to `finish`."""
+        b = self._builder
+        words = _I64(self._head) if self._single else self._words
+        size = b.mul(words, _I64(LANES))
+        if self._single:
+            whole = self._broadcast(_I64(0), self._head)
+            with cgutils.for_range(b, count) as loop:
+                self._lanes(b.mul(b.add(first, loop.index), size), _I64(0), whole, None, take)
+                finish(loop.index)
+            return
+        sums = cgutils.alloca_once(b, _VECTOR, size=_I64(self.group * _STEPS))
+        middles = b.sub(b.udiv(b.sub(words, _I64(self._head)), _I64(_PASS)), _I64(1))
+        with cgutils.for_range(b, count) as loop:
+            at = b.mul(b.add(first, loop.index), size)
+            self._lanes(at, _I64(0), self._broadcast(_I64(0), self._head), None, self._keep(sums))
+            with cgutils.for_range(b, middles) as middle:
+                word = b.add(_I64(self._head), b.mul(middle.index, _I64(_PASS)))
+                self._lanes(at, word, self._broadcast(word, _PASS), sums, self._keep(sums))
+            word = b.sub(words, _I64(_PASS))
+            self._lanes(at, word, self._broadcast(word, _PASS), sums, take)
+            finish(loop.index)
+
+    def _keep(self, sums: ir.Value) -> Take:
+        def keep(j: int, step: ir.Value, distances: ir.Value) -> None:
+            self._builder.store(distances, self._slot(sums, j, step))
+
+        return keep
+
+    def _slot(self, sums: ir.Value, j: int, step: ir.Value) -> ir.Value:
+        return self._builder.gep(sums, [self._builder.add(step, _I64(j * _STEPS))])
+
+    def _broadcast(self, word: ir.Value, count: int) -> list[list[ir.Value]]:
+        """The queries' words word..word+count, each in all lanes of a vector: [query][word]."""
+        b = self._builder
+        rows = [b.add(self._first_query, b.mul(self._words, _I64(j))) for j in range(self.group)]
+        at = [[b.add(b.add(row, word), _I64(w)) for w in range(count)] for row in rows]
+        return [[_splat(b, b.load(b.gep(self._queries, [index]))) for index in row] for row in at]
+
+    def _lanes(
+        self, block: ir.Value, word: ir.Value, queries: list[list[ir.Value]], sums: ir.Value | None, take: Take
+    ) -> None:
+        """Add the bits in which the queries' words differ from the block's, and hand on the totals."""
+        b = self._builder
+        with cgutils.for_range(b, _I64(_STEPS)) as loop:
+            totals = [None if sums is None else b.load(self._slot(sums, j, loop.index)) for j in range(self.group)]
+            lane = b.add(block, b.mul(loop.index, _I64(_WIDTH)))
+            for w in range(len(queries[0])):
+                address = b.gep(self._codes, [b.add(lane, b.mul(b.add(word, _I64(w)), _I64(LANES)))])
+                _prefetch(b, b.gep(address, [_I64(_PREFETCH_BYTES // 8)]))
+                codes = b.load(b.bitcast(address, _VECTOR.as_pointer()), align=64)
+                for j, query in enumerate(queries):
+                    differing = _call(b, "llvm.ctpop.v8i64", _VECTOR, b.xor(codes, query[w]))
+                    total = totals[j]
+                    totals[j] = differing if total is None else b.add(total, differing)
+            for j, total in enumerate(totals):
+                take(j, loop.index, total)
+
+
+def _splat(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    undefined = ir.Constant(_VECTOR, ir.Undefined)
+    first = builder.insert_element(undefined, value, _I32(0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, _WIDTH), [0] * _WIDTH))
+
+
+def _minimum(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+    """Of small numbers: their upper halves are zero, and 32-bit minima cost half of what 64-bit ones do."""
+    a, b = builder.bitcast(a, _HALVES), builder.bitcast(b, _HALVES)
+    return builder.bitcast(_call(builder, "llvm.umin.v16i32", _HALVES, a, b), _VECTOR)
+
+
+def _call(builder: ir.IRBuilder, name: str, kind: ir.Type, *args: ir.Value) -> ir.Value:
+    declared = ir.FunctionType(kind, [arg.type for arg in args])
+    return builder.call(cgutils.get_or_insert_function(builder.module, declared, name), args)
+
+
+def _prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:
+    pointer = builder.bitcast(address, _I8.as_pointer())
+    _call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, _I32(0), _I32(_SECOND_CACHE), _I32(1))
+
+
+def _store(builder: ir.IRBuilder, vector: ir.Value, address: ir.Value, align: int) -> None:
+    builder.store(vector, builder.bitcast(address, vector.type.as_pointer()), align=align)
