@@ -35,8 +35,8 @@ format: setup  ## Format and mend what can be mended
 protos: setup  ## Generate lookalike/v1 from protos/
 	$(BIN)/python protos/generate.py
 
-bench: setup  ## Measure (see benchmarks/README.md)
-	$(BIN)/python -m benchmarks $(ARGS)
+bench: setup  ## Measure the scan and plot it (ARGS: see lookalike bench --help); more in benchmarks/README.md
+	$(BIN)/lookalike bench --plots docs/benchmarks $(ARGS)
 
 clean:  ## Remove what make made
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -39,7 +39,7 @@ from lookalike.scan import ScanGroup, ScanHits
 # ends the call.
 _RESERVED_SHARE = 0.1
 _RESERVED_MAX_SECONDS = 0.25
-# How long a collection may be on some partitions only, because it is being made or dropped, before a search says so.
+# How long a collection may be on some partitions only, being made or dropped, before a search says so.
 _SETTLE_SECONDS = 1.0
 _SETTLE_PAUSE_SECONDS = 0.02
 

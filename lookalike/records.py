@@ -253,7 +253,7 @@ class Collection:
     code_space: CodeSpace
     rows: int
     incarnation: int
-    indexing: Indexing = Indexing()
+    indexing: Indexing = dataclasses.field(default_factory=Indexing)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

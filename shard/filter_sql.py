@@ -14,8 +14,8 @@ _NUMBER = "{type} IN ('integer', 'real')"
 
 
 def index_of(position: int, field: str) -> str:
-    """SQL that gives the records columns with an attribute's type and value, and an index on them. The field's path
-    has no quotes (`filters.check_field`) but single ones, which are doubled."""
+    """SQL that gives the records columns with an attribute's type and value, and an index on them. The field's
+    path has no quotes (`filters.check_field`) but single ones, which are doubled."""
     path = _path(field).replace("'", "''")
     return (
         f"ALTER TABLE records ADD COLUMN type_{position} TEXT AS (json_type(attributes, '{path}')) VIRTUAL;"

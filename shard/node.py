@@ -140,9 +140,7 @@ class Node:
     def collections(self) -> list[Collection]:
         """The sound collections, by name."""
         return [
-            Collection(
-                name, found.engine.space, found.engine.rows, found.incarnation, found.engine.indexing
-            )
+            Collection(name, found.engine.space, found.engine.rows, found.incarnation, found.engine.indexing)
             for name, found in sorted(self._open.copy().items())
         ]
 

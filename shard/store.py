@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from lookalike.codespace import CodeSpace
 from lookalike.errors import Corruption, InvalidRequest, Overloaded
-from lookalike.filters import Filter
+from lookalike.filters import Filter, Not
 from lookalike.indexing import Indexing
 from lookalike.records import VersionedRecord, record_id
 from shard.filter_sql import index_of, where
@@ -181,8 +181,11 @@ class Store:
     def matching(
         self, condition: Filter, first: int, end: int, should_stop: Callable[[], bool] = lambda: False
     ) -> npt.NDArray[np.bool_] | None:
-        """For the row numbers first..end a mask: True for live rows that meet the filter. None once
-        `should_stop`."""
+        """For the row numbers first..end a mask: True for live rows that meet the filter; what it says of other
+        rows means nothing. None once `should_stop`."""
+        if isinstance(condition, Not):
+            others = self.matching(condition.filter, first, end, should_stop)
+            return None if others is None else ~others
         sql, parameters = where(condition, self.indexing.attributes)
         reader = self._reader()
         reader.set_progress_handler(should_stop, _STEPS_BETWEEN_LOOKS)
@@ -252,7 +255,8 @@ class Store:
             rows[record.key] = (number, record)
             stored[record.key] = [number, record.version, record.code is not None]
         self._writer.executemany(
-            "INSERT OR REPLACE INTO records (number, key, id, version, code, attributes) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO records (number, key, id, version, code, attributes)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
             [
                 (number, record.key, _signed(record_id(record.key)), record.version, record.code,
                  None if record.code is None else record.attributes)

@@ -38,9 +38,7 @@ def create(
 ) -> None:
     """Create a collection in the encoder's code space, or for codes made elsewhere."""
     with Client(server) as client:
-        collection = client.create_collection(
-            name, bits=bits, index=index, index_attributes=index_attribute or []
-        )
+        collection = client.create_collection(name, bits=bits, index=index, index_attributes=index_attribute or [])
         _show([collection], as_json)
 
 

@@ -84,11 +84,11 @@ class Chunk:
         blocks = -(-self.rows // LANES)
         row_bytes = words * 8 + 8 + 4 + (4 if self.dead else 0)
         buckets = self.buckets.memory_bytes if self.buckets else 0
-        return blocks * LANES * row_bytes + -(-blocks // tile_blocks(words)) * 8 + buckets
+        return int(blocks * LANES * row_bytes + -(-blocks // tile_blocks(words)) * 8 + buckets)
 
     def append(self, words: Words, ids: Ids, numbers: Numbers) -> int:
         """Add as many of the rows as there is room for; returns how many."""
-        count = min(len(words), len(self.ids) - self.rows)
+        count: int = min(len(words), len(self.ids) - self.rows)
         rows = slice(self.rows, self.rows + count)
         _interleave(words[:count], self.rows, self.codes)
         self.ids[rows] = ids[:count]
@@ -115,6 +115,7 @@ class Chunk:
         """A copy of the rows that live: words (n, words), ids, numbers."""
         rows = np.flatnonzero(self.died[: self.rows] == 0)
         return self.codes[rows // LANES, :, rows % LANES], self.ids[rows], self.numbers[rows]
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Kept:

@@ -39,6 +39,11 @@ class Heaps:
         """Take over what is better in other heaps of the same queries."""
         _absorb(*self.arrays, *other.arrays)
 
+    def put(self, queries: list[int], other: Heaps) -> None:
+        """Set the heaps of these queries to others, in their order."""
+        self.counts[queries], self.distances[queries] = other.counts, other.distances
+        self.ids[queries], self.places[queries] = other.ids, other.places
+
     def sort(self) -> None:
         """Put each query's rows in order. They are no heaps afterwards."""
         _sort(*self.arrays)

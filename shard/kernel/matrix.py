@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shard.kernel import mih
-from shard.kernel.chunk import EVERYTHING, Chunk, Kept, Numbers, Selection, Words, chunk_rows
+from shard.kernel.chunk import EVERYTHING, Chunk, Numbers, Selection, Words, chunk_rows
 from shard.kernel.heaps import Distances, Heaps, Ids
 from shard.kernel.scan import scan_chunk, tile_blocks
 from shard.kernel.simd import LANES, shape_of
@@ -150,7 +150,7 @@ class CodeMatrix:
         view = view or self._view
         limit = self.bits if max_distance is None else max(0, min(max_distance, self.bits))
         request = _Request(words, max(1, min(k, view.live)), limit, selection, should_stop)
-        hashed = self._tables(view, selection) if self._hashed else {}
+        hashed = self._hashed_chunks(view, selection)
         heaps = self._scan(view, [p for p in range(len(view.chunks)) if p not in hashed], request, threads)
         if hashed:
             self._look_up(view, hashed, request, threads, heaps)
@@ -186,47 +186,61 @@ class CodeMatrix:
             heaps.absorb(other)
         return heaps
 
-    def _tables(self, view: View, selection: Selection | None) -> dict[int, tuple[Kept, list[int]]]:
-        """The chunks to search by their buckets: by position the rows kept, and what `mih.search` needs to know.
-        Where a filter keeps few rows, gathering them is the shorter way."""
-        tables = {}
-        for position, (chunk, rows) in enumerate(zip(view.chunks, view.rows, strict=True)):
-            if chunk.buckets is None or rows < chunk.rows:
-                continue
-            kept = EVERYTHING if selection is None else selection.rows(chunk, rows)
-            if not kept.picked.size:
-                arrays = (chunk.codes, chunk.ids, chunk.arrays[2], kept.bits)
-                addresses = [array.ctypes.data if array.size else 0 for array in arrays]
-                buckets = [chunk.buckets.starts.ctypes.data, chunk.buckets.rows.ctypes.data]
-                tables[position] = (kept, [*addresses, *buckets, chunk.rows, position * len(chunk.ids)])
-        return tables
+    def _hashed_chunks(self, view: View, selection: Selection | None) -> list[int]:
+        """The positions of the chunks to search by their buckets. Where a filter keeps few rows, gathering those
+        is the shorter way."""
+        return [
+            position
+            for position, (chunk, rows) in enumerate(zip(view.chunks, view.rows, strict=True))
+            if chunk.buckets
+            and rows == chunk.rows
+            and (selection is None or not selection.rows(chunk, rows).picked.size)
+        ]
 
-    def _look_up(
-        self, view: View, hashed: dict[int, tuple[Kept, list[int]]], request: _Request, threads: int, heaps: Heaps
-    ) -> None:
-        """Search the hashed chunks: by their buckets, and for queries whose neighbours are far, by a scan."""
-        tables = np.array([table for _, table in hashed.values()], np.uint64)
-        scan_ns = mih.scan_ns(sum(view.rows[p] for p in hashed), self._words, len(request.queries))
+    def _look_up(self, view: View, positions: list[int], request: _Request, threads: int, heaps: Heaps) -> None:
+        """Search these chunks too: by their buckets, and for queries whose neighbours are far, by a scan."""
+        tables = self._tables(view, positions, request.selection)
+        rows = sum(view.rows[position] for position in positions)
+        budget_ns = mih.SHARE * mih.scan_ns(rows, self._words, len(request.queries))
         found = Heaps.empty(len(request.queries), request.k)
         far = []
         for q, query in enumerate(request.queries):
             if request.should_stop():
                 raise ScanStopped
-            bound = int(heaps.distances[q, 0]) if heaps.counts[q] == request.k else request.limit
+            is_full = heaps.counts[q] == request.k
+            bound = min(request.limit, int(heaps.distances[q, 0])) if is_full else request.limit
             if not mih.search(
-                tables, query, request.limit, min(bound, request.limit), scan_ns * mih.SHARE, np.uint32(view.epoch),
-                *mih.masks(), q, found.arrays,
-            ):  # fmt: skip
+                tables,
+                query,
+                request.limit,
+                bound,
+                budget_ns,
+                np.uint32(view.epoch),
+                *mih.masks(),
+                q,
+                found.arrays,
+            ):
                 far.append(q)
         found.counts[far] = 0
-        heaps.absorb(found)
         if far:
-            rest = dataclasses.replace(request, queries=request.queries[far])
-            scanned = self._scan(view, list(hashed), rest, threads)
-            scattered = Heaps.empty(len(request.queries), request.k)
-            for whole, part in zip(scattered.arrays, scanned.arrays, strict=True):
-                whole[far] = part
-            heaps.absorb(scattered)
+            scanned = self._scan(
+                view, positions, dataclasses.replace(request, queries=request.queries[far]), threads
+            )
+            found.put(far, scanned)
+        heaps.absorb(found)
+
+    def _tables(self, view: View, positions: list[int], selection: Selection | None) -> Words:
+        """What `mih.search` needs to know of each chunk."""
+        tables = []
+        for position in positions:
+            chunk = view.chunks[position]
+            kept = EVERYTHING if selection is None else selection.rows(chunk, view.rows[position])
+            assert chunk.buckets is not None
+            codes, ids, died, _ = chunk.arrays
+            arrays = (codes, ids, died, kept.bits, chunk.buckets.starts, chunk.buckets.rows)
+            addresses = [array.ctypes.data if array.size else 0 for array in arrays]
+            tables.append([*addresses, chunk.rows, position * len(chunk.ids)])
+        return np.array(tables, np.uint64)
 
     def _scan_part(
         self, view: View, position: int, first: int, last: int, request: _Request, heaps: Heaps
@@ -261,11 +275,9 @@ class CodeMatrix:
         numbers[taken] = found
         return numbers
 
-    def _split(
-        self, view: View, positions: Sequence[int], threads: int
-    ) -> list[list[tuple[int, int, int]]]:
-        """Cut the tiles of a view's chunks into `threads` even spans or fewer, each a list of (chunk, first block, last
-        block)."""
+    def _split(self, view: View, positions: Sequence[int], threads: int) -> list[list[tuple[int, int, int]]]:
+        """Cut the tiles of a view's chunks into `threads` even spans or fewer, each a list of (chunk, first block,
+        last block)."""
         tile_rows = self._tile * LANES
         counts = [-(-view.rows[position] // tile_rows) for position in positions]
         parts = min(threads, sum(counts)) or 1

@@ -1,10 +1,10 @@
 """Owns multi-index hashing: exact search that looks into buckets instead of at every row.
 
 The method is Norouzi, Punjani and Fleet, "Fast Exact Search in Hamming Space with Multi-Index Hashing",
-arXiv:1307.2982. A code is cut into m substrings of 16 bits. Two codes within m * s + j bits of each other agree to
-s bits in one of the first j + 1 substrings, or to s - 1 bits in one of the others. So, going through the buckets
-around the query's substrings with s rising from 0 and for each s with j from 0, all rows within m * s + j bits have
-been met; when the k-th distance is no more than that, the answer is complete.
+arXiv:1307.2982. A code is cut into m substrings of 16 bits. Of two codes within m * s + j bits of each other,
+either one of the first j + 1 substrings differs in at most s bits, or one of the others in at most s - 1. So,
+going through the buckets around the query's substrings with s rising from 0 and for each s with j from 0, all rows
+within m * s + j bits have been met; when the k-th distance is no more than that, the answer is complete.
 
 Far neighbours would need ever more buckets. The work is estimated before each step, and a query that would take
 longer than a share of a scan is left to the scan."""
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import numba
 import numpy as np
@@ -58,7 +59,7 @@ class Buckets:
 
     @property
     def memory_bytes(self) -> int:
-        return self.starts.nbytes + self.rows.nbytes
+        return int(self.starts.nbytes + self.rows.nbytes)
 
 
 def fits(bits: int) -> bool:
@@ -90,10 +91,10 @@ def _load_64(typingctx, address, index):  # type: ignore[no-untyped-def]
     return _load(types.uint64, 64, address, index)
 
 
-def _load(kind, bits, address, index):  # type: ignore[no-untyped-def]
+def _load(kind: Any, bits: int, address: Any, index: Any) -> Any:
     """An element of an array given by its address. Chunks come in any number, which no type of Numba's allows."""
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = builder.inttoptr(args[0], ir.IntType(bits).as_pointer())
         return builder.load(builder.gep(pointer, [args[1]]))
 
@@ -152,7 +153,8 @@ def search(  # type: ignore[no-untyped-def]
                         row = _load_32(tables[t, ROWS], np.uint64(j) * tables[t, COUNT] + np.uint64(i))
                         block, lane = row // LANES, row % LANES
                         for word in range(query.size):
-                            prefetch_at(tables[t, CODES], np.uint64(((block * query.size + word) * LANES + lane) * 8))
+                            at = (block * query.size + word) * LANES + lane
+                            prefetch_at(tables[t, CODES], np.uint64(at * 8))
                         waiting[count, 0], waiting[count, 1] = t, row
                         count += 1
                         if count == _BATCH:
@@ -197,7 +199,7 @@ def _verify(tables, query, waiting, count, s, j, bound, epoch, q, heaps):  # typ
 
 @numba.njit(nogil=True, cache=True)
 def _met_before(codes, base, query, s, j):  # type: ignore[no-untyped-def]
-    """Whether an earlier bucket held the row too: one of s bits away by an earlier substring, or of fewer by any."""
+    """Whether an earlier bucket held the row too: s bits away by an earlier substring, or fewer by any."""
     for word in range(query.size):
         differing = _load_64(codes, base + np.uint64(word * LANES)) ^ query[word]
         for part in range(4):

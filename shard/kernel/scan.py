@@ -11,10 +11,11 @@ import numba
 import numpy as np
 
 from shard.kernel.heaps import offer
-from shard.kernel.simd import LANES, popcount, prefetch, tile_minima, tile_within
+from shard.kernel.simd import LANES, ids_below, popcount, prefetch, tile_nearest, tile_within
 
 _TILE_BYTES = 8_192
 _FOUND = 512
+_CROWD = 4
 _EIGHT, _FOUR, _ONE = (0,) * 8, (0,) * 4, (0,)
 
 
@@ -29,13 +30,13 @@ def scan_chunk(  # type: ignore[no-untyped-def]
 ):
     """Offer the live rows of blocks first..last to each query's heap.
 
-    chunk: (codes, ids, died, least_ids), `died` empty if no row has; place: of its first row; tile: blocks in a tile, `first` begins one; rows: how many of
-    the chunk count; chosen: a bit per row, uint64 (blocks,), or empty for all; picked: None, or int32 (n,), the
-    only rows to look at: their codes are gathered into tiles, and first, last and rows count them; limit:
-    uint64; heaps: (counts, distances, ids, places)."""
+    chunk: (codes, ids, died, least_ids), `died` empty if no row has; place: of its first row; tile: blocks in a
+    tile, `first` begins one; rows: how many of the chunk count; chosen: a bit per row, uint64 (blocks,), or empty
+    for all; picked: empty, or int32 (n,), the only rows to look at: their codes are gathered into tiles, and
+    first, last and rows count them; limit: uint64; heaps: (counts, distances, ids, places)."""
     codes, ids, died, least_ids = chunk
     bounds = _bounds(heaps, queries.shape[0], limit)
-    minima, lanes = np.empty((8, 8), np.uint64), np.empty(tile, np.uint64)
+    lanes = np.empty(tile, np.uint64)
     found = (np.empty(_FOUND, np.int32), np.empty(_FOUND, np.int32), np.empty(_FOUND, np.uint16))
     gathered = _room(tile, codes.shape[1]) if picked.size else codes
     for block in range(first, last, tile):
@@ -51,7 +52,7 @@ def scan_chunk(  # type: ignore[no-untyped-def]
             least_id = least_ids[block // tile]
         _scan_tile(
             gathered, at, count, block * LANES, rows, least_id, picked, chosen, ids, died, place, epoch,
-            queries, bounds, heaps, minima, lanes, found, shape,
+            queries, bounds, heaps, lanes, found, shape,
         )  # fmt: skip
 
 
@@ -87,7 +88,7 @@ def _bounds(heaps, queries, limit):  # type: ignore[no-untyped-def]
 @numba.njit(nogil=True, cache=True, inline="always")
 def _scan_tile(  # type: ignore[no-untyped-def]
     codes, block, count, base, rows, least_id, picked, chosen, ids, died, place, epoch,
-    queries, bounds, heaps, minima, lanes, found, shape,
+    queries, bounds, heaps, lanes, found, shape,
 ):  # fmt: skip
     """Compare `count` blocks from `block` on with all queries. Lane l of the first stands for row base + l, or
     if rows were picked, for row picked[base + l]."""
@@ -97,20 +98,20 @@ def _scan_tile(  # type: ignore[no-untyped-def]
     while q < total:
         if total - q >= 8:
             size = 8
-            near = tile_minima(codes, block, count, queries, q, bounds, minima, shape, _EIGHT)
+            near = tile_nearest(codes, block, count, queries, q, bounds, shape, _EIGHT)
         elif total - q >= 4:
             size = 4
-            near = tile_minima(codes, block, count, queries, q, bounds, minima, shape, _FOUR)
+            near = tile_nearest(codes, block, count, queries, q, bounds, shape, _FOUR)
         else:
             size = 1
-            near = tile_minima(codes, block, count, queries, q, bounds, minima, shape, _ONE)
+            near = tile_nearest(codes, block, count, queries, q, bounds, shape, _ONE)
         if near:
             for j in range(size):
                 if not (near >> np.uint64(j)) & np.uint64(1):
                     continue
                 query = q + j
-                tied = counts[query] == k and minima[j].min() == bounds[query]
-                if tied and least_id >= best_ids[query, 0]:
+                nearer = (near >> np.uint64(32 + j)) & np.uint64(1)
+                if not nearer and counts[query] == k and least_id >= best_ids[query, 0]:
                     continue
                 waiting = _look(
                     codes, block, count, base, rows, picked, chosen, ids, died, place, epoch,
@@ -127,9 +128,18 @@ def _look(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Put the rows of these blocks that are within one query's bound to those found, of which so many wait."""
     found_queries, found_rows, found_distances = found
+    is_full = heaps[0][query] == heaps[1].shape[1] and not picked.size
+    nearer = np.empty(1, np.uint64)
     tile_within(codes, block, count, queries, query, bounds[query], lanes, shape)
     for b in range(count):
         hits = lanes[b] & chosen[block + b] if chosen.size else lanes[b]
+        if is_full and popcount(hits) > _CROWD:
+            # Of many rows at the very bound, only those with lesser ids matter.
+            lesser = ids_below(ids, base + b * LANES, heaps[2][query, 0])
+            if bounds[query] > 0:
+                below = bounds[query] - np.uint64(1)
+                lesser |= tile_within(codes, block + b, 1, queries, query, below, nearer, shape)
+            hits &= lesser
         while hits:
             lane = np.int64(popcount((hits & (~hits + np.uint64(1))) - np.uint64(1)))
             hits &= hits - np.uint64(1)

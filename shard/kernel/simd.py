@@ -1,4 +1,4 @@
-"""Owns the vector code of the scan: the distances of queries to blocks of codes, and which of their lanes are within a bound.
+"""Owns the vector code of the scan: how far queries are from blocks of codes, and which lanes are within a bound.
 
 Written in LLVM's vector types, eight 64-bit lanes wide, because Numba's own loops collapse when many words and
 queries are unrolled. LLVM turns it into what the processor has: vpopcntq under AVX-512, byte shuffles under
@@ -72,18 +72,17 @@ def prefetch_at(typingctx, address, offset):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def tile_minima(typingctx, codes, first, count, queries, query, bounds, minima, shape, group):  # type: ignore[no-untyped-def]
+def tile_nearest(typingctx, codes, first, count, queries, query, bounds, shape, group):  # type: ignore[no-untyped-def]
     """Compare blocks first..first+count with queries query..query+len(group).
 
     codes: uint64 (blocks, words, LANES), aligned to 64 bytes; queries: uint64 (n, words); bounds: uint64 (n,).
-    Writes to minima, uint64 (len(group), 8), the nearest distance in every eighth lane. Returns a uint64 whose
-    bit j is set if query + j is within its bound of some code."""
-    signature = types.uint64(codes, first, count, queries, query, bounds, minima, shape, group)
+    Returns a uint64: bit j is set if query + j is within its bound of some code, bit 32 + j if nearer."""
+    signature = types.uint64(codes, first, count, queries, query, bounds, shape, group)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         _, first, count, _, query = args[:5]
         scan = _Scan(context, builder, signature, args, len(shape), len(group))
-        bounds_data, minima_data = scan.data(5), scan.data(6)
+        bounds_data = scan.data(5)
         far = ir.Constant(_VECTOR, [0xFFFF] * _WIDTH)
         nearest = [cgutils.alloca_once_value(builder, far) for _ in range(scan.group)]
 
@@ -94,11 +93,10 @@ def tile_minima(typingctx, codes, first, count, queries, query, bounds, minima, 
         found = _I64(0)
         for j in range(scan.group):
             least = builder.load(nearest[j])
-            _store(builder, least, builder.gep(minima_data, [_I64(j * _WIDTH)]), 8)
-            bound = builder.load(builder.gep(bounds_data, [builder.add(query, _I64(j))]))
-            within = builder.icmp_unsigned("<=", least, _splat(builder, bound))
-            some = builder.icmp_unsigned("!=", builder.bitcast(within, _I8), _I8(0))
-            found = builder.or_(found, builder.shl(builder.zext(some, _I64), _I64(j)))
+            bound = _splat(builder, builder.load(builder.gep(bounds_data, [builder.add(query, _I64(j))])))
+            for compare, bit in (("<=", j), ("<", 32 + j)):
+                some = builder.icmp_unsigned("!=", _mask(builder, compare, least, bound), _I64(0))
+                found = builder.or_(found, builder.shl(builder.zext(some, _I64), _I64(bit)))
         return found
 
     return signature, codegen
@@ -118,7 +116,7 @@ def tile_within(typingctx, codes, first, count, queries, query, bound, lanes, sh
         found = cgutils.alloca_once_value(builder, _I64(0))
 
         def take(j: int, step: ir.Value, distances: ir.Value) -> None:
-            within = builder.zext(builder.bitcast(builder.icmp_unsigned("<=", distances, limit), _I8), _I64)
+            within = _mask(builder, "<=", distances, limit)
             before = builder.select(builder.icmp_unsigned("==", step, _I64(0)), _I64(0), builder.load(found))
             bits = builder.or_(before, builder.shl(within, builder.mul(step, _I64(_WIDTH))))
             builder.store(bits, found)
@@ -130,6 +128,24 @@ def tile_within(typingctx, codes, first, count, queries, query, bound, lanes, sh
         return builder.load(found)
 
     return signature, codegen
+
+
+@intrinsic
+def ids_below(typingctx, ids, first, bound):  # type: ignore[no-untyped-def]
+    """A bit per lane of a block: set if its id, ids[first + lane], is below `bound`. ids: uint64, 64-byte aligned
+    at `first`."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        limit = _splat(builder, args[2])
+        found = _I64(0)
+        for step in range(_STEPS):
+            address = builder.gep(data, [builder.add(args[1], _I64(step * _WIDTH))])
+            some = builder.load(builder.bitcast(address, _VECTOR.as_pointer()), align=64)
+            found = builder.or_(found, builder.shl(_mask(builder, "<", some, limit), _I64(step * _WIDTH)))
+        return found
+
+    return types.uint64(ids, first, bound), codegen
 
 
 Take = Callable[[int, ir.Value, ir.Value], None]
@@ -223,6 +239,11 @@ def _splat(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, _WIDTH), [0] * _WIDTH))
 
 
+def _mask(builder: ir.IRBuilder, compare: str, a: ir.Value, b: ir.Value) -> ir.Value:
+    """A bit per lane, in the low bits of a 64-bit number."""
+    return builder.zext(builder.bitcast(builder.icmp_unsigned(compare, a, b), _I8), _I64)
+
+
 def _minimum(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
     """Of small numbers: their upper halves are zero, and 32-bit minima cost half of what 64-bit ones do."""
     a, b = builder.bitcast(a, _HALVES), builder.bitcast(b, _HALVES)
@@ -237,7 +258,3 @@ def _call(builder: ir.IRBuilder, name: str, kind: ir.Type, *args: ir.Value) -> i
 def _prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:
     pointer = builder.bitcast(address, _I8.as_pointer())
     _call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, _I32(0), _I32(_SECOND_CACHE), _I32(1))
-
-
-def _store(builder: ir.IRBuilder, vector: ir.Value, address: ir.Value, align: int) -> None:
-    builder.store(vector, builder.bitcast(address, vector.type.as_pointer()), align=align)

@@ -102,3 +102,18 @@ def test_close_neighbours_are_found_by_the_buckets() -> None:
             query[:flipped] ^= 1
             assert matrix.search(query[None], 1)[1].tolist() == [[77]]
             assert answer(matrix.scan(query[None], 10, max_distance=8)) == [[(flipped, 77, 77)]]
+
+
+def test_an_older_view_knows_nothing_of_rows_that_came_later() -> None:
+    rng = np.random.default_rng(0)
+    with mock.patch.object(chunk, "_MIN_CHUNK_ROWS", 1_024), mock.patch.object(chunk, "_MIN_CHUNK_BYTES", 8_192):
+        matrix = CodeMatrix(64, hashed=True)
+        codes = random_codes(rng, 1_024, 64)
+        matrix.append(codes[:1_000], np.arange(1_000, dtype=np.uint64))
+        view = matrix.view()
+        matrix.append(codes[1_000:], np.arange(1_000, 1_024, dtype=np.uint64))
+        matrix.delete(np.array([5], np.uint32))
+        assert answer(matrix.scan(codes[1_023:], 1))[0][0] == (0, 1_023, 1_023)
+        assert answer(matrix.scan(codes[1_023:], 1, view=view))[0][0][0] > 0
+        assert answer(matrix.scan(codes[5:6], 1, view=view)) == [[(0, 5, 5)]]
+        assert answer(matrix.scan(codes[5:6], 1))[0][0][0] > 0

@@ -1,0 +1,233 @@
+"""Owns the measurements of the scan and the buckets: one figure after another."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from shard.bench import rivals
+from shard.bench.timing import Figure, best_seconds, memory_seconds, reductions
+from shard.kernel import CodeMatrix
+
+Bytes = npt.NDArray[np.uint8]
+
+WIDTHS = (64, 128, 256, 512, 1024, 2048)
+BATCHES = (1, 4, 16, 64)
+K = 10
+SECONDS = 1.0
+MEGABYTES = 256
+FLOOD_ROWS = 1_000_000
+# Vectors, a processor that has no more as Numba knows it, and FAISS's word for them.
+PROCESSORS = (("AVX2", "haswell", "AVX2"), ("SSE4.2", "nehalem", "NONE"))
+
+
+def check(widths: Sequence[int] = WIDTHS, rows: int = 20_000) -> None:
+    """Compare the kernel with NumPy at every width, ties included. Raises AssertionError."""
+    rng = np.random.default_rng(0)
+    for bits in widths:
+        codes = rng.integers(0, 256, (rows, bits // 8), dtype=np.uint8)
+        codes[rows // 2 :] = codes[: rows - rows // 2]
+        ids = rng.permutation(rows).astype(np.uint64)
+        matrix = CodeMatrix(bits)
+        matrix.append(codes, ids)
+        queries = codes[rng.integers(0, rows, 13)] ^ rng.integers(0, 2, (13, bits // 8), dtype=np.uint8)
+        distances, found = matrix.search(queries, 25)
+        for q, query in enumerate(queries):
+            true = np.bitwise_count(codes ^ query).sum(axis=1)
+            order = np.lexsort((ids, true))[:25]
+            assert distances[q].tolist() == true[order].tolist(), f"{bits} bits: distances differ from NumPy's"
+            assert found[q].tolist() == ids[order].tolist(), f"{bits} bits: ids differ from NumPy's"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Bench:
+    """Random codes in the kernel and, where it is installed, in FAISS."""
+
+    codes: Bytes
+    matrix: CodeMatrix
+    index: object
+
+    @classmethod
+    def of(cls, codes: Bytes, compare: bool = True) -> Bench:
+        matrix = CodeMatrix(codes.shape[1] * 8)
+        matrix.append(codes, np.random.default_rng(1).permutation(len(codes)).astype(np.uint64))
+        return cls(codes, matrix, rivals.flat_index(codes) if compare else None)
+
+    def queries(self, count: int) -> Bytes:
+        return np.random.default_rng(2).integers(0, 256, (count, self.codes.shape[1]), dtype=np.uint8)
+
+    def own(self, count: int, k: int = K, threads: int = 1) -> Callable[[], object]:
+        queries = self.queries(count)
+        return lambda: self.matrix.search(queries, k, threads)
+
+    def rival(self, count: int, k: int = K) -> dict[str, Callable[[], object]]:
+        queries, index = self.queries(count), self.index
+        return {} if index is None else {"rival": lambda: index.search(queries, k)}  # type: ignore[attr-defined]
+
+    def figure(self, what: str, queries: int, seconds: float, **more: object) -> Figure:
+        given = {"k": K, "threads": 1, **more}
+        return Figure(
+            what, self.matrix.bits, len(self.codes), queries=queries, milliseconds=seconds * 1e3,
+            compared=queries * self.codes.nbytes / seconds / 1e9, **given,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+
+def random_codes(bits: int, rows: int) -> Bytes:
+    return np.random.default_rng(0).integers(0, 256, (rows, bits // 8), dtype=np.uint8)
+
+
+def widths(bits: Sequence[int], megabytes: int, seconds: float) -> Iterator[Figure]:
+    """Every width in batches, beside the memory's speed and FAISS."""
+    for width in bits:
+        bench = Bench.of(random_codes(width, megabytes * 2**20 * 8 // width))
+        for batch in BATCHES:
+            best = best_seconds(
+                {"own": bench.own(batch), **bench.rival(batch), **(reductions(bench.codes))}, seconds
+            )
+            yield bench.figure(
+                "scan", batch, best["own"], memory_share=memory_seconds(best) * batch / best["own"],
+                ratio=best["rival"] / best["own"] if "rival" in best else None,
+                beside=rivals.NAME if "rival" in best else "",
+            )  # fmt: skip
+
+
+def many_hits(bits: Sequence[int], megabytes: int, seconds: float) -> Iterator[Figure]:
+    """k = 100 beside k = 1."""
+    for width in bits:
+        bench = Bench.of(random_codes(width, megabytes * 2**20 * 8 // width), compare=False)
+        for batch in (1, 64):
+            best = best_seconds({"one": bench.own(batch, 1), "own": bench.own(batch, 100)}, seconds)
+            yield bench.figure(
+                "k = 100", batch, best["own"], k=100, ratio=best["one"] / best["own"], beside="k = 1"
+            )
+
+
+def threads(megabytes: int, seconds: float) -> Iterator[Figure]:
+    """Two threads beside one."""
+    bench = Bench.of(random_codes(256, megabytes * 2**20 // 32), compare=False)
+    best = best_seconds({"one": bench.own(64), "own": bench.own(64, threads=2)}, seconds)
+    yield bench.figure("threads", 64, best["own"], threads=2, ratio=best["one"] / best["own"], beside="one thread")
+
+
+def flood(seconds: float) -> Iterator[Figure]:
+    """A million equal codes beside a million random ones; the queries are the usual ones, and that very code."""
+    plain = Bench.of(random_codes(256, FLOOD_ROWS), compare=False)
+    flooded = Bench.of(np.repeat(plain.codes[:1], FLOOD_ROWS, axis=0), compare=False)
+    for batch in (1, 64):
+        same = np.repeat(plain.codes[:1], batch, axis=0)
+        best = best_seconds(
+            {
+                "random": plain.own(batch),
+                "far": flooded.own(batch),
+                "same": functools.partial(flooded.matrix.search, same, K),
+            },
+            seconds,
+        )
+        for name, note in (("far", "random queries"), ("same", "queries equal to the code")):
+            ratio = best["random"] / best[name]
+            yield flooded.figure(
+                "flood of equal codes", batch, best[name], ratio=ratio, beside="random codes", note=note
+            )
+
+
+def lengths(seconds: float, most: int = 10_000_000) -> Iterator[Figure]:
+    """One query over ever more rows."""
+    codes = random_codes(256, most)
+    rows = most
+    counts = []
+    while rows >= most // 1_000:
+        counts += [rows, rows // 3]
+        rows //= 10
+    for count in sorted(counts):
+        bench = Bench.of(codes[:count], compare=False)
+        yield bench.figure("rows", 1, best_seconds({"own": bench.own(1)}, seconds)["own"])
+
+
+def batches(megabytes: int, seconds: float) -> Iterator[Figure]:
+    """Ever larger batches."""
+    bench = Bench.of(random_codes(256, megabytes * 2**20 // 32))
+    for batch in (1, 2, 4, 8, 16, 32, 64, 128, 256):
+        best = best_seconds({"own": bench.own(batch), **bench.rival(batch)}, seconds)
+        yield bench.figure(
+            "batch", batch, best["own"], ratio=best["rival"] / best["own"] if "rival" in best else None,
+            beside=rivals.NAME if "rival" in best else "",
+        )  # fmt: skip
+
+
+def buckets(seconds: float, rows: int = 8_000_000, bits: int = 128) -> Iterator[Figure]:
+    """Multi-index hashing beside the scan, by how far the nearest row is."""
+    codes = random_codes(bits, rows)
+    plain = Bench.of(codes, compare=False)
+    hashed = CodeMatrix(bits, hashed=True)
+    hashed.append(codes, np.random.default_rng(1).permutation(rows).astype(np.uint64))
+    note = f"{hashed.memory_bytes / rows:.0f} bytes a row, {plain.matrix.memory_bytes / rows:.0f} without buckets"
+    rng = np.random.default_rng(3)
+    searches: list[tuple[str, int, int, int | None]] = [
+        *((f"neighbour at {far}", far, 1, None) for far in (0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 24, 28, 32)),
+        ("no neighbour", bits, 1, None),
+        ("no neighbour, k = 10", bits, 10, None),
+        ("within 8, one there", 8, K, 8),
+        ("within 8, none there", bits, K, 8),
+    ]
+    for name, far, k, limit in searches:
+        query = np.unpackbits(codes[rng.integers(rows)])
+        if far == bits:
+            query = rng.integers(0, 2, bits, dtype=np.uint8)
+        else:
+            query[rng.choice(bits, far, replace=False)] ^= 1
+        packed = np.packbits(query)[None]
+        matrices = {"own": hashed, "scan": plain.matrix}
+        answers = [matrix.scan(packed, k, max_distance=limit) for matrix in matrices.values()]
+        assert (
+            answers[0].ids[0, : answers[0].counts[0]].tolist()
+            == answers[1].ids[0, : answers[1].counts[0]].tolist()
+        )
+        search = {
+            side: functools.partial(matrix.scan, packed, k, max_distance=limit)
+            for side, matrix in matrices.items()
+        }
+        best = best_seconds(search, seconds)
+        yield plain.figure(
+            f"buckets: {name}", 1, best["own"], k=k, ratio=best["scan"] / best["own"], beside="scan", note=note
+        )
+
+
+def starts() -> Iterator[Figure]:
+    """The first search of a process: with nothing compiled before, and the next time."""
+    with tempfile.TemporaryDirectory() as cache:
+        for name in ("first search ever", "first search after a restart"):
+            told = _elsewhere({"NUMBA_CACHE_DIR": cache}, "256")
+            yield Figure(name, 256, int(told["rows"]), K, 1, 1, told["first_seconds"] * 1e3, 0.0)
+
+
+def other_processors() -> Iterator[Figure]:
+    """The same code for lesser vectors, beside FAISS restricted alike: answers checked, then timed."""
+    for name, processor, level in PROCESSORS:
+        for bits in (64, 256, 2048):
+            told = _elsewhere({"NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": ""}, str(bits), level)
+            for batch in (1, 64):
+                ratio = told[f"ratio_{batch}"]
+                yield Figure(
+                    f"scan on {name}", bits, int(told["rows"]), K, batch, 1, told[f"seconds_{batch}"] * 1e3,
+                    batch * told["rows"] * bits / 8 / told[f"seconds_{batch}"] / 1e9, ratio=ratio or None,
+                    beside=f"{rivals.NAME} on {told['faiss_level']}" if ratio else "",
+                )  # fmt: skip
+
+
+def _elsewhere(environment: dict[str, str], *arguments: str) -> dict[str, float]:
+    """What `shard.bench.elsewhere` says in a process of its own."""
+    command = [sys.executable, "-m", "shard.bench.elsewhere", *arguments]
+    done = subprocess.run(
+        command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True, check=True, timeout=300
+    )
+    told: dict[str, float] = json.loads(done.stdout)
+    return told

@@ -1,0 +1,34 @@
+"""Owns the other side of the comparison: FAISS, where it is installed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+faiss: Any
+try:
+    import faiss
+except ModuleNotFoundError:
+    faiss = None
+
+NAME = "FAISS IndexBinaryFlat"
+
+
+def flat_index(codes: npt.NDArray[np.uint8]) -> Any:
+    """An index of the codes that searches on one thread, or None without FAISS."""
+    if faiss is None:
+        return None
+    faiss.omp_set_num_threads(1)
+    index = faiss.IndexBinaryFlat(codes.shape[1] * 8)
+    index.add(np.ascontiguousarray(codes))
+    return index
+
+
+def restrict(level: str) -> str:
+    """Keep FAISS to these vector instructions, where it can be; returns which it uses then."""
+    if faiss is None:
+        return ""
+    faiss.SIMDConfig.set_level(getattr(faiss, f"SIMDLevel_{level}"))
+    return str(faiss.SIMDConfig.get_level_name())
