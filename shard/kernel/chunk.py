@@ -9,11 +9,11 @@ import dataclasses
 import weakref
 from typing import Any, TypeVar
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from shard.kernel.heaps import Ids
+from shard.kernel.jit import compiled
 from shard.kernel.mih import Buckets
 from shard.kernel.scan import tile_blocks
 from shard.kernel.simd import LANES
@@ -176,7 +176,7 @@ def _zeros(*wanted: tuple[tuple[int, ...], np.dtype[Any]]) -> list[npt.NDArray[A
     return arrays
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _interleave(words, first, codes):  # type: ignore[no-untyped-def]
     """Write rows of words to the lanes from row `first` on."""
     for row in range(words.shape[0]):
@@ -185,7 +185,7 @@ def _interleave(words, first, codes):  # type: ignore[no-untyped-def]
             codes[block, word, lane] = words[row, word]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _lower(least_ids, ids, first, tile_rows):  # type: ignore[no-untyped-def]
     for row in range(ids.shape[0]):
         tile = (first + row) // tile_rows

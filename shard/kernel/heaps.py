@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from shard.kernel.jit import compiled
 
 Distances = npt.NDArray[np.uint16]
 Ids = npt.NDArray[np.uint64]
@@ -49,7 +50,7 @@ class Heaps:
         _sort(*self.arrays)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def offer(counts, distances, ids, places, q, distance, identifier, place):  # type: ignore[no-untyped-def]
     """Put a row into a query's heap if there is room or it comes before the last one there."""
     size = counts[q]
@@ -69,12 +70,12 @@ def offer(counts, distances, ids, places, q, distance, identifier, place):  # ty
         _sift_down(distances[q], ids[q], places[q], size, distance, identifier, place)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _before(distance_a, id_a, distance_b, id_b):  # type: ignore[no-untyped-def]
     return distance_a < distance_b or (distance_a == distance_b and id_a < id_b)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _sift_down(distances, ids, places, size, distance, identifier, place):  # type: ignore[no-untyped-def]
     """Replace a heap's root and restore its order."""
     parent = 0
@@ -92,7 +93,7 @@ def _sift_down(distances, ids, places, size, distance, identifier, place):  # ty
     distances[parent], ids[parent], places[parent] = distance, identifier, place
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _absorb(  # type: ignore[no-untyped-def]
     counts, distances, ids, places, other_counts, other_distances, other_ids, other_places
 ):
@@ -104,7 +105,7 @@ def _absorb(  # type: ignore[no-untyped-def]
             )  # fmt: skip
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _sort(counts, distances, ids, places):  # type: ignore[no-untyped-def]
     """Heapsort in place."""
     for q in range(counts.shape[0]):

@@ -15,7 +15,6 @@ import dataclasses
 import functools
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
@@ -23,6 +22,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from shard.kernel.heaps import offer
+from shard.kernel.jit import compiled
 from shard.kernel.simd import LANES, popcount, prefetch_at
 
 SUBSTRING_BITS = 16
@@ -101,7 +101,7 @@ def _load(kind: Any, bits: int, address: Any, index: Any) -> Any:
     return kind(address, index), codegen
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _fill(codes, starts, rows):  # type: ignore[no-untyped-def]
     """A counting sort for each substring."""
     count = rows.shape[1]
@@ -119,7 +119,7 @@ def _fill(codes, starts, rows):  # type: ignore[no-untyped-def]
             at[keys[row]] += 1
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def search(  # type: ignore[no-untyped-def]
     tables, query, limit, bound, budget_ns, epoch, masks, begins, q, heaps
 ):
@@ -168,7 +168,7 @@ def search(  # type: ignore[no-untyped-def]
     return True
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _verify(tables, query, waiting, count, s, j, bound, epoch, q, heaps):  # type: ignore[no-untyped-def]
     """Offer those of the waiting rows that are within the bound and were met for the first time. Returns the
     bound as it is then."""
@@ -197,7 +197,7 @@ def _verify(tables, query, waiting, count, s, j, bound, epoch, q, heaps):  # typ
     return bound
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _met_before(codes, base, query, s, j):  # type: ignore[no-untyped-def]
     """Whether an earlier bucket held the row too: s bits away by an earlier substring, or fewer by any."""
     for word in range(query.size):

@@ -7,10 +7,10 @@ exactly (a flood of equal codes), a tile whose least id is too large is passed o
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from shard.kernel.heaps import offer
+from shard.kernel.jit import compiled, inlined
 from shard.kernel.simd import LANES, ids_below, popcount, prefetch, tile_nearest, tile_within
 
 _TILE_BYTES = 8_192
@@ -24,7 +24,7 @@ def tile_blocks(words: int) -> int:
     return max(1, _TILE_BYTES // (words * 8 * LANES))
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def scan_chunk(  # type: ignore[no-untyped-def]
     chunk, place, first, last, tile, rows, epoch, chosen, picked, queries, limit, heaps, shape
 ):
@@ -56,7 +56,7 @@ def scan_chunk(  # type: ignore[no-untyped-def]
         )  # fmt: skip
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _room(tile, words):  # type: ignore[no-untyped-def]
     """A tile's memory, aligned to 64 bytes."""
     size = tile * words * LANES
@@ -65,7 +65,7 @@ def _room(tile, words):  # type: ignore[no-untyped-def]
     return room[skip : skip + size].reshape(tile, words, LANES)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _gather(codes, picked, first, last, gathered):  # type: ignore[no-untyped-def]
     """Copy the codes of rows picked[first:last] into a tile."""
     for at in range(last - first):
@@ -74,7 +74,7 @@ def _gather(codes, picked, first, last, gathered):  # type: ignore[no-untyped-de
             gathered[at // LANES, word, at % LANES] = codes[row // LANES, word, row % LANES]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _bounds(heaps, queries, limit):  # type: ignore[no-untyped-def]
     """The distance within which a row may still matter, per query."""
     counts, distances = heaps[0], heaps[1]
@@ -85,7 +85,7 @@ def _bounds(heaps, queries, limit):  # type: ignore[no-untyped-def]
     return bounds
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@inlined
 def _scan_tile(  # type: ignore[no-untyped-def]
     codes, block, count, base, rows, least_id, picked, chosen, ids, died, place, epoch,
     queries, bounds, heaps, lanes, found, shape,
@@ -121,7 +121,7 @@ def _scan_tile(  # type: ignore[no-untyped-def]
     _settle(found, waiting, ids, died, place, epoch, bounds, heaps)
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@inlined
 def _look(  # type: ignore[no-untyped-def]
     codes, block, count, base, rows, picked, chosen, ids, died, place, epoch,
     queries, query, bounds, heaps, lanes, found, waiting, shape,
@@ -159,7 +159,7 @@ def _look(  # type: ignore[no-untyped-def]
     return waiting
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _settle(found, waiting, ids, died, place, epoch, bounds, heaps):  # type: ignore[no-untyped-def]
     """Offer the rows found to the heaps, if they live. Done in one go for a tile, so that their ids, which lie far
     apart, are on their way from memory together."""
