@@ -1,0 +1,34 @@
+"""Owns how the kernel's functions are compiled: without the GIL, and kept on disk for the next process.
+
+Numba keeps them beside the source, or under the user's cache folder where the source is read-only, or where
+NUMBA_CACHE_DIR says. Where none of these can be written they are compiled anew in each process."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numba
+
+log = logging.getLogger("shard.kernel")
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """Compile the function when it is first called."""
+    return _compiled(function, inline="never")
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """As `compiled`, but into its callers: for what is specialised as they are, which would be compiled twice."""
+    return _compiled(function, inline="always")
+
+
+def _compiled(function: Callable[..., Any], inline: str) -> Any:
+    try:
+        return numba.njit(nogil=True, inline=inline, cache=True)(function)
+    except RuntimeError:
+        log.warning(
+            "%s is compiled in every process: set NUMBA_CACHE_DIR to a folder to keep it", function.__name__
+        )
+        return numba.njit(nogil=True, inline=inline)(function)
