@@ -35,25 +35,52 @@ def scan_chunk(  # type: ignore[no-untyped-def]
     for all; picked: empty, or int32 (n,), the only rows to look at: their codes are gathered into tiles, and
     first, last and rows count them; limit: uint64; heaps: (counts, distances, ids, places)."""
     codes, ids, died, least_ids = chunk
-    bounds = _bounds(heaps, queries.shape[0], limit)
+    counts, best_distances, best_ids, _ = heaps
+    total, k = queries.shape[0], best_distances.shape[1]
+    bounds = _bounds(heaps, total, limit)
     lanes = np.empty(tile, np.uint64)
     found = (np.empty(_FOUND, np.int32), np.empty(_FOUND, np.int32), np.empty(_FOUND, np.uint16))
-    gathered = _room(tile, codes.shape[1]) if picked.size else codes
+    gathers, chooses = picked.size > 0, chosen.size > 0
+    source = _room(tile, codes.shape[1]) if gathers else codes
+    # This loop hands arrays to intrinsics only: a call, inlined or not, would count references for each tile.
     for block in range(first, last, tile):
         count = min(tile, last - block)
         at = block
         least_id = np.uint64(0)
-        if picked.size:
+        if gathers:
             at = 0
-            _gather(codes, picked, block * LANES, min(rows, (block + count) * LANES), gathered)
-        elif chosen.size and not chosen[block : block + count].any():
+            _gather(codes, picked, block * LANES, min(rows, (block + count) * LANES), source)
+        elif chooses and not chosen[block : block + count].any():
             continue
         else:
             least_id = least_ids[block // tile]
-        _scan_tile(
-            gathered, at, count, block * LANES, rows, least_id, picked, chosen, ids, died, place, epoch,
-            queries, bounds, heaps, lanes, found, shape,
-        )  # fmt: skip
+        waiting = 0
+        q = 0
+        while q < total:
+            if total - q >= 8:
+                size = 8
+                near = tile_nearest(source, at, count, queries, q, bounds, shape, _EIGHT)
+            elif total - q >= 4:
+                size = 4
+                near = tile_nearest(source, at, count, queries, q, bounds, shape, _FOUR)
+            else:
+                size = 1
+                near = tile_nearest(source, at, count, queries, q, bounds, shape, _ONE)
+            if near:
+                for query in range(q, q + size):
+                    bit = np.uint64(query - q)
+                    nearer = (near >> (bit + np.uint64(32))) & np.uint64(1)
+                    tied = (near >> bit) & ~nearer & np.uint64(1)
+                    if tied and counts[query] == k and least_id >= best_ids[query, 0]:
+                        continue
+                    if nearer or tied:
+                        waiting = _look(
+                            source, at, count, block * LANES, rows, picked, chosen, ids, died, place, epoch,
+                            queries, query, bounds, heaps, lanes, found, waiting, shape,
+                        )  # fmt: skip
+            q += size
+        if waiting:
+            _settle(found, waiting, ids, died, place, epoch, bounds, heaps)
 
 
 @compiled
@@ -83,42 +110,6 @@ def _bounds(heaps, queries, limit):  # type: ignore[no-untyped-def]
         if counts[q] == distances.shape[1]:
             bounds[q] = distances[q, 0]
     return bounds
-
-
-@inlined
-def _scan_tile(  # type: ignore[no-untyped-def]
-    codes, block, count, base, rows, least_id, picked, chosen, ids, died, place, epoch,
-    queries, bounds, heaps, lanes, found, shape,
-):  # fmt: skip
-    """Compare `count` blocks from `block` on with all queries. Lane l of the first stands for row base + l, or
-    if rows were picked, for row picked[base + l]."""
-    counts, best_distances, best_ids = heaps[0], heaps[1], heaps[2]
-    total, k = queries.shape[0], best_distances.shape[1]
-    q = waiting = 0
-    while q < total:
-        if total - q >= 8:
-            size = 8
-            near = tile_nearest(codes, block, count, queries, q, bounds, shape, _EIGHT)
-        elif total - q >= 4:
-            size = 4
-            near = tile_nearest(codes, block, count, queries, q, bounds, shape, _FOUR)
-        else:
-            size = 1
-            near = tile_nearest(codes, block, count, queries, q, bounds, shape, _ONE)
-        if near:
-            for j in range(size):
-                if not (near >> np.uint64(j)) & np.uint64(1):
-                    continue
-                query = q + j
-                nearer = (near >> np.uint64(32 + j)) & np.uint64(1)
-                if not nearer and counts[query] == k and least_id >= best_ids[query, 0]:
-                    continue
-                waiting = _look(
-                    codes, block, count, base, rows, picked, chosen, ids, died, place, epoch,
-                    queries, query, bounds, heaps, lanes, found, waiting, shape,
-                )  # fmt: skip
-        q += size
-    _settle(found, waiting, ids, died, place, epoch, bounds, heaps)
 
 
 @inlined
