@@ -1,4 +1,7 @@
-"""Owns the best rows so far: per query a heap by (distance, id), the total order of every answer."""
+"""Owns the best rows so far: per query a heap by (distance, id), the total order of every answer.
+
+A row is two numbers that compare like (distance, id): a key of 14 bits of distance and the id's upper 50, and a rest
+of the id's lower 14 and the row's place. So almost every comparison is one of two 64-bit numbers."""
 
 from __future__ import annotations
 
@@ -13,28 +16,44 @@ Distances = npt.NDArray[np.uint16]
 Ids = npt.NDArray[np.uint64]
 Places = npt.NDArray[np.uint32]
 
+_ID_SHIFT, _DISTANCE_SHIFT, _PLACE_BITS = np.uint64(14), np.uint64(50), np.uint64(32)
+_LOW_ID = np.uint64((1 << 14) - 1)
+
 
 @dataclasses.dataclass(slots=True)
 class Heaps:
-    """Per query a max-heap of up to k rows: the root comes last of them. A row is given by its place."""
+    """Per query a max-heap of up to k rows: the root comes last of them."""
 
     counts: npt.NDArray[np.int64]  # (q,)
-    distances: Distances  # (q, k)
-    ids: Ids  # (q, k)
-    places: Places  # (q, k)
+    keys: npt.NDArray[np.uint64]  # (q, k)
+    rests: npt.NDArray[np.uint64]  # (q, k)
 
     @classmethod
     def empty(cls, queries: int, k: int) -> Heaps:
-        return cls(
-            np.zeros(queries, np.int64),
-            np.zeros((queries, k), np.uint16),
-            np.zeros((queries, k), np.uint64),
-            np.zeros((queries, k), np.uint32),
-        )
+        shape = (queries, k)
+        return cls(np.zeros(queries, np.int64), np.zeros(shape, np.uint64), np.zeros(shape, np.uint64))
 
     @property
-    def arrays(self) -> tuple[npt.NDArray[np.int64], Distances, Ids, Places]:
-        return self.counts, self.distances, self.ids, self.places
+    def arrays(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+        return self.counts, self.keys, self.rests
+
+    @property
+    def distances(self) -> Distances:
+        return (self.keys >> _DISTANCE_SHIFT).astype(np.uint16)
+
+    @property
+    def ids(self) -> Ids:
+        return (self.keys << _ID_SHIFT) | (self.rests >> _PLACE_BITS)
+
+    @property
+    def places(self) -> Places:
+        return self.rests.astype(np.uint32)
+
+    def bound(self, query: int, limit: int) -> int:
+        """The distance within which a row may still matter to a query that wants none beyond `limit`."""
+        if self.counts[query] < self.keys.shape[1]:
+            return limit
+        return min(limit, int(self.keys[query, 0] >> _DISTANCE_SHIFT))
 
     def absorb(self, other: Heaps) -> None:
         """Take over what is better in other heaps of the same queries."""
@@ -42,8 +61,7 @@ class Heaps:
 
     def put(self, queries: list[int], other: Heaps) -> None:
         """Set the heaps of these queries to others, in their order."""
-        self.counts[queries], self.distances[queries] = other.counts, other.distances
-        self.ids[queries], self.places[queries] = other.ids, other.places
+        self.counts[queries], self.keys[queries], self.rests[queries] = other.arrays
 
     def sort(self) -> None:
         """Put each query's rows in order. They are no heaps afterwards."""
@@ -51,32 +69,47 @@ class Heaps:
 
 
 @compiled
-def offer(counts, distances, ids, places, q, distance, identifier, place):  # type: ignore[no-untyped-def]
+def offer(counts, keys, rests, q, distance, identifier, place):  # type: ignore[no-untyped-def]
     """Put a row into a query's heap if there is room or it comes before the last one there."""
+    key = (np.uint64(distance) << _DISTANCE_SHIFT) | (identifier >> _ID_SHIFT)
+    rest = ((identifier & _LOW_ID) << _PLACE_BITS) | np.uint64(place)
+    _insert(counts, keys, rests, q, key, rest)
+
+
+@compiled
+def distance_of(key):  # type: ignore[no-untyped-def]
+    return key >> _DISTANCE_SHIFT
+
+
+@compiled
+def id_of(key, rest):  # type: ignore[no-untyped-def]
+    return (key << _ID_SHIFT) | (rest >> _PLACE_BITS)
+
+
+@compiled
+def _insert(counts, keys, rests, q, key, rest):  # type: ignore[no-untyped-def]
     size = counts[q]
-    if size < distances.shape[1]:
+    if size < keys.shape[1]:
         child = size
         counts[q] = size + 1
         while child > 0:
             parent = (child - 1) // 2
-            if not _before(distances[q, parent], ids[q, parent], distance, identifier):
+            if not _before(keys[q, parent], rests[q, parent], key, rest):
                 break
-            distances[q, child], ids[q, child], places[q, child] = (
-                distances[q, parent], ids[q, parent], places[q, parent],
-            )  # fmt: skip
+            keys[q, child], rests[q, child] = keys[q, parent], rests[q, parent]
             child = parent
-        distances[q, child], ids[q, child], places[q, child] = distance, identifier, place
-    elif _before(distance, identifier, distances[q, 0], ids[q, 0]):
-        _sift_down(distances[q], ids[q], places[q], size, distance, identifier, place)
+        keys[q, child], rests[q, child] = key, rest
+    elif _before(key, rest, keys[q, 0], rests[q, 0]):
+        _sift_down(keys[q], rests[q], size, key, rest)
 
 
 @compiled
-def _before(distance_a, id_a, distance_b, id_b):  # type: ignore[no-untyped-def]
-    return distance_a < distance_b or (distance_a == distance_b and id_a < id_b)
+def _before(key_a, rest_a, key_b, rest_b):  # type: ignore[no-untyped-def]
+    return key_a < key_b or (key_a == key_b and rest_a < rest_b)
 
 
 @compiled
-def _sift_down(distances, ids, places, size, distance, identifier, place):  # type: ignore[no-untyped-def]
+def _sift_down(keys, rests, size, key, rest):  # type: ignore[no-untyped-def]
     """Replace a heap's root and restore its order."""
     parent = 0
     while True:
@@ -84,32 +117,27 @@ def _sift_down(distances, ids, places, size, distance, identifier, place):  # ty
         if child >= size:
             break
         right = child + 1
-        if right < size and _before(distances[child], ids[child], distances[right], ids[right]):
+        if right < size and _before(keys[child], rests[child], keys[right], rests[right]):
             child = right
-        if not _before(distance, identifier, distances[child], ids[child]):
+        if not _before(key, rest, keys[child], rests[child]):
             break
-        distances[parent], ids[parent], places[parent] = distances[child], ids[child], places[child]
+        keys[parent], rests[parent] = keys[child], rests[child]
         parent = child
-    distances[parent], ids[parent], places[parent] = distance, identifier, place
+    keys[parent], rests[parent] = key, rest
 
 
 @compiled
-def _absorb(  # type: ignore[no-untyped-def]
-    counts, distances, ids, places, other_counts, other_distances, other_ids, other_places
-):
+def _absorb(counts, keys, rests, other_counts, other_keys, other_rests):  # type: ignore[no-untyped-def]
     for q in range(counts.shape[0]):
         for j in range(other_counts[q]):
-            offer(
-                counts, distances, ids, places,
-                q, other_distances[q, j], other_ids[q, j], other_places[q, j],
-            )  # fmt: skip
+            _insert(counts, keys, rests, q, other_keys[q, j], other_rests[q, j])
 
 
 @compiled
-def _sort(counts, distances, ids, places):  # type: ignore[no-untyped-def]
+def _sort(counts, keys, rests):  # type: ignore[no-untyped-def]
     """Heapsort in place."""
     for q in range(counts.shape[0]):
         for size in range(counts[q] - 1, 0, -1):
-            distance, identifier, place = distances[q, size], ids[q, size], places[q, size]
-            distances[q, size], ids[q, size], places[q, size] = distances[q, 0], ids[q, 0], places[q, 0]
-            _sift_down(distances[q], ids[q], places[q], size, distance, identifier, place)
+            key, rest = keys[q, size], rests[q, size]
+            keys[q, size], rests[q, size] = keys[q, 0], rests[q, 0]
+            _sift_down(keys[q], rests[q], size, key, rest)

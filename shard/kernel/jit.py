@@ -16,19 +16,8 @@ log = logging.getLogger("shard.kernel")
 
 def compiled(function: Callable[..., Any]) -> Any:
     """Compile the function when it is first called."""
-    return _compiled(function, inline="never")
-
-
-def inlined(function: Callable[..., Any]) -> Any:
-    """As `compiled`, but into its callers: for what is specialised as they are, which would be compiled twice."""
-    return _compiled(function, inline="always")
-
-
-def _compiled(function: Callable[..., Any], inline: str) -> Any:
     try:
-        return numba.njit(nogil=True, inline=inline, cache=True)(function)
+        return numba.njit(nogil=True, cache=True)(function)
     except RuntimeError:
-        log.warning(
-            "%s is compiled in every process: set NUMBA_CACHE_DIR to a folder to keep it", function.__name__
-        )
-        return numba.njit(nogil=True, inline=inline)(function)
+        log.warning("%s is compiled in every process: set NUMBA_CACHE_DIR to a folder to keep it", function.__name__)
+        return numba.njit(nogil=True)(function)

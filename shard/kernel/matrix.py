@@ -207,8 +207,7 @@ class CodeMatrix:
         for q, query in enumerate(request.queries):
             if request.should_stop():
                 raise ScanStopped
-            is_full = heaps.counts[q] == request.k
-            bound = min(request.limit, int(heaps.distances[q, 0])) if is_full else request.limit
+            bound = heaps.bound(q, request.limit)
             if not mih.search(
                 tables,
                 query,
@@ -265,13 +264,14 @@ class CodeMatrix:
     def _numbers(self, view: View, heaps: Heaps) -> Numbers:
         """The numbers of the rows in the heaps. They are looked up here and not in the scan, where each would be a
         cache miss."""
-        taken = np.arange(heaps.places.shape[1]) < heaps.counts[:, None]
-        positions, rows = np.divmod(heaps.places[taken], np.uint32(chunk_rows(self._words)))
+        places = heaps.places
+        taken = np.arange(places.shape[1]) < heaps.counts[:, None]
+        positions, rows = np.divmod(places[taken], np.uint32(chunk_rows(self._words)))
         found = np.zeros(len(rows), np.uint32)
         for position in np.unique(positions):
             here = positions == position
             found[here] = view.chunks[position].numbers[rows[here]]
-        numbers = np.zeros_like(heaps.places)
+        numbers = np.zeros_like(places)
         numbers[taken] = found
         return numbers
 

@@ -21,7 +21,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from shard.kernel.heaps import offer
+from shard.kernel.heaps import distance_of, offer
 from shard.kernel.jit import compiled
 from shard.kernel.simd import LANES, popcount, prefetch_at
 
@@ -172,7 +172,7 @@ def search(  # type: ignore[no-untyped-def]
 def _verify(tables, query, waiting, count, s, j, bound, epoch, q, heaps):  # type: ignore[no-untyped-def]
     """Offer those of the waiting rows that are within the bound and were met for the first time. Returns the
     bound as it is then."""
-    counts, distances, ids, places = heaps
+    counts, keys, rests = heaps
     for i in range(count):
         t, row = waiting[i]
         base = np.uint64(row // LANES * query.size * LANES + row % LANES)
@@ -191,9 +191,9 @@ def _verify(tables, query, waiting, count, s, j, bound, epoch, q, heaps):  # typ
             if not (bits >> np.uint64(row % LANES)) & np.uint64(1):
                 continue
         identifier = _load_64(tables[t, IDS], at)
-        offer(counts, distances, ids, places, q, distance, identifier, np.uint32(tables[t, PLACE] + at))
-        if counts[q] == distances.shape[1]:
-            bound = min(bound, np.int64(distances[q, 0]))
+        offer(counts, keys, rests, q, distance, identifier, tables[t, PLACE] + at)
+        if counts[q] == keys.shape[1]:
+            bound = min(bound, np.int64(distance_of(keys[q, 0])))
     return bound
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from shard.kernel.heaps import offer
-from shard.kernel.jit import compiled, inlined
+from shard.kernel.heaps import distance_of, id_of, offer
+from shard.kernel.jit import compiled
 from shard.kernel.simd import LANES, ids_below, popcount, prefetch, tile_nearest, tile_within
 
 _TILE_BYTES = 8_192
@@ -33,16 +33,18 @@ def scan_chunk(  # type: ignore[no-untyped-def]
     chunk: (codes, ids, died, least_ids), `died` empty if no row has; place: of its first row; tile: blocks in a
     tile, `first` begins one; rows: how many of the chunk count; chosen: a bit per row, uint64 (blocks,), or empty
     for all; picked: empty, or int32 (n,), the only rows to look at: their codes are gathered into tiles, and
-    first, last and rows count them; limit: uint64; heaps: (counts, distances, ids, places)."""
+    first, last and rows count them; limit: uint64; heaps: (counts, keys, rests).
+
+    One long function, for a call with arrays counts references, which costs more than a closer look."""
     codes, ids, died, least_ids = chunk
-    counts, best_distances, best_ids, _ = heaps
-    total, k = queries.shape[0], best_distances.shape[1]
-    bounds = _bounds(heaps, total, limit)
-    lanes = np.empty(tile, np.uint64)
-    found = (np.empty(_FOUND, np.int32), np.empty(_FOUND, np.int32), np.empty(_FOUND, np.uint16))
-    gathers, chooses = picked.size > 0, chosen.size > 0
-    source = _room(tile, codes.shape[1]) if gathers else codes
-    # This loop hands arrays to intrinsics only: a call, inlined or not, would count references for each tile.
+    counts, keys, rests = heaps
+    total, k, words = queries.shape[0], keys.shape[1], codes.shape[1]
+    bounds = _bounds(counts, keys, limit)
+    lanes, nearer_lanes = np.empty(tile, np.uint64), np.empty(1, np.uint64)
+    found = np.empty((_FOUND + 8 * tile * LANES, 3), np.int32)
+    gathers, chooses, some_died = picked.size > 0, chosen.size > 0, died.size > 0
+    source = _room(tile, words) if gathers else codes
+    waiting = 0
     for block in range(first, last, tile):
         count = min(tile, last - block)
         at = block
@@ -54,7 +56,6 @@ def scan_chunk(  # type: ignore[no-untyped-def]
             continue
         else:
             least_id = least_ids[block // tile]
-        waiting = 0
         q = 0
         while q < total:
             if total - q >= 8:
@@ -66,21 +67,53 @@ def scan_chunk(  # type: ignore[no-untyped-def]
             else:
                 size = 1
                 near = tile_nearest(source, at, count, queries, q, bounds, shape, _ONE)
-            if near:
-                for query in range(q, q + size):
-                    bit = np.uint64(query - q)
-                    nearer = (near >> (bit + np.uint64(32))) & np.uint64(1)
-                    tied = (near >> bit) & ~nearer & np.uint64(1)
-                    if tied and counts[query] == k and least_id >= best_ids[query, 0]:
-                        continue
-                    if nearer or tied:
-                        waiting = _look(
-                            source, at, count, block * LANES, rows, picked, chosen, ids, died, place, epoch,
-                            queries, query, bounds, heaps, lanes, found, waiting, shape,
-                        )  # fmt: skip
+            # A closer look, for each query to which the tile may matter.
+            while near & np.uint64(0xFFFFFFFF):
+                j = popcount((near & (~near + np.uint64(1))) - np.uint64(1))
+                is_nearer = (near >> (j + np.uint64(32))) & np.uint64(1)
+                near &= near - np.uint64(1)
+                query = q + np.int64(j)
+                is_full = counts[query] == k
+                if is_full and not is_nearer and least_id >= id_of(keys[query, 0], rests[query, 0]):
+                    continue
+                bound = bounds[query]
+                tile_within(source, at, count, queries, query, bound, lanes, shape)
+                for b in range(count):
+                    hits = lanes[b] & chosen[block + b] if chooses else lanes[b]
+                    if is_full and popcount(hits) > _CROWD and not gathers:
+                        # Of many rows at the very bound, only those with lesser ids matter.
+                        worst = id_of(keys[query, 0], rests[query, 0])
+                        lesser = ids_below(ids, (block + b) * LANES, worst)
+                        if bound > 0:
+                            below = bound - np.uint64(1)
+                            lesser |= tile_within(source, at + b, 1, queries, query, below, nearer_lanes, shape)
+                        hits &= lesser
+                    while hits:
+                        lane = np.int64(popcount((hits & (~hits + np.uint64(1))) - np.uint64(1)))
+                        hits &= hits - np.uint64(1)
+                        row = (block + b) * LANES + lane
+                        if row >= rows:
+                            break
+                        if gathers:
+                            row = np.int64(picked[row])
+                        distance = np.uint64(0)
+                        for word in range(words):
+                            distance += popcount(source[at + b, word, lane] ^ queries[query, word])
+                        prefetch(ids, row)
+                        found[waiting, 0], found[waiting, 1], found[waiting, 2] = query, row, distance
+                        waiting += 1
             q += size
-        if waiting:
-            _settle(found, waiting, ids, died, place, epoch, bounds, heaps)
+            if q < total and waiting < _FOUND:
+                continue
+            # What was found is offered together: the ids lie far apart, and are on their way from memory by now.
+            for i in range(waiting):
+                query, row, distance = np.int64(found[i, 0]), np.int64(found[i, 1]), np.uint64(found[i, 2])
+                if distance > bounds[query] or (some_died and died[row] != 0 and died[row] <= epoch):
+                    continue
+                offer(counts, keys, rests, query, distance, ids[row], place + row)
+                if counts[query] == k:
+                    bounds[query] = distance_of(keys[query, 0])
+            waiting = 0
 
 
 @compiled
@@ -102,64 +135,10 @@ def _gather(codes, picked, first, last, gathered):  # type: ignore[no-untyped-de
 
 
 @compiled
-def _bounds(heaps, queries, limit):  # type: ignore[no-untyped-def]
+def _bounds(counts, keys, limit):  # type: ignore[no-untyped-def]
     """The distance within which a row may still matter, per query."""
-    counts, distances = heaps[0], heaps[1]
-    bounds = np.full(queries, limit, np.uint64)
-    for q in range(queries):
-        if counts[q] == distances.shape[1]:
-            bounds[q] = distances[q, 0]
+    bounds = np.full(counts.size, limit, np.uint64)
+    for q in range(counts.size):
+        if counts[q] == keys.shape[1]:
+            bounds[q] = min(limit, distance_of(keys[q, 0]))
     return bounds
-
-
-@inlined
-def _look(  # type: ignore[no-untyped-def]
-    codes, block, count, base, rows, picked, chosen, ids, died, place, epoch,
-    queries, query, bounds, heaps, lanes, found, waiting, shape,
-):  # fmt: skip
-    """Put the rows of these blocks that are within one query's bound to those found, of which so many wait."""
-    found_queries, found_rows, found_distances = found
-    is_full = heaps[0][query] == heaps[1].shape[1] and not picked.size
-    nearer = np.empty(1, np.uint64)
-    tile_within(codes, block, count, queries, query, bounds[query], lanes, shape)
-    for b in range(count):
-        hits = lanes[b] & chosen[block + b] if chosen.size else lanes[b]
-        if is_full and popcount(hits) > _CROWD:
-            # Of many rows at the very bound, only those with lesser ids matter.
-            lesser = ids_below(ids, base + b * LANES, heaps[2][query, 0])
-            if bounds[query] > 0:
-                below = bounds[query] - np.uint64(1)
-                lesser |= tile_within(codes, block + b, 1, queries, query, below, nearer, shape)
-            hits &= lesser
-        while hits:
-            lane = np.int64(popcount((hits & (~hits + np.uint64(1))) - np.uint64(1)))
-            hits &= hits - np.uint64(1)
-            at = base + b * LANES + lane
-            if at >= rows:
-                break
-            row = np.int64(picked[at]) if picked.size else at
-            distance = np.uint64(0)
-            for word in range(codes.shape[1]):
-                distance += popcount(codes[block + b, word, lane] ^ queries[query, word])
-            prefetch(ids, row)
-            found_queries[waiting], found_rows[waiting], found_distances[waiting] = query, row, distance
-            waiting += 1
-            if waiting == found_rows.size:
-                _settle(found, waiting, ids, died, place, epoch, bounds, heaps)
-                waiting = 0
-    return waiting
-
-
-@compiled
-def _settle(found, waiting, ids, died, place, epoch, bounds, heaps):  # type: ignore[no-untyped-def]
-    """Offer the rows found to the heaps, if they live. Done in one go for a tile, so that their ids, which lie far
-    apart, are on their way from memory together."""
-    counts, best_distances, best_ids, best_places = heaps
-    k = best_distances.shape[1]
-    for i in range(waiting):
-        query, row, distance = found[0][i], found[1][i], found[2][i]
-        if distance > bounds[query] or (died.size and died[row] != 0 and died[row] <= epoch):
-            continue
-        offer(counts, best_distances, best_ids, best_places, query, distance, ids[row], place + row)
-        if counts[query] == k:
-            bounds[query] = best_distances[query, 0]
