@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -42,14 +43,15 @@ def merge(parts: Sequence[ScanHits], queries: int, k: int) -> list[QueryHits]:
     keys = [key for part in parts for key in part.keys]
     attributes = [text for part in parts for text in part.attributes]
     order = np.lexsort((ids, distances, query_of))
-    starts = np.searchsorted(query_of[order], np.arange(queries + 1))
+    starts = np.searchsorted(query_of[order], np.arange(queries + 1)).tolist()
+    rows, ordered = order.tolist(), distances[order].tolist()
     merged = []
-    for q in range(queries):
-        rows = order[starts[q] : min(starts[q + 1], starts[q] + k)]
-        chosen = rows.tolist()
+    for start, end in itertools.pairwise(starts):
+        end = min(end, start + k)
+        chosen = rows[start:end]
         merged.append(
             QueryHits(
-                distances[rows].tolist(),
+                ordered[start:end],
                 [keys[row] for row in chosen],
                 [attributes[row] for row in chosen] if attributes else [],
             )

@@ -11,7 +11,8 @@ import numpy as np
 
 from coordinator.catalog import Catalog
 from coordinator.encoder_link import EncoderLink, check_image
-from coordinator.merge import QueryHits, merge
+from coordinator.fan_out import FanOut, Part
+from coordinator.merge import QueryHits
 from coordinator.placement import Placement
 from coordinator.shard_link import ShardLink
 from lookalike.codespace import CodeSpace
@@ -79,10 +80,14 @@ class Searcher:
         self, links: Sequence[ShardLink], placement: Placement, catalog: Catalog, encoder: EncoderLink
     ) -> None:
         self._links = links
+        self._fan_out = FanOut(links)
         self._placement = placement
         self._catalog = catalog
         self._encoder = encoder
         self._rows_known: dict[tuple[str, int], int] = {}
+
+    async def close(self) -> None:
+        await self._fan_out.close()
 
     async def search(
         self, collection: str, queries: Sequence[Query], fingerprint: str, options: Options, deadline: float
@@ -140,14 +145,12 @@ class Searcher:
             collection, space.fingerprint, codes, options.k + spare, options.max_distance, options.filter,
             options.include_attributes,
         )  # fmt: skip
-        answers = await self._settled(group, deadline)
+        parts, merged = await self._settled(group, deadline)
         searched = time.perf_counter()
-        coverage = self._coverage(collection, answers)
-        if missing := [error for error in answers if isinstance(error, LookalikeError)]:
+        coverage = self._coverage(collection, parts)
+        if missing := [error for error in parts if isinstance(error, LookalikeError)]:
             _refuse(missing, options.allow_partial, coverage)
-        parts = [answer for answer in answers if isinstance(answer, ScanHits)]
-        _require_known_fields(parts)
-        merged = merge(parts, len(queries), group.k)
+        _require_known_fields([part for part in parts if isinstance(part, ScanHits)])
         results = [hits.first(options.k, query.key) for query, hits in zip(queries, merged, strict=True)]
         done = time.perf_counter()
         timings = Timings(
@@ -183,41 +186,32 @@ class Searcher:
                 codes.append(code)
         return np.frombuffer(b"".join(codes), np.uint8).reshape(len(codes), space.code_bytes)
 
-    async def _settled(self, group: ScanGroup, deadline: float) -> list[ScanHits | LookalikeError]:
-        """Every partition's answer. While only some have the collection it is being made or dropped: asks again,
-        and raises NotFound once it is gone."""
+    async def _settled(self, group: ScanGroup, deadline: float) -> tuple[list[Part], list[QueryHits]]:
+        """Every partition's answer, and all merged. While only some have the collection it is being made or
+        dropped: asks again, and raises NotFound once it is gone."""
         clock = asyncio.get_running_loop()
+        remaining = deadline - clock.time()
+        deadline -= min(_RESERVED_MAX_SECONDS, remaining * _RESERVED_SHARE)
         until = min(deadline, clock.time() + _SETTLE_SECONDS)
         while True:
-            answers = await self._fan_out(group, deadline)
-            absent = sum(isinstance(answer, NotFound) for answer in answers)
-            if not absent or absent == len(answers) or clock.time() >= until:
-                return answers
+            parts, hits = await self._fan_out.ask(group, deadline)
+            absent = sum(isinstance(part, NotFound) for part in parts)
+            if not absent or absent == len(parts) or clock.time() >= until:
+                return parts, hits
             await self._catalog.get(group.collection, deadline)
             await asyncio.sleep(_SETTLE_PAUSE_SECONDS)
 
-    async def _fan_out(self, group: ScanGroup, deadline: float) -> list[ScanHits | LookalikeError]:
-        remaining = deadline - asyncio.get_running_loop().time()
-        deadline -= min(_RESERVED_MAX_SECONDS, remaining * _RESERVED_SHARE)
-        answers = await asyncio.gather(
-            *(link.scan(group, deadline) for link in self._links), return_exceptions=True
-        )
-        for answer in answers:
-            if isinstance(answer, BaseException) and not isinstance(answer, LookalikeError):
-                raise answer
-        return [answer for answer in answers if isinstance(answer, ScanHits | LookalikeError)]
-
-    def _coverage(self, collection: str, answers: Sequence[ScanHits | LookalikeError]) -> Coverage:
+    def _coverage(self, collection: str, parts: Sequence[Part]) -> Coverage:
         missing: dict[int, str] = {}
         searched = 0
-        for partition, answer in enumerate(answers):
-            if isinstance(answer, ScanHits):
-                self._rows_known[collection, partition] = answer.rows
-                searched += answer.rows
+        for partition, part in enumerate(parts):
+            if isinstance(part, ScanHits):
+                self._rows_known[collection, partition] = part.rows
+                searched += part.rows
             else:
-                missing[partition] = answer.message
+                missing[partition] = part.message
         known = searched + sum(self._rows_known.get((collection, partition), 0) for partition in missing)
-        return Coverage(len(answers), len(answers) - len(missing), searched, known, missing)
+        return Coverage(len(parts), len(parts) - len(missing), searched, known, missing)
 
 
 def _refuse(missing: Sequence[LookalikeError], allow_partial: bool, coverage: Coverage) -> None:

@@ -47,6 +47,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         self._writer = Writer(self._links, self._placement, self._catalog, self._encoder, Clock())
 
     async def close(self) -> None:
+        await self._searcher.close()
         for link in self._links:
             await link.close()
         await self._encoder.close()

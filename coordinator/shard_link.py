@@ -1,9 +1,8 @@
-"""Owns the connection to one shard: its stub, the coalescing of scans into one RPC, and the translation of
-its failures into errors that name the partition."""
+"""Owns the connection to one shard: its stub, and the translation of its failures into errors that name the
+partition."""
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import grpc
 
 from lookalike import wire
-from lookalike.batcher import Batcher
 from lookalike.codespace import CodeSpace
 from lookalike.errors import DeadlineExceeded, InvalidRequest, LookalikeError, PartitionUnavailable
 from lookalike.indexing import Indexing
@@ -20,11 +18,6 @@ from lookalike.rpc import CHANNEL_OPTIONS, call_by
 from lookalike.scan import ScanGroup, ScanHits, WriteResult
 from lookalike.v1 import shard_pb2 as pb
 from lookalike.v1.shard_pb2_grpc import ShardServiceStub
-
-MAX_SCAN_QUERIES = 1_024
-MAX_WAITING_QUERIES = 16_384
-
-ScanItem = tuple[ScanGroup, float]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,26 +38,24 @@ class ShardLink:
         self.address = address
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         self._stub = ShardServiceStub(self._channel)
-        # One batch in flight: what arrives meanwhile shares the next RPC.
-        self._scans: Batcher[ScanItem, ScanHits] = Batcher(
-            self._run_scans,
-            max_weight=MAX_SCAN_QUERIES,
-            max_waiting=MAX_WAITING_QUERIES,
-            weigh=lambda item: item[0].weight,
-        )
 
     async def close(self) -> None:
-        await self._scans.close()
         await self._channel.close()
 
-    async def scan(self, group: ScanGroup, deadline: float) -> ScanHits:
-        """The partition's answer to a group of queries. Cancelling it reaches the shard, once every caller
-        that shares the RPC has gone."""
-        remaining = deadline - asyncio.get_running_loop().time()
+    async def scan(self, groups: Sequence[ScanGroup], deadline: float) -> list[ScanHits | LookalikeError]:
+        """The partition's answer to each group of queries, or why there is none."""
+        request = pb.ScanRequest(groups=[wire.scan_group_to_wire(group) for group in groups])
         try:
-            return await asyncio.wait_for(self._scans.submit((group, deadline)), remaining)
-        except TimeoutError:
-            raise DeadlineExceeded(f"partition {self.partition} did not answer in time") from None
+            answer = await self._call("Scan", request, deadline)
+        except InvalidRequest as error:
+            if len(groups) == 1:
+                return [error]
+            # Each answer fits into a message, all together may not.
+            return [(await self.scan([group], deadline))[0] for group in groups]
+        except LookalikeError as error:
+            return [error] * len(groups)
+        results = [wire.scan_hits_from_wire(hits) for hits in answer.groups]
+        return [self._explain(hits) if isinstance(hits, LookalikeError) else hits for hits in results]
 
     async def write(
         self, collection: str, fingerprint: str, records: Sequence[VersionedRecord], deadline: float
@@ -121,18 +112,6 @@ class ShardLink:
             return await self.state(deadline)
         except LookalikeError as error:
             return error
-
-    async def _run_scans(self, items: Sequence[ScanItem]) -> Sequence[ScanHits | Exception]:
-        request = pb.ScanRequest(groups=[wire.scan_group_to_wire(group) for group, _ in items])
-        try:
-            answer = await self._call("Scan", request, max(deadline for _, deadline in items))
-        except InvalidRequest:
-            if len(items) == 1:
-                raise
-            # Each answer fits into a message, all together may not.
-            return [(await self._run_scans([item]))[0] for item in items]
-        results = [wire.scan_hits_from_wire(hits) for hits in answer.groups]
-        return [self._explain(hits) if isinstance(hits, LookalikeError) else hits for hits in results]
 
     async def _call(self, name: str, request: Any, deadline: float) -> Any:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 
@@ -48,8 +49,7 @@ class CodeSpace:
     @property
     def fingerprint(self) -> str:
         """Hex SHA-256 over every field, as canonical JSON."""
-        canonical = json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return _fingerprint(self)
 
     def require(self, fingerprint: str, subject: str) -> None:
         """Raise unless `subject`'s codes carry this code space's fingerprint."""
@@ -64,3 +64,9 @@ class CodeSpace:
                 f" {self.fingerprint[:12]}… ({self.backbone}, {self.hash_method}, {self.bits} bits);"
                 " encode again in the collection's code space"
             )
+
+
+@functools.lru_cache
+def _fingerprint(space: CodeSpace) -> str:
+    canonical = json.dumps(dataclasses.asdict(space), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -154,7 +154,9 @@ class Supervisor:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,
+                # A group of its own, so that Ctrl-C reaches the supervisor alone; the same session, for Linux
+                # shares the processor out by session first, and a busy shard must not starve the coordinator.
+                process_group=0,
             )
         process.started = time.monotonic()
         self._pid_file(process).write_text(f"{process.popen.pid}\n")

@@ -1,7 +1,7 @@
 """Owns the best rows so far: per query a heap by (distance, id), the total order of every answer.
 
-A row is two numbers that compare like (distance, id): a key of 14 bits of distance and the id's upper 50, and a rest
-of the id's lower 14 and the row's place. So almost every comparison is one of two 64-bit numbers."""
+A row is two numbers that compare like (distance, id): a key of 14 bits of distance and the id's upper 50, and a
+rest of the id's lower 14 and the row's place. So almost every comparison is one of two 64-bit numbers."""
 
 from __future__ import annotations
 

@@ -19,5 +19,7 @@ def compiled(function: Callable[..., Any]) -> Any:
     try:
         return numba.njit(nogil=True, cache=True)(function)
     except RuntimeError:
-        log.warning("%s is compiled in every process: set NUMBA_CACHE_DIR to a folder to keep it", function.__name__)
+        log.warning(
+            "%s is compiled in every process: set NUMBA_CACHE_DIR to a folder to keep it", function.__name__
+        )
         return numba.njit(nogil=True)(function)
