@@ -27,6 +27,8 @@ from shard.filter_sql import index_of, where
 
 SCHEMA_VERSION = "1"
 LOAD_ROWS = 65_536
+# Of the rows last found, some 100 bytes each: a look-up in SQLite costs as much as comparing two thousand codes.
+KEYS_REMEMBERED = 500_000
 RENUMBER_ABOVE = 2**31
 _STEPS_BETWEEN_LOOKS = 100_000
 _LOOKUP_VALUES = 500
@@ -66,6 +68,7 @@ class Store:
         self._path = path
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
+        self._keys: dict[int, str] = {}
         try:
             with _explained(path):
                 self._writer = self._connect()
@@ -162,20 +165,30 @@ class Store:
     def describe(
         self, numbers: Sequence[int], include_attributes: bool, max_bytes: int
     ) -> dict[int, tuple[str, str]]:
-        """Key and attributes ("" unless wanted) of the live rows among `numbers`. Raises InvalidRequest when
-        they take over `max_bytes`."""
+        """Key and attributes ("" unless wanted) of the rows among `numbers` that live, or of which the key is
+        remembered: it stays true of the number. Raises InvalidRequest when they take over `max_bytes`."""
         attributes = "attributes" if include_attributes else "''"
         sql = f"SELECT number, key, {attributes} FROM records WHERE number IN ({{}}) AND code IS NOT NULL"
         described: dict[int, tuple[str, str]] = {}
-        size = 0
+        if not include_attributes:
+            keys = self._keys
+            described = {number: (keys[number], "") for number in numbers if number in keys}
+            numbers = [number for number in numbers if number not in described]
+        size = sum(len(key) for key, _ in described.values())
         for number, key, text in self._lookup(self._reader(), sql, numbers):
             described[number] = (key, text)
+            self._keys[number] = key
             size += len(key) + len(text)
             if size > max_bytes:
-                raise InvalidRequest(
-                    f"k: the answer would take over {max_bytes:,} bytes; ask for fewer hits or queries at once,"
-                    " or leave the attributes out"
-                )
+                break
+        if len(self._keys) > KEYS_REMEMBERED:
+            for number in list(self._keys)[: KEYS_REMEMBERED // 4]:
+                self._keys.pop(number, None)
+        if size > max_bytes:
+            raise InvalidRequest(
+                f"k: the answer would take over {max_bytes:,} bytes; ask for fewer hits or queries at once,"
+                " or leave the attributes out"
+            )
         return described
 
     def matching(
