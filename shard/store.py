@@ -32,6 +32,7 @@ KEYS_REMEMBERED = 500_000
 RENUMBER_ABOVE = 2**31
 _STEPS_BETWEEN_LOOKS = 100_000
 _LOOKUP_VALUES = 500
+_MAPPED_BYTES = 0x7FFF0000  # the most that SQLite maps
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE fields (name TEXT PRIMARY KEY) WITHOUT ROWID;
@@ -302,6 +303,8 @@ class Store:
         if reader is None:
             reader = self._local.reader = self._connect()
             reader.execute("PRAGMA query_only = ON")
+            # Keys are looked up all over the file; mapped, that is no system call for each.
+            reader.execute(f"PRAGMA mmap_size = {_MAPPED_BYTES}")
         return reader
 
     def _connect(self) -> sqlite3.Connection:
