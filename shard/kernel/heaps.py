@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shard.kernel.jit import compiled
+from shard.kernel.memory import load_64, store_64
 
 Distances = npt.NDArray[np.uint16]
 Ids = npt.NDArray[np.uint64]
@@ -69,11 +70,19 @@ class Heaps:
 
 
 @compiled
-def offer(counts, keys, rests, q, distance, identifier, place):  # type: ignore[no-untyped-def]
-    """Put a row into a query's heap if there is room or it comes before the last one there."""
-    key = (np.uint64(distance) << _DISTANCE_SHIFT) | (identifier >> _ID_SHIFT)
-    rest = ((identifier & _LOW_ID) << _PLACE_BITS) | np.uint64(place)
-    _insert(counts, keys, rests, q, key, rest)
+def row_addresses(keys, rests, q):  # type: ignore[no-untyped-def]
+    """k, and where a query's keys and rests begin in memory: what `offer` takes."""
+    k = keys.shape[1]
+    start = np.uint64(q * k * 8)
+    return k, np.uint64(keys.ctypes.data) + start, np.uint64(rests.ctypes.data) + start
+
+
+@compiled
+def offer(keys_at, rests_at, size, k, distance, identifier, place):  # type: ignore[no-untyped-def]
+    """Put a row into a heap of `size` rows if there is room or it comes before the last one there. Returns how
+    many rows there are then. distance, identifier, place: uint64."""
+    key = (distance << _DISTANCE_SHIFT) | (identifier >> _ID_SHIFT)
+    return _insert(keys_at, rests_at, size, k, key, ((identifier & _LOW_ID) << _PLACE_BITS) | place)
 
 
 @compiled
@@ -87,20 +96,42 @@ def id_of(key, rest):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _insert(counts, keys, rests, q, key, rest):  # type: ignore[no-untyped-def]
-    size = counts[q]
-    if size < keys.shape[1]:
-        child = size
-        counts[q] = size + 1
-        while child > 0:
-            parent = (child - 1) // 2
-            if not _before(keys[q, parent], rests[q, parent], key, rest):
-                break
-            keys[q, child], rests[q, child] = keys[q, parent], rests[q, parent]
-            child = parent
-        keys[q, child], rests[q, child] = key, rest
-    elif _before(key, rest, keys[q, 0], rests[q, 0]):
-        _sift_down(keys[q], rests[q], size, key, rest)
+def _insert(keys_at, rests_at, size, k, key, rest):  # type: ignore[no-untyped-def]
+    if size == k:
+        if _before(key, rest, load_64(keys_at, 0), load_64(rests_at, 0)):
+            _sift_down(keys_at, rests_at, size, key, rest)
+        return size
+    child = size
+    while child > 0:
+        parent = (child - 1) // 2
+        if not _before(load_64(keys_at, parent), load_64(rests_at, parent), key, rest):
+            break
+        _move(keys_at, rests_at, parent, child)
+        child = parent
+    store_64(keys_at, child, key)
+    store_64(rests_at, child, rest)
+    return size + 1
+
+
+@compiled
+def _sift_down(keys_at, rests_at, size, key, rest):  # type: ignore[no-untyped-def]
+    """Replace a heap's root and restore its order."""
+    parent = 0
+    while True:
+        child = 2 * parent + 1
+        if child >= size:
+            break
+        right = child + 1
+        if right < size and _before(
+            load_64(keys_at, child), load_64(rests_at, child), load_64(keys_at, right), load_64(rests_at, right)
+        ):
+            child = right
+        if not _before(key, rest, load_64(keys_at, child), load_64(rests_at, child)):
+            break
+        _move(keys_at, rests_at, child, parent)
+        parent = child
+    store_64(keys_at, parent, key)
+    store_64(rests_at, parent, rest)
 
 
 @compiled
@@ -109,35 +140,25 @@ def _before(key_a, rest_a, key_b, rest_b):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _sift_down(keys, rests, size, key, rest):  # type: ignore[no-untyped-def]
-    """Replace a heap's root and restore its order."""
-    parent = 0
-    while True:
-        child = 2 * parent + 1
-        if child >= size:
-            break
-        right = child + 1
-        if right < size and _before(keys[child], rests[child], keys[right], rests[right]):
-            child = right
-        if not _before(key, rest, keys[child], rests[child]):
-            break
-        keys[parent], rests[parent] = keys[child], rests[child]
-        parent = child
-    keys[parent], rests[parent] = key, rest
+def _move(keys_at, rests_at, source, target):  # type: ignore[no-untyped-def]
+    store_64(keys_at, target, load_64(keys_at, source))
+    store_64(rests_at, target, load_64(rests_at, source))
 
 
 @compiled
 def _absorb(counts, keys, rests, other_counts, other_keys, other_rests):  # type: ignore[no-untyped-def]
     for q in range(counts.shape[0]):
+        k, keys_at, rests_at = row_addresses(keys, rests, q)
         for j in range(other_counts[q]):
-            _insert(counts, keys, rests, q, other_keys[q, j], other_rests[q, j])
+            counts[q] = _insert(keys_at, rests_at, counts[q], k, other_keys[q, j], other_rests[q, j])
 
 
 @compiled
 def _sort(counts, keys, rests):  # type: ignore[no-untyped-def]
     """Heapsort in place."""
     for q in range(counts.shape[0]):
+        _, keys_at, rests_at = row_addresses(keys, rests, q)
         for size in range(counts[q] - 1, 0, -1):
             key, rest = keys[q, size], rests[q, size]
             keys[q, size], rests[q, size] = keys[q, 0], rests[q, 0]
-            _sift_down(keys[q], rests[q], size, key, rest)
+            _sift_down(keys_at, rests_at, size, key, rest)

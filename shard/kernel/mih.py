@@ -13,17 +13,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
-from shard.kernel.heaps import distance_of, offer
+from shard.kernel.heaps import distance_of, offer, row_addresses
 from shard.kernel.jit import compiled
-from shard.kernel.simd import LANES, popcount, prefetch_at
+from shard.kernel.memory import load_32, load_64, prefetch_at
+from shard.kernel.simd import LANES, popcount
 
 SUBSTRING_BITS = 16
 MIN_BITS, MAX_BITS = 64, 512
@@ -81,26 +78,6 @@ def masks() -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
     return numbers[order], np.searchsorted(weights[order], np.arange(SUBSTRING_BITS + 2))
 
 
-@intrinsic
-def _load_32(typingctx, address, index):  # type: ignore[no-untyped-def]
-    return _load(types.uint32, 32, address, index)
-
-
-@intrinsic
-def _load_64(typingctx, address, index):  # type: ignore[no-untyped-def]
-    return _load(types.uint64, 64, address, index)
-
-
-def _load(kind: Any, bits: int, address: Any, index: Any) -> Any:
-    """An element of an array given by its address. Chunks come in any number, which no type of Numba's allows."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = builder.inttoptr(args[0], ir.IntType(bits).as_pointer())
-        return builder.load(builder.gep(pointer, [args[1]]))
-
-    return kind(address, index), codegen
-
-
 @compiled
 def _fill(codes, starts, rows):  # type: ignore[no-untyped-def]
     """A counting sort for each substring."""
@@ -146,11 +123,11 @@ def search(  # type: ignore[no-untyped-def]
             for m in range(begins[s], begins[s + 1]):
                 entry = np.uint64(j * (_KEYS + 1)) + np.uint64(part ^ masks[m])
                 for t in range(tables.shape[0]):
-                    first = _load_32(tables[t, STARTS], entry)
-                    last = _load_32(tables[t, STARTS], entry + np.uint64(1))
+                    first = load_32(tables[t, STARTS], entry)
+                    last = load_32(tables[t, STARTS], entry + np.uint64(1))
                     spent += _BUCKET_NS + (last - first) * candidate_ns
                     for i in range(first, last):
-                        row = _load_32(tables[t, ROWS], np.uint64(j) * tables[t, COUNT] + np.uint64(i))
+                        row = load_32(tables[t, ROWS], np.uint64(j) * tables[t, COUNT] + np.uint64(i))
                         block, lane = row // LANES, row % LANES
                         for word in range(query.size):
                             at = (block * query.size + word) * LANES + lane
@@ -173,26 +150,27 @@ def _verify(tables, query, waiting, count, s, j, bound, epoch, q, heaps):  # typ
     """Offer those of the waiting rows that are within the bound and were met for the first time. Returns the
     bound as it is then."""
     counts, keys, rests = heaps
+    k, keys_at, rests_at = row_addresses(keys, rests, q)
     for i in range(count):
         t, row = waiting[i]
         base = np.uint64(row // LANES * query.size * LANES + row % LANES)
         distance = 0
         for word in range(query.size):
-            distance += popcount(_load_64(tables[t, CODES], base + np.uint64(word * LANES)) ^ query[word])
+            distance += popcount(load_64(tables[t, CODES], base + np.uint64(word * LANES)) ^ query[word])
         if distance > bound or _met_before(tables[t, CODES], base, query, s, j):
             continue
         at = np.uint64(row)
         if tables[t, DIED]:
-            died = _load_32(tables[t, DIED], at)
+            died = load_32(tables[t, DIED], at)
             if died != 0 and died <= epoch:
                 continue
         if tables[t, CHOSEN]:
-            bits = _load_64(tables[t, CHOSEN], np.uint64(row // LANES))
+            bits = load_64(tables[t, CHOSEN], np.uint64(row // LANES))
             if not (bits >> np.uint64(row % LANES)) & np.uint64(1):
                 continue
-        identifier = _load_64(tables[t, IDS], at)
-        offer(counts, keys, rests, q, distance, identifier, tables[t, PLACE] + at)
-        if counts[q] == keys.shape[1]:
+        identifier = load_64(tables[t, IDS], at)
+        counts[q] = offer(keys_at, rests_at, counts[q], k, distance, identifier, tables[t, PLACE] + at)
+        if counts[q] == k:
             bound = min(bound, np.int64(distance_of(keys[q, 0])))
     return bound
 
@@ -201,7 +179,7 @@ def _verify(tables, query, waiting, count, s, j, bound, epoch, q, heaps):  # typ
 def _met_before(codes, base, query, s, j):  # type: ignore[no-untyped-def]
     """Whether an earlier bucket held the row too: s bits away by an earlier substring, or fewer by any."""
     for word in range(query.size):
-        differing = _load_64(codes, base + np.uint64(word * LANES)) ^ query[word]
+        differing = load_64(codes, base + np.uint64(word * LANES)) ^ query[word]
         for part in range(4):
             weight = popcount((differing >> np.uint64(part * 16)) & np.uint64(0xFFFF))
             if weight < s or (weight == s and word * 4 + part < j):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from shard.kernel.heaps import distance_of, id_of, offer
+from shard.kernel.heaps import distance_of, id_of, offer, row_addresses
 from shard.kernel.jit import compiled
 from shard.kernel.simd import LANES, ids_below, popcount, prefetch, tile_nearest, tile_within
 
@@ -38,7 +38,9 @@ def scan_chunk(  # type: ignore[no-untyped-def]
     One long function, for a call with arrays counts references, which costs more than a closer look."""
     codes, ids, died, least_ids = chunk
     counts, keys, rests = heaps
-    total, k, words = queries.shape[0], keys.shape[1], codes.shape[1]
+    total, words = queries.shape[0], codes.shape[1]
+    k, keys_at, rests_at = row_addresses(keys, rests, 0)
+    row_bytes = np.uint64(k * 8)
     bounds = _bounds(counts, keys, limit)
     lanes, nearer_lanes = np.empty(tile, np.uint64), np.empty(1, np.uint64)
     found = np.empty((_FOUND + 8 * tile * LANES, 3), np.int32)
@@ -110,7 +112,16 @@ def scan_chunk(  # type: ignore[no-untyped-def]
                 query, row, distance = np.int64(found[i, 0]), np.int64(found[i, 1]), np.uint64(found[i, 2])
                 if distance > bounds[query] or (some_died and died[row] != 0 and died[row] <= epoch):
                     continue
-                offer(counts, keys, rests, query, distance, ids[row], place + row)
+                at_row = np.uint64(query) * row_bytes
+                counts[query] = offer(
+                    keys_at + at_row,
+                    rests_at + at_row,
+                    counts[query],
+                    k,
+                    distance,
+                    ids[row],
+                    np.uint64(place + row),
+                )
                 if counts[query] == k:
                     bounds[query] = distance_of(keys[query, 0])
             waiting = 0

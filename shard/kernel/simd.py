@@ -18,13 +18,14 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from shard.kernel.memory import prefetch_pointer
+
 LANES = 64
 _WIDTH = 8
 _PASS = 4
 _STEPS = LANES // _WIDTH
 # How far ahead of the codes in work the next ones are asked for, into the second cache.
 _PREFETCH_BYTES = 16_384
-_SECOND_CACHE = 2
 
 _I8, _I32, _I64 = (ir.IntType(bits) for bits in (8, 32, 64))
 _VECTOR = ir.VectorType(_I64, _WIDTH)
@@ -54,21 +55,10 @@ def prefetch(typingctx, array, index):  # type: ignore[no-untyped-def]
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        _prefetch(builder, builder.gep(data, [args[1]]))
+        prefetch_pointer(builder, builder.gep(data, [args[1]]))
         return context.get_dummy_value()
 
     return types.void(array, index), codegen
-
-
-@intrinsic
-def prefetch_at(typingctx, address, offset):  # type: ignore[no-untyped-def]
-    """Have a byte of memory brought into the cache. address, offset: uint64."""
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        _prefetch(builder, builder.inttoptr(builder.add(*args), _I8.as_pointer()))
-        return context.get_dummy_value()
-
-    return types.void(types.uint64, types.uint64), codegen
 
 
 @intrinsic
@@ -223,7 +213,7 @@ class _Scan:
             lane = b.add(block, b.mul(loop.index, _I64(_WIDTH)))
             for w in range(len(queries[0])):
                 address = b.gep(self._codes, [b.add(lane, b.mul(b.add(word, _I64(w)), _I64(LANES)))])
-                _prefetch(b, b.gep(address, [_I64(_PREFETCH_BYTES // 8)]))
+                prefetch_pointer(b, b.gep(address, [_I64(_PREFETCH_BYTES // 8)]))
                 codes = b.load(b.bitcast(address, _VECTOR.as_pointer()), align=64)
                 for j, query in enumerate(queries):
                     differing = _call(b, "llvm.ctpop.v8i64", _VECTOR, b.xor(codes, query[w]))
@@ -253,8 +243,3 @@ def _minimum(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
 def _call(builder: ir.IRBuilder, name: str, kind: ir.Type, *args: ir.Value) -> ir.Value:
     declared = ir.FunctionType(kind, [arg.type for arg in args])
     return builder.call(cgutils.get_or_insert_function(builder.module, declared, name), args)
-
-
-def _prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:
-    pointer = builder.bitcast(address, _I8.as_pointer())
-    _call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, _I32(0), _I32(_SECOND_CACHE), _I32(1))
