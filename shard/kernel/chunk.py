@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from shard.kernel.heaps import Ids
 from shard.kernel.jit import compiled
+from shard.kernel.memory import zeros
 from shard.kernel.mih import Buckets
 from shard.kernel.scan import tile_blocks
 from shard.kernel.simd import LANES
@@ -27,7 +28,6 @@ _COMPACT_SHARE = 4
 _COMPACT_ROWS = 2_048
 # Fewer rows than one in so many are gathered; more are scanned with the rest and cut by a bit per row.
 _GATHER_SHARE = 16
-_PAGE = 4_096
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -54,7 +54,7 @@ class Chunk:
     def empty(cls, words: int) -> Chunk:
         rows = chunk_rows(words)
         blocks = rows // LANES
-        codes, ids, numbers, died = _zeros(
+        codes, ids, numbers, died = zeros(
             ((blocks, words, LANES), np.dtype(np.uint64)),
             ((rows,), np.dtype(np.uint64)),
             ((rows,), np.dtype(np.uint32)),
@@ -109,7 +109,7 @@ class Chunk:
 
     def hash_rows(self) -> None:
         """Make the buckets. The chunk must not grow any more."""
-        self.buckets = Buckets.of(self.codes, self.rows)
+        self.buckets = Buckets.of(self.codes, self.ids, self.died, self.rows)
 
     def alive(self) -> tuple[Words, Ids, Numbers]:
         """A copy of the rows that live: words (n, words), ids, numbers."""
@@ -162,18 +162,6 @@ class Selection:
         if 0 < np.count_nonzero(picked) * _GATHER_SHARE < until:
             return Kept(until, picked=np.flatnonzero(picked).astype(np.int32))
         return Kept(until, bits=np.packbits(picked, bitorder="little").view(np.uint64))
-
-
-def _zeros(*wanted: tuple[tuple[int, ...], np.dtype[Any]]) -> list[npt.NDArray[Any]]:
-    """Arrays of zeros that begin a page each. One piece of memory for all: NumPy asks for huge pages from 4 MB on.
-    It is mapped when first touched, so an almost empty chunk costs little."""
-    sizes = [int(np.prod(shape)) * dtype.itemsize for shape, dtype in wanted]
-    room = np.zeros(sum(sizes) + _PAGE * (len(wanted) + 1), np.uint8)
-    arrays, at = [], -room.ctypes.data % _PAGE
-    for size, (shape, dtype) in zip(sizes, wanted, strict=True):
-        arrays.append(room[at : at + size].view(dtype).reshape(shape))
-        at += -(-size // _PAGE) * _PAGE
-    return arrays
 
 
 @compiled

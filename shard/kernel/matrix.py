@@ -230,16 +230,15 @@ class CodeMatrix:
 
     def _tables(self, view: View, positions: list[int], selection: Selection | None) -> Words:
         """What `mih.search` needs to know of each chunk."""
-        tables = []
-        for position in positions:
-            chunk = view.chunks[position]
-            kept = EVERYTHING if selection is None else selection.rows(chunk, view.rows[position])
-            assert chunk.buckets is not None
-            codes, ids, died, _ = chunk.arrays
-            arrays = (codes, ids, died, kept.bits, chunk.buckets.starts, chunk.buckets.rows)
-            addresses = [array.ctypes.data if array.size else 0 for array in arrays]
-            tables.append([*addresses, chunk.rows, position * len(chunk.ids)])
-        return np.array(tables, np.uint64)
+        chunks = [view.chunks[position] for position in positions]
+        tables = np.stack([chunk.buckets.table for chunk in chunks if chunk.buckets])
+        tables[:, mih.PLACE] = np.array(positions) * chunk_rows(self._words)
+        tables[[not chunk.dead for chunk in chunks], mih.DIED] = 0
+        if selection is not None:
+            for table, chunk in zip(tables, chunks, strict=True):
+                kept = selection.rows(chunk, chunk.rows)
+                table[mih.CHOSEN] = kept.bits.ctypes.data if kept.bits.size else 0
+        return tables
 
     def _scan_part(
         self, view: View, position: int, first: int, last: int, request: _Request, heaps: Heaps

@@ -1,4 +1,4 @@
-"""Owns access to arrays by their address.
+"""Owns memory: where large arrays lie, and access to arrays by their address.
 
 A function of Numba's counts references to each array that it is given, which costs more than what a short function
 does; and any number of arrays can be told only by their addresses. Whoever uses these keeps the arrays alive."""
@@ -7,12 +7,27 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 _SECOND_CACHE = 2
+_PAGE = 4_096
+
+
+def zeros(*wanted: tuple[tuple[int, ...], np.dtype[Any]]) -> list[npt.NDArray[Any]]:
+    """Arrays of zeros that begin a page each. One piece of memory for all: NumPy asks for huge pages from 4 MB on.
+    It is mapped when first touched, so an almost empty chunk costs little."""
+    sizes = [int(np.prod(shape)) * dtype.itemsize for shape, dtype in wanted]
+    room = np.zeros(sum(sizes) + _PAGE * (len(wanted) + 1), np.uint8)
+    arrays, at = [], -room.ctypes.data % _PAGE
+    for size, (shape, dtype) in zip(sizes, wanted, strict=True):
+        arrays.append(room[at : at + size].view(dtype).reshape(shape))
+        at += -(-size // _PAGE) * _PAGE
+    return arrays
 
 
 @intrinsic

@@ -19,19 +19,20 @@ import numpy.typing as npt
 
 from shard.kernel.heaps import distance_of, offer, row_addresses
 from shard.kernel.jit import compiled
-from shard.kernel.memory import load_32, load_64, prefetch_at
+from shard.kernel.memory import load_32, load_64, prefetch_at, zeros
 from shard.kernel.simd import LANES, popcount
 
 SUBSTRING_BITS = 16
 MIN_BITS, MAX_BITS = 64, 512
 _KEYS = 1 << SUBSTRING_BITS
 _BATCH = 128
+_PAIRS = 256
 # Of a scan's time, what may be spent before a query is left to the scan.
-SHARE = 0.15
+SHARE = 0.2
 # Costs in nanoseconds, as measured by `lookalike bench`; they only decide who answers, never what.
-_BUCKET_NS = 12.0
-_CANDIDATE_NS, _CANDIDATE_WORD_NS = 10.0, 5.0
-_SCAN_BYTES_PER_NS, _BATCH_BYTES_PER_NS = 20.0, 80.0
+_BUCKET_NS = 30.0
+_CANDIDATE_NS, _CANDIDATE_WORD_NS = 25.0, 12.0
+_SCAN_BYTES_PER_NS, _BATCH_BYTES_PER_NS = 25.0, 100.0
 
 # The columns of a table: addresses of a chunk's arrays, 0 where there is none, and its rows.
 CODES, IDS, DIED, CHOSEN, STARTS, ROWS, COUNT, PLACE = range(8)
@@ -40,19 +41,31 @@ CODES, IDS, DIED, CHOSEN, STARTS, ROWS, COUNT, PLACE = range(8)
 @dataclasses.dataclass(frozen=True, slots=True)
 class Buckets:
     """A full chunk's rows by each of their m substrings: those with substring `key` at position j are
-    rows[j, starts[j, key] : starts[j, key + 1]]."""
+    rows[j, starts[j, key] : starts[j, key + 1]]. table: the chunk's row of a search's tables, without a filter."""
 
     starts: npt.NDArray[np.uint32]  # (m, 2**16 + 1)
     rows: npt.NDArray[np.uint32]  # (m, n)
+    table: npt.NDArray[np.uint64]  # (8,)
 
     @classmethod
-    def of(cls, codes: npt.NDArray[np.uint64], rows: int) -> Buckets:
-        """Of the first rows of codes (blocks, words, LANES)."""
+    def of(
+        cls,
+        codes: npt.NDArray[np.uint64],
+        ids: npt.NDArray[np.uint64],
+        died: npt.NDArray[np.uint32],
+        rows: int,
+    ) -> Buckets:
+        """Of the first rows of a chunk. codes: (blocks, words, LANES); ids, died: (n,)."""
         substrings = codes.shape[1] * 64 // SUBSTRING_BITS
-        starts = np.zeros((substrings, _KEYS + 1), np.uint32)
-        sorted_rows = np.zeros((substrings, rows), np.uint32)
+        word = np.dtype(np.uint32)
+        starts, sorted_rows = zeros(((substrings, _KEYS + 1), word), ((substrings, rows), word))
         _fill(codes, starts, sorted_rows)
-        return cls(starts, sorted_rows)
+        table = np.zeros(8, np.uint64)
+        table[[CODES, IDS, DIED, STARTS, ROWS, COUNT]] = [
+            *(array.ctypes.data for array in (codes, ids, died, starts, sorted_rows)),
+            rows,
+        ]
+        return cls(starts, sorted_rows, table)
 
     @property
     def memory_bytes(self) -> int:
@@ -111,6 +124,7 @@ def search(  # type: ignore[no-untyped-def]
         total += tables[t, COUNT]
     candidate_ns = _CANDIDATE_NS + query.size * _CANDIDATE_WORD_NS
     waiting = np.empty((_BATCH, 2), np.int64)
+    spans = np.empty((_PAIRS, 2), np.uint64)
     spent = 0.0
     for s in range(SUBSTRING_BITS + 1):
         buckets = begins[s + 1] - begins[s]
@@ -120,18 +134,30 @@ def search(  # type: ignore[no-untyped-def]
                 return False
             part = np.uint32((query[j // 4] >> np.uint64(j % 4 * 16)) & np.uint64(0xFFFF))
             count = 0
-            for m in range(begins[s], begins[s + 1]):
-                entry = np.uint64(j * (_KEYS + 1)) + np.uint64(part ^ masks[m])
-                for t in range(tables.shape[0]):
-                    first = load_32(tables[t, STARTS], entry)
-                    last = load_32(tables[t, STARTS], entry + np.uint64(1))
-                    spent += _BUCKET_NS + (last - first) * candidate_ns
-                    for i in range(first, last):
-                        row = load_32(tables[t, ROWS], np.uint64(j) * tables[t, COUNT] + np.uint64(i))
-                        block, lane = row // LANES, row % LANES
+            pairs = buckets * tables.shape[0]
+            for start in range(0, pairs, _PAIRS):
+                size = min(_PAIRS, pairs - start)
+                # Each of these looks into memory far away: all are on their way before the first is waited for.
+                for p in range(size):
+                    t, m = (start + p) % tables.shape[0], (start + p) // tables.shape[0]
+                    entry = np.uint64(j * (_KEYS + 1)) + np.uint64(part ^ masks[begins[s] + m])
+                    spans[p, 0] = entry
+                    prefetch_at(tables[t, STARTS], entry * np.uint64(4))
+                for p in range(size):
+                    t = (start + p) % tables.shape[0]
+                    entry = spans[p, 0]
+                    offset = np.uint64(j) * tables[t, COUNT]
+                    spans[p, 0] = offset + np.uint64(load_32(tables[t, STARTS], entry))
+                    spans[p, 1] = offset + np.uint64(load_32(tables[t, STARTS], entry + np.uint64(1)))
+                    prefetch_at(tables[t, ROWS], spans[p, 0] * np.uint64(4))
+                for p in range(size):
+                    t = (start + p) % tables.shape[0]
+                    spent += _BUCKET_NS + (spans[p, 1] - spans[p, 0]) * candidate_ns
+                    for i in range(spans[p, 0], spans[p, 1]):
+                        row = np.int64(load_32(tables[t, ROWS], i))
+                        at = row // LANES * query.size * LANES + row % LANES
                         for word in range(query.size):
-                            at = (block * query.size + word) * LANES + lane
-                            prefetch_at(tables[t, CODES], np.uint64(at * 8))
+                            prefetch_at(tables[t, CODES], np.uint64((at + word * LANES) * 8))
                         waiting[count, 0], waiting[count, 1] = t, row
                         count += 1
                         if count == _BATCH:
