@@ -57,6 +57,30 @@ def test_a_partial_answer_comes_before_the_deadline_and_says_so(stopped: Cluster
     assert 0 < len(result.hits) == result.coverage.rows_searched < result.coverage.rows_known == ROWS
 
 
+async def test_a_patient_search_of_a_frozen_partition_holds_nobody_up(stopped: Cluster) -> None:
+    async with (
+        AsyncClient(stopped.address, timeout=30.0) as patient,
+        AsyncClient(stopped.address, timeout=1.5) as hasty,
+    ):
+        fingerprint = _fingerprint(stopped)
+        waiting = [
+            asyncio.create_task(patient.search(code=bytes(8), fingerprint=fingerprint, collection="c"))
+            for _ in range(20)
+        ]
+        await asyncio.sleep(0.1)
+        results = await asyncio.gather(
+            *(
+                hasty.search(code=bytes(8), k=ROWS, fingerprint=fingerprint, collection="c", allow_partial=True)
+                for _ in range(50)
+            )
+        )
+        assert all(list(result.coverage.missing) == [1] for result in results)
+        assert all(0 < len(result.hits) < ROWS for result in results)
+        assert not any(task.done() for task in waiting)
+        stopped.kill("shard-r0-1", signal.SIGCONT)
+        assert all(result.exact for result in await asyncio.gather(*waiting))
+
+
 def test_a_dead_partition_is_named_and_can_be_left_out(own_cluster: Cluster) -> None:
     old = own_cluster.kill("shard-r0-1")
     with own_cluster.client(timeout=3.0) as client:
