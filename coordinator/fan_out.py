@@ -23,7 +23,15 @@ ROUNDS_AT_ONCE = 2
 _STALL_SECONDS = 0.25
 
 Part = ScanHits | LookalikeError
-Item = tuple[ScanGroup, float]
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class _Ticket:
+    """A caller's queries, from when it asks until it has its answer or goes away."""
+
+    group: ScanGroup
+    deadline: float
+    round: _Round | None = None
 
 
 class FanOut:
@@ -32,12 +40,12 @@ class FanOut:
     def __init__(self, links: Sequence[ShardLink]) -> None:
         self._links = links
         self._tasks: set[asyncio.Task[list[Part]]] = set()
-        self._rounds: Batcher[Item, _Place] = Batcher(
+        self._rounds: Batcher[_Ticket, _Place] = Batcher(
             self._run_round,
             max_weight=MAX_ROUND_QUERIES,
             max_waiting=MAX_WAITING_QUERIES,
             concurrency=ROUNDS_AT_ONCE,
-            weigh=lambda item: item[0].weight,
+            weigh=lambda ticket: ticket.group.weight,
         )
 
     async def close(self) -> None:
@@ -49,12 +57,16 @@ class FanOut:
     async def ask(self, group: ScanGroup, deadline: float) -> tuple[list[Part], list[QueryHits]]:
         """What each partition answered by the deadline, and the hits of those that did. Cancelling it reaches the
         shards, once every caller that shares the round has gone."""
+        ticket = _Ticket(group, deadline)
         try:
             async with asyncio.timeout_at(deadline):
-                place = await self._rounds.submit((group, deadline))
+                place = await self._rounds.submit(ticket)
+            parts, hits = await place.round.answer(place, deadline)
         except TimeoutError:
             return [_late(link) for link in self._links], [QueryHits([], [], []) for _ in group.codes]
-        parts, hits = await place.round.answer(place, deadline)
+        finally:
+            if ticket.round:
+                ticket.round.leave()
         if place.is_shared and any(isinstance(part, InvalidRequest) for part in parts):
             # Each one's answer fits into the limits, all together may not.
             parts = await self._ask_alone(group, deadline)
@@ -65,14 +77,16 @@ class FanOut:
         answers = await asyncio.gather(*(link.scan([group], deadline) for link in self._links))
         return [parts[0] for parts in answers]
 
-    async def _run_round(self, items: Sequence[Item]) -> Sequence[_Place]:
-        groups, places = _join([group for group, _ in items])
-        deadline = max(deadline for _, deadline in items)
+    async def _run_round(self, tickets: Sequence[_Ticket]) -> Sequence[_Place]:
+        groups, places = _join([ticket.group for ticket in tickets])
+        deadline = max(ticket.deadline for ticket in tickets)
         tasks = [asyncio.create_task(link.scan(groups, deadline)) for link in self._links]
         for task in tasks:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        going = _Round(self._links, groups, tasks, len(items))
+        going = _Round(self._links, groups, tasks, len(tickets))
+        for ticket in tickets:
+            ticket.round = going
         try:
             await asyncio.wait(tasks, timeout=_STALL_SECONDS)
         except asyncio.CancelledError:
@@ -107,15 +121,16 @@ class _Round:
         for task in self._tasks:
             task.cancel()
 
+    def leave(self) -> None:
+        """One caller fewer. What is still on its way when the last has gone is cancelled."""
+        self._callers -= 1
+        if not self._callers:
+            self.cancel()
+
     async def answer(self, place: _Place, deadline: float) -> tuple[list[Part], list[QueryHits]]:
         """The parts of the group at this place, and its merged hits."""
-        try:
-            if late := [task for task in self._tasks if not task.done()]:
-                await asyncio.wait(late, timeout=deadline - asyncio.get_running_loop().time())
-        finally:
-            self._callers -= 1
-            if not self._callers:
-                self.cancel()
+        if late := [task for task in self._tasks if not task.done()]:
+            await asyncio.wait(late, timeout=deadline - asyncio.get_running_loop().time())
         parts = [
             task.result()[place.index] if task.done() and not task.cancelled() else _late(link)
             for link, task in zip(self._links, self._tasks, strict=True)

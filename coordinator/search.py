@@ -150,7 +150,8 @@ class Searcher:
         coverage = self._coverage(collection, parts)
         if missing := [error for error in parts if isinstance(error, LookalikeError)]:
             _refuse(missing, options.allow_partial, coverage)
-        _require_known_fields([part for part in parts if isinstance(part, ScanHits)])
+        else:
+            _require_known_fields([part for part in parts if isinstance(part, ScanHits)])
         results = [hits.first(options.k, query.key) for query, hits in zip(queries, merged, strict=True)]
         done = time.perf_counter()
         timings = Timings(

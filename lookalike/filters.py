@@ -33,12 +33,21 @@ _BOUNDS = ("$gt", "$gte", "$lt", "$lte")
 class Equals:
     field: str
     value: Scalar
+    # To Python true equals 1, to a filter it does not.
+    _kind: bool = dataclasses.field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_kind", isinstance(self.value, bool))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class In:
     field: str
     values: tuple[Scalar, ...]
+    _kinds: tuple[bool, ...] = dataclasses.field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_kinds", tuple(isinstance(value, bool) for value in self.values))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

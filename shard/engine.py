@@ -26,6 +26,7 @@ from shard.store import Store
 
 KNOWN_FIELDS_SHOWN = 20
 FILTERS_REMEMBERED = 32
+FILTER_BYTES_REMEMBERED = 128 * 1024 * 1024
 
 
 class Engine:
@@ -127,7 +128,9 @@ class Engine:
 
     def _select(self, condition: Filter, should_stop: Callable[[], bool]) -> tuple[View, Selection]:
         """A state, and which of its rows meet the filter."""
-        view, selection = self._matrix.view(), self._selections.get(condition)
+        # In this order: what had died when the selection was made is dead in the view as well.
+        selection = self._selections.get(condition)
+        view = self._matrix.view()
         if selection is None or selection.end < view.end:
             with self._pinned() as view:
                 return view, self._extend(condition, view, should_stop)
@@ -143,7 +146,10 @@ class Engine:
             selection = selection.extended(mask)
         self._selections.pop(condition, None)
         self._selections[condition] = selection
-        if len(self._selections) > FILTERS_REMEMBERED:
+        while len(self._selections) > 1 and (
+            len(self._selections) > FILTERS_REMEMBERED
+            or sum(other.memory_bytes for other in list(self._selections.values())) > FILTER_BYTES_REMEMBERED
+        ):
             self._selections.popitem(last=False)
         return selection
 

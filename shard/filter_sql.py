@@ -71,7 +71,9 @@ def _equals_any(values: Iterable[Scalar]) -> Tests:
     tests: Tests = []
     for value in values:
         if isinstance(value, bool):
-            tests.append(("{type} = 'true'" if value else "{type} = 'false'", []))
+            test: tuple[str, Parameters] = ("{type} = 'true'" if value else "{type} = 'false'", [])
+            if test not in tests:
+                tests.append(test)
         elif isinstance(value, str):
             texts.append(value)
         else:

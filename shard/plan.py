@@ -124,6 +124,8 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Reckon shards, replicas and memory for a load from the scan's speed on this machine, without encoding."""
+    if not math.isfinite(images * qps):
+        raise InvalidRequest("images, qps: must be numbers, not infinite ones")
     if bits % 8:
         raise InvalidRequest(f"bits: {bits} is not a multiple of 8")
     memory = (

@@ -172,8 +172,8 @@ class Store:
         sql = f"SELECT number, key, {attributes} FROM records WHERE number IN ({{}}) AND code IS NOT NULL"
         described: dict[int, tuple[str, str]] = {}
         if not include_attributes:
-            keys = self._keys
-            described = {number: (keys[number], "") for number in numbers if number in keys}
+            known = ((number, self._keys.get(number)) for number in numbers)
+            described = {number: (key, "") for number, key in known if key is not None}
             numbers = [number for number in numbers if number not in described]
         size = sum(len(key) for key, _ in described.values())
         for number, key, text in self._lookup(self._reader(), sql, numbers):

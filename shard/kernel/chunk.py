@@ -6,6 +6,7 @@ locks beside appends and deletions, over one consistent state."""
 from __future__ import annotations
 
 import dataclasses
+import threading
 import weakref
 from typing import TypeVar
 
@@ -136,21 +137,32 @@ class Selection:
     def __init__(self, mask: npt.NDArray[np.bool_]) -> None:
         self._bits = np.packbits(mask)
         self.end = len(mask)
+        self._lock = threading.Lock()
         self._kept: weakref.WeakKeyDictionary[Chunk, Kept] = weakref.WeakKeyDictionary()
 
     def extended(self, mask: npt.NDArray[np.bool_]) -> Selection:
         """This selection with the numbers from its end on."""
-        longer = Selection(np.concatenate([np.unpackbits(self._bits, count=self.end).view(np.bool_), mask]))
-        longer._kept.update(self._kept)
+        whole = self.end // 8
+        rest = np.unpackbits(self._bits[whole:], count=self.end - whole * 8).view(np.bool_)
+        longer = Selection(np.concatenate([rest, mask]))
+        longer._bits = np.concatenate([self._bits[:whole], longer._bits])
+        longer.end = self.end + len(mask)
+        with self._lock:
+            longer._kept.update(self._kept)
         return longer
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of the set of numbers; where they lie in chunks takes no more than that again and a half."""
+        return int(self._bits.nbytes)
 
     def rows(self, chunk: Chunk, rows: int) -> Kept:
         """Which of the chunk's first rows are selected."""
         until = int(np.searchsorted(chunk.numbers[:rows], self.end))
-        kept = self._kept.get(chunk)
-        if kept is None or kept.until < until:
-            kept = self._lay_out(chunk, until)
-            self._kept[chunk] = kept
+        with self._lock:
+            kept = self._kept.get(chunk)
+            if kept is None or kept.until < until:
+                kept = self._kept[chunk] = self._lay_out(chunk, until)
         return kept
 
     def _lay_out(self, chunk: Chunk, until: int) -> Kept:

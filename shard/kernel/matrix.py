@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shard.kernel import mih
-from shard.kernel.chunk import EVERYTHING, Chunk, Numbers, Selection, Words, chunk_rows
+from shard.kernel.chunk import EVERYTHING, Chunk, Kept, Numbers, Selection, Words, chunk_rows
 from shard.kernel.heaps import Distances, Heaps, Ids
 from shard.kernel.scan import scan_chunk, tile_blocks
 from shard.kernel.simd import LANES, shape_of
@@ -199,7 +199,7 @@ class CodeMatrix:
 
     def _look_up(self, view: View, positions: list[int], request: _Request, threads: int, heaps: Heaps) -> None:
         """Search these chunks too: by their buckets, and for queries whose neighbours are far, by a scan."""
-        tables = self._tables(view, positions, request.selection)
+        tables, _kept = self._tables(view, positions, request.selection)
         rows = sum(view.rows[position] for position in positions)
         budget_ns = mih.SHARE * mih.scan_ns(rows, self._words, len(request.queries))
         found = Heaps.empty(len(request.queries), request.k)
@@ -228,17 +228,16 @@ class CodeMatrix:
             found.put(far, scanned)
         heaps.absorb(found)
 
-    def _tables(self, view: View, positions: list[int], selection: Selection | None) -> Words:
-        """What `mih.search` needs to know of each chunk."""
+    def _tables(self, view: View, positions: list[int], selection: Selection | None) -> tuple[Words, list[Kept]]:
+        """What `mih.search` needs to know of each chunk, and what must live as long as that is used."""
         chunks = [view.chunks[position] for position in positions]
         tables = np.stack([chunk.buckets.table for chunk in chunks if chunk.buckets])
         tables[:, mih.PLACE] = np.array(positions) * chunk_rows(self._words)
         tables[[not chunk.dead for chunk in chunks], mih.DIED] = 0
-        if selection is not None:
-            for table, chunk in zip(tables, chunks, strict=True):
-                kept = selection.rows(chunk, chunk.rows)
-                table[mih.CHOSEN] = kept.bits.ctypes.data if kept.bits.size else 0
-        return tables
+        kept = [] if selection is None else [selection.rows(chunk, chunk.rows) for chunk in chunks]
+        for table, of_chunk in zip(tables, kept, strict=False):
+            table[mih.CHOSEN] = of_chunk.bits.ctypes.data if of_chunk.bits.size else 0
+        return tables, kept
 
     def _scan_part(
         self, view: View, position: int, first: int, last: int, request: _Request, heaps: Heaps

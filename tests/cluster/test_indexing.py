@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+
 import numpy as np
 import pytest
 
@@ -78,3 +80,21 @@ def test_an_index_that_cannot_be_is_refused(
 def test_more_attributes_than_can_be_indexed_are_refused(client: Client) -> None:
     with pytest.raises(InvalidRequest, match="name at most 16"):
         client.create_collection("never", bits=64, index_attributes=[f"a{i}" for i in range(17)])
+
+
+@pytest.mark.parametrize("indexed", [(), ("x",)])
+def test_true_is_not_one_even_when_asked_at_once(client: Client, indexed: tuple[str, ...]) -> None:
+    client.create_collection("kinds", bits=64, index_attributes=indexed)
+    values = {"bool": True, "one": 1, "float": 1.0, "text": "1"}
+    client.upsert([Record(k, code=bytes(8), attributes={"x": v}) for k, v in values.items()], collection="kinds")
+
+    def keys(condition: object) -> set[str]:
+        return {hit.key for hit in client.search(code=bytes(8), collection="kinds", filter=condition).hits}
+
+    wanted = [(True, {"bool"}), (1, {"one", "float"}), ("1", {"text"})]
+    with concurrent.futures.ThreadPoolExecutor(12) as threads:
+        for _ in range(5):
+            answers = list(threads.map(keys, [{"x": value} for value, _ in wanted * 4]))
+            assert answers == [expected for _, expected in wanted * 4]
+    assert keys({"x": {"$in": [True] * 999}}) == {"bool"}
+    client.drop_collection("kinds")

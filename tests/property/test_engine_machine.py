@@ -26,13 +26,19 @@ CODE_BYTES = 8
 INDEXING = Indexing(MIH, ("label",))
 keys = st.sampled_from(["a", "b", "c", "d", "é", "\x00", "x" * 512, "🙂"])
 codes = st.binary(min_size=CODE_BYTES, max_size=CODE_BYTES) | st.just(bytes(CODE_BYTES))
-attributes = st.fixed_dictionaries({}, optional={"label": st.sampled_from(["cat", "dog"]), "n": st.integers(0, 3)})
+attributes = st.fixed_dictionaries(
+    {}, optional={"label": st.sampled_from(["cat", "dog"]), "n": st.integers(0, 3) | st.booleans()}
+)
 conditions = st.sampled_from(
     [
         filters.Equals("label", "cat"),
         filters.Not(filters.Equals("label", "cat")),
         filters.And((filters.Exists("n"), filters.Range("n", gte=1, lt=3))),
         filters.Or((filters.In("n", (0, 3)), filters.Equals("label", "dog"))),
+        filters.Equals("n", 1),
+        filters.Equals("n", True),
+        filters.In("n", (False, 2)),
+        filters.In("n", (0, 2)),
     ]
 )
 

@@ -172,6 +172,19 @@ def test_a_selection_follows_its_matrix() -> None:
     assert hits(matrix, codes[:1], 5, selection=longer) == [nearest(left, left_ids, codes[0], 5)]
 
 
+@pytest.mark.parametrize("pieces", [[0, 1, 7, 8, 9, 3], [13, 0, 0, 27], [1] * 20])
+def test_a_selection_extended_piece_by_piece_is_the_whole(pieces: list[int]) -> None:
+    mask = np.random.default_rng(0).random(sum(pieces)) < 0.5
+    matrix, codes, ids = filled(64, len(mask))
+    selection, start = Selection(np.zeros(0, np.bool_)), 0
+    for piece in pieces:
+        selection = selection.extended(mask[start : start + piece])
+        start += piece
+        kept = np.flatnonzero(mask[:start])
+        assert selection.end == start
+        assert hits(matrix, codes[:1], 99, selection=selection) == [nearest(codes[kept], ids[kept], codes[0], 99)]
+
+
 def test_a_selection_of_nothing_finds_nothing() -> None:
     matrix, codes, _ = filled(64, 3_000)
     for mask in (np.zeros(0, np.bool_), np.zeros(3_000, np.bool_)):
