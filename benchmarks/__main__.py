@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import demo, fusion, ingest, search, system
+from shard.bench.timing import processor
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
     "demo": lambda given: demo.measure(given.images),
@@ -31,19 +32,11 @@ def main() -> None:
     arguments = parser.parse_args()
     chosen = list(BENCHMARKS) if arguments.name == "all" else [arguments.name]
     print(
-        json.dumps({"machine": platform.machine(), "processor": _processor(), "python": platform.python_version()})
+        json.dumps({"machine": platform.machine(), "processor": processor(), "python": platform.python_version()})
     )
     for name in chosen:
         for figure in BENCHMARKS[name](arguments):
             print(json.dumps({"benchmark": name, **figure}), flush=True)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import numpy as np
 from coordinator.merge import QueryHits, merge
 from coordinator.shard_link import ShardLink
 from lookalike.batcher import Batcher
-from lookalike.errors import DeadlineExceeded, InvalidRequest, LookalikeError
+from lookalike.errors import InvalidRequest, LookalikeError
 from lookalike.scan import ScanGroup, ScanHits
 
 MAX_ROUND_QUERIES = 1_024
@@ -27,11 +27,15 @@ Part = ScanHits | LookalikeError
 
 @dataclasses.dataclass(slots=True, eq=False)
 class _Ticket:
-    """A caller's queries, from when it asks until it has its answer or goes away."""
+    """A caller's queries, from when it asks until it has its answer or goes away. Once they are on their way:
+    in which round, in which of its groups, from which query on, and whether with those of others."""
 
     group: ScanGroup
     deadline: float
     round: _Round | None = None
+    index: int = 0
+    start: int = 0
+    is_shared: bool = False
 
 
 class FanOut:
@@ -40,7 +44,7 @@ class FanOut:
     def __init__(self, links: Sequence[ShardLink]) -> None:
         self._links = links
         self._tasks: set[asyncio.Task[list[Part]]] = set()
-        self._rounds: Batcher[_Ticket, _Place] = Batcher(
+        self._rounds: Batcher[_Ticket, _Round] = Batcher(
             self._run_round,
             max_weight=MAX_ROUND_QUERIES,
             max_waiting=MAX_WAITING_QUERIES,
@@ -60,25 +64,25 @@ class FanOut:
         ticket = _Ticket(group, deadline)
         try:
             async with asyncio.timeout_at(deadline):
-                place = await self._rounds.submit(ticket)
-            parts, hits = await place.round.answer(place, deadline)
+                going = await self._rounds.submit(ticket)
+            parts, hits = await going.answer(ticket.index, deadline)
         except TimeoutError:
-            return [_late(link) for link in self._links], [QueryHits([], [], []) for _ in group.codes]
+            return [link.late() for link in self._links], [QueryHits([], [], []) for _ in group.codes]
         finally:
             if ticket.round:
                 ticket.round.leave()
-        if place.is_shared and any(isinstance(part, InvalidRequest) for part in parts):
+        if ticket.is_shared and any(isinstance(part, InvalidRequest) for part in parts):
             # Each one's answer fits into the limits, all together may not.
             parts = await self._ask_alone(group, deadline)
             return parts, _merge(parts, group)
-        return parts, hits[place.start : place.start + len(group.codes)]
+        return parts, hits[ticket.start : ticket.start + len(group.codes)]
 
     async def _ask_alone(self, group: ScanGroup, deadline: float) -> list[Part]:
         answers = await asyncio.gather(*(link.scan([group], deadline) for link in self._links))
         return [parts[0] for parts in answers]
 
-    async def _run_round(self, tickets: Sequence[_Ticket]) -> Sequence[_Place]:
-        groups, places = _join([ticket.group for ticket in tickets])
+    async def _run_round(self, tickets: Sequence[_Ticket]) -> Sequence[_Round]:
+        groups = _join(tickets)
         deadline = max(ticket.deadline for ticket in tickets)
         tasks = [asyncio.create_task(link.scan(groups, deadline)) for link in self._links]
         for task in tasks:
@@ -92,17 +96,7 @@ class FanOut:
         except asyncio.CancelledError:
             going.cancel()
             raise
-        return [_Place(going, index, start, is_shared) for index, start, is_shared in places]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a caller's queries are in a round: in which of its groups, from which query on."""
-
-    round: _Round
-    index: int
-    start: int
-    is_shared: bool
+        return [going] * len(tickets)
 
 
 class _Round:
@@ -127,46 +121,39 @@ class _Round:
         if not self._callers:
             self.cancel()
 
-    async def answer(self, place: _Place, deadline: float) -> tuple[list[Part], list[QueryHits]]:
+    async def answer(self, index: int, deadline: float) -> tuple[list[Part], list[QueryHits]]:
         """The parts of the group at this place, and its merged hits."""
         if late := [task for task in self._tasks if not task.done()]:
             await asyncio.wait(late, timeout=deadline - asyncio.get_running_loop().time())
         parts = [
-            task.result()[place.index] if task.done() and not task.cancelled() else _late(link)
+            task.result()[index] if task.done() and not task.cancelled() else link.late()
             for link, task in zip(self._links, self._tasks, strict=True)
         ]
-        if place.index not in self._merged:
-            hits = _merge(parts, self._groups[place.index])
+        if index not in self._merged:
+            hits = _merge(parts, self._groups[index])
             if not all(task.done() for task in self._tasks):
                 return parts, hits
-            self._merged[place.index] = hits
-        return parts, self._merged[place.index]
+            self._merged[index] = hits
+        return parts, self._merged[index]
 
 
-def _join(groups: Sequence[ScanGroup]) -> tuple[list[ScanGroup], list[tuple[int, int, bool]]]:
-    """Make one group of those that differ only in their codes. Also returns for each group in which it is, from
-    which query on, and whether with others."""
-    alike: dict[object, list[int]] = {}
-    for position, group in enumerate(groups):
-        options = (group.collection, group.fingerprint, group.k, group.max_distance, group.filter)
-        alike.setdefault((*options, group.include_attributes), []).append(position)
+def _join(tickets: Sequence[_Ticket]) -> list[ScanGroup]:
+    """Make one group of those that differ only in their codes, and tell each ticket where its queries are."""
+    alike: dict[object, list[_Ticket]] = {}
+    for ticket in tickets:
+        alike.setdefault(ticket.group.options, []).append(ticket)
     joined = []
-    places = [(0, 0, False)] * len(groups)
     for index, members in enumerate(alike.values()):
         start = 0
-        for position in members:
-            places[position] = (index, start, len(members) > 1)
-            start += len(groups[position].codes)
-        first = groups[members[0]]
+        for ticket in members:
+            ticket.index, ticket.start, ticket.is_shared = index, start, len(members) > 1
+            start += len(ticket.group.codes)
+        group = members[0].group
         if len(members) > 1:
-            first = dataclasses.replace(first, codes=np.concatenate([groups[i].codes for i in members]))
-        joined.append(first)
-    return joined, places
+            group = dataclasses.replace(group, codes=np.concatenate([ticket.group.codes for ticket in members]))
+        joined.append(group)
+    return joined
 
 
 def _merge(parts: Sequence[Part], group: ScanGroup) -> list[QueryHits]:
     return merge([part for part in parts if isinstance(part, ScanHits)], len(group.codes), group.k)
-
-
-def _late(link: ShardLink) -> LookalikeError:
-    return DeadlineExceeded(f"partition {link.partition} did not answer in time")

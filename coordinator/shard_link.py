@@ -57,6 +57,10 @@ class ShardLink:
         results = [wire.scan_hits_from_wire(hits) for hits in answer.groups]
         return [self._explain(hits) if isinstance(hits, LookalikeError) else hits for hits in results]
 
+    def late(self) -> DeadlineExceeded:
+        """What to say when the partition's answer did not come in time."""
+        return DeadlineExceeded(f"partition {self.partition} did not answer in time")
+
     async def write(
         self, collection: str, fingerprint: str, records: Sequence[VersionedRecord], deadline: float
     ) -> WriteResult:
@@ -126,6 +130,6 @@ class ShardLink:
                 f"partition {self.partition} (replica {self.replica}) at {self.address} does not answer"
             )
         if isinstance(error, DeadlineExceeded):
-            return DeadlineExceeded(f"partition {self.partition} did not answer in time")
+            return self.late()
         named = f"partition {self.partition}: {error.message}"
         return type(error)(named, retry_after_ms=error.retry_after_ms)

@@ -25,7 +25,7 @@ from lookalike.calls import (
     wait_seconds,
 )
 from lookalike.codespace import CodeSpace
-from lookalike.indexing import SCAN, Indexing
+from lookalike.indexing import SCAN
 from lookalike.records import (
     ClusterStatus,
     Collection,
@@ -170,8 +170,7 @@ class AsyncClient:
         index_attributes: Sequence[str] = (),
     ) -> Collection:
         """See `Client.create_collection`."""
-        indexing = Indexing(index, tuple(index_attributes))
-        return await self._run(self._calls.create_collection(name, bits, code_space, indexing))
+        return await self._run(self._calls.create_collection(name, bits, code_space, index, index_attributes))
 
     async def get_collection(self, name: str) -> Collection:
         return await self._run(self._calls.get_collection(name))

@@ -151,13 +151,17 @@ class Calls:
         return Call("Delete", request, lambda answer: int(answer.deleted), is_repeatable=False)
 
     def create_collection(
-        self, name: str, bits: int | None, code_space: CodeSpace | None, indexing: Indexing
+        self,
+        name: str,
+        bits: int | None,
+        code_space: CodeSpace | None,
+        index: str,
+        index_attributes: Sequence[str],
     ) -> Call[Collection]:
         if bits is not None and code_space is not None:
             raise InvalidRequest("create_collection: give bits or a code space, not both")
-        request = pb.CreateCollectionRequest(
-            name=check_collection_name(name), indexing=wire.indexing_to_wire(indexing)
-        )
+        indexing = wire.indexing_to_wire(Indexing(index, tuple(index_attributes)))
+        request = pb.CreateCollectionRequest(name=check_collection_name(name), indexing=indexing)
         if bits is not None:
             request.bits = CodeSpace(bits).bits
         if code_space is not None:

@@ -28,7 +28,7 @@ from lookalike.calls import (
     wait_seconds,
 )
 from lookalike.codespace import CodeSpace
-from lookalike.indexing import SCAN, Indexing
+from lookalike.indexing import SCAN
 from lookalike.records import (
     ClusterStatus,
     Collection,
@@ -179,8 +179,7 @@ class Client:
         """Create a collection in the encoder's code space, or for codes made elsewhere of `bits` bits or of
         `code_space`. index: "scan", or "mih" where most searches are for close neighbours. index_attributes: the
         attributes that filters name often. Raises AlreadyExists."""
-        indexing = Indexing(index, tuple(index_attributes))
-        return self._run(self._calls.create_collection(name, bits, code_space, indexing))
+        return self._run(self._calls.create_collection(name, bits, code_space, index, index_attributes))
 
     def get_collection(self, name: str) -> Collection:
         return self._run(self._calls.get_collection(name))

@@ -28,6 +28,18 @@ class ScanGroup:
     include_attributes: bool = False
 
     @property
+    def options(self) -> tuple[object, ...]:
+        """All but the codes: groups that are alike in these can be answered as one."""
+        return (
+            self.collection,
+            self.fingerprint,
+            self.k,
+            self.max_distance,
+            self.filter,
+            self.include_attributes,
+        )
+
+    @property
     def weight(self) -> int:
         """What the group takes of a batch's room: its queries, more for those that want many hits."""
         return len(self.codes) * (1 + self.k // 100)

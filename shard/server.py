@@ -187,8 +187,7 @@ def _scan_together(scans: Sequence[ScanItem], should_stop: Callable[[], bool]) -
     results: list[ScanHits | Exception] = [DeadlineExceeded("the scan was stopped")] * len(scans)
     alike: dict[object, list[int]] = {}
     for index, (engine, group) in enumerate(scans):
-        options = (id(engine), group.k, group.max_distance, group.filter, group.include_attributes)
-        alike.setdefault(options, []).append(index)
+        alike.setdefault((id(engine), group.options), []).append(index)
     for members in alike.values():
         try:
             for index, hits in zip(members, _scan_joined([scans[i] for i in members], should_stop), strict=True):

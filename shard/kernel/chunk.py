@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import threading
 import weakref
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +28,6 @@ _COMPACT_SHARE = 4
 _COMPACT_ROWS = 2_048
 # Fewer rows than one in so many are gathered; more are scanned with the rest and cut by a bit per row.
 _GATHER_SHARE = 16
-
-Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 def chunk_rows(words: int) -> int:

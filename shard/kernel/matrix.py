@@ -161,6 +161,8 @@ class CodeMatrix:
         """Compile, or load from the cache, everything that searches of this width need."""
         matrix = CodeMatrix(self.bits, hashed=self._hashed)
         matrix.append(np.zeros((LANES, self.bits // 8), np.uint8), np.arange(LANES, dtype=np.uint64))
+        if self._hashed:
+            matrix.view().chunks[0].hash_rows()
         one_row = Selection(np.arange(LANES) == 1)
         for selection in (None, one_row):
             matrix.scan(np.zeros((1, self.bits // 8), np.uint8), 1, selection=selection)
