@@ -12,7 +12,7 @@ import torch
 
 from encoder.backbones import OFFLINE_MODEL, load_backbone
 from encoder.fusion import fuse
-from encoder.model import precision
+from encoder.features import find_precision as precision
 
 BATCH, ROUNDS, REPEATS = 32, 5, 5
 

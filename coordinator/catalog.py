@@ -1,4 +1,4 @@
-"""Owns the collections: which there are and in which code space.
+"""Owns the collections: which there are, in which code space, and what they keep beside their codes.
 
 The shards hold the truth; this is a cache of it that is dropped when a shard disagrees. Partition 0 decides:
 a collection exists if it exists there, in the incarnation that is there. It is made there first and dropped
@@ -17,6 +17,7 @@ from lookalike.codespace import CodeSpace
 from lookalike.errors import (
     AlreadyExists,
     CodeSpaceMismatch,
+    InvalidRequest,
     LookalikeError,
     NotFound,
     PartitionUnavailable,
@@ -29,32 +30,46 @@ _STATE_SECONDS = 2.0
 Result = TypeVar("Result")
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Layout:
+    """What a collection's codes are, and what it keeps beside them: all that a request must know of it."""
+
+    space: CodeSpace
+    indexing: Indexing
+
+
 class Catalog:
     """The cluster's collections, by way of one replica of each partition."""
 
     def __init__(self, links: Sequence[ShardLink]) -> None:
         self._links = links
-        self._spaces: dict[str, CodeSpace] = {}
+        self._layouts: dict[str, Layout] = {}
 
-    async def space(self, name: str, deadline: float) -> CodeSpace:
-        """The collection's code space. Raises as `get` does."""
-        known = self._spaces.get(name)
-        return known or (await self.get(name, deadline)).code_space
+    async def layout(self, name: str, deadline: float) -> Layout:
+        """The collection's layout. Raises as `get` does."""
+        known = self._layouts.get(name)
+        if known is None:
+            collection = await self.get(name, deadline)
+            known = Layout(collection.code_space, collection.indexing)
+        return known
 
     def forget(self, name: str) -> None:
         """Ask the shards again next time."""
-        self._spaces.pop(name, None)
+        self._layouts.pop(name, None)
 
-    async def in_space(self, name: str, deadline: float, call: Callable[[CodeSpace], Awaitable[Result]]) -> Result:
-        """What `call` returns for the collection's code space. Called again if it fails because the
-        collection was made anew, by way of another coordinator, in another space than the one remembered."""
-        space = await self.space(name, deadline)
+    async def in_layout(self, name: str, deadline: float, call: Callable[[Layout], Awaitable[Result]]) -> Result:
+        """What `call` returns for the collection's layout. Called again if it fails because the collection was
+        made anew, by way of another coordinator, in another layout than the one remembered."""
+        known = name in self._layouts
+        layout = await self.layout(name, deadline)
         try:
-            return await call(space)
-        except (NotFound, CodeSpaceMismatch):
+            return await call(layout)
+        except (NotFound, CodeSpaceMismatch, InvalidRequest) as error:
+            if not known and isinstance(error, InvalidRequest):
+                raise
             self.forget(name)
-            present = await self.space(name, deadline)
-            if present == space:
+            present = await self.layout(name, deadline)
+            if present == layout:
                 raise
         return await call(present)
 
@@ -65,7 +80,7 @@ class Catalog:
         states = await self._states(deadline)
         for collection in sum_up(states):
             if collection.name == name:
-                self._spaces[name] = collection.code_space
+                self._layouts[name] = Layout(collection.code_space, collection.indexing)
                 return collection
         if isinstance(states[0], LookalikeError):
             raise states[0]
@@ -78,7 +93,13 @@ class Catalog:
             raise PartitionUnavailable("no partition answers; see the cluster's status")
         return sum_up(states)
 
-    async def create(self, name: str, space: CodeSpace, indexing: Indexing, deadline: float) -> Collection:
+    async def hash_file(self, name: str, deadline: float) -> bytes:
+        """The file that the collection's hash came in, or nothing."""
+        return await self._links[0].fetch_hash(name, deadline)
+
+    async def create(
+        self, name: str, space: CodeSpace, indexing: Indexing, hash_file: bytes, deadline: float
+    ) -> Collection:
         """Make a collection on every partition, or finish making it. Raises AlreadyExists if it is
         everywhere, or exists in another code space or indexed otherwise."""
         check_collection_name(name)
@@ -88,15 +109,20 @@ class Catalog:
         candidate = max([time.time_ns(), *(incarnation + 1 for incarnation in earlier)])
         first, *others = self._links
         try:
-            made, incarnation = await first.open_collection(name, space, indexing, candidate, True, deadline)
+            made, incarnation = await first.open_collection(
+                name, space, indexing, candidate, True, hash_file, deadline
+            )
             opened = await asyncio.gather(
-                *(link.open_collection(name, space, indexing, incarnation, False, deadline) for link in others)
+                *(
+                    link.open_collection(name, space, indexing, incarnation, False, hash_file, deadline)
+                    for link in others
+                )
             )
         except CodeSpaceMismatch as error:
             raise AlreadyExists(error.message) from None
         if not made and not any(created for created, _ in opened):
             raise AlreadyExists(f"collection: {name!r} exists; drop it first or take another name")
-        self._spaces[name] = space
+        self._layouts[name] = Layout(space, indexing)
         # A drop that came meanwhile may have begun before this was done; then the collection is not there.
         collection = await self.get(name, deadline)
         if collection.incarnation != incarnation:

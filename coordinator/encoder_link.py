@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import grpc
+import numpy as np
+import numpy.typing as npt
 
 from lookalike import wire
 from lookalike.codespace import CodeSpace
@@ -16,6 +19,24 @@ from lookalike.v1.encoder_pb2_grpc import EncoderServiceStub
 
 _IMAGES_PER_CALL = 64
 _BYTES_PER_CALL = 48 * 1024 * 1024
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EncodedImage:
+    """features (width,) and projections (bits,) are there when they were asked for."""
+
+    code: bytes
+    features: npt.NDArray[np.float32] | None
+    projections: npt.NDArray[np.float32] | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Description:
+    """What an encoder says of itself. hash_file: empty unless asked for."""
+
+    space: CodeSpace
+    feature_width: int
+    hash_file: bytes
 
 
 class EncoderLink:
@@ -31,26 +52,35 @@ class EncoderLink:
         if self.address:
             await self._channel.close()
 
-    async def describe(self, deadline: float) -> CodeSpace:
-        """The code space of the codes that the encoder makes now."""
+    async def describe(self, deadline: float, include_hash: bool = False) -> Description:
+        """The codes and features that the encoder makes now."""
         if not self.address:
             raise InvalidRequest(
                 "encoder: this cluster has none; give the collection's bits and send codes,"
                 " or add an encoder to the config"
             )
-        answer = await self._call("Describe", pb.DescribeRequest(), deadline)
-        return wire.space_from_wire(answer.code_space)
+        answer = await self._call("Describe", pb.DescribeRequest(include_hash=include_hash), deadline)
+        return Description(wire.space_from_wire(answer.code_space), answer.features, answer.hash_file)
 
     async def encode(
-        self, images: Sequence[bytes], space: CodeSpace, deadline: float
-    ) -> list[bytes | InvalidRequest]:
+        self,
+        images: Sequence[bytes],
+        space: CodeSpace,
+        deadline: float,
+        *,
+        include_features: bool = False,
+        include_projections: bool = False,
+    ) -> list[EncodedImage | InvalidRequest]:
         """A code per image, or the reason why there is none. Raises CodeSpaceMismatch if the encoder does
         not work in the collection's code space."""
         if not self.address:
             raise InvalidRequest("image: this cluster has no encoder; send codes, or add one to the config")
-        results: list[bytes | InvalidRequest] = []
+        results: list[EncodedImage | InvalidRequest] = []
         for part in _portions(images):
-            answer = await self._call("Encode", pb.EncodeRequest(images=part), deadline)
+            request = pb.EncodeRequest(
+                images=part, include_features=include_features, include_projections=include_projections
+            )
+            answer = await self._call("Encode", request, deadline)
             if answer.fingerprint != space.fingerprint:
                 raise CodeSpaceMismatch(
                     f"image: the encoder works in code space {answer.fingerprint[:12]}…, the collection in"
@@ -58,7 +88,10 @@ class EncoderLink:
                     " send codes of the collection's own, or ingest into a collection made with this encoder"
                 )
             results.extend(
-                InvalidRequest(f"image: {image.error}") if image.error else image.code for image in answer.images
+                InvalidRequest(f"image: {image.error}")
+                if image.error
+                else EncodedImage(image.code, _floats(image.features), _floats(image.projections))
+                for image in answer.images
             )
         return results
 
@@ -80,6 +113,10 @@ def check_image(image: bytes) -> bytes:
             f"image: has {len(image):,} bytes; send at most {MAX_IMAGE_BYTES:,}, scaled down beforehand"
         )
     return image
+
+
+def _floats(data: bytes) -> npt.NDArray[np.float32] | None:
+    return np.frombuffer(data, "<f4") if data else None
 
 
 def _portions(images: Sequence[bytes]) -> list[list[bytes]]:

@@ -9,13 +9,11 @@ import asyncio
 import dataclasses
 from collections.abc import Sequence
 
-import numpy as np
-
 from coordinator.merge import QueryHits, merge
 from coordinator.shard_link import ShardLink
 from lookalike.batcher import Batcher
 from lookalike.errors import InvalidRequest, LookalikeError
-from lookalike.scan import ScanGroup, ScanHits
+from lookalike.scan import ScanGroup, ScanHits, Scoring
 
 MAX_ROUND_QUERIES = 1_024
 MAX_WAITING_QUERIES = 16_384
@@ -67,7 +65,7 @@ class FanOut:
                 going = await self._rounds.submit(ticket)
             parts, hits = await going.answer(ticket.index, deadline)
         except TimeoutError:
-            return [link.late() for link in self._links], [QueryHits([], [], []) for _ in group.codes]
+            return [link.late() for link in self._links], [QueryHits.none() for _ in group.codes]
         finally:
             if ticket.round:
                 ticket.round.leave()
@@ -149,11 +147,10 @@ def _join(tickets: Sequence[_Ticket]) -> list[ScanGroup]:
             ticket.index, ticket.start, ticket.is_shared = index, start, len(members) > 1
             start += len(ticket.group.codes)
         group = members[0].group
-        if len(members) > 1:
-            group = dataclasses.replace(group, codes=np.concatenate([ticket.group.codes for ticket in members]))
-        joined.append(group)
+        joined.append(group.joined([ticket.group for ticket in members[1:]]) if len(members) > 1 else group)
     return joined
 
 
 def _merge(parts: Sequence[Part], group: ScanGroup) -> list[QueryHits]:
-    return merge([part for part in parts if isinstance(part, ScanHits)], len(group.codes), group.k)
+    by_rank = group.scoring is Scoring.ASYMMETRIC
+    return merge([part for part in parts if isinstance(part, ScanHits)], len(group.codes), group.k, by_rank)

@@ -1,4 +1,4 @@
-"""Owns a search from request to answer: queries to codes, fan-out, coverage, merge."""
+"""Owns a search from request to answer: queries to codes, fan-out, coverage, final order."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
-from coordinator.catalog import Catalog
+from coordinator import scoring
+from coordinator.catalog import Catalog, Layout
 from coordinator.encoder_link import EncoderLink, check_image
 from coordinator.fan_out import FanOut, Part
 from coordinator.merge import QueryHits
 from coordinator.placement import Placement
+from coordinator.scoring import Plan
 from coordinator.shard_link import ShardLink
-from lookalike.codespace import CodeSpace
+from lookalike import features as stored_features
 from lookalike.errors import (
     CodeSpaceMismatch,
     InvalidRequest,
@@ -25,6 +28,7 @@ from lookalike.errors import (
 )
 from lookalike.filters import Filter
 from lookalike.records import (
+    DEFAULT_OVERSAMPLING,
     MAX_ANSWER_BYTES,
     MAX_BATCH_HITS,
     Coverage,
@@ -47,11 +51,14 @@ _SETTLE_PAUSE_SECONDS = 0.02
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Query:
-    """What to search for: exactly one of the three is set."""
+    """What to search for: exactly one of image, code and key is set. projections and features: float32
+    little-endian, with a code; empty where there are none."""
 
     image: bytes | None = None
     code: bytes | None = None
     key: str | None = None
+    projections: bytes = b""
+    features: bytes = b""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,16 +68,29 @@ class Options:
     filter: Filter | None = None
     include_attributes: bool = False
     allow_partial: bool = False
+    score: str = "hamming"
+    rerank: str = "none"
+    oversampling: int = DEFAULT_OVERSAMPLING
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Answer:
-    """results[q]: the hits of query q, of codes that are `bits` wide."""
+    """results[q]: the hits of query q, of codes that are `bits` wide; is_exact[q]: whether none can be nearer."""
 
     results: list[QueryHits]
+    is_exact: list[bool]
     bits: int
     coverage: Coverage
     timings: Timings
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Encoded:
+    """A query as the shards take it."""
+
+    code: bytes
+    projections: npt.NDArray[np.float32] | None
+    features: npt.NDArray[np.float32] | None
 
 
 class Searcher:
@@ -95,30 +115,34 @@ class Searcher:
         """The exact answer to each query. Raises PartitionUnavailable or DeadlineExceeded, naming the
         partitions, when one does not answer and the options do not allow that."""
         check_k(options.k)
-        if len(queries) * options.k > MAX_BATCH_HITS:
+        plan = scoring.plan(options.score, options.rerank, options.k, options.oversampling)
+        if len(queries) * plan.candidates > MAX_BATCH_HITS:
+            what = "candidates" if plan.reranks else "hits"
             raise InvalidRequest(
-                f"k: {options.k:,} hits for each of {len(queries):,} queries are over {MAX_BATCH_HITS:,} in all;"
-                " ask for fewer at once"
+                f"k: {plan.candidates:,} {what} for each of {len(queries):,} queries are over {MAX_BATCH_HITS:,}"
+                " in all; ask for fewer at once"
             )
-        return await self._catalog.in_space(
+        return await self._catalog.in_layout(
             collection,
             deadline,
-            lambda space: self._search(collection, space, queries, fingerprint, options, deadline),
+            lambda layout: self._search(collection, layout, queries, fingerprint, options, plan, deadline),
         )
 
     async def fetch(self, collection: str, keys: Sequence[str], deadline: float) -> list[VersionedRecord]:
         """The live records among `keys`, in their order. Never partial."""
         for key in keys:
             check_key(key)
-        return await self._catalog.in_space(
-            collection, deadline, lambda space: self._fetch(collection, keys, deadline)
+        return await self._catalog.in_layout(
+            collection, deadline, lambda layout: self._fetch(collection, keys, deadline)
         )
 
-    async def _fetch(self, collection: str, keys: Sequence[str], deadline: float) -> list[VersionedRecord]:
+    async def _fetch(
+        self, collection: str, keys: Sequence[str], deadline: float, include_features: bool = False
+    ) -> list[VersionedRecord]:
         parts = self._placement.split(keys)
         answers = await asyncio.gather(
             *(
-                self._links[partition].fetch(collection, [keys[i] for i in indices], deadline)
+                self._links[partition].fetch(collection, [keys[i] for i in indices], deadline, include_features)
                 for partition, indices in parts.items()
             )
         )
@@ -130,20 +154,27 @@ class Searcher:
     async def _search(
         self,
         collection: str,
-        space: CodeSpace,
+        layout: Layout,
         queries: Sequence[Query],
         fingerprint: str,
         options: Options,
+        plan: Plan,
         deadline: float,
     ) -> Answer:
         started = time.perf_counter()
-        codes = await self._codes(collection, space, queries, fingerprint, deadline)
+        scoring.check(plan, layout.indexing)
+        space = layout.space
+        asked = await self._encode(collection, layout, queries, fingerprint, plan, deadline)
+        codes = np.frombuffer(b"".join(query.code for query in asked), np.uint8).reshape(-1, space.code_bytes)
+        inputs = scoring.inputs(
+            plan, codes, [query.projections for query in asked], [query.features for query in asked]
+        )
         encoded = time.perf_counter()
         # A record is not its own lookalike: ask for one more where it will be left out.
         spare = any(query.key is not None for query in queries)
         group = ScanGroup(
-            collection, space.fingerprint, codes, options.k + spare, options.max_distance, options.filter,
-            options.include_attributes,
+            collection, space.fingerprint, codes, plan.candidates + spare, options.max_distance, options.filter,
+            options.include_attributes, plan.scoring, inputs,
         )  # fmt: skip
         parts, merged = await self._settled(group, deadline)
         searched = time.perf_counter()
@@ -152,7 +183,14 @@ class Searcher:
             _refuse(missing, options.allow_partial, coverage)
         else:
             _require_known_fields([part for part in parts if isinstance(part, ScanHits)])
-        results = [hits.first(options.k, query.key) for query, hits in zip(queries, merged, strict=True)]
+        candidates = [hits.first(plan.candidates, query.key) for query, hits in zip(queries, merged, strict=True)]
+        # A rerank is exact where no record was left out of the candidates.
+        is_exact = [
+            coverage.complete and (not plan.reranks or len(hits.keys) < plan.candidates) for hits in candidates
+        ]
+        results = [
+            (scoring.reordered(hits) if plan.reranks else hits).first(options.k, None) for hits in candidates
+        ]
         done = time.perf_counter()
         timings = Timings(
             *(
@@ -160,32 +198,51 @@ class Searcher:
                 for a, b in ((started, encoded), (encoded, searched), (searched, done), (started, done))
             )
         )
-        return Answer(results, space.bits, coverage, timings)
+        return Answer(results, is_exact, space.bits, coverage, timings)
 
-    async def _codes(
-        self, collection: str, space: CodeSpace, queries: Sequence[Query], fingerprint: str, deadline: float
-    ) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
-        """Every query as a code: uint8 (n, bits/8)."""
+    async def _encode(
+        self,
+        collection: str,
+        layout: Layout,
+        queries: Sequence[Query],
+        fingerprint: str,
+        plan: Plan,
+        deadline: float,
+    ) -> list[_Encoded]:
+        """Every query as a code, and what the plan needs beside that where it can be had."""
+        space, indexing = layout.space, layout.indexing
         images = [check_image(query.image) for query in queries if query.image is not None]
         keys = [check_key(query.key) for query in queries if query.key is not None]
         if any(query.code is not None for query in queries):
             space.require(fingerprint, "the query")
-        encoded = iter(await self._encoder.encode(images, space, deadline) if images else [])
-        stored = {record.key: record for record in (await self._fetch(collection, keys, deadline) if keys else [])}
-        codes = []
+        made = (
+            await self._encoder.encode(
+                images, space, deadline,
+                include_features=plan.needs_features, include_projections=plan.needs_projections,
+            )
+            if images
+            else []
+        )  # fmt: skip
+        encoded = iter(made)
+        found = await self._fetch(collection, keys, deadline, plan.needs_features) if keys else []
+        stored = {record.key: record for record in found}
+        asked = []
         for query in queries:
             if query.code is not None:
-                codes.append(check_code(query.code, space, "the query"))
+                code = check_code(query.code, space, "the query")
+                asked.append(_Encoded(code, *_brought(query, space.bits, indexing.feature_width, plan)))
             elif query.key is not None:
                 if query.key not in stored:
                     raise NotFound(f"key: {query.key!r} is not in collection {collection!r}")
-                codes.append(stored[query.key].code or b"")
+                record = stored[query.key]
+                kept = stored_features.unpack(indexing.features, [record.features])[0] if record.features else None
+                asked.append(_Encoded(record.code or b"", None, kept))
             else:
-                code = next(encoded)
-                if isinstance(code, InvalidRequest):
-                    raise code
-                codes.append(code)
-        return np.frombuffer(b"".join(codes), np.uint8).reshape(len(codes), space.code_bytes)
+                image = next(encoded)
+                if isinstance(image, InvalidRequest):
+                    raise image
+                asked.append(_Encoded(image.code, image.projections, image.features))
+        return asked
 
     async def _settled(self, group: ScanGroup, deadline: float) -> tuple[list[Part], list[QueryHits]]:
         """Every partition's answer, and all merged. While only some have the collection it is being made or
@@ -213,6 +270,18 @@ class Searcher:
                 missing[partition] = part.message
         known = searched + sum(self._rows_known.get((collection, partition), 0) for partition in missing)
         return Coverage(len(parts), len(parts) - len(missing), searched, known, missing)
+
+
+def _brought(
+    query: Query, bits: int, width: int, plan: Plan
+) -> tuple[npt.NDArray[np.float32] | None, npt.NDArray[np.float32] | None]:
+    """Projections and features that came with a code, where the plan needs them."""
+    projections = features = None
+    if plan.needs_projections and query.projections:
+        projections = stored_features.read("projections", query.projections, bits)
+    if plan.needs_features and query.features:
+        features = stored_features.read("features", query.features, width)
+    return projections, features
 
 
 def _refuse(missing: Sequence[LookalikeError], allow_partial: bool, coverage: Coverage) -> None:

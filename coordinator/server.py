@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -21,7 +22,15 @@ from lookalike import wire
 from lookalike.codespace import CodeSpace
 from lookalike.config import ClusterConfig
 from lookalike.errors import InvalidRequest, LookalikeError
-from lookalike.records import MAX_BATCH_QUERIES, ClusterStatus, Outcome, check_count
+from lookalike.indexing import Indexing
+from lookalike.records import (
+    DEFAULT_OVERSAMPLING,
+    MAX_BATCH_QUERIES,
+    ClusterStatus,
+    Outcome,
+    check_count,
+    check_oversampling,
+)
 from lookalike.v1 import record_pb2, search_pb2_grpc
 from lookalike.v1 import search_pb2 as pb
 
@@ -62,7 +71,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         return pb.SearchResponse(
             hits=_hits(answer.results[0], answer.bits),
             coverage=wire.coverage_to_wire(answer.coverage),
-            exact=answer.coverage.complete,
+            exact=all(answer.is_exact),
             timings=_timings(answer),
         )
 
@@ -75,7 +84,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         return pb.SearchBatchResponse(
             results=[pb.Hits(hits=_hits(hits, answer.bits)) for hits in answer.results],
             coverage=wire.coverage_to_wire(answer.coverage),
-            exact=answer.coverage.complete,
+            exact=all(answer.is_exact),
             timings=_timings(answer),
         )
 
@@ -138,20 +147,30 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         self, request: pb.CreateCollectionRequest, context: Context
     ) -> pb.CreateCollectionResponse:
         deadline = _deadline(context, WRITE_SECONDS)
+        indexing, hash_file = wire.indexing_from_wire(request.indexing), request.hash_file
         match request.WhichOneof("space"):
             case "bits":
                 space = CodeSpace(request.bits)
             case "code_space":
                 space = wire.space_from_wire(request.code_space)
             case _:
-                space = await self._encoder.describe(deadline)
-        indexing = wire.indexing_from_wire(request.indexing)
-        collection = await self._catalog.create(request.name, space, indexing, deadline)
+                own = await self._encoder.describe(deadline, include_hash=True)
+                space, hash_file = own.space, own.hash_file
+                indexing = _with_width(indexing, own.feature_width)
+        if indexing.keeps_features and not indexing.feature_width:
+            raise InvalidRequest(
+                "feature_width: is missing; give the width of the features that records will bring"
+            )
+        collection = await self._catalog.create(request.name, space, indexing, hash_file, deadline)
         return pb.CreateCollectionResponse(collection=wire.collection_to_wire(collection))
 
     async def GetCollection(self, request: pb.GetCollectionRequest, context: Context) -> pb.GetCollectionResponse:
-        collection = await self._catalog.get(request.name, _deadline(context, SEARCH_SECONDS))
-        return pb.GetCollectionResponse(collection=wire.collection_to_wire(collection))
+        deadline = _deadline(context, SEARCH_SECONDS)
+        collection = await self._catalog.get(request.name, deadline)
+        return pb.GetCollectionResponse(
+            collection=wire.collection_to_wire(collection),
+            hash_file=await self._catalog.hash_file(request.name, deadline) if request.include_hash else b"",
+        )
 
     async def ListCollections(
         self, request: pb.ListCollectionsRequest, context: Context
@@ -207,12 +226,19 @@ def _query(message: pb.Query) -> Query:
     kind = message.WhichOneof("kind")
     if kind is None:
         raise InvalidRequest("query: is empty; set an image, a code or a key")
-    return Query(**{kind: getattr(message, kind)})
+    return Query(**{kind: getattr(message, kind)}, projections=message.projections, features=message.features)
+
+
+def _with_width(indexing: Indexing, width: int) -> Indexing:
+    """The indexing with the encoder's feature width, if features are kept. Raises InvalidRequest for another."""
+    if indexing.feature_width not in (0, width):
+        raise InvalidRequest(
+            f"feature_width: is {indexing.feature_width:,}, the encoder's features have {width:,}; leave it out"
+        )
+    return dataclasses.replace(indexing, feature_width=width) if indexing.keeps_features else indexing
 
 
 def _options(message: pb.SearchOptions) -> Options:
-    if message.rerank not in pb.Rerank.values():
-        raise InvalidRequest(f"rerank: {message.rerank} is not known; use RERANK_NONE")
     _check_consistency(message.consistency)
     return Options(
         message.k,
@@ -220,7 +246,17 @@ def _options(message: pb.SearchOptions) -> Options:
         wire.filter_from_wire(message.filter) if message.HasField("filter") else None,
         message.include_attributes,
         message.allow_partial,
+        _name(pb.Score, "SCORE", "score", message.score),
+        _name(pb.Rerank, "RERANK", "rerank", message.rerank),
+        check_oversampling(message.oversampling) if message.oversampling else DEFAULT_OVERSAMPLING,
     )
+
+
+def _name(enum: Any, prefix: str, field: str, value: int) -> str:
+    """An enum's value by its plain name; that of the first one named where it is left out."""
+    if value not in enum.values():
+        raise InvalidRequest(f"{field}: {value} is not known; use one of {', '.join(enum.keys()[1:])}")
+    return str(enum.Name(value or enum.values()[1])).removeprefix(f"{prefix}_").lower()
 
 
 def _check_consistency(value: int) -> None:
@@ -235,14 +271,16 @@ def _draft(message: record_pb2.Record) -> Draft:
         message.image if kind == "image" else None,
         message.code if kind == "code" else None,
         message.attributes,
+        message.features,
     )
 
 
 def _hits(hits: QueryHits, bits: int) -> list[record_pb2.Hit]:
     attributes = hits.attributes or [""] * len(hits.keys)
+    ranks = hits.ranks or [distance / bits for distance in hits.distances]
     return [
-        record_pb2.Hit(key=key, distance=distance, score=1 - distance / bits, attributes=text)
-        for key, distance, text in zip(hits.keys, hits.distances, attributes, strict=True)
+        record_pb2.Hit(key=key, distance=distance, score=1 - rank, attributes=text)
+        for key, distance, rank, text in zip(hits.keys, hits.distances, ranks, attributes, strict=True)
     ]
 
 

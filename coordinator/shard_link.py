@@ -76,8 +76,11 @@ class ShardLink:
         superseded = dict(zip(answer.superseded, answer.superseded_by, strict=True))
         return WriteResult(list(answer.existed), superseded, answer.newest_version)
 
-    async def fetch(self, collection: str, keys: Sequence[str], deadline: float) -> list[VersionedRecord]:
-        answer = await self._call("Fetch", pb.FetchRequest(collection=collection, keys=keys), deadline)
+    async def fetch(
+        self, collection: str, keys: Sequence[str], deadline: float, include_features: bool = False
+    ) -> list[VersionedRecord]:
+        request = pb.FetchRequest(collection=collection, keys=keys, include_features=include_features)
+        answer = await self._call("Fetch", request, deadline)
         return [wire.versioned_from_wire(record) for record in answer.records]
 
     async def open_collection(
@@ -87,6 +90,7 @@ class ShardLink:
         indexing: Indexing,
         incarnation: int,
         keep_present: bool,
+        hash_file: bytes,
         deadline: float,
     ) -> tuple[bool, int]:
         """Returns whether the collection was made now, and the incarnation that is there."""
@@ -96,9 +100,15 @@ class ShardLink:
             incarnation=incarnation,
             keep_present=keep_present,
             indexing=wire.indexing_to_wire(indexing),
+            hash_file=hash_file,
         )
         answer = await self._call("OpenCollection", request, deadline)
         return answer.created, answer.incarnation
+
+    async def fetch_hash(self, collection: str, deadline: float) -> bytes:
+        """The file that the collection's hash came in, or nothing."""
+        answer = await self._call("FetchHash", pb.FetchHashRequest(collection=collection), deadline)
+        return bytes(answer.hash_file)
 
     async def drop_collection(self, name: str, incarnation: int, deadline: float) -> bool:
         """Drop this incarnation or an earlier one. Returns whether there was one."""

@@ -48,6 +48,6 @@ async def _encoder(encoder: EncoderLink, deadline: float) -> EncoderStatus:
     if not encoder.address:
         return EncoderStatus("", "none", "", None)
     try:
-        return EncoderStatus(encoder.address, "serving", "", await encoder.describe(deadline))
+        return EncoderStatus(encoder.address, "serving", "", (await encoder.describe(deadline)).space)
     except LookalikeError as error:
         return EncoderStatus(encoder.address, "unavailable", error.message, None)

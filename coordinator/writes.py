@@ -8,7 +8,9 @@ import functools
 from collections.abc import Sequence
 from typing import TypeVar
 
-from coordinator.catalog import Catalog
+import numpy as np
+
+from coordinator.catalog import Catalog, Layout
 from coordinator.clock import Clock
 from coordinator.encoder_link import EncoderLink, check_image
 from coordinator.placement import Placement
@@ -22,6 +24,8 @@ from lookalike.errors import (
     Overloaded,
     PartitionUnavailable,
 )
+from lookalike.features import pack, read
+from lookalike.indexing import Indexing
 from lookalike.records import (
     VersionedRecord,
     attributes_text,
@@ -38,12 +42,14 @@ Value = TypeVar("Value")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Draft:
-    """A record as a client sent it: an image or a code, and its attributes as JSON text."""
+    """A record as a client sent it: an image or a code, its attributes as JSON text, and with a code perhaps its
+    features, float32 little-endian."""
 
     key: str
     image: bytes | None
     code: bytes | None
     attributes: str
+    features: bytes = b""
 
 
 class Writer:
@@ -71,14 +77,14 @@ class Writer:
         """Store all records; nothing is written if one is invalid. Returns how many are stored."""
         versions = self.stamp(len(drafts))
 
-        async def upsert(space: CodeSpace) -> int:
-            prepared = await self._prepare(space, drafts, versions, fingerprint, deadline)
+        async def upsert(layout: Layout) -> int:
+            prepared = await self._prepare(layout, drafts, versions, fingerprint, deadline)
             records = [_or_raise(outcome) for outcome in prepared]
-            for result in await self._store(collection, space, records, deadline):
+            for result in await self._store(collection, layout.space, records, deadline):
                 _or_raise(result)
             return len(records)
 
-        return await self._catalog.in_space(collection, deadline, upsert)
+        return await self._catalog.in_layout(collection, deadline, upsert)
 
     async def ingest(
         self,
@@ -90,12 +96,12 @@ class Writer:
     ) -> list[LookalikeError | None]:
         """Store what can be stored. Returns per record None, or why it is not stored."""
 
-        async def ingest(space: CodeSpace) -> list[LookalikeError | None]:
-            prepared = await self._prepare(space, drafts, versions, fingerprint, deadline)
+        async def ingest(layout: Layout) -> list[LookalikeError | None]:
+            prepared = await self._prepare(layout, drafts, versions, fingerprint, deadline)
             outcomes = [outcome if isinstance(outcome, LookalikeError) else None for outcome in prepared]
             good = [i for i, outcome in enumerate(outcomes) if outcome is None]
             records = [record for record in prepared if isinstance(record, VersionedRecord)]
-            results = await self._store(collection, space, records, deadline)
+            results = await self._store(collection, layout.space, records, deadline)
             for i, result in zip(good, results, strict=True):
                 if isinstance(result, NotFound | CodeSpaceMismatch):
                     raise result
@@ -103,7 +109,7 @@ class Writer:
             return outcomes
 
         try:
-            return await self._catalog.in_space(collection, deadline, ingest)
+            return await self._catalog.in_layout(collection, deadline, ingest)
         except LookalikeError as error:
             return [error] * len(drafts)
 
@@ -115,43 +121,50 @@ class Writer:
             for key, version in zip(unique, self.stamp(len(unique)), strict=True)
         ]
 
-        async def delete(space: CodeSpace) -> int:
-            results = await self._store(collection, space, tombstones, deadline)
+        async def delete(layout: Layout) -> int:
+            results = await self._store(collection, layout.space, tombstones, deadline)
             return sum(_or_raise(existed) for existed in results)
 
-        return await self._catalog.in_space(collection, deadline, delete)
+        return await self._catalog.in_layout(collection, deadline, delete)
 
     async def _prepare(
         self,
-        space: CodeSpace,
+        layout: Layout,
         drafts: Sequence[Draft],
         versions: Sequence[int],
         fingerprint: str,
         deadline: float,
     ) -> list[VersionedRecord | LookalikeError]:
         """Each draft as a record with a code, or what is wrong with it."""
+        space, indexing = layout.space, layout.indexing
         if any(draft.code is not None for draft in drafts):
             space.require(fingerprint, "the write")
         # Megabytes of JSON take seconds: not in the way of everyone else.
         large = sum(len(draft.attributes) for draft in drafts) > _LARGE_ATTRIBUTES
-        check = functools.partial(_check_all, drafts, space)
+        check = functools.partial(_check_all, drafts, layout)
         checked = await asyncio.to_thread(check) if large else check()
         images = [
             draft.image
             for draft, text in zip(drafts, checked, strict=True)
             if isinstance(text, str) and draft.image is not None
         ]
-        encoded = iter(await self._encoder.encode(images, space, deadline) if images else [])
+        keeps = indexing.keeps_features
+        encoded = iter(
+            await self._encoder.encode(images, space, deadline, include_features=keeps) if images else []
+        )
         prepared: list[VersionedRecord | LookalikeError] = []
         for draft, text, version in zip(drafts, checked, versions, strict=True):
             if isinstance(text, LookalikeError):
                 prepared.append(text)
                 continue
-            code = draft.code if draft.image is None else next(encoded)
-            if isinstance(code, InvalidRequest):
-                prepared.append(InvalidRequest(f"record {draft.key!r}: {code.message}"))
-            else:
-                prepared.append(VersionedRecord(draft.key, code, text, version))
+            image = None if draft.image is None else next(encoded)
+            if isinstance(image, InvalidRequest):
+                prepared.append(InvalidRequest(f"record {draft.key!r}: {image.message}"))
+                continue
+            code = draft.code if image is None else image.code
+            features = np.frombuffer(draft.features, "<f4") if image is None else image.features
+            kept = pack(indexing.features, features) if keeps and features is not None else b""
+            prepared.append(VersionedRecord(draft.key, code, text, version, kept))
         return prepared
 
     async def _store(
@@ -202,11 +215,11 @@ class Writer:
         raise Overloaded(f"collection {collection!r}: too many writers of the same keys", retry_after_ms=100)
 
 
-def _check_all(drafts: Sequence[Draft], space: CodeSpace) -> list[str | LookalikeError]:
-    return [_check(draft, space) for draft in drafts]
+def _check_all(drafts: Sequence[Draft], layout: Layout) -> list[str | LookalikeError]:
+    return [_check(draft, layout) for draft in drafts]
 
 
-def _check(draft: Draft, space: CodeSpace) -> str | LookalikeError:
+def _check(draft: Draft, layout: Layout) -> str | LookalikeError:
     """A draft's attributes in their one canonical form, so that the store finds names and values however a
     client wrote them; or what is wrong with the draft."""
     try:
@@ -217,12 +230,21 @@ def _check(draft: Draft, space: CodeSpace) -> str | LookalikeError:
         if draft.image is not None:
             check_image(draft.image)
         elif draft.code is not None:
-            check_code(draft.code, space, "the record")
+            check_code(draft.code, layout.space, "the record")
+            _check_features(draft, layout.indexing)
         else:
             raise InvalidRequest("needs an image or a code")
         return attributes_text(parse_attributes(draft.attributes))
     except InvalidRequest as error:
         return InvalidRequest(f"record {draft.key!r}: {error.message}")
+
+
+def _check_features(draft: Draft, indexing: Indexing) -> None:
+    """With a code come features where the collection keeps them, and nowhere else."""
+    if indexing.keeps_features:
+        read("features", draft.features, indexing.feature_width)
+    elif draft.features:
+        raise InvalidRequest("features: this collection keeps none; leave them out, or make one that does")
 
 
 def _or_raise(outcome: Value | LookalikeError) -> Value:

@@ -29,10 +29,9 @@ async def serve(config_path: Path, watch_stdin: bool) -> None:
             description = await handle.describe.remote()
             if isinstance(description, str):
                 raise CannotStart(description)
-            space, width, device = description
             # Not earlier: Ray forks its processes off this one, and a fork beside gRPC's threads can hang.
             server = Server([encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name])
-            servicer = EncoderServicer(handle, space, width, device, config.max_replicas)
+            servicer = EncoderServicer(handle, description, config.max_replicas)
             encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server.grpc)
             await server.start(config.address)
             await server.set_ready()

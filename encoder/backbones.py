@@ -1,8 +1,11 @@
-"""Owns the networks: a name to a module that gives pooled features, with its weights and preprocessing.
+"""Owns the networks: a name and a layer to a module that gives features, with its weights and preprocessing.
 
-Names: torchvision's ("resnet18", "vgg16", "mobilenet_v3_large", ...) and any of timm's; a prefix
-"torchvision:" or "timm:" decides where both have one. Weights are pretrained ones or a local file; missing
-weights are an error, never random."""
+Layers: "map", the last convolution's output, flattened; "pooled", what the classifier takes (the usual choice);
+"classifier", what the softmax would take.
+
+Names: torchvision's ("resnet18", "vgg16", "mobilenet_v3_large", ...) and any of timm's; a prefix "torchvision:" or
+"timm:" decides where both have one. Weights are pretrained ones or a local file; missing weights are an error,
+never random."""
 
 from __future__ import annotations
 
@@ -21,7 +24,8 @@ from encoder.images import Preprocessing
 from lookalike.errors import CannotStart
 
 OFFLINE_MODEL = "tf_efficientnet_lite0"
-LAYER = "pooled"
+MAP, POOLED, CLASSIFIER = LAYERS = ("map", "pooled", "classifier")
+_HEADS = ("fc", "classifier", "head", "heads")
 # TensorFlow's own for EfficientNet-Lite; with the usual ImageNet statistics top-1 falls from 89 to 77.
 _LITE_PREPROCESSING = Preprocessing(256, 224, "bicubic", (127 / 255,) * 3, (128 / 255,) * 3)
 
@@ -30,25 +34,28 @@ Weights = Mapping[str, torch.Tensor]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Backbone:
-    """module: float (n, 3, crop, crop) -> (n, width) pooled features, in evaluation mode on the CPU."""
+    """module: float (n, 3, crop, crop) -> (n, width) features, in evaluation mode on the CPU."""
 
     name: str
+    layer: str
     module: torch.nn.Module
     width: int
     preprocessing: Preprocessing
     weights_digest: str
 
 
-def load_backbone(name: str, weights: Path | None = None) -> Backbone:
-    """A backbone by name, with pretrained weights or those in a local file. Raises CannotStart."""
+def load_backbone(name: str, weights: Path | None = None, layer: str = POOLED) -> Backbone:
+    """A backbone by name, with pretrained weights or those in a local file, up to a layer. Raises CannotStart."""
+    if layer not in LAYERS:
+        raise CannotStart(f"encoder.layer: {layer!r} is none; use one of {', '.join(LAYERS)}")
     family, plain = _resolve(name)
     load = _load_torchvision if family == "torchvision" else _load_timm
-    module, preprocessing = load(plain, weights)
+    module, preprocessing = load(plain, weights, layer)
     module.eval()
     with torch.inference_mode():
         crop = preprocessing.crop
         width = module(torch.zeros(1, 3, crop, crop)).shape[1]
-    return Backbone(f"{family}:{plain}", module, width, preprocessing, _digest(module))
+    return Backbone(f"{family}:{plain}", layer, module, width, preprocessing, _digest(module))
 
 
 def _resolve(name: str) -> tuple[str, str]:
@@ -63,20 +70,26 @@ def _resolve(name: str) -> tuple[str, str]:
     raise CannotStart(f"encoder.model: {name!r} is not known to torchvision or timm; near it: {near}")
 
 
-def _load_torchvision(name: str, weights: Path | None) -> tuple[torch.nn.Module, Preprocessing]:
-    module = torchvision.models.get_model(name, weights=None)
+def _load_torchvision(name: str, weights: Path | None, layer: str) -> tuple[torch.nn.Module, Preprocessing]:
+    saved = None if weights is None else read_weights(weights)
     pretrained = torchvision.models.get_model_weights(name).DEFAULT
-    if weights is None:
+    module = torchvision.models.get_model(name, weights=None, **_classes(saved, layer))
+    if saved is None:
         try:
             state = pretrained.get_state_dict(progress=False, check_hash=True)
         except (OSError, RuntimeError) as error:
             raise _missing_weights(name, error, Path(torch.hub.get_dir()) / "checkpoints") from None
         module.load_state_dict(state)
-    for head in ("fc", "classifier", "head", "heads"):
-        if hasattr(module, head):
-            setattr(module, head, torch.nn.Identity())
-    if weights is not None:
-        _load_file(module, weights)
+    if layer != CLASSIFIER:
+        for head in _HEADS:
+            if hasattr(module, head):
+                setattr(module, head, torch.nn.Identity())
+    if layer == MAP:
+        if not hasattr(module, "avgpool"):
+            raise CannotStart(f"encoder.layer: {name} has no pooling module to leave out; use {POOLED!r}")
+        module.avgpool = torch.nn.Identity()
+    if saved is not None and weights is not None:
+        _load_saved(module, saved, weights)
     transform = pretrained.transforms()
     preprocessing = Preprocessing(
         transform.resize_size[0],
@@ -88,22 +101,27 @@ def _load_torchvision(name: str, weights: Path | None) -> tuple[torch.nn.Module,
     return module, preprocessing
 
 
-def _load_timm(name: str, weights: Path | None) -> tuple[torch.nn.Module, Preprocessing]:
-    if name == OFFLINE_MODEL:
-        module = timm.create_model(name, pretrained=False)
-        if weights is None:
-            _load_in_order(module, Path(EfficientnetLite0ModelFile.get_model_file_path()))
-        module.reset_classifier(0)
-        if weights is not None:
-            _load_file(module, weights)
-        return module, _LITE_PREPROCESSING
+def _load_timm(name: str, weights: Path | None, layer: str) -> tuple[torch.nn.Module, Preprocessing]:
+    saved = None if weights is None else read_weights(weights)
+    is_offline = name == OFFLINE_MODEL
+    classes = {"num_classes": 0} if layer == POOLED and not is_offline else _classes(saved, layer)
     try:
-        module = timm.create_model(name, pretrained=weights is None, num_classes=0)
+        module = timm.create_model(name, pretrained=saved is None and not is_offline, **classes)
     except Exception as error:  # the hub's client raises many kinds
         raise _missing_weights(name, error, Path("the Hugging Face cache")) from None
-    if weights is not None:
-        _load_file(module, weights)
-    settings = timm.data.resolve_model_data_config(module)
+    if saved is None and is_offline:
+        _load_in_order(module, Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    if layer == MAP:
+        module.reset_classifier(0, "")
+    elif layer == POOLED:
+        module.reset_classifier(0)
+    if saved is not None and weights is not None:
+        _load_saved(module, saved, weights)
+    if layer == MAP:
+        module = torch.nn.Sequential(module, torch.nn.Flatten())
+    if is_offline:
+        return module, _LITE_PREPROCESSING
+    settings = timm.data.resolve_model_data_config(module[0] if layer == MAP else module)
     crop = settings["input_size"][-1]
     preprocessing = Preprocessing(
         round(crop / settings["crop_pct"]),
@@ -115,19 +133,31 @@ def _load_timm(name: str, weights: Path | None) -> tuple[torch.nn.Module, Prepro
     return module, preprocessing
 
 
+def _classes(saved: Weights | None, layer: str) -> dict[str, int]:
+    """How many classes a network that was tuned to others than ImageNet's has, as an argument to make it."""
+    if saved is None or layer != CLASSIFIER:
+        return {}
+    heads = [
+        tensor
+        for name, tensor in saved.items()
+        if name.partition(".")[0] in _HEADS and name.endswith("weight") and tensor.ndim == 2
+    ]
+    return {"num_classes": len(heads[-1])} if heads else {}
+
+
 def _load_in_order(module: torch.nn.Module, path: Path) -> None:
     """Load weights that were saved under other names, tensor by tensor in order."""
-    saved = _read(path)
+    saved = read_weights(path)
     own = module.state_dict()
     if [tensor.shape for tensor in own.values()] != [tensor.shape for tensor in saved.values()]:
         raise CannotStart(f"weights: {path} does not hold this model's tensors; reinstall the package")
     module.load_state_dict(dict(zip(own, saved.values(), strict=True)))
 
 
-def _load_file(module: torch.nn.Module, path: Path) -> None:
-    """Load a file's tensors by name; a head that was cut off may be in it."""
+def _load_saved(module: torch.nn.Module, saved: Weights, path: Path) -> None:
+    """Load a file's tensors by name; a head that was cut off may be among them."""
     try:
-        result = module.load_state_dict(_read(path), strict=False)
+        result = module.load_state_dict(saved, strict=False)
     except RuntimeError as error:
         raise CannotStart(f"encoder.weights: {path} is of another model: {str(error)[:300]}") from None
     if result.missing_keys:
@@ -137,7 +167,8 @@ def _load_file(module: torch.nn.Module, path: Path) -> None:
         )
 
 
-def _read(path: Path) -> Weights:
+def read_weights(path: Path) -> Weights:
+    """The state dict in a .pth or .safetensors file. Raises CannotStart."""
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

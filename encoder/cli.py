@@ -93,12 +93,12 @@ def ingest(
         for url, reason in refused:
             bad_files.add(url, None, reason)
         checking = progress.add_task("checking", total=len(sources))
-        space = job.open_collection(client, collection)
+        target = job.open_collection(client, collection)
         missing = job.missing_sources(client, collection, sources, lambda n: progress.advance(checking, n))
         summary.already_stored = len(sources) - len(missing)
         encoding = progress.add_task("encoding", total=len(missing))
         job.run(
-            client, collection, space, missing, spec, pool, bad_files, summary,
+            client, target, missing, spec, pool, bad_files, summary,
             lambda n: progress.advance(encoding, n), patience,
         )  # fmt: skip
     summary.seconds = time.monotonic() - started
@@ -120,7 +120,7 @@ def fit_mean_command(
     collection with it."""
     import numpy as np
 
-    from encoder.hashing import fit_mean
+    from encoder.fitting import fit_mean
     from encoder.ingest.sources import find_sources, read
     from encoder.model import EncoderModel
     from encoder.spec import EncoderSpec

@@ -10,8 +10,7 @@ from typing import Any
 from ray import serve
 
 from encoder.model import EncoderModel
-from encoder.spec import Encoded, EncoderSpec
-from lookalike.codespace import CodeSpace
+from encoder.spec import Description, Encoded, EncoderSpec
 from lookalike.config import EncoderConfig
 from lookalike.errors import CannotStart
 
@@ -32,15 +31,18 @@ class EncoderReplica:
         except CannotStart as error:
             self._problem = error.message
 
-    async def describe(self) -> tuple[CodeSpace, int, str] | str:
-        """Code space, feature width and device; or why the model is not loaded."""
+    async def describe(self) -> Description | str:
+        """What it makes; or why the model is not loaded."""
         if self._model is None:
             return self._problem
-        return self._model.space, self._model.width, self._model.device.type
+        own = self._model
+        return Description(own.space, own.width, own.device.type, own.hash.to_bytes())
 
-    async def encode(self, images: Sequence[bytes], include_features: bool) -> list[Encoded]:
+    async def encode(
+        self, images: Sequence[bytes], include_features: bool, include_projections: bool
+    ) -> list[Encoded]:
         assert self._model is not None
-        return await asyncio.to_thread(self._model.encode, images, include_features)
+        return await asyncio.to_thread(self._model.encode, images, include_features, include_projections)
 
 
 @contextlib.asynccontextmanager

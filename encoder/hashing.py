@@ -1,17 +1,26 @@
-"""Owns the hash: features to sign bits by random hyperplanes (LSH for cosine; Charikar 2002), optionally
-after centring. Plain NumPy; `encoder.model` does the same arithmetic on the device."""
+"""Owns the hash: features to sign bits by hyperplanes, drawn (LSH for cosine; Charikar 2002) or fitted, and the
+file that keeps it. Plain NumPy; `encoder.model` does the same arithmetic on the device.
+
+Every method gives a `LinearHash`, so encoder, cluster and file know one kind only. `encoder.fitting` fits hashes
+to a sample, `encoder.training` to labels."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import io
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lookalike.codespace import MAX_BITS, MIN_BITS
 from lookalike.errors import CannotStart
+from lookalike.records import MAX_HASH_BYTES
 
-METHOD = "lsh"
+LSH = "lsh"
 # Orthogonal hyperplanes spread better than independent ones (Ji et al., NIPS 2012), but only so many can be
 # orthogonal, and the cost grows with their square.
 _BLOCK = 1_024
@@ -19,38 +28,146 @@ _BLOCK = 1_024
 Features = npt.NDArray[np.float32]
 
 
-class Hyperplanes:
-    """bits random hyperplanes in a space of `width` features: the sign of planes @ (x - mean).
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class LinearHash:
+    """The signs of planes @ x + offset, where x is a feature vector or, if `is_normalised`, that divided by its
+    length.
 
-    mean: float32 (width,), fitted on a sample by `fit_mean`; without it the planes pass through zero."""
+    planes: float32 (bits, width); offset: float32 (bits,). digest: hex SHA-256 over all that decides a code.
+    features: canonical text of what makes the features (see `encoder.model`), or "" for any. seeded: instead of
+    planes, what a file keeps of a hash that was drawn and not fitted."""
 
-    def __init__(self, width: int, bits: int, seed: int, mean: Features | None = None) -> None:
-        if mean is not None and mean.shape != (width,):
-            raise CannotStart(
-                f"encoder.mean: has shape {mean.shape}, the features have ({width},);"
-                " fit it again with `lookalike fit-mean` for this model"
-            )
-        self.mean = mean
-        self.planes = _hyperplanes(width, bits, seed)
-        # Digests the parameters, not the planes: those may differ in the last place between machines.
-        parameters = {
-            "width": width,
-            "seed": seed,
-            "block": _BLOCK,
-            "mean": "" if mean is None else hashlib.sha256(mean.astype("<f4").tobytes()).hexdigest(),
-        }
-        self.digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
+    method: str
+    planes: Features
+    offset: Features
+    digest: str
+    is_normalised: bool = False
+    features: str = ""
+    seeded: tuple[int, Features | None] | None = None
+
+    @property
+    def bits(self) -> int:
+        return len(self.planes)
+
+    @property
+    def width(self) -> int:
+        return int(self.planes.shape[1])
+
+    def projections(self, features: Features) -> Features:
+        """features: float32 (n, width). Returns float32 (n, bits): a bit's sign, and how far from changing it
+        is."""
+        if self.is_normalised:
+            features = normalised(features)
+        result: Features = features @ self.planes.T + self.offset
+        return result
 
     def codes(self, features: Features) -> npt.NDArray[np.uint8]:
         """features: float32 (n, width). Returns packed codes, uint8 (n, bits/8)."""
-        centred = features if self.mean is None else features - self.mean
-        return np.packbits(centred @ self.planes.T > 0, axis=1)
+        return np.packbits(self.projections(features) > 0, axis=1)
+
+    def to_bytes(self) -> bytes:
+        """What `from_bytes` reads back: an .npz archive, the same for the same hash."""
+        header = {
+            "method": self.method,
+            "is_normalised": self.is_normalised,
+            "features": self.features,
+            "seed": self.seeded and self.seeded[0],
+            "width": self.width,
+            "bits": self.bits,
+        }
+        arrays: dict[str, npt.NDArray[Any]] = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8)}
+        if self.seeded is None:
+            arrays |= {"planes": self.planes, "offset": self.offset}
+        elif self.seeded[1] is not None:
+            arrays["mean"] = self.seeded[1]
+        file = io.BytesIO()
+        np.savez(file, allow_pickle=False, **arrays)
+        if file.tell() > MAX_HASH_BYTES:
+            raise CannotStart(
+                f"encoder.bits: a hash of {self.bits:,} bits over {self.width:,} features takes {file.tell():,}"
+                f" bytes, over {MAX_HASH_BYTES:,}; use fewer bits, or another layer"
+            )
+        return file.getvalue()
 
 
-def fit_mean(features: Features) -> Features:
-    """The mean of a sample of features, float32 (n, width) -> (width,)."""
-    mean: Features = features.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return mean
+def drawn(width: int, bits: int, seed: int, mean: Features | None = None) -> LinearHash:
+    """Random hyperplanes in a space of `width` features. They pass through zero or, with a mean (float32
+    (width,), fitted on a sample by `encoder.fitting`), through that."""
+    if mean is not None and mean.shape != (width,):
+        raise CannotStart(
+            f"encoder.mean: has shape {mean.shape}, the features have ({width},);"
+            " fit it again with `lookalike fit-mean` for this model"
+        )
+    planes = _hyperplanes(width, bits, seed)
+    offset = np.zeros(bits, np.float32) if mean is None else _through(planes, mean)
+    # Digests the parameters, not the planes: those may differ in the last place between machines.
+    parameters = {
+        "width": width,
+        "seed": seed,
+        "block": _BLOCK,
+        "mean": "" if mean is None else hashlib.sha256(mean.astype("<f4").tobytes()).hexdigest(),
+    }
+    digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
+    return LinearHash(LSH, planes, offset, digest, seeded=(seed, mean))
+
+
+def fitted(method: str, planes: Features, offset: Features, is_normalised: bool, features: str) -> LinearHash:
+    """A hash whose planes came from data. planes: (bits, width); offset: (bits,)."""
+    planes, offset = planes.astype("<f4"), offset.astype("<f4")
+    text = json.dumps([method, list(planes.shape), is_normalised, features])
+    digest = hashlib.sha256(text.encode() + planes.tobytes() + offset.tobytes()).hexdigest()
+    return LinearHash(method, planes, offset, digest, is_normalised, features)
+
+
+def from_bytes(data: bytes, source: str) -> LinearHash:
+    """A hash from what `to_bytes` gave. Raises CannotStart, naming the source, if it holds none."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            header = json.loads(archive["header"].tobytes())
+            arrays = {name: archive[name] for name in archive.files if name != "header"}
+        width, bits, seed = int(header["width"]), int(header["bits"]), header["seed"]
+        if not (MIN_BITS <= bits <= MAX_BITS and bits % 8 == 0 and width > 0):
+            raise ValueError(f"{bits} bits over {width} features")
+        if any(array.dtype != np.float32 or not np.isfinite(array).all() for array in arrays.values()):
+            raise ValueError("its arrays are not finite float32")
+        if seed is not None:
+            return drawn(width, bits, int(seed), arrays.get("mean"))
+        planes, offset = arrays["planes"], arrays["offset"]
+        if planes.shape != (bits, width) or offset.shape != (bits,):
+            raise ValueError("its arrays have other shapes than its header says")
+        return fitted(
+            str(header["method"]), planes, offset, bool(header["is_normalised"]), str(header["features"])
+        )
+    except Exception as error:  # a foreign or cut archive fails in many ways
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CannotStart(
+            f"{source} is not a hash file ({reason}); make one with `lookalike fit` or `lookalike train`"
+        ) from None
+
+
+def read_hash(path: Path) -> LinearHash:
+    """The hash in a file. Raises CannotStart."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CannotStart(
+            f"encoder.hash: {path} cannot be read ({error.strerror}); make it with `lookalike fit` or"
+            " `lookalike train`"
+        ) from None
+    return from_bytes(data, f"encoder.hash: {path}")
+
+
+def normalised(features: Features) -> Features:
+    """Each row divided by its length; a row of zeros stays."""
+    lengths: Features = np.linalg.norm(features, axis=1, keepdims=True)
+    lengths[lengths == 0] = 1
+    return features / lengths
+
+
+def _through(planes: Features, point: Features) -> Features:
+    """The offset that makes the planes pass through a point."""
+    offset: Features = -(planes.astype(np.float64) @ point.astype(np.float64)).astype(np.float32)
+    return offset
 
 
 def _hyperplanes(width: int, bits: int, seed: int) -> Features:

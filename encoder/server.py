@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -11,10 +12,10 @@ import grpc
 import ray.exceptions
 
 from encoder.deployment import ONGOING_BATCHES
-from encoder.spec import Encoded
+from encoder.hashing import Features
+from encoder.spec import Description, Encoded
 from lookalike import wire
 from lookalike.batcher import Batcher
-from lookalike.codespace import CodeSpace
 from lookalike.errors import InvalidRequest, PartitionUnavailable
 from lookalike.rpc import MAX_IMAGE_BYTES
 from lookalike.v1 import encoder_pb2 as pb
@@ -26,18 +27,25 @@ MAX_WAITING_IMAGES = 2_048
 MAX_REQUEST_IMAGES = 1_024
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Item = tuple[bytes, bool]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Item:
+    image: bytes
+    include_features: bool
+    include_projections: bool
 
 
 class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
-    """Serves the deployment behind `handle`, whose replicas work in `space`."""
+    """Serves the deployment behind `handle`, whose replicas make what `own` says."""
 
-    def __init__(self, handle: Any, space: CodeSpace, width: int, device: str, max_replicas: int) -> None:
+    def __init__(self, handle: Any, own: Description, max_replicas: int) -> None:
         self._handle = handle
         self._description = pb.DescribeResponse(
-            code_space=wire.space_to_wire(space), features=width, device=device
+            code_space=wire.space_to_wire(own.space), features=own.width, device=own.device
         )
-        self._batches: Batcher[Item, Encoded] = Batcher(
+        self._hash_file = own.hash_file
+        self._batches: Batcher[_Item, Encoded] = Batcher(
             self._run_batch,
             max_weight=BATCH_IMAGES,
             max_waiting=MAX_WAITING_IMAGES,
@@ -51,14 +59,18 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         if not 1 <= len(request.images) <= MAX_REQUEST_IMAGES:
             raise InvalidRequest(f"images: are {len(request.images):,}; send 1..{MAX_REQUEST_IMAGES:,} a request")
         encoded = await asyncio.gather(
-            *(self._encode(image, request.include_features) for image in request.images)
+            *(
+                self._encode(_Item(image, request.include_features, request.include_projections))
+                for image in request.images
+            )
         )
         return pb.EncodeResponse(
             images=[
                 pb.EncodedImage(
                     code=item.code,
-                    features=b"" if item.features is None else item.features.astype("<f4").tobytes(),
+                    features=_floats(item.features),
                     error=item.error,
+                    projections=_floats(item.projections),
                 )
                 for item in encoded
             ],
@@ -66,21 +78,37 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         )
 
     async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:
-        return self._description
+        if not request.include_hash:
+            return self._description
+        answer = pb.DescribeResponse(hash_file=self._hash_file)
+        answer.MergeFrom(self._description)
+        return answer
 
-    async def _encode(self, image: bytes, include_features: bool) -> Encoded:
-        if len(image) > MAX_IMAGE_BYTES:
-            return Encoded(error=f"has {len(image):,} bytes; at most {MAX_IMAGE_BYTES:,} are read")
-        return await self._batches.submit((image, include_features))
+    async def _encode(self, item: _Item) -> Encoded:
+        if len(item.image) > MAX_IMAGE_BYTES:
+            return Encoded(error=f"has {len(item.image):,} bytes; at most {MAX_IMAGE_BYTES:,} are read")
+        return await self._batches.submit(item)
 
-    async def _run_batch(self, items: Sequence[Item]) -> Sequence[Encoded | Exception]:
-        images = [image for image, _ in items]
+    async def _run_batch(self, items: Sequence[_Item]) -> Sequence[Encoded | Exception]:
+        images = [item.image for item in items]
         try:
-            results: list[Encoded] = await self._handle.encode.remote(images, any(wish for _, wish in items))
+            results: list[Encoded] = await self._handle.encode.remote(
+                images,
+                any(item.include_features for item in items),
+                any(item.include_projections for item in items),
+            )
         except ray.exceptions.RayError as error:
             log.error("a batch of %d images failed", len(images), exc_info=error)
             raise PartitionUnavailable("the encoder lost the batch; repeat it") from None
         return [
-            item if wish else Encoded(item.code, None, item.error)
-            for item, (_, wish) in zip(results, items, strict=True)
+            dataclasses.replace(
+                result,
+                features=result.features if item.include_features else None,
+                projections=result.projections if item.include_projections else None,
+            )
+            for result, item in zip(results, items, strict=True)
         ]
+
+
+def _floats(values: Features | None) -> bytes:
+    return b"" if values is None else values.astype("<f4").tobytes()

@@ -16,6 +16,7 @@ from lookalike.calls import (
     Answer,
     Call,
     Calls,
+    Floats,
     Image,
     has_codes,
     listed,
@@ -25,8 +26,10 @@ from lookalike.calls import (
     wait_seconds,
 )
 from lookalike.codespace import CodeSpace
-from lookalike.indexing import SCAN
+from lookalike.features import NONE
+from lookalike.indexing import SCAN, Indexing
 from lookalike.records import (
+    DEFAULT_OVERSAMPLING,
     ClusterStatus,
     Collection,
     Outcome,
@@ -73,14 +76,19 @@ class AsyncClient:
         allow_partial: bool = False,
         rerank: str = "none",
         consistency: str = "one",
+        score: str = "hamming",
+        oversampling: int = DEFAULT_OVERSAMPLING,
+        projections: Floats | None = None,
+        features: Floats | None = None,
         fingerprint: str | None = None,
     ) -> SearchResult:
         """See `Client.search`."""
         options = wire.options_to_wire(
             k=k, max_distance=max_distance, filter=filter, include_attributes=include_attributes,
-            allow_partial=allow_partial, rerank=rerank, consistency=consistency,
+            allow_partial=allow_partial, rerank=rerank, consistency=consistency, score=score,
+            oversampling=oversampling,
         )  # fmt: skip
-        query = wire.query_to_wire(image, code, key)
+        query = wire.query_to_wire(image, code, key, projections, features)
         deadline = self._calls.deadline()
         if code is not None:
             fingerprint = fingerprint or await self._fingerprint(collection, deadline)
@@ -100,14 +108,19 @@ class AsyncClient:
         allow_partial: bool = False,
         rerank: str = "none",
         consistency: str = "one",
+        score: str = "hamming",
+        oversampling: int = DEFAULT_OVERSAMPLING,
+        projections: Sequence[Floats] = (),
+        features: Sequence[Floats] = (),
         fingerprint: str | None = None,
     ) -> list[SearchResult]:
         """See `Client.search_batch`."""
         options = wire.options_to_wire(
             k=k, max_distance=max_distance, filter=filter, include_attributes=include_attributes,
-            allow_partial=allow_partial, rerank=rerank, consistency=consistency,
+            allow_partial=allow_partial, rerank=rerank, consistency=consistency, score=score,
+            oversampling=oversampling,
         )  # fmt: skip
-        queries = queries_of(images, codes, keys)
+        queries = queries_of(images, codes, keys, projections, features)
         deadline = self._calls.deadline()
         if len(codes):
             fingerprint = fingerprint or await self._fingerprint(collection, deadline)
@@ -168,12 +181,20 @@ class AsyncClient:
         code_space: CodeSpace | None = None,
         index: str = SCAN,
         index_attributes: Sequence[str] = (),
+        features: str = NONE,
+        feature_width: int = 0,
+        hash_file: bytes = b"",
     ) -> Collection:
         """See `Client.create_collection`."""
-        return await self._run(self._calls.create_collection(name, bits, code_space, index, index_attributes))
+        indexing = Indexing(index, tuple(index_attributes), features, feature_width)
+        return await self._run(self._calls.create_collection(name, bits, code_space, indexing, hash_file))
 
     async def get_collection(self, name: str) -> Collection:
         return await self._run(self._calls.get_collection(name))
+
+    async def get_hash_file(self, name: str) -> bytes:
+        """See `Client.get_hash_file`."""
+        return await self._run(self._calls.get_hash_file(name))
 
     async def list_collections(self) -> list[Collection]:
         return await self._run(self._calls.list_collections())

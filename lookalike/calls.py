@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import grpc
+import numpy as np
+import numpy.typing as npt
 
 from lookalike import wire
 from lookalike.codespace import CodeSpace
@@ -48,6 +50,7 @@ _UPSERT_BYTES = 48 * 1024 * 1024
 
 Answer = TypeVar("Answer")
 Image = bytes | str | Path
+Floats = npt.NDArray[np.float32]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -155,13 +158,16 @@ class Calls:
         name: str,
         bits: int | None,
         code_space: CodeSpace | None,
-        index: str,
-        index_attributes: Sequence[str],
+        indexing: Indexing,
+        hash_file: bytes,
     ) -> Call[Collection]:
         if bits is not None and code_space is not None:
             raise InvalidRequest("create_collection: give bits or a code space, not both")
-        indexing = wire.indexing_to_wire(Indexing(index, tuple(index_attributes)))
-        request = pb.CreateCollectionRequest(name=check_collection_name(name), indexing=indexing)
+        if hash_file and code_space is None:
+            raise InvalidRequest("hash_file: comes with a code space; the encoder's own is kept by itself")
+        request = pb.CreateCollectionRequest(
+            name=check_collection_name(name), indexing=wire.indexing_to_wire(indexing), hash_file=hash_file
+        )
         if bits is not None:
             request.bits = CodeSpace(bits).bits
         if code_space is not None:
@@ -172,6 +178,10 @@ class Calls:
         return Call(
             "GetCollection", pb.GetCollectionRequest(name=check_collection_name(name)), self._read_collection
         )
+
+    def get_hash_file(self, name: str) -> Call[bytes]:
+        request = pb.GetCollectionRequest(name=check_collection_name(name), include_hash=True)
+        return Call("GetCollection", request, lambda answer: bytes(answer.hash_file))
 
     def list_collections(self) -> Call[list[Collection]]:
         return Call(
@@ -257,9 +267,23 @@ def portions(records: Iterable[Record]) -> Iterator[list[Record]]:
         yield portion
 
 
-def queries_of(images: Sequence[Image], codes: Sequence[bytes], keys: Sequence[str]) -> list[pb.Query]:
+def queries_of(
+    images: Sequence[Image],
+    codes: Sequence[bytes],
+    keys: Sequence[str],
+    projections: Sequence[Floats],
+    features: Sequence[Floats],
+) -> list[pb.Query]:
+    """The queries of a batch. projections and features: one per code, or none."""
+    for field, rows in (("projections", projections), ("features", features)):
+        if len(rows) not in (0, len(codes)):
+            raise InvalidRequest(
+                f"{field}: are {len(rows)}, the codes {len(codes)}; give one for each code, or none"
+            )
+    nothing = [None] * len(codes)
+    given = zip(listed("codes", codes), projections or nothing, features or nothing, strict=True)
     return [
         *(wire.query_to_wire(image, None, None) for image in listed("images", images)),
-        *(wire.query_to_wire(None, code, None) for code in listed("codes", codes)),
+        *(wire.query_to_wire(None, code, None, own, vector) for code, own, vector in given),
         *(wire.query_to_wire(None, None, key) for key in listed("keys", keys)),
     ]

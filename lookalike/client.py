@@ -19,6 +19,7 @@ from lookalike.calls import (
     Answer,
     Call,
     Calls,
+    Floats,
     Image,
     has_codes,
     listed,
@@ -28,8 +29,10 @@ from lookalike.calls import (
     wait_seconds,
 )
 from lookalike.codespace import CodeSpace
-from lookalike.indexing import SCAN
+from lookalike.features import NONE
+from lookalike.indexing import SCAN, Indexing
 from lookalike.records import (
+    DEFAULT_OVERSAMPLING,
     ClusterStatus,
     Collection,
     Outcome,
@@ -78,6 +81,10 @@ class Client:
         allow_partial: bool = False,
         rerank: str = "none",
         consistency: str = "one",
+        score: str = "hamming",
+        oversampling: int = DEFAULT_OVERSAMPLING,
+        projections: Floats | None = None,
+        features: Floats | None = None,
         fingerprint: str | None = None,
     ) -> SearchResult:
         """The k nearest records to an image (bytes or a path), a code, or a stored record's key.
@@ -85,12 +92,16 @@ class Client:
         max_distance: bits; leaves out what is further away. filter: see `lookalike.filters`.
         allow_partial: take an answer that some partitions are missing from (see `coverage`) instead of
         PartitionUnavailable. fingerprint: of the code's code space; the collection's by default.
+        score: "hamming", or "asymmetric" to weigh each bit by how sure the image is of it. rerank: "none", or the
+        k * oversampling nearest ordered again by "asymmetric" score, or by the "features" that the collection
+        keeps. With a code these need its projections (float32 (bits,)) or features (float32 (width,)).
         Raises InvalidRequest, NotFound, CodeSpaceMismatch, PartitionUnavailable, DeadlineExceeded."""
         options = wire.options_to_wire(
             k=k, max_distance=max_distance, filter=filter, include_attributes=include_attributes,
-            allow_partial=allow_partial, rerank=rerank, consistency=consistency,
+            allow_partial=allow_partial, rerank=rerank, consistency=consistency, score=score,
+            oversampling=oversampling,
         )  # fmt: skip
-        query = wire.query_to_wire(image, code, key)
+        query = wire.query_to_wire(image, code, key, projections, features)
         deadline = self._calls.deadline()
         if code is not None:
             fingerprint = fingerprint or self._fingerprint(collection, deadline)
@@ -110,14 +121,19 @@ class Client:
         allow_partial: bool = False,
         rerank: str = "none",
         consistency: str = "one",
+        score: str = "hamming",
+        oversampling: int = DEFAULT_OVERSAMPLING,
+        projections: Sequence[Floats] = (),
+        features: Sequence[Floats] = (),
         fingerprint: str | None = None,
     ) -> list[SearchResult]:
         """As `search`, for up to 1,024 queries in one scan: a result per image, then per code, then per key."""
         options = wire.options_to_wire(
             k=k, max_distance=max_distance, filter=filter, include_attributes=include_attributes,
-            allow_partial=allow_partial, rerank=rerank, consistency=consistency,
+            allow_partial=allow_partial, rerank=rerank, consistency=consistency, score=score,
+            oversampling=oversampling,
         )  # fmt: skip
-        queries = queries_of(images, codes, keys)
+        queries = queries_of(images, codes, keys, projections, features)
         deadline = self._calls.deadline()
         if len(codes):
             fingerprint = fingerprint or self._fingerprint(collection, deadline)
@@ -175,14 +191,24 @@ class Client:
         code_space: CodeSpace | None = None,
         index: str = SCAN,
         index_attributes: Sequence[str] = (),
+        features: str = NONE,
+        feature_width: int = 0,
+        hash_file: bytes = b"",
     ) -> Collection:
         """Create a collection in the encoder's code space, or for codes made elsewhere of `bits` bits or of
         `code_space`. index: "scan", or "mih" where most searches are for close neighbours. index_attributes: the
-        attributes that filters name often. Raises AlreadyExists."""
-        return self._run(self._calls.create_collection(name, bits, code_space, index, index_attributes))
+        attributes that filters name often. features: "int8" or "float16" to keep them for reranking; for codes
+        made elsewhere with their width. hash_file: kept with a `code_space`. Raises AlreadyExists."""
+        indexing = Indexing(index, tuple(index_attributes), features, feature_width)
+        return self._run(self._calls.create_collection(name, bits, code_space, indexing, hash_file))
 
     def get_collection(self, name: str) -> Collection:
         return self._run(self._calls.get_collection(name))
+
+    def get_hash_file(self, name: str) -> bytes:
+        """The file with which an encoder (`encoder.hash`) makes codes of this collection; empty if it keeps
+        none."""
+        return self._run(self._calls.get_hash_file(name))
 
     def list_collections(self) -> list[Collection]:
         return self._run(self._calls.list_collections())

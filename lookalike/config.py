@@ -18,6 +18,7 @@ from lookalike.codespace import MAX_BITS, MIN_BITS
 from lookalike.errors import CannotStart
 
 _ENVIRONMENT_PREFIX = "LOOKALIKE__"
+DEFAULT_BITS = 256
 
 
 def _check_address(address: str) -> str:
@@ -35,8 +36,8 @@ def _check_shard_address(template: str) -> str:
     return template
 
 
-def _check_bits(bits: int) -> int:
-    if bits % 8:
+def _check_bits(bits: int | None) -> int | None:
+    if bits is not None and bits % 8:
         raise ValueError(f"{bits} is not a multiple of 8")
     return bits
 
@@ -63,9 +64,12 @@ class EncoderConfig(_Section):
     address: Address = "127.0.0.1:7720"
     model: str = "tf_efficientnet_lite0"
     weights: str | None = None
-    bits: Annotated[int, AfterValidator(_check_bits)] = Field(default=256, ge=MIN_BITS, le=MAX_BITS)
+    layer: Literal["map", "pooled", "classifier"] = "pooled"
+    # Without it DEFAULT_BITS, or as many as the hash has.
+    bits: Annotated[int | None, Field(ge=MIN_BITS, le=MAX_BITS), AfterValidator(_check_bits)] = None
     seed: int = Field(default=0, ge=0, lt=2**32)
     mean: Path | None = None
+    hash: Path | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     min_replicas: int = Field(default=1, ge=1, le=1_000)
@@ -157,6 +161,8 @@ def _check_consistency(config: ClusterConfig, path: Path) -> None:
         except ValueError as error:
             raise CannotStart(f"config: {path}: shard.address: {error}") from None
     encoder = config.encoder
+    if encoder and encoder.hash and encoder.mean:
+        raise CannotStart(f"config: {path}: encoder.mean: a hash file has its own centre; leave mean out")
     if encoder and encoder.min_replicas > encoder.max_replicas:
         raise CannotStart(
             f"config: {path}: encoder.min_replicas: {encoder.min_replicas} is above max_replicas"

@@ -1,9 +1,10 @@
-"""Owns what a collection keeps beside its records so that searches are answered faster."""
+"""Owns what a collection keeps beside its records so that searches are answered faster, or better."""
 
 from __future__ import annotations
 
 import dataclasses
 
+from lookalike import features as stored_features
 from lookalike.errors import InvalidRequest
 from lookalike.filters import check_field
 
@@ -14,10 +15,14 @@ MAX_ATTRIBUTES = 16
 @dataclasses.dataclass(frozen=True, slots=True)
 class Indexing:
     """kind: "scan" compares every code; "mih" also keeps buckets, with which close neighbours are found without
-    that (exact as well). attributes: fields whose filters are looked up instead of read from every record."""
+    that (exact as well). attributes: fields whose filters are looked up instead of read from every record.
+    features: "none", or "int8" or "float16" to keep each record's features too, `feature_width` of them, for
+    reranking."""
 
     kind: str = SCAN
     attributes: tuple[str, ...] = ()
+    features: str = stored_features.NONE
+    feature_width: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in (SCAN, MIH):
@@ -28,6 +33,23 @@ class Indexing:
             raise InvalidRequest("index attributes: name one twice; name each once")
         for field in self.attributes:
             check_field(field, "index attributes")
+        if self.features not in stored_features.KINDS:
+            raise InvalidRequest(
+                f"features: {self.features[:80]!r} is none; take one of {', '.join(stored_features.KINDS)}"
+            )
+        if not 0 <= self.feature_width <= stored_features.MAX_WIDTH:
+            raise InvalidRequest(f"feature_width: is {self.feature_width:,}; use 1..{stored_features.MAX_WIDTH:,}")
+        if self.feature_width and not self.keeps_features:
+            raise InvalidRequest("feature_width: is given, but features are not kept; say int8 or float16 too")
+
+    @property
+    def keeps_features(self) -> bool:
+        return self.features != stored_features.NONE
+
+    @property
+    def feature_bytes(self) -> int:
+        """What a record's features take on disk."""
+        return stored_features.stored_bytes(self.features, self.feature_width)
 
     def require_bits(self, bits: int) -> Indexing:
         """Raise InvalidRequest unless codes of so many bits can be indexed this way."""

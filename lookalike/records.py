@@ -12,11 +12,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from lookalike.codespace import CodeSpace
 from lookalike.errors import InvalidRequest
 from lookalike.indexing import Indexing
 
 MAX_K = 10_000
+DEFAULT_OVERSAMPLING = 10
+# What a collection keeps of its hash; a message carries it whole.
+MAX_HASH_BYTES = 48 * 1024 * 1024
+MAX_OVERSAMPLING = 1_000
 MAX_KEY_BYTES = 512
 MAX_ATTRIBUTES_BYTES = 64 * 1024
 MAX_ATTRIBUTES_DEPTH = 64
@@ -94,6 +101,14 @@ def check_k(k: int) -> int:
     return whole
 
 
+def check_oversampling(factor: int) -> int:
+    """Return `factor` if a rerank can take so many candidates per hit; raise InvalidRequest otherwise."""
+    whole = operator.index(factor) if hasattr(factor, "__index__") and not isinstance(factor, bool) else 0
+    if not 1 <= whole <= MAX_OVERSAMPLING:
+        raise InvalidRequest(f"oversampling: is {factor!r:.40}; use a whole number from 1 to {MAX_OVERSAMPLING:,}")
+    return whole
+
+
 def attributes_text(attributes: object) -> str:
     """Attributes as canonical JSON text; raise InvalidRequest unless they are a JSON object."""
     if not isinstance(attributes, Mapping):
@@ -158,13 +173,15 @@ def _refuse_constant(name: str) -> None:
 @dataclasses.dataclass(frozen=True, slots=True)
 class Record:
     """One image to store. Exactly one of `image` (an encoded image file's bytes, or its path) and `code`
-    (bits / 8 bytes). `fingerprint` names the code's code space; without it the collection's is assumed."""
+    (bits / 8 bytes). `fingerprint` names the code's code space; without it the collection's is assumed.
+    `features`: float32 (width,), with a code for a collection that keeps features."""
 
     key: str
     image: bytes | str | Path | None = None
     code: bytes | None = None
     attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     fingerprint: str | None = None
+    features: npt.NDArray[np.float32] | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -180,12 +197,13 @@ class StoredRecord:
 @dataclasses.dataclass(frozen=True, slots=True)
 class VersionedRecord:
     """A record as coordinator and shard hand it on: `attributes` is canonical JSON text, `code` is None in
-    a tombstone."""
+    a tombstone, `features` are as the collection keeps them (see `lookalike.features`)."""
 
     key: str
     code: bytes | None
     attributes: str
     version: int
+    features: bytes = b""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -202,7 +220,8 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Hit:
-    """One result: `distance` in differing bits, `score` = share of equal bits."""
+    """One result: `distance` in differing bits; `score` = share of equal bits, weighted by an asymmetric score, or
+    the features' cosine by their rerank."""
 
     key: str
     distance: int
@@ -237,7 +256,7 @@ class Timings:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SearchResult:
-    """Hits ordered by (distance, id, key), and how far they can be relied on."""
+    """Hits, nearest first: by (distance, id, key), or by score and id; and how far they can be relied on."""
 
     hits: list[Hit]
     coverage: Coverage

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +15,23 @@ from lookalike.filters import Filter
 Codes = npt.NDArray[np.uint8]
 Distances = npt.NDArray[np.uint16]
 Ids = npt.NDArray[np.uint64]
+# Of asymmetric scoring: uint16 weights (n, bits). Of features: float32 (n, width).
+Inputs = npt.NDArray[np.uint16] | npt.NDArray[np.float32]
+
+
+class Scoring(enum.Enum):
+    """How rows are scored beyond their Hamming distance. A rerank ranks the k nearest by that distance."""
+
+    HAMMING = 1
+    RERANK_ASYMMETRIC = 2
+    RERANK_FEATURES = 3
+    ASYMMETRIC = 4
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ScanGroup:
-    """Queries that share their options. codes: uint8 (n, bits/8)."""
+    """Queries that share their options. codes: uint8 (n, bits/8). inputs: what the scoring needs, a row per query;
+    None by HAMMING."""
 
     collection: str
     fingerprint: str
@@ -26,10 +40,12 @@ class ScanGroup:
     max_distance: int | None = None
     filter: Filter | None = None
     include_attributes: bool = False
+    scoring: Scoring = Scoring.HAMMING
+    inputs: Inputs | None = None
 
     @property
     def options(self) -> tuple[object, ...]:
-        """All but the codes: groups that are alike in these can be answered as one."""
+        """All but codes and inputs: groups that are alike in these can be answered as one."""
         return (
             self.collection,
             self.fingerprint,
@@ -37,6 +53,17 @@ class ScanGroup:
             self.max_distance,
             self.filter,
             self.include_attributes,
+            self.scoring,
+        )
+
+    def joined(self, others: Sequence[ScanGroup]) -> ScanGroup:
+        """This group and others with the same options as one."""
+        groups = [self, *others]
+        inputs: list[npt.NDArray[Any]] = [group.inputs for group in groups if group.inputs is not None]
+        return dataclasses.replace(
+            self,
+            codes=np.concatenate([group.codes for group in groups]),
+            inputs=np.concatenate(inputs) if inputs else None,
         )
 
     @property
@@ -48,7 +75,8 @@ class ScanGroup:
 @dataclasses.dataclass(frozen=True, slots=True)
 class ScanHits:
     """Hits of a group's queries, end to end: counts[q] of them for query q, each query's ordered by
-    (distance, id, key). `attributes` is empty unless asked for. rows: live rows at the scan's start."""
+    (distance, id, key), or by (rank, id, key) where all rows are scored. `attributes` is empty unless asked for.
+    rows: live rows at the scan's start. ranks: float64, one per hit, lower is nearer; empty by HAMMING."""
 
     counts: Sequence[int]
     distances: Distances
@@ -58,6 +86,7 @@ class ScanHits:
     rows: int
     unknown_fields: Sequence[str] = ()
     known_fields: Sequence[str] = ()
+    ranks: npt.NDArray[np.float64] = dataclasses.field(default_factory=lambda: np.zeros(0))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lookalike import errors, filters
+from lookalike import errors, features, filters
 from lookalike.codespace import CodeSpace
 from lookalike.errors import InvalidRequest, LookalikeError
 from lookalike.indexing import MIH, SCAN, Indexing
@@ -35,12 +35,14 @@ from lookalike.records import (
     attributes_text,
     check_k,
     check_key,
+    check_oversampling,
 )
-from lookalike.scan import ScanGroup, ScanHits
+from lookalike.scan import Inputs, ScanGroup, ScanHits, Scoring
 from lookalike.v1 import codespace_pb2, filter_pb2, record_pb2, search_pb2, shard_pb2
 
 _DISTANCE = np.dtype("<u2")
 _ID = np.dtype("<u8")
+_WEIGHT, _FEATURE, _RANK = np.dtype("<u2"), np.dtype("<f4"), np.dtype("<f8")
 _MAX_UINT32 = 2**32 - 1
 
 
@@ -95,14 +97,33 @@ def collection_from_wire(message: codespace_pb2.Collection) -> Collection:
 _INDEX_KINDS = {SCAN: codespace_pb2.Indexing.KIND_SCAN, MIH: codespace_pb2.Indexing.KIND_MIH}
 
 
+_FEATURE_KINDS = {
+    features.NONE: codespace_pb2.Indexing.FEATURES_NONE,
+    features.INT8: codespace_pb2.Indexing.FEATURES_INT8,
+    features.FLOAT16: codespace_pb2.Indexing.FEATURES_FLOAT16,
+}
+
+
 def indexing_to_wire(indexing: Indexing) -> codespace_pb2.Indexing:
-    return codespace_pb2.Indexing(kind=_INDEX_KINDS[indexing.kind], attributes=indexing.attributes)
+    return codespace_pb2.Indexing(
+        kind=_INDEX_KINDS[indexing.kind],
+        attributes=indexing.attributes,
+        features=_FEATURE_KINDS[indexing.features],
+        feature_width=indexing.feature_width,
+    )
 
 
 def indexing_from_wire(message: codespace_pb2.Indexing) -> Indexing:
     kinds = {number: kind for kind, number in _INDEX_KINDS.items()}
     kinds[codespace_pb2.Indexing.KIND_UNSPECIFIED] = SCAN
-    return Indexing(kinds.get(message.kind, str(message.kind)), tuple(message.attributes))
+    feature_kinds = {number: kind for kind, number in _FEATURE_KINDS.items()}
+    feature_kinds[codespace_pb2.Indexing.FEATURES_UNSPECIFIED] = features.NONE
+    return Indexing(
+        kinds.get(message.kind, str(message.kind)),
+        tuple(message.attributes),
+        feature_kinds.get(message.features, str(message.features)),
+        message.feature_width,
+    )
 
 
 # Filters
@@ -213,19 +234,46 @@ def record_to_wire(record: Record) -> record_pb2.Record:
     if (record.image is None) == (record.code is None):
         raise InvalidRequest(f"record {key!r}: needs an image or a code, exactly one of them")
     if record.image is not None:
+        if record.features is not None:
+            raise InvalidRequest(f"record {key!r}: features: come with a code; those of an image are made from it")
         return record_pb2.Record(key=key, image=image_bytes(record.image), attributes=text)
-    return record_pb2.Record(key=key, code=_code_bytes(record.code), attributes=text)
+    return record_pb2.Record(
+        key=key, code=_code_bytes(record.code), attributes=text, features=_floats("features", record.features)
+    )
 
 
-def query_to_wire(image: bytes | str | Path | None, code: bytes | None, key: str | None) -> search_pb2.Query:
-    """Raises InvalidRequest unless exactly one is given."""
+def query_to_wire(
+    image: bytes | str | Path | None,
+    code: bytes | None,
+    key: str | None,
+    projections: Any = None,
+    query_features: Any = None,
+) -> search_pb2.Query:
+    """Raises InvalidRequest unless exactly one of the first three is given, and the others with a code only."""
     if sum(part is not None for part in (image, code, key)) != 1:
         raise InvalidRequest("query: give exactly one of image, code and key")
+    if code is None and (projections is not None or query_features is not None):
+        raise InvalidRequest(
+            "query: projections and features come with a code; those of an image are made from it"
+        )
     if image is not None:
         return search_pb2.Query(image=image_bytes(image))
     if code is not None:
-        return search_pb2.Query(code=_code_bytes(code))
+        return search_pb2.Query(
+            code=_code_bytes(code),
+            projections=_floats("projections", projections),
+            features=_floats("features", query_features),
+        )
     return search_pb2.Query(key=check_key(key))
+
+
+def _floats(field: str, values: Any) -> bytes:
+    """A vector of floats as the wire carries it; none is empty."""
+    if values is None:
+        return b""
+    if not isinstance(values, np.ndarray) or values.ndim != 1 or not np.issubdtype(values.dtype, np.floating):
+        raise InvalidRequest(f"{field}: are {type(values).__name__}; give a one-dimensional float32 array")
+    return values.astype("<f4").tobytes()
 
 
 def _code_bytes(code: object) -> bytes:
@@ -245,10 +293,13 @@ def options_to_wire(
     allow_partial: bool,
     rerank: str,
     consistency: str,
+    score: str,
+    oversampling: int,
 ) -> search_pb2.SearchOptions:
     """Raises InvalidRequest for options that no cluster would take."""
     if max_distance is not None and not (isinstance(max_distance, int) and 0 <= max_distance <= _MAX_UINT32):
         raise InvalidRequest(f"max_distance: is {max_distance!r}; use a number of bits, 0 or above")
+    check_oversampling(oversampling)
     return search_pb2.SearchOptions(
         k=check_k(k),
         max_distance=max_distance,
@@ -257,6 +308,8 @@ def options_to_wire(
         allow_partial=allow_partial,
         rerank=_enum(search_pb2.Rerank, "RERANK", "rerank", rerank),
         consistency=consistency_to_wire(consistency),
+        score=_enum(search_pb2.Score, "SCORE", "score", score),
+        oversampling=oversampling,
     )
 
 
@@ -403,10 +456,12 @@ def scan_group_to_wire(group: ScanGroup) -> shard_pb2.ScanGroup:
         max_distance=group.max_distance,
         filter=None if group.filter is None else filter_to_wire(group.filter),
         include_attributes=group.include_attributes,
+        scoring=shard_pb2.Scoring.Value(f"SCORING_{group.scoring.name}"),
+        inputs=b"" if group.inputs is None else group.inputs.tobytes(),
     )
 
 
-def scan_group_from_wire(message: shard_pb2.ScanGroup, space: CodeSpace) -> ScanGroup:
+def scan_group_from_wire(message: shard_pb2.ScanGroup, space: CodeSpace, indexing: Indexing) -> ScanGroup:
     """A checked group. Raises InvalidRequest or CodeSpaceMismatch."""
     queries = len(message.codes) // space.code_bytes
     if message.k > MAX_K + 1 or queries * message.k > 2 * MAX_BATCH_HITS:
@@ -426,7 +481,32 @@ def scan_group_from_wire(message: shard_pb2.ScanGroup, space: CodeSpace) -> Scan
         message.max_distance if message.HasField("max_distance") else None,
         filter_from_wire(message.filter) if message.HasField("filter") else None,
         message.include_attributes,
+        *_scoring_from_wire(message, queries, space, indexing),
     )
+
+
+def _scoring_from_wire(
+    message: shard_pb2.ScanGroup, queries: int, space: CodeSpace, indexing: Indexing
+) -> tuple[Scoring, Inputs | None]:
+    try:
+        scoring = Scoring(message.scoring or shard_pb2.SCORING_HAMMING)
+    except ValueError:
+        raise InvalidRequest(f"scoring: {message.scoring} is not known; use a newer shard") from None
+    if scoring is Scoring.HAMMING:
+        return scoring, None
+    kind: np.dtype[Any]
+    if scoring is Scoring.RERANK_FEATURES:
+        if not indexing.keeps_features:
+            raise InvalidRequest(
+                "rerank: this collection keeps no features; make it with features int8 or float16"
+            )
+        kind, width = _FEATURE, indexing.feature_width
+    else:
+        kind, width = _WEIGHT, space.bits
+    if len(message.inputs) != queries * width * kind.itemsize:
+        raise InvalidRequest(f"inputs: have {len(message.inputs)} bytes; send {width:,} values for each query")
+    inputs: Any = np.frombuffer(message.inputs, kind).reshape(queries, width)
+    return scoring, inputs
 
 
 def scan_hits_to_wire(hits: ScanHits | LookalikeError) -> shard_pb2.ScanHits:
@@ -441,6 +521,7 @@ def scan_hits_to_wire(hits: ScanHits | LookalikeError) -> shard_pb2.ScanHits:
         rows=hits.rows,
         unknown_fields=hits.unknown_fields,
         known_fields=hits.known_fields,
+        ranks=hits.ranks.astype(_RANK, copy=False).tobytes(),
     )
 
 
@@ -456,6 +537,7 @@ def scan_hits_from_wire(message: shard_pb2.ScanHits) -> ScanHits | LookalikeErro
         message.rows,
         list(message.unknown_fields),
         list(message.known_fields),
+        np.frombuffer(message.ranks, _RANK),
     )
 
 
@@ -466,13 +548,16 @@ def versioned_to_wire(record: VersionedRecord) -> shard_pb2.ShardRecord:
         attributes=record.attributes,
         version=record.version,
         deleted=record.code is None,
+        features=record.features,
     )
 
 
 def versioned_from_wire(message: shard_pb2.ShardRecord) -> VersionedRecord:
     if message.deleted:
         return VersionedRecord(message.key, None, "", message.version)
-    return VersionedRecord(message.key, message.code, message.attributes or "{}", message.version)
+    return VersionedRecord(
+        message.key, message.code, message.attributes or "{}", message.version, message.features
+    )
 
 
 def stored_record_to_wire(record: VersionedRecord) -> record_pb2.Record:

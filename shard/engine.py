@@ -15,13 +15,15 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
+from lookalike import features
 from lookalike.errors import Corruption, NotFound
 from lookalike.filters import Filter, compared_fields
 from lookalike.indexing import MIH
 from lookalike.records import MAX_ANSWER_BYTES, VersionedRecord
-from lookalike.scan import Codes, ScanGroup, ScanHits, WriteResult
-from shard.kernel import CodeMatrix, Matches, ScanStopped, Selection, View
+from lookalike.scan import Codes, ScanGroup, ScanHits, Scoring, WriteResult
+from shard.kernel import CodeMatrix, Matches, ScanStopped, Selection, View, weighted
 from shard.store import Store
 
 KNOWN_FIELDS_SHOWN = 20
@@ -101,10 +103,10 @@ class Engine:
             )
         return WriteResult(applied.existed, applied.superseded, self._store.newest_version)
 
-    def fetch(self, keys: Sequence[str]) -> list[VersionedRecord]:
+    def fetch(self, keys: Sequence[str], include_features: bool = False) -> list[VersionedRecord]:
         """The live records among `keys`, in their order."""
         with self._in_use():
-            found = self._store.fetch(keys, MAX_ANSWER_BYTES)
+            found = self._store.fetch(keys, MAX_ANSWER_BYTES, include_features)
         return [found[key] for key in keys if key in found]
 
     def scan(self, group: ScanGroup, should_stop: Callable[[], bool] = lambda: False) -> ScanHits:
@@ -167,6 +169,9 @@ class Engine:
     ) -> ScanHits | None:
         """The answer on a state, or None if the store no longer has one of its rows."""
 
+        if group.scoring is Scoring.ASYMMETRIC:
+            return self._weighted_hits(view, selection, group, should_stop)
+
         def scan(codes: Codes, k: int) -> Matches:
             return self._matrix.scan(
                 codes, k, view=view, max_distance=group.max_distance, selection=selection,
@@ -182,21 +187,84 @@ class Engine:
             return None
         keys = [described[number][0] for number in numbers]
         attributes = [described[number][1] for number in numbers] if group.include_attributes else []
+        ranks = self._ranks(view, group, counts.tolist(), numbers)
+        if ranks is None:
+            return None
         hits = ScanHits(
             counts.tolist(), matches.distances[taken], matches.ids[taken], keys, attributes, view.live,
-            *self._unknown_fields(group.filter),
+            *self._unknown_fields(group.filter), ranks,
         )  # fmt: skip
         if _has_equal_neighbours(matches):
-            return self._order_by_key(hits, group, scan)
+            return self._order_by_key(view, hits, group, scan)
         return hits
 
+    def _ranks(
+        self, view: View, group: ScanGroup, counts: Sequence[int], numbers: Sequence[int]
+    ) -> npt.NDArray[np.float64] | None:
+        """The ranks of rows of this view, counts[q] of them for query q, by what the group reranks by. None if the
+        store no longer has one of them."""
+        if group.inputs is None:
+            return np.zeros(0)
+        stored = self._store.features(sorted(set(numbers))) if group.scoring is Scoring.RERANK_FEATURES else {}
+        ranks = [np.zeros(0)]
+        start = 0
+        for query, values, count in zip(group.codes, group.inputs, counts, strict=True):
+            rows = numbers[start : start + count]
+            start += count
+            if group.scoring is Scoring.RERANK_ASYMMETRIC:
+                totals = weighted.weigh(view, np.array(rows, np.uint32), query, values)
+                ranks.append(_share(totals, values))
+                continue
+            if any(row not in stored for row in rows):
+                return None
+            if rows:
+                kept = features.unpack(self.indexing.features, [stored[row] for row in rows])
+                ranks.append(1 - features.cosines(values, kept))
+        return np.concatenate(ranks)
+
+    def _weighted_hits(
+        self, view: View, selection: Selection | None, group: ScanGroup, should_stop: Callable[[], bool]
+    ) -> ScanHits | None:
+        """The answer by asymmetric rank over all rows, or None if the store no longer has one of its rows."""
+        assert group.inputs is not None
+        counts: list[int] = []
+        rows: list[tuple[float, int, str, int, str]] = []
+        for query, weights in zip(group.codes, group.inputs, strict=True):
+            found = weighted.scan(
+                view, query, weights, group.k,
+                max_distance=group.max_distance, selection=selection, should_stop=should_stop,
+            )  # fmt: skip
+            numbers = found.numbers.tolist()
+            described = self._store.describe(numbers, group.include_attributes, MAX_ANSWER_BYTES)
+            if len(described) < len(numbers):
+                return None
+            ranks = _share(found.weighted, weights).tolist()
+            ordered = sorted(
+                (rank, identifier, described[number][0], distance, described[number][1])
+                for rank, identifier, distance, number in zip(
+                    ranks, found.ids.tolist(), found.distances.tolist(), numbers, strict=True
+                )
+            )[: group.k]
+            counts.append(len(ordered))
+            rows += ordered
+        return ScanHits(
+            counts,
+            np.array([row[3] for row in rows], np.uint16),
+            np.array([row[1] for row in rows], np.uint64),
+            [row[2] for row in rows],
+            [row[4] for row in rows] if group.include_attributes else [],
+            view.live,
+            *self._unknown_fields(group.filter),
+            np.array([row[0] for row in rows], np.float64),
+        )
+
     def _order_by_key(
-        self, hits: ScanHits, group: ScanGroup, scan: Callable[[Codes, int], Matches]
+        self, view: View, hits: ScanHits, group: ScanGroup, scan: Callable[[Codes, int], Matches]
     ) -> ScanHits | None:
         """The same answer where rows share distance and id (two keys with one hash): order those by key,
         in the cut as well."""
         counts: list[int] = []
-        rows: list[tuple[int, int, str, str]] = []
+        rows: list[tuple[int, int, str, str, int]] = []
         for q in range(len(group.codes)):
             k = group.k + 1
             matches = scan(group.codes[q : q + 1], k)
@@ -209,18 +277,21 @@ class Engine:
             if len(described) < len(numbers):
                 return None
             found = sorted(
-                (int(matches.distances[0, j]), int(matches.ids[0, j]), *described[numbers[j]])
+                (int(matches.distances[0, j]), int(matches.ids[0, j]), *described[numbers[j]], numbers[j])
                 for j in range(count)
             )[: group.k]
             counts.append(len(found))
             rows.extend(found)
+        ranks = self._ranks(view, group, counts, [row[4] for row in rows])
+        if ranks is None:
+            return None
         return ScanHits(
             counts,
             np.array([row[0] for row in rows], np.uint16),
             np.array([row[1] for row in rows], np.uint64),
             [row[2] for row in rows],
             [row[3] for row in rows] if group.include_attributes else [],
-            hits.rows, hits.unknown_fields, hits.known_fields,
+            hits.rows, hits.unknown_fields, hits.known_fields, ranks,
         )  # fmt: skip
 
     def _unknown_fields(self, condition: Filter | None) -> tuple[list[str], list[str]]:
@@ -230,6 +301,12 @@ class Engine:
         known = self._store.fields
         unknown = [field for field in compared_fields(condition) if field.partition(".")[0] not in known]
         return sorted(set(unknown)), sorted(known)[:KNOWN_FIELDS_SHOWN] if unknown else []
+
+
+def _share(totals: npt.NDArray[np.uint32], weights: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
+    """Weighted distances as a share of all the weight, 0..1; equal only where those are."""
+    result: npt.NDArray[np.float64] = totals / max(1, int(weights.sum(dtype=np.int64)))
+    return result
 
 
 def _same(matches: Matches, a: int, b: int) -> bool:

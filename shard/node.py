@@ -2,7 +2,7 @@
 
     FOLDER/shard.json              cluster, partition, replica, and the partition count it was filled for
     FOLDER/lock                    held by the process that serves the folder
-    FOLDER/collections/NAME@INCARNATION/   one store each
+    FOLDER/collections/NAME@INCARNATION/   one store each, and the hash file that the collection was made with
 
 A collection comes and goes by a rename, so a crash leaves it whole or absent. One whose store is damaged is
 reported by name and refused; the others serve. The incarnation tells a collection from an earlier one of its
@@ -28,6 +28,7 @@ from shard.store import Store
 
 log = logging.getLogger("shard.node")
 STORE_FILE = "records.sqlite"
+HASH_FILE = "hash.npz"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -103,7 +104,13 @@ class Node:
             raise NotFound(f"collection: {name[:140]!r} does not exist; create it first") from None
 
     def open_collection(
-        self, name: str, space: CodeSpace, indexing: Indexing, incarnation: int, keep_present: bool
+        self,
+        name: str,
+        space: CodeSpace,
+        indexing: Indexing,
+        incarnation: int,
+        keep_present: bool,
+        hash_file: bytes = b"",
     ) -> tuple[bool, int]:
         """Make sure that the collection is there, in this code space, so indexed, and in this incarnation or, with
         `keep_present`, in whichever is there. An earlier incarnation is dropped. Returns whether it was made
@@ -114,12 +121,21 @@ class Node:
             self.drop_collection(name, present)
             present = None
         if present is None:
-            self._make(name, space, indexing, incarnation)
+            self._make(name, space, indexing, incarnation, hash_file)
             return True, incarnation
         if present > incarnation and not keep_present:
             raise CodeSpaceMismatch(f"collection: {name!r} exists and was made later than this request")
         self._require_same(name, space, indexing)
         return False, present
+
+    def hash_file(self, name: str) -> bytes:
+        """The file that the collection's hash came in, empty if it was made without. Raises NotFound,
+        Corruption."""
+        self.engine(name)
+        try:
+            return (self._folder_of(name, self._open[name].incarnation) / HASH_FILE).read_bytes()
+        except FileNotFoundError:
+            return b""
 
     def drop_collection(self, name: str, incarnation: int) -> bool:
         """Delete the collection, damaged or not, unless it is a later incarnation. Returns whether there was
@@ -157,12 +173,14 @@ class Node:
         else:
             self._open[name] = _Open(engine, incarnation)
 
-    def _make(self, name: str, space: CodeSpace, indexing: Indexing, incarnation: int) -> None:
+    def _make(self, name: str, space: CodeSpace, indexing: Indexing, incarnation: int, hash_file: bytes) -> None:
         folder = self._folder_of(name, incarnation)
         unfinished = self._collections_folder / f".new-{folder.name}"
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
         Store.create(unfinished / STORE_FILE, space, indexing)
+        if hash_file:
+            _write_synced(unfinished / HASH_FILE, hash_file)
         unfinished.rename(folder)
         try:
             _sync_folder(self._collections_folder)
@@ -196,7 +214,7 @@ class Node:
         path = self._folder / "shard.json"
         if not path.exists():
             unfinished = path.with_suffix(".new")
-            _write_synced(unfinished, json.dumps(dataclasses.asdict(self.identity)))
+            _write_synced(unfinished, json.dumps(dataclasses.asdict(self.identity)).encode())
             unfinished.rename(path)
             _sync_folder(self._folder)
             return
@@ -222,9 +240,9 @@ def _lock(folder: Path) -> IO[str]:
     return file
 
 
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
 

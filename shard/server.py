@@ -4,7 +4,6 @@ codes; writes run in another and share commits; reads by key have threads of the
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import os
 import sys
@@ -15,12 +14,19 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import grpc
-import numpy as np
 
 from lookalike import wire
 from lookalike.batcher import Batcher
 from lookalike.errors import DeadlineExceeded, Internal, InvalidRequest, LookalikeError, Recovering
-from lookalike.records import VERSION_LIMIT, VersionedRecord, check_code, check_key, parse_attributes
+from lookalike.indexing import Indexing
+from lookalike.records import (
+    MAX_HASH_BYTES,
+    VERSION_LIMIT,
+    VersionedRecord,
+    check_code,
+    check_key,
+    parse_attributes,
+)
 from lookalike.scan import ScanGroup, ScanHits, WriteResult
 from lookalike.v1 import shard_pb2 as pb
 from lookalike.v1 import shard_pb2_grpc
@@ -88,7 +94,9 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
         """One group's answer or error: the groups of an RPC belong to different clients."""
         try:
             engine = self._node.engine(message.collection)
-            return await self._scans.submit((engine, wire.scan_group_from_wire(message, engine.space)))
+            return await self._scans.submit(
+                (engine, wire.scan_group_from_wire(message, engine.space, engine.indexing))
+            )
         except LookalikeError as error:
             return error
         except Exception:
@@ -107,6 +115,7 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
             if record.code is not None:
                 parse_attributes(record.attributes)
                 check_code(record.code, engine.space, f"record {record.key!r}")
+                _check_features(record, engine.indexing)
         result = await self._writes.submit((engine, records))
         return pb.WriteResponse(
             existed=result.existed,
@@ -118,7 +127,7 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
     async def Fetch(self, request: pb.FetchRequest, context: Context) -> pb.FetchResponse:
         self._require_loaded()
         engine = self._node.engine(request.collection)
-        records = await self._in(self._read_threads, lambda: engine.fetch(request.keys))
+        records = await self._in(self._read_threads, lambda: engine.fetch(request.keys, request.include_features))
         return pb.FetchResponse(records=[wire.versioned_to_wire(record) for record in records])
 
     async def OpenCollection(
@@ -127,10 +136,14 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
         self._require_loaded()
         space = wire.space_from_wire(request.code_space)
         indexing = wire.indexing_from_wire(request.indexing).require_bits(space.bits)
+        if len(request.hash_file) > MAX_HASH_BYTES:
+            raise InvalidRequest(
+                f"hash_file: has {len(request.hash_file):,} bytes; at most {MAX_HASH_BYTES:,} are kept"
+            )
         created, incarnation = await self._in(
             self._write_thread,
             lambda: self._node.open_collection(
-                request.name, space, indexing, request.incarnation, request.keep_present
+                request.name, space, indexing, request.incarnation, request.keep_present, request.hash_file
             ),
         )
         return pb.OpenCollectionResponse(created=created, incarnation=incarnation)
@@ -143,6 +156,11 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
             self._write_thread, lambda: self._node.drop_collection(request.name, request.incarnation)
         )
         return pb.DropShardCollectionResponse(dropped=dropped)
+
+    async def FetchHash(self, request: pb.FetchHashRequest, context: Context) -> pb.FetchHashResponse:
+        self._require_loaded()
+        data = await self._in(self._read_threads, lambda: self._node.hash_file(request.collection))
+        return pb.FetchHashResponse(hash_file=data)
 
     async def ShardStatus(self, request: pb.ShardStatusRequest, context: Context) -> pb.ShardStatusResponse:
         self._require_loaded()
@@ -206,13 +224,21 @@ def _scan_together(scans: Sequence[ScanItem], should_stop: Callable[[], bool]) -
 
 def _scan_joined(scans: Sequence[ScanItem], should_stop: Callable[[], bool]) -> list[ScanHits]:
     engine, first = scans[0]
-    joined = dataclasses.replace(first, codes=np.concatenate([group.codes for _, group in scans]))
+    joined = first.joined([group for _, group in scans[1:]])
     return _cut(engine.scan(joined, should_stop), [len(group.codes) for _, group in scans])
 
 
 def _write_bytes(record: VersionedRecord) -> int:
     """About what a record takes on its way to the disk."""
-    return _RECORD_BYTES + len(record.code or b"") + len(record.attributes)
+    return _RECORD_BYTES + len(record.code or b"") + len(record.attributes) + len(record.features)
+
+
+def _check_features(record: VersionedRecord, indexing: Indexing) -> None:
+    if len(record.features) != indexing.feature_bytes:
+        raise InvalidRequest(
+            f"features: record {record.key!r} has {len(record.features):,} bytes of them, the collection keeps"
+            f" {indexing.feature_bytes:,}; send them as the collection keeps them"
+        )
 
 
 def _cut(hits: ScanHits, sizes: Sequence[int]) -> list[ScanHits]:
@@ -234,6 +260,7 @@ def _cut(hits: ScanHits, sizes: Sequence[int]) -> list[ScanHits]:
                 hits.rows,
                 hits.unknown_fields,
                 hits.known_fields,
+                hits.ranks[rows],
             )
         )
         query += size

@@ -46,6 +46,9 @@ CREATE TABLE records (
 );
 """
 
+# Apart from the records, so that what reads those does not read these.
+_FEATURES_SCHEMA = "CREATE TABLE features (number INTEGER PRIMARY KEY, vector BLOB NOT NULL);"
+
 Value = TypeVar("Value", str, int)
 
 
@@ -92,6 +95,8 @@ class Store:
             connection.executescript(_SCHEMA)
             for position, field in enumerate(indexing.attributes):
                 connection.executescript(index_of(position, field))
+            if indexing.keeps_features:
+                connection.executescript(_FEATURES_SCHEMA)
             meta = {
                 "schema": SCHEMA_VERSION,
                 "code_space": json.dumps(dataclasses.asdict(space)),
@@ -151,14 +156,20 @@ class Store:
             finally:
                 reader.execute("COMMIT")
 
-    def fetch(self, keys: Sequence[str], max_bytes: int) -> dict[str, VersionedRecord]:
+    def fetch(
+        self, keys: Sequence[str], max_bytes: int, include_features: bool = False
+    ) -> dict[str, VersionedRecord]:
         """The live records among `keys`. Raises InvalidRequest when they take over `max_bytes`."""
-        sql = "SELECT key, code, attributes, version FROM records WHERE key IN ({}) AND code IS NOT NULL"
+        keeps = self.indexing.keeps_features and include_features
+        sql = (
+            f"SELECT key, code, attributes, version, {'vector' if keeps else 'NULL'} FROM records"
+            f"{' LEFT JOIN features USING (number)' if keeps else ''} WHERE key IN ({{}}) AND code IS NOT NULL"
+        )
         found: dict[str, VersionedRecord] = {}
         size = 0
-        for row in self._lookup(self._reader(), sql, keys):
-            record = found[row[0]] = VersionedRecord(*row)
-            size += len(record.key) + len(record.code or b"") + len(record.attributes)
+        for key, code, attributes, version, vector in self._lookup(self._reader(), sql, keys):
+            record = found[key] = VersionedRecord(key, code, attributes, version, vector or b"")
+            size += len(record.key) + len(record.code or b"") + len(record.attributes) + len(record.features)
             if size > max_bytes:
                 raise InvalidRequest(f"keys: the records take over {max_bytes:,} bytes; ask for fewer at once")
         return found
@@ -191,6 +202,11 @@ class Store:
                 " or leave the attributes out"
             )
         return described
+
+    def features(self, numbers: Sequence[int]) -> dict[int, bytes]:
+        """The features, as they are kept, of the rows among `numbers` that live."""
+        sql = "SELECT number, vector FROM features WHERE number IN ({})"
+        return dict(self._lookup(self._reader(), sql, numbers))
 
     def matching(
         self, condition: Filter, first: int, end: int, should_stop: Callable[[], bool] = lambda: False
@@ -225,20 +241,29 @@ class Store:
         if meta["schema"] != SCHEMA_VERSION:
             raise ValueError(f"its schema is {meta['schema']!r}, this release reads {SCHEMA_VERSION!r}")
         stored = json.loads(meta["indexing"])
-        indexing = Indexing(stored["kind"], tuple(stored["attributes"]))
+        indexing = Indexing(**{**stored, "attributes": tuple(stored["attributes"])})
         return CodeSpace(**json.loads(meta["code_space"])), indexing
 
     def _renumber(self) -> int:
         """Give the rows new numbers from 0 in their order. Returns how many there are. Numbers have 32 bits
         in the matrix and every write takes one, so a store that lives long would run out of them."""
-        self._writer.executescript(
+        features = (
             """
+            UPDATE features SET number = -number - 1;
+            UPDATE features SET number = (SELECT new FROM renumbered WHERE old = -features.number - 1);
+            """
+            if self.indexing.keeps_features
+            else ""
+        )
+        self._writer.executescript(
+            f"""
             BEGIN IMMEDIATE;
             CREATE TEMP TABLE renumbered AS
                 SELECT number AS old, row_number() OVER (ORDER BY number) - 1 AS new FROM records;
             CREATE UNIQUE INDEX temp.renumbered_old ON renumbered (old);
             UPDATE records SET number = -number - 1;
             UPDATE records SET number = (SELECT new FROM renumbered WHERE old = -records.number - 1);
+            {features}
             DROP TABLE renumbered;
             COMMIT;
             """
@@ -277,6 +302,12 @@ class Store:
                 for number, record in rows.values()
             ],
         )  # fmt: skip
+        if self.indexing.keeps_features:
+            self._writer.executemany("DELETE FROM features WHERE number = ?", [(number,) for number in deleted])
+            self._writer.executemany(
+                "INSERT INTO features VALUES (?, ?)",
+                [(number, record.features) for number, record in rows.values() if record.code is not None],
+            )
         fields = _new_fields((record for _, record in rows.values()), self.fields)
         self._writer.executemany("INSERT OR IGNORE INTO fields VALUES (?)", [(name,) for name in fields])
         live_rows = sorted((number, record) for number, record in rows.values() if record.code is not None)

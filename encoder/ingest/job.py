@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from encoder.ingest.pipeline import encode_urls
 from encoder.ingest.sources import Source
 from encoder.spec import EncoderSpec
 from lookalike.client import Client
-from lookalike.codespace import CodeSpace
 from lookalike.errors import (
     Cancelled,
     CodeSpaceMismatch,
@@ -28,7 +29,7 @@ from lookalike.errors import (
     Overloaded,
     PartitionUnavailable,
 )
-from lookalike.records import Record
+from lookalike.records import Collection, Record
 
 CHECK_KEYS = 1_000
 STREAM_TIMEOUT_SECONDS = 120.0
@@ -77,12 +78,12 @@ class Report:
         self._file.flush()
 
 
-def open_collection(client: Client, name: str) -> CodeSpace:
-    """The collection's code space; the collection is made now, in the encoder's, if there is none."""
+def open_collection(client: Client, name: str) -> Collection:
+    """The collection; it is made now, in the encoder's code space, if there is none."""
     try:
-        return client.get_collection(name).code_space
+        return client.get_collection(name)
     except NotFound:
-        return client.create_collection(name).code_space
+        return client.create_collection(name)
 
 
 def missing_sources(
@@ -103,8 +104,7 @@ def missing_sources(
 
 def run(
     client: Client,
-    collection: str,
-    space: CodeSpace,
+    target: Collection,
     sources: Sequence[Source],
     spec: EncoderSpec,
     workers: Workers,
@@ -128,20 +128,22 @@ def run(
         workers=workers.count,
         gpus_per_worker=workers.gpus_each,
         decode_threads=workers.decode_threads,
+        include_features=target.indexing.keeps_features,
     )
     # Closed before Ray is, whatever ends the job.
     with contextlib.closing(portions):
         for number, portion in enumerate(portions):
-            _require_space(collection, space, portion.fingerprint, spec)
+            _require_space(target, portion.fingerprint, spec)
             records = []
-            for index, code, reason in portion.results:
+            for index, code, features, reason in portion.results:
                 source = sources[index]
                 if reason:
                     report.add(source.url, source.key, reason)
                     summary.unreadable += 1
                 else:
-                    records.append(Record(source.key, code=code, attributes=source.attributes))
-            refused = _store(client, collection, records, patience_seconds)
+                    vector = np.frombuffer(features, "<f4") if features else None
+                    records.append(Record(source.key, code=code, attributes=source.attributes, features=vector))
+            refused = _store(client, target.name, records, patience_seconds)
             for key, error in refused:
                 report.add(by_key[key].url, key, f"not stored: {error.message}")
             summary.not_stored += len(refused)
@@ -158,10 +160,11 @@ def _is_stored(source: Source, stored: object) -> bool:
     return isinstance(stored, dict) and stored.get("signature") == source.signature
 
 
-def _require_space(collection: str, space: CodeSpace, fingerprint: str, spec: EncoderSpec) -> None:
+def _require_space(target: Collection, fingerprint: str, spec: EncoderSpec) -> None:
+    space = target.code_space
     if space.fingerprint != fingerprint:
         raise CodeSpaceMismatch(
-            f"collection {collection!r} is in code space {space.fingerprint[:12]}… ({space.backbone},"
+            f"collection {target.name!r} is in code space {space.fingerprint[:12]}… ({space.backbone},"
             f" {space.hash_method}, {space.bits} bits), this job makes {fingerprint[:12]}…"
             f" ({spec.model}, {spec.bits} bits); pass the cluster's own --config, or another collection"
         )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import ray.data
 
+from encoder.hashing import Features
 from encoder.ingest.sources import read
 from encoder.spec import Encoded, EncoderSpec
 from lookalike.rpc import MAX_IMAGE_BYTES
@@ -23,33 +24,40 @@ Batch = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Portion:
-    """Some files' results: (index into the URLs, code, error), with a code or an error. fingerprint: of the
-    codes' code space."""
+    """Some files' results: (index into the URLs, code, features, error), with a code or an error; the features,
+    float32 little-endian, are empty unless asked for. fingerprint: of the codes' code space."""
 
     fingerprint: str
-    results: list[tuple[int, bytes, str]]
+    results: list[tuple[int, bytes, bytes, str]]
 
 
 class _EncodeActor:
     """A worker of the pool: one model, whole batches, one bad file never fails the batch."""
 
-    def __init__(self, spec: EncoderSpec, decode_threads: int) -> None:
+    def __init__(self, spec: EncoderSpec, decode_threads: int, include_features: bool) -> None:
         # Only the workers need torch: the job's own process stays light and starts sooner.
         from encoder.model import EncoderModel
 
         self._model = EncoderModel(spec, decode_threads)
         self._fingerprint = self._model.space.fingerprint
+        self._include_features = include_features
 
     def __call__(self, batch: Batch) -> Batch:
         files = [_read(url) for url in batch["url"]]
-        encoded = iter(self._model.encode([data for data in files if isinstance(data, bytes)]))
+        images = [data for data in files if isinstance(data, bytes)]
+        encoded = iter(self._model.encode(images, self._include_features))
         results = [next(encoded) if isinstance(data, bytes) else Encoded(error=data.reason) for data in files]
         return {
             "index": batch["index"],
             "code": np.array([result.code for result in results], object),
+            "features": np.array([_to_bytes(result.features) for result in results], object),
             "error": np.array([result.error for result in results], object),
             "fingerprint": np.array([self._fingerprint] * len(results), object),
         }
+
+
+def _to_bytes(features: Features | None) -> bytes:
+    return b"" if features is None else features.astype("<f4").tobytes()
 
 
 class _Unread:
@@ -65,7 +73,13 @@ def _read(url: str) -> bytes | _Unread:
 
 
 def encode_urls(
-    urls: Sequence[str], spec: EncoderSpec, *, workers: int, gpus_per_worker: float, decode_threads: int
+    urls: Sequence[str],
+    spec: EncoderSpec,
+    *,
+    workers: int,
+    gpus_per_worker: float,
+    decode_threads: int,
+    include_features: bool = False,
 ) -> Generator[Portion]:
     """Encode files on the running Ray. Yields portions in any order; each index comes once."""
     context = ray.data.DataContext.get_current()
@@ -76,12 +90,17 @@ def encode_urls(
     blocks = -(-len(rows) // BLOCK_IMAGES)
     dataset = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
         _EncodeActor,
-        fn_constructor_kwargs={"spec": spec, "decode_threads": decode_threads},
+        fn_constructor_kwargs={
+            "spec": spec,
+            "decode_threads": decode_threads,
+            "include_features": include_features,
+        },
         batch_size=BATCH_IMAGES,
         compute=ray.data.ActorPoolStrategy(size=min(workers, blocks)),
         num_cpus=1,
         num_gpus=gpus_per_worker,
     )
     for batch in dataset.iter_batches(batch_size=None, batch_format="numpy"):
-        results = zip(batch["index"].tolist(), batch["code"].tolist(), batch["error"].tolist(), strict=True)
+        columns = (batch[name].tolist() for name in ("index", "code", "features", "error"))
+        results = zip(*columns, strict=True)
         yield Portion(batch["fingerprint"][0], list(results))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from lookalike.cli.options import DEFAULT_SERVER, Json, Server, print_json
 from lookalike.client import Client
+from lookalike.errors import NotFound
+from lookalike.features import NONE
 from lookalike.indexing import SCAN
 from lookalike.records import Collection
 
@@ -33,12 +36,21 @@ def create(
     index_attribute: Annotated[
         list[str] | None, typer.Option(help="An attribute that filters name often; can be repeated.")
     ] = None,
+    features: Annotated[
+        str, typer.Option(help="none; or int8 or float16: keep each image's features on disk, to rerank by.")
+    ] = NONE,
+    feature_width: Annotated[
+        int, typer.Option(help="For codes made elsewhere: how many features each record brings.", min=0)
+    ] = 0,
     server: Server = DEFAULT_SERVER,
     as_json: Json = False,
 ) -> None:
     """Create a collection in the encoder's code space, or for codes made elsewhere."""
     with Client(server) as client:
-        collection = client.create_collection(name, bits=bits, index=index, index_attributes=index_attribute or [])
+        collection = client.create_collection(
+            name, bits=bits, index=index, index_attributes=index_attribute or [],
+            features=features, feature_width=feature_width,
+        )  # fmt: skip
         _show([collection], as_json)
 
 
@@ -58,6 +70,25 @@ def show(name: Name, server: Server = DEFAULT_SERVER, as_json: Json = False) -> 
     """Show a collection's rows and code space."""
     with Client(server) as client:
         _show([client.get_collection(name)], as_json)
+
+
+@app.command("hash")
+def hash_(
+    name: Name,
+    output: Annotated[Path, typer.Option(help="The file to write; name it in encoder.hash.")],
+    server: Server = DEFAULT_SERVER,
+    as_json: Json = False,
+) -> None:
+    """Write the hash that a collection was made with, so that an encoder can make codes of it again."""
+    with Client(server) as client:
+        data = client.get_hash_file(name)
+    if not data:
+        raise NotFound(f"hash: collection {name!r} keeps none; its codes are made elsewhere")
+    output.write_bytes(data)
+    if as_json:
+        print_json({"output": str(output), "bytes": len(data)})
+    else:
+        print(f"{output}: {len(data):,} bytes; set encoder.hash to it")
 
 
 @app.command()
@@ -83,4 +114,5 @@ def _show(collections: list[Collection], as_json: bool) -> None:
             f"{collection.name}: {collection.rows:,} rows, {space.bits} bits, {space.backbone}"
             f" {space.hash_method}, {space.fingerprint[:12]}, index {collection.indexing.kind}"
             + "".join(f", attribute {field}" for field in collection.indexing.attributes)
+            + (f", features {collection.indexing.features}" if collection.indexing.keeps_features else "")
         )

@@ -20,7 +20,7 @@ from lookalike.cli.options import (
 )
 from lookalike.client import Client
 from lookalike.errors import InvalidRequest, NotFound
-from lookalike.records import SearchResult
+from lookalike.records import DEFAULT_OVERSAMPLING, SearchResult
 
 Keys = Annotated[list[str], typer.Argument(help="Keys of records.")]
 
@@ -34,6 +34,15 @@ def search(
     filter_: Annotated[
         str | None, typer.Option("--filter", help='A JSON filter, e.g. \'{"label": "cat"}\'.')
     ] = None,
+    score: Annotated[
+        str, typer.Option(help="hamming, or asymmetric: bits count by how sure the image is of them.")
+    ] = "hamming",
+    rerank: Annotated[
+        str, typer.Option(help="none; or order the best again by asymmetric score, or by stored features.")
+    ] = "none",
+    oversampling: Annotated[
+        int, typer.Option(help="Candidates per hit that a rerank orders.")
+    ] = DEFAULT_OVERSAMPLING,
     allow_partial: Annotated[
         bool, typer.Option(help="Accept an answer that partitions are missing from.")
     ] = False,
@@ -47,6 +56,7 @@ def search(
         result = client.search(
             collection=collection, image=image, key=key, code=_hexadecimal(code), k=k,
             max_distance=max_distance, filter=_json_filter(filter_), allow_partial=allow_partial,
+            score=score, rerank=rerank, oversampling=oversampling,
         )  # fmt: skip
     if as_json:
         print_json(
@@ -123,7 +133,7 @@ def _print_result(result: SearchResult) -> None:
         attributes = json.dumps(hit.attributes, ensure_ascii=False) if hit.attributes else ""
         print(f"{rank:>3}  {hit.distance:>5} bits  {hit.score:.4f}  {hit.key}  {attributes}".rstrip())
     coverage = result.coverage
-    kind = "exact" if result.exact else "PARTIAL"
+    kind = "exact" if result.exact else "among candidates" if coverage.complete else "PARTIAL"
     print(
         f"{kind}: {coverage.answered} of {coverage.partitions} partitions, {coverage.rows_searched:,} of"
         f" {coverage.rows_known:,} rows, {result.timings.total_ms:.1f} ms"

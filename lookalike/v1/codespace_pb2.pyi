@@ -46,9 +46,9 @@ class CodeSpace(_message.Message):
     preprocessing: _builtins.str
     """Canonical text of the preprocessing (resize, crop, interpolation, mean, std). Empty when external."""
     hash_method: _builtins.str
-    """"lsh" or, when external, "external"."""
+    """How features become bits: "lsh", "pca", "itq", "csq"; "external" when made outside the cluster."""
     hash_digest: _builtins.str
-    """Hex SHA-256 over the hash method's parameters (seed, input width, mean). Empty when external."""
+    """Hex SHA-256 over the hash method's parameters (seed, input width, mean, planes). Empty when external."""
     bits: _builtins.int
     """Bits per code: a multiple of 8, 16..8192."""
     fingerprint: _builtins.str
@@ -75,7 +75,7 @@ Global___CodeSpace: _TypeAlias = CodeSpace  # noqa: Y015
 
 @_typing.final
 class Indexing(_message.Message):
-    """What a collection keeps beside its records so that searches are answered faster."""
+    """What a collection keeps beside its records so that searches are answered faster, or better."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -104,9 +104,39 @@ class Indexing(_message.Message):
     a multiple of 64 bits from 64 to 512.
     """
 
+    class _Features:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _FeaturesEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Indexing._Features.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        FEATURES_UNSPECIFIED: Indexing._Features.ValueType  # 0
+        """As FEATURES_NONE."""
+        FEATURES_NONE: Indexing._Features.ValueType  # 1
+        """Codes alone."""
+        FEATURES_INT8: Indexing._Features.ValueType  # 2
+        """Each record's features on disk, a byte each, for RERANK_FEATURES."""
+        FEATURES_FLOAT16: Indexing._Features.ValueType  # 3
+        """Two bytes each."""
+
+    class Features(_Features, metaclass=_FeaturesEnumTypeWrapper): ...
+    FEATURES_UNSPECIFIED: Indexing.Features.ValueType  # 0
+    """As FEATURES_NONE."""
+    FEATURES_NONE: Indexing.Features.ValueType  # 1
+    """Codes alone."""
+    FEATURES_INT8: Indexing.Features.ValueType  # 2
+    """Each record's features on disk, a byte each, for RERANK_FEATURES."""
+    FEATURES_FLOAT16: Indexing.Features.ValueType  # 3
+    """Two bytes each."""
+
     KIND_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    FEATURE_WIDTH_FIELD_NUMBER: _builtins.int
     kind: Global___Indexing.Kind.ValueType
+    features: Global___Indexing.Features.ValueType
+    feature_width: _builtins.int
+    """Width of the features that are kept: the encoder's, unless given. At most 65,536."""
     @_builtins.property
     def attributes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Attributes whose filters are looked up instead of read from every record; dots go into objects. At most 16."""
@@ -116,10 +146,12 @@ class Indexing(_message.Message):
         *,
         kind: Global___Indexing.Kind.ValueType = ...,
         attributes: _abc.Iterable[_builtins.str] | None = ...,
+        features: Global___Indexing.Features.ValueType = ...,
+        feature_width: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "kind", b"kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "feature_width", b"feature_width", "features", b"features", "kind", b"kind"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,8 +25,11 @@ class EncodeRequest(_message.Message):
 
     IMAGES_FIELD_NUMBER: _builtins.int
     INCLUDE_FEATURES_FIELD_NUMBER: _builtins.int
+    INCLUDE_PROJECTIONS_FIELD_NUMBER: _builtins.int
     include_features: _builtins.bool
     """Return the features too."""
+    include_projections: _builtins.bool
+    """Return the projections too."""
     @_builtins.property
     def images(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """1..1,024 encoded image files."""
@@ -36,10 +39,11 @@ class EncodeRequest(_message.Message):
         *,
         images: _abc.Iterable[_builtins.bytes] | None = ...,
         include_features: _builtins.bool = ...,
+        include_projections: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "include_features", b"include_features"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "include_features", b"include_features", "include_projections", b"include_projections"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -52,22 +56,28 @@ class EncodedImage(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    PROJECTIONS_FIELD_NUMBER: _builtins.int
     code: _builtins.bytes
     """bits / 8 bytes; empty when the image could not be read."""
     features: _builtins.bytes
     """float32 little-endian, the layer's width; empty unless asked for."""
     error: _builtins.str
     """Why the image could not be read; empty when it could."""
+    projections: _builtins.bytes
+    """float32 little-endian, one per bit: its sign is the bit, its size how far the bit is from changing; empty
+    unless asked for.
+    """
     def __init__(
         self,
         *,
         code: _builtins.bytes = ...,
         features: _builtins.bytes = ...,
         error: _builtins.str = ...,
+        projections: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "error", b"error", "features", b"features"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "error", b"error", "features", b"features", "projections", b"projections"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -102,12 +112,17 @@ Global___EncodeResponse: _TypeAlias = EncodeResponse  # noqa: Y015
 class DescribeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    INCLUDE_HASH_FIELD_NUMBER: _builtins.int
+    include_hash: _builtins.bool
+    """Return the hash file too."""
     def __init__(
         self,
+        *,
+        include_hash: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_hash", b"include_hash"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -120,10 +135,13 @@ class DescribeResponse(_message.Message):
     CODE_SPACE_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
+    HASH_FILE_FIELD_NUMBER: _builtins.int
     features: _builtins.int
     """Width of the features."""
     device: _builtins.str
     """"cuda" or "cpu"."""
+    hash_file: _builtins.bytes
+    """What `encoder.hash` can name: from it another encoder makes codes of this code space. Empty unless asked for."""
     @_builtins.property
     def code_space(self) -> _codespace_pb2.CodeSpace: ...
     def __init__(
@@ -132,10 +150,11 @@ class DescribeResponse(_message.Message):
         code_space: _codespace_pb2.CodeSpace | None = ...,
         features: _builtins.int = ...,
         device: _builtins.str = ...,
+        hash_file: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["code_space", b"code_space"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code_space", b"code_space", "device", b"device", "features", b"features"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code_space", b"code_space", "device", b"device", "features", b"features", "hash_file", b"hash_file"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19lookalike/v1/record.proto\x12\x0clookalike.v1\"f\n\x06Record\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12\x0e\n\x04\x63ode\x18\x03 \x01(\x0cH\x00\x12\x12\n\nattributes\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\x04\x42\t\n\x07\x63ontent\"6\n\x07Outcome\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"G\n\x03Hit\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08\x64istance\x18\x02 \x01(\r\x12\r\n\x05score\x18\x03 \x01(\x02\x12\x12\n\nattributes\x18\x04 \x01(\t\"\x8c\x01\n\x08\x43overage\x12\x12\n\npartitions\x18\x01 \x01(\r\x12\x10\n\x08\x61nswered\x18\x02 \x01(\r\x12\x15\n\rrows_searched\x18\x03 \x01(\x04\x12\x12\n\nrows_known\x18\x04 \x01(\x04\x12/\n\x07missing\x18\x05 \x03(\x0b\x32\x1e.lookalike.v1.MissingPartition\"5\n\x10MissingPartition\x12\x11\n\tpartition\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19lookalike/v1/record.proto\x12\x0clookalike.v1\"x\n\x06Record\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12\x0e\n\x04\x63ode\x18\x03 \x01(\x0cH\x00\x12\x12\n\nattributes\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\x04\x12\x10\n\x08\x66\x65\x61tures\x18\x06 \x01(\x0c\x42\t\n\x07\x63ontent\"6\n\x07Outcome\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"G\n\x03Hit\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08\x64istance\x18\x02 \x01(\r\x12\r\n\x05score\x18\x03 \x01(\x02\x12\x12\n\nattributes\x18\x04 \x01(\t\"\x8c\x01\n\x08\x43overage\x12\x12\n\npartitions\x18\x01 \x01(\r\x12\x10\n\x08\x61nswered\x18\x02 \x01(\r\x12\x15\n\rrows_searched\x18\x03 \x01(\x04\x12\x12\n\nrows_known\x18\x04 \x01(\x04\x12/\n\x07missing\x18\x05 \x03(\x0b\x32\x1e.lookalike.v1.MissingPartition\"5\n\x10MissingPartition\x12\x11\n\tpartition\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,13 +32,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lookalike.v1.record_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RECORD']._serialized_start=43
-  _globals['_RECORD']._serialized_end=145
-  _globals['_OUTCOME']._serialized_start=147
-  _globals['_OUTCOME']._serialized_end=201
-  _globals['_HIT']._serialized_start=203
-  _globals['_HIT']._serialized_end=274
-  _globals['_COVERAGE']._serialized_start=277
-  _globals['_COVERAGE']._serialized_end=417
-  _globals['_MISSINGPARTITION']._serialized_start=419
-  _globals['_MISSINGPARTITION']._serialized_end=472
+  _globals['_RECORD']._serialized_end=163
+  _globals['_OUTCOME']._serialized_start=165
+  _globals['_OUTCOME']._serialized_end=219
+  _globals['_HIT']._serialized_start=221
+  _globals['_HIT']._serialized_end=292
+  _globals['_COVERAGE']._serialized_start=295
+  _globals['_COVERAGE']._serialized_end=435
+  _globals['_MISSINGPARTITION']._serialized_start=437
+  _globals['_MISSINGPARTITION']._serialized_end=490
 # @@protoc_insertion_point(module_scope)

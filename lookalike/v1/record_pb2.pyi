@@ -29,6 +29,7 @@ class Record(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """Unique within the collection: UTF-8, 1..512 bytes."""
     image: _builtins.bytes
@@ -39,6 +40,10 @@ class Record(_message.Message):
     """A JSON object as text, at most 64 KiB. Empty means {}."""
     version: _builtins.int
     """Hybrid logical clock of the write. Output only."""
+    features: _builtins.bytes
+    """float32 little-endian: required with a code in a collection that keeps features, refused in others. With an image
+    the encoder makes them. Never returned.
+    """
     def __init__(
         self,
         *,
@@ -47,10 +52,11 @@ class Record(_message.Message):
         code: _builtins.bytes = ...,
         attributes: _builtins.str = ...,
         version: _builtins.int = ...,
+        features: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "content", b"content", "image", b"image"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "code", b"code", "content", b"content", "image", b"image", "key", b"key", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "code", b"code", "content", b"content", "features", b"features", "image", b"image", "key", b"key", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["image", "code"]  # noqa: Y015
     _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
@@ -101,7 +107,9 @@ class Hit(_message.Message):
     distance: _builtins.int
     """Differing bits, 0..bits."""
     score: _builtins.float
-    """Share of equal bits: 1 - distance / bits."""
+    """Share of equal bits: 1 - distance / bits. By SCORE_ASYMMETRIC or RERANK_ASYMMETRIC, bits count by their weight;
+    by RERANK_FEATURES, the cosine of the features.
+    """
     attributes: _builtins.str
     """A JSON object as text; empty unless include_attributes was set."""
     def __init__(

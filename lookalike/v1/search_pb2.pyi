@@ -22,6 +22,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Score:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ScoreEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Score.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCORE_UNSPECIFIED: _Score.ValueType  # 0
+    """As SCORE_HAMMING."""
+    SCORE_HAMMING: _Score.ValueType  # 1
+    """The number of differing bits."""
+    SCORE_ASYMMETRIC: _Score.ValueType  # 2
+    """The differing bits' weights: how sure the query is of each. Closer to the features' own distance, and exact as
+    well, but tens of times the work.
+    """
+
+class Score(_Score, metaclass=_ScoreEnumTypeWrapper):
+    """By what all rows are compared."""
+
+SCORE_UNSPECIFIED: Score.ValueType  # 0
+"""As SCORE_HAMMING."""
+SCORE_HAMMING: Score.ValueType  # 1
+"""The number of differing bits."""
+SCORE_ASYMMETRIC: Score.ValueType  # 2
+"""The differing bits' weights: how sure the query is of each. Closer to the features' own distance, and exact as
+well, but tens of times the work.
+"""
+Global___Score: _TypeAlias = Score  # noqa: Y015
+
 class _Rerank:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -29,14 +57,27 @@ class _Rerank:
 class _RerankEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Rerank.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     RERANK_UNSPECIFIED: _Rerank.ValueType  # 0
-    """Order by Hamming distance alone."""
+    """As RERANK_NONE."""
     RERANK_NONE: _Rerank.ValueType  # 1
+    """Not at all."""
+    RERANK_ASYMMETRIC: _Rerank.ValueType  # 2
+    """As SCORE_ASYMMETRIC. Needs an image, or a code with its projections."""
+    RERANK_FEATURES: _Rerank.ValueType  # 3
+    """The cosine of the features, in a collection that keeps them."""
 
-class Rerank(_Rerank, metaclass=_RerankEnumTypeWrapper): ...
+class Rerank(_Rerank, metaclass=_RerankEnumTypeWrapper):
+    """By what the best rows, the candidates, are put in order again. k times the oversampling candidates are taken, over
+    all partitions, so the answer is the same for any number of them.
+    """
 
 RERANK_UNSPECIFIED: Rerank.ValueType  # 0
-"""Order by Hamming distance alone."""
+"""As RERANK_NONE."""
 RERANK_NONE: Rerank.ValueType  # 1
+"""Not at all."""
+RERANK_ASYMMETRIC: Rerank.ValueType  # 2
+"""As SCORE_ASYMMETRIC. Needs an image, or a code with its projections."""
+RERANK_FEATURES: Rerank.ValueType  # 3
+"""The cosine of the features, in a collection that keeps them."""
 Global___Rerank: _TypeAlias = Rerank  # noqa: Y015
 
 class _Consistency:
@@ -69,22 +110,34 @@ class Query(_message.Message):
     IMAGE_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
+    PROJECTIONS_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
     image: _builtins.bytes
     """An encoded image file; the cluster's encoder makes the code."""
     code: _builtins.bytes
     """A ready code: bits / 8 bytes, in the code space that the request's fingerprint names."""
     key: _builtins.str
     """The key of a stored record: "more like this". The record itself is left out of the hits."""
+    projections: _builtins.bytes
+    """With a code, for asymmetric scores: float32 little-endian, one per bit, whose signs are the code's bits. With an
+    image the encoder makes them.
+    """
+    features: _builtins.bytes
+    """With a code, for RERANK_FEATURES: float32 little-endian. With an image the encoder makes them, with a key they are
+    the stored ones.
+    """
     def __init__(
         self,
         *,
         image: _builtins.bytes = ...,
         code: _builtins.bytes = ...,
         key: _builtins.str = ...,
+        projections: _builtins.bytes = ...,
+        features: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "image", b"image", "key", b"key", "kind", b"kind"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "image", b"image", "key", b"key", "kind", b"kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "features", b"features", "image", b"image", "key", b"key", "kind", b"kind", "projections", b"projections"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["image", "code", "key"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
@@ -103,6 +156,8 @@ class SearchOptions(_message.Message):
     ALLOW_PARTIAL_FIELD_NUMBER: _builtins.int
     RERANK_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    OVERSAMPLING_FIELD_NUMBER: _builtins.int
     k: _builtins.int
     """Hits wanted per query, 1..10,000. A smaller collection returns what it has."""
     max_distance: _builtins.int
@@ -115,6 +170,9 @@ class SearchOptions(_message.Message):
     """
     rerank: Global___Rerank.ValueType
     consistency: Global___Consistency.ValueType
+    score: Global___Score.ValueType
+    oversampling: _builtins.int
+    """Candidates per hit wanted, for a rerank: 1..1,000; 0 means 10. There are never more than 10,000 candidates."""
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
         """Search only the records that meet this."""
@@ -129,10 +187,12 @@ class SearchOptions(_message.Message):
         allow_partial: _builtins.bool = ...,
         rerank: Global___Rerank.ValueType = ...,
         consistency: Global___Consistency.ValueType = ...,
+        score: Global___Score.ValueType = ...,
+        oversampling: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "filter", b"filter", "max_distance", b"max_distance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "allow_partial", b"allow_partial", "consistency", b"consistency", "filter", b"filter", "include_attributes", b"include_attributes", "k", b"k", "max_distance", b"max_distance", "rerank", b"rerank"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "allow_partial", b"allow_partial", "consistency", b"consistency", "filter", b"filter", "include_attributes", b"include_attributes", "k", b"k", "max_distance", b"max_distance", "oversampling", b"oversampling", "rerank", b"rerank", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_distance: _TypeAlias = _typing.Literal["max_distance"]  # noqa: Y015
     _WhichOneofArgType__max_distance: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance"]  # noqa: Y015
@@ -213,11 +273,13 @@ class SearchResponse(_message.Message):
     TIMINGS_FIELD_NUMBER: _builtins.int
     exact: _builtins.bool
     """True when no record of the collection that meets the request can be nearer than what is returned:
-    every row was compared and every partition answered.
+    every row was compared and every partition answered. A rerank is exact when every such record was a candidate.
     """
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Hit]:
-        """Nearest first: ordered by (distance, id, key); the id is the key's 64-bit BLAKE2b hash."""
+        """Nearest first: ordered by (distance, id, key); the id is the key's 64-bit BLAKE2b hash. By another score or a
+        rerank: by (score descending, id, distance, key).
+        """
 
     @_builtins.property
     def coverage(self) -> _record_pb2.Coverage: ...
@@ -529,9 +591,12 @@ class CreateCollectionRequest(_message.Message):
     BITS_FIELD_NUMBER: _builtins.int
     CODE_SPACE_FIELD_NUMBER: _builtins.int
     INDEXING_FIELD_NUMBER: _builtins.int
+    HASH_FILE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     bits: _builtins.int
     """Codes are made elsewhere and have this many bits."""
+    hash_file: _builtins.bytes
+    """Kept with the collection; the encoder's own when that gives the code space."""
     @_builtins.property
     def code_space(self) -> _codespace_pb2.CodeSpace:
         """Codes of this code space."""
@@ -547,10 +612,11 @@ class CreateCollectionRequest(_message.Message):
         bits: _builtins.int = ...,
         code_space: _codespace_pb2.CodeSpace | None = ...,
         indexing: _codespace_pb2.Indexing | None = ...,
+        hash_file: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits", "code_space", b"code_space", "indexing", b"indexing", "space", b"space"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits", "code_space", b"code_space", "indexing", b"indexing", "name", b"name", "space", b"space"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits", "code_space", b"code_space", "hash_file", b"hash_file", "indexing", b"indexing", "name", b"name", "space", b"space"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_space: _TypeAlias = _typing.Literal["bits", "code_space"]  # noqa: Y015
     _WhichOneofArgType_space: _TypeAlias = _typing.Literal["space", b"space"]  # noqa: Y015
@@ -583,15 +649,19 @@ class GetCollectionRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    INCLUDE_HASH_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    include_hash: _builtins.bool
+    """Return the hash file too."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        include_hash: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_hash", b"include_hash", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -602,16 +672,20 @@ class GetCollectionResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     COLLECTION_FIELD_NUMBER: _builtins.int
+    HASH_FILE_FIELD_NUMBER: _builtins.int
+    hash_file: _builtins.bytes
+    """The hash that makes codes of the collection, for `encoder.hash`. Empty unless asked for, or not known."""
     @_builtins.property
     def collection(self) -> _codespace_pb2.Collection: ...
     def __init__(
         self,
         *,
         collection: _codespace_pb2.Collection | None = ...,
+        hash_file: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "hash_file", b"hash_file"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

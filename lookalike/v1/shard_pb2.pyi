@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from lookalike.v1 import codespace_pb2 as _codespace_pb2
 from lookalike.v1 import filter_pb2 as _filter_pb2
 import builtins as _builtins
@@ -19,6 +20,36 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Scoring:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ScoringEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scoring.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCORING_UNSPECIFIED: _Scoring.ValueType  # 0
+    """Not at all."""
+    SCORING_HAMMING: _Scoring.ValueType  # 1
+    SCORING_RERANK_ASYMMETRIC: _Scoring.ValueType  # 2
+    """The k nearest by Hamming distance, each with its asymmetric rank."""
+    SCORING_RERANK_FEATURES: _Scoring.ValueType  # 3
+    """The k nearest by Hamming distance, each with its rank by features."""
+    SCORING_ASYMMETRIC: _Scoring.ValueType  # 4
+    """The k nearest by asymmetric rank."""
+
+class Scoring(_Scoring, metaclass=_ScoringEnumTypeWrapper):
+    """How a scan's rows are scored beyond their Hamming distance."""
+
+SCORING_UNSPECIFIED: Scoring.ValueType  # 0
+"""Not at all."""
+SCORING_HAMMING: Scoring.ValueType  # 1
+SCORING_RERANK_ASYMMETRIC: Scoring.ValueType  # 2
+"""The k nearest by Hamming distance, each with its asymmetric rank."""
+SCORING_RERANK_FEATURES: Scoring.ValueType  # 3
+"""The k nearest by Hamming distance, each with its rank by features."""
+SCORING_ASYMMETRIC: Scoring.ValueType  # 4
+"""The k nearest by asymmetric rank."""
+Global___Scoring: _TypeAlias = Scoring  # noqa: Y015
 
 @_typing.final
 class ScanGroup(_message.Message):
@@ -33,6 +64,8 @@ class ScanGroup(_message.Message):
     MAX_DISTANCE_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     INCLUDE_ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    SCORING_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     fingerprint: _builtins.str
     """Must be the collection's; refused otherwise."""
@@ -42,6 +75,11 @@ class ScanGroup(_message.Message):
     """1..10,001 hits per query."""
     max_distance: _builtins.int
     include_attributes: _builtins.bool
+    scoring: Global___Scoring.ValueType
+    inputs: _builtins.bytes
+    """What the scoring needs per query, end to end: weights, uint16 little-endian, one per bit; or features, float32
+    little-endian.
+    """
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter: ...
     def __init__(
@@ -54,10 +92,12 @@ class ScanGroup(_message.Message):
         max_distance: _builtins.int | None = ...,
         filter: _filter_pb2.Filter | None = ...,
         include_attributes: _builtins.bool = ...,
+        scoring: Global___Scoring.ValueType = ...,
+        inputs: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "filter", b"filter", "max_distance", b"max_distance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "codes", b"codes", "collection", b"collection", "filter", b"filter", "fingerprint", b"fingerprint", "include_attributes", b"include_attributes", "k", b"k", "max_distance", b"max_distance"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "codes", b"codes", "collection", b"collection", "filter", b"filter", "fingerprint", b"fingerprint", "include_attributes", b"include_attributes", "inputs", b"inputs", "k", b"k", "max_distance", b"max_distance", "scoring", b"scoring"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_distance: _TypeAlias = _typing.Literal["max_distance"]  # noqa: Y015
     _WhichOneofArgType__max_distance: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance"]  # noqa: Y015
@@ -101,6 +141,7 @@ class ScanHits(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     UNKNOWN_FIELDS_FIELD_NUMBER: _builtins.int
     KNOWN_FIELDS_FIELD_NUMBER: _builtins.int
+    RANKS_FIELD_NUMBER: _builtins.int
     error: _builtins.str
     """Empty, or why this group has no answer: the error's name."""
     message: _builtins.str
@@ -110,6 +151,8 @@ class ScanHits(_message.Message):
     """uint64 little-endian, one per hit."""
     rows: _builtins.int
     """Live rows when the scan began."""
+    ranks: _builtins.bytes
+    """float64 little-endian, one per hit, lower is nearer: 1 - score. Empty by SCORING_HAMMING."""
     @_builtins.property
     def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Hits of each query."""
@@ -141,10 +184,11 @@ class ScanHits(_message.Message):
         rows: _builtins.int = ...,
         unknown_fields: _abc.Iterable[_builtins.str] | None = ...,
         known_fields: _abc.Iterable[_builtins.str] | None = ...,
+        ranks: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "counts", b"counts", "distances", b"distances", "error", b"error", "ids", b"ids", "keys", b"keys", "known_fields", b"known_fields", "message", b"message", "rows", b"rows", "unknown_fields", b"unknown_fields"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "counts", b"counts", "distances", b"distances", "error", b"error", "ids", b"ids", "keys", b"keys", "known_fields", b"known_fields", "message", b"message", "ranks", b"ranks", "rows", b"rows", "unknown_fields", b"unknown_fields"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -181,6 +225,7 @@ class ShardRecord(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     DELETED_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     code: _builtins.bytes
     """Empty in a tombstone."""
@@ -188,6 +233,10 @@ class ShardRecord(_message.Message):
     version: _builtins.int
     deleted: _builtins.bool
     """The record is deleted at this version."""
+    features: _builtins.bytes
+    """As the collection keeps them: a float32 scale and int8 values, or float16 values, of the features divided by their
+    length. Empty where it keeps none.
+    """
     def __init__(
         self,
         *,
@@ -196,10 +245,11 @@ class ShardRecord(_message.Message):
         attributes: _builtins.str = ...,
         version: _builtins.int = ...,
         deleted: _builtins.bool = ...,
+        features: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "code", b"code", "deleted", b"deleted", "key", b"key", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "code", b"code", "deleted", b"deleted", "features", b"features", "key", b"key", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -273,7 +323,9 @@ class FetchRequest(_message.Message):
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
+    INCLUDE_FEATURES_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
+    include_features: _builtins.bool
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -281,10 +333,11 @@ class FetchRequest(_message.Message):
         *,
         collection: _builtins.str = ...,
         keys: _abc.Iterable[_builtins.str] | None = ...,
+        include_features: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "keys", b"keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "include_features", b"include_features", "keys", b"keys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -321,6 +374,7 @@ class OpenCollectionRequest(_message.Message):
     INCARNATION_FIELD_NUMBER: _builtins.int
     KEEP_PRESENT_FIELD_NUMBER: _builtins.int
     INDEXING_FIELD_NUMBER: _builtins.int
+    HASH_FILE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     incarnation: _builtins.int
     """The incarnation to be there afterwards; an earlier one is dropped."""
@@ -328,6 +382,8 @@ class OpenCollectionRequest(_message.Message):
     """Keep the incarnation that is there, whichever it is; `incarnation` is for a new one. For the partition
     that decides.
     """
+    hash_file: _builtins.bytes
+    """Kept with the collection."""
     @_builtins.property
     def code_space(self) -> _codespace_pb2.CodeSpace: ...
     @_builtins.property
@@ -340,10 +396,11 @@ class OpenCollectionRequest(_message.Message):
         incarnation: _builtins.int = ...,
         keep_present: _builtins.bool = ...,
         indexing: _codespace_pb2.Indexing | None = ...,
+        hash_file: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["code_space", b"code_space", "indexing", b"indexing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code_space", b"code_space", "incarnation", b"incarnation", "indexing", b"indexing", "keep_present", b"keep_present", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code_space", b"code_space", "hash_file", b"hash_file", "incarnation", b"incarnation", "indexing", b"indexing", "keep_present", b"keep_present", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -415,6 +472,45 @@ class DropShardCollectionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DropShardCollectionResponse: _TypeAlias = DropShardCollectionResponse  # noqa: Y015
+
+@_typing.final
+class FetchHashRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchHashRequest: _TypeAlias = FetchHashRequest  # noqa: Y015
+
+@_typing.final
+class FetchHashResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HASH_FILE_FIELD_NUMBER: _builtins.int
+    hash_file: _builtins.bytes
+    """Empty when there is none."""
+    def __init__(
+        self,
+        *,
+        hash_file: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hash_file", b"hash_file"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchHashResponse: _TypeAlias = FetchHashResponse  # noqa: Y015
 
 @_typing.final
 class ShardStatusRequest(_message.Message):

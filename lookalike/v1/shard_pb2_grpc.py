@@ -60,6 +60,11 @@ class ShardServiceStub:
                 request_serializer=lookalike_dot_v1_dot_shard__pb2.DropShardCollectionRequest.SerializeToString,
                 response_deserializer=lookalike_dot_v1_dot_shard__pb2.DropShardCollectionResponse.FromString,
                 _registered_method=True)
+        self.FetchHash = channel.unary_unary(
+                '/lookalike.v1.ShardService/FetchHash',
+                request_serializer=lookalike_dot_v1_dot_shard__pb2.FetchHashRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_shard__pb2.FetchHashResponse.FromString,
+                _registered_method=True)
         self.ShardStatus = channel.unary_unary(
                 '/lookalike.v1.ShardService/ShardStatus',
                 request_serializer=lookalike_dot_v1_dot_shard__pb2.ShardStatusRequest.SerializeToString,
@@ -104,6 +109,13 @@ class ShardServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchHash(self, request, context):
+        """The hash file that the collection was made with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ShardStatus(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -137,6 +149,11 @@ def add_ShardServiceServicer_to_server(servicer, server):
                     servicer.DropShardCollection,
                     request_deserializer=lookalike_dot_v1_dot_shard__pb2.DropShardCollectionRequest.FromString,
                     response_serializer=lookalike_dot_v1_dot_shard__pb2.DropShardCollectionResponse.SerializeToString,
+            ),
+            'FetchHash': grpc.unary_unary_rpc_method_handler(
+                    servicer.FetchHash,
+                    request_deserializer=lookalike_dot_v1_dot_shard__pb2.FetchHashRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_shard__pb2.FetchHashResponse.SerializeToString,
             ),
             'ShardStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.ShardStatus,
@@ -280,6 +297,33 @@ class ShardService:
             '/lookalike.v1.ShardService/DropShardCollection',
             lookalike_dot_v1_dot_shard__pb2.DropShardCollectionRequest.SerializeToString,
             lookalike_dot_v1_dot_shard__pb2.DropShardCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchHash(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.ShardService/FetchHash',
+            lookalike_dot_v1_dot_shard__pb2.FetchHashRequest.SerializeToString,
+            lookalike_dot_v1_dot_shard__pb2.FetchHashResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,8 @@ class ShardServiceStub:
     OpenCollection: _grpc.UnaryUnaryMultiCallable[_shard_pb2.OpenCollectionRequest, _shard_pb2.OpenCollectionResponse]
     """Idempotent; FAILED_PRECONDITION when the collection exists in another code space or a later incarnation."""
     DropShardCollection: _grpc.UnaryUnaryMultiCallable[_shard_pb2.DropShardCollectionRequest, _shard_pb2.DropShardCollectionResponse]
+    FetchHash: _grpc.UnaryUnaryMultiCallable[_shard_pb2.FetchHashRequest, _shard_pb2.FetchHashResponse]
+    """The hash file that the collection was made with."""
     ShardStatus: _grpc.UnaryUnaryMultiCallable[_shard_pb2.ShardStatusRequest, _shard_pb2.ShardStatusResponse]
 
 @_typing.type_check_only
@@ -56,6 +58,8 @@ class ShardServiceAsyncStub(ShardServiceStub):
     OpenCollection: _aio.UnaryUnaryMultiCallable[_shard_pb2.OpenCollectionRequest, _shard_pb2.OpenCollectionResponse]  # type: ignore[assignment]
     """Idempotent; FAILED_PRECONDITION when the collection exists in another code space or a later incarnation."""
     DropShardCollection: _aio.UnaryUnaryMultiCallable[_shard_pb2.DropShardCollectionRequest, _shard_pb2.DropShardCollectionResponse]  # type: ignore[assignment]
+    FetchHash: _aio.UnaryUnaryMultiCallable[_shard_pb2.FetchHashRequest, _shard_pb2.FetchHashResponse]  # type: ignore[assignment]
+    """The hash file that the collection was made with."""
     ShardStatus: _aio.UnaryUnaryMultiCallable[_shard_pb2.ShardStatusRequest, _shard_pb2.ShardStatusResponse]  # type: ignore[assignment]
 
 class ShardServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -98,6 +102,14 @@ class ShardServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _shard_pb2.DropShardCollectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_shard_pb2.DropShardCollectionResponse, _abc.Awaitable[_shard_pb2.DropShardCollectionResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def FetchHash(
+        self,
+        request: _shard_pb2.FetchHashRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_shard_pb2.FetchHashResponse, _abc.Awaitable[_shard_pb2.FetchHashResponse]]:
+        """The hash file that the collection was made with."""
 
     @_abc_1.abstractmethod
     def ShardStatus(

@@ -1,6 +1,8 @@
 """The exact Hamming scan: arrays in, the nearest rows out. Knows neither gRPC nor the store nor the config."""
 
+from shard.kernel import weighted
 from shard.kernel.chunk import Selection
-from shard.kernel.matrix import CodeMatrix, Matches, ScanStopped, View
+from shard.kernel.matrix import CodeMatrix, Matches
+from shard.kernel.view import ScanStopped, View
 
-__all__ = ["CodeMatrix", "Matches", "ScanStopped", "Selection", "View"]
+__all__ = ["CodeMatrix", "Matches", "ScanStopped", "Selection", "View", "weighted"]

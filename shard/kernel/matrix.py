@@ -14,28 +14,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from shard.kernel import mih
+from shard.kernel import mih, weighted
 from shard.kernel.chunk import EVERYTHING, Chunk, Kept, Numbers, Selection, Words, chunk_rows
 from shard.kernel.heaps import Distances, Heaps, Ids
 from shard.kernel.scan import scan_chunk, tile_blocks
 from shard.kernel.simd import LANES, shape_of
+from shard.kernel.view import ScanStopped, View, group_by_chunk
 
 Bytes = npt.NDArray[np.uint8]
-
-
-class ScanStopped(Exception):
-    """The caller asked to stop before the scan was done."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class View:
-    """The matrix as it was after one append or deletion. No row has a number of `end` or above."""
-
-    chunks: tuple[Chunk, ...]
-    rows: tuple[int, ...]
-    epoch: int
-    live: int
-    end: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -110,8 +96,7 @@ class CodeMatrix:
         _check_rows(len(words), ids, numbers, before.end)
         epoch = before.epoch + 1
         killed = 0
-        firsts = np.array([chunk.numbers[0] for chunk in before.chunks], np.uint32)
-        for position, group in _group_by_chunk(firsts, np.sort(np.asarray(deleted, np.uint32))):
+        for position, group in group_by_chunk(before.chunks, np.sort(np.asarray(deleted, np.uint32))):
             killed += before.chunks[position].kill(group, epoch)
         chunks = list(before.chunks)
         end = before.end
@@ -166,6 +151,7 @@ class CodeMatrix:
         one_row = Selection(np.arange(LANES) == 1)
         for selection in (None, one_row):
             matrix.scan(np.zeros((1, self.bits // 8), np.uint8), 1, selection=selection)
+        weighted.warm_up(matrix.view(), self.bits)
         heaps = Heaps.empty(1, 1)
         heaps.absorb(heaps)
 
@@ -347,9 +333,3 @@ def _check_rows(rows: int, ids: Ids, numbers: Numbers, end: int) -> None:
     rising = bool(np.all(numbers[1:] > numbers[:-1]))
     if rows and not (rising and end <= int(numbers[0])):
         raise ValueError(f"numbers: must rise and start at {end} or above")
-
-
-def _group_by_chunk(firsts: Numbers, numbers: Numbers) -> list[tuple[int, Numbers]]:
-    """Split sorted numbers by the chunk that may hold them. firsts: each chunk's first number, rising."""
-    positions = np.searchsorted(firsts, numbers, side="right") - 1
-    return [(int(p), numbers[positions == p]) for p in np.unique(positions) if p >= 0]

@@ -26,7 +26,7 @@ def part(queries: list[list[Row]], attributes: bool = False) -> ScanHits:
 
 def test_parts_interleave_by_distance_then_id() -> None:
     merged = merge([part([[(1, 9, "a"), (3, 1, "b")]]), part([[(1, 2, "c"), (2, 5, "d")]])], 1, 3)
-    assert merged == [QueryHits([1, 1, 2], ["c", "a", "d"], [])]
+    assert merged == [QueryHits([1, 1, 2], [2, 9, 5], ["c", "a", "d"], [], [])]
 
 
 def test_each_query_keeps_its_own_hits_and_attributes() -> None:
@@ -38,8 +38,8 @@ def test_each_query_keeps_its_own_hits_and_attributes() -> None:
 
 
 def test_no_parts_and_no_hits_are_empty() -> None:
-    assert merge([], 2, 5) == [QueryHits([], [], [])] * 2
-    assert merge([part([[], []])], 2, 5) == [QueryHits([], [], [])] * 2
+    assert merge([], 2, 5) == [QueryHits.none()] * 2
+    assert merge([part([[], []])], 2, 5) == [QueryHits.none()] * 2
 
 
 def test_one_id_with_two_keys_keeps_the_parts_order() -> None:
@@ -47,9 +47,9 @@ def test_one_id_with_two_keys_keeps_the_parts_order() -> None:
 
 
 def test_first_leaves_a_record_out() -> None:
-    hits = QueryHits([0, 1, 2], ["a", "b", "c"], ["{}", "{}", "{}"])
-    assert hits.first(2, "b") == QueryHits([0, 2], ["a", "c"], ["{}", "{}"])
-    assert hits.first(2, None) == QueryHits([0, 1], ["a", "b"], ["{}", "{}"])
+    hits = QueryHits([0, 1, 2], [7, 8, 9], ["a", "b", "c"], ["{}", "{}", "{}"], [0.5, 0.25, 0.75])
+    assert hits.first(2, "b") == QueryHits([0, 2], [7, 9], ["a", "c"], ["{}", "{}"], [0.5, 0.75])
+    assert hits.first(2, None) == QueryHits([0, 1], [7, 8], ["a", "b"], ["{}", "{}"], [0.5, 0.25])
     assert hits.first(3, "missing") == hits
 
 

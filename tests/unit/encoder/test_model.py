@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from encoder.backbones import load_backbone
-from encoder.hashing import Hyperplanes, fit_mean
+from encoder.fitting import fit_mean
+from encoder.hashing import drawn
 from encoder.model import EncoderModel
 from encoder.spec import EncoderSpec
 from lookalike.config import EncoderConfig
@@ -31,7 +32,7 @@ def test_codes_are_those_of_the_numpy_twin(model: EncoderModel, photographs: Pat
     encoded = model.encode(files(photographs)[:12], include_features=True)
     features = np.stack([item.features for item in encoded])
     assert features.shape == (12, 1280)
-    expected = Hyperplanes(1280, 256, 0).codes(features)
+    expected = drawn(1280, 256, 0).codes(features)
     assert [item.code for item in encoded] == [code.tobytes() for code in expected]
 
 
@@ -63,12 +64,12 @@ def test_one_bad_file_spoils_no_other(model: EncoderModel, photographs: Path) ->
 
 @pytest.mark.parametrize("bits", [16, 64, 128, 512, 2048, 8192])
 def test_hyperplanes_are_unit_seeded_and_orthogonal_in_blocks(bits: int) -> None:
-    planes = Hyperplanes(320, bits, seed=3).planes
+    planes = drawn(320, bits, seed=3).planes
     assert planes.shape == (bits, 320)
     block = planes[: min(bits, 320)]
     assert np.allclose(block @ block.T, np.eye(len(block)), atol=1e-5)
-    assert np.array_equal(planes, Hyperplanes(320, bits, seed=3).planes)
-    assert not np.allclose(planes, Hyperplanes(320, bits, seed=4).planes)
+    assert np.array_equal(planes, drawn(320, bits, seed=3).planes)
+    assert not np.allclose(planes, drawn(320, bits, seed=4).planes)
 
 
 def test_more_bits_estimate_the_angle_better() -> None:
@@ -78,7 +79,7 @@ def test_more_bits_estimate_the_angle_better() -> None:
     angle = np.arccos((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)) / np.pi
 
     def error(bits: int) -> float:
-        planes = Hyperplanes(512, bits, 0)
+        planes = drawn(512, bits, 0)
         differing = np.bitwise_count(planes.codes(a) ^ planes.codes(b)).sum(1) / bits
         return float(np.abs(differing - angle).mean())
 
@@ -100,7 +101,7 @@ def test_seed_mean_model_and_width_each_make_another_code_space(tmp_path: Path) 
 
 def test_the_mean_splits_the_sample_evenly() -> None:
     features = np.random.default_rng(0).normal(3, 1, (2_000, 64)).astype(np.float32)
-    share = np.unpackbits(Hyperplanes(64, 64, 0, fit_mean(features)).codes(features), axis=1).mean(0)
+    share = np.unpackbits(drawn(64, 64, 0, fit_mean(features)).codes(features), axis=1).mean(0)
     assert np.abs(share - 0.5).max() < 0.1
 
 

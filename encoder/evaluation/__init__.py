@@ -1,0 +1,1 @@
+"""How good the search results are on labelled image sets."""
