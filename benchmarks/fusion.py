@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from encoder.backbones import OFFLINE_MODEL, load_backbone
-from encoder.fusion import fuse
 from encoder.features import find_precision as precision
+from encoder.fusion import fuse
 
 BATCH, ROUNDS, REPEATS = 32, 5, 5
 

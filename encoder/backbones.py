@@ -58,6 +58,20 @@ def load_backbone(name: str, weights: Path | None = None, layer: str = POOLED) -
     return Backbone(f"{family}:{plain}", layer, module, width, preprocessing, _digest(module))
 
 
+def for_classes(name: str, weights: Path | None, classes: int) -> torch.nn.Module:
+    """The network with a new, untrained classifier of so many classes, to be tuned. Raises CannotStart."""
+    module = load_backbone(name, weights, CLASSIFIER).module
+    if isinstance(getattr(module, "num_classes", None), int) and hasattr(module, "reset_classifier"):
+        module.reset_classifier(classes)
+        return module
+    head = next(part for part in _HEADS if hasattr(module, part))
+    last = [name for name, part in module.named_modules() if isinstance(part, torch.nn.Linear)][-1]
+    assert last.partition(".")[0] == head, f"{last} is not the classifier of {name}"
+    parent = module.get_submodule(last.rpartition(".")[0])
+    setattr(parent, last.rpartition(".")[2], torch.nn.Linear(module.get_submodule(last).in_features, classes))
+    return module
+
+
 def _resolve(name: str) -> tuple[str, str]:
     family, _, plain = name.rpartition(":")
     in_torchvision = plain in torchvision.models.list_models(module=torchvision.models)

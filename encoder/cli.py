@@ -1,5 +1,5 @@
-"""Owns the commands that the encoder brings to `lookalike`: ingest, fit-mean, demo. Light to import: torch and
-Ray load when a command runs."""
+"""Owns the commands that the encoder brings to `lookalike`: ingest, fit, fit-mean, demo. Light to import: torch
+and Ray load when a command runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -33,16 +33,21 @@ from lookalike.cli.options import (
     print_json,
 )
 from lookalike.client import Client
+from lookalike.codespace import MAX_BITS, MIN_BITS, CodeSpace
 from lookalike.config import EncoderConfig, load_config
 from lookalike.errors import CannotStart, InvalidRequest, PartitionUnavailable
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from encoder.ingest import job
 
-_MEAN_BATCH = 32
+_FIT_BATCH = 32
 _REACH_SECONDS = 5.0
 
 Paths = Annotated[list[str], typer.Argument(help="Folders, globs, files, or URLs such as s3://bucket/photos.")]
+Sample = Annotated[int, typer.Option(help="How many images to take, evenly spread.", min=1)]
 Config = Annotated[
     Path | None, typer.Option(help="The cluster's config: its encoder section says how images are encoded.")
 ]
@@ -107,11 +112,42 @@ def ingest(
         raise PartitionUnavailable(f"{summary.not_stored:,} images were refused by the cluster; see {report}")
 
 
+def fit_command(
+    paths: Paths,
+    output: Annotated[Path, typer.Option(help="The .npz file to write; name it in encoder.hash.")],
+    method: Annotated[
+        Literal["centred", "pca", "itq"],
+        typer.Option(help="centred: LSH about the mean. pca, itq: rotations of the main directions; itq is best."),
+    ] = "itq",
+    bits: Annotated[
+        int, typer.Option(help="Width of the codes: a multiple of 8.", min=MIN_BITS, max=MAX_BITS)
+    ] = 128,
+    seed: Annotated[int, typer.Option(help="Of what is drawn.", min=0)] = 0,
+    config: Config = None,
+    sample: Sample = 2_000,
+    as_json: Json = False,
+) -> None:
+    """Fit a hash to a sample of images, without labels: better codes than random hyperplanes at equal bits.
+
+    It is another code space: make the collection with it. Labels make still better codes: see `lookalike
+    train`."""
+    from encoder.fitting import fit
+
+    CodeSpace(bits)
+    settings = _encoder_section(config).model_copy(update={"mean": None, "hash": None})
+    features, made_by = _sample_features(paths, settings, sample, as_json)
+    output.write_bytes(fit(method, features, bits, seed, made_by).to_bytes())
+    if as_json:
+        print_json({"output": str(output), "method": method, "bits": bits, "images": len(features)})
+    else:
+        print(f"{output}: {method}, {bits} bits, fitted to {len(features):,} images; set encoder.hash to it")
+
+
 def fit_mean_command(
     paths: Paths,
     output: Annotated[Path, typer.Option(help="The .npy file to write; name it in encoder.mean.")],
     config: Config = None,
-    sample: Annotated[int, typer.Option(help="How many images to take, evenly spread.", min=1)] = 2_000,
+    sample: Sample = 2_000,
     as_json: Json = False,
 ) -> None:
     """Fit the mean of the features on a sample of images, to centre them before hashing.
@@ -121,31 +157,14 @@ def fit_mean_command(
     import numpy as np
 
     from encoder.fitting import fit_mean
-    from encoder.ingest.sources import find_sources, read
-    from encoder.model import EncoderModel
-    from encoder.spec import EncoderSpec
-    from lookalike.rpc import MAX_IMAGE_BYTES
 
-    settings = _encoder_section(config).model_copy(update={"mean": None})
-    sources, _ = find_sources(paths)
-    chosen = sources[:: max(1, len(sources) // sample)][:sample]
-    model = EncoderModel(EncoderSpec.from_config(settings), decode_threads=os.cpu_count() or 1)
-    features = []
-    with _progress(as_json) as progress:
-        task = progress.add_task("encoding", total=len(chosen))
-        for start in range(0, len(chosen), _MEAN_BATCH):
-            files = [read(source.url, MAX_IMAGE_BYTES) for source in chosen[start : start + _MEAN_BATCH]]
-            features += [item.features for item in model.encode(files, include_features=True)]
-            progress.advance(task, len(files))
-    rows = [row for row in features if row is not None]
-    if not rows:
-        raise InvalidRequest("path: none of the images could be read; name a folder of photographs")
+    features, _ = _sample_features(paths, _encoder_section(config), sample, as_json)
     with output.open("wb") as file:
-        np.save(file, fit_mean(np.stack(rows)))
+        np.save(file, fit_mean(features))
     if as_json:
-        print_json({"output": str(output), "images": len(rows)})
+        print_json({"output": str(output), "images": len(features)})
     else:
-        print(f"{output}: mean of {len(rows):,} images; set encoder.mean to it")
+        print(f"{output}: mean of {len(features):,} images; set encoder.mean to it")
 
 
 def demo(
@@ -163,6 +182,36 @@ def demo(
     from encoder.demo.command import run_demo
 
     run_demo(images, keep, output, as_json)
+
+
+def _sample_features(
+    paths: list[str], settings: EncoderConfig, sample: int, as_json: bool
+) -> tuple[npt.NDArray[np.float32], str]:
+    """Features of at most `sample` images, spread evenly over all: float32 (n, width); and what makes them."""
+    import numpy as np
+
+    from encoder.features import FeatureModel, ahead, stacked
+    from encoder.ingest.sources import find_sources, read
+    from lookalike.rpc import MAX_IMAGE_BYTES
+
+    sources, _ = find_sources(paths)
+    chosen = sources[:: max(1, len(sources) // sample)][:sample]
+    network = FeatureModel(
+        settings.model, None if settings.weights is None else Path(settings.weights), settings.layer,
+        settings.device, settings.precision, decode_threads=os.cpu_count() or 1,
+    )  # fmt: skip
+    batches = [chosen[start : start + _FIT_BATCH] for start in range(0, len(chosen), _FIT_BATCH)]
+    features = []
+    with _progress(as_json) as progress:
+        task = progress.add_task("encoding", total=len(chosen))
+        load = lambda number: network.decode([read(one.url, MAX_IMAGE_BYTES) for one in batches[number]])  # noqa: E731
+        for decoded in ahead(load, len(batches)):
+            if (pixels := stacked(decoded)) is not None:
+                features.append(network.features(pixels).cpu().numpy())
+            progress.advance(task, len(decoded))
+    if not features:
+        raise InvalidRequest("path: none of the images could be read; name a folder of photographs")
+    return np.concatenate(features), str(network)
 
 
 def _require_reachable(server: str) -> None:

@@ -58,10 +58,14 @@ class FeatureModel:
     def features(self, pixels: Pixels) -> torch.Tensor:
         """uint8 (n, crop, crop, 3) to float32 (n, width), on the device."""
         with torch.inference_mode():
-            batch = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
-            batch = (batch / 255 - self._mean) / self._std
-            features: torch.Tensor = self._module(batch.to(self.dtype, memory_format=torch.channels_last))
+            batch = self.inputs(pixels).to(self.dtype, memory_format=torch.channels_last)
+            features: torch.Tensor = self._module(batch)
             return features.float()
+
+    def inputs(self, pixels: Pixels) -> torch.Tensor:
+        """uint8 (n, crop, crop, 3) to float32 (n, 3, crop, crop) as the network takes it, on the device."""
+        batch: torch.Tensor = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
+        return (batch / 255 - self._mean) / self._std
 
     def _decode(self, image: bytes) -> Pixels | UnreadableImage:
         try:

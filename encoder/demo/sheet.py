@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from PIL import Image
 
 from encoder.demo.run import Answered
-
-_THUMBNAIL = 160
+from encoder.thumbnails import thumbnail
 
 
 def write_sheet(output: Path, answers: Sequence[Answered], index: Path, facts: Sequence[tuple[str, str]]) -> None:
@@ -31,25 +27,15 @@ def _row(answer: Answered, index: Path) -> dict[str, Any]:
     return {
         "name": answer.question.title,
         "label": answer.question.label,
-        "picture": _thumbnail(answer.question.path),
+        "picture": thumbnail(answer.question.path),
         "hits": [
             {
                 "key": hit.key,
                 "label": hit.attributes.get("label", ""),
                 "distance": hit.distance,
                 "right": answer.is_right(rank),
-                "picture": _thumbnail(index / hit.key),
+                "picture": thumbnail(index / hit.key),
             }
             for rank, hit in enumerate(answer.result.hits)
         ],
     }
-
-
-def _thumbnail(path: Path) -> str:
-    """A small JPEG as a data URL."""
-    buffer = io.BytesIO()
-    with Image.open(path) as image:
-        small = image.convert("RGB")
-        small.thumbnail((_THUMBNAIL, _THUMBNAIL))
-        small.save(buffer, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

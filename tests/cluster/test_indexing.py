@@ -53,6 +53,8 @@ def test_an_index_is_shown_and_cannot_be_changed(cluster: Cluster, client: Clien
     assert document("collection", "create", "shown", *of)["indexing"] == {
         "kind": "mih",
         "attributes": ["label", "o'brien"],
+        "features": "none",
+        "feature_width": 0,
     }
     assert client.get_collection("shown").indexing.attributes == ("label", "o'brien")
     with pytest.raises(AlreadyExists, match="indexed otherwise"):

@@ -1,0 +1,113 @@
+"""Owns what a labelled image set is, and its splits into images to index and images to query with.
+
+Where the images lie and what is refused is left to the loaders. One seed gives the same split on every machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LabelledImages:
+    """n images with their classes, of which some are indexed, others are queries, and the rest is unused."""
+
+    name: str
+    classes: tuple[str, ...]
+    labels: NDArray[np.bool_]  # (n, classes); a single-label set has one True a row
+    keys: tuple[str, ...]  # n unique stable names
+    indexed: Rows  # ascending rows
+    queries: Rows  # ascending rows, none of them indexed
+    read: Callable[[int], bytes]  # row -> an image file's bytes
+    sizes: tuple[int, ...] = ()  # a number for each image that changes with it: its file's bytes
+    is_multi_label: bool = False  # whether an image of the whole set can have other than one class
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 over the name and every image's key and size: the same for every split of the same
+        images, another when an image comes, goes, or changes its size."""
+        text = json.dumps([self.name, self.keys, self.sizes])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def shuffled_ranks(groups: Rows, seed: int) -> Rows:
+    """Each row's place, from 0, in a random order of its group's rows. groups: (n,) numbers. The random stream
+    is NumPy's frozen legacy one, which no version or machine changes."""
+    random = np.random.RandomState(seed)
+    ranks = np.zeros(len(groups), np.int64)
+    for group in np.unique(groups):
+        rows = np.flatnonzero(groups == group)
+        ranks[random.permutation(rows)] = np.arange(len(rows))
+    return ranks
+
+
+def split_per_class(groups: Rows, seed: int) -> tuple[Rows, Rows]:
+    """(indexed, queries): 80 % and 20 % of each group's rows, rounded, but at least one of each. A group of one
+    is indexed."""
+    sizes = np.bincount(groups)[groups]
+    count = np.clip((8 * sizes + 5) // 10, 1, np.maximum(1, sizes - 1))
+    is_indexed = shuffled_ranks(groups, seed) >= sizes - count
+    return np.flatnonzero(is_indexed), np.flatnonzero(~is_indexed)
+
+
+def split_pool(groups: Rows, seed: int) -> tuple[Rows, Rows]:
+    """(indexed, queries): 80 % and 10 % of all rows, and of each group's as nearly as whole images allow."""
+    n = len(groups)
+    position = (shuffled_ranks(groups, seed) + 0.5) / np.bincount(groups)[groups]
+    order = np.argsort(position, kind="stable")
+    indexed = -(-8 * n // 10)
+    return np.sort(order[:indexed]), np.sort(order[indexed : indexed + n // 10])
+
+
+def limit_both_sides(images: LabelledImages, limit: int | None, seed: int) -> LabelledImages:
+    """At most `limit` images, the indexed and the queries in the proportion that they have; the others, and
+    the unused, are gone."""
+    total = len(images.indexed) + len(images.queries)
+    if limit is None or limit >= total:
+        return images
+    queries = max(1, limit * len(images.queries) // total)
+    groups = groups_of(images.labels)
+    sides = [
+        side[take_evenly(groups[side], count, seed)]
+        for side, count in ((images.indexed, limit - queries), (images.queries, queries))
+    ]
+    rows = np.sort(np.concatenate(sides))
+    return dataclasses.replace(
+        images,
+        labels=images.labels[rows],
+        keys=tuple(images.keys[row] for row in rows),
+        indexed=np.searchsorted(rows, sides[0]),
+        queries=np.searchsorted(rows, sides[1]),
+        read=lambda row: images.read(int(rows[row])),
+        sizes=tuple(images.sizes[row] for row in rows) if images.sizes else (),
+    )
+
+
+def take_evenly(groups: Rows, count: int, seed: int, at_first: int = 1) -> Rows:
+    """`count` rows, ascending: in turns one of each group, at random, and `at_first` of each in the first."""
+    ranks = shuffled_ranks(groups, seed)
+    turns = np.maximum(ranks, at_first - 1)
+    return np.sort(np.lexsort((ranks, groups, turns))[:count])
+
+
+def groups_of(labels: NDArray[np.bool_]) -> Rows:
+    """Each image's class, its first where it has several; images without one are a group of their own."""
+    groups: Rows = np.where(labels.any(axis=1), labels.argmax(axis=1), labels.shape[1])
+    return groups
+
+
+def one_hot(targets: Rows, classes: int) -> NDArray[np.bool_]:
+    labels: NDArray[np.bool_] = targets[:, None] == np.arange(classes)
+    return labels
+
+
+def reason(error: Exception) -> str:
+    """An error in the words for a message, on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

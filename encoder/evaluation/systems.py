@@ -1,0 +1,75 @@
+"""Owns what is compared: features as they are, and hashes of them by every method, each as distances of queries to
+indexed images."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from encoder import fitting
+from encoder.evaluation.rankings import Distances
+from encoder.hashing import Features, LinearHash, normalised
+from encoder.training.loop import Schedule
+from encoder.training.recipes import CSQ, Recipe, hash_of, schedule_for, train_head
+
+METHODS = (*fitting.METHODS, CSQ)
+RAW = "raw"
+HAMMING, ASYMMETRIC = "hamming", "asymmetric"
+COSINE, EUCLIDEAN = "cosine", "euclidean"
+
+Labels = npt.NDArray[np.bool_]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Split:
+    """indexed: float32 (n, width), in the order of their records' ids; queries: float32 (q, width); labels of
+    both. sample and sample_labels: what hashes are fitted to, the indexed images unless classes are held out."""
+
+    indexed: Features
+    queries: Features
+    indexed_labels: Labels
+    query_labels: Labels
+    sample: Features
+    sample_labels: Labels
+    features: str
+
+
+def raw_distances(split: Split) -> dict[str, Distances]:
+    """By the cosine and by Euclidean distance."""
+    unit_indexed, unit_queries = normalised(split.indexed), normalised(split.queries)
+    squares = np.einsum("nw,nw->n", split.indexed, split.indexed)
+    return {
+        COSINE: lambda rows: -(unit_queries[rows] @ unit_indexed.T),
+        EUCLIDEAN: lambda rows: squares - 2 * (split.queries[rows] @ split.indexed.T),
+    }
+
+
+def fit(method: str, split: Split, bits: int, seed: int) -> LinearHash:
+    """A hash by one of METHODS, fitted to the split's sample."""
+    if method != CSQ:
+        return fitting.fit(method, split.sample, bits, seed, split.features)
+    schedule: Schedule = schedule_for(False, None, None, None, seed)
+    recipe = Recipe("", None, "", "hash", bits, False, schedule)
+    with tempfile.TemporaryDirectory() as folder:
+        head = train_head(
+            split.sample, split.sample_labels, recipe, "", torch.device("cpu"), Path(folder), lambda *_: None
+        )
+    return hash_of(head, split.features)
+
+
+def hashed_distances(found: LinearHash, split: Split) -> dict[str, Distances]:
+    """By Hamming distance, and asymmetrically: the query's projections against stored bits."""
+    corners = np.where(found.projections(split.indexed) > 0, np.float32(1), np.float32(-1))
+    projections = found.projections(split.queries)
+    signs = np.where(projections > 0, np.float32(1), np.float32(-1))
+    agreeing: Callable[[slice], npt.NDArray[np.float32]] = lambda rows: signs[rows] @ corners.T  # noqa: E731
+    return {
+        HAMMING: lambda rows: ((found.bits - agreeing(rows)) / 2).astype(np.uint16),
+        ASYMMETRIC: lambda rows: -(projections[rows] @ corners.T),
+    }

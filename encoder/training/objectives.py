@@ -1,0 +1,82 @@
+"""Owns what is learned: heads on features and their losses.
+
+The hash head follows central similarity quantization (CSQ; Yuan et al., CVPR 2020): every class has a corner of
+the cube, the corners lie far apart, and the head moves each image to the corner of its class. A head is linear, so
+what it learned is a hash like any other."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from encoder.hashing import Features
+
+# How much a code's distance from the corners of the cube counts beside its distance from the right one.
+_QUANTISATION = 1e-4
+
+Labels = npt.NDArray[np.bool_]
+
+
+def hash_centres(classes: int, bits: int, seed: int) -> npt.NDArray[np.float32]:
+    """A corner of the cube, +1 and -1, for every class: float32 (classes, bits). Rows of a Hadamard matrix and
+    their opposites where there are enough, at least bits/2 apart; else random ones, about that far apart."""
+    random = np.random.RandomState(seed)
+    if bits & (bits - 1) == 0 and classes <= 2 * bits:
+        matrix = np.ones((1, 1), np.float32)
+        while len(matrix) < bits:
+            matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+        corners = np.concatenate([matrix, -matrix])
+        return corners[random.permutation(len(corners))[:classes]]
+    return np.where(random.random_sample((classes, bits)) < 0.5, -1, 1).astype(np.float32)
+
+
+def targets(labels: Labels, centres: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.float32]:
+    """The corner of each image, (n, bits): its class's, or of several classes the one nearest to all of theirs.
+    labels: (n, classes). Bits on which they are even are drawn."""
+    sums = labels.astype(np.float32) @ centres
+    drawn = np.where(np.random.RandomState(seed).random_sample(centres.shape[1]) < 0.5, -1, 1)
+    return np.where(sums == 0, drawn, np.sign(sums)).astype(np.float32)
+
+
+class HashHead(nn.Module):  # type: ignore[misc]  # torch is not followed
+    """Features to logits of bits: features of unit length, centred and scaled as the sample's, then linear."""
+
+    def __init__(self, sample: Features, bits: int) -> None:
+        """sample: float32 (n, width), as the network gives them."""
+        super().__init__()
+        unit = nn.functional.normalize(torch.from_numpy(np.array(sample, np.float32)))
+        self.register_buffer("mean", unit.mean(0))
+        self.register_buffer("scale", (unit - unit.mean(0)).std().clamp_min(1e-6))
+        self.linear = nn.Linear(unit.shape[1], bits)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        unit = nn.functional.normalize(features)
+        logits: torch.Tensor = self.linear((unit - self.mean) / self.scale)
+        return logits
+
+    def planes(self) -> tuple[Features, Features]:
+        """The same as planes (bits, width) and offset (bits,) over features of unit length."""
+        with torch.no_grad():
+            planes = self.linear.weight / self.scale
+            offset = self.linear.bias - planes @ self.mean
+        return planes.cpu().numpy(), offset.cpu().numpy()
+
+
+def hash_loss(logits: torch.Tensor, corners: torch.Tensor) -> torch.Tensor:
+    """CSQ's: cross-entropy of each bit with the corner's, and a term that draws codes to corners."""
+    central = nn.functional.binary_cross_entropy_with_logits(logits, (corners + 1) / 2)
+    quantisation = ((logits.tanh().abs() - 1) ** 2).mean()
+    loss: torch.Tensor = central + _QUANTISATION * quantisation
+    return loss
+
+
+def class_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy with the softmax for one label an image, with a sigmoid per class for several. labels: (n,
+    classes), 0 and 1."""
+    if bool((labels.sum(1) == 1).all()):
+        loss: torch.Tensor = nn.functional.cross_entropy(logits, labels)
+        return loss
+    several: torch.Tensor = nn.functional.binary_cross_entropy_with_logits(logits, labels)
+    return several
