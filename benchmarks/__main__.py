@@ -5,20 +5,27 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import demo, fusion, ingest, search, system
+from benchmarks import demo, encoder, fusion, ingest, search, system
 from shard.bench.timing import processor
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
     "demo": lambda given: demo.measure(given.images),
+    "encoder": lambda given: _in_folder(lambda work: encoder.measure(given.images, work)),
     "fusion": lambda given: fusion.measure(given.images),
     "ingest": lambda given: ingest.measure(given.images),
     "search": lambda given: search.measure(given.images),
     "system": lambda given: system.measure(given.rows, given.seconds, given.rounds),
 }
+
+
+def _in_folder(measure: Callable[[Path], Iterator[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield from measure(Path(folder))
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from encoder.backbones import OFFLINE_MODEL, load_backbone
-from encoder.features import find_precision as precision
+from encoder.features import find_precision
 from encoder.fusion import fuse
 
 BATCH, ROUNDS, REPEATS = 32, 5, 5
@@ -20,7 +20,7 @@ BATCH, ROUNDS, REPEATS = 32, 5, 5
 def measure(images: Path | None) -> Iterator[dict[str, Any]]:
     """The medians of alternating rounds, and their ratio. Random pixels: the time does not depend on them."""
     torch.set_num_threads(1)
-    dtype = precision("auto", torch.device("cpu"))
+    dtype = find_precision("auto", torch.device("cpu"))
     plain, inner = (load_backbone(OFFLINE_MODEL) for _ in range(2))
     crop = plain.preprocessing.crop
     networks = {"plain": plain.module, "fused": fuse(inner.module, crop)}

@@ -45,9 +45,11 @@ def unpack(kind: str, stored: Sequence[bytes]) -> Features:
 
 
 def cosines(query: Features, rows: Features) -> npt.NDArray[np.float64]:
-    """The cosine of a query, float32 (width,), with each of the rows of unit length, float32 (n, width)."""
-    products = rows.astype(np.float64) * normalised(query).astype(np.float64)
-    result: npt.NDArray[np.float64] = np.clip(products.sum(axis=1), -1.0, 1.0)
+    """The cosine of a query, float32 (width,), with each row, float32 (n, width); 0 for a row of zeros."""
+    wide = rows.astype(np.float64)
+    products = (wide * normalised(query).astype(np.float64)).sum(axis=1)
+    lengths = np.sqrt((wide * wide).sum(axis=1))
+    result: npt.NDArray[np.float64] = np.clip(products / np.where(lengths == 0, 1.0, lengths), -1.0, 1.0)
     return result
 
 

@@ -14,7 +14,19 @@ from lookalike.errors import InvalidRequest
 from shard.bench import filters, kernel, report
 from shard.bench.timing import Figure, machine
 
-PARTS = ("scan", "k", "flood", "threads", "rows", "batch", "buckets", "filters", "start", "processors")
+PARTS = (
+    "scan",
+    "k",
+    "flood",
+    "threads",
+    "rows",
+    "batch",
+    "buckets",
+    "filters",
+    "asymmetric",
+    "start",
+    "processors",
+)
 
 
 def bench(
@@ -65,6 +77,7 @@ def _measure(parts: list[str], widths: list[int], megabytes: int, seconds: float
         "batch": lambda: kernel.batches(megabytes, seconds),
         "buckets": lambda: kernel.buckets(seconds),
         "filters": lambda: filters.filtered(seconds),
+        "asymmetric": lambda: kernel.asymmetric(widths, seconds),
         "start": kernel.starts,
         "processors": kernel.other_processors,
     }

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from shard.bench import rivals
 from shard.bench.timing import Figure, best_seconds, memory_seconds, reductions
-from shard.kernel import CodeMatrix
+from shard.kernel import CodeMatrix, weighted
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -25,7 +25,7 @@ BATCHES = (1, 4, 16, 64)
 K = 10
 SECONDS = 1.0
 MEGABYTES = 256
-FLOOD_ROWS = 1_000_000
+FLOOD_ROWS = ASYMMETRIC_ROWS = 1_000_000
 # Vectors, a processor that has no more as Numba knows it, and FAISS's word for them.
 PROCESSORS = (("AVX2", "haswell", "AVX2"), ("SSE4.2", "nehalem", "NONE"))
 
@@ -109,6 +109,25 @@ def many_hits(bits: Sequence[int], megabytes: int, seconds: float) -> Iterator[F
             yield bench.figure(
                 "k = 100", batch, best["own"], k=100, ratio=best["one"] / best["own"], beside="k = 1"
             )
+
+
+def asymmetric(bits: Sequence[int], seconds: float) -> Iterator[Figure]:
+    """One query scored asymmetrically over all rows, beside the Hamming scan of the same rows."""
+    for width in bits:
+        bench = Bench.of(random_codes(width, ASYMMETRIC_ROWS), compare=False)
+        weights = np.random.default_rng(3).integers(0, 2**16, width).astype(np.uint16)
+        query, view = bench.queries(1)[0], bench.matrix.view()
+        differing = np.unpackbits(bench.codes[:20_000] ^ query, axis=1)
+        true = (differing * weights.astype(np.int64)).sum(axis=1)
+        numbers = np.arange(len(true), dtype=np.uint32)
+        assert (weighted.weigh(view, numbers, query, weights) == true).all(), (
+            "weighted distances differ from NumPy's"
+        )
+        own = functools.partial(weighted.scan, view, query, weights, K)
+        best = best_seconds({"hamming": bench.own(1), "own": own}, seconds)
+        yield bench.figure(
+            "asymmetric", 1, best["own"], ratio=best["hamming"] / best["own"], beside="Hamming scan"
+        )
 
 
 def threads(megabytes: int, seconds: float) -> Iterator[Figure]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from shard.kernel.chunk import Chunk, Kept, Numbers, Selection, Words
+from shard.kernel.chunk import EVERYTHING, Chunk, Kept, Numbers, Selection, Words
 from shard.kernel.heaps import Distances, Ids
 from shard.kernel.jit import compiled
 from shard.kernel.simd import LANES, popcount
@@ -71,14 +71,23 @@ def scan(
     for chunk, rows in zip(view.chunks, view.rows, strict=True):
         if should_stop():
             raise ScanStopped
-        kept = None if selection is None else selection.rows(chunk, rows)
-        found, weighted, distances = _rank_chunk(chunk, rows, view.epoch, kept, query_words, sums)
-        near = np.ones(len(found), np.bool_) if max_distance is None else distances <= max_distance
+        kept = EVERYTHING if selection is None else selection.rows(chunk, rows)
+        picked = kept.picked[: np.searchsorted(kept.picked, rows)].astype(np.int64)
+        if kept.picked.size:
+            weighted, distances = _rank_rows(chunk, picked, query_words, sums)
+        else:
+            weighted, distances = _rank_all(chunk, rows, query_words, sums)
+        near = np.arange(len(weighted))
         if len(best.ids) >= k:
-            near &= weighted <= best.weighted[-1]
-        elif np.count_nonzero(near) > k:
-            near &= weighted <= np.partition(weighted[near], k - 1)[k - 1]
-        found = found[near]
+            near = np.flatnonzero(weighted <= best.weighted[-1])
+        if max_distance is not None:
+            near = near[distances[near] <= max_distance]
+        found = picked[near] if kept.picked.size else near
+        counts = _counts(chunk, view.epoch, kept, found)
+        near, found = near[counts], found[counts]
+        if len(found) > k:
+            first = weighted[near] <= np.partition(weighted[near], k - 1)[k - 1]
+            near, found = near[first], found[first]
         best = best.joined(
             WeightedMatches(weighted[near], distances[near], chunk.ids[found], chunk.numbers[found]), k
         )
@@ -124,21 +133,10 @@ def _to_words(query: Bytes, words: int) -> Words:
     return padded.view(np.uint64)
 
 
-def _rank_chunk(
-    chunk: Chunk, rows: int, epoch: int, kept: Kept | None, query: Words, sums: Sums
-) -> tuple[npt.NDArray[np.int64], Sums, Distances]:
-    """Those of the chunk's first rows that live at `epoch` and are kept (None: all), with their distances."""
-    if kept is not None and kept.picked.size:
-        found = kept.picked[kept.picked < rows].astype(np.int64)
-        found = found[_live(chunk, epoch, found)]
-        return found, *_rank_rows(chunk, found, query, sums)
-    found = np.arange(rows)
-    if kept is not None:
-        found = found[np.unpackbits(kept.bits.view(np.uint8), bitorder="little")[:rows].view(np.bool_)]
-    found = found[_live(chunk, epoch, found)]
+def _rank_all(chunk: Chunk, rows: int, query: Words, sums: Sums) -> tuple[Sums, Distances]:
     weighted, distances = np.zeros(rows, np.uint32), np.zeros(rows, np.uint16)
-    _rank(chunk.codes, np.zeros(0, np.int64), query, sums, weighted, distances)
-    return found, weighted[found], distances[found]
+    _rank_blocks(chunk.codes, query, sums, weighted, distances)
+    return weighted, distances
 
 
 def _rank_rows(chunk: Chunk, rows: npt.NDArray[np.int64], query: Words, sums: Sums) -> tuple[Sums, Distances]:
@@ -148,26 +146,45 @@ def _rank_rows(chunk: Chunk, rows: npt.NDArray[np.int64], query: Words, sums: Su
     return weighted, distances
 
 
-def _live(chunk: Chunk, epoch: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    if not chunk.dead:
-        return np.ones(len(rows), np.bool_)
-    died = chunk.died[rows]
-    live: npt.NDArray[np.bool_] = (died == 0) | (died > epoch)
-    return live
+def _counts(chunk: Chunk, epoch: int, kept: Kept, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Which of these rows live at `epoch` and are kept."""
+    counts = np.ones(len(rows), np.bool_)
+    if chunk.dead:
+        died = chunk.died[rows]
+        counts &= (died == 0) | (died > epoch)
+    if kept.bits.size:
+        counts &= (kept.bits[rows // LANES] >> (rows % LANES).astype(np.uint64)) & np.uint64(1) == 1
+    return counts
 
 
 @compiled
-def _rank(codes, picked, query, sums, weighted, distances):  # type: ignore[no-untyped-def]
-    """Both distances of the picked rows, or of the first ones, as many as the results have room for."""
-    for at in range(weighted.size):
-        row = picked[at] if picked.size else at
-        block, lane = row // LANES, row % LANES
-        total = np.uint32(0)
-        count = np.uint64(0)
+def _rank(codes, rows, query, sums, weighted, distances):  # type: ignore[no-untyped-def]
+    """Both distances of some rows."""
+    for at in range(rows.size):
+        block, lane = rows[at] // LANES, rows[at] % LANES
         for word in range(codes.shape[1]):
             bits = codes[block, word, lane]
-            count += popcount(bits ^ query[word])
+            distances[at] += popcount(bits ^ query[word])
             for byte in range(8):
-                total += sums[word * 8 + byte, np.int64((bits >> np.uint64(8 * byte)) & np.uint64(255))]
-        weighted[at] = total
-        distances[at] = count
+                weighted[at] += sums[word * 8 + byte, np.int64((bits >> np.uint64(8 * byte)) & np.uint64(255))]
+
+
+@compiled
+def _rank_blocks(codes, query, sums, weighted, distances):  # type: ignore[no-untyped-def]
+    """Both distances of the first rows, as many as the results have room for. Lane by lane within a byte, so that
+    one table is in use at a time."""
+    totals, counts = np.empty(LANES, np.uint32), np.empty(LANES, np.uint64)
+    for block in range(-(-weighted.size // LANES)):
+        totals[:] = 0
+        counts[:] = 0
+        for word in range(codes.shape[1]):
+            for lane in range(LANES):
+                counts[lane] += popcount(codes[block, word, lane] ^ query[word])
+            for byte in range(8):
+                table, shift = sums[word * 8 + byte], np.uint64(8 * byte)
+                for lane in range(LANES):
+                    totals[lane] += table[np.int64((codes[block, word, lane] >> shift) & np.uint64(255))]
+        first = block * LANES
+        for lane in range(min(LANES, weighted.size - first)):
+            weighted[first + lane] = totals[lane]
+            distances[first + lane] = counts[lane]

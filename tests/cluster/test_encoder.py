@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -19,9 +20,10 @@ import pytest
 from encoder.model import EncoderModel
 from encoder.spec import EncoderSpec
 from lookalike import Client, CodeSpace, Record
-from lookalike.errors import CodeSpaceMismatch, InvalidRequest, PartitionUnavailable
+from lookalike.config import EncoderConfig
+from lookalike.errors import CannotStart, CodeSpaceMismatch, InvalidRequest, PartitionUnavailable
 from lookalike.v1 import encoder_pb2, encoder_pb2_grpc
-from tests.conftest import Cluster, wait_until
+from tests.conftest import Cluster, running_cluster, wait_until
 
 
 @pytest.fixture
@@ -204,3 +206,66 @@ def test_a_killed_encoder_is_an_error_and_comes_back(
     wait_until(lambda: encoder_cluster.pid("encoder") != old and client.status().encoder.state == "serving", 90)
     assert client.search(image=image, collection="revived").hits == []
     wait_until(lambda: not any(child.is_running() for child in children), 30)
+
+
+def test_images_are_scored_by_projections_and_by_kept_features(
+    encoder_cluster: Cluster, client: Client, photographs: Path, model: EncoderModel, tmp_path: Path
+) -> None:
+    client.create_collection("scored", features="float16")
+    assert client.get_collection("scored").indexing.feature_width == 1280
+    summary = ingest(encoder_cluster, tmp_path / "report.jsonl", photographs, "--collection", "scored")
+    paths = {str(path.relative_to(photographs)): path for path in photographs.rglob("*.jpg")}
+    assert summary["stored"] == len(paths) == client.get_collection("scored").rows
+    one = client.upsert([Record("alone", image=next(iter(paths.values())))], collection="scored")
+    assert one == 1
+    made = model.encode([path.read_bytes() for path in paths.values()], True, True)
+    features = np.stack([item.features for item in made])
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    for row in (0, 17, 33):
+        image = list(paths.values())[row]
+        cosines = dict(zip(paths, (unit @ unit[row]).tolist(), strict=True))
+        result = client.search(image=image, k=5, rerank="features", oversampling=20, collection="scored")
+        assert result.exact
+        assert {hit.key: hit.score for hit in result.hits if hit.key != "alone"} == pytest.approx(
+            {hit.key: cosines[hit.key] for hit in result.hits if hit.key != "alone"}, abs=2e-3
+        )
+        ranked = [hit.score for hit in result.hits]
+        assert ranked == sorted(ranked, reverse=True)
+        assert ranked[-1] >= sorted(cosines.values(), reverse=True)[5] - 2e-3
+        result = client.search(image=image, k=5, score="asymmetric", collection="scored")
+        by_code = client.search(
+            code=made[row].code, projections=made[row].projections, k=5, score="asymmetric", collection="scored"
+        )
+        scores = {hit.key: hit.score for hit in result.hits}
+        # An image's features differ in the last places with the batch that it comes in.
+        assert scores == pytest.approx({hit.key: hit.score for hit in by_code.hits}, abs=1e-3)
+        assert {result.hits[0].distance, by_code.hits[0].distance} == {0}
+    assert client.get_hash_file("scored") == model.hash.to_bytes()
+
+
+def test_a_fitted_hash_is_a_code_space_that_the_collection_can_give_back(
+    photographs: Path, tmp_path: Path
+) -> None:
+    fitted, given_back = tmp_path / "itq.npz", tmp_path / "back.npz"
+    command = [sys.executable, "-m", "lookalike", "fit", str(photographs), "--output", str(fitted), "--json"]
+    made = subprocess.run(
+        [*command, "--method", "itq", "--bits", "64"], capture_output=True, text=True, check=True
+    )
+    assert json.loads(made.stdout)["images"] == 40
+    image = sorted(photographs.rglob("*.jpg"))[3]
+    spec = EncoderSpec.from_config(EncoderConfig(hash=fitted))
+    expected = EncoderModel(spec)
+    assert (expected.space.hash_method, expected.space.bits) == ("itq", 64)
+    with running_cluster(tmp_path / "data", 2, EncoderConfig(hash=fitted)) as own, own.client(60) as client:
+        assert client.create_collection("itq").code_space == expected.space
+        assert client.upsert([Record("a", image=image)], collection="itq") == 1
+        assert client.get(["a"], collection="itq")[0].code == expected.encode([image.read_bytes()])[0].code
+        hits = client.search(image=image, score="asymmetric", collection="itq").hits
+        assert [(hit.key, hit.distance, hit.score) for hit in hits] == [("a", 0, 1.0)]
+        command = [sys.executable, "-m", "lookalike", "collection", "hash", "itq", "--output", str(given_back)]
+        subprocess.run([*command, "--server", own.address], check=True, stdout=subprocess.PIPE)
+    assert given_back.read_bytes() == fitted.read_bytes()
+    with pytest.raises(CannotStart, match="was fitted to other features"):
+        EncoderModel(dataclasses.replace(spec, layer="classifier"))
+    with pytest.raises(CannotStart, match="gives codes of 64 bits; leave bits out"):
+        EncoderSpec.from_config(EncoderConfig(hash=fitted, bits=128))
