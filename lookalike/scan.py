@@ -19,6 +19,10 @@ Ids = npt.NDArray[np.uint64]
 Inputs = npt.NDArray[np.uint16] | npt.NDArray[np.float32]
 
 
+# What an asymmetric scan costs beside a Hamming scan of the same rows.
+_ASYMMETRIC_WORK = 10
+
+
 class Scoring(enum.Enum):
     """How rows are scored beyond their Hamming distance. A rerank ranks the k nearest by that distance."""
 
@@ -68,8 +72,9 @@ class ScanGroup:
 
     @property
     def weight(self) -> int:
-        """What the group takes of a batch's room: its queries, more for those that want many hits."""
-        return len(self.codes) * (1 + self.k // 100)
+        """What the group takes of a batch's room: its queries, more for those that want many hits or much work."""
+        work = _ASYMMETRIC_WORK if self.scoring is Scoring.ASYMMETRIC else 1
+        return len(self.codes) * work * (1 + self.k // 100)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from shard.kernel import CodeMatrix, Matches, ScanStopped, Selection, View, weig
 from shard.store import Store
 
 KNOWN_FIELDS_SHOWN = 20
+FEATURE_BYTES_AT_ONCE = 32 * 1024 * 1024
 FILTERS_REMEMBERED = 32
 FILTER_BYTES_REMEMBERED = 128 * 1024 * 1024
 
@@ -205,7 +206,6 @@ class Engine:
         store no longer has one of them."""
         if group.inputs is None:
             return np.zeros(0)
-        stored = self._store.features(sorted(set(numbers))) if group.scoring is Scoring.RERANK_FEATURES else {}
         ranks = [np.zeros(0)]
         start = 0
         for query, values, count in zip(group.codes, group.inputs, counts, strict=True):
@@ -215,10 +215,14 @@ class Engine:
                 totals = weighted.weigh(view, np.array(rows, np.uint32), query, values)
                 ranks.append(_share(totals, values))
                 continue
-            if any(row not in stored for row in rows):
-                return None
-            if rows:
-                kept = features.unpack(self.indexing.features, [stored[row] for row in rows])
+            # Some rows at a time: wide features of many candidates would fill the memory.
+            step = max(1, FEATURE_BYTES_AT_ONCE // (8 * len(values)))
+            for at in range(0, count, step):
+                part = rows[at : at + step]
+                stored = self._store.features(part)
+                if len(stored) < len(part):
+                    return None
+                kept = features.unpack(self.indexing.features, [stored[row] for row in part])
                 ranks.append(1 - features.cosines(values, kept))
         return np.concatenate(ranks)
 

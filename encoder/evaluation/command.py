@@ -202,12 +202,15 @@ def _time_raw_cluster(prepared: Prepared, k: int, partitions: int) -> Table:
 
 
 def _facts(prepared: Prepared, plan: Plan, seconds: float) -> list[tuple[str, str]]:
+    from encoder.evaluation.rankings import chance_of
+
     split = prepared.split
     facts = [
         ("data set", prepared.images.name),
         ("indexed", f"{len(split.indexed):,}"),
         ("queries", f"{len(split.queries):,}"),
         ("classes", f"{len(prepared.images.classes):,}"),
+        ("chance", f"mAP@{plan.k} {100 * chance_of(split.indexed_labels, split.query_labels, plan.k):.1f} %"),
         ("seeds", ", ".join(map(str, plan.seeds))),
         ("seconds", f"{seconds:.1f}"),
     ]

@@ -9,6 +9,7 @@ All raise InvalidRequest for arrays whose shapes or values do not fit each other
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,22 @@ def average_precision(relevant: Bools, k: int, totals: Integers | None = None) -
 def average_precision_by_k(relevant: Bools, k: int) -> Floats:
     """sum over i <= k of P(i) rel(i), divided by k whatever was found. Float64 (q,)."""
     return _precision_at_hits(_first(relevant, k)) / k
+
+
+def chance_average_precision(share: Floats, k: int) -> Floats:
+    """What AP@k comes to on average when results are drawn at random and this share of the index is relevant. Of k
+    results r are relevant with the binomial probability; each place i is then relevant with probability r/k, and
+    another before it, of the i - 1, with (r - 1)/(k - 1). share: 0..1, (q,). Float64 (q,)."""
+    _check_count("k", k, 1)
+    share = np.asarray(share, np.float64)[:, None]
+    found = np.arange(1, k + 1)
+    ways = np.array([math.comb(k, r) for r in found.tolist()], np.float64)
+    probability = ways * share**found * (1 - share) ** (k - found)
+    places = np.arange(1, k + 1)[:, None]
+    before = (places - 1) * (found - 1) / max(1, k - 1)
+    given = ((1 + before) / places).sum(axis=0) / k
+    chance: Floats = probability @ given
+    return chance
 
 
 def average_precision_all(relevant: Bools, totals: Integers) -> Floats:

@@ -45,7 +45,7 @@ class Quality:
 def judge(distances: Distances, indexed: Labels, queries: Labels, k: int, is_multi_label: bool) -> Quality:
     """indexed: bool (n, classes); queries: bool (q, classes). Relevant is what shares a class."""
     parts = []
-    step = max(1, _BLOCK_DISTANCES // max(1, len(indexed)))
+    step = _block(indexed)
     for start in range(0, len(queries), step):
         rows = slice(start, start + step)
         parts.append(_judge_block(distances(rows), indexed, queries[rows], k))
@@ -79,12 +79,20 @@ def judge_top(top: npt.NDArray[np.int64], indexed: Labels, queries: Labels, k: i
     )
 
 
+def chance_of(indexed: Labels, queries: Labels, k: int) -> float:
+    """The mAP@k of results drawn at random. indexed: bool (n, classes); queries: bool (q, classes)."""
+    step = _block(indexed)
+    shares = [
+        _shared(queries[start : start + step], indexed).mean(axis=1) for start in range(0, len(queries), step)
+    ]
+    return metrics.micro_mean(metrics.chance_average_precision(np.concatenate(shares), k))
+
+
 def _judge_block(
     distances: npt.NDArray[np.generic], indexed: Labels, queries: Labels, k: int
 ) -> tuple[npt.NDArray[np.float64] | npt.NDArray[np.int64], ...]:
     order = np.argsort(distances, axis=1, kind="stable")
-    shared = queries.astype(np.float32) @ indexed.T.astype(np.float32) > 0
-    relevant = np.take_along_axis(shared, order, axis=1)
+    relevant = np.take_along_axis(_shared(queries, indexed), order, axis=1)
     totals = relevant.sum(axis=1)
     return (
         metrics.average_precision(relevant, k),
@@ -95,6 +103,17 @@ def _judge_block(
         metrics.interpolated_precision(relevant, totals),
         order[:, :k],
     )
+
+
+def _block(indexed: Labels) -> int:
+    """How many queries to judge at once."""
+    return max(1, _BLOCK_DISTANCES // max(1, len(indexed)))
+
+
+def _shared(queries: Labels, indexed: Labels) -> npt.NDArray[np.bool_]:
+    """Whether a query and an indexed image share a class: (q, n)."""
+    shared: npt.NDArray[np.bool_] = queries.astype(np.float32) @ indexed.T.astype(np.float32) > 0
+    return shared
 
 
 def _relevant(queries: Labels, found: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

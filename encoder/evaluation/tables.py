@@ -77,9 +77,12 @@ def _by_bits(rows: Averaged) -> list[Table]:
                 cells.append(["raw", _percent(getattr(raw, figure)), *[""] * (len(columns) - 1)])
             if figure == "map5":
                 cells += [
-                    [f"{known.bits} (paper)", f"{known.map5:.1f}, {known.model}", *[""] * (len(columns) - 1)]
+                    [
+                        f"{known.bits} (paper, {known.model})",
+                        *(f"{known.map5:.1f}" if (known.method, HAMMING) == column else "" for column in columns),
+                    ]
                     for known in figures_for(rows[0][0].dataset)
-                    if known.bits
+                    if (known.method, HAMMING) in columns
                 ]
             header = ["bits", *(f"{method} {score}" for method, score in columns)]
             tables.append(Table(f"{name}, {model}, {layer} ({title})", header, cells))
@@ -121,7 +124,10 @@ def _raw_against_hashed(rows: Averaged) -> Table:
 
 def _buckets(rows: Averaged) -> Table:
     cells = [
-        [row.model, row.method, str(row.bits), row.score, _map(row, spread), _percent(row.candidates)]
+        [
+            row.model, row.method, str(row.bits), row.score.removeprefix("buckets "), _map(row, spread),
+            _percent(row.candidates),
+        ]
         for row, spread in rows
         if row.candidates is not None
     ]  # fmt: skip

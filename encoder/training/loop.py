@@ -42,19 +42,21 @@ def run(
     wanted: torch.Tensor,
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     schedule: Schedule,
-    folder: Path,
+    folder: Path | None,
     recipe: Mapping[str, Any],
     progress: Callable[[int, float], None],
 ) -> None:
     """Train a module in place, on the device that it is on. wanted: (n, ...), per row what the loss compares
     outputs with. folder: takes checkpoint and log; a checkpoint there of the same recipe is gone on from, one of
-    another raises CannotStart. progress: gets the number of epochs done and the last one's mean loss."""
+    another raises CannotStart; None keeps neither. progress: gets the number of epochs done and the last one's
+    mean loss."""
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, schedule.learning_rate, weight_decay=schedule.weight_decay)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, schedule.epochs)
     states = {"module": module, "optimizer": optimizer, "decay": decay}
-    first = _resume(folder / CHECKPOINT, states, recipe)
-    _cut_log(folder / LOG, first)
+    first = 0 if folder is None else _resume(folder / CHECKPOINT, states, recipe)
+    if folder is not None:
+        _cut_log(folder / LOG, first)
     progress(first, float("nan"))
     for epoch in range(first, schedule.epochs):
         random = np.random.RandomState((schedule.seed * 1_000_003 + epoch) % 2**32)
@@ -74,9 +76,10 @@ def run(
                 f"learning_rate: {schedule.learning_rate} made the loss {mean} in epoch {epoch + 1};"
                 " take a smaller one, and another output folder"
             )
-        _save(folder / CHECKPOINT, states, recipe, epoch + 1)
-        with (folder / LOG).open("a", encoding="utf-8") as log:
-            log.write(json.dumps({"epoch": epoch + 1, "loss": mean}) + "\n")
+        if folder is not None:
+            _save(folder / CHECKPOINT, states, recipe, epoch + 1)
+            with (folder / LOG).open("a", encoding="utf-8") as log:
+                log.write(json.dumps({"epoch": epoch + 1, "loss": mean}) + "\n")
         progress(epoch + 1, mean)
 
 

@@ -100,12 +100,14 @@ def train_head(
     recipe: Recipe,
     digest: str,
     device: torch.device,
-    folder: Path,
+    folder: Path | None,
     progress: Progress,
 ) -> HashHead:
-    """A hash head on features. sample: float32 (n, width); labels: bool (n, classes); digest: of the images."""
+    """A hash head on features. sample: float32 (n, width); labels: bool (n, classes); digest: of the images;
+    folder: for checkpoints, None for none."""
     torch.manual_seed(recipe.schedule.seed)
-    folder.mkdir(parents=True, exist_ok=True)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
     head: HashHead = HashHead(sample, recipe.bits).to(device)
     features = torch.from_numpy(sample).to(device)
     run(

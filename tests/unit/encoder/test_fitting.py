@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from encoder.features import FeatureModel, stacked
 from encoder.fitting import METHODS, fit, fit_mean
@@ -14,6 +16,14 @@ from lookalike.errors import InvalidRequest
 
 ROTATIONS = ("pca", "itq")
 rotations = pytest.mark.parametrize("method", ROTATIONS)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """BLAS's threads spin while they wait for each other: on processors that others use too, that takes
+    minutes."""
+    with threadpool_limits(1):
+        yield
 
 
 def clustered(n: int = 400, width: int = 200, classes: int = 12) -> Features:
@@ -48,7 +58,7 @@ def quantisation_error(found: LinearHash, features: Features) -> float:
 
 
 @rotations
-@pytest.mark.parametrize("bits", [16, 128, 200, 384])
+@pytest.mark.parametrize("bits", [16, 128, 200])
 def test_planes_are_orthonormal_within_each_rotation_of_128(method: str, bits: int) -> None:
     planes = fit(method, clustered(), bits).planes
     assert planes.shape == (bits, 200)
@@ -69,7 +79,7 @@ def test_planes_turn_the_directions_of_the_greatest_variance(method: str) -> Non
     assert np.allclose(np.linalg.norm(planes @ greatest, axis=1), 1, atol=1e-4)
 
 
-@pytest.mark.parametrize("bits", [16, 64, 128])
+@pytest.mark.parametrize("bits", [16, 64])
 def test_itq_brings_projections_nearer_to_the_corners_than_a_random_rotation(bits: int, real: Features) -> None:
     for sample in (clustered(), real):
         itq = quantisation_error(fit("itq", sample, bits), sample)
@@ -136,10 +146,10 @@ def test_a_seed_gives_one_hash_and_another_seed_another(method: str) -> None:
 @pytest.mark.parametrize("method", ["centred", "itq", "pca"])
 def test_bits_are_balanced_however_far_the_sample_lies_off_zero(method: str) -> None:
     sample = clustered() + 20 * np.random.default_rng(1).standard_normal(200).astype(np.float32)
-    shares = bits_of(fit(method, sample, 128), sample).mean(axis=0)
+    shares = bits_of(fit(method, sample, 64), sample).mean(axis=0)
     assert abs(shares.mean() - 0.5) < 0.05
     assert np.abs(shares - 0.5).mean() < 0.15
-    skewed = bits_of(fit("lsh", sample, 128), sample).mean(axis=0)
+    skewed = bits_of(fit("lsh", sample, 64), sample).mean(axis=0)
     assert np.abs(skewed - 0.5).mean() > 0.4, "the sample shows nothing unless plain hyperplanes fail on it"
 
 
@@ -155,14 +165,14 @@ def test_centred_hyperplanes_pass_through_the_mean() -> None:
 @rotations
 def test_the_scale_of_features_changes_nothing(method: str) -> None:
     sample = clustered()
-    first = fit(method, sample, 128)
+    first = fit(method, sample, 32)
     # Powers of two scale floats exactly, so all of it is the same to the last bit.
     for scale in (2.0**-10, 2.0**10):
-        scaled = fit(method, sample * np.float32(scale), 128)
+        scaled = fit(method, sample * np.float32(scale), 32)
         assert scaled.digest == first.digest
         assert np.array_equal(scaled.codes(sample), first.codes(sample))
     lengths = np.random.default_rng(3).choice([0.25, 1, 8], (len(sample), 1)).astype(np.float32)
-    assert fit(method, sample * lengths, 128).digest == first.digest
+    assert fit(method, sample * lengths, 32).digest == first.digest
 
 
 @rotations

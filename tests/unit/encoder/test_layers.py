@@ -21,6 +21,7 @@ POSITIONS = 7 * 7
 @pytest.fixture(scope="module")
 def random_weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path | None]:
     """A file of weights for each network of torchvision; the other one's come with a package."""
+    torch.set_num_threads(1)  # as FeatureModel does: more of them wait for each other where processors are shared
     folder = tmp_path_factory.mktemp("weights")
     files: dict[str, Path | None] = {LITE: None}
     for name in ("mobilenet_v3_large", "mobilenet_v2", "resnet18"):

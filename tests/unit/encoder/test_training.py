@@ -257,6 +257,21 @@ def test_a_learning_rate_that_explodes_is_refused_by_its_value(tmp_path: Path) -
         learn(tmp_path, recipe(20, learning_rate=1e20))
 
 
+def test_a_run_whose_last_step_explodes_is_refused_too(tmp_path: Path) -> None:
+    # Fails as of a5b7611: the loss is taken before the step, so one epoch of one batch ends with infinite planes,
+    # and `lookalike train` writes them with exit code 0 to a file that nothing reads.
+    with pytest.raises(InvalidRequest, match="learning_rate"):
+        learn(tmp_path, recipe(1, learning_rate=3e37, batch=1_000))
+
+
+@pytest.mark.parametrize("rate", [-1.0, float("nan"), float("inf"), 1e38])
+def test_a_learning_rate_that_is_none_is_refused_by_its_value(tmp_path: Path, rate: float) -> None:
+    # Fails as of a5b7611: torch's ValueError, or for 1e38 its RuntimeError, goes through the command as a
+    # traceback.
+    with pytest.raises(InvalidRequest, match="learning_rate"):
+        learn(tmp_path, recipe(2, learning_rate=rate))
+
+
 # ---- the command
 
 
