@@ -1,6 +1,7 @@
-"""Images to codes: decoding (`images`), networks (`backbones`), hashing (`hashing`), all three as one
-(`model`), scaled by Ray Serve (`deployment`) behind our own gRPC front (`server`), and the batch job
-(`ingest`). The only place that imports Ray and torch."""
+"""Images to codes: decoding (`images`), networks up to a layer (`backbones`), both on a device (`features`), and
+the hash (`hashing`; `fitting` and `training` make better ones), together one encoder (`model`), scaled by Ray
+Serve (`deployment`) behind our own gRPC front (`server`). On top of it the batch job (`ingest`), labelled sets
+(`datasets`) and what they show (`evaluation`). The only place that imports Ray and torch."""
 
 import os
 

@@ -24,6 +24,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from encoder.options import require_file
 from lookalike.cli.options import (
     DEFAULT_COLLECTION,
     DEFAULT_SERVER,
@@ -122,7 +123,7 @@ def fit_command(
     bits: Annotated[
         int, typer.Option(help="Width of the codes: a multiple of 8.", min=MIN_BITS, max=MAX_BITS)
     ] = 128,
-    seed: Annotated[int, typer.Option(help="Of what is drawn.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of what is drawn.", min=0, max=2**32 - 1)] = 0,
     config: Config = None,
     sample: Sample = 2_000,
     as_json: Json = False,
@@ -134,6 +135,7 @@ def fit_command(
     from encoder.fitting import fit
 
     CodeSpace(bits)
+    require_file("output", output)
     settings = _encoder_section(config).model_copy(update={"mean": None, "hash": None})
     features, made_by = _sample_features(paths, settings, sample, as_json)
     output.write_bytes(fit(method, features, bits, seed, made_by).to_bytes())
@@ -158,6 +160,7 @@ def fit_mean_command(
 
     from encoder.fitting import fit_mean
 
+    require_file("output", output)
     features, _ = _sample_features(paths, _encoder_section(config), sample, as_json)
     with output.open("wb") as file:
         np.save(file, fit_mean(features))

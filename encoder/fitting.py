@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from encoder.hashing import LSH, Features, LinearHash, drawn, fitted, normalised
 from lookalike.errors import InvalidRequest
@@ -34,7 +35,9 @@ def fit(method: str, sample: Features, bits: int, seed: int = 0, features: str =
     if method not in METHODS:
         raise InvalidRequest(f"method: {method!r} is none that can be fitted; use one of {', '.join(METHODS)}")
     rotate = _itq_rotation if method == ITQ else _random_rotation
-    planes, mean = _rotated_directions(normalised(sample).astype(np.float64), bits, seed, rotate)
+    # Threads gain nothing on matrices this small, and on a busy machine they wait for each other.
+    with threadpool_limits(1, "blas"):
+        planes, mean = _rotated_directions(normalised(sample).astype(np.float64), bits, seed, rotate)
     return fitted(method, planes.astype(np.float32), -(planes @ mean).astype(np.float32), True, features)
 
 

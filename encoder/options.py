@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+
+from lookalike.errors import InvalidRequest
 
 Dataset = Annotated[
     str,
@@ -20,7 +23,8 @@ Weights = Annotated[
     Path | None, typer.Option(help="A .pth or .safetensors file instead of the pretrained weights.")
 ]
 Seed = Annotated[
-    int, typer.Option(help="Of the split into indexed images and queries, and of what is drawn.", min=0)
+    int,
+    typer.Option(help="Of the split into indexed images and queries, and of what is drawn.", min=0, max=2**32 - 1),
 ]
 Limit = Annotated[int | None, typer.Option(help="Take so many of the images, evenly over the classes.", min=2)]
 DataFolder = Annotated[
@@ -29,6 +33,27 @@ DataFolder = Annotated[
 CacheFolder = Annotated[
     Path | None, typer.Option(help="Where features are kept; the user's cache folder by default.")
 ]
+
+
+def require_folder(field: str, path: Path) -> Path:
+    """Make a folder that results go to, before the work begins. Raises InvalidRequest when that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError as error:
+        raise InvalidRequest(
+            f"{field}: {path} cannot be written to ({error.strerror}); name a folder that can be made"
+        ) from None
+
+
+def require_file(field: str, path: Path) -> Path:
+    """Check that a result's file can be written, before the work begins. Raises InvalidRequest when it cannot."""
+    if path.is_dir():
+        raise InvalidRequest(f"{field}: {path} is a folder; name a file")
+    if not path.parent.is_dir():
+        raise InvalidRequest(f"{field}: {path.parent} does not exist; make the folder first")
+    return path
 
 
 def console() -> Console:

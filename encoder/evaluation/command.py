@@ -24,7 +24,7 @@ from rich.progress import (
 )
 from rich.table import Table as RichTable
 
-from encoder.options import CacheFolder, DataFolder, Dataset, Limit, Weights, console
+from encoder.options import CacheFolder, DataFolder, Dataset, Limit, Weights, console, require_folder
 from lookalike.cli.options import Json, print_json
 from lookalike.codespace import CodeSpace
 from lookalike.errors import CannotStart, InvalidRequest
@@ -92,7 +92,8 @@ def evaluate(
         dataset, models, layers, bits, methods, seeds, k, tables, unseen, limit, weights,
         check_oversampling(oversampling),
     )  # fmt: skip
-    cache = cache or default_folder()
+    require_folder("output", output)
+    cache = require_folder("cache", cache or default_folder())
     rows: list[Row] = []
     results: list[Result] = []
     first: Prepared | None = None
@@ -143,23 +144,24 @@ def _plan(
     )  # fmt: skip
 
 
-def _prepared(plan: Plan, models: str, data: Path, cache: Path, progress: _Progress) -> Sequence[Prepared]:
+def _prepared(plan: Plan, models: str, data: Path, cache: Path, progress: _Progress) -> Iterator[Prepared]:
+    """Every model, layer and seed, one at a time: their features take much memory."""
     from encoder.evaluation.sweep import prepare
 
     threads = os.cpu_count() or 1
-    found = []
+    found = 0
     for model in plan.models:
         try:
             for layer in plan.layers:
                 for seed in plan.seeds:
-                    found.append(prepare(plan, model, layer, seed, data, cache, threads, progress))
+                    yield prepare(plan, model, layer, seed, data, cache, threads, progress)
+                    found += 1
         except CannotStart as error:
             if models != "paper" or "weights" not in error.message:
                 raise
             console().print(f"left out: {model}: {error.message}", style="yellow")
     if not found:
         raise CannotStart("models: the weights of none of the paper's networks are here; see the lines above")
-    return found
 
 
 def _through_cluster(prepared: Prepared, plan: Plan, progress: _Progress) -> list[Row]:

@@ -54,7 +54,7 @@ def fit(method: str, split: Split, bits: int, seed: int) -> LinearHash:
         return fitting.fit(method, split.sample, bits, seed, split.features)
     schedule: Schedule = schedule_for(False, None, None, None, seed)
     recipe = Recipe("", None, "", "hash", bits, False, schedule)
-    head = train_head(split.sample, split.sample_labels, recipe, "", torch.device("cpu"), None, lambda *_: None)
+    head = train_head(split.sample, split.sample_labels, recipe, {}, torch.device("cpu"), None, lambda *_: None)
     return hash_of(head, split.features)
 
 

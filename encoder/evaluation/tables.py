@@ -111,7 +111,8 @@ def _raw_against_hashed(rows: Averaged) -> Table:
         cells.append(
             [
                 row.model, row.layer, row.method, str(row.bits), _size(base.index_bytes), _size(row.index_bytes),
-                f"{base.index_bytes / row.index_bytes:.0f}", f"{100 * row.map5 / best.map5:.1f}",
+                f"{base.index_bytes / row.index_bytes:.0f}",
+                f"{100 * row.map5 / best.map5:.1f}" if best.map5 else "",
                 f"{base.search_ms:.3f}", f"{row.search_ms:.3f}",
             ]
         )  # fmt: skip

@@ -18,9 +18,20 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from encoder.options import CacheFolder, DataFolder, Dataset, Limit, Model, Seed, Weights, console
+from encoder.options import (
+    CacheFolder,
+    DataFolder,
+    Dataset,
+    Limit,
+    Model,
+    Seed,
+    Weights,
+    console,
+    require_folder,
+)
 from lookalike.cli.options import Json, print_json
 from lookalike.codespace import MAX_BITS, MIN_BITS
+from lookalike.errors import InvalidRequest
 
 
 def train(
@@ -63,7 +74,10 @@ def train(
 
     CodeSpace(bits)
     tunes = tune_network or objective == "classes"
-    cache = cache or default_folder()
+    if tune_network and layer != "pooled":
+        raise InvalidRequest(f"layer: {layer!r} cannot be tuned; use 'pooled', or train the head alone")
+    require_folder("output", output)
+    cache = require_folder("cache", cache or default_folder())
     images = load_dataset(dataset, data=data or cache / "datasets", seed=seed, limit=limit)
     recipe = Recipe(
         model, weights, layer, objective, bits, tunes, schedule_for(tunes, epochs, batch, learning_rate, seed)

@@ -20,6 +20,8 @@ from torch import nn
 
 from lookalike.errors import CannotStart, InvalidRequest
 
+_MAX_LEARNING_RATE = 1e6
+
 CHECKPOINT, LOG = "checkpoint.pt", "training.jsonl"
 
 Rows = npt.NDArray[np.int64]
@@ -50,6 +52,10 @@ def run(
     outputs with. folder: takes checkpoint and log; a checkpoint there of the same recipe is gone on from, one of
     another raises CannotStart; None keeps neither. progress: gets the number of epochs done and the last one's
     mean loss."""
+    if not 0 < schedule.learning_rate <= _MAX_LEARNING_RATE:
+        raise InvalidRequest(
+            f"learning_rate: is {schedule.learning_rate}; use a number above 0 and at most {_MAX_LEARNING_RATE}"
+        )
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, schedule.learning_rate, weight_decay=schedule.weight_decay)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, schedule.epochs)
@@ -71,9 +77,9 @@ def run(
             total += float(value.detach()) * len(rows)
         decay.step()
         mean = total / len(order)
-        if not np.isfinite(mean):
+        if not (np.isfinite(mean) and all(bool(part.isfinite().all()) for part in parameters)):
             raise InvalidRequest(
-                f"learning_rate: {schedule.learning_rate} made the loss {mean} in epoch {epoch + 1};"
+                f"learning_rate: {schedule.learning_rate} exploded in epoch {epoch + 1} (loss {mean});"
                 " take a smaller one, and another output folder"
             )
         if folder is not None:

@@ -6,7 +6,7 @@ network tuned to tell the classes apart, as the paper does before it extracts fe
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -45,9 +45,9 @@ class Recipe:
 
     @property
     def document(self) -> dict[str, str | int | float | bool]:
-        """All that decides the outcome, as a checkpoint keeps it."""
-        document = {**dataclasses.asdict(self), **dataclasses.asdict(self.schedule), "weights": str(self.weights)}
-        del document["schedule"]
+        """All that decides the outcome but images and network, as a checkpoint keeps it."""
+        document = {**dataclasses.asdict(self), **dataclasses.asdict(self.schedule)}
+        del document["schedule"], document["weights"]
         return document
 
 
@@ -83,7 +83,8 @@ def train(
         if recipe.tune_network
         else recipe
     )
-    head = train_head(sample, labels, head_recipe, images.digest, network.device, head_folder, progress)
+    made_of = {"images": images.digest, "network": _identity(network)}
+    head = train_head(sample, labels, head_recipe, made_of, network.device, head_folder, progress)
     path = output / HASH_FILE
     if not recipe.tune_network:
         path.write_bytes(hash_of(head, str(network)).to_bytes())
@@ -98,13 +99,13 @@ def train_head(
     sample: Features,
     labels: np.ndarray[tuple[int, int], np.dtype[np.bool_]],
     recipe: Recipe,
-    digest: str,
+    made_of: Mapping[str, str],
     device: torch.device,
     folder: Path | None,
     progress: Progress,
 ) -> HashHead:
-    """A hash head on features. sample: float32 (n, width); labels: bool (n, classes); digest: of the images;
-    folder: for checkpoints, None for none."""
+    """A hash head on features. sample: float32 (n, width); labels: bool (n, classes); made_of: what a
+    checkpoint must have in common beside the recipe; folder: for checkpoints, None for none."""
     torch.manual_seed(recipe.schedule.seed)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -112,7 +113,7 @@ def train_head(
     features = torch.from_numpy(sample).to(device)
     run(
         head, lambda rows, random: features[rows], _corners(labels, recipe, device), hash_loss, recipe.schedule,
-        folder, {**recipe.document, "images": digest},
+        folder, {**recipe.document, **made_of},
         lambda done, loss: progress("learning codes", done, recipe.schedule.epochs, loss),
     )  # fmt: skip
     return head
@@ -134,8 +135,7 @@ def _tune_with_head(
     output: Path,
     progress: Progress,
 ) -> Path:
-    if recipe.layer != POOLED:
-        raise InvalidRequest(f"layer: {recipe.layer!r} cannot be tuned; use {POOLED!r}, or train the head alone")
+    assert recipe.layer == POOLED, "what is tuned is what the pooled features come from"
     module = load_backbone(recipe.model, recipe.weights).module.to(network.device)
     _run_network(
         nn.Sequential(module, head), images, rows, _corners(labels, recipe, network.device), hash_loss,
@@ -170,7 +170,7 @@ def _run_network(
     module.eval()
     run(
         module, _pixels_of(images, rows, network), wanted, loss, recipe.schedule, output,
-        {**recipe.document, "images": images.digest},
+        {**recipe.document, "images": images.digest, "network": _identity(network)},
         lambda done, value: progress("tuning the network", done, recipe.schedule.epochs, value),
     )  # fmt: skip
 
@@ -203,6 +203,10 @@ def _readable(images: LabelledImages, features: np.ndarray[tuple[int, int], np.d
     if not len(rows):
         raise InvalidRequest(f"dataset: none of the images of {images.name} can be read")
     return rows
+
+
+def _identity(network: FeatureModel) -> str:
+    return f"{network} {network.dtype} {network.device.type}"
 
 
 def _save_weights(module: nn.Module, output: Path) -> Path:
