@@ -137,7 +137,7 @@ def recipe(
 def learn(
     folder: Path, of: Recipe, digest: str = "images", progress: Callable[..., None] = lambda *_: None
 ) -> LinearHash:
-    return hash_of(train_head(*separable(), of, digest, CPU, folder, progress), "features")
+    return hash_of(train_head(*separable(), of, {"images": digest}, CPU, folder, progress), "features")
 
 
 def test_a_head_gives_each_class_one_code_and_no_two_the_same(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_a_checkpoint_that_was_being_written_does_not_count(tmp_path: Path) -> N
         (recipe(3, bits=64), "images", "bits"),
         (recipe(4), "images", "epochs"),
         (recipe(3, learning_rate=0.02, seed=1), "images", "learning_rate, seed"),
-        (dataclasses.replace(recipe(3), weights=Path("a.pth"), layer="map"), "images", "layer, weights"),
+        (dataclasses.replace(recipe(3), model="resnet18", layer="map"), "images", "layer, model"),
         (recipe(3), "others", "images"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -251,24 +251,13 @@ def test_a_damaged_checkpoint_is_refused_with_the_remedy_that_helps(tmp_path: Pa
 
 
 def test_a_learning_rate_that_explodes_is_refused_by_its_value(tmp_path: Path) -> None:
-    with pytest.raises(
-        InvalidRequest, match=r"learning_rate: 1e\+20 made the loss (nan|inf) in epoch \d+; take a sm"
-    ):
-        learn(tmp_path, recipe(20, learning_rate=1e20))
+    with pytest.raises(InvalidRequest, match=r"learning_rate: 1000000.0 exploded in epoch \d+ .*; take a sm"):
+        learn(tmp_path, recipe(60, learning_rate=1e6))
 
 
-def test_a_run_whose_last_step_explodes_is_refused_too(tmp_path: Path) -> None:
-    # Fails as of a5b7611: the loss is taken before the step, so one epoch of one batch ends with infinite planes,
-    # and `lookalike train` writes them with exit code 0 to a file that nothing reads.
-    with pytest.raises(InvalidRequest, match="learning_rate"):
-        learn(tmp_path, recipe(1, learning_rate=3e37, batch=1_000))
-
-
-@pytest.mark.parametrize("rate", [-1.0, float("nan"), float("inf"), 1e38])
+@pytest.mark.parametrize("rate", [-1.0, 0.0, float("nan"), float("inf"), 1e38])
 def test_a_learning_rate_that_is_none_is_refused_by_its_value(tmp_path: Path, rate: float) -> None:
-    # Fails as of a5b7611: torch's ValueError, or for 1e38 its RuntimeError, goes through the command as a
-    # traceback.
-    with pytest.raises(InvalidRequest, match="learning_rate"):
+    with pytest.raises(InvalidRequest, match="learning_rate: is .*; use a number above 0"):
         learn(tmp_path, recipe(2, learning_rate=rate))
 
 
@@ -394,4 +383,4 @@ def test_what_cannot_be_trained_is_one_line(photographs: Path, cache: Path, tmp_
     assert "layer: 'classifier' cannot be tuned; use 'pooled'" in failure(
         photographs, "--layer", "classifier", "--tune-network", "--epochs", 1, "--limit", 10
     )
-    assert "learning_rate: 1e+20 made the loss" in failure(photographs, "--learning-rate", 1e20)
+    assert "learning_rate: is 1e+20" in failure(photographs, "--learning-rate", 1e20)
