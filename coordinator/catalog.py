@@ -38,6 +38,10 @@ class Layout:
     indexing: Indexing
 
 
+class NotInLayout(InvalidRequest):
+    """Refused because of what the collection keeps, as it is remembered: which may be out of date."""
+
+
 class Catalog:
     """The cluster's collections, by way of one replica of each partition."""
 
@@ -60,18 +64,18 @@ class Catalog:
     async def in_layout(self, name: str, deadline: float, call: Callable[[Layout], Awaitable[Result]]) -> Result:
         """What `call` returns for the collection's layout. Called again if it fails because the collection was
         made anew, by way of another coordinator, in another layout than the one remembered."""
-        known = name in self._layouts
         layout = await self.layout(name, deadline)
         try:
             return await call(layout)
-        except (NotFound, CodeSpaceMismatch, InvalidRequest) as error:
-            if not known and isinstance(error, InvalidRequest):
+        except (NotFound, CodeSpaceMismatch, NotInLayout):
+            if not await self.is_outdated(name, layout, deadline):
                 raise
-            self.forget(name)
-            present = await self.layout(name, deadline)
-            if present == layout:
-                raise
-        return await call(present)
+        return await call(await self.layout(name, deadline))
+
+    async def is_outdated(self, name: str, layout: Layout, deadline: float) -> bool:
+        """Ask the shards whether the collection has another layout than this one. Raises as `get` does."""
+        self.forget(name)
+        return await self.layout(name, deadline) != layout
 
     async def get(self, name: str, deadline: float) -> Collection:
         """The collection with its rows on the partitions that answer. Raises NotFound, and

@@ -11,12 +11,17 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from coordinator.catalog import NotInLayout
 from coordinator.merge import QueryHits
 from lookalike.errors import InvalidRequest
 from lookalike.indexing import Indexing
 from lookalike.records import MAX_K
 from lookalike.scan import Codes, Inputs, Scoring
 
+# Features that one request may have compared, some seconds' work; and bytes of query features that go to each
+# shard.
+MAX_COMPARED = 300_000_000
+MAX_FEATURE_BYTES = 8 * 1024 * 1024
 _MAX_WEIGHT = np.iinfo(np.uint16).max
 
 
@@ -55,10 +60,18 @@ def plan(score: str, rerank: str, k: int, oversampling: int) -> Plan:
     return Plan(scoring, max(k, min(MAX_K, k * oversampling)))
 
 
-def check(plan: Plan, indexing: Indexing) -> None:
-    """Raise InvalidRequest unless the collection can be searched by this plan."""
-    if plan.needs_features and not indexing.keeps_features:
-        raise InvalidRequest("rerank: this collection keeps no features; make one with features int8 or float16")
+def check(plan: Plan, indexing: Indexing, queries: int) -> None:
+    """Raise InvalidRequest unless the collection can be searched by this plan, for so many queries at once."""
+    if not plan.needs_features:
+        return
+    if not indexing.keeps_features:
+        raise NotInLayout("rerank: this collection keeps no features; make one with features int8 or float16")
+    compared = queries * plan.candidates * indexing.feature_width
+    if compared > MAX_COMPARED or queries * indexing.feature_width * 4 > MAX_FEATURE_BYTES:
+        raise InvalidRequest(
+            f"rerank: {queries:,} queries with {plan.candidates:,} candidates of {indexing.feature_width:,}"
+            " features are too much at once; ask for fewer queries, hits, or a smaller oversampling"
+        )
 
 
 def weights(projections: npt.NDArray[np.float32], code: bytes) -> npt.NDArray[np.uint16]:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from coordinator import scoring
-from coordinator.catalog import Catalog, Layout
+from coordinator.catalog import Catalog, Layout, NotInLayout
 from coordinator.encoder_link import EncoderLink, check_image
 from coordinator.fan_out import FanOut, Part
 from coordinator.merge import QueryHits
@@ -117,7 +117,7 @@ class Searcher:
         check_k(options.k)
         plan = scoring.plan(options.score, options.rerank, options.k, options.oversampling)
         if len(queries) * plan.candidates > MAX_BATCH_HITS:
-            what = "candidates" if plan.reranks else "hits"
+            what = "candidates (k times the oversampling)" if plan.reranks else "hits"
             raise InvalidRequest(
                 f"k: {plan.candidates:,} {what} for each of {len(queries):,} queries are over {MAX_BATCH_HITS:,}"
                 " in all; ask for fewer at once"
@@ -137,12 +137,12 @@ class Searcher:
         )
 
     async def _fetch(
-        self, collection: str, keys: Sequence[str], deadline: float, include_features: bool = False
+        self, collection: str, keys: Sequence[str], deadline: float, features: str = ""
     ) -> list[VersionedRecord]:
         parts = self._placement.split(keys)
         answers = await asyncio.gather(
             *(
-                self._links[partition].fetch(collection, [keys[i] for i in indices], deadline, include_features)
+                self._links[partition].fetch(collection, [keys[i] for i in indices], deadline, features)
                 for partition, indices in parts.items()
             )
         )
@@ -162,7 +162,7 @@ class Searcher:
         deadline: float,
     ) -> Answer:
         started = time.perf_counter()
-        scoring.check(plan, layout.indexing)
+        scoring.check(plan, layout.indexing, len(queries))
         space = layout.space
         asked = await self._encode(collection, layout, queries, fingerprint, plan, deadline)
         codes = np.frombuffer(b"".join(query.code for query in asked), np.uint8).reshape(-1, space.code_bytes)
@@ -174,7 +174,7 @@ class Searcher:
         spare = any(query.key is not None for query in queries)
         group = ScanGroup(
             collection, space.fingerprint, codes, plan.candidates + spare, options.max_distance, options.filter,
-            options.include_attributes, plan.scoring, inputs,
+            options.include_attributes, layout.indexing.features_text, plan.scoring, inputs,
         )  # fmt: skip
         parts, merged = await self._settled(group, deadline)
         searched = time.perf_counter()
@@ -224,7 +224,8 @@ class Searcher:
             else []
         )  # fmt: skip
         encoded = iter(made)
-        found = await self._fetch(collection, keys, deadline, plan.needs_features) if keys else []
+        wanted = indexing.features_text if plan.needs_features else ""
+        found = await self._fetch(collection, list(dict.fromkeys(keys)), deadline, wanted) if keys else []
         stored = {record.key: record for record in found}
         asked = []
         for query in queries:
@@ -280,7 +281,10 @@ def _brought(
     if plan.needs_projections and query.projections:
         projections = stored_features.read("projections", query.projections, bits)
     if plan.needs_features and query.features:
-        features = stored_features.read("features", query.features, width)
+        try:
+            features = stored_features.read("features", query.features, width)
+        except InvalidRequest as error:
+            raise NotInLayout(error.message) from None
     return projections, features
 
 

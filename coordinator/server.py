@@ -157,10 +157,9 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
                 own = await self._encoder.describe(deadline, include_hash=True)
                 space, hash_file = own.space, own.hash_file
                 indexing = _with_width(indexing, own.feature_width)
-        if indexing.keeps_features and not indexing.feature_width:
-            raise InvalidRequest(
-                "feature_width: is missing; give the width of the features that records will bring"
-            )
+        if request.hash_file and request.WhichOneof("space") != "code_space":
+            raise InvalidRequest("hash_file: comes with a code space; the encoder's own is kept by itself")
+        indexing.require_width()
         collection = await self._catalog.create(request.name, space, indexing, hash_file, deadline)
         return pb.CreateCollectionResponse(collection=wire.collection_to_wire(collection))
 
@@ -226,6 +225,10 @@ def _query(message: pb.Query) -> Query:
     kind = message.WhichOneof("kind")
     if kind is None:
         raise InvalidRequest("query: is empty; set an image, a code or a key")
+    if kind != "code" and (message.projections or message.features):
+        raise InvalidRequest(
+            "query: projections and features come with a code; those of an image are made from it"
+        )
     return Query(**{kind: getattr(message, kind)}, projections=message.projections, features=message.features)
 
 

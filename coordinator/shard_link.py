@@ -62,7 +62,12 @@ class ShardLink:
         return DeadlineExceeded(f"partition {self.partition} did not answer in time")
 
     async def write(
-        self, collection: str, fingerprint: str, records: Sequence[VersionedRecord], deadline: float
+        self,
+        collection: str,
+        fingerprint: str,
+        features: str,
+        records: Sequence[VersionedRecord],
+        deadline: float,
     ) -> WriteResult:
         answer = await self._call(
             "Write",
@@ -70,6 +75,7 @@ class ShardLink:
                 collection=collection,
                 fingerprint=fingerprint,
                 records=[wire.versioned_to_wire(record) for record in records],
+                features=features,
             ),
             deadline,
         )
@@ -77,9 +83,12 @@ class ShardLink:
         return WriteResult(list(answer.existed), superseded, answer.newest_version)
 
     async def fetch(
-        self, collection: str, keys: Sequence[str], deadline: float, include_features: bool = False
+        self, collection: str, keys: Sequence[str], deadline: float, features: str = ""
     ) -> list[VersionedRecord]:
-        request = pb.FetchRequest(collection=collection, keys=keys, include_features=include_features)
+        """features: what the collection is thought to keep of them, to have them too."""
+        request = pb.FetchRequest(
+            collection=collection, keys=keys, include_features=bool(features), features=features
+        )
         answer = await self._call("Fetch", request, deadline)
         return [wire.versioned_from_wire(record) for record in answer.records]
 

@@ -10,12 +10,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from coordinator.catalog import Catalog, Layout
+from coordinator.catalog import Catalog, Layout, NotInLayout
 from coordinator.clock import Clock
 from coordinator.encoder_link import EncoderLink, check_image
 from coordinator.placement import Placement
 from coordinator.shard_link import ShardLink
-from lookalike.codespace import CodeSpace
 from lookalike.errors import (
     CodeSpaceMismatch,
     InvalidRequest,
@@ -80,7 +79,7 @@ class Writer:
         async def upsert(layout: Layout) -> int:
             prepared = await self._prepare(layout, drafts, versions, fingerprint, deadline)
             records = [_or_raise(outcome) for outcome in prepared]
-            for result in await self._store(collection, layout.space, records, deadline):
+            for result in await self._store(collection, layout, records, deadline):
                 _or_raise(result)
             return len(records)
 
@@ -98,10 +97,13 @@ class Writer:
 
         async def ingest(layout: Layout) -> list[LookalikeError | None]:
             prepared = await self._prepare(layout, drafts, versions, fingerprint, deadline)
+            doubtful = any(isinstance(outcome, NotInLayout) for outcome in prepared)
+            if doubtful and await self._catalog.is_outdated(collection, layout, deadline):
+                raise CodeSpaceMismatch(f"collection {collection!r} was made anew meanwhile")
             outcomes = [outcome if isinstance(outcome, LookalikeError) else None for outcome in prepared]
             good = [i for i, outcome in enumerate(outcomes) if outcome is None]
             records = [record for record in prepared if isinstance(record, VersionedRecord)]
-            results = await self._store(collection, layout.space, records, deadline)
+            results = await self._store(collection, layout, records, deadline)
             for i, result in zip(good, results, strict=True):
                 if isinstance(result, NotFound | CodeSpaceMismatch):
                     raise result
@@ -122,7 +124,7 @@ class Writer:
         ]
 
         async def delete(layout: Layout) -> int:
-            results = await self._store(collection, layout.space, tombstones, deadline)
+            results = await self._store(collection, layout, tombstones, deadline)
             return sum(_or_raise(existed) for existed in results)
 
         return await self._catalog.in_layout(collection, deadline, delete)
@@ -168,7 +170,7 @@ class Writer:
         return prepared
 
     async def _store(
-        self, collection: str, space: CodeSpace, records: Sequence[VersionedRecord], deadline: float
+        self, collection: str, layout: Layout, records: Sequence[VersionedRecord], deadline: float
     ) -> list[bool | LookalikeError]:
         """Send each record to its partition. Returns per record whether a live one was there before, or
         why it is not stored."""
@@ -178,7 +180,7 @@ class Writer:
             part = [records[i] for i in indices]
             try:
                 outcomes: Sequence[bool | LookalikeError] = await self._store_part(
-                    self._links[partition], collection, space, part, deadline
+                    self._links[partition], collection, layout, part, deadline
                 )
             except LookalikeError as error:
                 outcomes = [error] * len(part)
@@ -193,7 +195,7 @@ class Writer:
         self,
         link: ShardLink,
         collection: str,
-        space: CodeSpace,
+        layout: Layout,
         records: list[VersionedRecord],
         deadline: float,
     ) -> list[bool]:
@@ -203,7 +205,9 @@ class Writer:
         pending = list(range(len(records)))
         for _ in range(_SUPERSEDED_ATTEMPTS):
             part = [records[i] for i in pending]
-            result = await link.write(collection, space.fingerprint, part, deadline)
+            result = await link.write(
+                collection, layout.space.fingerprint, layout.indexing.features_text, part, deadline
+            )
             self._clock.observe(result.newest_version)
             for i, was_there in zip(pending, result.existed, strict=True):
                 existed[i] = was_there
@@ -229,6 +233,8 @@ def _check(draft: Draft, layout: Layout) -> str | LookalikeError:
     try:
         if draft.image is not None:
             check_image(draft.image)
+            if draft.features:
+                raise InvalidRequest("features: come with a code; those of an image are made from it")
         elif draft.code is not None:
             check_code(draft.code, layout.space, "the record")
             _check_features(draft, layout.indexing)
@@ -236,15 +242,17 @@ def _check(draft: Draft, layout: Layout) -> str | LookalikeError:
             raise InvalidRequest("needs an image or a code")
         return attributes_text(parse_attributes(draft.attributes))
     except InvalidRequest as error:
-        return InvalidRequest(f"record {draft.key!r}: {error.message}")
+        return type(error)(f"record {draft.key!r}: {error.message}")
 
 
 def _check_features(draft: Draft, indexing: Indexing) -> None:
     """With a code come features where the collection keeps them, and nowhere else."""
-    if indexing.keeps_features:
+    if draft.features and not indexing.keeps_features:
+        raise NotInLayout("features: this collection keeps none; leave them out, or make one that does")
+    try:
         read("features", draft.features, indexing.feature_width)
-    elif draft.features:
-        raise InvalidRequest("features: this collection keeps none; leave them out, or make one that does")
+    except InvalidRequest as error:
+        raise NotInLayout(error.message) from None
 
 
 def _or_raise(outcome: Value | LookalikeError) -> Value:

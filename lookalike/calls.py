@@ -281,7 +281,12 @@ def queries_of(
                 f"{field}: are {len(rows)}, the codes {len(codes)}; give one for each code, or none"
             )
     nothing = [None] * len(codes)
-    given = zip(listed("codes", codes), projections or nothing, features or nothing, strict=True)
+    given = zip(
+        listed("codes", codes),
+        projections if len(projections) else nothing,
+        features if len(features) else nothing,
+        strict=True,
+    )
     return [
         *(wire.query_to_wire(image, None, None) for image in listed("images", images)),
         *(wire.query_to_wire(None, code, None, own, vector) for code, own, vector in given),

@@ -121,9 +121,8 @@ for _error in _WIRE_ERRORS:
 
 
 def name_of(error: LookalikeError) -> str:
-    """The name under which an error travels: its class, or "Internal" when it is none of the table's."""
-    name = type(error).__name__
-    return name if name in _BY_NAME else Internal.__name__
+    """The name under which an error travels: its class or the nearest above it in the table, else "Internal"."""
+    return next((kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _BY_NAME), Internal.__name__)
 
 
 def by_name(name: str, message: str) -> LookalikeError:

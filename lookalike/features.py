@@ -44,6 +44,12 @@ def unpack(kind: str, stored: Sequence[bytes]) -> Features:
     return rows[:, _SCALE.itemsize :].astype(np.float32) * scales
 
 
+def is_sound(kind: str, stored: bytes) -> bool:
+    """Whether stored features of the right length are finite numbers."""
+    values = np.frombuffer(stored, "<f2") if kind == FLOAT16 else np.frombuffer(stored[: _SCALE.itemsize], _SCALE)
+    return bool(np.isfinite(values).all())
+
+
 def cosines(query: Features, rows: Features) -> npt.NDArray[np.float64]:
     """The cosine of a query, float32 (width,), with each row, float32 (n, width); 0 for a row of zeros."""
     wide = rows.astype(np.float64)

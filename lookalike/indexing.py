@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from lookalike import features as stored_features
-from lookalike.errors import InvalidRequest
+from lookalike.errors import CodeSpaceMismatch, InvalidRequest
 from lookalike.filters import check_field
 
 SCAN, MIH = "scan", "mih"
@@ -41,6 +41,28 @@ class Indexing:
             raise InvalidRequest(f"feature_width: is {self.feature_width:,}; use 1..{stored_features.MAX_WIDTH:,}")
         if self.feature_width and not self.keeps_features:
             raise InvalidRequest("feature_width: is given, but features are not kept; say int8 or float16 too")
+
+    @property
+    def features_text(self) -> str:
+        """What is kept of features, in words that both ends of a call can compare."""
+        return f"{self.features} {self.feature_width}"
+
+    def require_features(self, text: str, subject: str) -> None:
+        """Raise CodeSpaceMismatch unless `subject` was made for a collection that keeps such features. No text is
+        that of a collection without."""
+        if (text or Indexing().features_text) != self.features_text:
+            raise CodeSpaceMismatch(
+                f"features: {subject} is for a collection that keeps {text or 'none'}, this one keeps"
+                f" {self.features_text}; it was made anew: repeat"
+            )
+
+    def require_width(self) -> Indexing:
+        """Raise InvalidRequest if features are kept but not how many."""
+        if self.keeps_features and not self.feature_width:
+            raise InvalidRequest(
+                "feature_width: is missing; give the width of the features that records will bring"
+            )
+        return self
 
     @property
     def keeps_features(self) -> bool:

@@ -21,6 +21,9 @@ Inputs = npt.NDArray[np.uint16] | npt.NDArray[np.float32]
 
 # What an asymmetric scan costs beside a Hamming scan of the same rows.
 _ASYMMETRIC_WORK = 10
+# Features compared in the time of a query, and bytes of inputs that take up a query's room.
+_FEATURES_PER_WORK = 100_000
+_INPUT_BYTES = 64 * 1024
 
 
 class Scoring(enum.Enum):
@@ -34,8 +37,8 @@ class Scoring(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ScanGroup:
-    """Queries that share their options. codes: uint8 (n, bits/8). inputs: what the scoring needs, a row per query;
-    None by HAMMING."""
+    """Queries that share their options. codes: uint8 (n, bits/8). features: what the collection is thought to keep
+    of them. inputs: what the scoring needs, a row per query; None by HAMMING."""
 
     collection: str
     fingerprint: str
@@ -44,6 +47,7 @@ class ScanGroup:
     max_distance: int | None = None
     filter: Filter | None = None
     include_attributes: bool = False
+    features: str = ""
     scoring: Scoring = Scoring.HAMMING
     inputs: Inputs | None = None
 
@@ -57,6 +61,7 @@ class ScanGroup:
             self.max_distance,
             self.filter,
             self.include_attributes,
+            self.features,
             self.scoring,
         )
 
@@ -73,8 +78,13 @@ class ScanGroup:
     @property
     def weight(self) -> int:
         """What the group takes of a batch's room: its queries, more for those that want many hits or much work."""
-        work = _ASYMMETRIC_WORK if self.scoring is Scoring.ASYMMETRIC else 1
-        return len(self.codes) * work * (1 + self.k // 100)
+        work = 1 + self.k // 100
+        if self.scoring is Scoring.ASYMMETRIC:
+            work *= _ASYMMETRIC_WORK
+        if self.scoring is Scoring.RERANK_FEATURES and self.inputs is not None:
+            work += self.k * self.inputs.shape[1] // _FEATURES_PER_WORK
+        room = 0 if self.inputs is None else self.inputs.nbytes // _INPUT_BYTES
+        return len(self.codes) * work + room
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

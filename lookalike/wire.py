@@ -456,6 +456,7 @@ def scan_group_to_wire(group: ScanGroup) -> shard_pb2.ScanGroup:
         max_distance=group.max_distance,
         filter=None if group.filter is None else filter_to_wire(group.filter),
         include_attributes=group.include_attributes,
+        features=group.features,
         scoring=shard_pb2.Scoring.Value(f"SCORING_{group.scoring.name}"),
         inputs=b"" if group.inputs is None else group.inputs.tobytes(),
     )
@@ -467,6 +468,7 @@ def scan_group_from_wire(message: shard_pb2.ScanGroup, space: CodeSpace, indexin
     if message.k > MAX_K + 1 or queries * message.k > 2 * MAX_BATCH_HITS:
         raise InvalidRequest(f"k: {message.k:,} hits for each of {queries:,} queries are too many; ask for fewer")
     space.require(message.fingerprint, "the query")
+    indexing.require_features(message.features, "the query")
     if not message.codes or len(message.codes) % space.code_bytes:
         raise InvalidRequest(
             f"codes: {len(message.codes)} bytes are no whole number of codes of {space.code_bytes} bytes"
@@ -481,6 +483,7 @@ def scan_group_from_wire(message: shard_pb2.ScanGroup, space: CodeSpace, indexin
         message.max_distance if message.HasField("max_distance") else None,
         filter_from_wire(message.filter) if message.HasField("filter") else None,
         message.include_attributes,
+        message.features,
         *_scoring_from_wire(message, queries, space, indexing),
     )
 
@@ -506,6 +509,8 @@ def _scoring_from_wire(
     if len(message.inputs) != queries * width * kind.itemsize:
         raise InvalidRequest(f"inputs: have {len(message.inputs)} bytes; send {width:,} values for each query")
     inputs: Any = np.frombuffer(message.inputs, kind).reshape(queries, width)
+    if kind is _FEATURE and not np.isfinite(inputs).all():
+        raise InvalidRequest("inputs: hold NaN or infinity; send finite numbers")
     return scoring, inputs
 
 

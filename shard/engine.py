@@ -188,7 +188,7 @@ class Engine:
             return None
         keys = [described[number][0] for number in numbers]
         attributes = [described[number][1] for number in numbers] if group.include_attributes else []
-        ranks = self._ranks(view, group, counts.tolist(), numbers)
+        ranks = self._ranks(view, group, counts.tolist(), numbers, should_stop)
         if ranks is None:
             return None
         hits = ScanHits(
@@ -196,11 +196,16 @@ class Engine:
             *self._unknown_fields(group.filter), ranks,
         )  # fmt: skip
         if _has_equal_neighbours(matches):
-            return self._order_by_key(view, hits, group, scan)
+            return self._order_by_key(view, hits, group, scan, should_stop)
         return hits
 
     def _ranks(
-        self, view: View, group: ScanGroup, counts: Sequence[int], numbers: Sequence[int]
+        self,
+        view: View,
+        group: ScanGroup,
+        counts: Sequence[int],
+        numbers: Sequence[int],
+        should_stop: Callable[[], bool],
     ) -> npt.NDArray[np.float64] | None:
         """The ranks of rows of this view, counts[q] of them for query q, by what the group reranks by. None if the
         store no longer has one of them."""
@@ -209,6 +214,8 @@ class Engine:
         ranks = [np.zeros(0)]
         start = 0
         for query, values, count in zip(group.codes, group.inputs, counts, strict=True):
+            if should_stop():
+                raise ScanStopped
             rows = numbers[start : start + count]
             start += count
             if group.scoring is Scoring.RERANK_ASYMMETRIC:
@@ -218,6 +225,8 @@ class Engine:
             # Some rows at a time: wide features of many candidates would fill the memory.
             step = max(1, FEATURE_BYTES_AT_ONCE // (8 * len(values)))
             for at in range(0, count, step):
+                if should_stop():
+                    raise ScanStopped
                 part = rows[at : at + step]
                 stored = self._store.features(part)
                 if len(stored) < len(part):
@@ -233,13 +242,15 @@ class Engine:
         assert group.inputs is not None
         counts: list[int] = []
         rows: list[tuple[float, int, str, int, str]] = []
+        room = MAX_ANSWER_BYTES
         for query, weights in zip(group.codes, group.inputs, strict=True):
             found = weighted.scan(
                 view, query, weights, group.k,
                 max_distance=group.max_distance, selection=selection, should_stop=should_stop,
             )  # fmt: skip
             numbers = found.numbers.tolist()
-            described = self._store.describe(numbers, group.include_attributes, MAX_ANSWER_BYTES)
+            described = self._store.describe(numbers, group.include_attributes, room)
+            room -= _bytes_of(described)
             if len(described) < len(numbers):
                 return None
             ranks = _share(found.weighted, weights).tolist()
@@ -263,12 +274,18 @@ class Engine:
         )
 
     def _order_by_key(
-        self, view: View, hits: ScanHits, group: ScanGroup, scan: Callable[[Codes, int], Matches]
+        self,
+        view: View,
+        hits: ScanHits,
+        group: ScanGroup,
+        scan: Callable[[Codes, int], Matches],
+        should_stop: Callable[[], bool],
     ) -> ScanHits | None:
         """The same answer where rows share distance and id (two keys with one hash): order those by key,
         in the cut as well."""
         counts: list[int] = []
         rows: list[tuple[int, int, str, str, int]] = []
+        room = MAX_ANSWER_BYTES
         for q in range(len(group.codes)):
             k = group.k + 1
             matches = scan(group.codes[q : q + 1], k)
@@ -277,7 +294,8 @@ class Engine:
                 matches = scan(group.codes[q : q + 1], k)
             count = int(matches.counts[0])
             numbers = matches.numbers[0, :count].tolist()
-            described = self._store.describe(numbers, group.include_attributes, MAX_ANSWER_BYTES)
+            described = self._store.describe(numbers, group.include_attributes, room)
+            room -= _bytes_of(described)
             if len(described) < len(numbers):
                 return None
             found = sorted(
@@ -286,7 +304,7 @@ class Engine:
             )[: group.k]
             counts.append(len(found))
             rows.extend(found)
-        ranks = self._ranks(view, group, counts, [row[4] for row in rows])
+        ranks = self._ranks(view, group, counts, [row[4] for row in rows], should_stop)
         if ranks is None:
             return None
         return ScanHits(
@@ -305,6 +323,10 @@ class Engine:
         known = self._store.fields
         unknown = [field for field in compared_fields(condition) if field.partition(".")[0] not in known]
         return sorted(set(unknown)), sorted(known)[:KNOWN_FIELDS_SHOWN] if unknown else []
+
+
+def _bytes_of(described: dict[int, tuple[str, str]]) -> int:
+    return sum(len(key) + len(text) for key, text in described.values())
 
 
 def _share(totals: npt.NDArray[np.uint32], weights: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:

@@ -132,8 +132,9 @@ class Node:
         """The file that the collection's hash came in, empty if it was made without. Raises NotFound,
         Corruption."""
         self.engine(name)
+        present = self._incarnation(name)
         try:
-            return (self._folder_of(name, self._open[name].incarnation) / HASH_FILE).read_bytes()
+            return (self._folder_of(name, present or 0) / HASH_FILE).read_bytes()
         except FileNotFoundError:
             return b""
 

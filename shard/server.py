@@ -18,6 +18,7 @@ import grpc
 from lookalike import wire
 from lookalike.batcher import Batcher
 from lookalike.errors import DeadlineExceeded, Internal, InvalidRequest, LookalikeError, Recovering
+from lookalike.features import is_sound
 from lookalike.indexing import Indexing
 from lookalike.records import (
     MAX_HASH_BYTES,
@@ -107,6 +108,7 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
         self._require_loaded()
         engine = self._node.engine(request.collection)
         engine.space.require(request.fingerprint, "the write")
+        engine.indexing.require_features(request.features, "the write")
         records = [wire.versioned_from_wire(message) for message in request.records]
         for record in records:
             check_key(record.key)
@@ -127,6 +129,8 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
     async def Fetch(self, request: pb.FetchRequest, context: Context) -> pb.FetchResponse:
         self._require_loaded()
         engine = self._node.engine(request.collection)
+        if request.include_features:
+            engine.indexing.require_features(request.features, "the read")
         records = await self._in(self._read_threads, lambda: engine.fetch(request.keys, request.include_features))
         return pb.FetchResponse(records=[wire.versioned_to_wire(record) for record in records])
 
@@ -135,7 +139,7 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
     ) -> pb.OpenCollectionResponse:
         self._require_loaded()
         space = wire.space_from_wire(request.code_space)
-        indexing = wire.indexing_from_wire(request.indexing).require_bits(space.bits)
+        indexing = wire.indexing_from_wire(request.indexing).require_bits(space.bits).require_width()
         if len(request.hash_file) > MAX_HASH_BYTES:
             raise InvalidRequest(
                 f"hash_file: has {len(request.hash_file):,} bytes; at most {MAX_HASH_BYTES:,} are kept"
@@ -239,6 +243,8 @@ def _check_features(record: VersionedRecord, indexing: Indexing) -> None:
             f"features: record {record.key!r} has {len(record.features):,} bytes of them, the collection keeps"
             f" {indexing.feature_bytes:,}; send them as the collection keeps them"
         )
+    if record.features and not is_sound(indexing.features, record.features):
+        raise InvalidRequest(f"features: those of record {record.key!r} hold NaN or infinity; send finite numbers")
 
 
 def _cut(hits: ScanHits, sizes: Sequence[int]) -> list[ScanHits]:

@@ -26,49 +26,49 @@ from lookalike.v1 import codespace_pb2 as lookalike_dot_v1_dot_codespace__pb2
 from lookalike.v1 import filter_pb2 as lookalike_dot_v1_dot_filter__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18lookalike/v1/shard.proto\x12\x0clookalike.v1\x1a\x1clookalike/v1/codespace.proto\x1a\x19lookalike/v1/filter.proto\"\xf4\x01\n\tScanGroup\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\r\n\x05\x63odes\x18\x03 \x01(\x0c\x12\t\n\x01k\x18\x04 \x01(\r\x12\x19\n\x0cmax_distance\x18\x05 \x01(\rH\x00\x88\x01\x01\x12$\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x14.lookalike.v1.Filter\x12\x1a\n\x12include_attributes\x18\x07 \x01(\x08\x12&\n\x07scoring\x18\x08 \x01(\x0e\x32\x15.lookalike.v1.Scoring\x12\x0e\n\x06inputs\x18\t \x01(\x0c\x42\x0f\n\r_max_distance\"6\n\x0bScanRequest\x12\'\n\x06groups\x18\x01 \x03(\x0b\x32\x17.lookalike.v1.ScanGroup\"\xc7\x01\n\x08ScanHits\x12\r\n\x05\x65rror\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06\x63ounts\x18\x03 \x03(\r\x12\x11\n\tdistances\x18\x04 \x01(\x0c\x12\x0b\n\x03ids\x18\x05 \x01(\x0c\x12\x0c\n\x04keys\x18\x06 \x03(\t\x12\x12\n\nattributes\x18\x07 \x03(\t\x12\x0c\n\x04rows\x18\x08 \x01(\x04\x12\x16\n\x0eunknown_fields\x18\t \x03(\t\x12\x14\n\x0cknown_fields\x18\n \x03(\t\x12\r\n\x05ranks\x18\x0b \x01(\x0c\"6\n\x0cScanResponse\x12&\n\x06groups\x18\x01 \x03(\x0b\x32\x16.lookalike.v1.ScanHits\"p\n\x0bShardRecord\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x0c\x12\x12\n\nattributes\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\x0f\n\x07\x64\x65leted\x18\x05 \x01(\x08\x12\x10\n\x08\x66\x65\x61tures\x18\x06 \x01(\x0c\"c\n\x0cWriteRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12*\n\x07records\x18\x03 \x03(\x0b\x32\x19.lookalike.v1.ShardRecord\"c\n\rWriteResponse\x12\x0f\n\x07\x65xisted\x18\x01 \x03(\x08\x12\x12\n\nsuperseded\x18\x02 \x03(\r\x12\x15\n\rsuperseded_by\x18\x04 \x03(\x04\x12\x16\n\x0enewest_version\x18\x03 \x01(\x04\"J\n\x0c\x46\x65tchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\x12\x18\n\x10include_features\x18\x03 \x01(\x08\";\n\rFetchResponse\x12*\n\x07records\x18\x01 \x03(\x0b\x32\x19.lookalike.v1.ShardRecord\"\xba\x01\n\x15OpenCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\ncode_space\x18\x02 \x01(\x0b\x32\x17.lookalike.v1.CodeSpace\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x14\n\x0ckeep_present\x18\x04 \x01(\x08\x12(\n\x08indexing\x18\x05 \x01(\x0b\x32\x16.lookalike.v1.Indexing\x12\x11\n\thash_file\x18\x06 \x01(\x0c\">\n\x16OpenCollectionResponse\x12\x0f\n\x07\x63reated\x18\x01 \x01(\x08\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\"?\n\x1a\x44ropShardCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\".\n\x1b\x44ropShardCollectionResponse\x12\x0f\n\x07\x64ropped\x18\x01 \x01(\x08\"&\n\x10\x46\x65tchHashRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\"&\n\x11\x46\x65tchHashResponse\x12\x11\n\thash_file\x18\x01 \x01(\x0c\"\x14\n\x12ShardStatusRequest\"\xa7\x01\n\x13ShardStatusResponse\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x0f\n\x07replica\x18\x03 \x01(\r\x12-\n\x0b\x63ollections\x18\x04 \x03(\x0b\x32\x18.lookalike.v1.Collection\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x04\x12\x16\n\x0euptime_seconds\x18\x06 \x01(\x01*\x8b\x01\n\x07Scoring\x12\x17\n\x13SCORING_UNSPECIFIED\x10\x00\x12\x13\n\x0fSCORING_HAMMING\x10\x01\x12\x1d\n\x19SCORING_RERANK_ASYMMETRIC\x10\x02\x12\x1b\n\x17SCORING_RERANK_FEATURES\x10\x03\x12\x16\n\x12SCORING_ASYMMETRIC\x10\x04\x32\xbc\x04\n\x0cShardService\x12=\n\x04Scan\x12\x19.lookalike.v1.ScanRequest\x1a\x1a.lookalike.v1.ScanResponse\x12@\n\x05Write\x12\x1a.lookalike.v1.WriteRequest\x1a\x1b.lookalike.v1.WriteResponse\x12@\n\x05\x46\x65tch\x12\x1a.lookalike.v1.FetchRequest\x1a\x1b.lookalike.v1.FetchResponse\x12[\n\x0eOpenCollection\x12#.lookalike.v1.OpenCollectionRequest\x1a$.lookalike.v1.OpenCollectionResponse\x12j\n\x13\x44ropShardCollection\x12(.lookalike.v1.DropShardCollectionRequest\x1a).lookalike.v1.DropShardCollectionResponse\x12L\n\tFetchHash\x12\x1e.lookalike.v1.FetchHashRequest\x1a\x1f.lookalike.v1.FetchHashResponse\x12R\n\x0bShardStatus\x12 .lookalike.v1.ShardStatusRequest\x1a!.lookalike.v1.ShardStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18lookalike/v1/shard.proto\x12\x0clookalike.v1\x1a\x1clookalike/v1/codespace.proto\x1a\x19lookalike/v1/filter.proto\"\x86\x02\n\tScanGroup\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\r\n\x05\x63odes\x18\x03 \x01(\x0c\x12\t\n\x01k\x18\x04 \x01(\r\x12\x19\n\x0cmax_distance\x18\x05 \x01(\rH\x00\x88\x01\x01\x12$\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x14.lookalike.v1.Filter\x12\x1a\n\x12include_attributes\x18\x07 \x01(\x08\x12&\n\x07scoring\x18\x08 \x01(\x0e\x32\x15.lookalike.v1.Scoring\x12\x0e\n\x06inputs\x18\t \x01(\x0c\x12\x10\n\x08\x66\x65\x61tures\x18\n \x01(\tB\x0f\n\r_max_distance\"6\n\x0bScanRequest\x12\'\n\x06groups\x18\x01 \x03(\x0b\x32\x17.lookalike.v1.ScanGroup\"\xc7\x01\n\x08ScanHits\x12\r\n\x05\x65rror\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06\x63ounts\x18\x03 \x03(\r\x12\x11\n\tdistances\x18\x04 \x01(\x0c\x12\x0b\n\x03ids\x18\x05 \x01(\x0c\x12\x0c\n\x04keys\x18\x06 \x03(\t\x12\x12\n\nattributes\x18\x07 \x03(\t\x12\x0c\n\x04rows\x18\x08 \x01(\x04\x12\x16\n\x0eunknown_fields\x18\t \x03(\t\x12\x14\n\x0cknown_fields\x18\n \x03(\t\x12\r\n\x05ranks\x18\x0b \x01(\x0c\"6\n\x0cScanResponse\x12&\n\x06groups\x18\x01 \x03(\x0b\x32\x16.lookalike.v1.ScanHits\"p\n\x0bShardRecord\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x0c\x12\x12\n\nattributes\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\x0f\n\x07\x64\x65leted\x18\x05 \x01(\x08\x12\x10\n\x08\x66\x65\x61tures\x18\x06 \x01(\x0c\"u\n\x0cWriteRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12*\n\x07records\x18\x03 \x03(\x0b\x32\x19.lookalike.v1.ShardRecord\x12\x10\n\x08\x66\x65\x61tures\x18\x04 \x01(\t\"c\n\rWriteResponse\x12\x0f\n\x07\x65xisted\x18\x01 \x03(\x08\x12\x12\n\nsuperseded\x18\x02 \x03(\r\x12\x15\n\rsuperseded_by\x18\x04 \x03(\x04\x12\x16\n\x0enewest_version\x18\x03 \x01(\x04\"\\\n\x0c\x46\x65tchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\x12\x18\n\x10include_features\x18\x03 \x01(\x08\x12\x10\n\x08\x66\x65\x61tures\x18\x04 \x01(\t\";\n\rFetchResponse\x12*\n\x07records\x18\x01 \x03(\x0b\x32\x19.lookalike.v1.ShardRecord\"\xba\x01\n\x15OpenCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\ncode_space\x18\x02 \x01(\x0b\x32\x17.lookalike.v1.CodeSpace\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x14\n\x0ckeep_present\x18\x04 \x01(\x08\x12(\n\x08indexing\x18\x05 \x01(\x0b\x32\x16.lookalike.v1.Indexing\x12\x11\n\thash_file\x18\x06 \x01(\x0c\">\n\x16OpenCollectionResponse\x12\x0f\n\x07\x63reated\x18\x01 \x01(\x08\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\"?\n\x1a\x44ropShardCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\".\n\x1b\x44ropShardCollectionResponse\x12\x0f\n\x07\x64ropped\x18\x01 \x01(\x08\"&\n\x10\x46\x65tchHashRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\"&\n\x11\x46\x65tchHashResponse\x12\x11\n\thash_file\x18\x01 \x01(\x0c\"\x14\n\x12ShardStatusRequest\"\xa7\x01\n\x13ShardStatusResponse\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x0f\n\x07replica\x18\x03 \x01(\r\x12-\n\x0b\x63ollections\x18\x04 \x03(\x0b\x32\x18.lookalike.v1.Collection\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x04\x12\x16\n\x0euptime_seconds\x18\x06 \x01(\x01*\x8b\x01\n\x07Scoring\x12\x17\n\x13SCORING_UNSPECIFIED\x10\x00\x12\x13\n\x0fSCORING_HAMMING\x10\x01\x12\x1d\n\x19SCORING_RERANK_ASYMMETRIC\x10\x02\x12\x1b\n\x17SCORING_RERANK_FEATURES\x10\x03\x12\x16\n\x12SCORING_ASYMMETRIC\x10\x04\x32\xbc\x04\n\x0cShardService\x12=\n\x04Scan\x12\x19.lookalike.v1.ScanRequest\x1a\x1a.lookalike.v1.ScanResponse\x12@\n\x05Write\x12\x1a.lookalike.v1.WriteRequest\x1a\x1b.lookalike.v1.WriteResponse\x12@\n\x05\x46\x65tch\x12\x1a.lookalike.v1.FetchRequest\x1a\x1b.lookalike.v1.FetchResponse\x12[\n\x0eOpenCollection\x12#.lookalike.v1.OpenCollectionRequest\x1a$.lookalike.v1.OpenCollectionResponse\x12j\n\x13\x44ropShardCollection\x12(.lookalike.v1.DropShardCollectionRequest\x1a).lookalike.v1.DropShardCollectionResponse\x12L\n\tFetchHash\x12\x1e.lookalike.v1.FetchHashRequest\x1a\x1f.lookalike.v1.FetchHashResponse\x12R\n\x0bShardStatus\x12 .lookalike.v1.ShardStatusRequest\x1a!.lookalike.v1.ShardStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lookalike.v1.shard_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SCORING']._serialized_start=1752
-  _globals['_SCORING']._serialized_end=1891
+  _globals['_SCORING']._serialized_start=1806
+  _globals['_SCORING']._serialized_end=1945
   _globals['_SCANGROUP']._serialized_start=100
-  _globals['_SCANGROUP']._serialized_end=344
-  _globals['_SCANREQUEST']._serialized_start=346
-  _globals['_SCANREQUEST']._serialized_end=400
-  _globals['_SCANHITS']._serialized_start=403
-  _globals['_SCANHITS']._serialized_end=602
-  _globals['_SCANRESPONSE']._serialized_start=604
-  _globals['_SCANRESPONSE']._serialized_end=658
-  _globals['_SHARDRECORD']._serialized_start=660
-  _globals['_SHARDRECORD']._serialized_end=772
-  _globals['_WRITEREQUEST']._serialized_start=774
-  _globals['_WRITEREQUEST']._serialized_end=873
-  _globals['_WRITERESPONSE']._serialized_start=875
-  _globals['_WRITERESPONSE']._serialized_end=974
-  _globals['_FETCHREQUEST']._serialized_start=976
-  _globals['_FETCHREQUEST']._serialized_end=1050
-  _globals['_FETCHRESPONSE']._serialized_start=1052
-  _globals['_FETCHRESPONSE']._serialized_end=1111
-  _globals['_OPENCOLLECTIONREQUEST']._serialized_start=1114
-  _globals['_OPENCOLLECTIONREQUEST']._serialized_end=1300
-  _globals['_OPENCOLLECTIONRESPONSE']._serialized_start=1302
-  _globals['_OPENCOLLECTIONRESPONSE']._serialized_end=1364
-  _globals['_DROPSHARDCOLLECTIONREQUEST']._serialized_start=1366
-  _globals['_DROPSHARDCOLLECTIONREQUEST']._serialized_end=1429
-  _globals['_DROPSHARDCOLLECTIONRESPONSE']._serialized_start=1431
-  _globals['_DROPSHARDCOLLECTIONRESPONSE']._serialized_end=1477
-  _globals['_FETCHHASHREQUEST']._serialized_start=1479
-  _globals['_FETCHHASHREQUEST']._serialized_end=1517
-  _globals['_FETCHHASHRESPONSE']._serialized_start=1519
-  _globals['_FETCHHASHRESPONSE']._serialized_end=1557
-  _globals['_SHARDSTATUSREQUEST']._serialized_start=1559
-  _globals['_SHARDSTATUSREQUEST']._serialized_end=1579
-  _globals['_SHARDSTATUSRESPONSE']._serialized_start=1582
-  _globals['_SHARDSTATUSRESPONSE']._serialized_end=1749
-  _globals['_SHARDSERVICE']._serialized_start=1894
-  _globals['_SHARDSERVICE']._serialized_end=2466
+  _globals['_SCANGROUP']._serialized_end=362
+  _globals['_SCANREQUEST']._serialized_start=364
+  _globals['_SCANREQUEST']._serialized_end=418
+  _globals['_SCANHITS']._serialized_start=421
+  _globals['_SCANHITS']._serialized_end=620
+  _globals['_SCANRESPONSE']._serialized_start=622
+  _globals['_SCANRESPONSE']._serialized_end=676
+  _globals['_SHARDRECORD']._serialized_start=678
+  _globals['_SHARDRECORD']._serialized_end=790
+  _globals['_WRITEREQUEST']._serialized_start=792
+  _globals['_WRITEREQUEST']._serialized_end=909
+  _globals['_WRITERESPONSE']._serialized_start=911
+  _globals['_WRITERESPONSE']._serialized_end=1010
+  _globals['_FETCHREQUEST']._serialized_start=1012
+  _globals['_FETCHREQUEST']._serialized_end=1104
+  _globals['_FETCHRESPONSE']._serialized_start=1106
+  _globals['_FETCHRESPONSE']._serialized_end=1165
+  _globals['_OPENCOLLECTIONREQUEST']._serialized_start=1168
+  _globals['_OPENCOLLECTIONREQUEST']._serialized_end=1354
+  _globals['_OPENCOLLECTIONRESPONSE']._serialized_start=1356
+  _globals['_OPENCOLLECTIONRESPONSE']._serialized_end=1418
+  _globals['_DROPSHARDCOLLECTIONREQUEST']._serialized_start=1420
+  _globals['_DROPSHARDCOLLECTIONREQUEST']._serialized_end=1483
+  _globals['_DROPSHARDCOLLECTIONRESPONSE']._serialized_start=1485
+  _globals['_DROPSHARDCOLLECTIONRESPONSE']._serialized_end=1531
+  _globals['_FETCHHASHREQUEST']._serialized_start=1533
+  _globals['_FETCHHASHREQUEST']._serialized_end=1571
+  _globals['_FETCHHASHRESPONSE']._serialized_start=1573
+  _globals['_FETCHHASHRESPONSE']._serialized_end=1611
+  _globals['_SHARDSTATUSREQUEST']._serialized_start=1613
+  _globals['_SHARDSTATUSREQUEST']._serialized_end=1633
+  _globals['_SHARDSTATUSRESPONSE']._serialized_start=1636
+  _globals['_SHARDSTATUSRESPONSE']._serialized_end=1803
+  _globals['_SHARDSERVICE']._serialized_start=1948
+  _globals['_SHARDSERVICE']._serialized_end=2520
 # @@protoc_insertion_point(module_scope)

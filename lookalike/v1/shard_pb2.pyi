@@ -66,6 +66,7 @@ class ScanGroup(_message.Message):
     INCLUDE_ATTRIBUTES_FIELD_NUMBER: _builtins.int
     SCORING_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     fingerprint: _builtins.str
     """Must be the collection's; refused otherwise."""
@@ -80,6 +81,8 @@ class ScanGroup(_message.Message):
     """What the scoring needs per query, end to end: weights, uint16 little-endian, one per bit; or features, float32
     little-endian.
     """
+    features: _builtins.str
+    """What the collection keeps of features, such as "int8 1280"; must be as it is, refused otherwise."""
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter: ...
     def __init__(
@@ -94,10 +97,11 @@ class ScanGroup(_message.Message):
         include_attributes: _builtins.bool = ...,
         scoring: Global___Scoring.ValueType = ...,
         inputs: _builtins.bytes = ...,
+        features: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "filter", b"filter", "max_distance", b"max_distance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "codes", b"codes", "collection", b"collection", "filter", b"filter", "fingerprint", b"fingerprint", "include_attributes", b"include_attributes", "inputs", b"inputs", "k", b"k", "max_distance", b"max_distance", "scoring", b"scoring"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "codes", b"codes", "collection", b"collection", "features", b"features", "filter", b"filter", "fingerprint", b"fingerprint", "include_attributes", b"include_attributes", "inputs", b"inputs", "k", b"k", "max_distance", b"max_distance", "scoring", b"scoring"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_distance: _TypeAlias = _typing.Literal["max_distance"]  # noqa: Y015
     _WhichOneofArgType__max_distance: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance"]  # noqa: Y015
@@ -262,8 +266,11 @@ class WriteRequest(_message.Message):
     COLLECTION_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     RECORDS_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     fingerprint: _builtins.str
+    features: _builtins.str
+    """As in ScanGroup."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardRecord]: ...
     def __init__(
@@ -272,10 +279,11 @@ class WriteRequest(_message.Message):
         collection: _builtins.str = ...,
         fingerprint: _builtins.str = ...,
         records: _abc.Iterable[Global___ShardRecord] | None = ...,
+        features: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "fingerprint", b"fingerprint", "records", b"records"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "features", b"features", "fingerprint", b"fingerprint", "records", b"records"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -324,8 +332,11 @@ class FetchRequest(_message.Message):
     COLLECTION_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
     INCLUDE_FEATURES_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     include_features: _builtins.bool
+    features: _builtins.str
+    """As in ScanGroup; required with include_features."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -334,10 +345,11 @@ class FetchRequest(_message.Message):
         collection: _builtins.str = ...,
         keys: _abc.Iterable[_builtins.str] | None = ...,
         include_features: _builtins.bool = ...,
+        features: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "include_features", b"include_features", "keys", b"keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "features", b"features", "include_features", b"include_features", "keys", b"keys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
