@@ -31,9 +31,11 @@ from lookalike.records import (
     DEFAULT_OVERSAMPLING,
     MAX_ANSWER_BYTES,
     MAX_BATCH_HITS,
+    MAX_MERGED_BYTES,
     Coverage,
     Timings,
     VersionedRecord,
+    answer_too_large,
     check_code,
     check_k,
     check_key,
@@ -191,6 +193,9 @@ class Searcher:
         results = [
             (scoring.reordered(hits) if plan.reranks else hits).first(options.k, None) for hits in candidates
         ]
+        size = sum(len(text) for hits in results for part in (hits.keys, hits.attributes) for text in part)
+        if size > MAX_MERGED_BYTES:
+            raise answer_too_large(MAX_MERGED_BYTES)
         done = time.perf_counter()
         timings = Timings(
             *(

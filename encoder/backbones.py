@@ -53,8 +53,13 @@ def load_backbone(name: str, weights: Path | None = None, layer: str = POOLED) -
     module, preprocessing = load(plain, weights, layer)
     module.eval()
     with torch.inference_mode():
-        crop = preprocessing.crop
-        width = module(torch.zeros(1, 3, crop, crop)).shape[1]
+        probe = torch.zeros(1, 3, preprocessing.crop, preprocessing.crop)
+        shape = module(probe).shape
+        if len(shape) > 2:
+            # Some networks pool, or flatten, in what was their head.
+            own = [torch.nn.AdaptiveAvgPool2d(1)] if layer == POOLED and len(shape) == 4 else []
+            module = torch.nn.Sequential(module, *own, torch.nn.Flatten()).eval()
+        width = module(probe).shape[1]
     return Backbone(f"{family}:{plain}", layer, module, width, preprocessing, _digest(module))
 
 
@@ -64,9 +69,10 @@ def for_classes(name: str, weights: Path | None, classes: int) -> torch.nn.Modul
     if isinstance(getattr(module, "num_classes", None), int) and hasattr(module, "reset_classifier"):
         module.reset_classifier(classes)
         return module
-    head = next(part for part in _HEADS if hasattr(module, part))
-    last = [name for name, part in module.named_modules() if isinstance(part, torch.nn.Linear)][-1]
-    assert last.partition(".")[0] == head, f"{last} is not the classifier of {name}"
+    layers = [name for name, part in module.named_modules() if isinstance(part, torch.nn.Linear)]
+    last = layers[-1] if layers else ""
+    if last.partition(".")[0] not in _HEADS:
+        raise CannotStart(f"encoder.model: {name} has no linear classifier that could be replaced; take another")
     parent = module.get_submodule(last.rpartition(".")[0])
     setattr(parent, last.rpartition(".")[2], torch.nn.Linear(module.get_submodule(last).in_features, classes))
     return module

@@ -4,6 +4,7 @@ and Ray load when a command runs."""
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import socket
 import time
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from encoder.images import Pixels, UnreadableImage
     from encoder.ingest import job
 
 _FIT_BATCH = 32
@@ -193,12 +195,13 @@ def _sample_features(
     """Features of at most `sample` images, spread evenly over all: float32 (n, width); and what makes them."""
     import numpy as np
 
-    from encoder.features import FeatureModel, ahead, stacked
+    from encoder.features import FeatureModel, ahead, read_or_nothing, stacked
     from encoder.ingest.sources import find_sources, read
     from lookalike.rpc import MAX_IMAGE_BYTES
 
     sources, _ = find_sources(paths)
-    chosen = sources[:: max(1, len(sources) // sample)][:sample]
+    places = np.unique(np.linspace(0, len(sources) - 1, min(sample, len(sources))).astype(int))
+    chosen = [sources[place] for place in places.tolist()]
     network = FeatureModel(
         settings.model, None if settings.weights is None else Path(settings.weights), settings.layer,
         settings.device, settings.precision, decode_threads=os.cpu_count() or 1,
@@ -207,7 +210,11 @@ def _sample_features(
     features = []
     with _progress(as_json) as progress:
         task = progress.add_task("encoding", total=len(chosen))
-        load = lambda number: network.decode([read(one.url, MAX_IMAGE_BYTES) for one in batches[number]])  # noqa: E731
+
+        def load(number: int) -> list[Pixels | UnreadableImage]:
+            files = [functools.partial(read, one.url, MAX_IMAGE_BYTES) for one in batches[number]]
+            return network.decode([read_or_nothing(file) for file in files])
+
         for decoded in ahead(load, len(batches)):
             if (pixels := stacked(decoded)) is not None:
                 features.append(network.features(pixels).cpu().numpy())

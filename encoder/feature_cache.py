@@ -5,19 +5,26 @@ precision. It appears when it is complete, so a job that was killed leaves nothi
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 
 from encoder.datasets import LabelledImages
-from encoder.features import FeatureModel, ahead, stacked
+from encoder.features import FeatureModel, ahead, read_or_nothing, stacked
 from encoder.images import UnreadableImage
+from lookalike.errors import InvalidRequest
 
 BATCH_IMAGES = 32
+# Raised when decoding, or the way in which networks are computed, changes what features are.
+_VERSION = 1
 # A flattened map of many thousand images would fill the disk; half the bytes cost no visible retrieval.
 _WIDE = 16_384
 
@@ -34,37 +41,74 @@ def features_of(
 ) -> Features:
     """The features of all images of a set, memory-mapped: float32 (n, width), float16 for wide layers. The row of
     an image that cannot be read is NaN. progress: gets the number of images that came since it was called last."""
-    text = f"{images.digest} {network} {network.dtype} {network.device.type}"
+    text = f"{_VERSION} {images.digest} {network} {network.dtype} {network.device.type}"
     path = folder / "features" / f"{images.name}-{hashlib.sha256(text.encode()).hexdigest()[:20]}.npy"
-    if path.exists():
+    shape = (len(images.keys), network.width)
+    if (found := _load(path, shape)) is not None:
         progress(len(images.keys))
-    else:
+        return found
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(f".{os.getpid()}.part")
-        try:
-            _encode(images, network, unfinished, progress)
-            unfinished.rename(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    found: Features = np.load(path, mmap_mode="r")
+        _write(path, lambda file: _encode(images, network, file, progress))
+    except OSError as error:
+        raise InvalidRequest(
+            f"cache: {path.parent} cannot be written to ({error.strerror}); free space, or name another folder"
+        ) from None
+    found = _load(path, shape)
+    assert found is not None, f"{path} is not what was written"
     return found
 
 
-def _encode(images: LabelledImages, network: FeatureModel, path: Path, progress: Callable[[int], None]) -> None:
+def require_memory(needed: int, name: str, layer: str) -> None:
+    """Raise InvalidRequest, before hours of work, when so many bytes are not free."""
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise InvalidRequest(
+            f"layer: {layer} features of {name} need {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} are free;"
+            " take a narrower layer, or fewer images with --limit"
+        )
+
+
+def _load(path: Path, shape: tuple[int, int]) -> Features | None:
+    """What is kept in this file; None if there is nothing, or it is damaged."""
+    try:
+        found: Features = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if found.shape == shape else None
+
+
+def _write(path: Path, fill: Callable[[IO[bytes]], None]) -> None:
+    """Make a file that is there whole or not at all, whoever else makes it now."""
+    descriptor, unfinished = tempfile.mkstemp(".part", path.stem, path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        Path(unfinished).unlink(missing_ok=True)
+
+
+def _encode(
+    images: LabelledImages, network: FeatureModel, file: IO[bytes], progress: Callable[[int], None]
+) -> None:
+    """Write the features in the order of the images, as numpy.save would."""
     count = len(images.keys)
-    kind = np.float16 if network.width > _WIDE else np.float32
-    rows = np.lib.format.open_memmap(path, "w+", kind, (count, network.width))
+    kind = np.dtype("<f2" if network.width > _WIDE else "<f4")
+    header = {"descr": kind.str, "fortran_order": False, "shape": (count, network.width)}
+    np.lib.format.write_array_header_1_0(file, header)
     starts = range(0, count, BATCH_IMAGES)
 
     def load(number: int) -> list[npt.NDArray[np.uint8] | UnreadableImage]:
-        return network.decode(
-            [images.read(row) for row in range(starts[number], min(starts[number] + BATCH_IMAGES, count))]
-        )
+        rows = range(starts[number], min(starts[number] + BATCH_IMAGES, count))
+        return network.decode([read_or_nothing(functools.partial(images.read, row)) for row in rows])
 
-    for start, decoded in zip(starts, ahead(load, len(starts)), strict=True):
-        readable = [start + at for at, item in enumerate(decoded) if not isinstance(item, UnreadableImage)]
-        rows[start : start + len(decoded)] = np.nan
+    for decoded in ahead(load, len(starts)):
+        rows = np.full((len(decoded), network.width), np.nan, kind)
+        readable = [at for at, item in enumerate(decoded) if not isinstance(item, UnreadableImage)]
         if (pixels := stacked(decoded)) is not None:
             rows[readable] = network.features(pixels).cpu().numpy()
+        file.write(rows.tobytes())
         progress(len(decoded))
-    rows.flush()

@@ -87,6 +87,14 @@ def ahead(
             yield loaded
 
 
+def read_or_nothing(read: Callable[[], bytes]) -> bytes:
+    """A file's bytes, none if it cannot be read: then it counts as an image that cannot be."""
+    try:
+        return read()
+    except (OSError, ValueError):
+        return b""
+
+
 def find_device(wish: str) -> torch.device:
     """The device for "auto", "cpu" or "cuda". Raises CannotStart when it is not there."""
     if wish == "cuda" and not torch.cuda.is_available():

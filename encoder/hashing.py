@@ -24,6 +24,7 @@ LSH = "lsh"
 # Orthogonal hyperplanes spread better than independent ones (Ji et al., NIPS 2012), but only so many can be
 # orthogonal, and the cost grows with their square.
 _BLOCK = 1_024
+_MAX_WIDTH = 1_000_000
 
 Features = npt.NDArray[np.float32]
 
@@ -83,14 +84,24 @@ class LinearHash:
         file = io.BytesIO()
         np.savez(file, allow_pickle=False, **arrays)
         if file.tell() > MAX_HASH_BYTES:
-            raise CannotStart(
-                f"encoder.bits: a hash of {self.bits:,} bits over {self.width:,} features takes {file.tell():,}"
-                f" bytes, over {MAX_HASH_BYTES:,}; use fewer bits, or another layer"
-            )
+            raise _too_large(self.bits, self.width)
         return file.getvalue()
 
 
-def drawn(width: int, bits: int, seed: int, mean: Features | None = None) -> LinearHash:
+def check_size(bits: int, width: int) -> None:
+    """Raise CannotStart, before a hash is fitted, if it would be too large to keep."""
+    if bits * width * 4 > MAX_HASH_BYTES:
+        raise _too_large(bits, width)
+
+
+def _too_large(bits: int, width: int) -> CannotStart:
+    return CannotStart(
+        f"encoder.bits: a hash of {bits:,} bits over {width:,} features takes over {MAX_HASH_BYTES:,} bytes;"
+        " use fewer bits, or another layer"
+    )
+
+
+def drawn(width: int, bits: int, seed: int, mean: Features | None = None, features: str = "") -> LinearHash:
     """Random hyperplanes in a space of `width` features. They pass through zero or, with a mean (float32
     (width,), fitted on a sample by `encoder.fitting`), through that."""
     if mean is not None and mean.shape != (width,):
@@ -108,7 +119,7 @@ def drawn(width: int, bits: int, seed: int, mean: Features | None = None) -> Lin
         "mean": "" if mean is None else hashlib.sha256(mean.astype("<f4").tobytes()).hexdigest(),
     }
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
-    return LinearHash(LSH, planes, offset, digest, seeded=(seed, mean))
+    return LinearHash(LSH, planes, offset, digest, features=features, seeded=(seed, mean))
 
 
 def fitted(method: str, planes: Features, offset: Features, is_normalised: bool, features: str) -> LinearHash:
@@ -126,12 +137,12 @@ def from_bytes(data: bytes, source: str) -> LinearHash:
             header = json.loads(archive["header"].tobytes())
             arrays = {name: archive[name] for name in archive.files if name != "header"}
         width, bits, seed = int(header["width"]), int(header["bits"]), header["seed"]
-        if not (MIN_BITS <= bits <= MAX_BITS and bits % 8 == 0 and width > 0):
+        if not (MIN_BITS <= bits <= MAX_BITS and bits % 8 == 0 and 0 < width <= _MAX_WIDTH):
             raise ValueError(f"{bits} bits over {width} features")
         if any(array.dtype != np.float32 or not np.isfinite(array).all() for array in arrays.values()):
             raise ValueError("its arrays are not finite float32")
         if seed is not None:
-            return drawn(width, bits, int(seed), arrays.get("mean"))
+            return drawn(width, bits, int(seed), arrays.get("mean"), str(header["features"]))
         planes, offset = arrays["planes"], arrays["offset"]
         if planes.shape != (bits, width) or offset.shape != (bits,):
             raise ValueError("its arrays have other shapes than its header says")

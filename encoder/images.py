@@ -59,7 +59,7 @@ def decode(data: bytes, preprocessing: Preprocessing) -> Pixels:
                 )
             # JPEG can be decoded at a fraction of its size; twice the target keeps what resizing needs.
             image.draft("RGB", (2 * preprocessing.resize, 2 * preprocessing.resize))
-            return _crop(_to_rgb(ImageOps.exif_transpose(image)), preprocessing)
+            return _crop(to_rgb(ImageOps.exif_transpose(image)), preprocessing)
     except UnreadableImage:
         raise
     except UnidentifiedImageError:
@@ -68,7 +68,8 @@ def decode(data: bytes, preprocessing: Preprocessing) -> Pixels:
         raise UnreadableImage(f"is damaged or cut short ({type(error).__name__}: {error})") from None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode as RGB: transparency on white, 16 bits scaled to 8."""
     if image.mode == "RGB":
         return image
     if image.mode.startswith(("I", "F")):

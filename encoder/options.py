@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -51,8 +52,8 @@ def require_file(field: str, path: Path) -> Path:
     """Check that a result's file can be written, before the work begins. Raises InvalidRequest when it cannot."""
     if path.is_dir():
         raise InvalidRequest(f"{field}: {path} is a folder; name a file")
-    if not path.parent.is_dir():
-        raise InvalidRequest(f"{field}: {path.parent} does not exist; make the folder first")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise InvalidRequest(f"{field}: {path.parent} is no folder that can be written to; make one first")
     return path
 
 

@@ -32,6 +32,7 @@ MAX_BATCH_QUERIES = 1_024
 MAX_BATCH_HITS = 200_000
 # Keys and attributes of one answer: two such answers fit into a message.
 MAX_ANSWER_BYTES = 28 * 1024 * 1024
+MAX_MERGED_BYTES = 2 * MAX_ANSWER_BYTES
 # Versions at and above this leave a clock no room.
 VERSION_LIMIT = 2**62
 MAX_BATCH_RECORDS = 10_000
@@ -99,6 +100,14 @@ def check_k(k: int) -> int:
     if not 1 <= whole <= MAX_K:
         raise InvalidRequest(f"k: is {k!r:.40}; use a whole number from 1 to {MAX_K:,}")
     return whole
+
+
+def answer_too_large(max_bytes: int = MAX_ANSWER_BYTES) -> InvalidRequest:
+    """What to say when keys and attributes of an answer would take more than this."""
+    return InvalidRequest(
+        f"k: the answer would take over {max_bytes:,} bytes; ask for fewer hits, queries or candidates"
+        " (oversampling) at once, or leave the attributes out"
+    )
 
 
 def check_oversampling(factor: int) -> int:

@@ -21,7 +21,7 @@ from lookalike import features
 from lookalike.errors import Corruption, NotFound
 from lookalike.filters import Filter, compared_fields
 from lookalike.indexing import MIH
-from lookalike.records import MAX_ANSWER_BYTES, VersionedRecord
+from lookalike.records import MAX_ANSWER_BYTES, VersionedRecord, answer_too_large
 from lookalike.scan import Codes, ScanGroup, ScanHits, Scoring, WriteResult
 from shard.kernel import CodeMatrix, Matches, ScanStopped, Selection, View, weighted
 from shard.store import Store
@@ -188,6 +188,9 @@ class Engine:
             return None
         keys = [described[number][0] for number in numbers]
         attributes = [described[number][1] for number in numbers] if group.include_attributes else []
+        # A row that several queries find is sent to each.
+        if sum(map(len, keys)) + sum(map(len, attributes)) > MAX_ANSWER_BYTES:
+            raise answer_too_large()
         ranks = self._ranks(view, group, counts.tolist(), numbers, should_stop)
         if ranks is None:
             return None

@@ -22,7 +22,7 @@ from lookalike.codespace import CodeSpace
 from lookalike.errors import Corruption, InvalidRequest, Overloaded
 from lookalike.filters import Filter, Not
 from lookalike.indexing import Indexing
-from lookalike.records import MAX_ANSWER_BYTES, VersionedRecord, record_id
+from lookalike.records import VersionedRecord, answer_too_large, record_id
 from shard.filter_sql import index_of, where
 
 SCHEMA_VERSION = "1"
@@ -197,10 +197,7 @@ class Store:
             for number in list(self._keys)[: KEYS_REMEMBERED // 4]:
                 self._keys.pop(number, None)
         if size > max_bytes:
-            raise InvalidRequest(
-                f"k: the answer would take over {MAX_ANSWER_BYTES:,} bytes; ask for fewer hits, queries"
-                " or candidates (oversampling) at once, or leave the attributes out"
-            )
+            raise answer_too_large()
         return described
 
     def features(self, numbers: Sequence[int]) -> dict[int, bytes]:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
 import psutil
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lookalike import Client
 from lookalike.config import ClusterConfig, EncoderConfig
@@ -88,6 +93,26 @@ def running_cluster(data: Path, partitions: int, encoder: EncoderConfig | None =
         yield cluster
     finally:
         cluster.stop()
+
+
+@contextlib.contextmanager
+def second_coordinator(cluster: Cluster) -> Iterator[str]:
+    """Another coordinator of the same cluster, on ports of its own."""
+    spare = throwaway_config(cluster.data, 1).coordinator
+    environment = {
+        **os.environ,
+        "LOOKALIKE__COORDINATOR__LISTEN": spare.listen,
+        "LOOKALIKE__COORDINATOR__WEB": spare.web,
+    }
+    command = [sys.executable, "-m", "coordinator", "--config", str(cluster.config_file)]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+        try:
+            with grpc.insecure_channel(spare.listen) as channel:
+                request = health_pb2.HealthCheckRequest()
+                health_pb2_grpc.HealthStub(channel).Check(request, wait_for_ready=True, timeout=20)
+            yield spare.listen
+        finally:
+            process.terminate()
 
 
 @pytest.fixture(scope="session")

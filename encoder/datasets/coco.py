@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.datasets.labelled import LabelledImages, reason
+from encoder.datasets.labelled import LabelledImages, mark_of, reason
 from lookalike.errors import CannotStart
 
 _HOST = "http://images.cocodataset.org"
@@ -50,7 +50,7 @@ def coco_images(folder: Path) -> LabelledImages:
         indexed=np.arange(len(train.paths)),
         queries=np.arange(len(train.paths), len(paths)),
         read=lambda row: paths[row].read_bytes(),
-        sizes=train.sizes + val.sizes,
+        marks=train.marks + val.marks,
         is_multi_label=True,
     )
 
@@ -60,7 +60,7 @@ class _Side:
     classes: tuple[str, ...]
     labels: NDArray[np.bool_]
     paths: tuple[Path, ...]
-    sizes: tuple[int, ...]
+    marks: tuple[str, ...]
 
 
 def _read_side(folder: Path, side: str) -> _Side:
@@ -77,8 +77,8 @@ def _read_side(folder: Path, side: str) -> _Side:
         for annotation in content["annotations"]:
             labels[row[annotation["image_id"]], column[annotation["category_id"]]] = True
         paths = tuple(folder / side / PurePosixPath(image["file_name"]).name for image in images)
-        sizes = tuple(path.stat().st_size for path in paths)
-        return _Side(tuple(category["name"] for category in categories), labels, paths, sizes)
+        marks = tuple(mark_of(path) for path in paths)
+        return _Side(tuple(category["name"] for category in categories), labels, paths, marks)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CannotStart(
             f"dataset coco2017: {annotations} and {folder / side} are not whole ({reason(error)});"

@@ -15,10 +15,10 @@ from encoder.datasets.labelled import (
     LabelledImages,
     groups_of,
     limit_both_sides,
+    mark_of,
     one_hot,
     reason,
     split_per_class,
-    take_evenly,
 )
 from encoder.ingest.sources import EXTENSIONS
 from lookalike.errors import InvalidRequest
@@ -57,13 +57,8 @@ def _load_classes(folder: Path, name: str, seed: int, limit: int | None) -> Labe
         raise InvalidRequest(
             f"dataset: {folder} has no class with two images; give it one sub-folder a class, with image files"
         )
-    if limit is not None:
-        groups = np.unique([image.class_name for image in found], return_inverse=True)[1]
-        # Two of a class at first: one of each would leave nothing to query with.
-        found = [found[row] for row in take_evenly(groups, limit, seed, at_first=2)]
-    if not _has_a_pair(found):
-        raise InvalidRequest(f"limit: {limit} takes no two images of one class of {folder}; raise it")
-    return split_files(name, found, seed)
+    # The limit comes after the split: what is a query of all images is one of some.
+    return limit_both_sides(split_files(name, found, seed), limit, seed)
 
 
 def _has_a_pair(found: Sequence[ImageFile]) -> bool:
@@ -105,7 +100,7 @@ def _from_files(name: str, found: Sequence[ImageFile]) -> LabelledImages:
         indexed=np.zeros(0, np.int64),
         queries=np.zeros(0, np.int64),
         read=lambda row: paths[row].read_bytes(),
-        sizes=tuple(path.stat().st_size for path in paths),
+        marks=tuple(mark_of(path) for path in paths),
     )
 
 
@@ -116,6 +111,9 @@ def find_images(folder: Path) -> list[ImageFile]:
         for class_folder in _folders(folder)
         for path in _files(class_folder)
     ]
+    for image in found:
+        if not image.key.isprintable() or any("\ud800" <= mark <= "\udfff" for mark in image.key):
+            raise InvalidRequest(f"dataset: the name {image.key!r} is not valid text; rename that file or folder")
     return sorted(found, key=lambda image: image.key)
 
 

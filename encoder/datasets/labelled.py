@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,15 +27,20 @@ class LabelledImages:
     indexed: Rows  # ascending rows
     queries: Rows  # ascending rows, none of them indexed
     read: Callable[[int], bytes]  # row -> an image file's bytes
-    sizes: tuple[int, ...] = ()  # a number for each image that changes with it: its file's bytes
+    marks: tuple[str, ...] = ()  # for each image a text that changes when it does: its file's size and time
     is_multi_label: bool = False  # whether an image of the whole set can have other than one class
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 over the name and every image's key and size: the same for every split of the same
-        images, another when an image comes, goes, or changes its size."""
-        text = json.dumps([self.name, self.keys, self.sizes])
-        return hashlib.sha256(text.encode()).hexdigest()
+        """Hex SHA-256 over the name and every image's key and mark: the same for every split of the same images,
+        another when an image comes, goes or changes."""
+        return hashlib.sha256(json.dumps([self.name, self.keys, self.marks]).encode()).hexdigest()
+
+    @property
+    def lesson(self) -> str:
+        """Hex SHA-256 over what is learned from: the images, their labels, and which are indexed."""
+        rows = np.packbits(self.labels).tobytes() + self.indexed.astype("<i8").tobytes()
+        return hashlib.sha256(self.digest.encode() + rows).hexdigest()
 
 
 def shuffled_ranks(groups: Rows, seed: int) -> Rows:
@@ -72,35 +78,40 @@ def limit_both_sides(images: LabelledImages, limit: int | None, seed: int) -> La
     total = len(images.indexed) + len(images.queries)
     if limit is None or limit >= total:
         return images
-    queries = max(1, limit * len(images.queries) // total)
+    count = max(1, limit * len(images.queries) // total)
     groups = groups_of(images.labels)
-    sides = [
-        side[take_evenly(groups[side], count, seed)]
-        for side, count in ((images.indexed, limit - queries), (images.queries, queries))
-    ]
-    rows = np.sort(np.concatenate(sides))
+    queries = images.queries[take_evenly(groups[images.queries], count, seed)]
+    # Classes of queries first: where the limit is below the number of classes, they must find something.
+    last = ~np.isin(groups, groups[queries]) * (groups.max(initial=0) + 1)
+    indexed = images.indexed[take_evenly((groups + last)[images.indexed], limit - count, seed)]
+    rows = np.sort(np.concatenate([indexed, queries]))
     return dataclasses.replace(
         images,
         labels=images.labels[rows],
         keys=tuple(images.keys[row] for row in rows),
-        indexed=np.searchsorted(rows, sides[0]),
-        queries=np.searchsorted(rows, sides[1]),
+        indexed=np.searchsorted(rows, indexed),
+        queries=np.searchsorted(rows, queries),
         read=lambda row: images.read(int(rows[row])),
-        sizes=tuple(images.sizes[row] for row in rows) if images.sizes else (),
+        marks=tuple(images.marks[row] for row in rows) if images.marks else (),
     )
 
 
-def take_evenly(groups: Rows, count: int, seed: int, at_first: int = 1) -> Rows:
-    """`count` rows, ascending: in turns one of each group, at random, and `at_first` of each in the first."""
+def take_evenly(groups: Rows, count: int, seed: int) -> Rows:
+    """`count` rows, ascending: in turns one of each group, at random."""
     ranks = shuffled_ranks(groups, seed)
-    turns = np.maximum(ranks, at_first - 1)
-    return np.sort(np.lexsort((ranks, groups, turns))[:count])
+    return np.sort(np.lexsort((groups, ranks))[:count])
 
 
 def groups_of(labels: NDArray[np.bool_]) -> Rows:
     """Each image's class, its first where it has several; images without one are a group of their own."""
     groups: Rows = np.where(labels.any(axis=1), labels.argmax(axis=1), labels.shape[1])
     return groups
+
+
+def mark_of(path: Path) -> str:
+    """What changes when a file does."""
+    state = path.stat()
+    return f"{state.st_size} {state.st_mtime_ns}"
 
 
 def one_hot(targets: Rows, classes: int) -> NDArray[np.bool_]:

@@ -24,6 +24,7 @@ from encoder.datasets.folders import find_images, load_folder, split_files
 from encoder.datasets.labelled import (
     LabelledImages,
     limit_both_sides,
+    mark_of,
     one_hot,
     reason,
     split_per_class,
@@ -100,7 +101,7 @@ def cifar10_images(train: Any, test: Any, seed: int) -> LabelledImages:
         queries=np.arange(first_query, len(pixels)),
         read=read,
         # There are no files, and how long a PNG is depends on the version of its compressor.
-        sizes=tuple(zlib.crc32(image.tobytes()) for image in pixels),
+        marks=tuple(str(zlib.crc32(image.tobytes())) for image in pixels),
     )
 
 
@@ -128,7 +129,7 @@ def _load_flowers102(data: Path, seed: int, download: bool) -> LabelledImages:
         targets = loadmat(folder / "imagelabels.mat")["labels"].ravel().astype(np.int64) - 1
         classes = tuple(Flowers102.classes)
         paths = [folder / "jpg" / f"image_{number:05d}.jpg" for number in range(1, len(targets) + 1)]
-        sizes = tuple(path.stat().st_size for path in paths)
+        marks = tuple(mark_of(path) for path in paths)
     indexed, queries = split_pool(targets, seed)
     return LabelledImages(
         name="flowers102",
@@ -138,7 +139,7 @@ def _load_flowers102(data: Path, seed: int, download: bool) -> LabelledImages:
         indexed=indexed,
         queries=queries,
         read=lambda row: paths[row].read_bytes(),
-        sizes=sizes,
+        marks=marks,
     )
 
 

@@ -23,6 +23,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from encoder.options import CacheFolder, DataFolder, Dataset, Limit, Weights, console, require_folder
 from lookalike.cli.options import Json, print_json
@@ -72,6 +73,10 @@ def evaluate(
         int, typer.Option(help="Also time the raw index in so many processes on Ray.", min=0, max=64)
     ] = 0,
     output: Annotated[Path, typer.Option(help="The folder for results, plots and report.")] = Path("evaluation"),
+    hashes: Annotated[
+        list[Path] | None,
+        typer.Option("--hash", help="A file by `lookalike fit` or `train` to judge too; can be repeated."),
+    ] = None,
     weights: Weights = None,
     limit: Limit = None,
     data: DataFolder = None,
@@ -90,7 +95,7 @@ def evaluate(
     began = time.monotonic()
     plan = _plan(
         dataset, models, layers, bits, methods, seeds, k, tables, unseen, limit, weights,
-        check_oversampling(oversampling),
+        check_oversampling(oversampling), hashes or [],
     )  # fmt: skip
     require_folder("output", output)
     cache = require_folder("cache", cache or default_folder())
@@ -100,7 +105,7 @@ def evaluate(
     with _Progress(as_json) as progress:
         for prepared in _prepared(plan, models, data or cache / "datasets", cache, progress):
             first = first or prepared
-            found = list(sweep.evaluate(prepared, plan, progress))
+            found = list(sweep.evaluate(prepared, plan, progress, _say_left_out))
             if prepared is first:
                 results = found
             rows += [result.row for result in found]
@@ -126,6 +131,7 @@ def evaluate(
 def _plan(
     dataset: str, models: str, layers: str, bits: str, methods: str, seeds: str, k: int, tables: str,
     unseen: float, limit: int | None, weights: Path | None, oversampling: int,
+    hashes: Sequence[Path],
 ) -> Plan:  # fmt: skip
     from encoder.backbones import LAYERS
     from encoder.evaluation.paper import MODELS
@@ -140,7 +146,7 @@ def _plan(
     return Plan(
         dataset, names, _among("layers", layers, LAYERS), _among("methods", methods, METHODS), lengths,
         [_whole("seeds", part) for part in _listed("seeds", seeds)], k, layouts, unseen, limit, weights,
-        oversampling,
+        oversampling, hashes,
     )  # fmt: skip
 
 
@@ -157,11 +163,15 @@ def _prepared(plan: Plan, models: str, data: Path, cache: Path, progress: _Progr
                     yield prepare(plan, model, layer, seed, data, cache, threads, progress)
                     found += 1
         except CannotStart as error:
-            if models != "paper" or "weights" not in error.message:
+            if models != "paper" or "pretrained weights" not in error.message:
                 raise
-            console().print(f"left out: {model}: {error.message}", style="yellow")
+            _say_left_out(f"{model}: {error.message}")
     if not found:
         raise CannotStart("models: the weights of none of the paper's networks are here; see the lines above")
+
+
+def _say_left_out(what: str) -> None:
+    console().print(f"left out: {what}", style="yellow", markup=False)
 
 
 def _through_cluster(prepared: Prepared, plan: Plan, progress: _Progress) -> list[Row]:
@@ -217,7 +227,10 @@ def _facts(prepared: Prepared, plan: Plan, seconds: float) -> list[tuple[str, st
         ("seconds", f"{seconds:.1f}"),
     ]
     if plan.unseen:
-        facts.append(("unseen", f"{100 * plan.unseen:.0f} % of the classes: nothing was fitted to them"))
+        known = "no hash was fitted to them" + (", but the weights given may know them" if plan.weights else "")
+        facts.append(("unseen", f"{100 * plan.unseen:.0f} % of the classes: {known}"))
+    if prepared.unlabelled:
+        facts.append(("unlabelled", f"{prepared.unlabelled:,} queries without a label, left out"))
     if prepared.dropped:
         facts.append(("left out", f"{prepared.dropped:,} images that cannot be read"))
     return facts
@@ -252,7 +265,7 @@ def _print(table: Table) -> None:
     for number, name in enumerate(table.header):
         made.add_column(name, justify="left" if number == 0 else "right")
     for row in table.rows:
-        made.add_row(*row)
+        made.add_row(*map(Text, row))
     out = Console(width=160)
     out.print(made)
 
@@ -283,8 +296,8 @@ def _among(field: str, text: str, known: Sequence[str]) -> list[str]:
 
 
 def _whole(field: str, text: str) -> int:
-    if not re.fullmatch(r"\d{1,9}", text):
-        raise InvalidRequest(f"{field}: {text!r} is not a whole number; give them separated by commas")
+    if not re.fullmatch(r"\d{1,10}", text) or int(text) >= 2**32:
+        raise InvalidRequest(f"{field}: {text!r} is not a whole number below 2^32; give them separated by commas")
     return int(text)
 
 

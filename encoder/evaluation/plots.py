@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
@@ -43,7 +44,8 @@ def map_by_bits(rows: Averaged) -> bytes:
                 bits, values, yerr=spreads, fmt=style, marker="o", ms=3, capsize=2, label=f"{method} {score}"
             )
     axes.set_xscale("log", base=2)
-    axes.set(xlabel="bits", ylabel=f"mAP@{first.k}, %", title=f"{first.dataset}, {first.model}, {first.layer}")
+    axes.set(xlabel="bits", ylabel=f"mAP@{first.k}, %")
+    axes.set_title(f"{first.dataset}, {first.model}, {first.layer}", parse_math=False)
     return _png(figure, axes)
 
 
@@ -87,9 +89,10 @@ def confusion(matrix: npt.NDArray[np.int64], classes: Sequence[str], title: str)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if len(classes) <= 60:
-        axes.set_xticks(range(len(classes)), classes, rotation=90, fontsize=6)
-        axes.set_yticks(range(len(classes)), classes, fontsize=6)
-    axes.set(xlabel="voted", ylabel="true", title=title)
+        axes.set_xticks(range(len(classes)), classes, rotation=90, fontsize=6, parse_math=False)
+        axes.set_yticks(range(len(classes)), classes, fontsize=6, parse_math=False)
+    axes.set(xlabel="voted", ylabel="true")
+    axes.set_title(title, parse_math=False)
     return _png(figure, None)
 
 
@@ -119,6 +122,9 @@ def _png(figure: Figure, axes: Axes | None) -> bytes:
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110)
+    with warnings.catch_warnings():
+        # A class named in letters that the font lacks gets boxes, not a page of warnings.
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)
+        figure.savefig(file, format="png", dpi=110)
     plt.close(figure)
     return file.getvalue()

@@ -37,6 +37,16 @@ class Quality:
     confusion: npt.NDArray[np.int64] | None
 
     @property
+    def precision(self) -> float | None:
+        """Of the queries that vote for a class the share that is of it; the mean over classes."""
+        return None if self.confusion is None else metrics.macro_mean(metrics.precision_per_class(self.confusion))
+
+    @property
+    def recall(self) -> float | None:
+        """Of a class's queries the share that votes for it; the mean over classes."""
+        return None if self.confusion is None else metrics.macro_mean(metrics.recall_per_class(self.confusion))
+
+    @property
     def accuracy(self) -> float | None:
         """The share of queries whose first k vote for their class."""
         return None if self.confusion is None else metrics.accuracy(self.confusion)

@@ -4,7 +4,6 @@ indexed images."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -59,12 +58,14 @@ def fit(method: str, split: Split, bits: int, seed: int) -> LinearHash:
 
 
 def hashed_distances(found: LinearHash, split: Split) -> dict[str, Distances]:
-    """By Hamming distance, and asymmetrically: the query's projections against stored bits."""
+    """By Hamming distance, and asymmetrically: the query's projections, in the whole weights of a cluster, against
+    stored bits. Whole numbers, so rows tie here that tie there."""
     corners = np.where(found.projections(split.indexed) > 0, np.float32(1), np.float32(-1))
     projections = found.projections(split.queries)
     signs = np.where(projections > 0, np.float32(1), np.float32(-1))
-    agreeing: Callable[[slice], npt.NDArray[np.float32]] = lambda rows: signs[rows] @ corners.T  # noqa: E731
+    sizes = np.abs(projections.astype(np.float64))
+    weights = signs * np.rint(sizes * (65_535 / np.maximum(sizes.max(axis=1, keepdims=True), 1e-300)))
     return {
-        HAMMING: lambda rows: ((found.bits - agreeing(rows)) / 2).astype(np.uint16),
-        ASYMMETRIC: lambda rows: -(projections[rows] @ corners.T),
+        HAMMING: lambda rows: ((found.bits - signs[rows] @ corners.T) / 2).astype(np.uint16),
+        ASYMMETRIC: lambda rows: -(weights[rows] @ corners.T),
     }

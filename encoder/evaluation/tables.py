@@ -38,16 +38,20 @@ def _raw(rows: Averaged) -> Table:
     cells = [
         [
             row.model, row.layer, row.score, _map(row, spread), _percent(row.p5), _percent(row.map_all),
-            _percent(row.recall5), _percent(row.accuracy), _size(row.index_bytes),
+            _percent(row.recall5), _percent(row.accuracy), _percent(row.precision), _percent(row.recall),
+            _size(row.index_bytes),
         ]
         for row, spread in found
     ]  # fmt: skip
     cells += [
-        [f"{figure.model} (paper)", "", "", f"{figure.map5:.1f}", "", "", "", "", ""]
+        [f"{figure.model} (paper)", "", "", f"{figure.map5:.1f}", *[""] * 7]
         for figure in figures_for(rows[0][0].dataset)
         if figure.method == RAW
     ]
-    header = ["model", "layer", "distance", f"mAP@{k}", f"P@{k}", "mAP all", f"recall@{k}", "accuracy", "index"]
+    header = [
+        "model", "layer", "distance", f"mAP@{k}", f"P@{k}", "mAP all", f"recall@{k}", "accuracy", "precision",
+        "recall", "index",
+    ]  # fmt: skip
     return Table("Raw features (the paper's Table 4)", header, cells)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from encoder.evaluation import systems
 from encoder.evaluation.rankings import judge_top
-from encoder.evaluation.sweep import Plan, Prepared, Progress, Row
+from encoder.evaluation.sweep import Plan, Prepared, Progress, Row, classes_of
 from encoder.hashing import LinearHash
 from lookalike.client import Client
 from lookalike.codespace import CodeSpace
@@ -109,6 +109,6 @@ def _search(
     feature_bytes = split.indexed.shape[1] + 4 if options.get("rerank") == "features" else 0
     size = len(split.indexed) * (found.bits // 8 + feature_bytes)
     return Row(
-        prepared.images.name, "unseen" if plan.unseen else "all", prepared.model, prepared.layer, found.bits,
+        prepared.images.name, classes_of(plan), prepared.model, prepared.layer, found.bits,
         method, score, prepared.seed, plan.k, map_k, precision, None, size, search_ms=search_ms,
     )  # fmt: skip

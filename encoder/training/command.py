@@ -79,6 +79,8 @@ def train(
     require_folder("output", output)
     cache = require_folder("cache", cache or default_folder())
     images = load_dataset(dataset, data=data or cache / "datasets", seed=seed, limit=limit)
+    if objective == "classes":
+        layer, bits = "pooled", 0
     recipe = Recipe(
         model, weights, layer, objective, bits, tunes, schedule_for(tunes, epochs, batch, learning_rate, seed)
     )

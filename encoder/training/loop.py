@@ -122,4 +122,5 @@ def _cut_log(path: Path, epochs: int) -> None:
     """Leave the lines of epochs that the checkpoint has."""
     with contextlib.suppress(FileNotFoundError):
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        path.write_text("".join(lines[:epochs]), encoding="utf-8")
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["epoch"] <= epochs]
+        path.write_text("".join(kept), encoding="utf-8")

@@ -6,6 +6,8 @@ what it learned is a hash like any other."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -72,11 +74,9 @@ def hash_loss(logits: torch.Tensor, corners: torch.Tensor) -> torch.Tensor:
     return loss
 
 
-def class_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy with the softmax for one label an image, with a sigmoid per class for several. labels: (n,
-    classes), 0 and 1."""
-    if bool((labels.sum(1) == 1).all()):
-        loss: torch.Tensor = nn.functional.cross_entropy(logits, labels)
-        return loss
-    several: torch.Tensor = nn.functional.binary_cross_entropy_with_logits(logits, labels)
-    return several
+def class_loss(is_multi_label: bool) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Cross-entropy of logits with labels (n, classes), 0 and 1: with the softmax for sets of one label an image,
+    with a sigmoid per class for sets of several."""
+    if is_multi_label:
+        return nn.functional.binary_cross_entropy_with_logits  # type: ignore[no-any-return]
+    return nn.functional.cross_entropy  # type: ignore[no-any-return]

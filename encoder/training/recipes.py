@@ -6,6 +6,7 @@ network tuned to tell the classes apart, as the paper does before it extracts fe
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
@@ -16,9 +17,9 @@ from torch import nn
 
 from encoder.backbones import POOLED, for_classes, load_backbone
 from encoder.datasets import LabelledImages
-from encoder.feature_cache import features_of
-from encoder.features import FeatureModel, stacked
-from encoder.hashing import Features, LinearHash, fitted
+from encoder.feature_cache import features_of, require_memory
+from encoder.features import FeatureModel, read_or_nothing, stacked
+from encoder.hashing import Features, LinearHash, check_size, fitted
 from encoder.images import Pixels
 from encoder.training.loop import Load, Rows, Schedule, run
 from encoder.training.objectives import HashHead, class_loss, hash_centres, hash_loss, targets
@@ -26,6 +27,9 @@ from lookalike.errors import InvalidRequest
 
 CSQ = "csq"
 HASH_FILE, WEIGHTS_FILE, HEAD_FOLDER = "hash.npz", "weights.pth", "head"
+
+# Of the features, at once: as they are, of unit length, centred, and the head's own.
+_COPIES = 4
 
 Progress = Callable[[str, int, int, float], None]
 
@@ -69,6 +73,9 @@ def train(
 ) -> list[Path]:
     """Train on the set's indexed images, never on its queries. network: the one that the recipe names. Returns the
     files made: a hash, the network's weights, or both. progress: gets a phase, done, total, the last loss."""
+    if recipe.objective == "hash":
+        check_size(recipe.bits, network.width)
+        require_memory(len(images.indexed) * network.width * 4 * _COPIES, images.name, network.layer)
     if recipe.objective == "classes":
         return [_tune_to_classes(images, recipe, network, output, progress)]
     with_features = features_of(images, network, cache, _counting(progress, "encoding", len(images.keys)))
@@ -83,15 +90,15 @@ def train(
         if recipe.tune_network
         else recipe
     )
-    made_of = {"images": images.digest, "network": _identity(network)}
+    made_of = {"images": images.lesson, "network": _identity(network)}
     head = train_head(sample, labels, head_recipe, made_of, network.device, head_folder, progress)
     path = output / HASH_FILE
     if not recipe.tune_network:
-        path.write_bytes(hash_of(head, str(network)).to_bytes())
+        write_whole(path, hash_of(head, str(network)).to_bytes())
         return [path]
     weights = _tune_with_head(images, rows, labels, recipe, network, head, output, progress)
     tuned = FeatureModel(recipe.model, weights, recipe.layer, network.device.type)
-    path.write_bytes(hash_of(head, str(tuned)).to_bytes())
+    write_whole(path, hash_of(head, str(tuned)).to_bytes())
     return [path, weights]
 
 
@@ -125,6 +132,13 @@ def hash_of(head: HashHead, features: str) -> LinearHash:
     return fitted(CSQ, planes, offset, True, features)
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    unfinished = path.with_suffix(".new")
+    unfinished.write_bytes(content)
+    unfinished.rename(path)
+
+
 def _tune_with_head(
     images: LabelledImages,
     rows: Rows,
@@ -141,7 +155,9 @@ def _tune_with_head(
         nn.Sequential(module, head), images, rows, _corners(labels, recipe, network.device), hash_loss,
         recipe, network, output, progress,
     )  # fmt: skip
-    return _save_weights(module, output)
+    # What was added to pool or flatten has no weights, and is added again.
+    is_wrapped = isinstance(module, nn.Sequential) and isinstance(module[-1], nn.Flatten)
+    return _save_weights(module[0] if is_wrapped else module, output)
 
 
 def _tune_to_classes(
@@ -149,8 +165,12 @@ def _tune_to_classes(
 ) -> Path:
     torch.manual_seed(recipe.schedule.seed)
     module = for_classes(recipe.model, recipe.weights, len(images.classes)).to(network.device)
-    wanted = torch.from_numpy(images.labels[images.indexed].astype(np.float32)).to(network.device)
-    _run_network(module, images, images.indexed, wanted, class_loss, recipe, network, output, progress)
+    rows = (
+        images.indexed[images.labels[images.indexed].any(axis=1)] if not images.is_multi_label else images.indexed
+    )
+    wanted = torch.from_numpy(images.labels[rows].astype(np.float32)).to(network.device)
+    loss = class_loss(images.is_multi_label)
+    _run_network(module, images, rows, wanted, loss, recipe, network, output, progress)
     return _save_weights(module, output)
 
 
@@ -170,7 +190,7 @@ def _run_network(
     module.eval()
     run(
         module, _pixels_of(images, rows, network), wanted, loss, recipe.schedule, output,
-        {**recipe.document, "images": images.digest, "network": _identity(network)},
+        {**recipe.document, "images": images.lesson, "network": _identity(network)},
         lambda done, value: progress("tuning the network", done, recipe.schedule.epochs, value),
     )  # fmt: skip
 
@@ -181,7 +201,12 @@ def _pixels_of(images: LabelledImages, rows: Rows, network: FeatureModel) -> Loa
     grey = np.full((crop, crop, 3), 128, np.uint8)
 
     def load(chosen: Rows, random: np.random.RandomState) -> torch.Tensor:
-        decoded = network.decode([images.read(int(rows[at])) for at in chosen])
+        files = [functools.partial(images.read, int(rows[at])) for at in chosen]
+        decoded = network.decode([read_or_nothing(file) for file in files])
+        if not any(isinstance(item, np.ndarray) for item in decoded):
+            raise InvalidRequest(
+                f"dataset: a whole batch of {images.name} cannot be read; mend or remove its files"
+            )
         pixels: list[Pixels] = [item if isinstance(item, np.ndarray) else grey for item in decoded]
         pixels = [item[:, ::-1] if random.random_sample() < 0.5 else item for item in pixels]
         batch = stacked(pixels)
@@ -199,9 +224,11 @@ def _corners(
 
 
 def _readable(images: LabelledImages, features: np.ndarray[tuple[int, int], np.dtype[np.floating]]) -> Rows:
-    rows: Rows = images.indexed[~np.isnan(features[images.indexed, 0])]
+    """Indexed images that have features, and a label to learn."""
+    usable = ~np.isnan(features[:, 0]) & images.labels.any(axis=1)
+    rows: Rows = images.indexed[usable[images.indexed]]
     if not len(rows):
-        raise InvalidRequest(f"dataset: none of the images of {images.name} can be read")
+        raise InvalidRequest(f"dataset: no image of {images.name} has a label and can be read")
     return rows
 
 

@@ -7,7 +7,9 @@ import asyncio
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 
@@ -16,8 +18,10 @@ from encoder.hashing import LinearHash, from_bytes
 from lookalike import AsyncClient, Client, CodeSpace, Record, SearchResult
 from lookalike.errors import InvalidRequest
 from lookalike.features import cosines, pack, unpack
+from lookalike.indexing import Indexing
 from lookalike.records import record_id
-from tests.conftest import Cluster, running_cluster
+from lookalike.v1 import codespace_pb2, shard_pb2, shard_pb2_grpc
+from tests.conftest import Cluster, running_cluster, second_coordinator
 
 WIDTH, BITS, N = 48, 64, 900
 RNG = np.random.default_rng(7)
@@ -256,3 +260,102 @@ def test_the_hash_that_a_collection_keeps_makes_its_codes_again(cluster: Cluster
         kept: LinearHash = from_bytes(client.get_hash_file(names[0]), "the collection's hash")
     assert (kept.codes(QUERIES) == HASH.codes(QUERIES)).all()
     assert kept.digest == HASH.digest
+
+
+def vector(width: int) -> np.ndarray:
+    return np.arange(1, width + 1, dtype=np.float32)
+
+
+def test_a_coordinator_that_remembers_other_features_never_mixes_them(cluster: Cluster) -> None:
+    """60 values in a byte each and 32 in two are as long: it is not the length that tells them apart."""
+    code = bytes(8)
+    with second_coordinator(cluster) as address, Client(address) as late, cluster.client() as client:
+        client.create_collection("remade", bits=64, features="int8", feature_width=60)
+        late.upsert([Record("a", code=code, features=vector(60))], collection="remade")
+        for kind, width in (("float16", 32), ("none", 0), ("int8", 28), ("int8", 60)):
+            client.drop_collection("remade")
+            client.create_collection("remade", bits=64, features=kind, feature_width=width)
+            own = vector(width) if width else None
+            wrong = Record("wrong", code=code, features=vector(60 if width != 60 else 28))
+            with pytest.raises(InvalidRequest, match="features: "):
+                late.upsert([wrong], collection="remade")
+            outcomes = list(late.ingest([wrong, Record("b", code=code, features=own)], collection="remade"))
+            assert [outcome.ok for outcome in outcomes] == [False, True], (kind, width)
+            assert late.upsert([Record("a", code=code, features=own)], collection="remade") == 1
+            if width:
+                for asked in (late, client):
+                    result = asked.search(collection="remade", key="a", rerank="features")
+                    assert [(hit.key, hit.score) for hit in result.hits] == [("b", pytest.approx(1.0))]
+        client.drop_collection("remade")
+
+
+def test_right_features_are_stored_by_a_stream_whose_coordinator_is_late(cluster: Cluster) -> None:
+    code = bytes(8)
+    with second_coordinator(cluster) as address, Client(address) as late, cluster.client() as client:
+        client.create_collection("streamed", bits=64)
+        late.upsert([Record("a", code=code)], collection="streamed")
+        client.drop_collection("streamed")
+        client.create_collection("streamed", bits=64, features="int8", feature_width=5)
+        record = Record("a", code=code, features=vector(5))
+        assert [outcome.ok for outcome in late.ingest([record], collection="streamed")] == [True]
+        client.drop_collection("streamed")
+
+
+def test_a_rerank_of_too_much_is_refused_before_anything_is_read(client: Client) -> None:
+    client.create_collection("wide", bits=64, features="int8", feature_width=65_536)
+    client.upsert([Record("a", code=bytes(8), features=vector(65_536))], collection="wide")
+    for queries, options in ((1_000, {"k": 1, "oversampling": 1}), (30, {"k": 20, "oversampling": 10})):
+        with pytest.raises(InvalidRequest, match="65,536 features are too much at once; ask for fewer queries"):
+            client.search_batch(collection="wide", keys=["a"] * queries, rerank="features", **options)
+    assert len(client.search_batch(collection="wide", keys=["a"] * 30, k=1, rerank="features")) == 30
+    client.drop_collection("wide")
+
+
+def test_an_answer_is_bounded_whatever_the_score(client: Client) -> None:
+    client.create_collection("heavy", bits=64)
+    heavy = {"text": "x" * 60_000}
+    client.upsert([Record(str(n), code=bytes([n] * 8), attributes=heavy) for n in range(60)], collection="heavy")
+    codes = [bytes([n] * 8) for n in range(30)]
+    signs = [np.where(np.unpackbits(np.frombuffer(code, np.uint8)), 1.0, -1.0) for code in codes]
+    for options in ({}, {"score": "asymmetric", "projections": signs}):
+        with pytest.raises(InvalidRequest, match="the answer would take over 29,360,128 bytes"):
+            client.search_batch(collection="heavy", codes=codes, k=60, **options)  # type: ignore[arg-type]
+    one = client.search(collection="heavy", code=codes[7], k=3, score="asymmetric", projections=signs[7])
+    assert one.hits[0].key == "7"
+    client.drop_collection("heavy")
+
+
+def test_projections_of_a_batch_may_be_one_array(cluster: Cluster, names: list[str]) -> None:
+    codes = [code.tobytes() for code in HASH.codes(QUERIES)]
+    with cluster.client() as client:
+        options: dict[str, Any] = {"codes": codes, "collection": names[0], "k": 3}
+        one = client.search_batch(**options, projections=HASH.projections(QUERIES), score="asymmetric")
+        many = client.search_batch(**options, projections=list(HASH.projections(QUERIES)), score="asymmetric")
+    assert [pairs(result) for result in one] == [pairs(result) for result in many]
+
+
+def test_a_shard_refuses_features_that_are_no_numbers(cluster: Cluster, names: list[str]) -> None:
+    with cluster.client() as client:
+        fingerprint = client.get_collection(names[0]).code_space.fingerprint
+    features = Indexing(features="int8", feature_width=WIDTH).features_text
+    nan = np.array(np.nan, "<f4").tobytes()
+    with grpc.insecure_channel(cluster.config.shard_address(0)) as channel:
+        stub = shard_pb2_grpc.ShardServiceStub(channel)
+        record = shard_pb2.ShardRecord(key="x", code=bytes(8), version=1, features=nan + bytes(WIDTH))
+        request = shard_pb2.WriteRequest(
+            collection=names[0], fingerprint=fingerprint, records=[record], features=features
+        )
+        with pytest.raises(grpc.RpcError, match="hold NaN or infinity"):
+            stub.Write(request)
+        with pytest.raises(grpc.RpcError, match="it was made anew"):
+            stub.Write(shard_pb2.WriteRequest(collection=names[0], fingerprint=fingerprint, records=[record]))
+        group = shard_pb2.ScanGroup(
+            collection=names[0], fingerprint=fingerprint, codes=bytes(8), k=1, features=features,
+            scoring=shard_pb2.SCORING_RERANK_FEATURES, inputs=nan * WIDTH,
+        )  # fmt: skip
+        answer = stub.Scan(shard_pb2.ScanRequest(groups=[group])).groups[0]
+        assert (answer.error, "NaN or infinity" in answer.message) == ("InvalidRequest", True)
+        space = codespace_pb2.CodeSpace(bits=64, backbone="external", hash_method="external")
+        half = codespace_pb2.Indexing(features=codespace_pb2.Indexing.FEATURES_INT8)
+        with pytest.raises(grpc.RpcError, match="feature_width: is missing"):
+            stub.OpenCollection(shard_pb2.OpenCollectionRequest(name="half", code_space=space, indexing=half))

@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -28,8 +25,7 @@ from lookalike.errors import (
     NotFound,
     PartitionUnavailable,
 )
-from lookalike.throwaway import throwaway_config
-from tests.conftest import Cluster, running_cluster
+from tests.conftest import Cluster, running_cluster, second_coordinator
 
 
 def code(value: int) -> bytes:
@@ -281,23 +277,3 @@ def test_creating_and_dropping_at_once_leaves_a_sound_state(cluster: Cluster, cl
     client.upsert([Record(f"k{i}", code=code(i)) for i in range(50)], collection="contested")
     assert client.search(code=code(0), k=50, collection="contested").coverage.rows_searched == 50
     client.drop_collection("contested")
-
-
-@contextlib.contextmanager
-def second_coordinator(cluster: Cluster) -> Iterator[str]:
-    """Another coordinator of the same cluster, on ports of its own."""
-    spare = throwaway_config(cluster.data, 1).coordinator
-    environment = {
-        **os.environ,
-        "LOOKALIKE__COORDINATOR__LISTEN": spare.listen,
-        "LOOKALIKE__COORDINATOR__WEB": spare.web,
-    }
-    command = [sys.executable, "-m", "coordinator", "--config", str(cluster.config_file)]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
-        try:
-            with grpc.insecure_channel(spare.listen) as channel:
-                request = health_pb2.HealthCheckRequest()
-                health_pb2_grpc.HealthStub(channel).Check(request, wait_for_ready=True, timeout=20)
-            yield spare.listen
-        finally:
-            process.terminate()

@@ -257,7 +257,7 @@ def test_a_learning_rate_that_explodes_is_refused_by_its_value(tmp_path: Path) -
 
 @pytest.mark.parametrize("rate", [-1.0, 0.0, float("nan"), float("inf"), 1e38])
 def test_a_learning_rate_that_is_none_is_refused_by_its_value(tmp_path: Path, rate: float) -> None:
-    with pytest.raises(InvalidRequest, match="learning_rate: is .*; use a number above 0"):
+    with pytest.raises(InvalidRequest, match=r"learning_rate: is .*; use a number above 0"):
         learn(tmp_path, recipe(2, learning_rate=rate))
 
 
