@@ -89,12 +89,11 @@ def interpolated_precision(relevant: Bools, totals: Integers, points: int = 101)
     return np.take_along_axis(envelope, first_rank, axis=1)
 
 
-def precision_recall_curve(relevant: Bools, totals: Integers, points: int = 101) -> tuple[Floats, Floats]:
-    """(recalls, precisions), each float64 (points,): the interpolated precision at evenly spaced recalls from 0
-    to 1, averaged over the queries that have relevant items; NaN where none has."""
-    precisions = interpolated_precision(relevant, totals, points)
+def mean_curve(precisions: Floats, totals: Integers) -> Floats:
+    """The precision-recall curve of all queries: the mean of their interpolated precisions (q, points) over those
+    that have relevant items; NaN where none has. Float64 (points,)."""
     counted = precisions[np.asarray(totals) > 0]
-    return np.linspace(0, 1, points), _ratio(counted.sum(axis=0), len(counted), otherwise=np.nan)
+    return _ratio(counted.sum(axis=0), len(counted), otherwise=np.nan)
 
 
 def per_class_mean(values: Floats, labels: Bools) -> Floats:

@@ -59,10 +59,9 @@ def judge(distances: Distances, indexed: Labels, queries: Labels, k: int, is_mul
     for start in range(0, len(queries), step):
         rows = slice(start, start + step)
         parts.append(_judge_block(distances(rows), indexed, queries[rows], k))
-    ap, ap_by_k, ap_all, precision, recall, curves, top = (
+    ap, ap_by_k, ap_all, precision, recall, curves, totals, top = (
         np.concatenate([part[at] for part in parts]) for at in range(len(parts[0]))
     )
-    has_relevant = (queries.astype(np.float32) @ indexed.sum(axis=0, dtype=np.float32)) > 0
     confusion = None
     if not is_multi_label:
         votes = metrics.vote(indexed[top])
@@ -75,7 +74,7 @@ def judge(distances: Distances, indexed: Labels, queries: Labels, k: int, is_mul
         metrics.micro_mean(precision),
         metrics.micro_mean(recall),
         top,
-        curves[has_relevant].mean(axis=0) if has_relevant.any() else np.zeros(curves.shape[1]),
+        metrics.mean_curve(curves, totals),
         confusion,
     )
 
@@ -111,6 +110,7 @@ def _judge_block(
         metrics.precision_at(relevant, k),
         metrics.recall_at(relevant, k, totals),
         metrics.interpolated_precision(relevant, totals),
+        totals,
         order[:, :k],
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -11,21 +12,24 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from unittest import mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from encoder import feature_cache
-from encoder.evaluation import rankings
+from encoder import feature_cache, hashing
+from encoder.datasets import LabelledImages
+from encoder.evaluation import rankings, sweep
 from encoder.evaluation.buckets import HashTables, Layout
 from encoder.evaluation.rankings import judge, judge_top
 from encoder.evaluation.raw_index import RawIndex
 from encoder.evaluation.systems import Split, hashed_distances, raw_distances
 from encoder.hashing import drawn
 from lookalike.cli import main
+
+MODEL = "tf_efficientnet_lite0"
 
 # ---- rankings
 
@@ -346,8 +350,8 @@ def test_the_report_shows_all_and_asks_the_network_for_nothing(swept: Evaluated)
 def test_a_second_sweep_encodes_nothing(
     swept: Evaluated, photographs: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def encode(_images: object, _network: object, path: Path, _progress: object) -> None:
-        path.write_bytes(b"half of the features")
+    def encode(_images: object, _network: object, file: IO[bytes], _progress: object) -> None:
+        file.write(b"half of the features")
         raise AssertionError("it encodes again")
 
     monkeypatch.setattr(feature_cache, "_encode", encode)
@@ -370,7 +374,7 @@ def test_unseen_classes_are_searched_alone(
     # Three of the ten photographs: nine views indexed, three to query with.
     assert found.row(score="cosine")["index_bytes"] == 9 * 1280 * 4
     assert "indexed: 9; queries: 3; classes: 10" in found.printed
-    assert "unseen: 30 % of the classes: nothing was fitted to them" in found.printed
+    assert "unseen: 30 % of the classes: no hash was fitted to them" in found.printed
     assert found.row(method="csq", score="hamming")["map_all"] < 1, "it has learned no code for these classes"
 
 
@@ -418,7 +422,7 @@ BAD = {
     ("--seeds", ""): "seeds: is empty",
     ("--models", ""): "models: is empty",
     ("--models", "reznet18"): "'reznet18' is not known",
-    ("--unseen", "0.05", "--limit", "2"): "unseen: 0.05 leaves no class to learn from",
+    ("--unseen", "0.05", "--limit", "2"): "leaves no images to index or to query with",
     ("--weights", "none.pth"): "none.pth does not exist",
 }
 
@@ -458,7 +462,6 @@ def test_an_image_that_cannot_be_read_is_reported_and_left_out(
 
 
 def test_a_data_set_without_one_lookalike_scores_nought(photographs: Path, cache: Path, tmp_path: Path) -> None:
-    # Fails as of a5b7611: ZeroDivisionError in tables._raw_against_hashed, "% of raw mAP" when that is 0.
     names = sorted(photographs.iterdir())
     for side, photograph in (("train", names[0]), ("train", names[1]), ("test", names[2]), ("test", names[3])):
         shutil.copytree(photograph, tmp_path / "views" / side / photograph.name)
@@ -469,7 +472,6 @@ def test_a_data_set_without_one_lookalike_scores_nought(photographs: Path, cache
 def test_an_output_that_is_no_folder_is_one_line_before_anything_is_encoded(
     photographs: Path, tmp_path: Path
 ) -> None:
-    # Fails as of a5b7611: FileExistsError from report.write, at the end of the sweep; `lookalike train` alike.
     (tmp_path / "file").write_text("")
     code, _, err = lookalike(
         "evaluate", photographs, "--output", tmp_path / "file", "--cache", tmp_path / "cache", "--json",
@@ -478,3 +480,73 @@ def test_an_output_that_is_no_folder_is_one_line_before_anything_is_encoded(
     assert (code, err.count("\n")) == (1, 1)
     assert err.startswith("error: output: ")
     assert not list(tmp_path.rglob("*.npy"))
+
+
+def test_a_trained_hash_is_judged_and_a_foreign_one_is_left_out(
+    photographs: Path, cache: Path, tmp_path: Path
+) -> None:
+    code, _, errors = lookalike(
+        "train", photographs, "--output", tmp_path, "--bits", 32, "--epochs", 5, "--cache", cache, "--data", cache
+    )
+    assert code == 0, errors
+    foreign = tmp_path / "foreign.npz"
+    foreign.write_bytes(hashing.drawn(1280, 16, 0, np.zeros(1280, np.float32), "another network").to_bytes())
+    found = Evaluated(
+        tmp_path / "out", cache, photographs, "--bits", "64", "--methods", "lsh", "--hash", tmp_path / "hash.npz",
+        "--hash", foreign,
+    )  # fmt: skip
+    assert found.row(method="csq hash.npz", score="hamming")["bits"] == 32
+    assert "left out" in found.errors
+    assert "foreign.npz: was fitted to other features" in " ".join(found.errors.split())
+    assert {row["method"] for row in found.rows} == {"raw", "lsh", "csq hash.npz"}
+
+
+def test_a_damaged_cache_is_encoded_again(photographs: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    first = Evaluated(tmp_path / "a", cache, photographs, "--limit", "10", "--bits", "16", "--methods", "lsh")
+    (path,) = (cache / "features").iterdir()
+    whole = path.read_bytes()
+    for damaged in (b"", whole[: len(whole) // 2], b"no array"):
+        path.write_bytes(damaged)
+        again = Evaluated(tmp_path / "b", cache, photographs, "--limit", "10", "--bits", "16", "--methods", "lsh")
+        assert [row["map5"] for row in again.rows] == [row["map5"] for row in first.rows]
+        assert path.read_bytes() == whole
+
+
+def test_a_method_that_cannot_be_fitted_is_left_out_and_the_others_are_judged(
+    photographs: Path, cache: Path, tmp_path: Path
+) -> None:
+    found = Evaluated(
+        tmp_path, cache, photographs, "--limit", "4", "--bits", "16", "--methods", "lsh,itq"
+    )  # fmt: skip
+    assert {row["method"] for row in found.rows} == {"raw", "lsh"}
+    assert "left out: itq, 16 bits: sample: its 3 images span" in " ".join(found.errors.split())
+
+
+def test_pictures_of_several_labels_are_judged_by_those_that_count(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Queries without a label are left out; of held-out classes, what else is in a picture does not count."""
+    paths = sorted(photographs.rglob("*.jpg"))[:9]
+    labels = np.array(
+        [[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 0], [1, 0, 1], [0, 0, 1], [1, 1, 1], [1, 0, 0], [0, 0, 0]], bool
+    )
+    several = LabelledImages(
+        "several", ("person", "dog", "cat"), labels, tuple(path.name for path in paths), np.arange(6),
+        np.array([6, 7, 8]), lambda row: paths[row].read_bytes(), is_multi_label=True,
+    )  # fmt: skip
+    monkeypatch.setattr(sweep, "load_dataset", lambda *_, **__: several)
+    plan = sweep.Plan("several", [MODEL], ["pooled"], ["lsh"], [16], [0], 2, [], 0.0, None, None)
+
+    def prepared(plan: sweep.Plan) -> sweep.Prepared:
+        return sweep.prepare(plan, MODEL, "pooled", 0, tmp_path, tmp_path, 1, lambda *_: None)
+
+    whole = prepared(plan)
+    assert (len(whole.split.indexed), whole.query_rows.tolist(), whole.unlabelled) == (6, [6, 7], 1)
+    # Of three classes one is held out by seed 0: cat.
+    hidden = prepared(dataclasses.replace(plan, unseen=0.33))
+    assert sorted(hidden.indexed_rows.tolist()) == [4, 5]
+    assert hidden.query_rows.tolist() == [6]
+    assert hidden.split.query_labels.tolist() == [[False, False, True]]
+    assert not hidden.split.indexed_labels[:, :2].any()
+    assert len(hidden.split.sample) == 4

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from encoder.features import FeatureModel, stacked
 from encoder.fitting import METHODS, fit, fit_mean
-from encoder.hashing import Features, LinearHash, normalised
+from encoder.hashing import Features, LinearHash, from_bytes, normalised
 from lookalike.errors import InvalidRequest
 
 ROTATIONS = ("pca", "itq")
@@ -187,3 +187,10 @@ def test_an_image_outside_the_sample_falls_to_its_class(real: Features) -> None:
     found = fit("itq", sample, 64)
     distances = np.bitwise_count(found.codes(real[held_out])[:, None] ^ found.codes(sample)[None]).sum(-1)
     assert np.array_equal(distances.argmin(axis=1) // 3, np.arange(10))
+
+
+def test_every_fitted_hash_knows_what_it_was_fitted_to() -> None:
+    sample = np.random.default_rng(0).standard_normal((200, 64)).astype(np.float32)
+    for method in ("centred", "pca", "itq"):
+        found = from_bytes(fit(method, sample, 32, features="this network").to_bytes(), "test")
+        assert found.features == "this network", method

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torchvision
 
-from encoder.backbones import CLASSIFIER, LAYERS, MAP, POOLED, load_backbone
+from encoder.backbones import CLASSIFIER, LAYERS, MAP, POOLED, for_classes, load_backbone
 from encoder.features import FeatureModel
 from encoder.images import Pixels
 from lookalike.errors import CannotStart
@@ -112,3 +112,18 @@ def test_a_map_is_refused_where_no_module_pools(random_weights: dict[str, Path |
     ):
         load_backbone("mobilenet_v2", random_weights["mobilenet_v2"], MAP)
     assert load_backbone("mobilenet_v2", random_weights["mobilenet_v2"], POOLED).width == 1280
+
+
+@pytest.mark.parametrize(("layer", "width"), [("map", 768 * 49), ("pooled", 768), ("classifier", 1_000)])
+def test_a_network_that_flattens_in_its_head_still_gives_vectors(tmp_path: Path, layer: str, width: int) -> None:
+    torch.manual_seed(0)
+    path = tmp_path / "convnext.pth"
+    torch.save(torchvision.models.convnext_tiny(weights=None).state_dict(), path)
+    assert load_backbone("convnext_tiny", path, layer).width == width
+
+
+def test_a_network_without_a_linear_classifier_cannot_be_tuned_to_classes(tmp_path: Path) -> None:
+    path = tmp_path / "squeezenet.pth"
+    torch.save(torchvision.models.squeezenet1_1(weights=None).state_dict(), path)
+    with pytest.raises(CannotStart, match="squeezenet1_1 has no linear classifier that could be replaced"):
+        for_classes("squeezenet1_1", path, 3)

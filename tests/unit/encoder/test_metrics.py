@@ -99,24 +99,27 @@ def test_recall_divides_by_what_exists() -> None:
     assert metrics.recall_at(RELEVANT[2:], 3, np.array([0])).tolist() == [0]
 
 
+def curve(relevant: np.ndarray, totals: np.ndarray, points: int = 101) -> np.ndarray:
+    return metrics.mean_curve(metrics.interpolated_precision(relevant, totals, points), totals)
+
+
 def test_the_curve_is_the_best_precision_at_each_recall_or_beyond() -> None:
-    recalls, precisions = metrics.precision_recall_curve(RELEVANT[:2], TOTALS[:2], points=5)
-    assert recalls.tolist() == [0, 0.25, 0.5, 0.75, 1]
-    # Query 0 has recall 1/4, 2/4, 3/4 at ranks 1, 3, 4 with P = 1, 2/3, 3/4: beyond 2/4, 3/4 is best; 4/4 is
-    # never reached. Query 1 has all it has at rank 2, where P = 1/2.
+    precisions = curve(RELEVANT[:2], TOTALS[:2], 5)
+    # At recalls of 0, 1/4, 2/4, 3/4 and 1. Query 0 has recall 1/4, 2/4, 3/4 at ranks 1, 3, 4 with P = 1, 2/3, 3/4:
+    # beyond 2/4, 3/4 is best; 4/4 is never reached. Query 1 has all it has at rank 2, where P = 1/2.
     first, second = [1, 1, 3 / 4, 3 / 4, 0], [1 / 2] * 5
     assert precisions == pytest.approx(np.mean([first, second], axis=0))
 
 
 def test_a_query_without_relevant_items_does_not_weigh_on_the_curve() -> None:
     totals = np.array([4, 1, 0])
-    with_it = metrics.precision_recall_curve(RELEVANT, totals)[1]
-    assert np.array_equal(with_it, metrics.precision_recall_curve(RELEVANT[:2], totals[:2])[1])
+    with_it = curve(RELEVANT, totals)
+    assert np.array_equal(with_it, curve(RELEVANT[:2], totals[:2]))
 
 
 def test_a_query_that_finds_nothing_pulls_the_curve_down() -> None:
-    two = metrics.precision_recall_curve(RELEVANT[:2], TOTALS[:2])[1]
-    assert metrics.precision_recall_curve(RELEVANT, TOTALS)[1] == pytest.approx(two * 2 / 3)
+    two = curve(RELEVANT[:2], TOTALS[:2])
+    assert curve(RELEVANT, TOTALS) == pytest.approx(two * 2 / 3)
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -218,8 +221,8 @@ def test_no_queries_and_no_results_are_no_warning() -> None:
         ):
             assert values.tolist() == [0] * q
         assert metrics.interpolated_precision(relevant, counts, 3).tolist() == [[0] * 3] * q
-    assert np.isnan(metrics.precision_recall_curve(none, nothing, 3)[1]).all()
-    assert metrics.precision_recall_curve(empty, totals, 3)[1].tolist() == [0, 0, 0]
+    assert np.isnan(curve(none, nothing, 3)).all()
+    assert curve(empty, totals, 3).tolist() == [0, 0, 0]
     assert np.isnan(metrics.per_class_mean(np.zeros(0), np.zeros((0, 2), bool))).all()
     assert np.isnan(metrics.micro_mean(np.zeros(0)))
     assert np.isnan(metrics.macro_mean(np.full(2, np.nan)))
@@ -254,3 +257,13 @@ def test_no_queries_and_no_results_are_no_warning() -> None:
 def test_arrays_that_do_not_fit_are_refused(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         call()
+
+
+def test_chance_is_what_random_results_come_to() -> None:
+    random = np.random.default_rng(0)
+    shares = np.array([0.0, 0.1, 0.5, 1.0])
+    for k in (1, 5, 20):
+        drawn = [metrics.average_precision(random.random((60_000, k)) < share, k).mean() for share in shares]
+        assert metrics.chance_average_precision(shares, k) == pytest.approx(drawn, abs=0.006)
+    # Ten classes of equal size, the paper's CIFAR-10.
+    assert metrics.chance_average_precision(np.array([0.1]), 5) == pytest.approx(0.1993, abs=1e-4)

@@ -109,10 +109,12 @@ def test_one_label_an_image_is_told_by_the_softmax_and_several_by_a_sigmoid_each
     logits = torch.tensor([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
     single = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     expected = -torch.log_softmax(logits, 1)[[0, 1], [0, 1]].mean()
-    assert torch.isclose(class_loss(logits, single), expected)
+    assert torch.isclose(class_loss(False)(logits, single), expected)
+    # A batch of a set of several labels may happen to have one an image.
+    assert not torch.isclose(class_loss(True)(logits, single), expected)
     several = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
     expected = -torch.where(several > 0, torch.sigmoid(logits).log(), torch.sigmoid(-logits).log()).mean()
-    assert torch.isclose(class_loss(logits, several), expected)
+    assert torch.isclose(class_loss(True)(logits, several), expected)
 
 
 # ---- heads
