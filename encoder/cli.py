@@ -134,12 +134,15 @@ def fit_command(
 
     It is another code space: make the collection with it. Labels make still better codes: see `lookalike
     train`."""
-    from encoder.fitting import fit
+    from encoder.fitting import CENTRED, fit
+    from encoder.hashing import check_size
 
     CodeSpace(bits)
     require_file("output", output)
     settings = _encoder_section(config).model_copy(update={"mean": None, "hash": None})
     features, made_by = _sample_features(paths, settings, sample, as_json)
+    if method != CENTRED:
+        check_size(bits, features.shape[1])
     output.write_bytes(fit(method, features, bits, seed, made_by).to_bytes())
     if as_json:
         print_json({"output": str(output), "method": method, "bits": bits, "images": len(features)})

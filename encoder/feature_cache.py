@@ -83,6 +83,7 @@ def _write(path: Path, fill: Callable[[IO[bytes]], None]) -> None:
     descriptor, unfinished = tempfile.mkstemp(".part", path.stem, path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, 0o644)  # a cache may be shared; mkstemp's files are their owner's alone
             fill(file)
             file.flush()
             os.fsync(file.fileno())

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from encoder.hashing import LSH, Features, LinearHash, check_size, drawn, fitted, normalised
+from encoder.hashing import LSH, Features, LinearHash, drawn, fitted, normalised
 from lookalike.errors import InvalidRequest
 
 CENTRED, PCA, ITQ = "centred", "pca", "itq"
@@ -34,7 +34,6 @@ def fit(method: str, sample: Features, bits: int, seed: int = 0, features: str =
         return drawn(sample.shape[1], bits, seed, fit_mean(sample), features)
     if method not in METHODS:
         raise InvalidRequest(f"method: {method!r} is none that can be fitted; use one of {', '.join(METHODS)}")
-    check_size(bits, sample.shape[1])
     rotate = _itq_rotation if method == ITQ else _random_rotation
     # Threads gain nothing on matrices this small, and on a busy machine they wait for each other.
     with threadpool_limits(1, "blas"):

@@ -65,9 +65,7 @@ def evaluate(client: Client, prepared: Prepared, plan: Plan, progress: Progress)
 def _fill(client: Client, name: str, prepared: Prepared, found: LinearHash) -> None:
     split = prepared.split
     space = CodeSpace(found.bits, prepared.model, "", prepared.layer, "", found.method, found.digest)
-    client.create_collection(
-        name, code_space=space, features="int8", feature_width=split.indexed.shape[1], hash_file=found.to_bytes()
-    )
+    client.create_collection(name, code_space=space, features="int8", feature_width=split.indexed.shape[1])
     codes = found.codes(split.indexed)
     records = (
         Record(key, code=code.tobytes(), features=features)

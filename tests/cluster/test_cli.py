@@ -11,6 +11,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
@@ -232,3 +233,22 @@ def test_missing_weights_end_the_start(tmp_path: Path) -> None:
     encoder = EncoderConfig(weights=str(tmp_path / "none.pth"))
     text = dump_config(throwaway_config(tmp_path / "data", 1, encoder))
     assert "encoder: encoder.weights:" in start_failure(tmp_path, text)
+
+
+def test_features_and_reranks_by_the_command_line(cluster: Cluster, client: Client, tmp_path: Path) -> None:
+    at = ("--server", cluster.address)
+    made = document(
+        "collection", "create", "ranked", "--bits", 64, "--features", "int8", "--feature-width", 3, *at
+    )
+    assert made["indexing"]["features"] == "int8"
+    assert "features int8" in run("collection", "show", "ranked", *at).stdout
+    vectors = np.eye(3, dtype=np.float32)
+    client.upsert([Record(f"k{i}", code=bytes(8), features=vectors[i]) for i in range(3)], collection="ranked")
+    of = ("-c", "ranked", *at)
+    found = document("search", "--key", "k1", "--rerank", "features", "--oversampling", 2, "-k", 1, *of)
+    assert found["hits"][0]["score"] == 0
+    text = run("search", "--key", "k1", "--rerank", "features", "--oversampling", 1, "-k", 1, *of).stdout
+    assert "among candidates: 3 of 3 partitions" in text
+    assert "projections: are missing" in failure("search", "--key", "k1", "--score", "asymmetric", *of)
+    assert "keeps none" in failure("collection", "hash", "ranked", "--output", tmp_path / "hash.npz", *at)
+    client.drop_collection("ranked")
