@@ -68,17 +68,17 @@ class EncoderLink:
         space: CodeSpace,
         deadline: float,
         *,
-        include_features: bool = False,
+        feature_width: int = 0,
         include_projections: bool = False,
     ) -> list[EncodedImage | InvalidRequest]:
-        """A code per image, or the reason why there is none. Raises CodeSpaceMismatch if the encoder does
-        not work in the collection's code space."""
+        """A code per image, or the reason why there is none; with features, if it is said how many there must be.
+        Raises CodeSpaceMismatch if the encoder does not work in the collection's code space."""
         if not self.address:
             raise InvalidRequest("image: this cluster has no encoder; send codes, or add one to the config")
         results: list[EncodedImage | InvalidRequest] = []
         for part in _portions(images):
             request = pb.EncodeRequest(
-                images=part, include_features=include_features, include_projections=include_projections
+                images=part, include_features=feature_width > 0, include_projections=include_projections
             )
             answer = await self._call("Encode", request, deadline)
             if answer.fingerprint != space.fingerprint:
@@ -88,9 +88,7 @@ class EncoderLink:
                     " send codes of the collection's own, or ingest into a collection made with this encoder"
                 )
             results.extend(
-                InvalidRequest(f"image: {image.error}")
-                if image.error
-                else EncodedImage(image.code, _floats(image.features), _floats(image.projections))
+                InvalidRequest(f"image: {image.error}") if image.error else _read(image, feature_width)
                 for image in answer.images
             )
         return results
@@ -113,6 +111,16 @@ def check_image(image: bytes) -> bytes:
             f"image: has {len(image):,} bytes; send at most {MAX_IMAGE_BYTES:,}, scaled down beforehand"
         )
     return image
+
+
+def _read(image: pb.EncodedImage, feature_width: int) -> EncodedImage | InvalidRequest:
+    features = _floats(image.features)
+    if features is not None and len(features) != feature_width:
+        return InvalidRequest(
+            f"image: the encoder's features have {len(features):,} values, the collection keeps {feature_width:,};"
+            " make the collection with the encoder's width"
+        )
+    return EncodedImage(image.code, features, _floats(image.projections))
 
 
 def _floats(data: bytes) -> npt.NDArray[np.float32] | None:

@@ -223,7 +223,8 @@ class Searcher:
         made = (
             await self._encoder.encode(
                 images, space, deadline,
-                include_features=plan.needs_features, include_projections=plan.needs_projections,
+                feature_width=indexing.feature_width if plan.needs_features else 0,
+                include_projections=plan.needs_projections,
             )
             if images
             else []

@@ -151,9 +151,8 @@ class Writer:
             if isinstance(text, str) and draft.image is not None
         ]
         keeps = indexing.keeps_features
-        encoded = iter(
-            await self._encoder.encode(images, space, deadline, include_features=keeps) if images else []
-        )
+        width = indexing.feature_width
+        encoded = iter(await self._encoder.encode(images, space, deadline, feature_width=width) if images else [])
         prepared: list[VersionedRecord | LookalikeError] = []
         for draft, text, version in zip(drafts, checked, versions, strict=True):
             if isinstance(text, LookalikeError):

@@ -269,3 +269,15 @@ def test_a_fitted_hash_is_a_code_space_that_the_collection_can_give_back(
         EncoderModel(dataclasses.replace(spec, layer="classifier"))
     with pytest.raises(CannotStart, match="gives codes of 64 bits; leave bits out"):
         EncoderSpec.from_config(EncoderConfig(hash=fitted, bits=128))
+
+
+def test_a_collection_of_another_feature_width_refuses_images_by_name(
+    client: Client, photographs: Path, model: EncoderModel
+) -> None:
+    client.create_collection("narrow", code_space=model.space, features="int8", feature_width=64)
+    image = next(photographs.rglob("*.jpg"))
+    with pytest.raises(InvalidRequest, match=r"record 'a': image: the encoder's features have 1,280 values"):
+        client.upsert([Record("a", image=image)], collection="narrow")
+    with pytest.raises(InvalidRequest, match="the collection keeps 64; make the collection with"):
+        client.search(image=image, rerank="features", collection="narrow")
+    assert client.search(image=image, collection="narrow").hits == []
