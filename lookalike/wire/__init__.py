@@ -1,0 +1,73 @@
+"""Owns the translation between the domain's plain data and the generated messages, both ways.
+
+Reading from the wire checks form (types, widths of packed arrays); the rules of the domain are checked by whoever
+takes the data in."""
+
+from lookalike.wire.answers import (
+    coverage_from_wire,
+    coverage_to_wire,
+    outcome_from_wire,
+    outcome_to_wire,
+    outcomes_to_wire,
+    result_from_wire,
+    status_from_wire,
+    status_to_wire,
+    stored_record_from_wire,
+    stored_record_to_wire,
+)
+from lookalike.wire.collections import (
+    collection_from_wire,
+    collection_to_wire,
+    indexing_from_wire,
+    indexing_to_wire,
+    space_from_wire,
+    space_to_wire,
+)
+from lookalike.wire.filters import filter_from_wire, filter_to_wire
+from lookalike.wire.requests import (
+    consistency_to_wire,
+    image_bytes,
+    options_to_wire,
+    query_to_wire,
+    record_to_wire,
+)
+from lookalike.wire.shards import (
+    scan_group_from_wire,
+    scan_group_to_wire,
+    scan_hits_from_wire,
+    scan_hits_to_wire,
+    versioned_from_wire,
+    versioned_to_wire,
+)
+
+__all__ = [
+    "collection_from_wire",
+    "collection_to_wire",
+    "consistency_to_wire",
+    "coverage_from_wire",
+    "coverage_to_wire",
+    "filter_from_wire",
+    "filter_to_wire",
+    "image_bytes",
+    "indexing_from_wire",
+    "indexing_to_wire",
+    "options_to_wire",
+    "outcome_from_wire",
+    "outcome_to_wire",
+    "outcomes_to_wire",
+    "query_to_wire",
+    "record_to_wire",
+    "result_from_wire",
+    "scan_group_from_wire",
+    "scan_group_to_wire",
+    "scan_hits_from_wire",
+    "scan_hits_to_wire",
+    "space_from_wire",
+    "space_to_wire",
+    "status_from_wire",
+    "status_to_wire",
+    "stored_record_from_wire",
+    "stored_record_to_wire",
+    "versioned_from_wire",
+    "versioned_to_wire",
+]
