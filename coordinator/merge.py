@@ -15,7 +15,7 @@ from lookalike.scan import ScanHits
 @dataclasses.dataclass(frozen=True, slots=True)
 class QueryHits:
     """One query's hits, ordered by (distance, id, key), or by (rank, id, key) where all rows are so scored.
-    `attributes` is empty unless asked for, `ranks` without a scoring."""
+    `attributes` is empty unless asked for, `ids` and `ranks` without a scoring."""
 
     distances: Sequence[int]
     ids: Sequence[int]
@@ -37,7 +37,7 @@ class QueryHits:
         """The hits at these places, in this order."""
         return QueryHits(
             [self.distances[i] for i in places],
-            [self.ids[i] for i in places],
+            [self.ids[i] for i in places] if self.ids else [],
             [self.keys[i] for i in places],
             [self.attributes[i] for i in places] if self.attributes else [],
             [self.ranks[i] for i in places] if self.ranks else [],
@@ -58,8 +58,9 @@ def merge(parts: Sequence[ScanHits], queries: int, k: int, by_rank: bool = False
     ranks = _join([part.ranks for part in parts], np.float64)
     order = np.lexsort((ids, ranks if by_rank else distances, query_of))
     starts = np.searchsorted(query_of[order], np.arange(queries + 1)).tolist()
-    rows, ordered, ordered_ids = order.tolist(), distances[order].tolist(), ids[order].tolist()
-    ordered_ranks = ranks[order].tolist() if len(ranks) else []
+    rows, ordered = order.tolist(), distances[order].tolist()
+    # Only what is put in order once more needs them.
+    ordered_ids, ordered_ranks = (ids[order].tolist(), ranks[order].tolist()) if len(ranks) else ([], [])
     merged = []
     for start, end in itertools.pairwise(starts):
         end = min(end, start + k)

@@ -31,6 +31,7 @@ from lookalike.records import (
     DEFAULT_OVERSAMPLING,
     MAX_ANSWER_BYTES,
     MAX_BATCH_HITS,
+    MAX_KEY_BYTES,
     MAX_MERGED_BYTES,
     Coverage,
     Timings,
@@ -49,6 +50,8 @@ _RESERVED_MAX_SECONDS = 0.25
 # How long a collection may be on some partitions only, being made or dropped, before a search says so.
 _SETTLE_SECONDS = 1.0
 _SETTLE_PAUSE_SECONDS = 0.02
+# So many keys fit into any message, however long they are.
+_FEW_KEYS = MAX_MERGED_BYTES // MAX_KEY_BYTES
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -190,12 +193,10 @@ class Searcher:
         is_exact = [
             coverage.complete and (not plan.reranks or len(hits.keys) < plan.candidates) for hits in candidates
         ]
-        results = [
-            (scoring.reordered(hits) if plan.reranks else hits).first(options.k, None) for hits in candidates
-        ]
-        size = sum(len(text) for hits in results for part in (hits.keys, hits.attributes) for text in part)
-        if size > MAX_MERGED_BYTES:
-            raise answer_too_large(MAX_MERGED_BYTES)
+        results = candidates
+        if plan.reranks:
+            results = [scoring.reordered(hits).first(options.k, None) for hits in candidates]
+        _require_bearable(results)
         done = time.perf_counter()
         timings = Timings(
             *(
@@ -277,6 +278,15 @@ class Searcher:
                 missing[partition] = part.message
         known = searched + sum(self._rows_known.get((collection, partition), 0) for partition in missing)
         return Coverage(len(parts), len(parts) - len(missing), searched, known, missing)
+
+
+def _require_bearable(results: Sequence[QueryHits]) -> None:
+    """Raise InvalidRequest when keys and attributes are too large for a message."""
+    if not any(hits.attributes for hits in results) and sum(len(hits.keys) for hits in results) < _FEW_KEYS:
+        return
+    size = sum(len(text) for hits in results for part in (hits.keys, hits.attributes) for text in part)
+    if size > MAX_MERGED_BYTES:
+        raise answer_too_large(MAX_MERGED_BYTES)
 
 
 def _brought(

@@ -249,17 +249,27 @@ def _options(message: pb.SearchOptions) -> Options:
         wire.filter_from_wire(message.filter) if message.HasField("filter") else None,
         message.include_attributes,
         message.allow_partial,
-        _name(pb.Score, "SCORE", "score", message.score),
-        _name(pb.Rerank, "RERANK", "rerank", message.rerank),
+        _named("score", _SCORES, message.score),
+        _named("rerank", _RERANKS, message.rerank),
         check_oversampling(message.oversampling) if message.oversampling else DEFAULT_OVERSAMPLING,
     )
 
 
-def _name(enum: Any, prefix: str, field: str, value: int) -> str:
-    """An enum's value by its plain name; that of the first one named where it is left out."""
-    if value not in enum.values():
-        raise InvalidRequest(f"{field}: {value} is not known; use one of {', '.join(enum.keys()[1:])}")
-    return str(enum.Name(value or enum.values()[1])).removeprefix(f"{prefix}_").lower()
+def _names(enum: Any, prefix: str) -> dict[int, str]:
+    """An enum's plain names by number; what is left out counts as the first one named."""
+    names = {number: name.removeprefix(f"{prefix}_").lower() for name, number in enum.items()}
+    return {**names, 0: names[1]}
+
+
+_SCORES, _RERANKS = _names(pb.Score, "SCORE"), _names(pb.Rerank, "RERANK")
+
+
+def _named(field: str, names: dict[int, str], value: int) -> str:
+    if value not in names:
+        raise InvalidRequest(
+            f"{field}: {value} is not known; use one of {', '.join(dict.fromkeys(names.values()))}"
+        )
+    return names[value]
 
 
 def _check_consistency(value: int) -> None:

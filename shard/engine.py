@@ -189,7 +189,7 @@ class Engine:
         keys = [described[number][0] for number in numbers]
         attributes = [described[number][1] for number in numbers] if group.include_attributes else []
         # A row that several queries find is sent to each.
-        if sum(map(len, keys)) + sum(map(len, attributes)) > MAX_ANSWER_BYTES:
+        if attributes and sum(map(len, keys)) + sum(map(len, attributes)) > MAX_ANSWER_BYTES:
             raise answer_too_large()
         ranks = self._ranks(view, group, counts.tolist(), numbers, should_stop)
         if ranks is None:

@@ -26,7 +26,7 @@ def part(queries: list[list[Row]], attributes: bool = False) -> ScanHits:
 
 def test_parts_interleave_by_distance_then_id() -> None:
     merged = merge([part([[(1, 9, "a"), (3, 1, "b")]]), part([[(1, 2, "c"), (2, 5, "d")]])], 1, 3)
-    assert merged == [QueryHits([1, 1, 2], [2, 9, 5], ["c", "a", "d"], [], [])]
+    assert merged == [QueryHits([1, 1, 2], [], ["c", "a", "d"], [], [])]
 
 
 def test_each_query_keeps_its_own_hits_and_attributes() -> None:
