@@ -242,7 +242,7 @@ class _Progress:
     def __init__(self, as_json: bool) -> None:
         self._bar = Progress(
             SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TimeElapsedColumn(), console=console(), disable=as_json, transient=True,
+            TimeElapsedColumn(), console=console(), disable=as_json or not console().is_terminal, transient=True,
         )  # fmt: skip
         self._task: TaskID | None = None
         self._phase = ""

@@ -108,5 +108,5 @@ def _progress(as_json: bool) -> Progress:
     return Progress(
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
         TextColumn("{task.fields[loss]}"), TimeRemainingColumn(),
-        console=console(), disable=as_json,
+        console=console(), disable=as_json or not console().is_terminal,
     )  # fmt: skip
