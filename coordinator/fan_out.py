@@ -146,8 +146,8 @@ def _join(tickets: Sequence[_Ticket]) -> list[ScanGroup]:
         for ticket in members:
             ticket.index, ticket.start, ticket.is_shared = index, start, len(members) > 1
             start += len(ticket.group.codes)
-        group = members[0].group
-        joined.append(group.joined([ticket.group for ticket in members[1:]]) if len(members) > 1 else group)
+        first, *others = (ticket.group for ticket in members)
+        joined.append(first.joined(others))
     return joined
 
 

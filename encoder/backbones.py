@@ -56,7 +56,7 @@ def load_backbone(name: str, weights: Path | None = None, layer: str = POOLED) -
         probe = torch.zeros(1, 3, preprocessing.crop, preprocessing.crop)
         shape = module(probe).shape
         if len(shape) > 2:
-            # Some networks pool, or flatten, in what was their head.
+            # A map; and some networks pool, or flatten, in what was their head.
             own = [torch.nn.AdaptiveAvgPool2d(1)] if layer == POOLED and len(shape) == 4 else []
             module = torch.nn.Sequential(module, *own, torch.nn.Flatten()).eval()
         width = module(probe).shape[1]
@@ -91,7 +91,7 @@ def _resolve(name: str) -> tuple[str, str]:
 
 
 def _load_torchvision(name: str, weights: Path | None, layer: str) -> tuple[torch.nn.Module, Preprocessing]:
-    saved = None if weights is None else read_weights(weights)
+    saved = None if weights is None else _read(weights)
     pretrained = torchvision.models.get_model_weights(name).DEFAULT
     module = torchvision.models.get_model(name, weights=None, **_classes(saved, layer))
     if saved is None:
@@ -122,7 +122,7 @@ def _load_torchvision(name: str, weights: Path | None, layer: str) -> tuple[torc
 
 
 def _load_timm(name: str, weights: Path | None, layer: str) -> tuple[torch.nn.Module, Preprocessing]:
-    saved = None if weights is None else read_weights(weights)
+    saved = None if weights is None else _read(weights)
     is_offline = name == OFFLINE_MODEL
     classes = {"num_classes": 0} if layer == POOLED and not is_offline else _classes(saved, layer)
     try:
@@ -137,11 +137,9 @@ def _load_timm(name: str, weights: Path | None, layer: str) -> tuple[torch.nn.Mo
         module.reset_classifier(0)
     if saved is not None and weights is not None:
         _load_saved(module, saved, weights)
-    if layer == MAP:
-        module = torch.nn.Sequential(module, torch.nn.Flatten())
     if is_offline:
         return module, _LITE_PREPROCESSING
-    settings = timm.data.resolve_model_data_config(module[0] if layer == MAP else module)
+    settings = timm.data.resolve_model_data_config(module)
     crop = settings["input_size"][-1]
     preprocessing = Preprocessing(
         round(crop / settings["crop_pct"]),
@@ -167,7 +165,7 @@ def _classes(saved: Weights | None, layer: str) -> dict[str, int]:
 
 def _load_in_order(module: torch.nn.Module, path: Path) -> None:
     """Load weights that were saved under other names, tensor by tensor in order."""
-    saved = read_weights(path)
+    saved = _read(path)
     own = module.state_dict()
     if [tensor.shape for tensor in own.values()] != [tensor.shape for tensor in saved.values()]:
         raise CannotStart(f"weights: {path} does not hold this model's tensors; reinstall the package")
@@ -187,7 +185,7 @@ def _load_saved(module: torch.nn.Module, saved: Weights, path: Path) -> None:
         )
 
 
-def read_weights(path: Path) -> Weights:
+def _read(path: Path) -> Weights:
     """The state dict in a .pth or .safetensors file. Raises CannotStart."""
     try:
         if path.suffix == ".safetensors":

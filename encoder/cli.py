@@ -43,10 +43,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from encoder.images import Pixels, UnreadableImage
     from encoder.ingest import job
 
-_FIT_BATCH = 32
 _REACH_SECONDS = 5.0
 
 Paths = Annotated[list[str], typer.Argument(help="Folders, globs, files, or URLs such as s3://bucket/photos.")]
@@ -198,7 +196,7 @@ def _sample_features(
     """Features of at most `sample` images, spread evenly over all: float32 (n, width); and what makes them."""
     import numpy as np
 
-    from encoder.features import FeatureModel, ahead, read_or_nothing, stacked
+    from encoder.features import FeatureModel
     from encoder.ingest.sources import find_sources, read
     from lookalike.rpc import MAX_IMAGE_BYTES
 
@@ -209,22 +207,16 @@ def _sample_features(
         settings.model, None if settings.weights is None else Path(settings.weights), settings.layer,
         settings.device, settings.precision, decode_threads=os.cpu_count() or 1,
     )  # fmt: skip
-    batches = [chosen[start : start + _FIT_BATCH] for start in range(0, len(chosen), _FIT_BATCH)]
-    features = []
+    files = [functools.partial(read, source.url, MAX_IMAGE_BYTES) for source in chosen]
+    parts = []
     with _progress(as_json) as progress:
-        task = progress.add_task("encoding", total=len(chosen))
-
-        def load(number: int) -> list[Pixels | UnreadableImage]:
-            files = [functools.partial(read, one.url, MAX_IMAGE_BYTES) for one in batches[number]]
-            return network.decode([read_or_nothing(file) for file in files])
-
-        for decoded in ahead(load, len(batches)):
-            if (pixels := stacked(decoded)) is not None:
-                features.append(network.features(pixels).cpu().numpy())
-            progress.advance(task, len(decoded))
-    if not features:
+        task = progress.add_task("encoding", total=len(files))
+        for is_readable, features in network.stream(files):
+            parts.append(features)
+            progress.advance(task, len(is_readable))
+    if not any(map(len, parts)):
         raise InvalidRequest("path: none of the images could be read; name a folder of photographs")
-    return np.concatenate(features), str(network)
+    return np.concatenate(parts), str(network)
 
 
 def _require_reachable(server: str) -> None:

@@ -18,11 +18,9 @@ import numpy.typing as npt
 import psutil
 
 from encoder.datasets import LabelledImages
-from encoder.features import FeatureModel, ahead, read_or_nothing, stacked
-from encoder.images import UnreadableImage
+from encoder.features import FeatureModel
 from lookalike.errors import InvalidRequest
 
-BATCH_IMAGES = 32
 # Raised when decoding, or the way in which networks are computed, changes what features are.
 _VERSION = 1
 # A flattened map of many thousand images would fill the disk; half the bytes cost no visible retrieval.
@@ -100,16 +98,8 @@ def _encode(
     kind = np.dtype("<f2" if network.width > _WIDE else "<f4")
     header = {"descr": kind.str, "fortran_order": False, "shape": (count, network.width)}
     np.lib.format.write_array_header_1_0(file, header)
-    starts = range(0, count, BATCH_IMAGES)
-
-    def load(number: int) -> list[npt.NDArray[np.uint8] | UnreadableImage]:
-        rows = range(starts[number], min(starts[number] + BATCH_IMAGES, count))
-        return network.decode([read_or_nothing(functools.partial(images.read, row)) for row in rows])
-
-    for decoded in ahead(load, len(starts)):
-        rows = np.full((len(decoded), network.width), np.nan, kind)
-        readable = [at for at, item in enumerate(decoded) if not isinstance(item, UnreadableImage)]
-        if (pixels := stacked(decoded)) is not None:
-            rows[readable] = network.features(pixels).cpu().numpy()
+    for is_readable, features in network.stream([functools.partial(images.read, row) for row in range(count)]):
+        rows = np.full((len(is_readable), network.width), np.nan, kind)
+        rows[is_readable] = features
         file.write(rows.tobytes())
-        progress(len(decoded))
+        progress(len(rows))

@@ -11,8 +11,11 @@ import torch
 
 from encoder.backbones import POOLED, load_backbone
 from encoder.fusion import fuse
+from encoder.hashing import Features
 from encoder.images import Pixels, UnreadableImage, decode
 from lookalike.errors import CannotStart
+
+BATCH_IMAGES = 32
 
 
 class FeatureModel:
@@ -61,6 +64,22 @@ class FeatureModel:
             batch = self.inputs(pixels).to(self.dtype, memory_format=torch.channels_last)
             features: torch.Tensor = self._module(batch)
             return features.float()
+
+    def stream(self, files: Sequence[Callable[[], bytes]]) -> Iterator[tuple[list[bool], Features]]:
+        """Many image files, each by how to read it, a batch at a time, the next one decoded meanwhile: which of
+        the batch could be read, and the features of those, float32 (readable, width)."""
+        starts = range(0, len(files), BATCH_IMAGES)
+
+        def load(number: int) -> list[Pixels | UnreadableImage]:
+            part = files[starts[number] : starts[number] + BATCH_IMAGES]
+            return self.decode([read_or_nothing(read) for read in part])
+
+        for decoded in ahead(load, len(starts)):
+            pixels = stacked(decoded)
+            features = (
+                np.zeros((0, self.width), np.float32) if pixels is None else self.features(pixels).cpu().numpy()
+            )
+            yield [not isinstance(item, UnreadableImage) for item in decoded], features
 
     def inputs(self, pixels: Pixels) -> torch.Tensor:
         """uint8 (n, crop, crop, 3) to float32 (n, 3, crop, crop) as the network takes it, on the device."""

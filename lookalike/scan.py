@@ -67,6 +67,8 @@ class ScanGroup:
 
     def joined(self, others: Sequence[ScanGroup]) -> ScanGroup:
         """This group and others with the same options as one."""
+        if not others:
+            return self
         groups = [self, *others]
         inputs: list[npt.NDArray[Any]] = [group.inputs for group in groups if group.inputs is not None]
         return dataclasses.replace(

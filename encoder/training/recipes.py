@@ -73,11 +73,10 @@ def train(
 ) -> list[Path]:
     """Train on the set's indexed images, never on its queries. network: the one that the recipe names. Returns the
     files made: a hash, the network's weights, or both. progress: gets a phase, done, total, the last loss."""
-    if recipe.objective == "hash":
-        check_size(recipe.bits, network.width)
-        require_memory(len(images.indexed) * network.width * 4 * _COPIES, images.name, network.layer)
     if recipe.objective == "classes":
         return [_tune_to_classes(images, recipe, network, output, progress)]
+    check_size(recipe.bits, network.width)
+    require_memory(len(images.indexed) * network.width * 4 * _COPIES, images.name, network.layer)
     with_features = features_of(images, network, cache, _counting(progress, "encoding", len(images.keys)))
     rows = _readable(images, with_features)
     sample = np.array(with_features[rows], np.float32)

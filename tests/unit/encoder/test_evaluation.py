@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import dataclasses
-import io
 import json
 import re
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -27,7 +23,7 @@ from encoder.evaluation.rankings import judge, judge_top
 from encoder.evaluation.raw_index import RawIndex
 from encoder.evaluation.systems import Split, hashed_distances, raw_distances
 from encoder.hashing import drawn
-from lookalike.cli import main
+from tests.unit.encoder.command import lookalike
 
 MODEL = "tf_efficientnet_lite0"
 
@@ -243,19 +239,6 @@ def test_one_table_keyed_by_all_bits_finds_exactly_the_equal_codes(key_bits: int
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
-
-
-def lookalike(*arguments: object) -> tuple[int, str, str]:
-    """The command in this process: its exit code, standard output and standard error."""
-    out, err = io.StringIO(), io.StringIO()
-    command = ["lookalike", *map(str, arguments)]
-    with mock.patch.object(sys, "argv", command), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main()
-            code: Any = 0
-        except SystemExit as end:
-            code = end.code or 0
-    return code, out.getvalue(), err.getvalue()
 
 
 class Evaluated:

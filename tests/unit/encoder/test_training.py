@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import io
 import itertools
@@ -13,7 +12,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -28,25 +26,12 @@ from encoder.spec import EncoderSpec
 from encoder.training.loop import CHECKPOINT, LOG
 from encoder.training.objectives import HashHead, class_loss, hash_centres, hash_loss, targets
 from encoder.training.recipes import Recipe, hash_of, schedule_for, train_head
-from lookalike.cli import main
 from lookalike.errors import CannotStart, InvalidRequest
 from tests.conftest import wait_until
+from tests.unit.encoder.command import lookalike
 
 MODEL = "tf_efficientnet_lite0"
 CPU = torch.device("cpu")
-
-
-def lookalike(*arguments: object) -> tuple[int, str, str]:
-    """The command in this process: its exit code, standard output and standard error."""
-    out, err = io.StringIO(), io.StringIO()
-    command = ["lookalike", *map(str, arguments)]
-    with mock.patch.object(sys, "argv", command), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main()
-            code: Any = 0
-        except SystemExit as end:
-            code = end.code or 0
-    return code, out.getvalue(), err.getvalue()
 
 
 # ---- targets
