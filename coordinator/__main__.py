@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from coordinator.server import SearchServicer
 from coordinator.web import start_web
 from lookalike.config import load_config
-from lookalike.serving import Server, process_arguments, run_process, until_stopped
+from lookalike.serving import Server, follow_config, process_arguments, run_process, until_stopped
 from lookalike.v1 import search_pb2, search_pb2_grpc
 
 
@@ -19,9 +20,13 @@ async def serve(config_path: Path, watch_stdin: bool) -> None:
     search_pb2_grpc.add_SearchServiceServicer_to_server(servicer, server.grpc)
     await server.start(config.coordinator.listen)
     web = await start_web(config.coordinator.web, servicer.status)
+    await servicer.start()
+    following = asyncio.create_task(follow_config(config_path, servicer.reload))
     await server.set_ready()
     await until_stopped(watch_stdin)
     await server.stop()
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
     await web.cleanup()
     await servicer.close()
 

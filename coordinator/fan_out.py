@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
+from coordinator.cluster import Cluster
 from coordinator.merge import QueryHits, merge
-from coordinator.shard_link import ShardLink
+from coordinator.routing import Share
 from lookalike.batcher import Batcher
-from lookalike.errors import InvalidRequest, LookalikeError
+from lookalike.errors import DeadlineExceeded, InvalidRequest, LookalikeError
 from lookalike.scan import ScanGroup, ScanHits, Scoring
 
 MAX_ROUND_QUERIES = 1_024
@@ -21,6 +23,8 @@ ROUNDS_AT_ONCE = 2
 _STALL_SECONDS = 0.25
 
 Part = ScanHits | LookalikeError
+# How a share of the slots is searched: by one replica, or by a majority.
+Ask = Callable[[Share, Sequence[ScanGroup], float], Coroutine[Any, Any, list[Part]]]
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -36,11 +40,21 @@ class _Ticket:
     is_shared: bool = False
 
 
-class FanOut:
-    """Asks one replica of each partition. Deadlines are times of the running loop's clock."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answers:
+    """What each share of the slots answered, and the hits of those that did, merged."""
 
-    def __init__(self, links: Sequence[ShardLink]) -> None:
-        self._links = links
+    shares: Sequence[Share]
+    parts: Sequence[Part]
+    hits: Sequence[QueryHits]
+
+
+class FanOut:
+    """Asks for every slot once. Deadlines are times of the running loop's clock."""
+
+    def __init__(self, cluster: Cluster, ask: Ask) -> None:
+        self._cluster = cluster
+        self._ask = ask
         self._tasks: set[asyncio.Task[list[Part]]] = set()
         self._rounds: Batcher[_Ticket, _Round] = Batcher(
             self._run_round,
@@ -56,37 +70,36 @@ class FanOut:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def ask(self, group: ScanGroup, deadline: float) -> tuple[list[Part], list[QueryHits]]:
-        """What each partition answered by the deadline, and the hits of those that did. Cancelling it reaches the
-        shards, once every caller that shares the round has gone."""
+    async def ask(self, group: ScanGroup, deadline: float) -> Answers:
+        """What was answered by the deadline. Cancelling it reaches the shards, once every caller that shares the
+        round has gone."""
         ticket = _Ticket(group, deadline)
         try:
             async with asyncio.timeout_at(deadline):
                 going = await self._rounds.submit(ticket)
             parts, hits = await going.answer(ticket.index, deadline)
         except TimeoutError:
-            return [link.late() for link in self._links], [QueryHits.none() for _ in group.codes]
+            shares = self._cluster.routing.shares
+            return Answers(shares, [_late(share) for share in shares], [QueryHits.none() for _ in group.codes])
         finally:
             if ticket.round:
                 ticket.round.leave()
         if ticket.is_shared and any(isinstance(part, InvalidRequest) for part in parts):
             # Each one's answer fits into the limits, all together may not.
-            parts = await self._ask_alone(group, deadline)
-            return parts, _merge(parts, group)
-        return parts, hits[ticket.start : ticket.start + len(group.codes)]
-
-    async def _ask_alone(self, group: ScanGroup, deadline: float) -> list[Part]:
-        answers = await asyncio.gather(*(link.scan([group], deadline) for link in self._links))
-        return [parts[0] for parts in answers]
+            answers = await asyncio.gather(*(self._ask(share, [group], deadline) for share in going.shares))
+            parts = [answer[0] for answer in answers]
+            return Answers(going.shares, parts, _merge(parts, group))
+        return Answers(going.shares, parts, hits[ticket.start : ticket.start + len(group.codes)])
 
     async def _run_round(self, tickets: Sequence[_Ticket]) -> Sequence[_Round]:
         groups = _join(tickets)
         deadline = max(ticket.deadline for ticket in tickets)
-        tasks = [asyncio.create_task(link.scan(groups, deadline)) for link in self._links]
+        shares = self._cluster.routing.shares
+        tasks = [asyncio.create_task(self._ask(share, groups, deadline)) for share in shares]
         for task in tasks:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        going = _Round(self._links, groups, tasks, len(tickets))
+        going = _Round(shares, groups, tasks, len(tickets))
         for ticket in tickets:
             ticket.round = going
         try:
@@ -100,12 +113,13 @@ class FanOut:
 class _Round:
     def __init__(
         self,
-        links: Sequence[ShardLink],
+        shares: Sequence[Share],
         groups: Sequence[ScanGroup],
         tasks: Sequence[asyncio.Task[list[Part]]],
         callers: int,
     ) -> None:
-        self._links, self._groups, self._tasks = links, groups, tasks
+        self.shares = shares
+        self._groups, self._tasks = groups, tasks
         self._callers = callers
         self._merged: dict[int, list[QueryHits]] = {}
 
@@ -124,8 +138,8 @@ class _Round:
         if late := [task for task in self._tasks if not task.done()]:
             await asyncio.wait(late, timeout=deadline - asyncio.get_running_loop().time())
         parts = [
-            task.result()[index] if task.done() and not task.cancelled() else link.late()
-            for link, task in zip(self._links, self._tasks, strict=True)
+            task.result()[index] if task.done() and not task.cancelled() else _late(share)
+            for share, task in zip(self.shares, self._tasks, strict=True)
         ]
         if index not in self._merged:
             hits = _merge(parts, self._groups[index])
@@ -133,6 +147,10 @@ class _Round:
                 return parts, hits
             self._merged[index] = hits
         return parts, self._merged[index]
+
+
+def _late(share: Share) -> DeadlineExceeded:
+    return DeadlineExceeded(f"partition {share.partition} did not answer in time")
 
 
 def _join(tickets: Sequence[_Ticket]) -> list[ScanGroup]:

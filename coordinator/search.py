@@ -10,12 +10,13 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from coordinator import scoring
+from coordinator import quorum_scan, scoring
 from coordinator.catalog import Catalog, Layout, NotInLayout
+from coordinator.cluster import Cluster
 from coordinator.encoder_link import EncoderLink, check_image
-from coordinator.fan_out import FanOut, Part
+from coordinator.fan_out import Answers, FanOut, Part
 from coordinator.merge import QueryHits
-from coordinator.placement import Placement
+from coordinator.routing import Share
 from coordinator.scoring import Plan
 from coordinator.shard_link import ShardLink
 from lookalike import features as stored_features
@@ -25,6 +26,7 @@ from lookalike.errors import (
     LookalikeError,
     NotFound,
     PartitionUnavailable,
+    SlotMoved,
 )
 from lookalike.filters import Filter
 from lookalike.records import (
@@ -47,8 +49,10 @@ from lookalike.scan import ScanGroup, ScanHits
 # ends the call.
 _RESERVED_SHARE = 0.1
 _RESERVED_MAX_SECONDS = 0.25
-# How long a collection may be on some partitions only, being made or dropped, before a search says so.
+# How long a collection may be on some partitions only, being made or dropped, before a search says so; and how
+# long it may take until it is clear who serves slots that have moved.
 _SETTLE_SECONDS = 1.0
+_MOVE_SECONDS = 5.0
 _SETTLE_PAUSE_SECONDS = 0.02
 # So many keys fit into any message, however long they are.
 _FEW_KEYS = MAX_MERGED_BYTES // MAX_KEY_BYTES
@@ -75,6 +79,7 @@ class Options:
     allow_partial: bool = False
     score: str = "hamming"
     rerank: str = "none"
+    consistency: str = "one"
     oversampling: int = DEFAULT_OVERSAMPLING
 
 
@@ -99,20 +104,24 @@ class _Encoded:
 
 
 class Searcher:
-    """Answers searches and reads by key from one replica of each partition."""
+    """Answers searches and reads by key, from one replica of each partition or from a majority."""
 
-    def __init__(
-        self, links: Sequence[ShardLink], placement: Placement, catalog: Catalog, encoder: EncoderLink
-    ) -> None:
-        self._links = links
-        self._fan_out = FanOut(links)
-        self._placement = placement
+    def __init__(self, cluster: Cluster, catalog: Catalog, encoder: EncoderLink) -> None:
+        self._cluster = cluster
+        self._fan_outs = {"one": FanOut(cluster, self._scan_one), "quorum": FanOut(cluster, self._scan_majority)}
         self._catalog = catalog
         self._encoder = encoder
         self._rows_known: dict[tuple[str, int], int] = {}
 
     async def close(self) -> None:
-        await self._fan_out.close()
+        for fan_out in self._fan_outs.values():
+            await fan_out.close()
+
+    async def _scan_one(self, share: Share, groups: Sequence[ScanGroup], deadline: float) -> list[Part]:
+        return await self._cluster.group(share.partition).scan(groups, share.data, deadline)
+
+    async def _scan_majority(self, share: Share, groups: Sequence[ScanGroup], deadline: float) -> list[Part]:
+        return await quorum_scan.scan(self._cluster.group(share.partition), groups, share.data, deadline)
 
     async def search(
         self, collection: str, queries: Sequence[Query], fingerprint: str, options: Options, deadline: float
@@ -133,28 +142,65 @@ class Searcher:
             lambda layout: self._search(collection, layout, queries, fingerprint, options, plan, deadline),
         )
 
-    async def fetch(self, collection: str, keys: Sequence[str], deadline: float) -> list[VersionedRecord]:
+    async def fetch(
+        self, collection: str, keys: Sequence[str], consistency: str, deadline: float
+    ) -> list[VersionedRecord]:
         """The live records among `keys`, in their order. Never partial."""
         for key in keys:
             check_key(key)
         return await self._catalog.in_layout(
-            collection, deadline, lambda layout: self._fetch(collection, keys, deadline)
+            collection, deadline, lambda layout: self._fetch(collection, keys, consistency, deadline)
         )
 
     async def _fetch(
-        self, collection: str, keys: Sequence[str], deadline: float, features: str = ""
+        self, collection: str, keys: Sequence[str], consistency: str, deadline: float, features: str = ""
     ) -> list[VersionedRecord]:
-        parts = self._placement.split(keys)
-        answers = await asyncio.gather(
-            *(
-                self._links[partition].fetch(collection, [keys[i] for i in indices], deadline, features)
-                for partition, indices in parts.items()
-            )
-        )
-        found = {record.key: record for answer in answers for record in answer}
+        loop = asyncio.get_running_loop()
+        until = min(deadline, loop.time() + _MOVE_SECONDS)
+        while True:
+            parts = self._cluster.routing.split(keys)
+            try:
+                answers = await asyncio.gather(
+                    *(
+                        self._fetch_part(
+                            partition, collection, [keys[i] for i in indices], consistency, deadline, features
+                        )
+                        for partition, indices in parts.items()
+                    )
+                )
+                break
+            except SlotMoved:
+                if loop.time() >= until:
+                    raise
+            await asyncio.sleep(_SETTLE_PAUSE_SECONDS)
+            await self._cluster.refresh()
+        found = {record.key: record for answer in answers for record in answer if record.code is not None}
         if sum(len(record.attributes) for record in found.values()) > MAX_ANSWER_BYTES:
             raise InvalidRequest(f"keys: the records take over {MAX_ANSWER_BYTES:,} bytes; ask for fewer at once")
         return [found[key] for key in keys if key in found]
+
+    async def _fetch_part(
+        self,
+        partition: int,
+        collection: str,
+        keys: Sequence[str],
+        consistency: str,
+        deadline: float,
+        features: str,
+    ) -> list[VersionedRecord]:
+        """From one replica; or of what a majority has, tombstones included, the newest."""
+        group = self._cluster.group(partition)
+        count = group.majority if consistency == "quorum" else 1
+
+        async def fetch(link: ShardLink) -> list[VersionedRecord]:
+            return await link.fetch(collection, keys, deadline, features, include_deleted=count > 1)
+
+        newest: dict[str, VersionedRecord] = {}
+        for _, records in await group.some(fetch, count, deadline):
+            for record in records:
+                if record.key not in newest or newest[record.key].version < record.version:
+                    newest[record.key] = record
+        return list(newest.values())
 
     async def _search(
         self,
@@ -169,7 +215,7 @@ class Searcher:
         started = time.perf_counter()
         scoring.check(plan, layout.indexing, len(queries))
         space = layout.space
-        asked = await self._encode(collection, layout, queries, fingerprint, plan, deadline)
+        asked = await self._encode(collection, layout, queries, fingerprint, plan, options.consistency, deadline)
         codes = np.frombuffer(b"".join(query.code for query in asked), np.uint8).reshape(-1, space.code_bytes)
         inputs = scoring.inputs(
             plan, codes, [query.projections for query in asked], [query.features for query in asked]
@@ -181,9 +227,10 @@ class Searcher:
             collection, space.fingerprint, codes, plan.candidates + spare, options.max_distance, options.filter,
             options.include_attributes, layout.indexing.features_text, plan.scoring, inputs,
         )  # fmt: skip
-        parts, merged = await self._settled(group, deadline)
+        answers = await self._settled(group, options.consistency, deadline)
+        parts, merged = answers.parts, answers.hits
         searched = time.perf_counter()
-        coverage = self._coverage(collection, parts)
+        coverage = self._coverage(collection, answers)
         if missing := [error for error in parts if isinstance(error, LookalikeError)]:
             _refuse(missing, options.allow_partial, coverage)
         else:
@@ -213,6 +260,7 @@ class Searcher:
         queries: Sequence[Query],
         fingerprint: str,
         plan: Plan,
+        consistency: str,
         deadline: float,
     ) -> list[_Encoded]:
         """Every query as a code, and what the plan needs beside that where it can be had."""
@@ -232,7 +280,8 @@ class Searcher:
         )  # fmt: skip
         encoded = iter(made)
         wanted = indexing.features_text if plan.needs_features else ""
-        found = await self._fetch(collection, list(dict.fromkeys(keys)), deadline, wanted) if keys else []
+        unique = list(dict.fromkeys(keys))
+        found = await self._fetch(collection, unique, consistency, deadline, wanted) if keys else []
         stored = {record.key: record for record in found}
         asked = []
         for query in queries:
@@ -252,32 +301,49 @@ class Searcher:
                 asked.append(_Encoded(image.code, image.projections, image.features))
         return asked
 
-    async def _settled(self, group: ScanGroup, deadline: float) -> tuple[list[Part], list[QueryHits]]:
+    async def _settled(self, group: ScanGroup, consistency: str, deadline: float) -> Answers:
         """Every partition's answer, and all merged. While only some have the collection it is being made or
-        dropped: asks again, and raises NotFound once it is gone."""
+        dropped: asks again, and raises NotFound once it is gone. Asks again, too, when slots have moved
+        meanwhile."""
         clock = asyncio.get_running_loop()
         remaining = deadline - clock.time()
         deadline -= min(_RESERVED_MAX_SECONDS, remaining * _RESERVED_SHARE)
-        until = min(deadline, clock.time() + _SETTLE_SECONDS)
+        began = clock.time()
         while True:
-            parts, hits = await self._fan_out.ask(group, deadline)
+            answers = await self._fan_outs[consistency].ask(group, deadline)
+            parts = answers.parts
+            spent = clock.time() - began
+            left = deadline - clock.time()
+            if any(isinstance(part, SlotMoved) for part in parts) and spent < _MOVE_SECONDS and left > 0:
+                await asyncio.sleep(min(left, _SETTLE_PAUSE_SECONDS) if spent else 0)
+                await self._cluster.refresh()
+                continue
             absent = sum(isinstance(part, NotFound) for part in parts)
-            if not absent or absent == len(parts) or clock.time() >= until:
-                return parts, hits
+            if not absent or absent == len(parts) or spent >= _SETTLE_SECONDS or left <= 0:
+                return answers
             await self._catalog.get(group.collection, deadline)
             await asyncio.sleep(_SETTLE_PAUSE_SECONDS)
 
-    def _coverage(self, collection: str, parts: Sequence[Part]) -> Coverage:
+    def _coverage(self, collection: str, answers: Answers) -> Coverage:
+        """Partitions are those that have a share of the slots; one answered if it did for all of its share."""
         missing: dict[int, str] = {}
-        searched = 0
-        for partition, part in enumerate(parts):
+        rows: dict[int, int] = {}
+        stale_ms = 0
+        for share, part in zip(answers.shares, answers.parts, strict=True):
             if isinstance(part, ScanHits):
-                self._rows_known[collection, partition] = part.rows
-                searched += part.rows
+                rows[share.partition] = rows.get(share.partition, 0) + part.rows
+                stale_ms = max(stale_ms, part.stale_ms)
             else:
-                missing[partition] = part.message
-        known = searched + sum(self._rows_known.get((collection, partition), 0) for partition in missing)
-        return Coverage(len(parts), len(parts) - len(missing), searched, known, missing)
+                missing[share.partition] = part.message
+        for partition in rows.keys() - missing.keys():
+            self._rows_known[collection, partition] = rows[partition]
+        searched = sum(rows.values())
+        known = searched + sum(
+            max(0, self._rows_known.get((collection, partition), 0) - rows.get(partition, 0))
+            for partition in missing
+        )
+        partitions = len({share.partition for share in answers.shares})
+        return Coverage(partitions, partitions - len(missing), searched, known, missing, stale_ms)
 
 
 def _require_bearable(results: Sequence[QueryHits]) -> None:

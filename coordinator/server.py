@@ -11,18 +11,18 @@ import grpc
 
 from coordinator.catalog import Catalog
 from coordinator.clock import Clock
+from coordinator.cluster import Cluster
 from coordinator.encoder_link import EncoderLink
 from coordinator.merge import QueryHits
-from coordinator.placement import Placement
 from coordinator.search import Answer, Options, Query, Searcher
-from coordinator.shard_link import ShardLink
 from coordinator.status import cluster_status
 from coordinator.writes import Draft, Writer
 from lookalike import wire
 from lookalike.codespace import CodeSpace
 from lookalike.config import ClusterConfig
-from lookalike.errors import InvalidRequest, LookalikeError
+from lookalike.errors import InvalidRequest, LookalikeError, NotFound, PartitionUnavailable
 from lookalike.indexing import Indexing
+from lookalike.placement import Target
 from lookalike.records import (
     DEFAULT_OVERSAMPLING,
     MAX_BATCH_QUERIES,
@@ -46,23 +46,29 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
 
     def __init__(self, config: ClusterConfig) -> None:
         self._config = config
-        self._placement = Placement(config.partitions)
-        self._links = [
-            ShardLink(partition, 0, config.shard_address(partition)) for partition in range(config.partitions)
-        ]
+        self._cluster = Cluster(config)
         self._encoder = EncoderLink(config.encoder.address if config.encoder else None)
-        self._catalog = Catalog(self._links)
-        self._searcher = Searcher(self._links, self._placement, self._catalog, self._encoder)
-        self._writer = Writer(self._links, self._placement, self._catalog, self._encoder, Clock())
+        self._catalog = Catalog(self._cluster)
+        self._searcher = Searcher(self._cluster, self._catalog, self._encoder)
+        clock = Clock()
+        self._cluster.on_version = clock.observe
+        self._writer = Writer(self._cluster, self._catalog, self._encoder, clock)
+
+    async def start(self) -> None:
+        """Look for the shards."""
+        await self._cluster.start()
+
+    async def reload(self, config: ClusterConfig) -> None:
+        """Go on with another config. Its addresses of this process and of the encoder need a restart."""
+        await self._cluster.reload(config)
 
     async def close(self) -> None:
         await self._searcher.close()
-        for link in self._links:
-            await link.close()
+        await self._cluster.close()
         await self._encoder.close()
 
     async def status(self) -> ClusterStatus:
-        return await cluster_status(self._config.cluster, self._links, self._placement, self._encoder)
+        return await cluster_status(self._config.cluster, self._cluster, self._encoder)
 
     async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
         answer = await self._search(
@@ -90,8 +96,10 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:
         check_count("keys", len(request.keys))
-        _check_consistency(request.consistency)
-        records = await self._searcher.fetch(request.collection, request.keys, _deadline(context, SEARCH_SECONDS))
+        consistency = _named("consistency", _CONSISTENCIES, request.consistency)
+        records = await self._searcher.fetch(
+            request.collection, request.keys, consistency, _deadline(context, SEARCH_SECONDS)
+        )
         return pb.GetResponse(records=[wire.stored_record_to_wire(record) for record in records])
 
     async def Upsert(self, request: pb.UpsertRequest, context: Context) -> pb.UpsertResponse:
@@ -185,6 +193,21 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         await self._catalog.drop(request.name, _deadline(context, WRITE_SECONDS))
         return pb.DropCollectionResponse()
 
+    async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:
+        partition = request.partition
+        await self._cluster.refresh()
+        target = self._cluster.target
+        if partition >= target.partitions:
+            raise NotFound(f"partition: {partition} is not one of the {target.partitions} that the cluster has")
+        drained = set(target.drained) - {partition} if request.undo else {*target.drained, partition}
+        if len(drained) == target.partitions:
+            raise InvalidRequest(f"partition: {partition} is the last that is not drained; add one first")
+        if drained != set(target.drained):
+            changed = Target(target.epoch + 1, target.partitions, tuple(sorted(drained)))
+            if not await self._cluster.tell(changed):
+                raise PartitionUnavailable("no shard answers; see the cluster's status")
+        return pb.DrainResponse(slots=int(self._cluster.routing.slots_of(partition).sum()))
+
     async def ClusterStatus(self, request: pb.ClusterStatusRequest, context: Context) -> pb.ClusterStatusResponse:
         return wire.status_to_wire(await self.status())
 
@@ -242,7 +265,6 @@ def _with_width(indexing: Indexing, width: int) -> Indexing:
 
 
 def _options(message: pb.SearchOptions) -> Options:
-    _check_consistency(message.consistency)
     return Options(
         message.k,
         message.max_distance if message.HasField("max_distance") else None,
@@ -251,6 +273,7 @@ def _options(message: pb.SearchOptions) -> Options:
         message.allow_partial,
         _named("score", _SCORES, message.score),
         _named("rerank", _RERANKS, message.rerank),
+        _named("consistency", _CONSISTENCIES, message.consistency),
         check_oversampling(message.oversampling) if message.oversampling else DEFAULT_OVERSAMPLING,
     )
 
@@ -262,6 +285,7 @@ def _names(enum: Any, prefix: str) -> dict[int, str]:
 
 
 _SCORES, _RERANKS = _names(pb.Score, "SCORE"), _names(pb.Rerank, "RERANK")
+_CONSISTENCIES = _names(pb.Consistency, "CONSISTENCY")
 
 
 def _named(field: str, names: dict[int, str], value: int) -> str:
@@ -270,11 +294,6 @@ def _named(field: str, names: dict[int, str], value: int) -> str:
             f"{field}: {value} is not known; use one of {', '.join(dict.fromkeys(names.values()))}"
         )
     return names[value]
-
-
-def _check_consistency(value: int) -> None:
-    if value not in pb.Consistency.values():
-        raise InvalidRequest(f"consistency: {value} is not known; use CONSISTENCY_ONE or CONSISTENCY_QUORUM")
 
 
 def _draft(message: record_pb2.Record) -> Draft:

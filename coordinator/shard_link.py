@@ -1,32 +1,40 @@
-"""Owns the connection to one shard: its stub, and the translation of its failures into errors that name the
-partition."""
+"""Owns the connection to one shard: its stub, what is known of how it does, and the translation of its failures
+into errors that name the partition."""
 
 from __future__ import annotations
 
-import dataclasses
+import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lookalike import wire
 from lookalike.codespace import CodeSpace
-from lookalike.errors import DeadlineExceeded, InvalidRequest, LookalikeError, PartitionUnavailable
+from lookalike.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    LookalikeError,
+    PartitionUnavailable,
+    SlotMoved,
+)
 from lookalike.indexing import Indexing
-from lookalike.records import Collection, VersionedRecord
+from lookalike.placement import Target
+from lookalike.records import VersionedRecord
 from lookalike.rpc import CHANNEL_OPTIONS, call_by
 from lookalike.scan import ScanGroup, ScanHits, WriteResult
+from lookalike.shard_state import ShardState
 from lookalike.v1 import shard_pb2 as pb
 from lookalike.v1.shard_pb2_grpc import ShardServiceStub
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ShardState:
-    """What a shard says of itself."""
-
-    collections: list[Collection]
-    memory_bytes: int
-    uptime_seconds: float
+# A replica that may be further behind than this is asked only when no other is there.
+LAG_SECONDS = 10.0
+# How long a failure is remembered: doubled with every further one.
+_SHUN_SECONDS = 0.25
+_SHUN_MAX_SECONDS = 5.0
+_WATCH_PAUSE_SECONDS = 0.25
 
 
 class ShardLink:
@@ -36,25 +44,97 @@ class ShardLink:
         self.partition = partition
         self.replica = replica
         self.address = address
+        # Calls on their way.
+        self.outstanding = 0
+        # What it said last, and when; None if it did not answer the last time.
+        self.last_state: ShardState | None = None
+        self._is_serving = True
+        self._is_suspect = False
+        self._failures = 0
+        self._shunned_until = 0.0
+        self._missed_at: float | None = None
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         self._stub = ShardServiceStub(self._channel)
+        self._health = health_pb2_grpc.HealthStub(self._channel)
 
     async def close(self) -> None:
         await self._channel.close()
 
-    async def scan(self, groups: Sequence[ScanGroup], deadline: float) -> list[ScanHits | LookalikeError]:
-        """The partition's answer to each group of queries, or why there is none."""
-        request = pb.ScanRequest(groups=[wire.scan_group_to_wire(group) for group in groups])
+    @property
+    def reluctance(self) -> int:
+        """How little it is to be asked: 0 for a replica in order, more for one that lags, failed or does not
+        serve."""
+        if not self._is_serving:
+            return 3
+        if self._is_suspect or time.monotonic() < self._shunned_until:
+            return 2
+        return 1 if self.lags else 0
+
+    @property
+    def is_live(self) -> bool:
+        """It answers, as far as is known, and has caught up since it started."""
+        return self._is_serving and self.last_state is not None and self.last_state.is_ready
+
+    @property
+    def lags(self) -> bool:
+        """It is known to lack a write, or may be further behind than is borne with."""
+        behind = self.last_state is not None and self.last_state.stale_ms > LAG_SECONDS * 1000
+        return behind or self._missed_at is not None
+
+    def failed(self, error: LookalikeError) -> None:
+        """A call failed for a reason of the replica's own: ask others for a while."""
+        if isinstance(error, SlotMoved):
+            return
+        now = time.monotonic()
+        self._shunned_until = now + min(_SHUN_MAX_SECONDS, _SHUN_SECONDS * 2**self._failures)
+        self._failures = min(self._failures + 1, 10)
+
+    def suspect(self) -> None:
+        """A call took far too long: ask others until it says something."""
+        self._is_suspect = True
+
+    def missed(self, moment: float) -> None:
+        """A write that was acknowledged at this time of the monotonic clock is not known to be there."""
+        self._missed_at = moment
+
+    async def poll(self, target: Target | None, seconds: float) -> None:
+        """Learn what it is now."""
+        began = time.monotonic()
+        try:
+            state = await self.state(asyncio.get_running_loop().time() + seconds, target)
+        except LookalikeError:
+            self.last_state = None
+            return
+        self.last_state = state
+        self._is_suspect = False
+        self._failures = 0
+        if self._missed_at is not None and began - state.stale_ms / 1000 > self._missed_at:
+            self._missed_at = None
+
+    async def watch(self) -> None:
+        """Follow its health as it tells it, until cancelled."""
+        while True:
+            try:
+                async for answer in self._health.Watch(health_pb2.HealthCheckRequest()):
+                    self._is_serving = answer.status == health_pb2.HealthCheckResponse.SERVING
+            except grpc.RpcError:
+                self._is_serving = False
+            await asyncio.sleep(_WATCH_PAUSE_SECONDS)
+
+    async def scan(
+        self, groups: Sequence[ScanGroup], slots: bytes, deadline: float
+    ) -> list[ScanHits | LookalikeError]:
+        """Its answer to each group of queries, over the slots of which a bit is set. Raises when there is none to
+        any."""
+        request = pb.ScanRequest(groups=[wire.scan_group_to_wire(group) for group in groups], slots=slots)
         try:
             answer = await self._call("Scan", request, deadline)
         except InvalidRequest as error:
             if len(groups) == 1:
                 return [error]
             # Each answer fits into a message, all together may not.
-            return [(await self.scan([group], deadline))[0] for group in groups]
-        except LookalikeError as error:
-            return [error] * len(groups)
-        results = [wire.scan_hits_from_wire(hits) for hits in answer.groups]
+            return [(await self.scan([group], slots, deadline))[0] for group in groups]
+        results = [wire.scan_hits_from_wire(hits, answer.stale_ms) for hits in answer.groups]
         return [self._explain(hits) if isinstance(hits, LookalikeError) else hits for hits in results]
 
     def late(self) -> DeadlineExceeded:
@@ -79,15 +159,29 @@ class ShardLink:
             ),
             deadline,
         )
-        superseded = dict(zip(answer.superseded, answer.superseded_by, strict=True))
-        return WriteResult(list(answer.existed), superseded, answer.newest_version)
+        return WriteResult(
+            list(answer.existed),
+            dict(zip(answer.superseded, answer.superseded_by, strict=True)),
+            answer.newest_version,
+            {other.slot: other.partition for other in answer.elsewhere},
+            frozenset(answer.refused),
+        )
 
     async def fetch(
-        self, collection: str, keys: Sequence[str], deadline: float, features: str = ""
+        self,
+        collection: str,
+        keys: Sequence[str],
+        deadline: float,
+        features: str = "",
+        include_deleted: bool = False,
     ) -> list[VersionedRecord]:
         """features: what the collection is thought to keep of them, to have them too."""
         request = pb.FetchRequest(
-            collection=collection, keys=keys, include_features=bool(features), features=features
+            collection=collection,
+            keys=keys,
+            include_features=bool(features),
+            features=features,
+            include_deleted=include_deleted,
         )
         answer = await self._call("Fetch", request, deadline)
         return [wire.versioned_from_wire(record) for record in answer.records]
@@ -124,17 +218,13 @@ class ShardLink:
         request = pb.DropShardCollectionRequest(name=name, incarnation=incarnation)
         return bool((await self._call("DropShardCollection", request, deadline)).dropped)
 
-    async def state(self, deadline: float) -> ShardState:
-        answer = await self._call("ShardStatus", pb.ShardStatusRequest(), deadline)
-        collections = [wire.collection_from_wire(message) for message in answer.collections]
-        return ShardState(collections, answer.memory_bytes, answer.uptime_seconds)
-
-    async def state_or_error(self, deadline: float) -> ShardState | LookalikeError:
-        """What the shard says of itself, or why it does not."""
-        try:
-            return await self.state(deadline)
-        except LookalikeError as error:
-            return error
+    async def state(self, deadline: float, target: Target | None = None, slots: bytes = b"") -> ShardState:
+        """What it says of itself, after it was told of the target. slots: over which rows are counted; those that
+        it serves, by default."""
+        request = pb.ShardStatusRequest(slots=slots)
+        if target is not None:
+            request.target.CopyFrom(wire.target_to_wire(target))
+        return wire.state_from_wire(await self._call("ShardStatus", request, deadline))
 
     async def _call(self, name: str, request: Any, deadline: float) -> Any:
         try:

@@ -3,45 +3,87 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable
 from importlib.metadata import version
 
+import numpy as np
+
 from coordinator.catalog import sum_up
+from coordinator.cluster import Cluster
 from coordinator.encoder_link import EncoderLink
-from coordinator.placement import Placement
-from coordinator.shard_link import ShardLink, ShardState
-from lookalike.errors import LookalikeError, Recovering
-from lookalike.records import ClusterStatus, EncoderStatus, PartitionStatus, ReplicaStatus
+from coordinator.shard_link import ShardLink
+from lookalike.errors import LookalikeError
+from lookalike.records import ClusterStatus, EncoderStatus, PartitionStatus, Rebalance, ReplicaStatus
+from lookalike.shard_state import ShardState
+from lookalike.slots import SlotState
 
 STATUS_TIMEOUT_SECONDS = 2.0
 
 
-async def cluster_status(
-    cluster: str, links: Sequence[ShardLink], placement: Placement, encoder: EncoderLink
-) -> ClusterStatus:
+async def cluster_status(cluster: str, view: Cluster, encoder: EncoderLink) -> ClusterStatus:
     """Ask every part; one that does not answer within two seconds is unavailable."""
     deadline = asyncio.get_running_loop().time() + STATUS_TIMEOUT_SECONDS
-    states = await asyncio.gather(*(link.state_or_error(deadline) for link in links))
+    await view.refresh()
+    every, states, encoder_status = await asyncio.gather(
+        view.every_state(deadline), view.states(deadline), _encoder(encoder, deadline)
+    )
+    owners = view.target.owners()
+    partitions = []
+    for partition in view.partitions:
+        found = {place: state for place, state in every.items() if place[0] == partition}
+        target_slots = int((owners == partition).sum())
+        partitions.append(
+            PartitionStatus(
+                partition,
+                int(view.routing.slots_of(partition).sum()),
+                [_replica(view.link(place), state) for place, state in found.items()],
+                target_slots,
+                not target_slots and all(map(_is_empty, found.values())),
+            )
+        )
     return ClusterStatus(
-        cluster,
-        version("lookalike"),
-        [
-            PartitionStatus(link.partition, placement.slots(link.partition), [_replica(link, state)])
-            for link, state in zip(links, states, strict=True)
-        ],
-        await _encoder(encoder, deadline),
-        sum_up(states),
+        cluster, version("lookalike"), partitions, encoder_status, sum_up(states), _rebalance(view, every.values())
     )
 
 
+def _rebalance(view: Cluster, states: Iterable[ShardState | LookalikeError]) -> Rebalance:
+    routing, target = view.routing, view.target
+    displaced = routing.served & (routing.owners != target.owners())
+    moving = np.zeros_like(displaced)
+    for state in states:
+        if isinstance(state, ShardState):
+            table = state.table
+            on_the_way = table.are(SlotState.RECEIVING, SlotState.RECEIVED, SlotState.TAKING)
+            moving |= on_the_way & (table.partners != table.own)
+    return Rebalance(
+        target.epoch,
+        target.partitions,
+        target.drained,
+        int((displaced | moving).sum()),
+        int(moving.sum()),
+        int((~routing.served).sum()),
+    )
+
+
+def _is_empty(state: ShardState | LookalikeError) -> bool:
+    return isinstance(state, ShardState) and not state.table.writable.any() and not state.rows_left_over
+
+
 def _replica(link: ShardLink, state: ShardState | LookalikeError) -> ReplicaStatus:
-    if isinstance(state, ShardState):
-        rows = sum(collection.rows for collection in state.collections)
-        return ReplicaStatus(
-            link.replica, link.address, "serving", "", rows, state.memory_bytes, state.uptime_seconds
-        )
-    word = "recovering" if isinstance(state, Recovering) else "unavailable"
-    return ReplicaStatus(link.replica, link.address, word, state.message, 0, 0, 0.0)
+    if not isinstance(state, ShardState):
+        return ReplicaStatus(link.replica, link.address, "unavailable", state.message, 0, 0, 0.0)
+    rows = sum(collection.rows for collection in state.collections)
+    return ReplicaStatus(
+        link.replica,
+        link.address,
+        "serving" if state.is_ready else "recovering",
+        state.reason,
+        rows,
+        state.memory_bytes,
+        state.uptime_seconds,
+        state.stale_ms,
+        [f"{name}: {reason}" for name, reason in state.damaged.items()],
+    )
 
 
 async def _encoder(encoder: EncoderLink, deadline: float) -> EncoderStatus:

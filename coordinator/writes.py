@@ -1,4 +1,4 @@
-"""Owns writes: records checked, images encoded, versions given, each record sent to its partition."""
+"""Owns writes: records checked, images encoded, versions given."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ import numpy as np
 
 from coordinator.catalog import Catalog, Layout, NotInLayout
 from coordinator.clock import Clock
+from coordinator.cluster import Cluster
 from coordinator.encoder_link import EncoderLink, check_image
-from coordinator.placement import Placement
-from coordinator.shard_link import ShardLink
+from coordinator.placing import Placer
 from lookalike.errors import (
     CodeSpaceMismatch,
     InvalidRequest,
     LookalikeError,
     NotFound,
-    Overloaded,
-    PartitionUnavailable,
 )
 from lookalike.features import pack, read
 from lookalike.indexing import Indexing
@@ -33,7 +31,6 @@ from lookalike.records import (
     parse_attributes,
 )
 
-_SUPERSEDED_ATTEMPTS = 8
 _LARGE_ATTRIBUTES = 256 * 1024
 
 Value = TypeVar("Value")
@@ -52,18 +49,16 @@ class Draft:
 
 
 class Writer:
-    """Writes records and deletions, each to the replica of its partition."""
+    """Writes records and deletions."""
 
     def __init__(
         self,
-        links: Sequence[ShardLink],
-        placement: Placement,
+        cluster: Cluster,
         catalog: Catalog,
         encoder: EncoderLink,
         clock: Clock,
     ) -> None:
-        self._links = links
-        self._placement = placement
+        self._placer = Placer(cluster, clock)
         self._catalog = catalog
         self._encoder = encoder
         self._clock = clock
@@ -79,7 +74,7 @@ class Writer:
         async def upsert(layout: Layout) -> int:
             prepared = await self._prepare(layout, drafts, versions, fingerprint, deadline)
             records = [_or_raise(outcome) for outcome in prepared]
-            for result in await self._store(collection, layout, records, deadline):
+            for result in await self._placer.store(collection, layout, records, deadline):
                 _or_raise(result)
             return len(records)
 
@@ -103,7 +98,7 @@ class Writer:
             outcomes = [outcome if isinstance(outcome, LookalikeError) else None for outcome in prepared]
             good = [i for i, outcome in enumerate(outcomes) if outcome is None]
             records = [record for record in prepared if isinstance(record, VersionedRecord)]
-            results = await self._store(collection, layout, records, deadline)
+            results = await self._placer.store(collection, layout, records, deadline)
             for i, result in zip(good, results, strict=True):
                 if isinstance(result, NotFound | CodeSpaceMismatch):
                     raise result
@@ -124,7 +119,7 @@ class Writer:
         ]
 
         async def delete(layout: Layout) -> int:
-            results = await self._store(collection, layout, tombstones, deadline)
+            results = await self._placer.store(collection, layout, tombstones, deadline)
             return sum(_or_raise(existed) for existed in results)
 
         return await self._catalog.in_layout(collection, deadline, delete)
@@ -167,55 +162,6 @@ class Writer:
             kept = pack(indexing.features, features) if keeps and features is not None else b""
             prepared.append(VersionedRecord(draft.key, code, text, version, kept))
         return prepared
-
-    async def _store(
-        self, collection: str, layout: Layout, records: Sequence[VersionedRecord], deadline: float
-    ) -> list[bool | LookalikeError]:
-        """Send each record to its partition. Returns per record whether a live one was there before, or
-        why it is not stored."""
-        results: list[bool | LookalikeError] = [PartitionUnavailable("the write was not tried")] * len(records)
-
-        async def store_part(partition: int, indices: list[int]) -> None:
-            part = [records[i] for i in indices]
-            try:
-                outcomes: Sequence[bool | LookalikeError] = await self._store_part(
-                    self._links[partition], collection, layout, part, deadline
-                )
-            except LookalikeError as error:
-                outcomes = [error] * len(part)
-            for i, outcome in zip(indices, outcomes, strict=True):
-                results[i] = outcome
-
-        parts = self._placement.split([record.key for record in records])
-        await asyncio.gather(*(store_part(partition, indices) for partition, indices in parts.items()))
-        return results
-
-    async def _store_part(
-        self,
-        link: ShardLink,
-        collection: str,
-        layout: Layout,
-        records: list[VersionedRecord],
-        deadline: float,
-    ) -> list[bool]:
-        """Write to one partition. A record that lost to a higher version of another coordinator's clock is
-        written again above that: it came later. One that lost to this clock came earlier, and is done."""
-        existed: list[bool] = [False] * len(records)
-        pending = list(range(len(records)))
-        for _ in range(_SUPERSEDED_ATTEMPTS):
-            part = [records[i] for i in pending]
-            result = await link.write(
-                collection, layout.space.fingerprint, layout.indexing.features_text, part, deadline
-            )
-            self._clock.observe(result.newest_version)
-            for i, was_there in zip(pending, result.existed, strict=True):
-                existed[i] = was_there
-            pending = [pending[i] for i, winner in result.superseded.items() if not self._clock.gave(winner)]
-            if not pending:
-                return existed
-            for i in pending:
-                records[i] = dataclasses.replace(records[i], version=self._clock.next())
-        raise Overloaded(f"collection {collection!r}: too many writers of the same keys", retry_after_ms=100)
 
 
 def _check_all(drafts: Sequence[Draft], layout: Layout) -> list[str | LookalikeError]:

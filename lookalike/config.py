@@ -19,6 +19,7 @@ from lookalike.errors import CannotStart
 
 _ENVIRONMENT_PREFIX = "LOOKALIKE__"
 DEFAULT_BITS = 256
+MAX_REPLICAS = 7
 
 
 def _check_address(address: str) -> str:
@@ -53,6 +54,10 @@ class ShardConfig(_Section):
     address: Annotated[str, AfterValidator(_check_shard_address)] = "127.0.0.1:17{replica}{partition:02d}"
     data: Path = Path("lookalike-data")
     scan_threads: int = Field(default=1, ge=1, le=256)
+    sync_seconds: float = Field(default=2.0, ge=0.1, le=3_600)
+    rebalance_mb_per_second: float = Field(default=64.0, gt=0, le=100_000)
+    tombstone_hours: float = Field(default=24.0, ge=0.01, le=24 * 365)
+    scrub_hours: float = Field(default=24.0, gt=0, le=24 * 365)
 
 
 class CoordinatorConfig(_Section):
@@ -81,12 +86,16 @@ class EncoderConfig(_Section):
 class ClusterConfig(_Section):
     cluster: str = Field(default="local", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
     partitions: int = Field(default=4, ge=1, le=1_024)
-    # Replication comes with its repair; until then more than one would promise what does not hold.
-    replicas: int = Field(default=1, ge=1, le=1)
+    replicas: int = Field(default=1, ge=1, le=MAX_REPLICAS)
     write_quorum: Literal["one", "majority", "all"] = "majority"
     shard: ShardConfig = ShardConfig()
     coordinator: CoordinatorConfig = CoordinatorConfig()
     encoder: EncoderConfig | None = EncoderConfig()
+
+    @property
+    def writes_needed(self) -> int:
+        """So many replicas of a partition must have a write on disk before it is acknowledged."""
+        return {"one": 1, "majority": self.replicas // 2 + 1, "all": self.replicas}[self.write_quorum]
 
     def shard_address(self, partition: int, replica: int = 0) -> str:
         return self.shard.address.format(partition=partition, replica=replica)

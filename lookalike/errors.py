@@ -55,6 +55,10 @@ class Recovering(PartitionUnavailable):
     """A server is up but still loading."""
 
 
+class SlotMoved(PartitionUnavailable):
+    """A shard was asked for a slot that it does not serve, or no longer. Coordinators look where it is now."""
+
+
 class Overloaded(LookalikeError):
     """No room for the request now (a full queue, a full disk): wait `retry_after_ms`."""
 
@@ -106,6 +110,7 @@ _WIRE_ERRORS: tuple[type[LookalikeError], ...] = (
     CodeSpaceMismatch,
     PartitionUnavailable,
     Recovering,
+    SlotMoved,
     Overloaded,
     DeadlineExceeded,
     Cancelled,

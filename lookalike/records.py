@@ -240,13 +240,15 @@ class Hit:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Coverage:
-    """Which part of the collection an answer speaks for. `missing` maps a partition to the reason."""
+    """Which part of the collection an answer speaks for. `missing` maps a partition to the reason. stale_ms: every
+    write acknowledged so long ago is in it."""
 
     partitions: int
     answered: int
     rows_searched: int
     rows_known: int
     missing: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    stale_ms: int = 0
 
     @property
     def complete(self) -> bool:
@@ -293,13 +295,32 @@ class ReplicaStatus:
     rows: int
     memory_bytes: int
     uptime_seconds: float
+    lag_ms: int = 0
+    damaged: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PartitionStatus:
+    """removable: it holds nothing and shall hold nothing."""
+
     partition: int
     slots: int
     replicas: Sequence[ReplicaStatus]
+    target_slots: int = 0
+    removable: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rebalance:
+    """How far the cluster is from the division that its config asks for. slots_to_move: not where they shall be,
+    of which slots_moving are on their way; slots_unserved: no replica that answers serves them."""
+
+    epoch: int
+    partitions: int
+    drained: Sequence[int]
+    slots_to_move: int
+    slots_moving: int
+    slots_unserved: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -319,3 +340,4 @@ class ClusterStatus:
     partitions: Sequence[PartitionStatus]
     encoder: EncoderStatus
     collections: Sequence[Collection]
+    rebalance: Rebalance

@@ -50,6 +50,7 @@ class ScanGroup:
     features: str = ""
     scoring: Scoring = Scoring.HAMMING
     inputs: Inputs | None = None
+    include_versions: bool = False
 
     @property
     def options(self) -> tuple[object, ...]:
@@ -63,6 +64,7 @@ class ScanGroup:
             self.include_attributes,
             self.features,
             self.scoring,
+            self.include_versions,
         )
 
     def joined(self, others: Sequence[ScanGroup]) -> ScanGroup:
@@ -93,7 +95,9 @@ class ScanGroup:
 class ScanHits:
     """Hits of a group's queries, end to end: counts[q] of them for query q, each query's ordered by
     (distance, id, key), or by (rank, id, key) where all rows are scored. `attributes` is empty unless asked for.
-    rows: live rows at the scan's start. ranks: float64, one per hit, lower is nearer; empty by HAMMING."""
+    rows: live rows at the scan's start, of the slots that were searched. ranks: float64, one per hit, lower is
+    nearer; empty by HAMMING. versions: empty unless asked for. stale_ms: every write acknowledged so long ago is
+    in it."""
 
     counts: Sequence[int]
     distances: Distances
@@ -104,13 +108,19 @@ class ScanHits:
     unknown_fields: Sequence[str] = ()
     known_fields: Sequence[str] = ()
     ranks: npt.NDArray[np.float64] = dataclasses.field(default_factory=lambda: np.zeros(0))
+    versions: Sequence[int] = ()
+    stale_ms: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class WriteResult:
     """existed[i]: was a live record there before? superseded: the indices whose record lost to a higher
-    stored version, with that version. newest_version: the highest version in the collection."""
+    stored version, with that version. newest_version: the highest version in the collection. elsewhere: partitions
+    that must store the records of a slot as well. refused: indices of records that were not taken, for their slots
+    are not here."""
 
     existed: Sequence[bool]
     superseded: Mapping[int, int]
     newest_version: int
+    elsewhere: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    refused: frozenset[int] = frozenset()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import signal
 import sys
@@ -19,6 +20,7 @@ import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from lookalike.config import ClusterConfig, load_config
 from lookalike.errors import (
     Cancelled,
     CannotStart,
@@ -32,6 +34,8 @@ from lookalike.rpc import REQUEST_ID_KEY, SERVER_OPTIONS, error_of, trailing_met
 log = logging.getLogger("lookalike.serving")
 MAX_CONCURRENT_RPCS = 8_192
 DRAIN_SECONDS = 10.0
+# A config that is mounted, as in Kubernetes, changes without a signal.
+CONFIG_POLL_SECONDS = 2.0
 _MAX_TEXT_BYTES = 1_500
 EXIT_CANNOT_START = 2
 
@@ -64,8 +68,9 @@ class Server:
         await self.grpc.start()
         return port
 
-    async def set_ready(self) -> None:
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+    async def set_ready(self, is_ready: bool = True) -> None:
+        states = health_pb2.HealthCheckResponse
+        await self._set_health(states.SERVING if is_ready else states.NOT_SERVING)
 
     async def stop(self) -> None:
         """Say NOT_SERVING, let calls in flight finish, and stop."""
@@ -184,6 +189,36 @@ def _request_id(context: grpc.aio.ServicerContext[Any, Any]) -> str:
         if key == REQUEST_ID_KEY and isinstance(value, str):
             return value[:64]
     return uuid.uuid4().hex[:16]
+
+
+Reload = Callable[[ClusterConfig], Awaitable[None]]
+
+
+async def follow_config(path: Path, reload: Reload) -> None:
+    """Call `reload` whenever SIGHUP comes or the file has changed, with what it says then. A file that cannot be
+    read changes nothing: what is wrong with it is logged. Runs until cancelled."""
+    asked = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
+    seen = _content(path)
+    while True:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asked.wait(), CONFIG_POLL_SECONDS)
+        content = _content(path)
+        if content == seen and not asked.is_set():
+            continue
+        asked.clear()
+        seen = content
+        try:
+            await reload(load_config(path))
+        except CannotStart as error:
+            log.error("the config is not taken over: %s", error.message)
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
 
 
 async def until_stopped(watch_stdin: bool) -> None:

@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
-from lookalike.config import load_config
+from lookalike.config import MAX_REPLICAS, load_config
 from lookalike.errors import CannotStart
-from lookalike.serving import Server, process_arguments, run_process, until_stopped
+from lookalike.placement import MAX_PARTITIONS
+from lookalike.serving import Server, follow_config, process_arguments, run_process, until_stopped
 from lookalike.v1 import shard_pb2, shard_pb2_grpc
-from shard.node import Identity, Node
+from shard.membership import Identity
+from shard.node import Node
+from shard.replication.keeper import Keeper
 from shard.server import ShardServicer
 
 
 async def serve(config_path: Path, partition: int, replica: int, watch_stdin: bool) -> None:
     """Serve one partition replica of the cluster until a signal ends it."""
     config = load_config(config_path)
-    if not (0 <= partition < config.partitions and 0 <= replica < config.replicas):
+    if not (0 <= partition < MAX_PARTITIONS and 0 <= replica < MAX_REPLICAS):
         raise CannotStart(
-            f"partition {partition}, replica {replica}: the config has {config.partitions} partitions and"
-            f" {config.replicas} replicas, counted from 0"
+            f"partition {partition}, replica {replica}: partitions are 0..{MAX_PARTITIONS - 1}, replicas"
+            f" 0..{MAX_REPLICAS - 1}"
         )
-    identity = Identity(config.cluster, partition, replica, config.partitions)
-    node = Node(config.shard.data / f"r{replica}-{partition}", identity, config.shard.scan_threads)
+    identity = Identity(config.cluster, partition, replica)
+    folder = config.shard.data / f"r{replica}-{partition}"
+    node = Node(folder, identity, config.partitions, config.shard.scan_threads)
     server = Server([shard_pb2.DESCRIPTOR.services_by_name["ShardService"].full_name])
     servicer = ShardServicer(node)
     shard_pb2_grpc.add_ShardServiceServicer_to_server(servicer, server.grpc)
     await server.start(config.shard_address(partition, replica))
     await servicer.load()
-    await server.set_ready()
+    keeper = Keeper(node, servicer, config, server.set_ready)
+    background = [
+        asyncio.create_task(keeper.run()),
+        asyncio.create_task(follow_config(config_path, keeper.reload)),
+    ]
     await until_stopped(watch_stdin)
     await server.stop()
+    for task in background:
+        task.cancel()
+    await asyncio.gather(*background, return_exceptions=True)
     await servicer.close()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -23,13 +24,35 @@ from lookalike.filters import Filter, compared_fields
 from lookalike.indexing import MIH
 from lookalike.records import MAX_ANSWER_BYTES, VersionedRecord, answer_too_large
 from lookalike.scan import Codes, ScanGroup, ScanHits, Scoring, WriteResult
-from shard.kernel import CodeMatrix, Matches, ScanStopped, Selection, View, weighted
-from shard.store import Store
+from lookalike.slots import SlotSet
+from shard.digests import SLOT_SHIFT, Rows, SlotSums
+from shard.kernel import CodeMatrix, Matches, ScanStopped, Selection, View, live_rows, mask_by_id, weighted
+from shard.store import Described, Store
 
 KNOWN_FIELDS_SHOWN = 20
 FEATURE_BYTES_AT_ONCE = 32 * 1024 * 1024
 FILTERS_REMEMBERED = 32
 FILTER_BYTES_REMEMBERED = 128 * 1024 * 1024
+
+
+# What a scan is restricted to, beside the slots that are meant: with neither, nothing.
+_Choice = tuple[Filter | None, bytes | None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _State:
+    """The matrix and what there is in each slot, as of one commit."""
+
+    view: View
+    sums: SlotSums
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Listing:
+    """Rows of some slots, tombstones included, and their numbers, as of one commit."""
+
+    numbers: npt.NDArray[np.uint32]
+    rows: Rows
 
 
 class Engine:
@@ -44,16 +67,35 @@ class Engine:
         self._users = 0
         self._dropped = False
         self._commit = threading.Lock()
-        self._selections: collections.OrderedDict[Filter, Selection] = collections.OrderedDict()
+        self._selections: collections.OrderedDict[_Choice, Selection] = collections.OrderedDict()
         self._matrix = CodeMatrix(store.space.bits, hashed=store.indexing.kind == MIH)
         self._matrix.warm_up()
-        for codes, ids, numbers in store.load():
-            self._matrix.append(codes, ids, numbers)
+        sums = SlotSums.empty()
+        nothing = Rows.of([])
+        for codes, numbers, rows in store.load():
+            self._matrix.append(codes, rows.ids, numbers)
+            sums = sums.changed(nothing, rows)
+        sums = sums.changed(nothing, store.tombstones()[1])
+        self._state = _State(self._matrix.view(), sums)
 
     @property
     def rows(self) -> int:
         """Live records."""
-        return len(self._matrix)
+        return self._state.view.live
+
+    @property
+    def sums(self) -> SlotSums:
+        """What there is in each slot."""
+        return self._state.sums
+
+    @property
+    def newest_version(self) -> int:
+        return self._store.newest_version
+
+    @property
+    def horizon(self) -> int:
+        """Tombstones below this version are forgotten, so writes below it cannot be judged any more."""
+        return self._store.horizon
 
     @property
     def memory_bytes(self) -> int:
@@ -102,53 +144,130 @@ class Engine:
             self._matrix.replace(
                 applied.deleted, codes.reshape(-1, self.space.code_bytes), applied.ids, applied.numbers
             )
+            self._state = _State(self._matrix.view(), self._state.sums.changed(applied.gone, applied.come))
         return WriteResult(applied.existed, applied.superseded, self._store.newest_version)
 
-    def fetch(self, keys: Sequence[str], include_features: bool = False) -> list[VersionedRecord]:
-        """The live records among `keys`, in their order."""
+    def forget_tombstones(self, horizon: int) -> int:
+        """Remove the tombstones below this version, and judge no write below it from now on. Returns how many."""
+        if horizon <= self.horizon:
+            return 0
         with self._in_use():
-            found = self._store.fetch(keys, MAX_ANSWER_BYTES, include_features)
+            self._store.set_horizon(horizon)
+            numbers, rows = self._store.tombstones()
+        forgotten = numbers[rows.versions < np.uint64(horizon)]
+        self.remove(forgotten)
+        return len(forgotten)
+
+    def remove(self, numbers: npt.NDArray[np.uint32]) -> None:
+        """Remove rows for good, without a trace: they are another shard's now."""
+        if not len(numbers):
+            return
+        with self._in_use(), contextlib.ExitStack() as locked:
+            with self._store.removing(numbers.tolist()) as gone:
+                locked.enter_context(self._commit)
+            self._matrix.delete(numbers)
+            self._state = _State(self._matrix.view(), self._state.sums.changed(gone, Rows.of([])))
+
+    def listing(self, slots: SlotSet) -> Listing:
+        """All rows of these slots."""
+        with self._in_use(), self._pinned() as state:
+            ids, numbers = live_rows(state.view)
+            chosen = slots[(ids >> SLOT_SHIFT).astype(np.intp)]
+            ids, numbers = ids[chosen], numbers[chosen]
+            versions = self._store.versions(numbers)
+            dead_numbers, dead = self._store.tombstones()
+        chosen = slots[dead.slots]
+        return Listing(
+            np.concatenate([numbers, dead_numbers[chosen]]),
+            Rows(
+                np.concatenate([ids, dead.ids[chosen]]),
+                np.concatenate([versions, dead.versions[chosen]]),
+                np.concatenate([np.zeros(len(ids), np.bool_), dead.deleted[chosen]]),
+            ),
+        )
+
+    def read(self, numbers: Sequence[int]) -> tuple[list[VersionedRecord], int]:
+        """The records, tombstones included, of those of the first numbers that still exist; of how many
+        numbers."""
+        with self._in_use():
+            return self._store.rows(numbers, MAX_ANSWER_BYTES // 2)
+
+    def damaged_rows(self, first: int, count: int) -> tuple[int, int | None]:
+        """See `Store.damaged_rows`."""
+        with self._in_use():
+            return self._store.damaged_rows(first, count)
+
+    def check_structure(self) -> None:
+        """See `Store.check_structure`."""
+        with self._in_use():
+            self._store.check_structure()
+
+    def fetch(
+        self, keys: Sequence[str], include_features: bool = False, include_deleted: bool = False
+    ) -> list[VersionedRecord]:
+        """The live records among `keys`, or tombstones too, in their order."""
+        with self._in_use():
+            found = self._store.fetch(keys, MAX_ANSWER_BYTES, include_features, include_deleted)
         return [found[key] for key in keys if key in found]
 
-    def scan(self, group: ScanGroup, should_stop: Callable[[], bool] = lambda: False) -> ScanHits:
-        """The group's exact answer. Raises ScanStopped once `should_stop` says so."""
+    def scan(
+        self,
+        group: ScanGroup,
+        should_stop: Callable[[], bool] = lambda: False,
+        slots: SlotSet | None = None,
+    ) -> ScanHits:
+        """The group's exact answer, over all rows or those of some slots. Raises ScanStopped once `should_stop`
+        says so."""
         with self._in_use():
-            return self._scan(group, should_stop)
+            return self._scan(group, slots, should_stop)
 
-    def _scan(self, group: ScanGroup, should_stop: Callable[[], bool]) -> ScanHits:
-        view, selection = self._matrix.view(), None
-        if group.filter is not None:
-            view, selection = self._select(group.filter, should_stop)
-        hits = self._hits(view, selection, group, should_stop)
-        if hits is not None:
-            return hits
-        with self._pinned() as view:
-            if group.filter is not None:
-                selection = self._extend(group.filter, view, should_stop)
-            hits = self._hits(view, selection, group, should_stop)
-        assert hits is not None, "a row of a pinned state is missing in the store"
-        return hits
+    def _scan(self, group: ScanGroup, slots: SlotSet | None, should_stop: Callable[[], bool]) -> ScanHits:
+        state, selection = self._select(group.filter, slots, should_stop)
+        hits = self._hits(state.view, selection, group, should_stop)
+        if hits is None:
+            with self._pinned() as state:
+                selection = self._selection(state, group.filter, slots, should_stop)
+                hits = self._hits(state.view, selection, group, should_stop)
+            assert hits is not None, "a row of a pinned state is missing in the store"
+        return hits if slots is None else dataclasses.replace(hits, rows=_rows(state, slots))
 
-    def _select(self, condition: Filter, should_stop: Callable[[], bool]) -> tuple[View, Selection]:
-        """A state, and which of its rows meet the filter."""
-        # In this order: what had died when the selection was made is dead in the view as well.
-        selection = self._selections.get(condition)
-        view = self._matrix.view()
-        if selection is None or selection.end < view.end:
-            with self._pinned() as view:
-                return view, self._extend(condition, view, should_stop)
-        return view, selection
+    def _select(
+        self, condition: Filter | None, slots: SlotSet | None, should_stop: Callable[[], bool]
+    ) -> tuple[_State, Selection | None]:
+        """A state, and which of its rows meet the filter and lie in the slots; None for all."""
+        # In this order: what had died when a selection was made is dead in the state as well.
+        remembered = self._selections.copy()
+        state = self._state
+        choice = _choice(state, condition, slots)
+        if choice is None:
+            return state, None
+        selection = remembered.get(choice)
+        if selection is None or selection.end < state.view.end:
+            with self._pinned() as state:
+                return state, self._selection(state, condition, slots, should_stop)
+        return state, selection
 
-    def _extend(self, condition: Filter, view: View, should_stop: Callable[[], bool]) -> Selection:
-        """The filter's selection, brought up to a pinned state."""
-        selection = self._selections.get(condition) or Selection(np.zeros(0, np.bool_))
+    def _selection(
+        self, state: _State, condition: Filter | None, slots: SlotSet | None, should_stop: Callable[[], bool]
+    ) -> Selection | None:
+        """Which rows of a pinned state meet the filter and lie in the slots; None for all."""
+        choice = _choice(state, condition, slots)
+        if choice is None:
+            return None
+        view = state.view
+        selection = self._selections.get(choice) or Selection(np.zeros(0, np.bool_))
         if selection.end < view.end:
-            mask = self._store.matching(condition, selection.end, view.end, should_stop)
+            mask: npt.NDArray[np.bool_] | None = np.ones(view.end - selection.end, np.bool_)
+            if condition is not None:
+                mask = self._store.matching(condition, selection.end, view.end, should_stop)
             if mask is None:
                 raise ScanStopped
+            if slots is not None and choice[1] is not None:
+                chosen = slots
+                mask &= mask_by_id(view, selection.end, lambda ids: chosen[(ids >> SLOT_SHIFT).astype(np.intp)])
             selection = selection.extended(mask)
-        self._selections.pop(condition, None)
-        self._selections[condition] = selection
+        self._selections.pop(choice, None)
+        self._selections[choice] = selection
         while len(self._selections) > 1 and (
             len(self._selections) > FILTERS_REMEMBERED
             or sum(other.memory_bytes for other in list(self._selections.values())) > FILTER_BYTES_REMEMBERED
@@ -157,13 +276,13 @@ class Engine:
         return selection
 
     @contextlib.contextmanager
-    def _pinned(self) -> Iterator[View]:
+    def _pinned(self) -> Iterator[_State]:
         """Matrix and store at one and the same state, as long as the block lasts."""
         with contextlib.ExitStack() as reading:
             with self._commit:
                 reading.enter_context(self._store.reading())
-                view = self._matrix.view()
-            yield view
+                state = self._state
+            yield state
 
     def _hits(
         self, view: View, selection: Selection | None, group: ScanGroup, should_stop: Callable[[], bool]
@@ -197,6 +316,7 @@ class Engine:
         hits = ScanHits(
             counts.tolist(), matches.distances[taken], matches.ids[taken], keys, attributes, view.live,
             *self._unknown_fields(group.filter), ranks,
+            [described[number][2] for number in numbers] if group.include_versions else (),
         )  # fmt: skip
         if _has_equal_neighbours(matches):
             return self._order_by_key(view, hits, group, scan, should_stop)
@@ -244,7 +364,7 @@ class Engine:
         """The answer by asymmetric rank over all rows, or None if the store no longer has one of its rows."""
         assert group.inputs is not None
         counts: list[int] = []
-        rows: list[tuple[float, int, str, int, str]] = []
+        rows: list[tuple[float, int, str, int, str, int]] = []
         room = MAX_ANSWER_BYTES
         for query, weights in zip(group.codes, group.inputs, strict=True):
             found = weighted.scan(
@@ -258,7 +378,7 @@ class Engine:
                 return None
             ranks = _share(found.weighted, weights).tolist()
             ordered = sorted(
-                (rank, identifier, described[number][0], distance, described[number][1])
+                (rank, identifier, described[number][0], distance, *described[number][1:])
                 for rank, identifier, distance, number in zip(
                     ranks, found.ids.tolist(), found.distances.tolist(), numbers, strict=True
                 )
@@ -274,6 +394,7 @@ class Engine:
             view.live,
             *self._unknown_fields(group.filter),
             np.array([row[0] for row in rows], np.float64),
+            [row[5] for row in rows] if group.include_versions else (),
         )
 
     def _order_by_key(
@@ -287,7 +408,7 @@ class Engine:
         """The same answer where rows share distance and id (two keys with one hash): order those by key,
         in the cut as well."""
         counts: list[int] = []
-        rows: list[tuple[int, int, str, str, int]] = []
+        rows: list[tuple[int, int, str, str, int, int]] = []
         room = MAX_ANSWER_BYTES
         for q in range(len(group.codes)):
             k = group.k + 1
@@ -307,7 +428,7 @@ class Engine:
             )[: group.k]
             counts.append(len(found))
             rows.extend(found)
-        ranks = self._ranks(view, group, counts, [row[4] for row in rows], should_stop)
+        ranks = self._ranks(view, group, counts, [row[5] for row in rows], should_stop)
         if ranks is None:
             return None
         return ScanHits(
@@ -317,6 +438,7 @@ class Engine:
             [row[2] for row in rows],
             [row[3] for row in rows] if group.include_attributes else [],
             hits.rows, hits.unknown_fields, hits.known_fields, ranks,
+            [row[4] for row in rows] if group.include_versions else (),
         )  # fmt: skip
 
     def _unknown_fields(self, condition: Filter | None) -> tuple[list[str], list[str]]:
@@ -328,8 +450,18 @@ class Engine:
         return sorted(set(unknown)), sorted(known)[:KNOWN_FIELDS_SHOWN] if unknown else []
 
 
-def _bytes_of(described: dict[int, tuple[str, str]]) -> int:
-    return sum(len(key) + len(text) for key, text in described.values())
+def _choice(state: _State, condition: Filter | None, slots: SlotSet | None) -> _Choice | None:
+    """What to restrict a scan of this state to; None for nothing: almost always all rows are of the slots."""
+    within = None if slots is None or _rows(state, slots) == state.view.live else slots.tobytes()
+    return None if condition is None and within is None else (condition, within)
+
+
+def _rows(state: _State, slots: SlotSet) -> int:
+    return int(state.sums.live[slots].sum())
+
+
+def _bytes_of(described: dict[int, Described]) -> int:
+    return sum(len(key) + len(text) for key, text, _ in described.values())
 
 
 def _share(totals: npt.NDArray[np.uint32], weights: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:

@@ -1,6 +1,6 @@
 """Owns a shard's data folder: whose it is, who holds it, and the collections in it.
 
-    FOLDER/shard.json              cluster, partition, replica, and the partition count it was filled for
+    FOLDER/shard.json              whose it is, and what the shard is to each slot (see `shard.membership`)
     FOLDER/lock                    held by the process that serves the folder
     FOLDER/collections/NAME@INCARNATION/   one store each, and the hash file that the collection was made with
 
@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
-import json
 import logging
-import os
 import shutil
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -23,31 +24,27 @@ from lookalike.codespace import CodeSpace
 from lookalike.errors import CannotStart, CodeSpaceMismatch, Corruption, NotFound, Overloaded
 from lookalike.indexing import Indexing
 from lookalike.records import Collection, check_collection_name
+from lookalike.slots import SlotSet, SlotTable
+from shard import membership as memberships
 from shard.engine import Engine
+from shard.membership import Identity, Membership, sync_folder, write_whole
 from shard.store import Store
 
 log = logging.getLogger("shard.node")
 STORE_FILE = "records.sqlite"
 HASH_FILE = "hash.npz"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Identity:
-    """Which shard a folder belongs to. `partitions` is the count by which its records were placed."""
-
-    cluster: str
-    partition: int
-    replica: int
-    partitions: int
-
-    def __str__(self) -> str:
-        return f"cluster {self.cluster!r}, partition {self.partition} of {self.partitions}, replica {self.replica}"
+# Marks a collection that was damaged and is being filled again.
+FILLING_FILE = "filling"
+_FILLING = "was damaged and is being filled again from another replica"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Open:
+    """is_whole: not being filled again from another replica after damage."""
+
     engine: Engine
     incarnation: int
+    is_whole: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,8 +56,9 @@ class _Damaged:
 class Node:
     """The collections of one shard. `load` must have returned before any other method is called."""
 
-    def __init__(self, folder: Path, identity: Identity, scan_threads: int = 1) -> None:
-        """Claim the folder. Raises CannotStart if it is another shard's, another process's, or unusable."""
+    def __init__(self, folder: Path, identity: Identity, partitions: int = 1, scan_threads: int = 1) -> None:
+        """Claim the folder; partitions: of the config. Raises CannotStart if it is another shard's, another
+        process's, or unusable."""
         self.identity = identity
         self._folder = folder
         self._collections_folder = folder / "collections"
@@ -74,17 +72,50 @@ class Node:
             raise CannotStart(
                 f"data: {folder} cannot be used ({error.strerror}); make it a folder that this process may write"
             ) from None
+        self._changing = threading.Lock()
         try:
-            self._claim()
+            self._membership = memberships.load(folder, identity, partitions)
+            memberships.save(folder, self._membership)
         except CannotStart:
             self._lock.close()
             raise
+
+    @property
+    def folder(self) -> Path:
+        return self._folder
+
+    @property
+    def membership(self) -> Membership:
+        return self._membership
+
+    @property
+    def table(self) -> SlotTable:
+        """What this shard is to each slot."""
+        return self._membership.table
+
+    def change(self, step: Callable[[Membership], Membership]) -> Membership:
+        """Take a step from one membership to the next; it is on disk when this returns."""
+        with self._changing:
+            after = step(self._membership)
+            if after is not self._membership:
+                memberships.save(self._folder, after)
+                self._membership = after
+            return after
+
+    def change_table(self, step: Callable[[SlotTable], SlotTable]) -> SlotTable:
+        """As `change`, for the slots."""
+
+        def change(before: Membership) -> Membership:
+            table = step(before.table)
+            return before if table.same_as(before.table) else dataclasses.replace(before, table=table)
+
+        return self.change(change).table
 
     def load(self) -> None:
         """Read every collection into memory, and clear what a crash left half made or half dropped."""
         for folder in sorted(self._collections_folder.iterdir()):
             name, mark, incarnation = folder.name.rpartition("@")
-            if folder.name.startswith(".") and folder.is_dir():
+            if folder.name.startswith((".new-", ".gone-")) and folder.is_dir():
                 shutil.rmtree(folder)
             elif folder.is_dir() and mark and incarnation.isdecimal():
                 self._load(name, int(incarnation), folder)
@@ -94,14 +125,17 @@ class Node:
             collection.engine.close()
         self._lock.close()
 
-    def engine(self, name: str) -> Engine:
-        """The collection's engine. Raises NotFound or Corruption."""
-        if name in self._damaged:
-            raise Corruption(self._damaged[name].reason)
-        try:
-            return self._open[name].engine
-        except KeyError:
-            raise NotFound(f"collection: {name[:140]!r} does not exist; create it first") from None
+    def engine(self, name: str, to_fill: bool = False) -> Engine:
+        """The collection's engine; to_fill: also one that is being filled again. Raises NotFound or Corruption."""
+        damaged = self._damaged.get(name)
+        if damaged is not None:
+            raise Corruption(damaged.reason)
+        found = self._open.get(name)
+        if found is None:
+            raise NotFound(f"collection: {name[:140]!r} does not exist; create it first")
+        if not (found.is_whole or to_fill):
+            raise Corruption(f"collection: {name!r} {_FILLING}")
+        return found.engine
 
     def open_collection(
         self,
@@ -117,6 +151,11 @@ class Node:
         now, and its incarnation."""
         check_collection_name(name)
         present = self._incarnation(name)
+        dropped = self._membership.dropped.get(name, 0)
+        if keep_present:
+            incarnation = max(incarnation, dropped + 1)
+        elif incarnation <= dropped:
+            raise NotFound(f"collection: {name!r} was dropped meanwhile")
         if present is not None and present < incarnation and not keep_present:
             self.drop_collection(name, present)
             present = None
@@ -142,24 +181,75 @@ class Node:
         """Delete the collection, damaged or not, unless it is a later incarnation. Returns whether there was
         one. A scan that still runs on it ends undisturbed: its files live on until it lets go of them."""
         present = self._incarnation(name)
-        if present is None or present > incarnation:
+        if present is not None and present > incarnation:
+            return False
+        self.change(lambda before: _with_dropped(before, name, incarnation))
+        if present is None:
             return False
         if name in self._open:
             self._open[name].engine.drop()
         gone = self._collections_folder / f".gone-{name}@{present}"
         self._folder_of(name, present).rename(gone)
-        _sync_folder(self._collections_folder)
+        sync_folder(self._collections_folder)
         self._open.pop(name, None)
         self._damaged.pop(name, None)
         shutil.rmtree(gone)
         return True
 
-    def collections(self) -> list[Collection]:
-        """The sound collections, by name."""
+    def engines(self) -> dict[str, Engine]:
+        """Those of the collections that can be read, also of those being filled again."""
+        return {name: found.engine for name, found in self._open.copy().items()}
+
+    def has_hash(self, name: str) -> bool:
+        """Whether the collection came with a hash file."""
+        return (self._folder_of(name, self._incarnation(name) or 0) / HASH_FILE).exists()
+
+    def collections(self, slots: SlotSet) -> list[Collection]:
+        """The sound collections, by name, with their rows in these slots."""
         return [
-            Collection(name, found.engine.space, found.engine.rows, found.incarnation, found.engine.indexing)
+            Collection(
+                name,
+                found.engine.space,
+                int(found.engine.sums.live[slots].sum()),
+                found.incarnation,
+                found.engine.indexing,
+            )
             for name, found in sorted(self._open.copy().items())
         ]
+
+    def damaged(self) -> dict[str, str]:
+        """The collections that cannot be read, by name, and why."""
+        reasons = {name: found.reason for name, found in self._damaged.copy().items()}
+        filling = {name: _FILLING for name, found in self._open.copy().items() if not found.is_whole}
+        return {**filling, **reasons}
+
+    def incarnation(self, name: str) -> int | None:
+        """That of the collection that is here, damaged or not."""
+        return self._incarnation(name)
+
+    def set_aside(self, name: str, reason: str) -> None:
+        """Take a damaged collection out of service; its files stay as they are until it is made anew."""
+        found = self._open.pop(name)
+        self._damaged[name] = _Damaged(reason, found.incarnation)
+        found.engine.drop()
+        log.error("collection %s is set aside: %s", name, reason)
+
+    def make_anew(
+        self, name: str, space: CodeSpace, indexing: Indexing, incarnation: int, hash_file: bytes
+    ) -> None:
+        """Put an empty collection in the place of a damaged one, to be filled from another replica: it takes
+        writes, and answers no reads until `is_filled`. The damaged files are kept beside."""
+        folder = self._folder_of(name, self._damaged[name].incarnation)
+        folder.rename(self._collections_folder / f".damaged-{folder.name}-{time.time_ns()}")
+        sync_folder(self._collections_folder)
+        self._make(name, space, indexing, incarnation, hash_file, is_whole=False)
+        del self._damaged[name]
+
+    def is_filled(self, name: str) -> None:
+        """The collection has all that another replica has."""
+        found = self._open[name]
+        (self._folder_of(name, found.incarnation) / FILLING_FILE).unlink(missing_ok=True)
+        self._open[name] = dataclasses.replace(found, is_whole=True)
 
     @property
     def memory_bytes(self) -> int:
@@ -172,20 +262,30 @@ class Node:
             log.error("collection %s cannot be opened: %s", name, error.message)
             self._damaged[name] = _Damaged(error.message, incarnation)
         else:
-            self._open[name] = _Open(engine, incarnation)
+            self._open[name] = _Open(engine, incarnation, not (folder / FILLING_FILE).exists())
 
-    def _make(self, name: str, space: CodeSpace, indexing: Indexing, incarnation: int, hash_file: bytes) -> None:
+    def _make(
+        self,
+        name: str,
+        space: CodeSpace,
+        indexing: Indexing,
+        incarnation: int,
+        hash_file: bytes,
+        is_whole: bool = True,
+    ) -> None:
         folder = self._folder_of(name, incarnation)
         unfinished = self._collections_folder / f".new-{folder.name}"
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
         Store.create(unfinished / STORE_FILE, space, indexing)
         if hash_file:
-            _write_synced(unfinished / HASH_FILE, hash_file)
+            write_whole(unfinished / HASH_FILE, hash_file)
+        if not is_whole:
+            write_whole(unfinished / FILLING_FILE, b"")
         unfinished.rename(folder)
         try:
-            _sync_folder(self._collections_folder)
-            self._open[name] = _Open(Engine(Store(folder / STORE_FILE), self._threads), incarnation)
+            sync_folder(self._collections_folder)
+            self._open[name] = _Open(Engine(Store(folder / STORE_FILE), self._threads), incarnation, is_whole)
         except BaseException:
             shutil.rmtree(folder)
             raise
@@ -211,23 +311,11 @@ class Node:
                 " drop it first or take another name"
             )
 
-    def _claim(self) -> None:
-        path = self._folder / "shard.json"
-        if not path.exists():
-            unfinished = path.with_suffix(".new")
-            _write_synced(unfinished, json.dumps(dataclasses.asdict(self.identity)).encode())
-            unfinished.rename(path)
-            _sync_folder(self._folder)
-            return
-        try:
-            owner = Identity(**json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError):
-            raise CannotStart(f"data: {path} is damaged; restore the folder from a backup") from None
-        if owner != self.identity:
-            raise CannotStart(
-                f"data: {self._folder} belongs to {owner}, this is {self.identity};"
-                " give each shard its own folder, and keep the partition count (it cannot be changed yet)"
-            )
+
+def _with_dropped(before: Membership, name: str, incarnation: int) -> Membership:
+    if before.dropped.get(name, 0) >= incarnation:
+        return before
+    return dataclasses.replace(before, dropped={**before.dropped, name: incarnation})
 
 
 def _lock(folder: Path) -> IO[str]:
@@ -239,18 +327,3 @@ def _lock(folder: Path) -> IO[str]:
         file.close()
         raise CannotStart(f"data: {folder} is open in another process; stop that one first") from None
     return file
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,15 +9,16 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import grpc
+import numpy as np
 
 from lookalike import wire
 from lookalike.batcher import Batcher
-from lookalike.errors import DeadlineExceeded, Internal, InvalidRequest, LookalikeError, Recovering
+from lookalike.errors import Internal, InvalidRequest, LookalikeError, NotFound, Recovering
 from lookalike.features import is_sound
 from lookalike.indexing import Indexing
 from lookalike.records import (
@@ -27,12 +28,18 @@ from lookalike.records import (
     check_code,
     check_key,
     parse_attributes,
+    record_id,
+    slot_of,
 )
-from lookalike.scan import ScanGroup, ScanHits, WriteResult
+from lookalike.scan import ScanHits, WriteResult
+from lookalike.shard_state import CollectionDigest, ShardState
+from lookalike.slots import no_slots, slots_to_bytes
 from lookalike.v1 import shard_pb2 as pb
 from lookalike.v1 import shard_pb2_grpc
+from shard import work
 from shard.engine import Engine
-from shard.kernel import CodeMatrix, ScanStopped
+from shard.kernel import CodeMatrix
+from shard.membership import Membership
 from shard.node import Node
 
 log = logging.getLogger("shard.server")
@@ -40,37 +47,38 @@ MAX_SCAN_QUERIES = 1_024
 MAX_WAITING_QUERIES = 16_384
 MAX_COMMIT_BYTES = 16 * 1024 * 1024
 MAX_WAITING_BYTES = 128 * 1024 * 1024
-_RECORD_BYTES = 256
 READ_THREADS = 2
 _SCAN_NICENESS = 10
 
 Result = TypeVar("Result")
 Context = grpc.aio.ServicerContext[Any, Any]
-ScanItem = tuple[Engine, ScanGroup]
-WriteItem = tuple[Engine, Sequence[VersionedRecord]]
 
 
 class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
-    """Serves a node. Until `load` is done every call is answered with Recovering."""
+    """Serves a node. Until `load` is done every call but ShardStatus is answered with Recovering, and reads until
+    `set_ready`."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._loaded = False
+        self._unready = "is loading"
+        # When this shard last had, for certain, every write acknowledged until then; None for always.
+        self._fresh_at: float | None = None
         self._started = time.monotonic()
         self._scan_thread = ThreadPoolExecutor(1, thread_name_prefix="scan", initializer=_step_back)
         self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._read_threads = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read")
-        self._scans: Batcher[ScanItem, ScanHits] = Batcher(
+        self._scans: Batcher[work.Scan, ScanHits] = Batcher(
             self._run_scans,
             max_weight=MAX_SCAN_QUERIES,
             max_waiting=MAX_WAITING_QUERIES,
-            weigh=lambda scan: scan[1].weight,
+            weigh=lambda scan: scan.group.weight,
         )
-        self._writes: Batcher[WriteItem, WriteResult] = Batcher(
+        self._writes: Batcher[work.Write, WriteResult] = Batcher(
             self._run_writes,
             max_weight=MAX_COMMIT_BYTES,
             max_waiting=MAX_WAITING_BYTES,
-            weigh=lambda write: sum(map(_write_bytes, write[1])),
+            weigh=lambda write: write.weight,
         )
 
     async def load(self) -> None:
@@ -78,6 +86,39 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
         await self._in(self._scan_thread, CodeMatrix(64).warm_up)
         await self._in(self._write_thread, self._node.load)
         self._loaded = True
+
+    def set_ready(self, reason: str = "") -> None:
+        """Answer reads from now on; with a reason, no longer."""
+        self._unready = reason
+
+    @property
+    def is_ready(self) -> bool:
+        return not self._unready
+
+    def fresh_at(self, moment: float | None) -> None:
+        """All that was acknowledged until this time of the monotonic clock is here; None: it always is."""
+        self._fresh_at = moment
+
+    @property
+    def stale_ms(self) -> int:
+        """At most so old is what reads find."""
+        return 0 if self._fresh_at is None else max(0, int((time.monotonic() - self._fresh_at) * 1000))
+
+    async def change(self, step: Callable[[Membership], Membership]) -> Membership:
+        """Take a step from one membership to the next, between commits."""
+        return await self._in(self._write_thread, lambda: self._node.change(step))
+
+    async def write(self, engine: Engine, records: Sequence[VersionedRecord]) -> WriteResult:
+        """Store records that another shard has."""
+        return await self._writes.submit(work.Write(engine, records, is_repair=True))
+
+    async def in_writer(self, call: Callable[[], Result]) -> Result:
+        """Run what changes stores, between commits."""
+        return await self._in(self._write_thread, call)
+
+    async def in_reader(self, call: Callable[[], Result]) -> Result:
+        """Run what reads stores for long."""
+        return await self._in(self._read_threads, call)
 
     async def close(self) -> None:
         await self._scans.close()
@@ -87,17 +128,19 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
         self._node.close()
 
     async def Scan(self, request: pb.ScanRequest, context: Context) -> pb.ScanResponse:
-        self._require_loaded()
-        answers = await asyncio.gather(*(self._scan_group(group) for group in request.groups))
-        return pb.ScanResponse(groups=[wire.scan_hits_to_wire(answer) for answer in answers])
+        self._require_ready()
+        stale_ms = self.stale_ms
+        if request.slots:
+            work.require_served(self._node, wire.slots_from_wire(request.slots))
+        answers = await asyncio.gather(*(self._scan_group(group, request.slots) for group in request.groups))
+        return pb.ScanResponse(groups=[wire.scan_hits_to_wire(answer) for answer in answers], stale_ms=stale_ms)
 
-    async def _scan_group(self, message: pb.ScanGroup) -> ScanHits | LookalikeError:
+    async def _scan_group(self, message: pb.ScanGroup, slots: bytes) -> ScanHits | LookalikeError:
         """One group's answer or error: the groups of an RPC belong to different clients."""
         try:
             engine = self._node.engine(message.collection)
-            return await self._scans.submit(
-                (engine, wire.scan_group_from_wire(message, engine.space, engine.indexing))
-            )
+            group = wire.scan_group_from_wire(message, engine.space, engine.indexing)
+            return await self._scans.submit(work.Scan(engine, group, slots))
         except LookalikeError as error:
             return error
         except Exception:
@@ -106,7 +149,7 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
 
     async def Write(self, request: pb.WriteRequest, context: Context) -> pb.WriteResponse:
         self._require_loaded()
-        engine = self._node.engine(request.collection)
+        engine = self._node.engine(request.collection, to_fill=True)
         engine.space.require(request.fingerprint, "the write")
         engine.indexing.require_features(request.features, "the write")
         records = [wire.versioned_from_wire(message) for message in request.records]
@@ -118,20 +161,31 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
                 parse_attributes(record.attributes)
                 check_code(record.code, engine.space, f"record {record.key!r}")
                 _check_features(record, engine.indexing)
-        result = await self._writes.submit((engine, records))
+        result = await self._writes.submit(work.Write(engine, records))
         return pb.WriteResponse(
             existed=result.existed,
             superseded=result.superseded.keys(),
             superseded_by=result.superseded.values(),
             newest_version=result.newest_version,
+            elsewhere=[
+                pb.Elsewhere(slot=slot, partition=partition) for slot, partition in result.elsewhere.items()
+            ],
+            refused=sorted(result.refused),
         )
 
     async def Fetch(self, request: pb.FetchRequest, context: Context) -> pb.FetchResponse:
-        self._require_loaded()
+        self._require_ready()
         engine = self._node.engine(request.collection)
         if request.include_features:
             engine.indexing.require_features(request.features, "the read")
-        records = await self._in(self._read_threads, lambda: engine.fetch(request.keys, request.include_features))
+        slots = no_slots()
+        slots[[slot_of(record_id(key)) for key in request.keys]] = True
+        work.require_served(self._node, slots)
+        records = await self._in(
+            self._read_threads,
+            lambda: engine.fetch(request.keys, request.include_features, request.include_deleted),
+        )
+        work.require_served(self._node, slots)
         return pb.FetchResponse(records=[wire.versioned_to_wire(record) for record in records])
 
     async def OpenCollection(
@@ -167,74 +221,121 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
         return pb.FetchHashResponse(hash_file=data)
 
     async def ShardStatus(self, request: pb.ShardStatusRequest, context: Context) -> pb.ShardStatusResponse:
-        self._require_loaded()
-        identity = self._node.identity
-        return pb.ShardStatusResponse(
-            cluster=identity.cluster,
-            partition=identity.partition,
-            replica=identity.replica,
-            collections=[wire.collection_to_wire(collection) for collection in self._node.collections()],
-            memory_bytes=self._node.memory_bytes,
+        if request.HasField("target"):
+            target = wire.target_from_wire(request.target)
+            if self._node.membership.is_formed and target.order > self._node.membership.target.order:
+                await self.change(lambda before: before.told(target))
+        slots = wire.slots_from_wire(request.slots) if request.slots else self._node.table.serving
+        return wire.state_to_wire(self.state(slots, request.include_digests))
+
+    def state(self, slots: Any = None, include_digests: bool = False) -> ShardState:
+        """What this shard says of itself. slots: over which rows are counted; those served, by default."""
+        node, membership = self._node, self._node.membership
+        engines = node.engines() if self._loaded else {}
+        gone = ~membership.table.writable
+        return ShardState(
+            cluster=membership.identity.cluster,
+            partition=membership.identity.partition,
+            replica=membership.identity.replica,
+            collections=node.collections(membership.table.serving if slots is None else slots),
+            memory_bytes=node.memory_bytes,
             uptime_seconds=time.monotonic() - self._started,
+            instance=membership.instance,
+            is_formed=membership.is_formed,
+            founders=membership.founders,
+            target=membership.target,
+            table=membership.table,
+            is_ready=self.is_ready,
+            reason=f"partition {membership.identity.partition} {self._unready}" if self._unready else "",
+            stale_ms=self.stale_ms,
+            newest_version=max((engine.newest_version for engine in engines.values()), default=0),
+            dropped=membership.dropped,
+            damaged=node.damaged(),
+            rows_left_over=sum(int(engine.sums.rows[gone].sum()) for engine in engines.values()),
+            digests=self._digests(engines) if include_digests else {},
         )
+
+    def _digests(self, engines: Mapping[str, Engine]) -> dict[str, CollectionDigest]:
+        return {
+            name: CollectionDigest(
+                self._node.incarnation(name) or 0,
+                engine.sums.digests,
+                engine.sums.rows,
+                engine.horizon,
+                self._node.has_hash(name),
+            )
+            for name, engine in engines.items()
+        }
+
+    async def ListRows(self, request: pb.ListRowsRequest, context: Context) -> pb.ListRowsResponse:
+        engine = self._engine_of(request.collection, request.incarnation)
+        slots = wire.slots_from_wire(request.slots)
+        listing = await self._in(self._read_threads, lambda: engine.listing(slots))
+        return pb.ListRowsResponse(
+            numbers=listing.numbers.astype("<u4").tobytes(),
+            ids=listing.rows.ids.astype("<u8").tobytes(),
+            versions=listing.rows.versions.astype("<u8").tobytes(),
+            deleted=listing.rows.deleted.astype(np.uint8).tobytes(),
+        )
+
+    async def ReadRows(self, request: pb.ReadRowsRequest, context: Context) -> pb.ReadRowsResponse:
+        engine = self._engine_of(request.collection, request.incarnation)
+        numbers = np.frombuffer(request.numbers, "<u4").tolist()
+        records, read = await self._in(self._read_threads, lambda: engine.read(numbers))
+        return pb.ReadRowsResponse(records=[wire.versioned_to_wire(record) for record in records], read=read)
+
+    def _engine_of(self, collection: str, incarnation: int) -> Engine:
+        self._require_loaded()
+        engine = self._node.engine(collection, to_fill=True)
+        if self._node.incarnation(collection) != incarnation:
+            raise NotFound(f"collection: {collection!r} is here in another incarnation")
+        return engine
+
+    async def HandOver(self, request: pb.HandOverRequest, context: Context) -> pb.HandOverResponse:
+        self._require_loaded()
+        slots = wire.slots_from_wire(request.slots)
+        generations = wire.generations_from_wire(request.generations)
+        taker, node = request.partition, self._node
+        if request.step == pb.HandOverRequest.STEP_SHARE:
+            share = await self._in(
+                self._write_thread, lambda: node.change_table(lambda old: old.share(slots, taker, generations))
+            )
+            return pb.HandOverResponse(done=slots_to_bytes(slots & share.shared_with(taker, generations)))
+        if request.step != pb.HandOverRequest.STEP_RELEASE:
+            raise InvalidRequest(f"step: {request.step} is not known; use a newer shard")
+        await self._in(
+            self._write_thread, lambda: node.change_table(lambda old: old.release(slots, taker, generations))
+        )
+        return pb.HandOverResponse(done=slots_to_bytes(slots))
 
     def _require_loaded(self) -> None:
         if not self._loaded:
             raise Recovering(f"partition {self._node.identity.partition} is loading; repeat in a moment")
 
+    def _require_ready(self) -> None:
+        if self._unready:
+            raise Recovering(f"partition {self._node.identity.partition} {self._unready}; repeat in a moment")
+
     async def _in(self, threads: ThreadPoolExecutor, call: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(threads, call)
 
-    async def _run_scans(self, scans: Sequence[ScanItem]) -> Sequence[ScanHits | Exception]:
+    async def _run_scans(self, scans: Sequence[work.Scan]) -> Sequence[ScanHits | Exception]:
         stop = threading.Event()
         try:
-            return await self._in(self._scan_thread, lambda: _scan_together(scans, stop.is_set))
+            return await self._in(self._scan_thread, lambda: work.scan_together(self._node, scans, stop.is_set))
         except asyncio.CancelledError:
             stop.set()
             raise
 
-    async def _run_writes(self, writes: Sequence[WriteItem]) -> Sequence[WriteResult | Exception]:
+    async def _run_writes(self, writes: Sequence[work.Write]) -> Sequence[WriteResult | Exception]:
         # A write that began is finished even if nobody waits any more: its transaction is whole.
-        return await asyncio.shield(self._in(self._write_thread, lambda: _write_together(writes)))
+        return await asyncio.shield(self._in(self._write_thread, lambda: work.write_together(self._node, writes)))
 
 
 def _step_back() -> None:
     """Let whatever gathers the next batch go before a scan: a fuller batch costs the scan little."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _SCAN_NICENESS)
-
-
-def _scan_together(scans: Sequence[ScanItem], should_stop: Callable[[], bool]) -> list[ScanHits | Exception]:
-    """Answer scans that differ only in their codes by one scan of all their codes."""
-    results: list[ScanHits | Exception] = [DeadlineExceeded("the scan was stopped")] * len(scans)
-    alike: dict[object, list[int]] = {}
-    for index, (engine, group) in enumerate(scans):
-        alike.setdefault((id(engine), group.options), []).append(index)
-    for members in alike.values():
-        try:
-            for index, hits in zip(members, _scan_joined([scans[i] for i in members], should_stop), strict=True):
-                results[index] = hits
-        except ScanStopped:
-            break
-        except Exception as error:
-            if len(members) == 1:
-                results[members[0]] = error
-                continue
-            # What is wrong with one of them, or only with all at once, must not fail the others.
-            for index in members:
-                results[index] = _scan_together([scans[index]], should_stop)[0]
-    return results
-
-
-def _scan_joined(scans: Sequence[ScanItem], should_stop: Callable[[], bool]) -> list[ScanHits]:
-    engine, first = scans[0]
-    joined = first.joined([group for _, group in scans[1:]])
-    return _cut(engine.scan(joined, should_stop), [len(group.codes) for _, group in scans])
-
-
-def _write_bytes(record: VersionedRecord) -> int:
-    """About what a record takes on its way to the disk."""
-    return _RECORD_BYTES + len(record.code or b"") + len(record.attributes) + len(record.features)
 
 
 def _check_features(record: VersionedRecord, indexing: Indexing) -> None:
@@ -245,53 +346,3 @@ def _check_features(record: VersionedRecord, indexing: Indexing) -> None:
         )
     if record.features and not is_sound(indexing.features, record.features):
         raise InvalidRequest(f"features: those of record {record.key!r} hold NaN or infinity; send finite numbers")
-
-
-def _cut(hits: ScanHits, sizes: Sequence[int]) -> list[ScanHits]:
-    """Give each of the joined scans the hits of its own queries."""
-    if len(sizes) == 1:
-        return [hits]
-    parts = []
-    query = row = 0
-    for size in sizes:
-        counts = hits.counts[query : query + size]
-        rows = slice(row, row + sum(counts))
-        parts.append(
-            ScanHits(
-                counts,
-                hits.distances[rows],
-                hits.ids[rows],
-                hits.keys[rows],
-                hits.attributes[rows],
-                hits.rows,
-                hits.unknown_fields,
-                hits.known_fields,
-                hits.ranks[rows],
-            )
-        )
-        query += size
-        row = rows.stop
-    return parts
-
-
-def _write_together(writes: Sequence[WriteItem]) -> list[WriteResult | Exception]:
-    """Apply the writes to one collection in one commit."""
-    results: list[WriteResult | Exception] = [DeadlineExceeded("the write was not tried")] * len(writes)
-    by_engine: dict[int, list[int]] = {}
-    for index, (engine, _) in enumerate(writes):
-        by_engine.setdefault(id(engine), []).append(index)
-    for members in by_engine.values():
-        engine = writes[members[0]][0]
-        try:
-            joined = engine.write([record for index in members for record in writes[index][1]])
-        except Exception as error:
-            for index in members:
-                results[index] = error
-            continue
-        start = 0
-        for index in members:
-            end = start + len(writes[index][1])
-            superseded = {i - start: by for i, by in joined.superseded.items() if start <= i < end}
-            results[index] = WriteResult(joined.existed[start:end], superseded, joined.newest_version)
-            start = end
-    return results

@@ -2,7 +2,8 @@
 
 A returned write is committed and synced. Every write of a key takes a new row number; a number's content
 never changes and numbers are not used twice while the process lives. So whoever holds a number reads
-either exactly what it stood for, or nothing. A row without a code is a tombstone."""
+either exactly what it stood for, or nothing. A row without a code is a tombstone. Every row carries a checksum of
+all that it says, so that damage which SQLite cannot see is found (`damaged_rows`)."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import dataclasses
 import json
 import sqlite3
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,15 +25,18 @@ from lookalike.errors import Corruption, InvalidRequest, Overloaded
 from lookalike.filters import Filter, Not
 from lookalike.indexing import Indexing
 from lookalike.records import VersionedRecord, answer_too_large, record_id
+from shard.digests import Rows
 from shard.filter_sql import index_of, where
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 LOAD_ROWS = 65_536
 # Of the rows last found, some 100 bytes each: a look-up in SQLite costs as much as comparing two thousand codes.
 KEYS_REMEMBERED = 500_000
 RENUMBER_ABOVE = 2**31
 _STEPS_BETWEEN_LOOKS = 100_000
 _LOOKUP_VALUES = 500
+# From so many numbers on it is quicker to read all rows than to look each up.
+_SCAN_FROM = 20_000
 _MAPPED_BYTES = 0x7FFF0000  # the most that SQLite maps
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -42,19 +47,24 @@ CREATE TABLE records (
     id INTEGER NOT NULL,
     version INTEGER NOT NULL,
     code BLOB,
-    attributes TEXT
+    attributes TEXT,
+    checksum INTEGER
 );
 """
+_TOMBSTONES = "CREATE INDEX IF NOT EXISTS tombstones ON records (number, id, version) WHERE code IS NULL"
 
 # Apart from the records, so that what reads those does not read these.
 _FEATURES_SCHEMA = "CREATE TABLE features (number INTEGER PRIMARY KEY, vector BLOB NOT NULL);"
 
 Value = TypeVar("Value", str, int)
+# Key, attributes and version of a row.
+Described = tuple[str, str, int]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Applied:
-    """What a write changed: numbers of live rows that are gone, and the rows that came."""
+    """What a write changed: numbers of live rows that are gone, and the live rows that came; and as digests see
+    it, tombstones included, the rows that are gone and those that came."""
 
     deleted: npt.NDArray[np.uint32]
     numbers: npt.NDArray[np.uint32]
@@ -62,6 +72,8 @@ class Applied:
     codes: Sequence[bytes]
     existed: Sequence[bool]
     superseded: Mapping[int, int]
+    gone: Rows
+    come: Rows
 
 
 class Store:
@@ -72,11 +84,12 @@ class Store:
         self._path = path
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
-        self._keys: dict[int, str] = {}
+        self._keys: dict[int, Described] = {}
         try:
             with _explained(path):
                 self._writer = self._connect()
-                self.space, self.indexing = self._read_meta()
+                self._upgrade()
+                self.space, self.indexing, self.horizon = self._read_meta()
                 last, newest = self._writer.execute("SELECT max(number), max(version) FROM records").fetchone()
                 self.fields = frozenset(name for (name,) in self._writer.execute("SELECT name FROM fields"))
                 if (last or 0) > RENUMBER_ABOVE:
@@ -93,6 +106,7 @@ class Store:
         with _explained(path), contextlib.closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript(_SCHEMA)
+            connection.execute(_TOMBSTONES)
             for position, field in enumerate(indexing.attributes):
                 connection.executescript(index_of(position, field))
             if indexing.keeps_features:
@@ -109,22 +123,128 @@ class Store:
         for connection in self._connections:
             connection.close()
 
-    def load(self) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64], npt.NDArray[np.uint32]]]:
-        """All live rows in number order, as (codes (n, bits/8), ids (n,), numbers (n,)) in portions."""
+    def load(self) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint32], Rows]]:
+        """All live rows in number order, as (codes (n, bits/8), numbers (n,), rows) in portions."""
         with _explained(self._path):
             cursor = self._reader().execute(
-                "SELECT number, id, code FROM records WHERE code IS NOT NULL ORDER BY number"
+                "SELECT number, id, version, code FROM records WHERE code IS NOT NULL ORDER BY number"
             )
             while rows := cursor.fetchmany(LOAD_ROWS):
-                numbers, ids, codes = zip(*rows, strict=True)
+                numbers, ids, versions, codes = zip(*rows, strict=True)
                 packed = b"".join(codes)
                 if len(packed) != len(rows) * self.space.code_bytes:
                     raise Corruption(f"{self._path}: a stored code has the wrong length; restore the partition")
                 yield (
                     np.frombuffer(packed, np.uint8).reshape(len(rows), self.space.code_bytes),
-                    np.array(ids, np.int64).view(np.uint64),
                     np.array(numbers, np.uint32),
+                    Rows(
+                        np.array(ids, np.int64).view(np.uint64),
+                        np.array(versions, np.uint64),
+                        np.zeros(len(rows), np.bool_),
+                    ),
                 )
+
+    def tombstones(self) -> tuple[npt.NDArray[np.uint32], Rows]:
+        """Numbers of all tombstones, and the rows."""
+        with _explained(self._path):
+            found = self._reader().execute("SELECT number, id, version FROM records WHERE code IS NULL").fetchall()
+        numbers, ids, versions = zip(*found, strict=True) if found else ((), (), ())
+        rows = Rows(
+            np.array(ids, np.int64).view(np.uint64), np.array(versions, np.uint64), np.ones(len(found), np.bool_)
+        )
+        return np.array(numbers, np.uint32), rows
+
+    def versions(self, numbers: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint64]:
+        """The versions of rows that exist, in the order of their numbers."""
+        if len(numbers) < _SCAN_FROM:
+            sql = "SELECT number, version FROM records WHERE number IN ({})"
+            found = dict(self._lookup(self._reader(), sql, numbers.tolist()))
+            return np.array([found[number] for number in numbers.tolist()], np.uint64)
+        with _explained(self._path):
+            cursor = self._reader().execute("SELECT number, version FROM records ORDER BY number")
+            rows = np.fromiter((value for row in cursor for value in row), np.int64).reshape(-1, 2)
+        versions: npt.NDArray[np.uint64] = rows[np.searchsorted(rows[:, 0], numbers), 1].astype(np.uint64)
+        return versions
+
+    def rows(self, numbers: Sequence[int], max_bytes: int) -> tuple[list[VersionedRecord], int]:
+        """The records, tombstones included, of those of the first numbers that exist; of how many numbers, for
+        once they take `max_bytes` the rest waits."""
+        keeps = self.indexing.keeps_features
+        sql = (
+            f"SELECT number, key, code, attributes, version, {'vector' if keeps else 'NULL'} FROM records"
+            f"{' LEFT JOIN features USING (number)' if keeps else ''} WHERE number IN ({{}})"
+        )
+        records: list[VersionedRecord] = []
+        size = 0
+        for start in range(0, len(numbers), _LOOKUP_VALUES):
+            part = numbers[start : start + _LOOKUP_VALUES]
+            for _, key, code, attributes, version, vector in self._lookup(self._reader(), sql, part):
+                records.append(VersionedRecord(key, code, attributes or "", version, vector or b""))
+                size += len(key) + len(code or b"") + len(attributes or "") + len(vector or b"")
+            if size > max_bytes:
+                return records, start + len(part)
+        return records, len(numbers)
+
+    def damaged_rows(self, first: int, count: int) -> tuple[int, int | None]:
+        """Check the checksums of up to `count` rows from number `first` on. Returns how many do not say what was
+        written, and the number to go on from: None at the end."""
+        keeps = self.indexing.keeps_features
+        with _explained(self._path):
+            found = (
+                self._reader()
+                .execute(
+                    f"SELECT number, key, id, version, code, attributes, checksum, {'vector' if keeps else 'NULL'}"
+                    f" FROM records{' LEFT JOIN features USING (number)' if keeps else ''}"
+                    " WHERE number >= ? ORDER BY number LIMIT ?",
+                    (first, count),
+                )
+                .fetchall()
+            )
+        damaged = 0
+        for _, key, identifier, version, code, attributes, checksum, vector in found:
+            try:
+                sound = identifier == _signed(record_id(key)) and checksum in (
+                    None,
+                    _checksum(key, version, code, attributes, vector or b""),
+                )
+            except (AttributeError, TypeError, ValueError):
+                sound = False
+            damaged += not sound
+        return damaged, found[-1][0] + 1 if len(found) == count else None
+
+    def check_structure(self) -> None:
+        """Have SQLite check its pages and indexes. Raises Corruption."""
+        with _explained(self._path):
+            (answer,) = self._reader().execute("PRAGMA integrity_check(1)").fetchone()
+        if answer != "ok":
+            raise Corruption(f"{self._path} is damaged ({answer})")
+
+    @contextlib.contextmanager
+    def removing(self, numbers: Sequence[int]) -> Iterator[Rows]:
+        """Remove rows for good, tombstones included, as `writing` writes them; yields what goes."""
+        with _explained(self._path):
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                sql = "SELECT id, version, code IS NULL FROM records WHERE number IN ({})"
+                found = [(i % 2**64, version, bool(dead)) for i, version, dead in self._lookup(
+                    self._writer, sql, numbers)]  # fmt: skip
+                self._writer.executemany("DELETE FROM records WHERE number = ?", [(number,) for number in numbers])
+                if self.indexing.keeps_features:
+                    self._writer.executemany(
+                        "DELETE FROM features WHERE number = ?", [(number,) for number in numbers]
+                    )
+                yield Rows.of(found)
+                self._writer.execute("COMMIT")
+            except BaseException:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+                raise
+
+    def set_horizon(self, version: int) -> None:
+        """Remember that tombstones below this version are forgotten."""
+        with _explained(self._path):
+            self._writer.execute("INSERT OR REPLACE INTO meta VALUES ('horizon', ?)", (str(version),))
+        self.horizon = version
 
     @contextlib.contextmanager
     def writing(self, records: Sequence[VersionedRecord]) -> Iterator[Applied]:
@@ -157,39 +277,43 @@ class Store:
                 reader.execute("COMMIT")
 
     def fetch(
-        self, keys: Sequence[str], max_bytes: int, include_features: bool = False
+        self,
+        keys: Sequence[str],
+        max_bytes: int,
+        include_features: bool = False,
+        include_deleted: bool = False,
     ) -> dict[str, VersionedRecord]:
-        """The live records among `keys`. Raises InvalidRequest when they take over `max_bytes`."""
+        """The live records among `keys`, or tombstones too. Raises InvalidRequest when they take over
+        `max_bytes`."""
         keeps = self.indexing.keeps_features and include_features
         sql = (
             f"SELECT key, code, attributes, version, {'vector' if keeps else 'NULL'} FROM records"
-            f"{' LEFT JOIN features USING (number)' if keeps else ''} WHERE key IN ({{}}) AND code IS NOT NULL"
+            f"{' LEFT JOIN features USING (number)' if keeps else ''} WHERE key IN ({{}})"
+            f"{'' if include_deleted else ' AND code IS NOT NULL'}"
         )
         found: dict[str, VersionedRecord] = {}
         size = 0
         for key, code, attributes, version, vector in self._lookup(self._reader(), sql, keys):
-            record = found[key] = VersionedRecord(key, code, attributes, version, vector or b"")
+            record = found[key] = VersionedRecord(key, code, attributes or "", version, vector or b"")
             size += len(record.key) + len(record.code or b"") + len(record.attributes) + len(record.features)
             if size > max_bytes:
                 raise InvalidRequest(f"keys: the records take over {max_bytes:,} bytes; ask for fewer at once")
         return found
 
-    def describe(
-        self, numbers: Sequence[int], include_attributes: bool, max_bytes: int
-    ) -> dict[int, tuple[str, str]]:
-        """Key and attributes ("" unless wanted) of the rows among `numbers` that live, or of which the key is
-        remembered: it stays true of the number. Raises InvalidRequest when they take over `max_bytes`."""
+    def describe(self, numbers: Sequence[int], include_attributes: bool, max_bytes: int) -> dict[int, Described]:
+        """Key, attributes ("" unless wanted) and version of the rows among `numbers` that live, or of which these
+        are remembered: they stay true of the number. Raises InvalidRequest when they take over `max_bytes`."""
         attributes = "attributes" if include_attributes else "''"
-        sql = f"SELECT number, key, {attributes} FROM records WHERE number IN ({{}}) AND code IS NOT NULL"
-        described: dict[int, tuple[str, str]] = {}
+        sql = f"SELECT number, key, {attributes}, version FROM records WHERE number IN ({{}}) AND code IS NOT NULL"
+        described: dict[int, Described] = {}
         if not include_attributes:
             known = ((number, self._keys.get(number)) for number in numbers)
-            described = {number: (key, "") for number, key in known if key is not None}
+            described = {number: row for number, row in known if row is not None}
             numbers = [number for number in numbers if number not in described]
-        size = sum(len(key) for key, _ in described.values())
-        for number, key, text in self._lookup(self._reader(), sql, numbers):
-            described[number] = (key, text)
-            self._keys[number] = key
+        size = sum(len(key) for key, _, _ in described.values())
+        for number, key, text, version in self._lookup(self._reader(), sql, numbers):
+            described[number] = (key, text, version)
+            self._keys[number] = (key, "", version)
             size += len(key) + len(text)
             if size > max_bytes:
                 break
@@ -233,13 +357,27 @@ class Store:
         mask[numbers - first] = True
         return mask
 
-    def _read_meta(self) -> tuple[CodeSpace, Indexing]:
+    def _upgrade(self) -> None:
+        """Bring a store of schema 1, which had no checksums, up to date; its rows stay without."""
+        (schema,) = self._writer.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone() or ("",)
+        if schema == "1":
+            self._writer.executescript(
+                f"""
+                BEGIN IMMEDIATE;
+                ALTER TABLE records ADD COLUMN checksum INTEGER;
+                {_TOMBSTONES};
+                UPDATE meta SET value = '{SCHEMA_VERSION}' WHERE name = 'schema';
+                COMMIT;
+                """
+            )
+
+    def _read_meta(self) -> tuple[CodeSpace, Indexing, int]:
         meta = dict(self._writer.execute("SELECT name, value FROM meta"))
         if meta["schema"] != SCHEMA_VERSION:
             raise ValueError(f"its schema is {meta['schema']!r}, this release reads {SCHEMA_VERSION!r}")
         stored = json.loads(meta["indexing"])
         indexing = Indexing(**{**stored, "attributes": tuple(stored["attributes"])})
-        return CodeSpace(**json.loads(meta["code_space"])), indexing
+        return CodeSpace(**json.loads(meta["code_space"])), indexing, int(meta.get("horizon", 0))
 
     def _renumber(self) -> int:
         """Give the rows new numbers from 0 in their order. Returns how many there are. Numbers have 32 bits
@@ -275,6 +413,7 @@ class Store:
         existed: list[bool] = []
         superseded: dict[int, int] = {}
         deleted: list[int] = []
+        gone: list[tuple[int, int, bool]] = []
         rows: dict[str, tuple[int, VersionedRecord]] = {}
         taken = 0
         for index, record in enumerate(records):
@@ -284,18 +423,20 @@ class Store:
                 if version > record.version:
                     superseded[index] = version
                 continue
-            if live and record.key not in rows:
-                deleted.append(number)
+            if version >= 0 and record.key not in rows:
+                gone.append((record_id(record.key), version, not live))
+                if live:
+                    deleted.append(number)
             number = self._next_number + taken
             taken += 1
             rows[record.key] = (number, record)
             stored[record.key] = [number, record.version, record.code is not None]
         self._writer.executemany(
-            "INSERT OR REPLACE INTO records (number, key, id, version, code, attributes)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO records (number, key, id, version, code, attributes, checksum)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
             [
                 (number, record.key, _signed(record_id(record.key)), record.version, record.code,
-                 None if record.code is None else record.attributes)
+                 None if record.code is None else record.attributes, _checksum_of(record))
                 for number, record in rows.values()
             ],
         )  # fmt: skip
@@ -315,6 +456,8 @@ class Store:
             [record.code for _, record in live_rows if record.code is not None],
             existed,
             superseded,
+            Rows.of(gone),
+            Rows.of([(record_id(r.key), r.version, r.code is None) for _, r in rows.values()]),
         )
         return applied, fields, taken
 
@@ -350,6 +493,17 @@ class Store:
 
 def _signed(identifier: int) -> int:
     return identifier - 2**64 if identifier >= 2**63 else identifier
+
+
+def _checksum_of(record: VersionedRecord) -> int:
+    attributes = None if record.code is None else record.attributes
+    return _checksum(record.key, record.version, record.code, attributes, record.features)
+
+
+def _checksum(key: str, version: int, code: bytes | None, attributes: str | None, features: bytes) -> int:
+    """CRC-32 over all that a row says."""
+    text = f"{version} {'' if attributes is None else attributes} {key}".encode()
+    return zlib.crc32(features, zlib.crc32(code or b"", zlib.crc32(text)))
 
 
 def _new_fields(records: Iterator[VersionedRecord], known: frozenset[str]) -> frozenset[str]:

@@ -139,6 +139,7 @@ class Coverage(_message.Message):
     ROWS_SEARCHED_FIELD_NUMBER: _builtins.int
     ROWS_KNOWN_FIELD_NUMBER: _builtins.int
     MISSING_FIELD_NUMBER: _builtins.int
+    STALE_MS_FIELD_NUMBER: _builtins.int
     partitions: _builtins.int
     """Partitions of the cluster."""
     answered: _builtins.int
@@ -147,6 +148,10 @@ class Coverage(_message.Message):
     """Live rows on the partitions that answered."""
     rows_known: _builtins.int
     """Live rows of the collection as last known, missing partitions included."""
+    stale_ms: _builtins.int
+    """At most so old is what was searched: every write acknowledged earlier is in it. 0 with quorum consistency, or while
+    a write is acknowledged by all replicas.
+    """
     @_builtins.property
     def missing(self) -> _containers.RepeatedCompositeFieldContainer[Global___MissingPartition]:
         """The partitions that did not answer."""
@@ -159,10 +164,11 @@ class Coverage(_message.Message):
         rows_searched: _builtins.int = ...,
         rows_known: _builtins.int = ...,
         missing: _abc.Iterable[Global___MissingPartition] | None = ...,
+        stale_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "missing", b"missing", "partitions", b"partitions", "rows_known", b"rows_known", "rows_searched", b"rows_searched"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "missing", b"missing", "partitions", b"partitions", "rows_known", b"rows_known", "rows_searched", b"rows_searched", "stale_ms", b"stale_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

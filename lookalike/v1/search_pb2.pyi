@@ -763,6 +763,49 @@ class DropCollectionResponse(_message.Message):
 Global___DropCollectionResponse: _TypeAlias = DropCollectionResponse  # noqa: Y015
 
 @_typing.final
+class DrainRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTITION_FIELD_NUMBER: _builtins.int
+    UNDO_FIELD_NUMBER: _builtins.int
+    partition: _builtins.int
+    undo: _builtins.bool
+    """Let it have its share again."""
+    def __init__(
+        self,
+        *,
+        partition: _builtins.int = ...,
+        undo: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["partition", b"partition", "undo", b"undo"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainRequest: _TypeAlias = DrainRequest  # noqa: Y015
+
+@_typing.final
+class DrainResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLOTS_FIELD_NUMBER: _builtins.int
+    slots: _builtins.int
+    """Slots that the partition still holds."""
+    def __init__(
+        self,
+        *,
+        slots: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["slots", b"slots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainResponse: _TypeAlias = DrainResponse  # noqa: Y015
+
+@_typing.final
 class ClusterStatusRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -786,6 +829,7 @@ class ClusterStatusResponse(_message.Message):
     PARTITIONS_FIELD_NUMBER: _builtins.int
     ENCODER_FIELD_NUMBER: _builtins.int
     COLLECTIONS_FIELD_NUMBER: _builtins.int
+    REBALANCE_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     """The name in the cluster config."""
     version: _builtins.str
@@ -796,6 +840,8 @@ class ClusterStatusResponse(_message.Message):
     def encoder(self) -> Global___EncoderStatus: ...
     @_builtins.property
     def collections(self) -> _containers.RepeatedCompositeFieldContainer[_codespace_pb2.Collection]: ...
+    @_builtins.property
+    def rebalance(self) -> Global___Rebalance: ...
     def __init__(
         self,
         *,
@@ -804,14 +850,57 @@ class ClusterStatusResponse(_message.Message):
         partitions: _abc.Iterable[Global___PartitionStatus] | None = ...,
         encoder: Global___EncoderStatus | None = ...,
         collections: _abc.Iterable[_codespace_pb2.Collection] | None = ...,
+        rebalance: Global___Rebalance | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["encoder", b"encoder"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["encoder", b"encoder", "rebalance", b"rebalance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "collections", b"collections", "encoder", b"encoder", "partitions", b"partitions", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "collections", b"collections", "encoder", b"encoder", "partitions", b"partitions", "rebalance", b"rebalance", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ClusterStatusResponse: _TypeAlias = ClusterStatusResponse  # noqa: Y015
+
+@_typing.final
+class Rebalance(_message.Message):
+    """How far the cluster is from the division that its config asks for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    PARTITIONS_FIELD_NUMBER: _builtins.int
+    DRAINED_FIELD_NUMBER: _builtins.int
+    SLOTS_TO_MOVE_FIELD_NUMBER: _builtins.int
+    SLOTS_MOVING_FIELD_NUMBER: _builtins.int
+    SLOTS_UNSERVED_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    """Rises with every change of the partitions."""
+    partitions: _builtins.int
+    """Partitions that the records shall be spread over."""
+    slots_to_move: _builtins.int
+    """Slots that are not where they shall be."""
+    slots_moving: _builtins.int
+    """Of these, slots on their way now."""
+    slots_unserved: _builtins.int
+    """Slots that no replica that answers serves."""
+    @_builtins.property
+    def drained(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.int = ...,
+        partitions: _builtins.int = ...,
+        drained: _abc.Iterable[_builtins.int] | None = ...,
+        slots_to_move: _builtins.int = ...,
+        slots_moving: _builtins.int = ...,
+        slots_unserved: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drained", b"drained", "epoch", b"epoch", "partitions", b"partitions", "slots_moving", b"slots_moving", "slots_to_move", b"slots_to_move", "slots_unserved", b"slots_unserved"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rebalance: _TypeAlias = Rebalance  # noqa: Y015
 
 @_typing.final
 class PartitionStatus(_message.Message):
@@ -820,9 +909,15 @@ class PartitionStatus(_message.Message):
     PARTITION_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
+    TARGET_SLOTS_FIELD_NUMBER: _builtins.int
+    REMOVABLE_FIELD_NUMBER: _builtins.int
     partition: _builtins.int
     slots: _builtins.int
-    """Slots of the 1,024 that rendezvous hashing gives to this partition."""
+    """Slots of the 1,024 that this partition serves now."""
+    target_slots: _builtins.int
+    """Slots that it shall have."""
+    removable: _builtins.bool
+    """It holds nothing and shall hold nothing: its shards may be stopped."""
     @_builtins.property
     def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaStatus]: ...
     def __init__(
@@ -831,10 +926,12 @@ class PartitionStatus(_message.Message):
         partition: _builtins.int = ...,
         slots: _builtins.int = ...,
         replicas: _abc.Iterable[Global___ReplicaStatus] | None = ...,
+        target_slots: _builtins.int = ...,
+        removable: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["partition", b"partition", "replicas", b"replicas", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["partition", b"partition", "removable", b"removable", "replicas", b"replicas", "slots", b"slots", "target_slots", b"target_slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -851,6 +948,8 @@ class ReplicaStatus(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     UPTIME_SECONDS_FIELD_NUMBER: _builtins.int
+    LAG_MS_FIELD_NUMBER: _builtins.int
+    DAMAGED_FIELD_NUMBER: _builtins.int
     replica: _builtins.int
     address: _builtins.str
     state: _builtins.str
@@ -862,6 +961,12 @@ class ReplicaStatus(_message.Message):
     memory_bytes: _builtins.int
     """Bytes of packed codes, ids and row bookkeeping in memory."""
     uptime_seconds: _builtins.float
+    lag_ms: _builtins.int
+    """At most so old is what it answers from: every write acknowledged earlier is in it."""
+    @_builtins.property
+    def damaged(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Damaged collections that it cannot serve."""
+
     def __init__(
         self,
         *,
@@ -872,10 +977,12 @@ class ReplicaStatus(_message.Message):
         rows: _builtins.int = ...,
         memory_bytes: _builtins.int = ...,
         uptime_seconds: _builtins.float = ...,
+        lag_ms: _builtins.int = ...,
+        damaged: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "memory_bytes", b"memory_bytes", "reason", b"reason", "replica", b"replica", "rows", b"rows", "state", b"state", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "damaged", b"damaged", "lag_ms", b"lag_ms", "memory_bytes", b"memory_bytes", "reason", b"reason", "replica", b"replica", "rows", b"rows", "state", b"state", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

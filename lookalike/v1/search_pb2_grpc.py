@@ -93,6 +93,11 @@ class SearchServiceStub:
                 request_serializer=lookalike_dot_v1_dot_search__pb2.ClusterStatusRequest.SerializeToString,
                 response_deserializer=lookalike_dot_v1_dot_search__pb2.ClusterStatusResponse.FromString,
                 _registered_method=True)
+        self.Drain = channel.unary_unary(
+                '/lookalike.v1.SearchService/Drain',
+                request_serializer=lookalike_dot_v1_dot_search__pb2.DrainRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_search__pb2.DrainResponse.FromString,
+                _registered_method=True)
 
 
 class SearchServiceServicer:
@@ -177,6 +182,14 @@ class SearchServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Drain(self, request, context):
+        """Empties a partition for maintenance, or lets it have its share again. Returns at once; ClusterStatus tells how far
+        it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SearchServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -234,6 +247,11 @@ def add_SearchServiceServicer_to_server(servicer, server):
                     servicer.ClusterStatus,
                     request_deserializer=lookalike_dot_v1_dot_search__pb2.ClusterStatusRequest.FromString,
                     response_serializer=lookalike_dot_v1_dot_search__pb2.ClusterStatusResponse.SerializeToString,
+            ),
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=lookalike_dot_v1_dot_search__pb2.DrainRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_search__pb2.DrainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -537,6 +555,33 @@ class SearchService:
             '/lookalike.v1.SearchService/ClusterStatus',
             lookalike_dot_v1_dot_search__pb2.ClusterStatusRequest.SerializeToString,
             lookalike_dot_v1_dot_search__pb2.ClusterStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.SearchService/Drain',
+            lookalike_dot_v1_dot_search__pb2.DrainRequest.SerializeToString,
+            lookalike_dot_v1_dot_search__pb2.DrainResponse.FromString,
             options,
             channel_credentials,
             insecure,

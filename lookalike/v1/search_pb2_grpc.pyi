@@ -58,6 +58,10 @@ class SearchServiceStub:
     """Deletes a collection and all its records."""
     ClusterStatus: _grpc.UnaryUnaryMultiCallable[_search_pb2.ClusterStatusRequest, _search_pb2.ClusterStatusResponse]
     """Partitions, replicas, encoder and collections as this coordinator sees them now."""
+    Drain: _grpc.UnaryUnaryMultiCallable[_search_pb2.DrainRequest, _search_pb2.DrainResponse]
+    """Empties a partition for maintenance, or lets it have its share again. Returns at once; ClusterStatus tells how far
+    it is.
+    """
 
 @_typing.type_check_only
 class SearchServiceAsyncStub(SearchServiceStub):
@@ -89,6 +93,10 @@ class SearchServiceAsyncStub(SearchServiceStub):
     """Deletes a collection and all its records."""
     ClusterStatus: _aio.UnaryUnaryMultiCallable[_search_pb2.ClusterStatusRequest, _search_pb2.ClusterStatusResponse]  # type: ignore[assignment]
     """Partitions, replicas, encoder and collections as this coordinator sees them now."""
+    Drain: _aio.UnaryUnaryMultiCallable[_search_pb2.DrainRequest, _search_pb2.DrainResponse]  # type: ignore[assignment]
+    """Empties a partition for maintenance, or lets it have its share again. Returns at once; ClusterStatus tells how far
+    it is.
+    """
 
 class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
     """The cluster's public service, answered by every coordinator.
@@ -183,5 +191,15 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_search_pb2.ClusterStatusResponse, _abc.Awaitable[_search_pb2.ClusterStatusResponse]]:
         """Partitions, replicas, encoder and collections as this coordinator sees them now."""
+
+    @_abc_1.abstractmethod
+    def Drain(
+        self,
+        request: _search_pb2.DrainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_search_pb2.DrainResponse, _abc.Awaitable[_search_pb2.DrainResponse]]:
+        """Empties a partition for maintenance, or lets it have its share again. Returns at once; ClusterStatus tells how far
+        it is.
+        """
 
 def add_SearchServiceServicer_to_server(servicer: SearchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -26,49 +26,75 @@ from lookalike.v1 import codespace_pb2 as lookalike_dot_v1_dot_codespace__pb2
 from lookalike.v1 import filter_pb2 as lookalike_dot_v1_dot_filter__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18lookalike/v1/shard.proto\x12\x0clookalike.v1\x1a\x1clookalike/v1/codespace.proto\x1a\x19lookalike/v1/filter.proto\"\x86\x02\n\tScanGroup\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\r\n\x05\x63odes\x18\x03 \x01(\x0c\x12\t\n\x01k\x18\x04 \x01(\r\x12\x19\n\x0cmax_distance\x18\x05 \x01(\rH\x00\x88\x01\x01\x12$\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x14.lookalike.v1.Filter\x12\x1a\n\x12include_attributes\x18\x07 \x01(\x08\x12&\n\x07scoring\x18\x08 \x01(\x0e\x32\x15.lookalike.v1.Scoring\x12\x0e\n\x06inputs\x18\t \x01(\x0c\x12\x10\n\x08\x66\x65\x61tures\x18\n \x01(\tB\x0f\n\r_max_distance\"6\n\x0bScanRequest\x12\'\n\x06groups\x18\x01 \x03(\x0b\x32\x17.lookalike.v1.ScanGroup\"\xc7\x01\n\x08ScanHits\x12\r\n\x05\x65rror\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06\x63ounts\x18\x03 \x03(\r\x12\x11\n\tdistances\x18\x04 \x01(\x0c\x12\x0b\n\x03ids\x18\x05 \x01(\x0c\x12\x0c\n\x04keys\x18\x06 \x03(\t\x12\x12\n\nattributes\x18\x07 \x03(\t\x12\x0c\n\x04rows\x18\x08 \x01(\x04\x12\x16\n\x0eunknown_fields\x18\t \x03(\t\x12\x14\n\x0cknown_fields\x18\n \x03(\t\x12\r\n\x05ranks\x18\x0b \x01(\x0c\"6\n\x0cScanResponse\x12&\n\x06groups\x18\x01 \x03(\x0b\x32\x16.lookalike.v1.ScanHits\"p\n\x0bShardRecord\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x0c\x12\x12\n\nattributes\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\x0f\n\x07\x64\x65leted\x18\x05 \x01(\x08\x12\x10\n\x08\x66\x65\x61tures\x18\x06 \x01(\x0c\"u\n\x0cWriteRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12*\n\x07records\x18\x03 \x03(\x0b\x32\x19.lookalike.v1.ShardRecord\x12\x10\n\x08\x66\x65\x61tures\x18\x04 \x01(\t\"c\n\rWriteResponse\x12\x0f\n\x07\x65xisted\x18\x01 \x03(\x08\x12\x12\n\nsuperseded\x18\x02 \x03(\r\x12\x15\n\rsuperseded_by\x18\x04 \x03(\x04\x12\x16\n\x0enewest_version\x18\x03 \x01(\x04\"\\\n\x0c\x46\x65tchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\x12\x18\n\x10include_features\x18\x03 \x01(\x08\x12\x10\n\x08\x66\x65\x61tures\x18\x04 \x01(\t\";\n\rFetchResponse\x12*\n\x07records\x18\x01 \x03(\x0b\x32\x19.lookalike.v1.ShardRecord\"\xba\x01\n\x15OpenCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\ncode_space\x18\x02 \x01(\x0b\x32\x17.lookalike.v1.CodeSpace\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x14\n\x0ckeep_present\x18\x04 \x01(\x08\x12(\n\x08indexing\x18\x05 \x01(\x0b\x32\x16.lookalike.v1.Indexing\x12\x11\n\thash_file\x18\x06 \x01(\x0c\">\n\x16OpenCollectionResponse\x12\x0f\n\x07\x63reated\x18\x01 \x01(\x08\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\"?\n\x1a\x44ropShardCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\".\n\x1b\x44ropShardCollectionResponse\x12\x0f\n\x07\x64ropped\x18\x01 \x01(\x08\"&\n\x10\x46\x65tchHashRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\"&\n\x11\x46\x65tchHashResponse\x12\x11\n\thash_file\x18\x01 \x01(\x0c\"\x14\n\x12ShardStatusRequest\"\xa7\x01\n\x13ShardStatusResponse\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x0f\n\x07replica\x18\x03 \x01(\r\x12-\n\x0b\x63ollections\x18\x04 \x03(\x0b\x32\x18.lookalike.v1.Collection\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x04\x12\x16\n\x0euptime_seconds\x18\x06 \x01(\x01*\x8b\x01\n\x07Scoring\x12\x17\n\x13SCORING_UNSPECIFIED\x10\x00\x12\x13\n\x0fSCORING_HAMMING\x10\x01\x12\x1d\n\x19SCORING_RERANK_ASYMMETRIC\x10\x02\x12\x1b\n\x17SCORING_RERANK_FEATURES\x10\x03\x12\x16\n\x12SCORING_ASYMMETRIC\x10\x04\x32\xbc\x04\n\x0cShardService\x12=\n\x04Scan\x12\x19.lookalike.v1.ScanRequest\x1a\x1a.lookalike.v1.ScanResponse\x12@\n\x05Write\x12\x1a.lookalike.v1.WriteRequest\x1a\x1b.lookalike.v1.WriteResponse\x12@\n\x05\x46\x65tch\x12\x1a.lookalike.v1.FetchRequest\x1a\x1b.lookalike.v1.FetchResponse\x12[\n\x0eOpenCollection\x12#.lookalike.v1.OpenCollectionRequest\x1a$.lookalike.v1.OpenCollectionResponse\x12j\n\x13\x44ropShardCollection\x12(.lookalike.v1.DropShardCollectionRequest\x1a).lookalike.v1.DropShardCollectionResponse\x12L\n\tFetchHash\x12\x1e.lookalike.v1.FetchHashRequest\x1a\x1f.lookalike.v1.FetchHashResponse\x12R\n\x0bShardStatus\x12 .lookalike.v1.ShardStatusRequest\x1a!.lookalike.v1.ShardStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18lookalike/v1/shard.proto\x12\x0clookalike.v1\x1a\x1clookalike/v1/codespace.proto\x1a\x19lookalike/v1/filter.proto\"<\n\x06Target\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x12\n\npartitions\x18\x02 \x01(\r\x12\x0f\n\x07\x64rained\x18\x03 \x03(\r\"B\n\tSlotTable\x12\x0e\n\x06states\x18\x01 \x01(\x0c\x12\x10\n\x08partners\x18\x02 \x01(\x0c\x12\x13\n\x0bgenerations\x18\x03 \x01(\x0c\"\xa0\x02\n\tScanGroup\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\r\n\x05\x63odes\x18\x03 \x01(\x0c\x12\t\n\x01k\x18\x04 \x01(\r\x12\x19\n\x0cmax_distance\x18\x05 \x01(\rH\x00\x88\x01\x01\x12$\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x14.lookalike.v1.Filter\x12\x1a\n\x12include_attributes\x18\x07 \x01(\x08\x12&\n\x07scoring\x18\x08 \x01(\x0e\x32\x15.lookalike.v1.Scoring\x12\x0e\n\x06inputs\x18\t \x01(\x0c\x12\x10\n\x08\x66\x65\x61tures\x18\n \x01(\t\x12\x18\n\x10include_versions\x18\x0b \x01(\x08\x42\x0f\n\r_max_distance\"E\n\x0bScanRequest\x12\'\n\x06groups\x18\x01 \x03(\x0b\x32\x17.lookalike.v1.ScanGroup\x12\r\n\x05slots\x18\x02 \x01(\x0c\"\xd9\x01\n\x08ScanHits\x12\r\n\x05\x65rror\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06\x63ounts\x18\x03 \x03(\r\x12\x11\n\tdistances\x18\x04 \x01(\x0c\x12\x0b\n\x03ids\x18\x05 \x01(\x0c\x12\x0c\n\x04keys\x18\x06 \x03(\t\x12\x12\n\nattributes\x18\x07 \x03(\t\x12\x0c\n\x04rows\x18\x08 \x01(\x04\x12\x16\n\x0eunknown_fields\x18\t \x03(\t\x12\x14\n\x0cknown_fields\x18\n \x03(\t\x12\r\n\x05ranks\x18\x0b \x01(\x0c\x12\x10\n\x08versions\x18\x0c \x01(\x0c\"H\n\x0cScanResponse\x12&\n\x06groups\x18\x01 \x03(\x0b\x32\x16.lookalike.v1.ScanHits\x12\x10\n\x08stale_ms\x18\x02 \x01(\x04\"p\n\x0bShardRecord\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x0c\x12\x12\n\nattributes\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\x0f\n\x07\x64\x65leted\x18\x05 \x01(\x08\x12\x10\n\x08\x66\x65\x61tures\x18\x06 \x01(\x0c\"u\n\x0cWriteRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12*\n\x07records\x18\x03 \x03(\x0b\x32\x19.lookalike.v1.ShardRecord\x12\x10\n\x08\x66\x65\x61tures\x18\x04 \x01(\t\"\xa0\x01\n\rWriteResponse\x12\x0f\n\x07\x65xisted\x18\x01 \x03(\x08\x12\x12\n\nsuperseded\x18\x02 \x03(\r\x12\x15\n\rsuperseded_by\x18\x04 \x03(\x04\x12\x16\n\x0enewest_version\x18\x03 \x01(\x04\x12*\n\telsewhere\x18\x05 \x03(\x0b\x32\x17.lookalike.v1.Elsewhere\x12\x0f\n\x07refused\x18\x06 \x03(\r\",\n\tElsewhere\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x11\n\tpartition\x18\x02 \x01(\r\"u\n\x0c\x46\x65tchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\x12\x18\n\x10include_features\x18\x03 \x01(\x08\x12\x10\n\x08\x66\x65\x61tures\x18\x04 \x01(\t\x12\x17\n\x0finclude_deleted\x18\x05 \x01(\x08\";\n\rFetchResponse\x12*\n\x07records\x18\x01 \x03(\x0b\x32\x19.lookalike.v1.ShardRecord\"\xba\x01\n\x15OpenCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\ncode_space\x18\x02 \x01(\x0b\x32\x17.lookalike.v1.CodeSpace\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x14\n\x0ckeep_present\x18\x04 \x01(\x08\x12(\n\x08indexing\x18\x05 \x01(\x0b\x32\x16.lookalike.v1.Indexing\x12\x11\n\thash_file\x18\x06 \x01(\x0c\">\n\x16OpenCollectionResponse\x12\x0f\n\x07\x63reated\x18\x01 \x01(\x08\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\"?\n\x1a\x44ropShardCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\".\n\x1b\x44ropShardCollectionResponse\x12\x0f\n\x07\x64ropped\x18\x01 \x01(\x08\"&\n\x10\x46\x65tchHashRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\"&\n\x11\x46\x65tchHashResponse\x12\x11\n\thash_file\x18\x01 \x01(\x0c\"b\n\x12ShardStatusRequest\x12$\n\x06target\x18\x01 \x01(\x0b\x32\x14.lookalike.v1.Target\x12\r\n\x05slots\x18\x02 \x01(\x0c\x12\x17\n\x0finclude_digests\x18\x03 \x01(\x08\"6\n\x11\x44roppedCollection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\"w\n\x10\x43ollectionDigest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x0f\n\x07\x64igests\x18\x03 \x01(\x0c\x12\x0f\n\x07horizon\x18\x04 \x01(\x04\x12\x10\n\x08has_hash\x18\x05 \x01(\x08\x12\x0c\n\x04rows\x18\x06 \x01(\x0c\"1\n\x11\x44\x61magedCollection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x9f\x04\n\x13ShardStatusResponse\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x0f\n\x07replica\x18\x03 \x01(\r\x12-\n\x0b\x63ollections\x18\x04 \x03(\x0b\x32\x18.lookalike.v1.Collection\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x04\x12\x16\n\x0euptime_seconds\x18\x06 \x01(\x01\x12\x10\n\x08instance\x18\x07 \x01(\t\x12\x10\n\x08\x66ounders\x18\x08 \x03(\t\x12$\n\x06target\x18\t \x01(\x0b\x32\x14.lookalike.v1.Target\x12&\n\x05slots\x18\n \x01(\x0b\x32\x17.lookalike.v1.SlotTable\x12\r\n\x05ready\x18\x0b \x01(\x08\x12\x0e\n\x06reason\x18\x0c \x01(\t\x12\x10\n\x08stale_ms\x18\r \x01(\x04\x12\x16\n\x0enewest_version\x18\x0e \x01(\x04\x12\x30\n\x07\x64ropped\x18\x0f \x03(\x0b\x32\x1f.lookalike.v1.DroppedCollection\x12/\n\x07\x64igests\x18\x10 \x03(\x0b\x32\x1e.lookalike.v1.CollectionDigest\x12\x30\n\x07\x64\x61maged\x18\x11 \x03(\x0b\x32\x1f.lookalike.v1.DamagedCollection\x12\x16\n\x0erows_left_over\x18\x12 \x01(\x04\x12\x0e\n\x06\x66ormed\x18\x13 \x01(\x08\"I\n\x0fListRowsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\r\n\x05slots\x18\x03 \x01(\x0c\"S\n\x10ListRowsResponse\x12\x0f\n\x07numbers\x18\x01 \x01(\x0c\x12\x0b\n\x03ids\x18\x02 \x01(\x0c\x12\x10\n\x08versions\x18\x03 \x01(\x0c\x12\x0f\n\x07\x64\x65leted\x18\x04 \x01(\x0c\"K\n\x0fReadRowsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x0f\n\x07numbers\x18\x03 \x01(\x0c\"L\n\x10ReadRowsResponse\x12*\n\x07records\x18\x01 \x03(\x0b\x32\x19.lookalike.v1.ShardRecord\x12\x0c\n\x04read\x18\x02 \x01(\r\"\xba\x01\n\x0fHandOverRequest\x12\x30\n\x04step\x18\x01 \x01(\x0e\x32\".lookalike.v1.HandOverRequest.Step\x12\r\n\x05slots\x18\x02 \x01(\x0c\x12\x11\n\tpartition\x18\x03 \x01(\r\x12\x13\n\x0bgenerations\x18\x04 \x01(\x0c\">\n\x04Step\x12\x14\n\x10STEP_UNSPECIFIED\x10\x00\x12\x0e\n\nSTEP_SHARE\x10\x01\x12\x10\n\x0cSTEP_RELEASE\x10\x02\" \n\x10HandOverResponse\x12\x0c\n\x04\x64one\x18\x01 \x01(\x0c*\x8b\x01\n\x07Scoring\x12\x17\n\x13SCORING_UNSPECIFIED\x10\x00\x12\x13\n\x0fSCORING_HAMMING\x10\x01\x12\x1d\n\x19SCORING_RERANK_ASYMMETRIC\x10\x02\x12\x1b\n\x17SCORING_RERANK_FEATURES\x10\x03\x12\x16\n\x12SCORING_ASYMMETRIC\x10\x04\x32\x9d\x06\n\x0cShardService\x12=\n\x04Scan\x12\x19.lookalike.v1.ScanRequest\x1a\x1a.lookalike.v1.ScanResponse\x12@\n\x05Write\x12\x1a.lookalike.v1.WriteRequest\x1a\x1b.lookalike.v1.WriteResponse\x12@\n\x05\x46\x65tch\x12\x1a.lookalike.v1.FetchRequest\x1a\x1b.lookalike.v1.FetchResponse\x12[\n\x0eOpenCollection\x12#.lookalike.v1.OpenCollectionRequest\x1a$.lookalike.v1.OpenCollectionResponse\x12j\n\x13\x44ropShardCollection\x12(.lookalike.v1.DropShardCollectionRequest\x1a).lookalike.v1.DropShardCollectionResponse\x12L\n\tFetchHash\x12\x1e.lookalike.v1.FetchHashRequest\x1a\x1f.lookalike.v1.FetchHashResponse\x12R\n\x0bShardStatus\x12 .lookalike.v1.ShardStatusRequest\x1a!.lookalike.v1.ShardStatusResponse\x12I\n\x08ListRows\x12\x1d.lookalike.v1.ListRowsRequest\x1a\x1e.lookalike.v1.ListRowsResponse\x12I\n\x08ReadRows\x12\x1d.lookalike.v1.ReadRowsRequest\x1a\x1e.lookalike.v1.ReadRowsResponse\x12I\n\x08HandOver\x12\x1d.lookalike.v1.HandOverRequest\x1a\x1e.lookalike.v1.HandOverResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lookalike.v1.shard_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SCORING']._serialized_start=1806
-  _globals['_SCORING']._serialized_end=1945
-  _globals['_SCANGROUP']._serialized_start=100
-  _globals['_SCANGROUP']._serialized_end=362
-  _globals['_SCANREQUEST']._serialized_start=364
-  _globals['_SCANREQUEST']._serialized_end=418
-  _globals['_SCANHITS']._serialized_start=421
-  _globals['_SCANHITS']._serialized_end=620
-  _globals['_SCANRESPONSE']._serialized_start=622
-  _globals['_SCANRESPONSE']._serialized_end=676
-  _globals['_SHARDRECORD']._serialized_start=678
-  _globals['_SHARDRECORD']._serialized_end=790
-  _globals['_WRITEREQUEST']._serialized_start=792
-  _globals['_WRITEREQUEST']._serialized_end=909
-  _globals['_WRITERESPONSE']._serialized_start=911
-  _globals['_WRITERESPONSE']._serialized_end=1010
-  _globals['_FETCHREQUEST']._serialized_start=1012
-  _globals['_FETCHREQUEST']._serialized_end=1104
-  _globals['_FETCHRESPONSE']._serialized_start=1106
-  _globals['_FETCHRESPONSE']._serialized_end=1165
-  _globals['_OPENCOLLECTIONREQUEST']._serialized_start=1168
-  _globals['_OPENCOLLECTIONREQUEST']._serialized_end=1354
-  _globals['_OPENCOLLECTIONRESPONSE']._serialized_start=1356
-  _globals['_OPENCOLLECTIONRESPONSE']._serialized_end=1418
-  _globals['_DROPSHARDCOLLECTIONREQUEST']._serialized_start=1420
-  _globals['_DROPSHARDCOLLECTIONREQUEST']._serialized_end=1483
-  _globals['_DROPSHARDCOLLECTIONRESPONSE']._serialized_start=1485
-  _globals['_DROPSHARDCOLLECTIONRESPONSE']._serialized_end=1531
-  _globals['_FETCHHASHREQUEST']._serialized_start=1533
-  _globals['_FETCHHASHREQUEST']._serialized_end=1571
-  _globals['_FETCHHASHRESPONSE']._serialized_start=1573
-  _globals['_FETCHHASHRESPONSE']._serialized_end=1611
-  _globals['_SHARDSTATUSREQUEST']._serialized_start=1613
-  _globals['_SHARDSTATUSREQUEST']._serialized_end=1633
-  _globals['_SHARDSTATUSRESPONSE']._serialized_start=1636
-  _globals['_SHARDSTATUSRESPONSE']._serialized_end=1803
-  _globals['_SHARDSERVICE']._serialized_start=1948
-  _globals['_SHARDSERVICE']._serialized_end=2520
+  _globals['_SCORING']._serialized_start=3366
+  _globals['_SCORING']._serialized_end=3505
+  _globals['_TARGET']._serialized_start=99
+  _globals['_TARGET']._serialized_end=159
+  _globals['_SLOTTABLE']._serialized_start=161
+  _globals['_SLOTTABLE']._serialized_end=227
+  _globals['_SCANGROUP']._serialized_start=230
+  _globals['_SCANGROUP']._serialized_end=518
+  _globals['_SCANREQUEST']._serialized_start=520
+  _globals['_SCANREQUEST']._serialized_end=589
+  _globals['_SCANHITS']._serialized_start=592
+  _globals['_SCANHITS']._serialized_end=809
+  _globals['_SCANRESPONSE']._serialized_start=811
+  _globals['_SCANRESPONSE']._serialized_end=883
+  _globals['_SHARDRECORD']._serialized_start=885
+  _globals['_SHARDRECORD']._serialized_end=997
+  _globals['_WRITEREQUEST']._serialized_start=999
+  _globals['_WRITEREQUEST']._serialized_end=1116
+  _globals['_WRITERESPONSE']._serialized_start=1119
+  _globals['_WRITERESPONSE']._serialized_end=1279
+  _globals['_ELSEWHERE']._serialized_start=1281
+  _globals['_ELSEWHERE']._serialized_end=1325
+  _globals['_FETCHREQUEST']._serialized_start=1327
+  _globals['_FETCHREQUEST']._serialized_end=1444
+  _globals['_FETCHRESPONSE']._serialized_start=1446
+  _globals['_FETCHRESPONSE']._serialized_end=1505
+  _globals['_OPENCOLLECTIONREQUEST']._serialized_start=1508
+  _globals['_OPENCOLLECTIONREQUEST']._serialized_end=1694
+  _globals['_OPENCOLLECTIONRESPONSE']._serialized_start=1696
+  _globals['_OPENCOLLECTIONRESPONSE']._serialized_end=1758
+  _globals['_DROPSHARDCOLLECTIONREQUEST']._serialized_start=1760
+  _globals['_DROPSHARDCOLLECTIONREQUEST']._serialized_end=1823
+  _globals['_DROPSHARDCOLLECTIONRESPONSE']._serialized_start=1825
+  _globals['_DROPSHARDCOLLECTIONRESPONSE']._serialized_end=1871
+  _globals['_FETCHHASHREQUEST']._serialized_start=1873
+  _globals['_FETCHHASHREQUEST']._serialized_end=1911
+  _globals['_FETCHHASHRESPONSE']._serialized_start=1913
+  _globals['_FETCHHASHRESPONSE']._serialized_end=1951
+  _globals['_SHARDSTATUSREQUEST']._serialized_start=1953
+  _globals['_SHARDSTATUSREQUEST']._serialized_end=2051
+  _globals['_DROPPEDCOLLECTION']._serialized_start=2053
+  _globals['_DROPPEDCOLLECTION']._serialized_end=2107
+  _globals['_COLLECTIONDIGEST']._serialized_start=2109
+  _globals['_COLLECTIONDIGEST']._serialized_end=2228
+  _globals['_DAMAGEDCOLLECTION']._serialized_start=2230
+  _globals['_DAMAGEDCOLLECTION']._serialized_end=2279
+  _globals['_SHARDSTATUSRESPONSE']._serialized_start=2282
+  _globals['_SHARDSTATUSRESPONSE']._serialized_end=2825
+  _globals['_LISTROWSREQUEST']._serialized_start=2827
+  _globals['_LISTROWSREQUEST']._serialized_end=2900
+  _globals['_LISTROWSRESPONSE']._serialized_start=2902
+  _globals['_LISTROWSRESPONSE']._serialized_end=2985
+  _globals['_READROWSREQUEST']._serialized_start=2987
+  _globals['_READROWSREQUEST']._serialized_end=3062
+  _globals['_READROWSRESPONSE']._serialized_start=3064
+  _globals['_READROWSRESPONSE']._serialized_end=3140
+  _globals['_HANDOVERREQUEST']._serialized_start=3143
+  _globals['_HANDOVERREQUEST']._serialized_end=3329
+  _globals['_HANDOVERREQUEST_STEP']._serialized_start=3267
+  _globals['_HANDOVERREQUEST_STEP']._serialized_end=3329
+  _globals['_HANDOVERRESPONSE']._serialized_start=3331
+  _globals['_HANDOVERRESPONSE']._serialized_end=3363
+  _globals['_SHARDSERVICE']._serialized_start=3508
+  _globals['_SHARDSERVICE']._serialized_end=4305
 # @@protoc_insertion_point(module_scope)

@@ -52,6 +52,66 @@ SCORING_ASYMMETRIC: Scoring.ValueType  # 4
 Global___Scoring: _TypeAlias = Scoring  # noqa: Y015
 
 @_typing.final
+class Target(_message.Message):
+    """How the cluster shall be divided. The higher epoch wins; equal epochs, the one with more partitions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    PARTITIONS_FIELD_NUMBER: _builtins.int
+    DRAINED_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    partitions: _builtins.int
+    @_builtins.property
+    def drained(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Partitions that shall hold nothing."""
+
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.int = ...,
+        partitions: _builtins.int = ...,
+        drained: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drained", b"drained", "epoch", b"epoch", "partitions", b"partitions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Target: _TypeAlias = Target  # noqa: Y015
+
+@_typing.final
+class SlotTable(_message.Message):
+    """What a shard is to each of the 1,024 slots."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATES_FIELD_NUMBER: _builtins.int
+    PARTNERS_FIELD_NUMBER: _builtins.int
+    GENERATIONS_FIELD_NUMBER: _builtins.int
+    states: _builtins.bytes
+    """A byte per slot: see lookalike/slots.py."""
+    partners: _builtins.bytes
+    """uint16 little-endian per slot: the other partition of a slot that moves or has moved."""
+    generations: _builtins.bytes
+    """uint32 little-endian per slot: how often the slot has changed its partition."""
+    def __init__(
+        self,
+        *,
+        states: _builtins.bytes = ...,
+        partners: _builtins.bytes = ...,
+        generations: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generations", b"generations", "partners", b"partners", "states", b"states"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SlotTable: _TypeAlias = SlotTable  # noqa: Y015
+
+@_typing.final
 class ScanGroup(_message.Message):
     """Queries that share their options."""
 
@@ -67,6 +127,7 @@ class ScanGroup(_message.Message):
     SCORING_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
+    INCLUDE_VERSIONS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     fingerprint: _builtins.str
     """Must be the collection's; refused otherwise."""
@@ -83,6 +144,8 @@ class ScanGroup(_message.Message):
     """
     features: _builtins.str
     """What the collection keeps of features, such as "int8 1280"; must be as it is, refused otherwise."""
+    include_versions: _builtins.bool
+    """Return each hit's version."""
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter: ...
     def __init__(
@@ -98,10 +161,11 @@ class ScanGroup(_message.Message):
         scoring: Global___Scoring.ValueType = ...,
         inputs: _builtins.bytes = ...,
         features: _builtins.str = ...,
+        include_versions: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "filter", b"filter", "max_distance", b"max_distance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "codes", b"codes", "collection", b"collection", "features", b"features", "filter", b"filter", "fingerprint", b"fingerprint", "include_attributes", b"include_attributes", "inputs", b"inputs", "k", b"k", "max_distance", b"max_distance", "scoring", b"scoring"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "codes", b"codes", "collection", b"collection", "features", b"features", "filter", b"filter", "fingerprint", b"fingerprint", "include_attributes", b"include_attributes", "include_versions", b"include_versions", "inputs", b"inputs", "k", b"k", "max_distance", b"max_distance", "scoring", b"scoring"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_distance: _TypeAlias = _typing.Literal["max_distance"]  # noqa: Y015
     _WhichOneofArgType__max_distance: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance"]  # noqa: Y015
@@ -114,16 +178,22 @@ class ScanRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     GROUPS_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    slots: _builtins.bytes
+    """A bit per slot, 128 bytes, most significant first: the slots to search. UNAVAILABLE with the error SlotMoved when
+    this shard does not serve one of them. Empty: all that it serves.
+    """
     @_builtins.property
     def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScanGroup]: ...
     def __init__(
         self,
         *,
         groups: _abc.Iterable[Global___ScanGroup] | None = ...,
+        slots: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups", "slots", b"slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -146,6 +216,7 @@ class ScanHits(_message.Message):
     UNKNOWN_FIELDS_FIELD_NUMBER: _builtins.int
     KNOWN_FIELDS_FIELD_NUMBER: _builtins.int
     RANKS_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
     error: _builtins.str
     """Empty, or why this group has no answer: the error's name."""
     message: _builtins.str
@@ -157,6 +228,8 @@ class ScanHits(_message.Message):
     """Live rows when the scan began."""
     ranks: _builtins.bytes
     """float64 little-endian, one per hit, lower is nearer: 1 - score. Empty by SCORING_HAMMING."""
+    versions: _builtins.bytes
+    """uint64 little-endian, one per hit; empty unless asked for."""
     @_builtins.property
     def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Hits of each query."""
@@ -189,10 +262,11 @@ class ScanHits(_message.Message):
         unknown_fields: _abc.Iterable[_builtins.str] | None = ...,
         known_fields: _abc.Iterable[_builtins.str] | None = ...,
         ranks: _builtins.bytes = ...,
+        versions: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "counts", b"counts", "distances", b"distances", "error", b"error", "ids", b"ids", "keys", b"keys", "known_fields", b"known_fields", "message", b"message", "ranks", b"ranks", "rows", b"rows", "unknown_fields", b"unknown_fields"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "counts", b"counts", "distances", b"distances", "error", b"error", "ids", b"ids", "keys", b"keys", "known_fields", b"known_fields", "message", b"message", "ranks", b"ranks", "rows", b"rows", "unknown_fields", b"unknown_fields", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -203,6 +277,9 @@ class ScanResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     GROUPS_FIELD_NUMBER: _builtins.int
+    STALE_MS_FIELD_NUMBER: _builtins.int
+    stale_ms: _builtins.int
+    """At most so old is what was searched: every write acknowledged earlier is in it."""
     @_builtins.property
     def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScanHits]:
         """One per group, in order."""
@@ -211,10 +288,11 @@ class ScanResponse(_message.Message):
         self,
         *,
         groups: _abc.Iterable[Global___ScanHits] | None = ...,
+        stale_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups", "stale_ms", b"stale_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -297,6 +375,8 @@ class WriteResponse(_message.Message):
     SUPERSEDED_FIELD_NUMBER: _builtins.int
     SUPERSEDED_BY_FIELD_NUMBER: _builtins.int
     NEWEST_VERSION_FIELD_NUMBER: _builtins.int
+    ELSEWHERE_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
     newest_version: _builtins.int
     """Highest version stored in this collection."""
     @_builtins.property
@@ -309,6 +389,14 @@ class WriteResponse(_message.Message):
 
     @_builtins.property
     def superseded_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def elsewhere(self) -> _containers.RepeatedCompositeFieldContainer[Global___Elsewhere]:
+        """Where else the records of some slots must be stored before the write may be acknowledged."""
+
+    @_builtins.property
+    def refused(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Indices of records that were not applied because this shard does not take writes to their slots."""
+
     def __init__(
         self,
         *,
@@ -316,14 +404,38 @@ class WriteResponse(_message.Message):
         superseded: _abc.Iterable[_builtins.int] | None = ...,
         superseded_by: _abc.Iterable[_builtins.int] | None = ...,
         newest_version: _builtins.int = ...,
+        elsewhere: _abc.Iterable[Global___Elsewhere] | None = ...,
+        refused: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["existed", b"existed", "newest_version", b"newest_version", "superseded", b"superseded", "superseded_by", b"superseded_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["elsewhere", b"elsewhere", "existed", b"existed", "newest_version", b"newest_version", "refused", b"refused", "superseded", b"superseded", "superseded_by", b"superseded_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WriteResponse: _TypeAlias = WriteResponse  # noqa: Y015
+
+@_typing.final
+class Elsewhere(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLOT_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    slot: _builtins.int
+    partition: _builtins.int
+    def __init__(
+        self,
+        *,
+        slot: _builtins.int = ...,
+        partition: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["partition", b"partition", "slot", b"slot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Elsewhere: _TypeAlias = Elsewhere  # noqa: Y015
 
 @_typing.final
 class FetchRequest(_message.Message):
@@ -333,10 +445,13 @@ class FetchRequest(_message.Message):
     KEYS_FIELD_NUMBER: _builtins.int
     INCLUDE_FEATURES_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
+    INCLUDE_DELETED_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     include_features: _builtins.bool
     features: _builtins.str
     """As in ScanGroup; required with include_features."""
+    include_deleted: _builtins.bool
+    """Return tombstones too."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -346,10 +461,11 @@ class FetchRequest(_message.Message):
         keys: _abc.Iterable[_builtins.str] | None = ...,
         include_features: _builtins.bool = ...,
         features: _builtins.str = ...,
+        include_deleted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "features", b"features", "include_features", b"include_features", "keys", b"keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "features", b"features", "include_deleted", b"include_deleted", "include_features", b"include_features", "keys", b"keys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -528,16 +644,112 @@ Global___FetchHashResponse: _TypeAlias = FetchHashResponse  # noqa: Y015
 class ShardStatusRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    TARGET_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    INCLUDE_DIGESTS_FIELD_NUMBER: _builtins.int
+    slots: _builtins.bytes
+    """Count the rows of these slots only: a bit per slot. Empty: of all that are served."""
+    include_digests: _builtins.bool
+    @_builtins.property
+    def target(self) -> Global___Target:
+        """The caller's target, which is taken over if it is later."""
+
     def __init__(
         self,
+        *,
+        target: Global___Target | None = ...,
+        slots: _builtins.bytes = ...,
+        include_digests: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_digests", b"include_digests", "slots", b"slots", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ShardStatusRequest: _TypeAlias = ShardStatusRequest  # noqa: Y015
+
+@_typing.final
+class DroppedCollection(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    incarnation: _builtins.int
+    """This incarnation and all before it are dropped."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        incarnation: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DroppedCollection: _TypeAlias = DroppedCollection  # noqa: Y015
+
+@_typing.final
+class CollectionDigest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    DIGESTS_FIELD_NUMBER: _builtins.int
+    HORIZON_FIELD_NUMBER: _builtins.int
+    HAS_HASH_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    incarnation: _builtins.int
+    digests: _builtins.bytes
+    """uint64 little-endian per slot: over all its rows, tombstones included."""
+    horizon: _builtins.int
+    """Tombstones older than this version are forgotten."""
+    has_hash: _builtins.bool
+    rows: _builtins.bytes
+    """uint32 little-endian per slot: its rows, tombstones included."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        incarnation: _builtins.int = ...,
+        digests: _builtins.bytes = ...,
+        horizon: _builtins.int = ...,
+        has_hash: _builtins.bool = ...,
+        rows: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digests", b"digests", "has_hash", b"has_hash", "horizon", b"horizon", "incarnation", b"incarnation", "name", b"name", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectionDigest: _TypeAlias = CollectionDigest  # noqa: Y015
+
+@_typing.final
+class DamagedCollection(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DamagedCollection: _TypeAlias = DamagedCollection  # noqa: Y015
 
 @_typing.final
 class ShardStatusResponse(_message.Message):
@@ -549,13 +761,53 @@ class ShardStatusResponse(_message.Message):
     COLLECTIONS_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     UPTIME_SECONDS_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    FOUNDERS_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    READY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    STALE_MS_FIELD_NUMBER: _builtins.int
+    NEWEST_VERSION_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    DIGESTS_FIELD_NUMBER: _builtins.int
+    DAMAGED_FIELD_NUMBER: _builtins.int
+    ROWS_LEFT_OVER_FIELD_NUMBER: _builtins.int
+    FORMED_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     partition: _builtins.int
     replica: _builtins.int
     memory_bytes: _builtins.int
     uptime_seconds: _builtins.float
+    instance: _builtins.str
+    """Drawn when the folder was made: tells a replaced disk from the one before."""
+    ready: _builtins.bool
+    """Reads are answered."""
+    reason: _builtins.str
+    """Why not. Empty when ready."""
+    stale_ms: _builtins.int
+    """As stale_ms in ScanResponse."""
+    newest_version: _builtins.int
+    """Highest version in any collection."""
+    rows_left_over: _builtins.int
+    """Rows, tombstones included, of slots that are not this shard's any more."""
+    formed: _builtins.bool
     @_builtins.property
     def collections(self) -> _containers.RepeatedCompositeFieldContainer[_codespace_pb2.Collection]: ...
+    @_builtins.property
+    def founders(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"partition/replica/instance" of the shards that formed the cluster. Empty until it is formed."""
+
+    @_builtins.property
+    def target(self) -> Global___Target: ...
+    @_builtins.property
+    def slots(self) -> Global___SlotTable: ...
+    @_builtins.property
+    def dropped(self) -> _containers.RepeatedCompositeFieldContainer[Global___DroppedCollection]: ...
+    @_builtins.property
+    def digests(self) -> _containers.RepeatedCompositeFieldContainer[Global___CollectionDigest]: ...
+    @_builtins.property
+    def damaged(self) -> _containers.RepeatedCompositeFieldContainer[Global___DamagedCollection]: ...
     def __init__(
         self,
         *,
@@ -565,11 +817,201 @@ class ShardStatusResponse(_message.Message):
         collections: _abc.Iterable[_codespace_pb2.Collection] | None = ...,
         memory_bytes: _builtins.int = ...,
         uptime_seconds: _builtins.float = ...,
+        instance: _builtins.str = ...,
+        founders: _abc.Iterable[_builtins.str] | None = ...,
+        target: Global___Target | None = ...,
+        slots: Global___SlotTable | None = ...,
+        ready: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        stale_ms: _builtins.int = ...,
+        newest_version: _builtins.int = ...,
+        dropped: _abc.Iterable[Global___DroppedCollection] | None = ...,
+        digests: _abc.Iterable[Global___CollectionDigest] | None = ...,
+        damaged: _abc.Iterable[Global___DamagedCollection] | None = ...,
+        rows_left_over: _builtins.int = ...,
+        formed: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["slots", b"slots", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "collections", b"collections", "memory_bytes", b"memory_bytes", "partition", b"partition", "replica", b"replica", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "collections", b"collections", "damaged", b"damaged", "digests", b"digests", "dropped", b"dropped", "formed", b"formed", "founders", b"founders", "instance", b"instance", "memory_bytes", b"memory_bytes", "newest_version", b"newest_version", "partition", b"partition", "ready", b"ready", "reason", b"reason", "replica", b"replica", "rows_left_over", b"rows_left_over", "slots", b"slots", "stale_ms", b"stale_ms", "target", b"target", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ShardStatusResponse: _TypeAlias = ShardStatusResponse  # noqa: Y015
+
+@_typing.final
+class ListRowsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    incarnation: _builtins.int
+    slots: _builtins.bytes
+    """A bit per slot."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        incarnation: _builtins.int = ...,
+        slots: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "incarnation", b"incarnation", "slots", b"slots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRowsRequest: _TypeAlias = ListRowsRequest  # noqa: Y015
+
+@_typing.final
+class ListRowsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBERS_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
+    numbers: _builtins.bytes
+    """Per row: uint32, uint64, uint64 and a byte (1 for a tombstone), little-endian."""
+    ids: _builtins.bytes
+    versions: _builtins.bytes
+    deleted: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        numbers: _builtins.bytes = ...,
+        ids: _builtins.bytes = ...,
+        versions: _builtins.bytes = ...,
+        deleted: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "ids", b"ids", "numbers", b"numbers", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRowsResponse: _TypeAlias = ListRowsResponse  # noqa: Y015
+
+@_typing.final
+class ReadRowsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    NUMBERS_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    incarnation: _builtins.int
+    numbers: _builtins.bytes
+    """uint32 little-endian."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        incarnation: _builtins.int = ...,
+        numbers: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "incarnation", b"incarnation", "numbers", b"numbers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadRowsRequest: _TypeAlias = ReadRowsRequest  # noqa: Y015
+
+@_typing.final
+class ReadRowsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    READ_FIELD_NUMBER: _builtins.int
+    read: _builtins.int
+    """How many numbers were read before the message was full."""
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardRecord]:
+        """Those of the first `read` numbers that still exist."""
+
+    def __init__(
+        self,
+        *,
+        records: _abc.Iterable[Global___ShardRecord] | None = ...,
+        read: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["read", b"read", "records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadRowsResponse: _TypeAlias = ReadRowsResponse  # noqa: Y015
+
+@_typing.final
+class HandOverRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Step:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[HandOverRequest._Step.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STEP_UNSPECIFIED: HandOverRequest._Step.ValueType  # 0
+        STEP_SHARE: HandOverRequest._Step.ValueType  # 1
+        """Tell every writer from now on to store at the other partition too."""
+        STEP_RELEASE: HandOverRequest._Step.ValueType  # 2
+        """Stop serving: the other partition has all and serves it."""
+
+    class Step(_Step, metaclass=_StepEnumTypeWrapper): ...
+    STEP_UNSPECIFIED: HandOverRequest.Step.ValueType  # 0
+    STEP_SHARE: HandOverRequest.Step.ValueType  # 1
+    """Tell every writer from now on to store at the other partition too."""
+    STEP_RELEASE: HandOverRequest.Step.ValueType  # 2
+    """Stop serving: the other partition has all and serves it."""
+
+    STEP_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    GENERATIONS_FIELD_NUMBER: _builtins.int
+    step: Global___HandOverRequest.Step.ValueType
+    slots: _builtins.bytes
+    """A bit per slot."""
+    partition: _builtins.int
+    """The partition that takes the slots."""
+    generations: _builtins.bytes
+    """uint32 little-endian per slot of all: the generation that the slot has there."""
+    def __init__(
+        self,
+        *,
+        step: Global___HandOverRequest.Step.ValueType = ...,
+        slots: _builtins.bytes = ...,
+        partition: _builtins.int = ...,
+        generations: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generations", b"generations", "partition", b"partition", "slots", b"slots", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HandOverRequest: _TypeAlias = HandOverRequest  # noqa: Y015
+
+@_typing.final
+class HandOverResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DONE_FIELD_NUMBER: _builtins.int
+    done: _builtins.bytes
+    """A bit per slot: those for which the step is done."""
+    def __init__(
+        self,
+        *,
+        done: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HandOverResponse: _TypeAlias = HandOverResponse  # noqa: Y015

@@ -70,6 +70,21 @@ class ShardServiceStub:
                 request_serializer=lookalike_dot_v1_dot_shard__pb2.ShardStatusRequest.SerializeToString,
                 response_deserializer=lookalike_dot_v1_dot_shard__pb2.ShardStatusResponse.FromString,
                 _registered_method=True)
+        self.ListRows = channel.unary_unary(
+                '/lookalike.v1.ShardService/ListRows',
+                request_serializer=lookalike_dot_v1_dot_shard__pb2.ListRowsRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_shard__pb2.ListRowsResponse.FromString,
+                _registered_method=True)
+        self.ReadRows = channel.unary_unary(
+                '/lookalike.v1.ShardService/ReadRows',
+                request_serializer=lookalike_dot_v1_dot_shard__pb2.ReadRowsRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_shard__pb2.ReadRowsResponse.FromString,
+                _registered_method=True)
+        self.HandOver = channel.unary_unary(
+                '/lookalike.v1.ShardService/HandOver',
+                request_serializer=lookalike_dot_v1_dot_shard__pb2.HandOverRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_shard__pb2.HandOverResponse.FromString,
+                _registered_method=True)
 
 
 class ShardServiceServicer:
@@ -117,7 +132,29 @@ class ShardServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ShardStatus(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """What this shard is and holds. Answered even while it loads.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRows(self, request, context):
+        """Which rows there are of some slots, tombstones included, for a shard that compares itself with this one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadRows(self, request, context):
+        """Rows by the numbers that ListRows gave.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def HandOver(self, request, context):
+        """A step of slots on their way to another partition.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -159,6 +196,21 @@ def add_ShardServiceServicer_to_server(servicer, server):
                     servicer.ShardStatus,
                     request_deserializer=lookalike_dot_v1_dot_shard__pb2.ShardStatusRequest.FromString,
                     response_serializer=lookalike_dot_v1_dot_shard__pb2.ShardStatusResponse.SerializeToString,
+            ),
+            'ListRows': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRows,
+                    request_deserializer=lookalike_dot_v1_dot_shard__pb2.ListRowsRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_shard__pb2.ListRowsResponse.SerializeToString,
+            ),
+            'ReadRows': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadRows,
+                    request_deserializer=lookalike_dot_v1_dot_shard__pb2.ReadRowsRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_shard__pb2.ReadRowsResponse.SerializeToString,
+            ),
+            'HandOver': grpc.unary_unary_rpc_method_handler(
+                    servicer.HandOver,
+                    request_deserializer=lookalike_dot_v1_dot_shard__pb2.HandOverRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_shard__pb2.HandOverResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -351,6 +403,87 @@ class ShardService:
             '/lookalike.v1.ShardService/ShardStatus',
             lookalike_dot_v1_dot_shard__pb2.ShardStatusRequest.SerializeToString,
             lookalike_dot_v1_dot_shard__pb2.ShardStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRows(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.ShardService/ListRows',
+            lookalike_dot_v1_dot_shard__pb2.ListRowsRequest.SerializeToString,
+            lookalike_dot_v1_dot_shard__pb2.ListRowsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadRows(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.ShardService/ReadRows',
+            lookalike_dot_v1_dot_shard__pb2.ReadRowsRequest.SerializeToString,
+            lookalike_dot_v1_dot_shard__pb2.ReadRowsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HandOver(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.ShardService/HandOver',
+            lookalike_dot_v1_dot_shard__pb2.HandOverRequest.SerializeToString,
+            lookalike_dot_v1_dot_shard__pb2.HandOverResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,13 @@ class ShardServiceStub:
     FetchHash: _grpc.UnaryUnaryMultiCallable[_shard_pb2.FetchHashRequest, _shard_pb2.FetchHashResponse]
     """The hash file that the collection was made with."""
     ShardStatus: _grpc.UnaryUnaryMultiCallable[_shard_pb2.ShardStatusRequest, _shard_pb2.ShardStatusResponse]
+    """What this shard is and holds. Answered even while it loads."""
+    ListRows: _grpc.UnaryUnaryMultiCallable[_shard_pb2.ListRowsRequest, _shard_pb2.ListRowsResponse]
+    """Which rows there are of some slots, tombstones included, for a shard that compares itself with this one."""
+    ReadRows: _grpc.UnaryUnaryMultiCallable[_shard_pb2.ReadRowsRequest, _shard_pb2.ReadRowsResponse]
+    """Rows by the numbers that ListRows gave."""
+    HandOver: _grpc.UnaryUnaryMultiCallable[_shard_pb2.HandOverRequest, _shard_pb2.HandOverResponse]
+    """A step of slots on their way to another partition."""
 
 @_typing.type_check_only
 class ShardServiceAsyncStub(ShardServiceStub):
@@ -61,6 +68,13 @@ class ShardServiceAsyncStub(ShardServiceStub):
     FetchHash: _aio.UnaryUnaryMultiCallable[_shard_pb2.FetchHashRequest, _shard_pb2.FetchHashResponse]  # type: ignore[assignment]
     """The hash file that the collection was made with."""
     ShardStatus: _aio.UnaryUnaryMultiCallable[_shard_pb2.ShardStatusRequest, _shard_pb2.ShardStatusResponse]  # type: ignore[assignment]
+    """What this shard is and holds. Answered even while it loads."""
+    ListRows: _aio.UnaryUnaryMultiCallable[_shard_pb2.ListRowsRequest, _shard_pb2.ListRowsResponse]  # type: ignore[assignment]
+    """Which rows there are of some slots, tombstones included, for a shard that compares itself with this one."""
+    ReadRows: _aio.UnaryUnaryMultiCallable[_shard_pb2.ReadRowsRequest, _shard_pb2.ReadRowsResponse]  # type: ignore[assignment]
+    """Rows by the numbers that ListRows gave."""
+    HandOver: _aio.UnaryUnaryMultiCallable[_shard_pb2.HandOverRequest, _shard_pb2.HandOverResponse]  # type: ignore[assignment]
+    """A step of slots on their way to another partition."""
 
 class ShardServiceServicer(metaclass=_abc_1.ABCMeta):
     """One replica of one partition. Internal to the cluster: coordinators call it, clients do not."""
@@ -116,6 +130,31 @@ class ShardServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _shard_pb2.ShardStatusRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_shard_pb2.ShardStatusResponse, _abc.Awaitable[_shard_pb2.ShardStatusResponse]]: ...
+    ) -> _typing.Union[_shard_pb2.ShardStatusResponse, _abc.Awaitable[_shard_pb2.ShardStatusResponse]]:
+        """What this shard is and holds. Answered even while it loads."""
+
+    @_abc_1.abstractmethod
+    def ListRows(
+        self,
+        request: _shard_pb2.ListRowsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_shard_pb2.ListRowsResponse, _abc.Awaitable[_shard_pb2.ListRowsResponse]]:
+        """Which rows there are of some slots, tombstones included, for a shard that compares itself with this one."""
+
+    @_abc_1.abstractmethod
+    def ReadRows(
+        self,
+        request: _shard_pb2.ReadRowsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_shard_pb2.ReadRowsResponse, _abc.Awaitable[_shard_pb2.ReadRowsResponse]]:
+        """Rows by the numbers that ListRows gave."""
+
+    @_abc_1.abstractmethod
+    def HandOver(
+        self,
+        request: _shard_pb2.HandOverRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_shard_pb2.HandOverResponse, _abc.Awaitable[_shard_pb2.HandOverResponse]]:
+        """A step of slots on their way to another partition."""
 
 def add_ShardServiceServicer_to_server(servicer: ShardServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -24,6 +24,17 @@ from lookalike.wire.collections import (
     space_to_wire,
 )
 from lookalike.wire.filters import filter_from_wire, filter_to_wire
+from lookalike.wire.membership import (
+    generations_from_wire,
+    generations_to_wire,
+    slots_from_wire,
+    state_from_wire,
+    state_to_wire,
+    table_from_wire,
+    table_to_wire,
+    target_from_wire,
+    target_to_wire,
+)
 from lookalike.wire.requests import (
     consistency_to_wire,
     image_bytes,
@@ -48,6 +59,8 @@ __all__ = [
     "coverage_to_wire",
     "filter_from_wire",
     "filter_to_wire",
+    "generations_from_wire",
+    "generations_to_wire",
     "image_bytes",
     "indexing_from_wire",
     "indexing_to_wire",
@@ -62,12 +75,19 @@ __all__ = [
     "scan_group_to_wire",
     "scan_hits_from_wire",
     "scan_hits_to_wire",
+    "slots_from_wire",
     "space_from_wire",
     "space_to_wire",
+    "state_from_wire",
+    "state_to_wire",
     "status_from_wire",
     "status_to_wire",
     "stored_record_from_wire",
     "stored_record_to_wire",
+    "table_from_wire",
+    "table_to_wire",
+    "target_from_wire",
+    "target_to_wire",
     "versioned_from_wire",
     "versioned_to_wire",
 ]

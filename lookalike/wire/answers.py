@@ -14,6 +14,7 @@ from lookalike.records import (
     Hit,
     Outcome,
     PartitionStatus,
+    Rebalance,
     ReplicaStatus,
     SearchResult,
     StoredRecord,
@@ -51,6 +52,7 @@ def coverage_to_wire(coverage: Coverage) -> record_pb2.Coverage:
             record_pb2.MissingPartition(partition=partition, reason=reason)
             for partition, reason in sorted(coverage.missing.items())
         ],
+        stale_ms=coverage.stale_ms,
     )
 
 
@@ -61,6 +63,7 @@ def coverage_from_wire(message: record_pb2.Coverage) -> Coverage:
         message.rows_searched,
         message.rows_known,
         {part.partition: part.reason for part in message.missing},
+        message.stale_ms,
     )
 
 
@@ -88,6 +91,8 @@ def status_to_wire(status: ClusterStatus) -> search_pb2.ClusterStatusResponse:
             search_pb2.PartitionStatus(
                 partition=partition.partition,
                 slots=partition.slots,
+                target_slots=partition.target_slots,
+                removable=partition.removable,
                 replicas=[
                     search_pb2.ReplicaStatus(
                         replica=replica.replica,
@@ -97,6 +102,8 @@ def status_to_wire(status: ClusterStatus) -> search_pb2.ClusterStatusResponse:
                         rows=replica.rows,
                         memory_bytes=replica.memory_bytes,
                         uptime_seconds=replica.uptime_seconds,
+                        lag_ms=replica.lag_ms,
+                        damaged=replica.damaged,
                     )
                     for replica in partition.replicas
                 ],
@@ -110,6 +117,14 @@ def status_to_wire(status: ClusterStatus) -> search_pb2.ClusterStatusResponse:
             code_space=None if encoder.code_space is None else space_to_wire(encoder.code_space),
         ),
         collections=[collection_to_wire(collection) for collection in status.collections],
+        rebalance=search_pb2.Rebalance(
+            epoch=status.rebalance.epoch,
+            partitions=status.rebalance.partitions,
+            drained=status.rebalance.drained,
+            slots_to_move=status.rebalance.slots_to_move,
+            slots_moving=status.rebalance.slots_moving,
+            slots_unserved=status.rebalance.slots_unserved,
+        ),
     )
 
 
@@ -132,14 +147,26 @@ def status_from_wire(message: search_pb2.ClusterStatusResponse) -> ClusterStatus
                         replica.rows,
                         replica.memory_bytes,
                         replica.uptime_seconds,
+                        replica.lag_ms,
+                        list(replica.damaged),
                     )
                     for replica in partition.replicas
                 ],
+                partition.target_slots,
+                partition.removable,
             )
             for partition in message.partitions
         ],
         EncoderStatus(encoder.address, encoder.state, encoder.reason, space),
         [collection_from_wire(collection) for collection in message.collections],
+        Rebalance(
+            message.rebalance.epoch,
+            message.rebalance.partitions,
+            list(message.rebalance.drained),
+            message.rebalance.slots_to_move,
+            message.rebalance.slots_moving,
+            message.rebalance.slots_unserved,
+        ),
     )
 
 

@@ -35,6 +35,7 @@ def scan_group_to_wire(group: ScanGroup) -> shard_pb2.ScanGroup:
         features=group.features,
         scoring=shard_pb2.Scoring.Value(f"SCORING_{group.scoring.name}"),
         inputs=b"" if group.inputs is None else group.inputs.tobytes(),
+        include_versions=group.include_versions,
     )
 
 
@@ -61,6 +62,7 @@ def scan_group_from_wire(message: shard_pb2.ScanGroup, space: CodeSpace, indexin
         message.include_attributes,
         message.features,
         *_scoring_from_wire(message, queries, space, indexing),
+        message.include_versions,
     )
 
 
@@ -103,10 +105,11 @@ def scan_hits_to_wire(hits: ScanHits | LookalikeError) -> shard_pb2.ScanHits:
         unknown_fields=hits.unknown_fields,
         known_fields=hits.known_fields,
         ranks=hits.ranks.astype(_RANK, copy=False).tobytes(),
+        versions=np.array(hits.versions, _ID).tobytes(),
     )
 
 
-def scan_hits_from_wire(message: shard_pb2.ScanHits) -> ScanHits | LookalikeError:
+def scan_hits_from_wire(message: shard_pb2.ScanHits, stale_ms: int = 0) -> ScanHits | LookalikeError:
     if message.error:
         return errors.by_name(message.error, message.message)
     return ScanHits(
@@ -119,6 +122,8 @@ def scan_hits_from_wire(message: shard_pb2.ScanHits) -> ScanHits | LookalikeErro
         list(message.unknown_fields),
         list(message.known_fields),
         np.frombuffer(message.ranks, _RANK),
+        np.frombuffer(message.versions, _ID).tolist(),
+        stale_ms,
     )
 
 

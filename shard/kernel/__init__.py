@@ -3,6 +3,6 @@
 from shard.kernel import weighted
 from shard.kernel.chunk import Selection
 from shard.kernel.matrix import CodeMatrix, Matches
-from shard.kernel.view import ScanStopped, View
+from shard.kernel.view import ScanStopped, View, live_rows, mask_by_id
 
-__all__ = ["CodeMatrix", "Matches", "ScanStopped", "Selection", "View", "weighted"]
+__all__ = ["CodeMatrix", "Matches", "ScanStopped", "Selection", "View", "live_rows", "mask_by_id", "weighted"]

@@ -188,7 +188,7 @@ def test_a_store_that_took_billions_of_writes_is_renumbered(
     engine.close()
     monkeypatch.setattr("shard.store.RENUMBER_ABOVE", 20)
     store = Store(tmp_path / "s")
-    assert [numbers.tolist() for _, _, numbers in store.load()] == [[0, 1]]
+    assert [numbers.tolist() for _, numbers, _ in store.load()] == [[0, 1]]
     engine = Engine(store)
     engine.write([record("d", 100)])
     group = ScanGroup("c", SPACE.fingerprint, np.frombuffer(b"12345678", np.uint8)[None], 9)

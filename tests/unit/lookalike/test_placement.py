@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
 from coordinator.placement import Placement
+
 from lookalike.records import SLOTS
 
 KEYS = [f"picture-{i}" for i in range(20_000)]

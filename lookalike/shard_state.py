@@ -1,0 +1,56 @@
+"""Owns what a shard says of itself, to coordinators and to other shards."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from lookalike.placement import Target
+from lookalike.records import Collection
+from lookalike.slots import SlotTable
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CollectionDigest:
+    """digests: uint64 per slot, over all rows, tombstones included; rows: how many those are. horizon: tombstones
+    below it are forgotten."""
+
+    incarnation: int
+    digests: npt.NDArray[np.uint64]
+    rows: npt.NDArray[np.int64]
+    horizon: int
+    has_hash: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ShardState:
+    """See ShardStatusResponse in protos/lookalike/v1/shard.proto. digests: by collection, empty unless asked
+    for."""
+
+    cluster: str
+    partition: int
+    replica: int
+    collections: Sequence[Collection]
+    memory_bytes: int
+    uptime_seconds: float
+    instance: str
+    is_formed: bool
+    founders: tuple[str, ...]
+    target: Target
+    table: SlotTable
+    is_ready: bool
+    reason: str
+    stale_ms: int
+    newest_version: int
+    dropped: Mapping[str, int]
+    damaged: Mapping[str, str]
+    rows_left_over: int
+    digests: Mapping[str, CollectionDigest]
+
+    @property
+    def member(self) -> str:
+        """As the founders are named."""
+        return f"{self.partition}/{self.replica}/{self.instance}"

@@ -1,0 +1,181 @@
+"""Owns what a shard knows of itself and the cluster, in FOLDER/shard.json: whose folder it is, who formed the
+cluster, how it shall be divided, and what this shard is to each slot.
+
+It is on disk before anyone is told of it. The instance is drawn when the folder is made, so a replaced disk is not
+taken for the one before: it does not serve, empty as it is, what it would have had."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lookalike.errors import CannotStart
+from lookalike.placement import Target
+from lookalike.slots import SlotTable
+
+FILE = "shard.json"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Identity:
+    """Which shard a folder belongs to."""
+
+    cluster: str
+    partition: int
+    replica: int
+
+    def __str__(self) -> str:
+        return f"cluster {self.cluster!r}, partition {self.partition}, replica {self.replica}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Membership:
+    """founders: "partition/replica/instance" of the shards that formed the cluster; empty in one that joined
+    later. configured: the number of partitions that this shard last read in its config. dropped: collections by
+    name, with the incarnation up to which they are dropped."""
+
+    identity: Identity
+    instance: str
+    is_formed: bool
+    founders: tuple[str, ...]
+    configured: int
+    target: Target
+    table: SlotTable
+    dropped: dict[str, int]
+
+    @classmethod
+    def new(cls, identity: Identity, partitions: int) -> Membership:
+        """Of an empty folder: not formed yet, with no slots."""
+        table = SlotTable.empty(identity.partition)
+        return cls(identity, secrets.token_hex(8), False, (), partitions, Target(0, partitions), table, {})
+
+    @property
+    def member(self) -> str:
+        return f"{self.identity.partition}/{self.identity.replica}/{self.instance}"
+
+    def formed(self, founders: tuple[str, ...]) -> Membership:
+        """One of the founders of a cluster, with its share of the slots."""
+        partitions = 1 + max(int(founder.partition("/")[0]) for founder in founders)
+        target = Target(1, partitions)
+        own = self.identity.partition
+        table = SlotTable.founded(own, target.owners() == own)
+        latest = max(target, self.target, key=lambda known: known.order)
+        return dataclasses.replace(
+            self, is_formed=True, founders=founders, configured=partitions, target=latest, table=table
+        )
+
+    def joined(self, target: Target) -> Membership:
+        """A later member of a cluster: slots come to it."""
+        return dataclasses.replace(self, is_formed=True, target=target)
+
+    def told(self, target: Target) -> Membership:
+        """After hearing of a target: the later one holds."""
+        return dataclasses.replace(self, target=target) if target.order > self.target.order else self
+
+    def read_config(self, partitions: int) -> Membership:
+        """After reading the config. A number that has changed since is a new target; one that others have changed
+        meanwhile is not."""
+        if partitions == self.configured or not self.is_formed:
+            return self
+        known = self.target
+        drained = tuple(partition for partition in known.drained if partition < partitions)
+        target = Target(known.epoch + 1, partitions, drained)
+        return dataclasses.replace(self, configured=partitions, target=target)
+
+
+def load(folder: Path, identity: Identity, partitions: int) -> Membership:
+    """What the folder's file says, or that of a new shard. Raises CannotStart if it is another shard's, or
+    damaged."""
+    path = folder / FILE
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        owner = Identity(stored["cluster"], stored["partition"], stored["replica"])
+    except FileNotFoundError:
+        return Membership.new(identity, partitions)
+    except (ValueError, TypeError, KeyError):
+        raise _damaged(path) from None
+    if owner != identity:
+        raise CannotStart(f"data: {folder} belongs to {owner}, this is {identity}; give each shard its own folder")
+    if "instance" not in stored:
+        # Before there was resharding, all that the file had beside was the number of partitions.
+        before = Membership.new(identity, partitions)
+        founders = tuple(f"{partition}/0/" for partition in range(stored["partitions"]))
+        return before.formed(founders)
+    try:
+        return _read(stored, identity)
+    except (ValueError, TypeError, KeyError):
+        raise _damaged(path) from None
+
+
+def save(folder: Path, membership: Membership) -> None:
+    """Have it on disk when this returns."""
+    target, table = membership.target, membership.table
+    stored = {
+        **dataclasses.asdict(membership.identity),
+        "instance": membership.instance,
+        "formed": membership.is_formed,
+        "founders": membership.founders,
+        "configured": membership.configured,
+        "target": dataclasses.asdict(target),
+        "slots": {
+            "states": "".join(map(str, table.states.tolist())),
+            "partners": base64.b64encode(table.partners.astype("<u2").tobytes()).decode(),
+            "generations": base64.b64encode(table.generations.astype("<u4").tobytes()).decode(),
+        },
+        "dropped": membership.dropped,
+    }
+    path = folder / FILE
+    write_whole(path, json.dumps(stored).encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Replace a file: a crash leaves the old one or the new one, and the new one is on disk when this returns."""
+    unfinished = path.with_name(f"{path.name}.new")
+    with unfinished.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.rename(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read(stored: dict[str, Any], identity: Identity) -> Membership:
+    slots = stored["slots"]
+    target = stored["target"]
+    table = SlotTable(
+        identity.partition,
+        np.array(list(slots["states"]), np.uint8),
+        np.frombuffer(base64.b64decode(slots["partners"]), "<u2").astype(np.uint16),
+        np.frombuffer(base64.b64decode(slots["generations"]), "<u4").astype(np.uint32),
+    )
+    return Membership(
+        identity,
+        stored["instance"],
+        stored["formed"],
+        tuple(stored["founders"]),
+        stored["configured"],
+        Target(target["epoch"], target["partitions"], tuple(target["drained"])),
+        table,
+        dict(stored["dropped"]),
+    )
+
+
+def _damaged(path: Path) -> CannotStart:
+    return CannotStart(
+        f"data: {path} is damaged; empty the folder where another replica lives, or restore it from a backup"
+    )
