@@ -20,6 +20,8 @@ from lookalike.errors import CannotStart
 _ENVIRONMENT_PREFIX = "LOOKALIKE__"
 DEFAULT_BITS = 256
 MAX_REPLICAS = 7
+# A config that is mounted, as in Kubernetes, changes without a signal.
+CONFIG_POLL_SECONDS = 2.0
 
 
 def _check_address(address: str) -> str:

@@ -20,7 +20,7 @@ import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from lookalike.config import ClusterConfig, load_config
+from lookalike.config import CONFIG_POLL_SECONDS, ClusterConfig, load_config
 from lookalike.errors import (
     Cancelled,
     CannotStart,
@@ -34,8 +34,6 @@ from lookalike.rpc import REQUEST_ID_KEY, SERVER_OPTIONS, error_of, trailing_met
 log = logging.getLogger("lookalike.serving")
 MAX_CONCURRENT_RPCS = 8_192
 DRAIN_SECONDS = 10.0
-# A config that is mounted, as in Kubernetes, changes without a signal.
-CONFIG_POLL_SECONDS = 2.0
 _MAX_TEXT_BYTES = 1_500
 EXIT_CANNOT_START = 2
 

@@ -1,5 +1,6 @@
 """Owns a local cluster's processes: starts shards, encoder and coordinator from one config, restarts one that
-dies, and stops them all. What each does is its own affair; here they are commands, addresses and pids.
+dies, follows the config when it changes, and stops them all. What each does is its own affair; here they are
+commands, addresses and pids.
 
     DATA/run/config.yaml   the config in force      DATA/run/NAME.pid   each process's pid
     DATA/logs/NAME.log     each process's output    DATA/r0-2/ ...      the shards' folders"""
@@ -23,14 +24,18 @@ from typing import IO
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from lookalike import wire
 from lookalike.config import ClusterConfig, dump_config
 from lookalike.errors import CannotStart
+from lookalike.v1 import shard_pb2
+from lookalike.v1.shard_pb2_grpc import ShardServiceStub
 
 POLL_SECONDS = 0.1
 STOP_SECONDS = 20.0
 RESTART_BASE_SECONDS = 0.25
 RESTART_MAX_SECONDS = 10.0
 STEADY_SECONDS = 30.0
+LEAVING_POLL_SECONDS = 1.0
 
 
 @dataclasses.dataclass(slots=True)
@@ -45,6 +50,8 @@ class _Process:
     started: float = 0.0
     failures: int = 0
     restart_at: float = 0.0
+    # A shard that the config has no more: it is stopped once it holds nothing.
+    is_leaving: bool = False
 
 
 class Supervisor:
@@ -59,6 +66,7 @@ class Supervisor:
         self._processes: list[_Process] = []
         self._lock: IO[str] | None = None
         self._stopping = threading.Event()
+        self._next: ClusterConfig | None = None
 
     def launch(self) -> None:
         """Start every process, without waiting for it. Raises CannotStart."""
@@ -83,10 +91,62 @@ class Supervisor:
             waiting = [process for process in waiting if not _serves(process.address)]
 
     def watch(self) -> None:
-        """Restart what dies, until `ask_to_stop` is called."""
+        """Restart what dies, and stop what is left empty, until `ask_to_stop` is called."""
+        look_at = 0.0
         while not self._stopping.wait(POLL_SECONDS):
-            for process in self._processes:
+            self._take_over()
+            for process in list(self._processes):
                 self._tend(process)
+            if time.monotonic() >= look_at:
+                look_at = time.monotonic() + LEAVING_POLL_SECONDS
+                self._stop_empty()
+
+    def reload(self, config: ClusterConfig) -> None:
+        """Have `watch` go over to another config: start the shards that it adds, and let those that it has no more
+        hand over what they hold. What only a new start can change is reported and left."""
+        self._next = config
+
+    def _take_over(self) -> None:
+        config, self._next = self._next, None
+        if config is None:
+            return
+        try:
+            self._apply(config)
+        except CannotStart as error:
+            self._report(f"the config is not taken over: {error.message}")
+
+    def _apply(self, config: ClusterConfig) -> None:
+        for path in ("cluster", "coordinator", "encoder", "shard.address"):
+            before, after = (_at(one, path) for one in (self._config, config))
+            if before != after:
+                raise CannotStart(
+                    f"config: {path}: cannot change while the cluster runs; stop it and start it anew"
+                )
+        self._config = config.model_copy(update={"shard": config.shard.model_copy(update={"data": self._data})})
+        planned = {process.name: process for process in self._plan()}
+        running = {process.name: process for process in self._processes}
+        for name, process in planned.items():
+            if name not in running:
+                _require_free(name, process.address)
+        self._write_config()
+        for name, process in running.items():
+            process.is_leaving = name not in planned
+        for name, process in planned.items():
+            if name not in running:
+                self._processes.append(process)
+                self._spawn(process)
+        for process in running.values():
+            if process.popen is not None and process.popen.poll() is None:
+                process.popen.send_signal(signal.SIGHUP)
+
+    def _stop_empty(self) -> None:
+        for process in [process for process in self._processes if process.is_leaving]:
+            if _is_empty(process.address):
+                self._report(f"{process.name} holds nothing any more and is stopped")
+                self._processes.remove(process)
+                if process.popen is not None:
+                    _end([process.popen])
+                self._pid_file(process).unlink(missing_ok=True)
 
     def ask_to_stop(self) -> None:
         """End `wait_ready` or `watch`. May be called from a signal handler."""
@@ -114,13 +174,19 @@ class Supervisor:
                 (self._data / name).mkdir(parents=True, exist_ok=True)
             self._lock = open(self._data / "run" / "lock", "a")  # noqa: SIM115  # closed by `stop`
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.config_file.write_text(dump_config(self._config), encoding="utf-8")
+            self._write_config()
         except BlockingIOError:
             raise CannotStart(f"data: {self._data} is in use by another cluster; stop that one first") from None
         except OSError as error:
             raise CannotStart(
                 f"data: {self._data} cannot be used ({error.strerror}); name a folder that you may write"
             ) from None
+
+    def _write_config(self) -> None:
+        """Whole or not at all: the processes look at it by themselves."""
+        unfinished = self.config_file.with_suffix(".new")
+        unfinished.write_text(dump_config(self._config), encoding="utf-8")
+        unfinished.rename(self.config_file)
 
     def _plan(self) -> Iterator[_Process]:
         config = self._config
@@ -222,6 +288,25 @@ def _serves(address: str) -> bool:
         except grpc.RpcError:
             return False
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def _at(config: ClusterConfig, path: str) -> object:
+    value: object = config
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _is_empty(address: str) -> bool:
+    """Whether a shard says that it holds nothing and has heard that it is to hold nothing."""
+    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            answer = ShardServiceStub(channel).ShardStatus(shard_pb2.ShardStatusRequest(), timeout=1.0)
+        except grpc.RpcError:
+            return False
+    state = wire.state_from_wire(answer)
+    removed = state.partition >= state.target.partitions or state.partition in state.target.drained
+    return bool(removed and not state.table.writable.any() and not state.rows_left_over)
 
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import signal
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -16,6 +19,9 @@ from lookalike.cli.options import DEFAULT_SERVER, Json, Server, Timeout, print_j
 from lookalike.client import Client
 from lookalike.errors import CannotStart
 from lookalike.records import ClusterStatus
+
+if TYPE_CHECKING:
+    from lookalike.supervisor import Supervisor
 
 _PIPED_WIDTH = 160
 
@@ -52,9 +58,42 @@ def up(
         else:
             print(f"ready: grpc {grpc_address} web {web}")
         sys.stdout.flush()
-        supervisor.watch()
+        with _following(config, supervisor):
+            supervisor.watch()
     finally:
         supervisor.stop()
+
+
+@contextlib.contextmanager
+def _following(path: Path, supervisor: Supervisor) -> Iterator[None]:
+    """While the block lasts, the cluster goes over to what the file says after SIGHUP, or when it has changed."""
+    from lookalike.config import CONFIG_POLL_SECONDS, load_config
+
+    asked, ended = threading.Event(), threading.Event()
+    signal.signal(signal.SIGHUP, lambda *_: asked.set())
+    seen = path.read_bytes()
+
+    def follow() -> None:
+        nonlocal seen
+        while not ended.is_set():
+            is_asked = asked.wait(CONFIG_POLL_SECONDS)
+            try:
+                content = path.read_bytes()
+                if (is_asked or content != seen) and not ended.is_set():
+                    asked.clear()
+                    seen = content
+                    supervisor.reload(load_config(path))
+            except (OSError, CannotStart) as error:
+                print(f"the config is not taken over: {error}", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        asked.set()
+        thread.join()
 
 
 def status(server: Server = DEFAULT_SERVER, timeout: Timeout = 10.0, as_json: Json = False) -> None:
