@@ -154,6 +154,8 @@ class Node:
         dropped = self._membership.dropped.get(name, 0)
         if keep_present:
             incarnation = max(incarnation, dropped + 1)
+        elif present is not None and present > incarnation:
+            raise CodeSpaceMismatch(f"collection: {name!r} exists and was made later than this request")
         elif incarnation <= dropped:
             raise NotFound(f"collection: {name!r} was dropped meanwhile")
         if present is not None and present < incarnation and not keep_present:
@@ -162,8 +164,6 @@ class Node:
         if present is None:
             self._make(name, space, indexing, incarnation, hash_file)
             return True, incarnation
-        if present > incarnation and not keep_present:
-            raise CodeSpaceMismatch(f"collection: {name!r} exists and was made later than this request")
         self._require_same(name, space, indexing)
         return False, present
 

@@ -1,40 +1,52 @@
-"""Placement: even, complete, and still when a partition is added."""
+"""Placement: even, complete, and still when a partition is added or drained."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from coordinator.placement import Placement
 
-from lookalike.records import SLOTS
+from lookalike.placement import Target
+from lookalike.records import SLOTS, record_id, slot_of
 
 KEYS = [f"picture-{i}" for i in range(20_000)]
 
 
+def owners_of(partitions: int, keys: list[str]) -> list[int]:
+    owners = Target(1, partitions).owners()
+    return [int(owners[slot_of(record_id(key))]) for key in keys]
+
+
 @pytest.mark.parametrize("partitions", [1, 2, 4, 7, 64])
 def test_every_slot_has_an_owner_and_loads_are_even(partitions: int) -> None:
-    placement = Placement(partitions)
-    slots = [placement.slots(partition) for partition in range(partitions)]
-    assert sum(slots) == SLOTS
-    assert max(slots) < 2 * SLOTS / partitions
+    slots = np.bincount(Target(1, partitions).owners(), minlength=partitions)
+    assert slots.sum() == SLOTS
+    assert slots.max() < 2 * SLOTS / partitions
 
 
 @pytest.mark.parametrize("partitions", range(1, 33))
 def test_one_more_partition_takes_only_its_share(partitions: int) -> None:
-    before, after = Placement(partitions), Placement(partitions + 1)
-    moved = [key for key in KEYS if before.partition_of(key) != after.partition_of(key)]
-    assert all(after.partition_of(key) == partitions for key in moved)
-    assert after.slots(partitions) <= 1.2 * SLOTS / (partitions + 1)
+    before, after = Target(1, partitions).owners(), Target(2, partitions + 1).owners()
+    moved = before != after
+    assert (after[moved] == partitions).all()
+    assert moved.sum() <= 1.2 * SLOTS / (partitions + 1)
+    records = [key for key in KEYS if moved[slot_of(record_id(key))]]
+    assert len(records) <= 1.2 * len(KEYS) / (partitions + 1)
 
 
-def test_split_keeps_every_key_once_and_in_order() -> None:
-    parts = Placement(5).split(KEYS)
-    assert sorted(index for indices in parts.values() for index in indices) == list(range(len(KEYS)))
-    assert all(indices == sorted(indices) for indices in parts.values())
+def test_a_drained_partition_holds_nothing_and_only_its_slots_move() -> None:
+    before, after = Target(1, 4).owners(), Target(2, 4, (1,)).owners()
+    assert 1 not in after
+    assert (before[before != after] == 1).all()
+
+
+def test_of_two_targets_the_later_holds_and_of_two_with_one_epoch_the_greater() -> None:
+    targets = [Target(2, 3), Target(1, 9), Target(2, 4), Target(2, 4, (1,))]
+    assert max(targets, key=lambda target: target.order) == Target(2, 4, (1,))
 
 
 def test_placement_is_fixed_for_good() -> None:
     # Stored records live where this says; another answer would lose them.
-    assert [Placement(4).partition_of(key) for key in KEYS[:12]] == FIRST_OWNERS
+    assert owners_of(4, KEYS[:12]) == FIRST_OWNERS
 
 
 FIRST_OWNERS = [3, 2, 0, 2, 0, 0, 0, 3, 3, 0, 3, 1]

@@ -14,12 +14,14 @@ from lookalike.errors import CannotStart, CodeSpaceMismatch, Corruption, Invalid
 from lookalike.indexing import Indexing
 from lookalike.records import VersionedRecord
 from lookalike.scan import ScanGroup
+from lookalike.slots import all_slots
 from shard.engine import Engine
-from shard.node import STORE_FILE, Identity, Node
+from shard.membership import Identity
+from shard.node import STORE_FILE, Node
 from shard.store import Store
 
 SPACE = CodeSpace(64)
-ME = Identity("c", 1, 0, 4)
+ME = Identity("c", 1, 0)
 
 
 def open_node(folder: Path, identity: Identity = ME) -> Node:
@@ -40,7 +42,7 @@ def test_a_node_keeps_its_collections_over_a_restart(tmp_path: Path) -> None:
     node.engine("c").write([record("a"), record("b")])
     node.close()
     node = open_node(tmp_path)
-    assert [(c.name, c.rows, c.code_space, c.incarnation) for c in node.collections()] == [("c", 2, SPACE, 5)]
+    assert [(c.name, c.rows, c.code_space, c.incarnation) for c in node.collections(all_slots())] == [("c", 2, SPACE, 5)]
     node.close()
 
 
@@ -73,7 +75,7 @@ def test_what_a_crash_left_half_made_is_cleared(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [Identity("d", 1, 0, 4), Identity("c", 2, 0, 4), Identity("c", 1, 1, 4), Identity("c", 1, 0, 5)],
+    [Identity("d", 1, 0), Identity("c", 2, 0), Identity("c", 1, 1)],
 )
 def test_a_folder_of_another_shard_is_refused(tmp_path: Path, other: Identity) -> None:
     open_node(tmp_path, other).close()
@@ -202,17 +204,17 @@ def test_repeats_take_no_numbers(tmp_path: Path) -> None:
     for _ in range(50):
         engine.write([record("a")])
     engine.write([record("b")])
-    assert [numbers.tolist() for _, _, numbers in engine._store.load()] == [[0, 1]]
+    assert [numbers.tolist() for _, numbers, _ in engine._store.load()] == [[0, 1]]
     engine.close()
 
 
 def test_a_store_of_a_later_release_is_refused_by_its_schema(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shard.store.SCHEMA_VERSION", "2")
+    monkeypatch.setattr("shard.store.SCHEMA_VERSION", "3")
     Store.create(tmp_path / "s", SPACE, Indexing())
     monkeypatch.undo()
-    with pytest.raises(Corruption, match="schema is '2'"):
+    with pytest.raises(Corruption, match="schema is '3'"):
         Store(tmp_path / "s")
 
 
