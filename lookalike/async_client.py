@@ -203,6 +203,10 @@ class AsyncClient:
         """See `Client.drop_collection`."""
         await self._run(self._calls.drop_collection(name))
 
+    async def drain(self, partition: int, *, undo: bool = False) -> int:
+        """See `Client.drain`."""
+        return await self._run(self._calls.drain(partition, undo))
+
     async def status(self) -> ClusterStatus:
         return await self._run(self._calls.status())
 

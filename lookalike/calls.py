@@ -198,6 +198,12 @@ class Calls:
     def status(self) -> Call[ClusterStatus]:
         return Call("ClusterStatus", pb.ClusterStatusRequest(), wire.status_from_wire)
 
+    def drain(self, partition: int, undo: bool) -> Call[int]:
+        if isinstance(partition, bool) or not isinstance(partition, int) or partition < 0:
+            raise InvalidRequest(f"partition: is {partition!r}; use its number, from 0")
+        request = pb.DrainRequest(partition=partition, undo=undo)
+        return Call("Drain", request, lambda answer: int(answer.slots))
+
     def ingest_requests(
         self, records: Sequence[Record], collection: str, fingerprint: str | None
     ) -> Iterator[pb.IngestRequest]:

@@ -217,6 +217,11 @@ class Client:
         """Delete a collection and its records. Raises NotFound."""
         self._run(self._calls.drop_collection(name))
 
+    def drain(self, partition: int, *, undo: bool = False) -> int:
+        """Have a partition hand over all that it holds, for maintenance; undo: let it have its share again.
+        Returns at once, with the slots that it still holds; `status` tells how far it is."""
+        return self._run(self._calls.drain(partition, undo))
+
     def status(self) -> ClusterStatus:
         return self._run(self._calls.status())
 

@@ -13,6 +13,7 @@ from lookalike.v1 import shard_pb2, shard_pb2_grpc
 from shard.membership import Identity
 from shard.node import Node
 from shard.replication.keeper import Keeper
+from shard.scrub import Scrubber
 from shard.server import ShardServicer
 
 
@@ -35,6 +36,7 @@ async def serve(config_path: Path, partition: int, replica: int, watch_stdin: bo
     keeper = Keeper(node, servicer, config, server.set_ready)
     background = [
         asyncio.create_task(keeper.run()),
+        asyncio.create_task(Scrubber(node, servicer, config.shard.scrub_hours).run()),
         asyncio.create_task(follow_config(config_path, keeper.reload)),
     ]
     await until_stopped(watch_stdin)

@@ -18,7 +18,7 @@ import numpy as np
 
 from lookalike import wire
 from lookalike.batcher import Batcher
-from lookalike.errors import Internal, InvalidRequest, LookalikeError, NotFound, Recovering
+from lookalike.errors import Corruption, Internal, InvalidRequest, LookalikeError, NotFound, Recovering
 from lookalike.features import is_sound
 from lookalike.indexing import Indexing
 from lookalike.records import (
@@ -112,6 +112,15 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
         """Store records that another shard has."""
         return await self._writes.submit(work.Write(engine, records, is_repair=True))
 
+    async def set_aside(self, collection: str, engine: Engine, reason: str) -> None:
+        """Take a collection that turned out to be damaged out of service, unless that was done."""
+
+        def set_aside() -> None:
+            if self._node.engines().get(collection) is engine:
+                self._node.set_aside(collection, reason)
+
+        await self._in(self._write_thread, set_aside)
+
     async def in_writer(self, call: Callable[[], Result]) -> Result:
         """Run what changes stores, between commits."""
         return await self._in(self._write_thread, call)
@@ -137,10 +146,15 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
 
     async def _scan_group(self, message: pb.ScanGroup, slots: bytes) -> ScanHits | LookalikeError:
         """One group's answer or error: the groups of an RPC belong to different clients."""
+        engine = None
         try:
             engine = self._node.engine(message.collection)
             group = wire.scan_group_from_wire(message, engine.space, engine.indexing)
             return await self._scans.submit(work.Scan(engine, group, slots))
+        except Corruption as error:
+            if engine is not None:
+                await self.set_aside(message.collection, engine, error.message)
+            return error
         except LookalikeError as error:
             return error
         except Exception:
@@ -161,7 +175,11 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
                 parse_attributes(record.attributes)
                 check_code(record.code, engine.space, f"record {record.key!r}")
                 _check_features(record, engine.indexing)
-        result = await self._writes.submit(work.Write(engine, records))
+        try:
+            result = await self._writes.submit(work.Write(engine, records))
+        except Corruption as error:
+            await self.set_aside(request.collection, engine, error.message)
+            raise
         return pb.WriteResponse(
             existed=result.existed,
             superseded=result.superseded.keys(),

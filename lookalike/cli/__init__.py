@@ -53,6 +53,8 @@ app.command("status")(cluster.status)
 app.command("search")(records.search)
 app.command("get")(records.get)
 app.command("delete")(records.delete)
+app.command("drain")(cluster.drain)
+app.add_typer(cluster.rebalance, name="rebalance")
 app.add_typer(collection.app, name="collection")
 
 

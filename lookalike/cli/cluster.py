@@ -109,18 +109,80 @@ def status(server: Server = DEFAULT_SERVER, timeout: Timeout = 10.0, as_json: Js
         raise typer.Exit(1)
 
 
+rebalance = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="How records move between partitions.")
+
+
+@rebalance.callback()
+def _rebalance() -> None:
+    """How records move between partitions. They move by themselves when the config's `partitions` changes."""
+
+
+@rebalance.command("status")
+def rebalance_status(server: Server = DEFAULT_SERVER, timeout: Timeout = 10.0, as_json: Json = False) -> None:
+    """Show how far the records are from where the config wants them."""
+    with Client(server, timeout=timeout) as client:
+        answer = client.status()
+    if as_json:
+        parts = [
+            {name: getattr(part, name) for name in ("partition", "slots", "target_slots", "removable")}
+            for part in answer.partitions
+        ]
+        print_json({**dataclasses.asdict(answer.rebalance), "by_partition": parts})
+        return
+    console = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH, soft_wrap=True)
+    found = answer.rebalance
+    drained = f", drained: {', '.join(map(str, found.drained))}" if found.drained else ""
+    state = "balanced" if not found.slots_to_move else f"{found.slots_to_move} slots to move"
+    console.print(
+        f"{state}, {found.slots_moving} on their way, {found.slots_unserved} unserved;"
+        f" {found.partitions} partitions (epoch {found.epoch}){drained}",
+        highlight=False,
+    )
+    table = Table("partition", "slots", "of", "", box=None, padding=(0, 2))
+    for part in answer.partitions:
+        table.add_row(
+            str(part.partition), str(part.slots), str(part.target_slots),
+            "empty: may be removed" if part.removable else "",
+        )  # fmt: skip
+    console.print(table)
+
+
+def drain(
+    partition: Annotated[int, typer.Argument(help="Which partition, from 0.", min=0)],
+    undo: Annotated[bool, typer.Option("--undo", help="Let it have its share again.")] = False,
+    server: Server = DEFAULT_SERVER,
+    timeout: Timeout = 10.0,
+    as_json: Json = False,
+) -> None:
+    """Empty a partition for maintenance. Returns at once; `rebalance status` says when it is empty."""
+    with Client(server, timeout=timeout) as client:
+        slots = client.drain(partition, undo=undo)
+    if as_json:
+        print_json({"partition": partition, "slots": slots, "drained": not undo})
+    else:
+        what = "takes its share again" if undo else "is drained"
+        print(f"partition {partition} {what}; it holds {slots} slots now")
+
+
 def _print_status(answer: ClusterStatus) -> None:
     console = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH, soft_wrap=True)
     console.print(f"cluster {answer.cluster}, version {answer.version}", highlight=False)
-    table = Table("partition", "replica", "address", "state", "slots", "rows", "memory", box=None, padding=(0, 2))
+    table = Table(
+        "partition", "replica", "address", "state", "slots", "rows", "lag", "memory", box=None, padding=(0, 2)
+    )
     for part in answer.partitions:
         for replica in part.replicas:
             table.add_row(
                 str(part.partition), str(replica.replica), replica.address,
                 replica.state + (f": {replica.reason}" if replica.reason else ""),
-                str(part.slots), f"{replica.rows:,}", f"{replica.memory_bytes / 2**20:,.1f} MiB",
+                str(part.slots), f"{replica.rows:,}", f"{replica.lag_ms / 1000:.1f} s",
+                f"{replica.memory_bytes / 2**20:,.1f} MiB",
             )  # fmt: skip
     console.print(table)
+    for part in answer.partitions:
+        for replica in part.replicas:
+            for damage in replica.damaged:
+                console.print(f"partition {part.partition}, replica {replica.replica}: {damage}", highlight=False)
     encoder = answer.encoder
     detail = encoder.reason
     if encoder.code_space is not None:

@@ -268,7 +268,8 @@ class Keeper:
             if pulled:
                 log.info("%d rows came from replica %d", pulled, place[1])
         for name in self._node.damaged():
-            if repaired and name in self._node.engines():
+            enough = max(1, min(self._quorum.reads, self._config.replicas - 1))
+            if repaired >= enough and name in self._node.engines():
                 await self._servicer.in_writer(lambda name=name: self._node.is_filled(name))  # type: ignore[misc]
         if repaired + 1 >= self._quorum.reads:
             self._servicer.fresh_at(began if self._quorum.reads > 1 else None)

@@ -42,7 +42,9 @@ def test_a_node_keeps_its_collections_over_a_restart(tmp_path: Path) -> None:
     node.engine("c").write([record("a"), record("b")])
     node.close()
     node = open_node(tmp_path)
-    assert [(c.name, c.rows, c.code_space, c.incarnation) for c in node.collections(all_slots())] == [("c", 2, SPACE, 5)]
+    assert [(c.name, c.rows, c.code_space, c.incarnation) for c in node.collections(all_slots())] == [
+        ("c", 2, SPACE, 5)
+    ]
     node.close()
 
 
