@@ -19,6 +19,7 @@ from lookalike.codespace import CodeSpace
 from lookalike.errors import (
     AlreadyExists,
     CodeSpaceMismatch,
+    DeadlineExceeded,
     InvalidRequest,
     LookalikeError,
     NotFound,
@@ -30,6 +31,8 @@ from lookalike.shard_state import ShardState
 
 # Its first replica decides which collections there are.
 _REGISTRAR = 0
+# How long a drop waits for the shards that do not decide.
+_OTHERS_SECONDS = 2.0
 
 Result = TypeVar("Result")
 
@@ -143,10 +146,12 @@ class Catalog:
         if not await self._registrar.drop_collection(name, incarnation, deadline):
             raise NotFound(f"collection: {name!r} does not exist; it was dropped meanwhile")
 
+        soon = min(deadline, asyncio.get_running_loop().time() + _OTHERS_SECONDS)
+
         async def drop(link: ShardLink) -> None:
             try:
-                await link.drop_collection(name, incarnation, deadline)
-            except PartitionUnavailable as error:
+                await link.drop_collection(name, incarnation, soon)
+            except (PartitionUnavailable, DeadlineExceeded) as error:
                 log.info("collection %s is not dropped yet everywhere: %s", name, error.message)
 
         await asyncio.gather(*(drop(link) for link in self._others()))

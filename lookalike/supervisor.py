@@ -36,6 +36,8 @@ RESTART_BASE_SECONDS = 0.25
 RESTART_MAX_SECONDS = 10.0
 STEADY_SECONDS = 30.0
 LEAVING_POLL_SECONDS = 1.0
+# In the folder of a shard that was stopped because it held nothing.
+EMPTY_FILE = "empty"
 
 
 @dataclasses.dataclass(slots=True)
@@ -130,7 +132,7 @@ class Supervisor:
                 _require_free(name, process.address)
         self._write_config()
         for name, process in running.items():
-            process.is_leaving = name not in planned
+            process.is_leaving = name not in planned or planned[name].is_leaving
         for name, process in planned.items():
             if name not in running:
                 self._processes.append(process)
@@ -147,6 +149,7 @@ class Supervisor:
                 if process.popen is not None:
                     _end([process.popen])
                 self._pid_file(process).unlink(missing_ok=True)
+                (self._data / process.name.removeprefix("shard-") / EMPTY_FILE).touch()
 
     def ask_to_stop(self) -> None:
         """End `wait_ready` or `watch`. May be called from a signal handler."""
@@ -195,9 +198,21 @@ class Supervisor:
                 arguments = ["shard", "--partition", str(partition), "--replica", str(replica)]
                 address = config.shard_address(partition, replica)
                 yield _Process(f"shard-r{replica}-{partition}", arguments, address)
+        yield from self._plan_leaving()
         if config.encoder is not None:
             yield _Process("encoder", ["encoder"], config.encoder.address)
         yield _Process("coordinator", ["coordinator"], config.coordinator.listen)
+
+    def _plan_leaving(self) -> Iterator[_Process]:
+        """The shards of partitions that the config has no more, but that may still hold something."""
+        for folder in sorted(self._data.glob("r*-*/shard.json")):
+            replica, _, partition = folder.parent.name.removeprefix("r").partition("-")
+            if not (replica.isdecimal() and partition.isdecimal()) or int(replica) >= self._config.replicas:
+                continue
+            if int(partition) >= self._config.partitions and not (folder.parent / EMPTY_FILE).exists():
+                arguments = ["shard", "--partition", partition, "--replica", replica]
+                address = self._config.shard_address(int(partition), int(replica))
+                yield _Process(folder.parent.name.replace("r", "shard-r", 1), arguments, address, is_leaving=True)
 
     @property
     def config_file(self) -> Path:
@@ -224,6 +239,8 @@ class Supervisor:
                 # shares the processor out by session first, and a busy shard must not starve the coordinator.
                 process_group=0,
             )
+        if process.name.startswith("shard-"):
+            (self._data / process.name.removeprefix("shard-") / EMPTY_FILE).unlink(missing_ok=True)
         process.started = time.monotonic()
         self._pid_file(process).write_text(f"{process.popen.pid}\n")
 

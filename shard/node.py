@@ -151,7 +151,7 @@ class Node:
         now, and its incarnation."""
         check_collection_name(name)
         present = self._incarnation(name)
-        dropped = self._membership.dropped.get(name, 0)
+        dropped = self._membership.dropped.get(name, -1)
         if keep_present:
             incarnation = max(incarnation, dropped + 1)
         elif present is not None and present > incarnation:

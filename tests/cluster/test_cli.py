@@ -210,11 +210,23 @@ def test_an_unusable_data_folder_ends_the_start(tmp_path: Path) -> None:
     assert "cannot be used" in start_failure(tmp_path, config_text(tmp_path))
 
 
-def test_data_of_another_partition_count_ends_the_start(tmp_path: Path) -> None:
-    up = Up(tmp_path, config_text(tmp_path, partitions=2))
-    assert up.ready().startswith("ready:")
+def test_fewer_partitions_at_the_next_start_lose_nothing(tmp_path: Path) -> None:
+    text = config_text(tmp_path, partitions=2)
+    up = Up(tmp_path, text)
+    address = up.ready().split()[2]
+    keys = [f"k{i}" for i in range(50)]
+    with Client(address) as client:
+        client.create_collection("c", bits=64)
+        client.upsert([Record(key, code=bytes(8)) for key in keys], collection="c")
     assert up.end(signal.SIGTERM) == 0
-    assert "keep the partition count" in start_failure(tmp_path, config_text(tmp_path, partitions=1))
+    up = Up(tmp_path, text.replace("partitions: 2", "partitions: 1"))
+    address = up.ready().split()[2]
+    with Client(address) as client:
+        assert len(client.search(code=bytes(8), k=100, collection="c").hits) == 50
+        wait_until(lambda: [part.partition for part in client.status().partitions] == [0], 30)
+        assert len(client.get(keys, collection="c")) == 50
+        assert client.search(code=bytes(8), k=100, collection="c").exact
+    assert up.end(signal.SIGTERM) == 0
 
 
 def test_data_in_use_by_another_cluster_ends_the_start(tmp_path: Path) -> None:

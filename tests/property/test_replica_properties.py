@@ -1,4 +1,4 @@
-"""Replicas converge: whatever the order and repetition of writes, and whoever repairs from whom, they end alike."""
+"""Replicas converge: whatever the order and repetition of writes, and whoever repairs from whom."""
 
 from __future__ import annotations
 

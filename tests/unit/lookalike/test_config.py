@@ -60,7 +60,7 @@ def test_what_is_dumped_loads_as_the_same(tmp_path: Path) -> None:
         ("encoder: {bit: 3}", "encoder.bit: is not a known key"),
         ("partitions: 0", "partitions: Input should be greater than or equal to 1"),
         ("partitions: many", "partitions: .*integer"),
-        ("replicas: 2", "replicas: Input should be less than or equal to 1"),
+        ("replicas: 8", "replicas: Input should be less than or equal to 7"),
         ("write_quorum: some", "write_quorum: .*'one', 'majority' or 'all'"),
         ("encoder: {bits: 20}", "encoder.bits: 20 is not a multiple of 8"),
         ("encoder: {bits: 9000}", "encoder.bits: .*8192"),
