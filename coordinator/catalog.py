@@ -32,7 +32,7 @@ from lookalike.shard_state import ShardState
 # Its first replica decides which collections there are.
 _REGISTRAR = 0
 # How long a drop waits for the shards that do not decide.
-_OTHERS_SECONDS = 2.0
+_OTHERS_SECONDS = 1.0
 
 Result = TypeVar("Result")
 

@@ -16,7 +16,7 @@ from lookalike.config import ClusterConfig
 from lookalike.errors import LookalikeError, Recovering
 from lookalike.placement import Target
 from lookalike.shard_state import ShardState
-from lookalike.slots import SlotTable, partitions_named, slots_to_bytes
+from lookalike.slots import SlotTable, partitions_named, served_by_any, slots_to_bytes
 
 POLL_SECONDS = 1.0
 POLL_TIMEOUT_SECONDS = 1.0
@@ -188,18 +188,15 @@ class Cluster:
     def _look_for_partitions(self) -> None:
         named = partitions_named(list(self._tables.values()))
         count = max(self._config.partitions if not self._target.epoch else 0, self._target.partitions, named)
+        if not served_by_any(self._tables.values()).all():
+            count = max(count, self._target.formerly)
         for partition in range(count):
             self._add(partition)
         for partition in [known for known in self._groups if known >= count]:
-            self._forget_if_empty(partition)
+            self._forget(partition)
 
-    def _forget_if_empty(self, partition: int) -> None:
-        """Let go of a partition that the config has no more, once it holds nothing."""
-        tables = [self._tables.get(place) for place in self._links if place[0] == partition]
-        if partition < self._config.partitions or any(
-            table is not None and table.writable.any() for table in tables
-        ):
-            return
+    def _forget(self, partition: int) -> None:
+        """Let go of a partition that holds nothing and shall hold nothing."""
         for place in [place for place in self._links if place[0] == partition]:
             link = self._links.pop(place)
             self._tables.pop(place, None)

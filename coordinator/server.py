@@ -22,7 +22,6 @@ from lookalike.codespace import CodeSpace
 from lookalike.config import ClusterConfig
 from lookalike.errors import InvalidRequest, LookalikeError, NotFound, PartitionUnavailable
 from lookalike.indexing import Indexing
-from lookalike.placement import Target
 from lookalike.records import (
     DEFAULT_OVERSAMPLING,
     MAX_BATCH_QUERIES,
@@ -203,7 +202,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         if len(drained) == target.partitions:
             raise InvalidRequest(f"partition: {partition} is the last that is not drained; add one first")
         if drained != set(target.drained):
-            changed = Target(target.epoch + 1, target.partitions, tuple(sorted(drained)))
+            changed = target.followed_by(target.partitions, tuple(sorted(drained)))
             if not await self._cluster.tell(changed):
                 raise PartitionUnavailable("no shard answers; see the cluster's status")
         return pb.DrainResponse(slots=int(self._cluster.routing.slots_of(partition).sum()))

@@ -21,15 +21,21 @@ MAX_PARTITIONS = 1_024
 @dataclasses.dataclass(frozen=True, slots=True)
 class Target:
     """How the cluster shall be divided: over partitions 0..partitions-1 without those drained. Of two targets the
-    one with the higher epoch holds; of two with one epoch, the greater: everyone decides alike."""
+    one with the higher epoch holds; of two with one epoch, the greater: everyone decides alike. formerly: the most
+    partitions that there ever were; slots that nobody has may be there."""
 
     epoch: int
     partitions: int
     drained: tuple[int, ...] = ()
+    formerly: int = 0
 
     @property
     def order(self) -> tuple[int, int, tuple[int, ...]]:
         return self.epoch, self.partitions, self.drained
+
+    def followed_by(self, partitions: int, drained: tuple[int, ...]) -> Target:
+        """The next target."""
+        return Target(self.epoch + 1, partitions, drained, max(self.partitions, self.formerly))
 
     def owners(self) -> npt.NDArray[np.int16]:
         """The partition of each slot."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -185,16 +185,22 @@ class SlotTable:
 
 
 def partitions_named(tables: Sequence[SlotTable]) -> int:
-    """One more than the highest partition that may hold something, going by these tables."""
+    """One more than the highest partition that may hold something, going by these tables, some of which may be
+    old: what one says of a slot counts unless another serves it in a later generation."""
     served = np.zeros(SLOTS, np.uint32)
     for table in tables:
         served = np.maximum(served, np.where(table.serving, table.generations, 0))
     highest = 0
     for table in tables:
-        # Where a slot has moved to counts as long as nobody is known to have it since.
-        hints = table.are(SlotState.MOVED) & (table.generations + 1 > served)
-        named = table.partners[table.shared | hints]
-        highest = max(
-            highest, int(named.max()) + 1 if len(named) else 0, table.own + 1 if table.writable.any() else 0
-        )
+        holds = table.writable & (table.generations >= served)
+        named = table.partners[holds | (table.are(SlotState.MOVED) & (table.generations + 1 > served))]
+        highest = max(highest, table.own + 1 if holds.any() else 0, int(named.max()) + 1 if len(named) else 0)
     return highest
+
+
+def served_by_any(tables: Iterable[SlotTable]) -> SlotSet:
+    """The slots that at least one of these serves."""
+    served = no_slots()
+    for table in tables:
+        served |= table.serving
+    return served

@@ -86,7 +86,7 @@ class Membership:
             return self
         known = self.target
         drained = tuple(partition for partition in known.drained if partition < partitions)
-        target = Target(known.epoch + 1, partitions, drained)
+        target = known.followed_by(partitions, drained)
         return dataclasses.replace(self, configured=partitions, target=target)
 
 
@@ -169,7 +169,7 @@ def _read(stored: dict[str, Any], identity: Identity) -> Membership:
         stored["formed"],
         tuple(stored["founders"]),
         stored["configured"],
-        Target(target["epoch"], target["partitions"], tuple(target["drained"])),
+        Target(target["epoch"], target["partitions"], tuple(target["drained"]), target["formerly"]),
         table,
         dict(stored["dropped"]),
     )

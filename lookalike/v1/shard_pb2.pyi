@@ -60,8 +60,11 @@ class Target(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     PARTITIONS_FIELD_NUMBER: _builtins.int
     DRAINED_FIELD_NUMBER: _builtins.int
+    FORMERLY_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     partitions: _builtins.int
+    formerly: _builtins.int
+    """The most partitions that there ever were: where to look for slots that nobody else has."""
     @_builtins.property
     def drained(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Partitions that shall hold nothing."""
@@ -72,10 +75,11 @@ class Target(_message.Message):
         epoch: _builtins.int = ...,
         partitions: _builtins.int = ...,
         drained: _abc.Iterable[_builtins.int] | None = ...,
+        formerly: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drained", b"drained", "epoch", b"epoch", "partitions", b"partitions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drained", b"drained", "epoch", b"epoch", "formerly", b"formerly", "partitions", b"partitions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -17,14 +17,16 @@ _ROWS = np.dtype("<u4")
 
 
 def target_to_wire(target: Target) -> shard_pb2.Target:
-    return shard_pb2.Target(epoch=target.epoch, partitions=target.partitions, drained=target.drained)
+    return shard_pb2.Target(
+        epoch=target.epoch, partitions=target.partitions, drained=target.drained, formerly=target.formerly
+    )
 
 
 def target_from_wire(message: shard_pb2.Target) -> Target:
     """Raises InvalidRequest for a target that no cluster can have."""
     if not 1 <= message.partitions <= MAX_PARTITIONS:
         raise InvalidRequest(f"target: has {message.partitions} partitions; use 1..{MAX_PARTITIONS:,}")
-    return Target(message.epoch, message.partitions, tuple(sorted(message.drained)))
+    return Target(message.epoch, message.partitions, tuple(sorted(message.drained)), message.formerly)
 
 
 def table_to_wire(table: SlotTable) -> shard_pb2.SlotTable:
@@ -111,7 +113,7 @@ def state_from_wire(message: shard_pb2.ShardStatusResponse) -> ShardState:
         message.instance,
         message.formed,
         tuple(message.founders),
-        Target(message.target.epoch, message.target.partitions, tuple(message.target.drained)),
+        target_from_wire(message.target),
         table_from_wire(message.partition, message.slots),
         message.ready,
         message.reason,

@@ -19,7 +19,7 @@ import numpy as np
 from lookalike.config import ClusterConfig
 from lookalike.errors import LookalikeError
 from lookalike.shard_state import ShardState
-from lookalike.slots import SlotSet, SlotState, SlotTable, no_slots, partitions_named
+from lookalike.slots import SlotSet, SlotState, SlotTable, no_slots, partitions_named, served_by_any
 from shard.engine import Engine
 from shard.membership import Membership
 from shard.node import Node
@@ -168,8 +168,11 @@ class Keeper:
     def _places(self) -> list[Place]:
         """All other shards that there may be."""
         known = [state.target.partitions for state in self._states.values()]
-        named = partitions_named([self._node.table, *(state.table for state in self._states.values())])
-        count = max(self._config.partitions, self._node.membership.target.partitions, named, *known)
+        target = self._node.membership.target
+        tables = [self._node.table, *(state.table for state in self._states.values())]
+        count = max(self._config.partitions, target.partitions, partitions_named(tables), *known)
+        if not served_by_any(tables).all():
+            count = max(count, target.formerly)
         return [
             (partition, replica)
             for partition in range(count)
