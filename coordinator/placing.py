@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from coordinator.catalog import Layout
 from coordinator.clock import Clock
 from coordinator.cluster import Cluster
-from lookalike.errors import LookalikeError, Overloaded, SlotMoved
+from lookalike.errors import LookalikeError, NotFound, Overloaded, SlotMoved
 from lookalike.records import VersionedRecord, record_id, slot_of
 from lookalike.scan import WriteResult
 
@@ -21,6 +21,7 @@ _SUPERSEDED_ATTEMPTS = 8
 # A slot that moves is written to two partitions; one that has moved again meanwhile, to a third.
 _HOPS = 8
 _PAUSE_SECONDS = 0.05
+_NEW_SECONDS = 5.0
 
 
 @dataclasses.dataclass(slots=True)
@@ -88,13 +89,7 @@ class Placer:
         for hop in range(_HOPS):
             results = await asyncio.gather(
                 *(
-                    self._cluster.group(partition).write(
-                        collection,
-                        layout.space.fingerprint,
-                        layout.indexing.features_text,
-                        [records[i] for i in indices],
-                        deadline,
-                    )
+                    self._write(partition, collection, layout, [records[i] for i in indices], deadline, hop > 0)
                     for partition, indices in waiting.items()
                 )
             )
@@ -122,6 +117,28 @@ class Placer:
                 asked[i].clear()
             waiting = self._by_owner(slots, lost)
         raise SlotMoved("the records' slots are on their way; repeat the write, which is harmless")
+
+    async def _write(
+        self,
+        partition: int,
+        collection: str,
+        layout: Layout,
+        records: Sequence[VersionedRecord],
+        deadline: float,
+        is_new: bool,
+    ) -> list[WriteResult]:
+        """is_new: slots move there just now; some of its replicas may not have heard of the collection yet."""
+        loop = asyncio.get_running_loop()
+        until = min(deadline, loop.time() + _NEW_SECONDS) if is_new else 0.0
+        while True:
+            try:
+                return await self._cluster.group(partition).write(
+                    collection, layout.space.fingerprint, layout.indexing.features_text, records, deadline
+                )
+            except NotFound:
+                if loop.time() >= until:
+                    raise
+            await asyncio.sleep(_PAUSE_SECONDS)
 
     def _by_owner(self, slots: Sequence[int], indices: Sequence[int]) -> dict[int, list[int]]:
         parts: dict[int, list[int]] = {}

@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from lookalike import wire
 from lookalike.codespace import CodeSpace
 from lookalike.errors import (
+    Cancelled,
     DeadlineExceeded,
     InvalidRequest,
     LookalikeError,
@@ -117,6 +118,9 @@ class ShardLink:
             try:
                 async for answer in self._health.Watch(health_pb2.HealthCheckRequest()):
                     self._is_serving = answer.status == health_pb2.HealthCheckResponse.SERVING
+                    if not self._is_serving:
+                        # A stream would keep a server from ending.
+                        break
             except grpc.RpcError:
                 self._is_serving = False
             await asyncio.sleep(_WATCH_PAUSE_SECONDS)
@@ -234,7 +238,7 @@ class ShardLink:
 
     def _explain(self, error: LookalikeError) -> LookalikeError:
         """Name the partition in what only its server could not say itself."""
-        if type(error) is PartitionUnavailable:
+        if type(error) in (PartitionUnavailable, Cancelled):
             return PartitionUnavailable(
                 f"partition {self.partition} (replica {self.replica}) at {self.address} does not answer"
             )

@@ -73,6 +73,11 @@ class Cluster:
 
         wait_until(restarted, 60)
 
+    def reload(self, config: ClusterConfig) -> None:
+        """Have the cluster go over to another config."""
+        self.config = config
+        self._supervisor.reload(config)
+
     def client(self, timeout: float = 30) -> Client:
         return Client(self.address, timeout=timeout)
 
@@ -86,8 +91,10 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> None:
 
 
 @contextlib.contextmanager
-def running_cluster(data: Path, partitions: int, encoder: EncoderConfig | None = None) -> Iterator[Cluster]:
-    cluster = Cluster(throwaway_config(data, partitions, encoder), data)
+def running_cluster(
+    data: Path, partitions: int, encoder: EncoderConfig | None = None, replicas: int = 1
+) -> Iterator[Cluster]:
+    cluster = Cluster(throwaway_config(data, partitions, encoder, replicas=replicas), data)
     try:
         cluster.start()
         yield cluster

@@ -1,0 +1,140 @@
+"""Replicas die, hang, are restarted and damaged: whoever asks hears nothing of it, and nothing is lost."""
+
+from __future__ import annotations
+
+import random
+import signal
+import sqlite3
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lookalike import Client, Record
+from tests.conftest import Cluster, running_cluster, wait_until
+from tests.faults.test_resharding import User
+
+ROWS = 2_000
+
+
+def code(i: int) -> bytes:
+    return np.random.default_rng(i).integers(0, 256, 8, np.uint8).tobytes()
+
+
+def fill(client: Client) -> None:
+    client.create_collection("c", bits=64)
+    client.upsert([Record(f"k{i}", code=code(i)) for i in range(ROWS)], collection="c")
+
+
+def search(client: Client, choice: random.Random) -> None:
+    i = choice.randrange(ROWS)
+    answer = client.search(code=code(i), k=3, collection="c")
+    assert answer.hits[0].key == f"k{i}"
+    assert answer.exact
+    assert answer.coverage.rows_searched == ROWS
+
+
+def test_a_killed_replica_costs_no_search(tmp_path: Path) -> None:
+    with running_cluster(tmp_path, partitions=2, replicas=2) as cluster, cluster.client() as client:
+        fill(client)
+        users = [User(cluster, search, seed) for seed in range(2)]
+        try:
+            for name in ("shard-r0-0", "shard-r1-1"):
+                old = cluster.kill(name)
+                cluster.wait_restarted(name, old)
+        finally:
+            for user in users:
+                user.stop()
+        assert [user.failures[:3] for user in users] == [[], []]
+
+
+def test_a_stopped_replica_costs_no_search(tmp_path: Path) -> None:
+    with running_cluster(tmp_path, partitions=2, replicas=2) as cluster, cluster.client() as client:
+        fill(client)
+        users = [User(cluster, search, seed) for seed in range(2)]
+        cluster.kill("shard-r1-0", signal.SIGSTOP)
+        try:
+            before = [user.calls for user in users]
+            wait_until(lambda: all(user.calls > b + 100 for user, b in zip(users, before, strict=True)), 20)
+        finally:
+            cluster.kill("shard-r1-0", signal.SIGCONT)
+            for user in users:
+                user.stop()
+        assert [user.failures[:3] for user in users] == [[], []]
+
+
+def test_a_rolling_restart_costs_nothing(tmp_path: Path) -> None:
+    def write(client: Client, choice: random.Random) -> None:
+        i = choice.randrange(ROWS)
+        client.upsert([Record(f"k{i}", code=code(i))], collection="c")
+
+    with running_cluster(tmp_path, partitions=2, replicas=2) as cluster, cluster.client() as client:
+        fill(client)
+        users = [User(cluster, call, seed) for seed, call in enumerate((search, write))]
+        try:
+            for name in ("shard-r0-0", "shard-r1-0", "shard-r0-1", "shard-r1-1", "coordinator"):
+                old = cluster.kill(name, signal.SIGTERM)
+                cluster.wait_restarted(name, old)
+        finally:
+            for user in users:
+                user.stop()
+        assert [user.failures[:3] for user in users] == [[], []]
+        assert all(user.calls > 20 for user in users)
+
+
+@pytest.mark.parametrize("damage", ["row", "cut"])
+def test_a_damaged_store_is_found_set_aside_and_filled_again(tmp_path: Path, damage: str) -> None:
+    with running_cluster(tmp_path, partitions=1, replicas=2) as cluster, cluster.client() as client:
+        fill(client)
+        old = cluster.kill("shard-r1-0")
+        store = next((tmp_path / "r1-0" / "collections").glob("c@*")) / "records.sqlite"
+        if damage == "row":
+            with sqlite3.connect(store) as connection:
+                connection.execute("UPDATE records SET code = zeroblob(8) WHERE number = 7")
+            connection.close()
+        else:
+            data = store.read_bytes()
+            store.with_name("records.sqlite-wal").unlink(missing_ok=True)
+            store.write_bytes(data[: len(data) // 2])
+        cluster.wait_restarted("shard-r1-0", old)
+        aside = tmp_path / "r1-0" / "collections"
+        wait_until(lambda: any(aside.glob(".damaged-c@*")), 60)
+        wait_until(lambda: not client.status().partitions[0].replicas[1].damaged, 60)
+        wait_until(lambda: client.status().partitions[0].replicas[1].rows == ROWS, 60)
+        # Alone, it has everything.
+        cluster.kill("shard-r0-0", signal.SIGSTOP)
+        try:
+            time.sleep(0.1)
+            for i in range(0, ROWS, 100):
+                assert client.search(code=code(i), k=1, collection="c").hits[0].distance == 0
+        finally:
+            cluster.kill("shard-r0-0", signal.SIGCONT)
+
+
+def test_a_replica_with_a_new_disk_serves_only_what_it_has_fetched(tmp_path: Path) -> None:
+    with running_cluster(tmp_path, partitions=2, replicas=2) as cluster, cluster.client() as client:
+        fill(client)
+        old = cluster.kill("shard-r0-1")
+        (tmp_path / "r0-1").rename(tmp_path / "gone")
+        cluster.wait_restarted("shard-r0-1", old)
+        wait_until(lambda: same_rows(client), 30)
+
+
+def same_rows(client: Client) -> bool:
+    return all(part.replicas[0].rows == part.replicas[1].rows > 0 for part in client.status().partitions)
+
+
+def test_a_lone_shard_with_a_new_disk_is_never_taken_for_an_empty_one(tmp_path: Path) -> None:
+    with running_cluster(tmp_path, partitions=2) as cluster, cluster.client(timeout=8) as client:
+        fill(client)
+        lose_disk(cluster, tmp_path)
+        answer = client.search(code=code(1), k=3, collection="c", allow_partial=True)
+        assert not answer.coverage.complete
+        assert list(answer.coverage.missing) == [1]
+
+
+def lose_disk(cluster: Cluster, data: Path) -> None:
+    old = cluster.kill("shard-r0-1")
+    (data / "r0-1").rename(data / "gone")
+    cluster.wait_restarted("shard-r0-1", old)
