@@ -115,14 +115,17 @@ class ShardLink:
     async def watch(self) -> None:
         """Follow its health as it tells it, until cancelled."""
         while True:
+            call = self._health.Watch(health_pb2.HealthCheckRequest())
             try:
-                async for answer in self._health.Watch(health_pb2.HealthCheckRequest()):
+                async for answer in call:
                     self._is_serving = answer.status == health_pb2.HealthCheckResponse.SERVING
                     if not self._is_serving:
                         # A stream would keep a server from ending.
                         break
             except grpc.RpcError:
                 self._is_serving = False
+            finally:
+                call.cancel()
             await asyncio.sleep(_WATCH_PAUSE_SECONDS)
 
     async def scan(
