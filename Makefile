@@ -2,8 +2,10 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 ARGS ?=
+SECONDS ?= 600
+SEED ?= 1
 
-.PHONY: help setup demo test check format protos bench clean
+.PHONY: help setup demo test check format protos bench chaos clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -37,6 +39,9 @@ protos: setup  ## Generate lookalike/v1 from protos/
 
 bench: setup  ## Measure the scan and plot it (ARGS: see lookalike bench --help); more in benchmarks/README.md
 	$(BIN)/lookalike bench --plots docs/benchmarks $(ARGS)
+
+chaos: setup  ## Break a cluster at random and check every answer (SECONDS=600 SEED=1; ARGS="--replicas 3")
+	$(BIN)/python -m tests.chaos --seconds $(SECONDS) --seed $(SEED) $(ARGS)
 
 clean:  ## Remove what make made
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

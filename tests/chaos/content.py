@@ -1,0 +1,109 @@
+"""Owns what is written into a collection and searched for: codes drawn at random, or images whose codes the
+cluster's encoder made once, before anything was broken."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import random
+from typing import Any, Protocol
+
+import numpy as np
+
+from lookalike import Client, Record
+from lookalike.errors import AlreadyExists
+
+BITS = 64
+_IMAGES = 24
+_SIDE = 64
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Content:
+    """What a record is made of. image: an encoded file, where the encoder shall make the code of it."""
+
+    code: int
+    image: bytes | None = None
+
+    def record(self, key: str, sequence: int, fingerprint: str) -> Record:
+        attributes = {"writer": owner_of(key), "sequence": sequence, "key": key}
+        if self.image is not None:
+            return Record(key, image=self.image, attributes=attributes)
+        return Record(key, code=code_bytes(self.code), attributes=attributes, fingerprint=fingerprint)
+
+    def query(self, fingerprint: str) -> dict[str, Any]:
+        """The arguments of a search for it."""
+        if self.image is not None:
+            return {"image": self.image}
+        return {"code": code_bytes(self.code), "fingerprint": fingerprint}
+
+
+class Source(Protocol):
+    """A collection and the contents for it."""
+
+    collection: str
+    fingerprint: str
+
+    def draw(self, rng: random.Random) -> Content: ...
+    def of(self, code: int) -> Content: ...
+
+
+class Codes:
+    """Every content is another code: what is read tells which write it is of."""
+
+    def __init__(self, client: Client, collection: str = "chaos") -> None:
+        self.collection = collection
+        with contextlib.suppress(AlreadyExists):
+            client.create_collection(collection, bits=BITS)
+        self.fingerprint = client.get_collection(collection).code_space.fingerprint
+
+    def draw(self, rng: random.Random) -> Content:
+        return Content(rng.getrandbits(BITS))
+
+    def of(self, code: int) -> Content:
+        return Content(code)
+
+
+class Images:
+    """Some images of noise. Their codes are learned by storing them once."""
+
+    def __init__(self, client: Client, seed: int, collection: str = "chaos-images") -> None:
+        self.collection = collection
+        client.create_collection(collection)
+        self.fingerprint = client.get_collection(collection).code_space.fingerprint
+        palette = f"{collection}-palette"
+        client.create_collection(palette)
+        images = {f"image{i}": _noise(seed + i) for i in range(_IMAGES)}
+        client.upsert([Record(key, image=image) for key, image in images.items()], collection=palette)
+        stored = client.get(list(images), collection=palette)
+        self._contents = [Content(code_number(record.code), images[record.key]) for record in stored]
+        self._by_code = {content.code: content for content in self._contents}
+
+    def draw(self, rng: random.Random) -> Content:
+        return rng.choice(self._contents)
+
+    def of(self, code: int) -> Content:
+        return self._by_code[code]
+
+
+def owner_of(key: str) -> str:
+    """The writer whose key it is: keys are WRITER-NUMBER."""
+    return key.partition("-")[0]
+
+
+def code_bytes(code: int) -> bytes:
+    return code.to_bytes(BITS // 8, "big")
+
+
+def code_number(code: bytes) -> int:
+    return int.from_bytes(code, "big")
+
+
+def _noise(seed: int) -> bytes:
+    from PIL import Image
+
+    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.NEAREST).save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,166 @@
+"""Owns what is broken, and when: a deck of faults, shuffled from the seed and dealt one after the other, each
+healed before the next, with a pause between.
+
+Half of the faults are gentle: they strike one process, so that a cluster of several replicas should go on. The
+other half may strike several at once and take away a quorum: then errors are right, and lies still wrong."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+from tests.chaos.cluster import ENCODER, Cluster, Target
+from tests.chaos.meter import CALM, Meter
+from tests.chaos.network import has_traffic
+from tests.chaos.reshard import Resharding
+from tests.chaos.settings import Settings
+from tests.chaos.verdict import Log
+
+_DECK = {
+    "kill-shard": 3,
+    "kill-coordinator": 1,
+    "kill-encoder": 1,
+    "pause": 2,
+    "full-disk": 1,
+    "clock": 2,
+    "cut": 1,
+    "one-way-cut": 1,
+    "reshard": 1,
+    "rolling-restart": 1,
+}
+_GENTLE_SHARE = 0.5
+_PAUSE_SECONDS = (2.0, 4.0)
+_STOPPED_SECONDS = 5.0
+_FULL_SECONDS = (3.0, 6.0)
+_CUT_SECONDS = (3.0, 8.0)
+_CLOCK_OFFSETS_SECONDS = (-60.0, 60.0)
+_RESTART_PATIENCE_SECONDS = 30.0
+
+
+class Faults:
+    """Breaks and heals a cluster."""
+
+    def __init__(self, settings: Settings, cluster: Cluster, meter: Meter, log: Log) -> None:
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.resharding = Resharding(cluster)
+        self._cluster = cluster
+        self._meter = meter
+        self._log = log
+        self._rng = random.Random(f"faults {settings.seed}")
+        self._strikes: dict[str, Callable[[], None]] = {
+            "kill-shard": self._kill_shards,
+            "kill-coordinator": lambda: self._kill([self._rng.choice(cluster.coordinators())]),
+            "kill-encoder": lambda: self._kill([Target(ENCODER, ENCODER)]),
+            "pause": self._pause,
+            "full-disk": self._fill_disk,
+            "clock": self._shift_clock,
+            "cut": lambda: self._cut(both_ways=True),
+            "one-way-cut": lambda: self._cut(both_ways=False),
+            "reshard": lambda: self._say("reshard", self.resharding.begin()),
+            "rolling-restart": self._restart_all,
+        }
+        self._kinds = [kind for kind in settings.kinds if self._is_possible(kind)]
+
+    def run(self, until: float, keep_going: Callable[[], bool]) -> None:
+        """Strike until that time of the monotonic clock; what is broken then is healed."""
+        deck = self._deal()
+        while self._kinds and time.monotonic() < until and keep_going():
+            kind = next(deck)
+            if kind == "reshard" and not self.resharding.is_ready():
+                continue
+            self._meter.phase = kind
+            self._strikes[kind]()
+            self.counts[kind] += 1
+            self._rest(until)
+            self._meter.phase = CALM
+            if stopped := self.resharding.tend():
+                self._log.say(f"stopped, being empty: {', '.join(stopped)}")
+
+    def _is_possible(self, kind: str) -> bool:
+        cluster = self._cluster
+        if kind in ("cut", "one-way-cut"):
+            return bool(cluster.network.hosts)
+        if kind == "full-disk":
+            return bool(cluster.disks.folders)
+        return kind != "kill-encoder" or cluster.settings.has_encoder
+
+    def _deal(self) -> Iterator[str]:
+        while True:
+            deck = [kind for kind in self._kinds for _ in range(_DECK[kind])]
+            self._rng.shuffle(deck)
+            yield from deck
+
+    def _rest(self, until: float) -> None:
+        """Let the cluster come to itself."""
+        time.sleep(max(0.0, min(self._rng.uniform(*_PAUSE_SECONDS), until - time.monotonic())))
+
+    def _say(self, kind: str, text: str) -> None:
+        self._log.say(f"fault {kind}: {text}")
+
+    def _targets(self, among: list[Target]) -> list[Target]:
+        """One process, or perhaps several."""
+        count = 1 if self._rng.random() < _GENTLE_SHARE else self._rng.randint(1, 3)
+        return self._rng.sample(among, min(count, len(among)))
+
+    def _kill_shards(self) -> None:
+        self._kill(self._targets(self._cluster.shards()))
+
+    def _kill(self, targets: list[Target]) -> None:
+        killed = [(target.name, self._cluster.keeper.send(target.name, signal.SIGKILL)) for target in targets]
+        self._say("kill -9", ", ".join(f"{name} (pid {pid})" for name, pid in killed))
+
+    def _pause(self) -> None:
+        targets = self._targets([*self._cluster.shards(), *self._cluster.coordinators()])
+        self._say("pause", f"{_names(targets)} for {_STOPPED_SECONDS:.0f} s")
+        for target in targets:
+            self._cluster.keeper.send(target.name, signal.SIGSTOP)
+        time.sleep(_STOPPED_SECONDS)
+        for target in targets:
+            self._cluster.keeper.send(target.name, signal.SIGCONT)
+
+    def _fill_disk(self) -> None:
+        disks = self._cluster.disks
+        running = {f"r{t.host.removeprefix('replica')}-{t.partition}" for t in self._cluster.shards()}
+        folder = self._rng.choice([folder for folder in disks.folders if folder.name in running])
+        seconds = self._rng.uniform(*_FULL_SECONDS)
+        self._say("full-disk", f"{folder.name} for {seconds:.1f} s")
+        disks.fill(folder)
+        time.sleep(seconds)
+        disks.free(folder)
+
+    def _shift_clock(self) -> None:
+        """Of a coordinator or a shard; it stays so until another fault of this kind, or one that mends it."""
+        among = self._rng.choice((self._cluster.coordinators(), self._cluster.shards()))
+        target = self._rng.choice(among)
+        offset = self._rng.choice((*_CLOCK_OFFSETS_SECONDS, *_CLOCK_OFFSETS_SECONDS, 0.0))
+        self._say("clock", f"{target.name} restarted with its clock {offset:+.0f} s off")
+        self._cluster.restart(target.name, offset)
+
+    def _cut(self, both_ways: bool) -> None:
+        pairs = [pair for pair in itertools.permutations(self._cluster.network.hosts, 2) if has_traffic(*pair)]
+        sender, receiver = self._rng.choice(pairs)
+        seconds = self._rng.uniform(*_CUT_SECONDS)
+        kind, arrow = ("cut", "<->") if both_ways else ("one-way-cut", "->")
+        self._say(kind, f"{sender} {arrow} {receiver} for {seconds:.1f} s")
+        network = self._cluster.network
+        network.cut(sender, receiver)
+        if both_ways:
+            network.cut(receiver, sender)
+        time.sleep(seconds)
+        network.mend()
+
+    def _restart_all(self) -> None:
+        """One process after another, each serving again before the next."""
+        self._say("rolling-restart", f"{len(self._cluster.everything())} processes")
+        for target in self._cluster.everything():
+            self._cluster.restart(target.name)
+            if not self._cluster.wait_serving(_RESTART_PATIENCE_SECONDS):
+                self._log.say(f"after a restart of {target.name} not all serves:\n{self._cluster.describe()}")
+
+
+def _names(targets: list[Target]) -> str:
+    return ", ".join(target.name for target in targets)

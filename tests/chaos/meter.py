@@ -1,0 +1,68 @@
+"""Owns how calls went: for each operation and phase, how many succeeded, why others did not, and how long they
+took. A phase is what is broken at the moment."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import threading
+
+import numpy as np
+
+CALM = "calm"
+
+
+@dataclasses.dataclass(slots=True)
+class _Calls:
+    seconds: list[float] = dataclasses.field(default_factory=list)
+    failures: int = 0
+
+
+class Meter:
+    """Counts calls. May be used from any thread."""
+
+    def __init__(self) -> None:
+        self.phase = CALM
+        self._calls: dict[tuple[str, str], _Calls] = collections.defaultdict(_Calls)
+        self._errors: collections.Counter[str] = collections.Counter()
+        self._lock = threading.Lock()
+
+    def succeeded(self, operation: str, phase: str, seconds: float) -> None:
+        with self._lock:
+            self._calls[operation, phase].seconds.append(seconds)
+
+    def failed(self, operation: str, phase: str, error: Exception) -> None:
+        with self._lock:
+            self._calls[operation, phase].failures += 1
+            self._errors[f"{operation}: {type(error).__name__}"] += 1
+
+    def count(self, operation: str) -> int:
+        """Calls that succeeded."""
+        with self._lock:
+            return sum(len(calls.seconds) for (name, _), calls in self._calls.items() if name == operation)
+
+    def availability(self, operation: str) -> float | None:
+        """The share of calls that succeeded, or None where there were none."""
+        with self._lock:
+            chosen = [calls for (name, _), calls in self._calls.items() if name == operation]
+            good = sum(len(calls.seconds) for calls in chosen)
+            bad = sum(calls.failures for calls in chosen)
+        return round(good / (good + bad), 5) if good + bad else None
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """Failed calls by operation and error."""
+        with self._lock:
+            return dict(sorted(self._errors.items()))
+
+    def phases(self) -> dict[str, dict[str, dict[str, float | int]]]:
+        """For each phase and operation: calls, failures, and the median and 99th percentile in milliseconds."""
+        found: dict[str, dict[str, dict[str, float | int]]] = collections.defaultdict(dict)
+        with self._lock:
+            for (operation, phase), calls in sorted(self._calls.items()):
+                row: dict[str, float | int] = {"calls": len(calls.seconds), "failures": calls.failures}
+                if calls.seconds:
+                    median, high = np.percentile(calls.seconds, [50, 99]) * 1000
+                    row |= {"p50_ms": round(float(median), 1), "p99_ms": round(float(high), 1)}
+                found[phase][operation] = row
+        return dict(found)

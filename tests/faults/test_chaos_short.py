@@ -1,0 +1,46 @@
+"""The chaos harness end to end: a short run of it finds nothing in a sound cluster, and finds a planted lie."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+from tests.chaos.verdict import VIOLATIONS
+
+_TIMEOUT_SECONDS = 150
+
+
+def _chaos(*options: str) -> tuple[int, dict[str, Any], str]:
+    """Exit code, verdict, and all that was printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.chaos", *options],
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT_SECONDS,
+        check=False,
+    )
+    printed = done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].startswith("{"), printed
+    return done.returncode, json.loads(done.stdout.splitlines()[-1]), printed
+
+
+def test_a_short_run_finds_nothing() -> None:
+    code, verdict, printed = _chaos("--seconds", "20", "--seed", "1", "--without", "reshard")
+    assert code == 0, printed
+    assert {str(kind): verdict[str(kind)] for kind in VIOLATIONS} == {str(kind): 0 for kind in VIOLATIONS}
+    assert verdict["unread"] == 0
+    assert verdict["settled"]
+    assert verdict["faults"] >= 2
+    assert verdict["acknowledged"] > 200
+    assert verdict["searches"] > 50
+    assert verdict["search_availability"] > 0.5
+    assert verdict["write_availability"] > 0.5
+
+
+def test_a_planted_loss_is_found() -> None:
+    code, verdict, printed = _chaos("--plant", "lose", "--seconds", "5", "--without", "reshard")
+    assert code == 1, printed
+    assert verdict["lost"] > 0
+    assert "VIOLATION lost" in printed
