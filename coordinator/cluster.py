@@ -106,11 +106,13 @@ class Cluster:
     async def states(self, deadline: float) -> dict[int, ShardState | LookalikeError]:
         """Of each partition what one of its replicas says, waiting only so long that a silent one leaves time for
         the rest. Rows are counted over the slots that the partition is asked for."""
+        if not self.routing.served.all():
+            await self.refresh()
         now = asyncio.get_running_loop().time()
         deadline = now + min(_STATE_SECONDS, (deadline - now) / 2)
 
         async def state(partition: int) -> ShardState | LookalikeError:
-            slots = slots_to_bytes(self.routing.slots_of(partition))
+            slots = slots_to_bytes(self.routing.owners == partition)
 
             async def ask(link: ShardLink) -> ShardState:
                 found = await link.state(deadline, None, slots)

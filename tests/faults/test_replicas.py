@@ -80,7 +80,7 @@ def test_a_rolling_restart_costs_nothing(tmp_path: Path) -> None:
             for user in users:
                 user.stop()
         assert [user.failures[:3] for user in users] == [[], []]
-        assert all(user.calls > 20 for user in users)
+        assert all(user.calls > 5 for user in users)
 
 
 @pytest.mark.parametrize("damage", ["row", "cut"])
