@@ -7,6 +7,7 @@ from pathlib import Path
 
 from coordinator.server import SearchServicer
 from coordinator.web import start_web
+from lookalike.admission import Admission
 from lookalike.config import load_config
 from lookalike.serving import Server, follow_config, process_arguments, run_process, until_stopped
 from lookalike.v1 import search_pb2, search_pb2_grpc
@@ -15,8 +16,9 @@ from lookalike.v1 import search_pb2, search_pb2_grpc
 async def serve(config_path: Path, watch_stdin: bool) -> None:
     """Serve the cluster that the config describes until a signal ends it."""
     config = load_config(config_path)
-    servicer = SearchServicer(config)
-    server = Server([search_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name])
+    admission = Admission(config.max_request_bytes)
+    servicer = SearchServicer(config, admission)
+    server = Server([search_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name], admission)
     search_pb2_grpc.add_SearchServiceServicer_to_server(servicer, server.grpc)
     await server.start(config.coordinator.listen)
     web = await start_web(config.coordinator.web, servicer.status)
@@ -24,6 +26,7 @@ async def serve(config_path: Path, watch_stdin: bool) -> None:
     following = asyncio.create_task(follow_config(config_path, servicer.reload))
     await server.set_ready()
     await until_stopped(watch_stdin)
+    servicer.drain()
     await server.stop()
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)

@@ -18,6 +18,7 @@ from coordinator.search import Answer, Options, Query, Searcher
 from coordinator.status import cluster_status
 from coordinator.writes import Draft, Writer
 from lookalike import wire
+from lookalike.admission import Admission
 from lookalike.codespace import CodeSpace
 from lookalike.config import ClusterConfig
 from lookalike.errors import InvalidRequest, LookalikeError, NotFound, PartitionUnavailable
@@ -43,8 +44,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class SearchServicer(search_pb2_grpc.SearchServiceServicer):
     """Serves a cluster config. Holds connections, no data."""
 
-    def __init__(self, config: ClusterConfig) -> None:
+    def __init__(self, config: ClusterConfig, admission: Admission) -> None:
         self._config = config
+        self._admission = admission
+        self._draining = asyncio.Event()
         self._cluster = Cluster(config)
         self._encoder = EncoderLink(config.encoder.address if config.encoder else None)
         self._catalog = Catalog(self._cluster)
@@ -60,6 +63,10 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
     async def reload(self, config: ClusterConfig) -> None:
         """Go on with another config. Its addresses of this process and of the encoder need a restart."""
         await self._cluster.reload(config)
+
+    def drain(self) -> None:
+        """Begin no new work of streams: they end once what they have taken in is answered."""
+        self._draining.set()
 
     async def close(self) -> None:
         await self._searcher.close()
@@ -121,15 +128,35 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             async for request in requests:
                 check_count("records", len(request.records))
                 # Versions follow the order of arrival, whichever message is done first.
+                room = await self._admission.take(request.ByteSize())
                 versions = self._writer.stamp(len(request.records))
                 task = asyncio.create_task(self._ingest(request, versions))
                 tasks.add(task)
-                task.add_done_callback(tasks.discard)
+
+                def done(task: asyncio.Task[pb.IngestResponse], room: int = room) -> None:
+                    self._admission.give_back(room)
+                    tasks.discard(task)
+
+                task.add_done_callback(done)
                 await in_work.put(task)
+
+        async def read_until_draining() -> None:
+            reading, draining = asyncio.create_task(read()), asyncio.create_task(self._draining.wait())
+            try:
+                await asyncio.wait((reading, draining), return_when=asyncio.FIRST_COMPLETED)
+                if not reading.done():
+                    raise PartitionUnavailable(
+                        "this coordinator is stopping; send what was not answered again, which is harmless"
+                    )
+                await reading
+            finally:
+                for task in (reading, draining):
+                    task.cancel()
+                await asyncio.gather(reading, draining, return_exceptions=True)
 
         async def read_to_end() -> None:
             try:
-                await read()
+                await read_until_draining()
             except Exception:
                 await in_work.put(None)
                 raise

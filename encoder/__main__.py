@@ -6,6 +6,7 @@ import asyncio
 import os
 from pathlib import Path
 
+from lookalike.admission import Admission
 from lookalike.config import load_config
 from lookalike.errors import CannotStart
 from lookalike.serving import Server, process_arguments, run_process, until_stopped
@@ -14,7 +15,8 @@ from lookalike.v1 import encoder_pb2, encoder_pb2_grpc
 
 async def serve(config_path: Path, watch_stdin: bool) -> None:
     """Serve the config's encoder section until a signal ends it."""
-    config = load_config(config_path).encoder
+    cluster = load_config(config_path)
+    config = cluster.encoder
     if config is None:
         raise CannotStart(f"config: {config_path} has no encoder section; add one")
     # Ray and torch take seconds to import; a config that is wrong is said at once.
@@ -30,7 +32,10 @@ async def serve(config_path: Path, watch_stdin: bool) -> None:
             if isinstance(description, str):
                 raise CannotStart(description)
             # Not earlier: Ray forks its processes off this one, and a fork beside gRPC's threads can hang.
-            server = Server([encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name])
+            server = Server(
+                [encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name],
+                Admission(cluster.max_request_bytes),
+            )
             servicer = EncoderServicer(handle, description, config.max_replicas)
             encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server.grpc)
             await server.start(config.address)

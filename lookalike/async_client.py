@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -23,6 +24,7 @@ from lookalike.calls import (
     one_fingerprint,
     portions,
     queries_of,
+    seconds_until,
     wait_seconds,
 )
 from lookalike.codespace import CodeSpace
@@ -39,6 +41,7 @@ from lookalike.records import (
     check_collection_name,
 )
 from lookalike.rpc import CHANNEL_OPTIONS
+from lookalike.unanswered import AsyncUnanswered
 from lookalike.v1 import search_pb2 as pb
 from lookalike.v1.search_pb2_grpc import SearchServiceStub
 
@@ -160,12 +163,26 @@ class AsyncClient:
             except Exception as error:  # gRPC would take it for a cancellation
                 failures.append(error)
 
+        unanswered = AsyncUnanswered(requests())
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        attempt = 0
         try:
-            async for answer in self._stub.Ingest(requests(), timeout=timeout):
-                for outcome in answer.outcomes:
-                    yield wire.outcome_from_wire(outcome)
-        except grpc.RpcError as error:
-            raise self._calls.explain(error) from None
+            while True:
+                try:
+                    async for answer in self._stub.Ingest(unanswered.stream(), timeout=seconds_until(deadline)):
+                        attempt = 0
+                        unanswered.answered()
+                        for outcome in answer.outcomes:
+                            yield wire.outcome_from_wire(outcome)
+                    break
+                except grpc.RpcError as failure:
+                    error = self._calls.explain(failure)
+                wait = wait_seconds(error, attempt := attempt + 1, deadline - time.monotonic())
+                if wait is None:
+                    raise error
+                await asyncio.sleep(wait)
+        finally:
+            await unanswered.close()
         if failures:
             raise failures[0]
 
@@ -224,8 +241,8 @@ class AsyncClient:
                 return call.read(await getattr(self._stub, call.name)(call.request, timeout=remaining))
             except grpc.RpcError as failure:
                 error = self._calls.explain(failure)
-            wait = wait_seconds(call, error, attempt := attempt + 1, deadline - time.monotonic())
-            if wait is None:
+            wait = wait_seconds(error, attempt := attempt + 1, deadline - time.monotonic())
+            if wait is None or not call.is_repeatable:
                 raise error
             await asyncio.sleep(wait)
 

@@ -4,6 +4,7 @@ when a call is tried again."""
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -151,7 +152,7 @@ class Calls:
 
     def delete(self, keys: Sequence[str], collection: str) -> Call[int]:
         request = pb.DeleteRequest(collection=check_collection_name(collection), keys=_checked_keys(keys))
-        return Call("Delete", request, lambda answer: int(answer.deleted), is_repeatable=False)
+        return Call("Delete", request, lambda answer: int(answer.deleted))
 
     def create_collection(
         self,
@@ -230,14 +231,18 @@ def _messages(records: Sequence[Record], max_records: int, max_bytes: int) -> It
         yield part
 
 
-def wait_seconds(call: Call[Any], error: LookalikeError, attempt: int, remaining: float) -> float | None:
-    """How long to wait before the next attempt, or None to give up."""
-    is_transient = isinstance(error, PartitionUnavailable | Overloaded)
-    if not is_transient or not call.is_repeatable or attempt >= _ATTEMPTS:
+def wait_seconds(error: LookalikeError, attempt: int, remaining: float) -> float | None:
+    """How long to wait before the next attempt at what may be repeated, or None to give up."""
+    if not isinstance(error, PartitionUnavailable | Overloaded) or attempt >= _ATTEMPTS:
         return None
     backoff = min(_RETRY_MAX_SECONDS, _RETRY_BASE_SECONDS * 2**attempt) * random.uniform(0.5, 1.0)
     wait = max(backoff, (error.retry_after_ms or 0) / 1000)
     return wait if wait < remaining else None
+
+
+def seconds_until(deadline: float) -> float | None:
+    """What gRPC takes for a timeout; None if the deadline, a time of the monotonic clock, is infinite."""
+    return None if math.isinf(deadline) else max(0.0, deadline - time.monotonic())
 
 
 def listed(field: str, values: Iterable[Answer]) -> list[Answer]:

@@ -1,11 +1,12 @@
 """Owns `Client`, the SDK for programs that wait for each answer. `AsyncClient` has the same calls.
 
 Failures raise the classes of `lookalike.errors`. A call that found a server or partition missing is tried
-again for some seconds, within its timeout, if a second try gives the same answer: all but create, drop and
-delete, which say whether something was there."""
+again for some seconds, within its timeout, if a second try does no harm: all but create and drop, which say
+whether something was there. A delete that was tried again counts what its last try found."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -26,6 +27,7 @@ from lookalike.calls import (
     one_fingerprint,
     portions,
     queries_of,
+    seconds_until,
     wait_seconds,
 )
 from lookalike.codespace import CodeSpace
@@ -42,6 +44,7 @@ from lookalike.records import (
     check_collection_name,
 )
 from lookalike.rpc import CHANNEL_OPTIONS
+from lookalike.unanswered import Unanswered
 from lookalike.v1 import search_pb2 as pb
 from lookalike.v1.search_pb2_grpc import SearchServiceStub
 
@@ -157,8 +160,9 @@ class Client:
         self, records: Iterable[Record], *, collection: str, timeout: float | None = None
     ) -> Iterator[Outcome]:
         """Stream records to the cluster and yield an outcome for each, in order. The stream is flow
-        controlled: `records` is read no faster than the cluster stores. What `records` raises, or a record
-        that cannot be sent (see `Record`), ends the stream and is raised after the outcomes before it."""
+        controlled: `records` is read no faster than the cluster stores. When the coordinator goes away, another
+        stream goes on with what was not answered. What `records` raises, or a record that cannot be sent (see
+        `Record`), ends the stream and is raised after the outcomes before it."""
         fingerprint = self._fingerprint(collection, self._calls.deadline())
 
         failures: list[Exception] = []
@@ -171,16 +175,28 @@ class Client:
             except Exception as error:  # gRPC would bury it in its own thread
                 failures.append(error)
 
-        try:
-            for answer in self._stub.Ingest(requests(), timeout=timeout):
-                yield from (wire.outcome_from_wire(outcome) for outcome in answer.outcomes)
-        except grpc.RpcError as error:
-            raise self._calls.explain(error) from None
+        unanswered = Unanswered(requests())
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        attempt = 0
+        while True:
+            try:
+                for answer in self._stub.Ingest(unanswered.stream(), timeout=seconds_until(deadline)):
+                    attempt = 0
+                    unanswered.answered()
+                    yield from (wire.outcome_from_wire(outcome) for outcome in answer.outcomes)
+                break
+            except grpc.RpcError as failure:
+                error = self._calls.explain(failure)
+            wait = wait_seconds(error, attempt := attempt + 1, deadline - time.monotonic())
+            if wait is None:
+                raise error
+            time.sleep(wait)
         if failures:
             raise failures[0]
 
     def delete(self, keys: Sequence[str], *, collection: str) -> int:
-        """Delete records. Returns how many existed."""
+        """Delete records. Returns how many existed; too few if a try before, that was thought to have failed, was
+        done after all."""
         return self._run(self._calls.delete(keys, collection))
 
     def create_collection(
@@ -239,7 +255,7 @@ class Client:
                 return call.read(getattr(self._stub, call.name)(call.request, timeout=remaining))
             except grpc.RpcError as failure:
                 error = self._calls.explain(failure)
-            wait = wait_seconds(call, error, attempt := attempt + 1, deadline - time.monotonic())
-            if wait is None:
+            wait = wait_seconds(error, attempt := attempt + 1, deadline - time.monotonic())
+            if wait is None or not call.is_repeatable:
                 raise error
             time.sleep(wait)

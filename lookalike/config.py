@@ -90,9 +90,15 @@ class ClusterConfig(_Section):
     partitions: int = Field(default=4, ge=1, le=1_024)
     replicas: int = Field(default=1, ge=1, le=MAX_REPLICAS)
     write_quorum: Literal["one", "majority", "all"] = "majority"
+    # Of requests in work at once, in each process; what is over that is told to come back later.
+    max_request_mb: int = Field(default=512, ge=128, le=1_000_000)
     shard: ShardConfig = ShardConfig()
     coordinator: CoordinatorConfig = CoordinatorConfig()
     encoder: EncoderConfig | None = EncoderConfig()
+
+    @property
+    def max_request_bytes(self) -> int:
+        return self.max_request_mb * 2**20
 
     @property
     def writes_needed(self) -> int:

@@ -9,14 +9,13 @@ from typing import Any
 import grpc
 
 from lookalike import errors
-from lookalike.errors import InvalidRequest, LookalikeError
+from lookalike.errors import DeadlineExceeded, InvalidRequest, LookalikeError
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 MAX_IMAGE_BYTES = 32 * 1024 * 1024
 ERROR_KEY = "lookalike-error"
 REQUEST_ID_KEY = "request-id"
 RETRY_AFTER_KEY = "retry-after-ms"
-_MIN_TIMEOUT_SECONDS = 0.001
 
 _MESSAGE_LIMITS: list[tuple[str, int]] = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -44,7 +43,9 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
 async def call_by(method: Any, request: Any, deadline: float) -> Any:
     """The answer of an asynchronous stub's method to a request, due at `deadline`, a time of the running loop's
     clock. Raises the error that the server raised, or the nearest to the status that gRPC gave."""
-    timeout = max(_MIN_TIMEOUT_SECONDS, deadline - asyncio.get_running_loop().time())
+    timeout = deadline - asyncio.get_running_loop().time()
+    if timeout <= 0:
+        raise DeadlineExceeded("the deadline passed before the answer was there; allow more time")
     try:
         return await method(request, timeout=timeout)
     except grpc.RpcError as call:

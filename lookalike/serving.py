@@ -11,7 +11,7 @@ import logging
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from lookalike.admission import Admission
 from lookalike.config import CONFIG_POLL_SECONDS, ClusterConfig, load_config
 from lookalike.errors import (
     Cancelled,
@@ -41,9 +42,9 @@ EXIT_CANNOT_START = 2
 class Server:
     """A grpc.aio server with health and reflection. Reports NOT_SERVING until `set_ready`."""
 
-    def __init__(self, service_names: list[str]) -> None:
+    def __init__(self, service_names: list[str], admission: Admission) -> None:
         self.grpc = grpc.aio.server(
-            interceptors=[ErrorInterceptor()],
+            interceptors=[Boundary(admission)],
             options=SERVER_OPTIONS,
             maximum_concurrent_rpcs=MAX_CONCURRENT_RPCS,
         )
@@ -80,8 +81,12 @@ class Server:
             await self._health.set(name, status)
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Turns what a handler raises into a status, once, for unary calls and streams alike."""
+class Boundary(grpc.aio.ServerInterceptor):
+    """What lies between gRPC and the handlers: turns what one raises into a status, once, for unary calls and
+    streams alike; keeps from them what is no message, what comes too late, and what is too much."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
 
     async def intercept_service(
         self,
@@ -93,8 +98,11 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             return handler  # type: ignore[no-any-return]
         decode = _decode_or_explain(handler.request_deserializer)
         if handler.unary_unary:
-            unary = _guard_unary(handler.unary_unary)
+            unary = _guard_unary(handler.unary_unary, self._admission)
             return grpc.unary_unary_rpc_method_handler(unary, decode, handler.response_serializer)
+        if handler.unary_stream:
+            answers = _guard_answers(handler.unary_stream, self._admission)
+            return grpc.unary_stream_rpc_method_handler(answers, decode, handler.response_serializer)
         stream = _guard_stream(handler.stream_stream)
         return grpc.stream_stream_rpc_method_handler(stream, decode, handler.response_serializer)
 
@@ -116,12 +124,39 @@ def _decode_or_explain(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]
 _UNDECODABLE_TEXT = "request: is not a valid message of this method (a string that is not UTF-8, or a cut message)"
 
 
-def _guard_unary(handle: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
+@contextlib.contextmanager
+def _taken_on(request: Any, context: grpc.aio.ServicerContext[Any, Any], admission: Admission) -> Iterator[None]:
+    """The block works on a request that is a message, in time, and has room."""
+    if isinstance(request, _Undecodable):
+        raise InvalidRequest(_UNDECODABLE_TEXT)
+    remaining = context.time_remaining()
+    if remaining is not None and remaining <= 0:
+        raise DeadlineExceeded("the deadline had passed before the request's turn came; allow more time")
+    with admission.admit(request.ByteSize()):
+        yield
+
+
+def _guard_unary(
+    handle: Callable[[Any, Any], Awaitable[Any]], admission: Admission
+) -> Callable[[Any, Any], Awaitable[Any]]:
     async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
-            if isinstance(request, _Undecodable):
-                raise InvalidRequest(_UNDECODABLE_TEXT)
-            return await handle(request, context)
+            with _taken_on(request, context, admission):
+                return await handle(request, context)
+        except Exception as error:
+            await _abort(context, error)
+
+    return guarded
+
+
+def _guard_answers(
+    handle: Callable[[Any, Any], AsyncIterator[Any]], admission: Admission
+) -> Callable[[Any, Any], AsyncIterator[Any]]:
+    async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        try:
+            with _taken_on(request, context, admission):
+                async for response in handle(request, context):
+                    yield response
         except Exception as error:
             await _abort(context, error)
 

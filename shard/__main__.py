@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from lookalike.admission import Admission
 from lookalike.config import MAX_REPLICAS, load_config
 from lookalike.errors import CannotStart
 from lookalike.placement import MAX_PARTITIONS
@@ -28,7 +29,10 @@ async def serve(config_path: Path, partition: int, replica: int, watch_stdin: bo
     identity = Identity(config.cluster, partition, replica)
     folder = config.shard.data / f"r{replica}-{partition}"
     node = Node(folder, identity, config.partitions, config.shard.scan_threads)
-    server = Server([shard_pb2.DESCRIPTOR.services_by_name["ShardService"].full_name])
+    server = Server(
+        [shard_pb2.DESCRIPTOR.services_by_name["ShardService"].full_name],
+        Admission(config.max_request_bytes),
+    )
     servicer = ShardServicer(node)
     shard_pb2_grpc.add_ShardServiceServicer_to_server(servicer, server.grpc)
     await server.start(config.shard_address(partition, replica))

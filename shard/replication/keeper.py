@@ -305,7 +305,7 @@ class Keeper:
         if self._quorum.reads == 1:
             return
         with contextlib.suppress(FileNotFoundError):
-            age = max(0.0, time.time() - os.stat(self._mark).st_mtime)
+            age = max(0.0, (time.time_ns() - os.stat(self._mark).st_mtime_ns) / 1e9)
             self._servicer.fresh_at(time.monotonic() - age)
             return
         self._servicer.fresh_at(time.monotonic())
@@ -314,7 +314,7 @@ class Keeper:
         """Forget deletions older than the grace period, up to a moment that all replicas choose alike."""
         grace_ms = int(self._config.shard.tombstone_hours * 3_600_000)
         step = max(1, grace_ms // 8)
-        horizon = ((int(time.time() * 1000) - grace_ms) // step * step) << _VERSION_SHIFT
+        horizon = ((time.time_ns() // 1_000_000 - grace_ms) // step * step) << _VERSION_SHIFT
         for name, engine in self._node.engines().items():
             if engine.horizon < horizon and (await self._forget(engine, horizon)):
                 log.info("collection %s forgot deletions", name)

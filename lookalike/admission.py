@@ -1,0 +1,84 @@
+"""Owns how much a server takes on at once: the bytes of the requests in work. What is over that is refused before
+memory grows, or, from a stream, read later."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+from collections.abc import Iterator
+
+from lookalike.errors import Overloaded
+
+# What a request costs beside its bytes: the call itself, and what is made of it.
+_REQUEST_BYTES = 4_096
+_RETRY_AFTER_MS = 200
+
+
+class Admission:
+    """Room for requests of `limit` bytes together. One that is larger alone is taken when nothing else is."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._taken = 0
+        self._waiting: collections.deque[tuple[int, asyncio.Future[None]]] = collections.deque()
+
+    @property
+    def taken(self) -> int:
+        """Bytes of the requests in work."""
+        return self._taken
+
+    @contextlib.contextmanager
+    def admit(self, size: int) -> Iterator[None]:
+        """Room for a request of so many bytes while the block lasts. Raises Overloaded when there is none."""
+        size += _REQUEST_BYTES
+        if self._waiting or not self._fits(size):
+            raise Overloaded(
+                f"requests of {self._taken / 2**20:,.0f} MiB are in work, of at most {self._limit / 2**20:,.0f}"
+                " MiB; come back later, or send smaller requests",
+                retry_after_ms=_RETRY_AFTER_MS,
+            )
+        self._taken += size
+        try:
+            yield
+        finally:
+            self._free(size)
+
+    async def take(self, size: int) -> int:
+        """Wait for room, in the order of coming. Returns what to `give_back`."""
+        size += _REQUEST_BYTES
+        if not self._waiting and self._fits(size):
+            self._taken += size
+            return size
+        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((size, waiting))
+        try:
+            await waiting
+        except asyncio.CancelledError:
+            if waiting.done() and not waiting.cancelled():
+                self._free(size)
+            else:
+                self._let_in()
+            raise
+        return size
+
+    def give_back(self, size: int) -> None:
+        """Of a `take`."""
+        self._free(size)
+
+    def _fits(self, size: int) -> bool:
+        return self._taken == 0 or self._taken + size <= self._limit
+
+    def _free(self, size: int) -> None:
+        self._taken -= size
+        self._let_in()
+
+    def _let_in(self) -> None:
+        while self._waiting:
+            size, waiting = self._waiting[0]
+            if not waiting.done():
+                if not self._fits(size):
+                    return
+                self._taken += size
+                waiting.set_result(None)
+            self._waiting.popleft()
