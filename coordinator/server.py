@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 
+from coordinator import backups
 from coordinator.catalog import Catalog
 from coordinator.clock import Clock
 from coordinator.cluster import Cluster
@@ -31,7 +32,7 @@ from lookalike.records import (
     check_count,
     check_oversampling,
 )
-from lookalike.v1 import record_pb2, search_pb2_grpc
+from lookalike.v1 import record_pb2, search_pb2_grpc, shard_pb2
 from lookalike.v1 import search_pb2 as pb
 
 SEARCH_SECONDS = 10.0
@@ -218,6 +219,18 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
     ) -> pb.DropCollectionResponse:
         await self._catalog.drop(request.name, _deadline(context, WRITE_SECONDS))
         return pb.DropCollectionResponse()
+
+    async def Backup(self, request: shard_pb2.DumpRequest, context: Context) -> AsyncIterator[shard_pb2.DumpPart]:
+        async for part in backups.dump(self._cluster, request):
+            yield part
+
+    async def Restore(self, request: pb.RestoreRequest, context: Context) -> pb.RestoreResponse:
+        check_count("records", len(request.records))
+        records = [wire.versioned_from_wire(message) for message in request.records]
+        restored = await self._writer.restore(
+            request.collection, records, request.fingerprint, request.features, _deadline(context, WRITE_SECONDS)
+        )
+        return pb.RestoreResponse(restored=restored)
 
     async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:
         partition = request.partition

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
@@ -24,7 +24,7 @@ from lookalike.errors import (
 from lookalike.indexing import Indexing
 from lookalike.placement import Target
 from lookalike.records import VersionedRecord
-from lookalike.rpc import CHANNEL_OPTIONS, call_by
+from lookalike.rpc import CHANNEL_OPTIONS, call_by, error_of
 from lookalike.scan import ScanGroup, ScanHits, WriteResult
 from lookalike.shard_state import ShardState
 from lookalike.v1 import shard_pb2 as pb
@@ -219,6 +219,14 @@ class ShardLink:
         """The file that the collection's hash came in, or nothing."""
         answer = await self._call("FetchHash", pb.FetchHashRequest(collection=collection), deadline)
         return bytes(answer.hash_file)
+
+    async def dump(self, request: pb.DumpRequest) -> AsyncIterator[pb.DumpPart]:
+        """See ShardService.Dump."""
+        try:
+            async for part in self._stub.Dump(request):
+                yield part
+        except grpc.RpcError as call:
+            raise self._explain(error_of(call)) from None
 
     async def drop_collection(self, name: str, incarnation: int, deadline: float) -> bool:
         """Drop this incarnation or an earlier one. Returns whether there was one."""

@@ -124,6 +124,32 @@ class Writer:
 
         return await self._catalog.in_layout(collection, deadline, delete)
 
+    async def restore(
+        self,
+        collection: str,
+        records: Sequence[VersionedRecord],
+        fingerprint: str,
+        features: str,
+        deadline: float,
+    ) -> int:
+        """Store records and deletions that a backup gave, as new writes. features: as the collection they were of
+        kept them. Returns how many."""
+        for record in records:
+            check_key(record.key)
+        stamped = [
+            dataclasses.replace(record, version=version)
+            for record, version in zip(records, self.stamp(len(records)), strict=True)
+        ]
+
+        async def restore(layout: Layout) -> int:
+            layout.space.require(fingerprint, "the backup")
+            layout.indexing.require_features(features, "the backup")
+            for result in await self._placer.store(collection, layout, stamped, deadline):
+                _or_raise(result)
+            return len(stamped)
+
+        return await self._catalog.in_layout(collection, deadline, restore)
+
     async def _prepare(
         self,
         layout: Layout,

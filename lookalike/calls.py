@@ -33,6 +33,7 @@ from lookalike.records import (
     Record,
     SearchResult,
     StoredRecord,
+    VersionedRecord,
     check_collection_name,
     check_key,
 )
@@ -199,6 +200,17 @@ class Calls:
     def status(self) -> Call[ClusterStatus]:
         return Call("ClusterStatus", pb.ClusterStatusRequest(), wire.status_from_wire)
 
+    def restore(
+        self, records: Sequence[VersionedRecord], collection: str, fingerprint: str, features: str
+    ) -> Call[int]:
+        request = pb.RestoreRequest(
+            collection=check_collection_name(collection),
+            fingerprint=fingerprint,
+            features=features,
+            records=[wire.versioned_to_wire(record) for record in records],
+        )
+        return Call("Restore", request, lambda answer: int(answer.restored))
+
     def drain(self, partition: int, undo: bool) -> Call[int]:
         if isinstance(partition, bool) or not isinstance(partition, int) or partition < 0:
             raise InvalidRequest(f"partition: is {partition!r}; use its number, from 0")
@@ -231,9 +243,14 @@ def _messages(records: Sequence[Record], max_records: int, max_bytes: int) -> It
         yield part
 
 
-def wait_seconds(error: LookalikeError, attempt: int, remaining: float) -> float | None:
-    """How long to wait before the next attempt at what may be repeated, or None to give up."""
-    if not isinstance(error, PartitionUnavailable | Overloaded) or attempt >= _ATTEMPTS:
+def wait_seconds(
+    error: LookalikeError, attempt: int, remaining: float, attempts: int | None = _ATTEMPTS
+) -> float | None:
+    """How long to wait before the next attempt at what may be repeated, or None to give up: after so many
+    attempts, or when it would be too late."""
+    if not isinstance(error, PartitionUnavailable | Overloaded):
+        return None
+    if attempts is not None and attempt >= attempts:
         return None
     backoff = min(_RETRY_MAX_SECONDS, _RETRY_BASE_SECONDS * 2**attempt) * random.uniform(0.5, 1.0)
     wait = max(backoff, (error.retry_after_ms or 0) / 1000)

@@ -31,6 +31,7 @@ from lookalike.calls import (
     wait_seconds,
 )
 from lookalike.codespace import CodeSpace
+from lookalike.dump import Head, Mark
 from lookalike.features import NONE
 from lookalike.indexing import SCAN, Indexing
 from lookalike.records import (
@@ -41,9 +42,11 @@ from lookalike.records import (
     Record,
     SearchResult,
     StoredRecord,
+    VersionedRecord,
     check_collection_name,
 )
 from lookalike.rpc import CHANNEL_OPTIONS
+from lookalike.slots import SlotSet
 from lookalike.unanswered import Unanswered
 from lookalike.v1 import search_pb2 as pb
 from lookalike.v1.search_pb2_grpc import SearchServiceStub
@@ -237,6 +240,24 @@ class Client:
         """Have a partition hand over all that it holds, for maintenance; undo: let it have its share again.
         Returns at once, with the slots that it still holds; `status` tells how far it is."""
         return self._run(self._calls.drain(partition, undo))
+
+    def backup(
+        self, collection: str, slots: SlotSet, since: Sequence[Mark] = ()
+    ) -> Iterator[Head | list[VersionedRecord]]:
+        """What one partition has of these slots: first the head, then its records. Not tried again: ask for all
+        that is missing. See `lookalike.backup`."""
+        try:
+            for part in self._stub.Backup(wire.dump_request_to_wire(collection, slots, since)):
+                if part.HasField("head"):
+                    yield wire.head_from_wire(part.head)
+                if part.records:
+                    yield [wire.versioned_from_wire(record) for record in part.records]
+        except grpc.RpcError as failure:
+            raise self._calls.explain(failure) from None
+
+    def restore(self, records: Sequence[VersionedRecord], collection: str, fingerprint: str, features: str) -> int:
+        """Store up to 10,000 records and deletions of a backup as new writes. Returns how many."""
+        return self._run(self._calls.restore(records, collection, fingerprint, features))
 
     def status(self) -> ClusterStatus:
         return self._run(self._calls.status())

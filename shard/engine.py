@@ -13,16 +13,17 @@ import contextlib
 import dataclasses
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from lookalike import features
+from lookalike.dump import Mark
 from lookalike.errors import Corruption, NotFound
 from lookalike.filters import Filter, compared_fields
 from lookalike.indexing import MIH
-from lookalike.records import MAX_ANSWER_BYTES, VersionedRecord, answer_too_large
+from lookalike.records import MAX_ANSWER_BYTES, SLOTS, VersionedRecord, answer_too_large
 from lookalike.scan import Codes, ScanGroup, ScanHits, Scoring, WriteResult
 from lookalike.slots import SlotSet
 from shard.digests import SLOT_SHIFT, Rows, SlotSums
@@ -32,6 +33,7 @@ from shard.store import Described, Store
 KNOWN_FIELDS_SHOWN = 20
 FEATURE_BYTES_AT_ONCE = 32 * 1024 * 1024
 FILTERS_REMEMBERED = 32
+_DUMP_PORTION_BYTES = 1024 * 1024
 FILTER_BYTES_REMEMBERED = 128 * 1024 * 1024
 
 
@@ -191,6 +193,31 @@ class Engine:
         numbers."""
         with self._in_use():
             return self._store.rows(numbers, MAX_ANSWER_BYTES // 2)
+
+    def dump(
+        self, slots: SlotSet, since: Sequence[Mark], place: tuple[int, int]
+    ) -> Generator[tuple[Mark, SlotSet, int] | list[VersionedRecord], None, None]:
+        """First the mark, the slots dumped whole and the live rows of all slots; then the records in portions: all
+        of one state. place: this shard's partition and replica. To be run in one thread of its own, closed in the
+        end."""
+        store = self._store
+        with self._in_use():
+            try:
+                with self._pinned() as state:
+                    after = np.full(SLOTS, -1, np.int64)
+                    for mark in since:
+                        if mark.store == store.identity and mark.number > store.removed_to:
+                            after[mark.slots] = np.maximum(after[mark.slots], mark.number - 1)
+                    whole = slots & (after < 0)
+                    yield (
+                        Mark(store.identity, store.last_number() + 1, slots, *place),
+                        whole,
+                        int(state.sums.live[slots].sum()),
+                    )
+                    after[~slots] = np.iinfo(np.int64).max
+                    yield from store.rows_after(after, whole, _DUMP_PORTION_BYTES)
+            finally:
+                store.close_reader()
 
     def damaged_rows(self, first: int, count: int) -> tuple[int, int | None]:
         """See `Store.damaged_rows`."""

@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -18,7 +18,16 @@ import numpy as np
 
 from lookalike import wire
 from lookalike.batcher import Batcher
-from lookalike.errors import Corruption, Internal, InvalidRequest, LookalikeError, NotFound, Recovering
+from lookalike.dump import Head
+from lookalike.errors import (
+    Corruption,
+    Internal,
+    InvalidRequest,
+    LookalikeError,
+    NotFound,
+    Recovering,
+    SlotMoved,
+)
 from lookalike.features import is_sound
 from lookalike.indexing import Indexing
 from lookalike.records import (
@@ -48,6 +57,8 @@ MAX_WAITING_QUERIES = 16_384
 MAX_COMMIT_BYTES = 16 * 1024 * 1024
 MAX_WAITING_BYTES = 128 * 1024 * 1024
 READ_THREADS = 2
+_FRESH_SECONDS = 60.0
+_FRESH_POLL_SECONDS = 0.1
 _SCAN_NICENESS = 10
 
 Result = TypeVar("Result")
@@ -308,6 +319,44 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
         if self._node.incarnation(collection) != incarnation:
             raise NotFound(f"collection: {collection!r} is here in another incarnation")
         return engine
+
+    async def Dump(self, request: pb.DumpRequest, context: Context) -> AsyncIterator[pb.DumpPart]:
+        self._require_ready()
+        slots = wire.slots_from_wire(request.slots)
+        since = [wire.mark_from_wire(mark) for mark in request.since]
+        engine = self._node.engine(request.collection)
+        incarnation = self._node.incarnation(request.collection) or 0
+        await self._wait_fresh(time.monotonic())
+        held = work.require_served(self._node, slots)
+        identity = self._node.identity
+        # A thread of its own: it holds one state of the store until the last record is taken.
+        thread = ThreadPoolExecutor(1, thread_name_prefix="dump")
+        parts = engine.dump(slots, since, (identity.partition, identity.replica))
+        try:
+            while (part := await self._in(thread, lambda: next(parts, None))) is not None:
+                if isinstance(part, list):
+                    yield pb.DumpPart(records=[wire.versioned_to_wire(record) for record in part])
+                    continue
+                if work.require_served(self._node, slots) != held:
+                    raise SlotMoved("slots went and came back meanwhile")
+                yield pb.DumpPart(head=wire.head_to_wire(Head(incarnation, *part)))
+        except Corruption as error:
+            await self.set_aside(request.collection, engine, error.message)
+            raise
+        finally:
+            # Not awaited: the caller may have left, and then nothing here can be.
+            thread.submit(parts.close)
+            thread.shutdown(wait=False)
+
+    async def _wait_fresh(self, moment: float) -> None:
+        """Until every write acknowledged before that time of the monotonic clock is here."""
+        give_up = time.monotonic() + _FRESH_SECONDS
+        while self._fresh_at is not None and self._fresh_at < moment:
+            if time.monotonic() > give_up:
+                raise Recovering(
+                    f"partition {self._node.identity.partition} has not caught up; repeat in a moment"
+                )
+            await asyncio.sleep(_FRESH_POLL_SECONDS)
 
     async def HandOver(self, request: pb.HandOverRequest, context: Context) -> pb.HandOverResponse:
         self._require_loaded()

@@ -12,6 +12,7 @@ import dataclasses
 import json
 import sqlite3
 import threading
+import uuid
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,8 @@ from lookalike.codespace import CodeSpace
 from lookalike.errors import Corruption, InvalidRequest, Overloaded
 from lookalike.filters import Filter, Not
 from lookalike.indexing import Indexing
-from lookalike.records import VersionedRecord, answer_too_large, record_id
+from lookalike.records import VersionedRecord, answer_too_large, record_id, slot_of
+from lookalike.slots import SlotSet
 from shard.digests import Rows
 from shard.filter_sql import index_of, where
 
@@ -91,13 +93,14 @@ class Store:
                 self._upgrade()
                 self.space, self.indexing, self.horizon = self._read_meta()
                 last, newest = self._writer.execute("SELECT max(number), max(version) FROM records").fetchone()
+                self.identity, self.removed_to, numbered = self._read_numbering()
                 self.fields = frozenset(name for (name,) in self._writer.execute("SELECT name FROM fields"))
                 if (last or 0) > RENUMBER_ABOVE:
-                    last = self._renumber() - 1
+                    last = numbered = self._renumber() - 1
         except (sqlite3.OperationalError, KeyError, ValueError, TypeError) as error:
             self.close()
             raise Corruption(f"{path} is damaged ({error}); restore the partition from a backup") from error
-        self._next_number = 0 if last is None else last + 1
+        self._next_number = max(-1 if last is None else last, numbered) + 1
         self.newest_version: int = newest or 0
 
     @staticmethod
@@ -113,6 +116,7 @@ class Store:
                 connection.executescript(_FEATURES_SCHEMA)
             meta = {
                 "schema": SCHEMA_VERSION,
+                "store": uuid.uuid4().hex,
                 "code_space": json.dumps(dataclasses.asdict(space)),
                 "indexing": json.dumps(dataclasses.asdict(indexing)),
             }
@@ -185,6 +189,47 @@ class Store:
                 return records, start + len(part)
         return records, len(numbers)
 
+    def last_number(self) -> int:
+        """The highest number of a row; -1 when there is none."""
+        with _explained(self._path):
+            (last,) = self._reader().execute("SELECT max(number) FROM records").fetchone()
+        return -1 if last is None else int(last)
+
+    def rows_after(
+        self, after: npt.NDArray[np.int64], whole: SlotSet, max_bytes: int
+    ) -> Iterator[list[VersionedRecord]]:
+        """In portions of about `max_bytes` the records, tombstones included, whose number is above that of their
+        slot in `after` (SLOTS,); of the slots that are dumped whole no tombstones."""
+        keeps = self.indexing.keeps_features
+        sql = (
+            f"SELECT number, id, key, code, attributes, version, {'vector' if keeps else 'NULL'} FROM records"
+            f"{' LEFT JOIN features USING (number)' if keeps else ''} WHERE number > ? ORDER BY number"
+        )
+        limits, lives_only = after.tolist(), whole.tolist()
+        portion: list[VersionedRecord] = []
+        size = 0
+        with _explained(self._path):
+            found = self._reader().execute(sql, (min(limits),))
+            for number, identifier, key, code, attributes, version, vector in found:
+                slot = slot_of(identifier % 2**64)
+                if number <= limits[slot] or (code is None and lives_only[slot]):
+                    continue
+                portion.append(VersionedRecord(key, code, attributes or "", version, vector or b""))
+                size += len(key) + len(code or b"") + len(attributes or "") + len(vector or b"")
+                if size >= max_bytes:
+                    yield portion
+                    portion, size = [], 0
+        if portion:
+            yield portion
+
+    def close_reader(self) -> None:
+        """Close what this thread reads with, when it will read no more."""
+        reader: sqlite3.Connection | None = getattr(self._local, "reader", None)
+        if reader is not None:
+            self._local.reader = None
+            self._connections.remove(reader)
+            reader.close()
+
     def damaged_rows(self, first: int, count: int) -> tuple[int, int | None]:
         """Check the checksums of up to `count` rows from number `first` on. Returns how many do not say what was
         written, and the number to go on from: None at the end."""
@@ -234,7 +279,16 @@ class Store:
                         "DELETE FROM features WHERE number = ?", [(number,) for number in numbers]
                     )
                 yield Rows.of(found)
+                # Dead rows that are gone were in every dump that reached their numbers; live ones are another
+                # shard's now, and no dump can be gone on with.
+                lives = not all(dead for _, _, dead in found)
+                removed_to = max(self.removed_to, self._next_number - 1 if lives else max(numbers, default=-1))
+                self._writer.executemany(
+                    "INSERT OR REPLACE INTO meta VALUES (?, ?)",
+                    [("removed_to", str(removed_to)), ("numbered", str(self._next_number - 1))],
+                )
                 self._writer.execute("COMMIT")
+                self.removed_to = removed_to
             except BaseException:
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
@@ -379,9 +433,18 @@ class Store:
         indexing = Indexing(**{**stored, "attributes": tuple(stored["attributes"])})
         return CodeSpace(**json.loads(meta["code_space"])), indexing, int(meta.get("horizon", 0))
 
+    def _read_numbering(self) -> tuple[str, int, int]:
+        """The store's name among all stores, up to which number rows were removed without a trace, and up to which
+        numbers were given when that was last done."""
+        self._writer.execute("INSERT OR IGNORE INTO meta VALUES ('store', ?)", (uuid.uuid4().hex,))
+        meta = dict(self._writer.execute("SELECT name, value FROM meta"))
+        return meta["store"], int(meta.get("removed_to", -1)), int(meta.get("numbered", -1))
+
     def _renumber(self) -> int:
         """Give the rows new numbers from 0 in their order. Returns how many there are. Numbers have 32 bits
-        in the matrix and every write takes one, so a store that lives long would run out of them."""
+        in the matrix and every write takes one, so a store that lives long would run out of them. It is another
+        store from then on, for its numbers mean other rows."""
+        self.identity, self.removed_to = uuid.uuid4().hex, -1
         features = (
             """
             UPDATE features SET number = -number - 1;
@@ -400,6 +463,8 @@ class Store:
             UPDATE records SET number = (SELECT new FROM renumbered WHERE old = -records.number - 1);
             {features}
             DROP TABLE renumbered;
+            UPDATE meta SET value = '{self.identity}' WHERE name = 'store';
+            DELETE FROM meta WHERE name IN ('removed_to', 'numbered');
             COMMIT;
             """
         )

@@ -11,6 +11,7 @@ from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from lookalike.v1 import codespace_pb2 as _codespace_pb2
 from lookalike.v1 import filter_pb2 as _filter_pb2
 from lookalike.v1 import record_pb2 as _record_pb2
+from lookalike.v1 import shard_pb2 as _shard_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -761,6 +762,59 @@ class DropCollectionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DropCollectionResponse: _TypeAlias = DropCollectionResponse  # noqa: Y015
+
+@_typing.final
+class RestoreRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    fingerprint: _builtins.str
+    """Must be the collection's; refused otherwise."""
+    features: _builtins.str
+    """What the collection keeps of features, such as "int8 1280"; must be as it is, refused otherwise."""
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[_shard_pb2.ShardRecord]:
+        """1..10,000, as a backup gave them. Their versions do not count."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        fingerprint: _builtins.str = ...,
+        features: _builtins.str = ...,
+        records: _abc.Iterable[_shard_pb2.ShardRecord] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "features", b"features", "fingerprint", b"fingerprint", "records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestoreRequest: _TypeAlias = RestoreRequest  # noqa: Y015
+
+@_typing.final
+class RestoreResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESTORED_FIELD_NUMBER: _builtins.int
+    restored: _builtins.int
+    """Records stored, and keys deleted."""
+    def __init__(
+        self,
+        *,
+        restored: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["restored", b"restored"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestoreResponse: _TypeAlias = RestoreResponse  # noqa: Y015
 
 @_typing.final
 class DrainRequest(_message.Message):

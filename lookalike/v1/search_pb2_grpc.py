@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from lookalike.v1 import search_pb2 as lookalike_dot_v1_dot_search__pb2
+from lookalike.v1 import shard_pb2 as lookalike_dot_v1_dot_shard__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -92,6 +93,16 @@ class SearchServiceStub:
                 '/lookalike.v1.SearchService/ClusterStatus',
                 request_serializer=lookalike_dot_v1_dot_search__pb2.ClusterStatusRequest.SerializeToString,
                 response_deserializer=lookalike_dot_v1_dot_search__pb2.ClusterStatusResponse.FromString,
+                _registered_method=True)
+        self.Backup = channel.unary_stream(
+                '/lookalike.v1.SearchService/Backup',
+                request_serializer=lookalike_dot_v1_dot_shard__pb2.DumpRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_shard__pb2.DumpPart.FromString,
+                _registered_method=True)
+        self.Restore = channel.unary_unary(
+                '/lookalike.v1.SearchService/Restore',
+                request_serializer=lookalike_dot_v1_dot_search__pb2.RestoreRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_search__pb2.RestoreResponse.FromString,
                 _registered_method=True)
         self.Drain = channel.unary_unary(
                 '/lookalike.v1.SearchService/Drain',
@@ -182,6 +193,21 @@ class SearchServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Backup(self, request, context):
+        """A part of a backup: what one partition has of the slots asked for. Every write that was acknowledged before the call
+        is in it. UNAVAILABLE when a slot has moved meanwhile: ask again for all that is missing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Restore(self, request, context):
+        """Writes records of a backup, as new writes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Drain(self, request, context):
         """Empties a partition for maintenance, or lets it have its share again. Returns at once; ClusterStatus tells how far
         it is.
@@ -247,6 +273,16 @@ def add_SearchServiceServicer_to_server(servicer, server):
                     servicer.ClusterStatus,
                     request_deserializer=lookalike_dot_v1_dot_search__pb2.ClusterStatusRequest.FromString,
                     response_serializer=lookalike_dot_v1_dot_search__pb2.ClusterStatusResponse.SerializeToString,
+            ),
+            'Backup': grpc.unary_stream_rpc_method_handler(
+                    servicer.Backup,
+                    request_deserializer=lookalike_dot_v1_dot_shard__pb2.DumpRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_shard__pb2.DumpPart.SerializeToString,
+            ),
+            'Restore': grpc.unary_unary_rpc_method_handler(
+                    servicer.Restore,
+                    request_deserializer=lookalike_dot_v1_dot_search__pb2.RestoreRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_search__pb2.RestoreResponse.SerializeToString,
             ),
             'Drain': grpc.unary_unary_rpc_method_handler(
                     servicer.Drain,
@@ -555,6 +591,60 @@ class SearchService:
             '/lookalike.v1.SearchService/ClusterStatus',
             lookalike_dot_v1_dot_search__pb2.ClusterStatusRequest.SerializeToString,
             lookalike_dot_v1_dot_search__pb2.ClusterStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Backup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lookalike.v1.SearchService/Backup',
+            lookalike_dot_v1_dot_shard__pb2.DumpRequest.SerializeToString,
+            lookalike_dot_v1_dot_shard__pb2.DumpPart.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Restore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.SearchService/Restore',
+            lookalike_dot_v1_dot_search__pb2.RestoreRequest.SerializeToString,
+            lookalike_dot_v1_dot_search__pb2.RestoreResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from grpc import aio as _aio
 from lookalike.v1 import search_pb2 as _search_pb2
+from lookalike.v1 import shard_pb2 as _shard_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -58,6 +59,12 @@ class SearchServiceStub:
     """Deletes a collection and all its records."""
     ClusterStatus: _grpc.UnaryUnaryMultiCallable[_search_pb2.ClusterStatusRequest, _search_pb2.ClusterStatusResponse]
     """Partitions, replicas, encoder and collections as this coordinator sees them now."""
+    Backup: _grpc.UnaryStreamMultiCallable[_shard_pb2.DumpRequest, _shard_pb2.DumpPart]
+    """A part of a backup: what one partition has of the slots asked for. Every write that was acknowledged before the call
+    is in it. UNAVAILABLE when a slot has moved meanwhile: ask again for all that is missing.
+    """
+    Restore: _grpc.UnaryUnaryMultiCallable[_search_pb2.RestoreRequest, _search_pb2.RestoreResponse]
+    """Writes records of a backup, as new writes."""
     Drain: _grpc.UnaryUnaryMultiCallable[_search_pb2.DrainRequest, _search_pb2.DrainResponse]
     """Empties a partition for maintenance, or lets it have its share again. Returns at once; ClusterStatus tells how far
     it is.
@@ -93,6 +100,12 @@ class SearchServiceAsyncStub(SearchServiceStub):
     """Deletes a collection and all its records."""
     ClusterStatus: _aio.UnaryUnaryMultiCallable[_search_pb2.ClusterStatusRequest, _search_pb2.ClusterStatusResponse]  # type: ignore[assignment]
     """Partitions, replicas, encoder and collections as this coordinator sees them now."""
+    Backup: _aio.UnaryStreamMultiCallable[_shard_pb2.DumpRequest, _shard_pb2.DumpPart]  # type: ignore[assignment]
+    """A part of a backup: what one partition has of the slots asked for. Every write that was acknowledged before the call
+    is in it. UNAVAILABLE when a slot has moved meanwhile: ask again for all that is missing.
+    """
+    Restore: _aio.UnaryUnaryMultiCallable[_search_pb2.RestoreRequest, _search_pb2.RestoreResponse]  # type: ignore[assignment]
+    """Writes records of a backup, as new writes."""
     Drain: _aio.UnaryUnaryMultiCallable[_search_pb2.DrainRequest, _search_pb2.DrainResponse]  # type: ignore[assignment]
     """Empties a partition for maintenance, or lets it have its share again. Returns at once; ClusterStatus tells how far
     it is.
@@ -191,6 +204,24 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_search_pb2.ClusterStatusResponse, _abc.Awaitable[_search_pb2.ClusterStatusResponse]]:
         """Partitions, replicas, encoder and collections as this coordinator sees them now."""
+
+    @_abc_1.abstractmethod
+    def Backup(
+        self,
+        request: _shard_pb2.DumpRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_shard_pb2.DumpPart], _abc.AsyncIterator[_shard_pb2.DumpPart]]:
+        """A part of a backup: what one partition has of the slots asked for. Every write that was acknowledged before the call
+        is in it. UNAVAILABLE when a slot has moved meanwhile: ask again for all that is missing.
+        """
+
+    @_abc_1.abstractmethod
+    def Restore(
+        self,
+        request: _search_pb2.RestoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_search_pb2.RestoreResponse, _abc.Awaitable[_search_pb2.RestoreResponse]]:
+        """Writes records of a backup, as new writes."""
 
     @_abc_1.abstractmethod
     def Drain(

@@ -498,6 +498,135 @@ class FetchResponse(_message.Message):
 Global___FetchResponse: _TypeAlias = FetchResponse  # noqa: Y015
 
 @_typing.final
+class DumpRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    slots: _builtins.bytes
+    """A bit per slot, 128 bytes, most significant first: the slots to dump. A coordinator dumps those that one partition
+    serves and leaves the rest to further calls.
+    """
+    @_builtins.property
+    def since(self) -> _containers.RepeatedCompositeFieldContainer[Global___DumpMark]:
+        """What earlier dumps hold."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        slots: _builtins.bytes = ...,
+        since: _abc.Iterable[Global___DumpMark] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "since", b"since", "slots", b"slots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DumpRequest: _TypeAlias = DumpRequest  # noqa: Y015
+
+@_typing.final
+class DumpMark(_message.Message):
+    """How far a dump reached. A shard stores every change under a number higher than those before it, so what came since is
+    what has a higher one, whatever its version.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORE_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    REPLICA_FIELD_NUMBER: _builtins.int
+    store: _builtins.str
+    """The store that the dump is of: numbers of another say nothing."""
+    number: _builtins.int
+    """The first that was not dumped."""
+    slots: _builtins.bytes
+    partition: _builtins.int
+    replica: _builtins.int
+    def __init__(
+        self,
+        *,
+        store: _builtins.str = ...,
+        number: _builtins.int = ...,
+        slots: _builtins.bytes = ...,
+        partition: _builtins.int = ...,
+        replica: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "partition", b"partition", "replica", b"replica", "slots", b"slots", "store", b"store"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DumpMark: _TypeAlias = DumpMark  # noqa: Y015
+
+@_typing.final
+class DumpHead(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    MARK_FIELD_NUMBER: _builtins.int
+    WHOLE_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    incarnation: _builtins.int
+    whole: _builtins.bytes
+    """The slots that are dumped whole, live records only. Of the others come the records and tombstones since the mark
+    that was given.
+    """
+    rows: _builtins.int
+    """Live records of all the slots dumped."""
+    @_builtins.property
+    def mark(self) -> Global___DumpMark:
+        """Of this dump; its slots are those dumped."""
+
+    def __init__(
+        self,
+        *,
+        incarnation: _builtins.int = ...,
+        mark: Global___DumpMark | None = ...,
+        whole: _builtins.bytes = ...,
+        rows: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["mark", b"mark"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "mark", b"mark", "rows", b"rows", "whole", b"whole"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DumpHead: _TypeAlias = DumpHead  # noqa: Y015
+
+@_typing.final
+class DumpPart(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEAD_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def head(self) -> Global___DumpHead: ...
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardRecord]:
+        """Each key once."""
+
+    def __init__(
+        self,
+        *,
+        head: Global___DumpHead | None = ...,
+        records: _abc.Iterable[Global___ShardRecord] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DumpPart: _TypeAlias = DumpPart  # noqa: Y015
+
+@_typing.final
 class OpenCollectionRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

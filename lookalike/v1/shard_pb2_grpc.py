@@ -80,6 +80,11 @@ class ShardServiceStub:
                 request_serializer=lookalike_dot_v1_dot_shard__pb2.ReadRowsRequest.SerializeToString,
                 response_deserializer=lookalike_dot_v1_dot_shard__pb2.ReadRowsResponse.FromString,
                 _registered_method=True)
+        self.Dump = channel.unary_stream(
+                '/lookalike.v1.ShardService/Dump',
+                request_serializer=lookalike_dot_v1_dot_shard__pb2.DumpRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_shard__pb2.DumpPart.FromString,
+                _registered_method=True)
         self.HandOver = channel.unary_unary(
                 '/lookalike.v1.ShardService/HandOver',
                 request_serializer=lookalike_dot_v1_dot_shard__pb2.HandOverRequest.SerializeToString,
@@ -152,6 +157,14 @@ class ShardServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Dump(self, request, context):
+        """The records of some slots, or what has come to them since earlier dumps, as they all were at one moment. The first
+        message is the head.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def HandOver(self, request, context):
         """A step of slots on their way to another partition.
         """
@@ -206,6 +219,11 @@ def add_ShardServiceServicer_to_server(servicer, server):
                     servicer.ReadRows,
                     request_deserializer=lookalike_dot_v1_dot_shard__pb2.ReadRowsRequest.FromString,
                     response_serializer=lookalike_dot_v1_dot_shard__pb2.ReadRowsResponse.SerializeToString,
+            ),
+            'Dump': grpc.unary_stream_rpc_method_handler(
+                    servicer.Dump,
+                    request_deserializer=lookalike_dot_v1_dot_shard__pb2.DumpRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_shard__pb2.DumpPart.SerializeToString,
             ),
             'HandOver': grpc.unary_unary_rpc_method_handler(
                     servicer.HandOver,
@@ -457,6 +475,33 @@ class ShardService:
             '/lookalike.v1.ShardService/ReadRows',
             lookalike_dot_v1_dot_shard__pb2.ReadRowsRequest.SerializeToString,
             lookalike_dot_v1_dot_shard__pb2.ReadRowsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Dump(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lookalike.v1.ShardService/Dump',
+            lookalike_dot_v1_dot_shard__pb2.DumpRequest.SerializeToString,
+            lookalike_dot_v1_dot_shard__pb2.DumpPart.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,10 @@ class ShardServiceStub:
     """Which rows there are of some slots, tombstones included, for a shard that compares itself with this one."""
     ReadRows: _grpc.UnaryUnaryMultiCallable[_shard_pb2.ReadRowsRequest, _shard_pb2.ReadRowsResponse]
     """Rows by the numbers that ListRows gave."""
+    Dump: _grpc.UnaryStreamMultiCallable[_shard_pb2.DumpRequest, _shard_pb2.DumpPart]
+    """The records of some slots, or what has come to them since earlier dumps, as they all were at one moment. The first
+    message is the head.
+    """
     HandOver: _grpc.UnaryUnaryMultiCallable[_shard_pb2.HandOverRequest, _shard_pb2.HandOverResponse]
     """A step of slots on their way to another partition."""
 
@@ -73,6 +77,10 @@ class ShardServiceAsyncStub(ShardServiceStub):
     """Which rows there are of some slots, tombstones included, for a shard that compares itself with this one."""
     ReadRows: _aio.UnaryUnaryMultiCallable[_shard_pb2.ReadRowsRequest, _shard_pb2.ReadRowsResponse]  # type: ignore[assignment]
     """Rows by the numbers that ListRows gave."""
+    Dump: _aio.UnaryStreamMultiCallable[_shard_pb2.DumpRequest, _shard_pb2.DumpPart]  # type: ignore[assignment]
+    """The records of some slots, or what has come to them since earlier dumps, as they all were at one moment. The first
+    message is the head.
+    """
     HandOver: _aio.UnaryUnaryMultiCallable[_shard_pb2.HandOverRequest, _shard_pb2.HandOverResponse]  # type: ignore[assignment]
     """A step of slots on their way to another partition."""
 
@@ -148,6 +156,16 @@ class ShardServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_shard_pb2.ReadRowsResponse, _abc.Awaitable[_shard_pb2.ReadRowsResponse]]:
         """Rows by the numbers that ListRows gave."""
+
+    @_abc_1.abstractmethod
+    def Dump(
+        self,
+        request: _shard_pb2.DumpRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_shard_pb2.DumpPart], _abc.AsyncIterator[_shard_pb2.DumpPart]]:
+        """The records of some slots, or what has come to them since earlier dumps, as they all were at one moment. The first
+        message is the head.
+        """
 
     @_abc_1.abstractmethod
     def HandOver(

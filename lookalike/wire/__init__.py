@@ -23,6 +23,13 @@ from lookalike.wire.collections import (
     space_from_wire,
     space_to_wire,
 )
+from lookalike.wire.dumps import (
+    dump_request_to_wire,
+    head_from_wire,
+    head_to_wire,
+    mark_from_wire,
+    mark_to_wire,
+)
 from lookalike.wire.filters import filter_from_wire, filter_to_wire
 from lookalike.wire.membership import (
     generations_from_wire,
@@ -57,13 +64,18 @@ __all__ = [
     "consistency_to_wire",
     "coverage_from_wire",
     "coverage_to_wire",
+    "dump_request_to_wire",
     "filter_from_wire",
     "filter_to_wire",
     "generations_from_wire",
     "generations_to_wire",
+    "head_from_wire",
+    "head_to_wire",
     "image_bytes",
     "indexing_from_wire",
     "indexing_to_wire",
+    "mark_from_wire",
+    "mark_to_wire",
     "options_to_wire",
     "outcome_from_wire",
     "outcome_to_wire",

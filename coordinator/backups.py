@@ -1,0 +1,55 @@
+"""Owns which replica gives a part of a backup.
+
+A backup is taken partition by partition: each call is answered with what one partition has of the slots asked for,
+and the caller comes again for the rest. So a slot that moves between two calls is found where it is then, and one
+that moves during a call makes that call fail."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+from coordinator.cluster import Cluster
+from coordinator.shard_link import ShardLink
+from lookalike import wire
+from lookalike.dump import Mark
+from lookalike.errors import InvalidRequest, LookalikeError, PartitionUnavailable
+from lookalike.records import check_collection_name
+from lookalike.v1 import shard_pb2
+
+# A replica that is in order or lags; it catches up before it gives anything.
+_RELUCTANT = 2
+
+
+async def dump(cluster: Cluster, request: shard_pb2.DumpRequest) -> AsyncIterator[shard_pb2.DumpPart]:
+    """Answer Backup."""
+    collection = check_collection_name(request.collection)
+    wanted = wire.slots_from_wire(request.slots)
+    if not wanted.any():
+        raise InvalidRequest("slots: are none; ask for those that the backup still lacks")
+    since = [wire.mark_from_wire(mark) for mark in request.since]
+    await cluster.refresh()
+    routing = cluster.routing
+    if not (wanted & routing.served).any():
+        owner = int(routing.owners[wanted.argmax()])
+        raise PartitionUnavailable(f"partition {owner}: no replica that answers serves it; repeat in a moment")
+    partition = int(routing.owners[(wanted & routing.served).argmax()])
+    link = _choose(cluster, partition, since)
+    slots = wanted & routing.slots_of(partition)
+    try:
+        async for part in link.dump(wire.dump_request_to_wire(collection, slots, since)):
+            yield part
+    except LookalikeError as error:
+        link.failed(error)
+        raise
+
+
+def _choose(cluster: Cluster, partition: int, since: Sequence[Mark]) -> ShardLink:
+    """The replica that an earlier dump is of, if it does well: it can tell what came since."""
+    group = cluster.group(partition)
+    known = {mark.replica for mark in since if mark.partition == partition}
+    for link in group.links:
+        if link.replica in known and link.reluctance < _RELUCTANT:
+            return link
+    chosen = group.choose()
+    assert chosen is not None, "a partition has replicas"
+    return chosen

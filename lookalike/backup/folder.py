@@ -1,0 +1,150 @@
+"""Owns what lies where: URL/COLLECTION/NUMBER/manifest.json beside the parts that it names.
+
+A backup counts once it has its manifest, which is written last and whole; a folder without one is what an
+interrupted backup left."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import fsspec
+
+from lookalike.codespace import CodeSpace
+from lookalike.errors import Corruption, InvalidRequest, NotFound
+from lookalike.indexing import Indexing
+from lookalike.records import check_collection_name
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Part:
+    """One file. slots, whole: hex of a bit per slot. store, number, partition and replica: see
+    `lookalike.dump.Mark`. rows: live records of its slots in the cluster; records: in the file, deletions
+    included."""
+
+    file: str
+    sha256: str
+    size: int
+    records: int
+    rows: int
+    slots: str
+    whole: str
+    store: str
+    number: int
+    partition: int
+    replica: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Manifest:
+    """One backup. base: the number of the one that this adds to; None for a whole one. hash_sha256: of the hash
+    file, empty if there is none. started: seconds since 1970."""
+
+    format: int
+    number: int
+    base: int | None
+    cluster: str
+    started: float
+    collection: str
+    incarnation: int
+    code_space: CodeSpace
+    indexing: Indexing
+    hash_sha256: str
+    parts: tuple[Part, ...]
+
+    @property
+    def rows(self) -> int:
+        """Live records of the collection."""
+        return sum(part.rows for part in self.parts)
+
+    @property
+    def records(self) -> int:
+        """Records in the files, deletions included."""
+        return sum(part.records for part in self.parts)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the files."""
+        return sum(part.size for part in self.parts)
+
+
+class Folder:
+    """The backups of one collection below a URL. Raises InvalidRequest when the URL cannot be used."""
+
+    def __init__(self, url: str, collection: str) -> None:
+        check_collection_name(collection)
+        try:
+            self._files, root = fsspec.core.url_to_fs(url)
+        except (ImportError, ValueError, OSError) as error:
+            raise InvalidRequest(f"url: {url!r} cannot be used: {' '.join(str(error).split())}") from None
+        self.url = url
+        self.collection = collection
+        self._root = f"{root.rstrip('/')}/{collection}"
+
+    def numbers(self) -> list[int]:
+        """Of all backups, in order, unfinished ones included."""
+        self._files.invalidate_cache()
+        try:
+            found = self._files.ls(self._root, detail=False)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise InvalidRequest(f"url: {self.url!r} cannot be read: {error}") from None
+        names = [path.rstrip("/").rpartition("/")[2] for path in found]
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def finished(self) -> list[int]:
+        """Of the backups that are complete, in order."""
+        return [number for number in self.numbers() if self._files.exists(self._path(number, MANIFEST))]
+
+    def open(self, number: int, name: str, mode: str) -> Any:
+        path = self._path(number, name)
+        if mode == "wb":
+            self._files.makedirs(self._path(number), exist_ok=True)
+        try:
+            return self._files.open(path, mode)
+        except FileNotFoundError:
+            raise Corruption(f"{path}: is missing; the backup is not whole") from None
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Complete a backup: whole or not at all."""
+        data = json.dumps(dataclasses.asdict(manifest), indent=1).encode()
+        with self._files.transaction, self._files.open(self._path(manifest.number, MANIFEST), "wb") as file:
+            file.write(data)
+
+    def manifest(self, number: int) -> Manifest:
+        """Raises NotFound if there is no such backup, Corruption if its manifest cannot be read."""
+        path = self._path(number, MANIFEST)
+        try:
+            document = json.loads(self._files.cat_file(path))
+            if document["format"] != FORMAT:
+                raise Corruption(f"{path}: has format {document['format']!r}, this release reads {FORMAT}")
+            indexing = document["indexing"]
+            return Manifest(
+                **{
+                    **document,
+                    "code_space": CodeSpace(**document["code_space"]),
+                    "indexing": Indexing(**{**indexing, "attributes": tuple(indexing["attributes"])}),
+                    "parts": tuple(Part(**part) for part in document["parts"]),
+                }
+            )
+        except FileNotFoundError:
+            raise NotFound(f"backup: {path} does not exist; `lookalike backup` makes one") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Corruption(f"{path}: is damaged ({error}); restore an earlier backup with --number") from None
+
+    def chain(self, number: int) -> list[Manifest]:
+        """The backups that make up this one: from the whole one to it."""
+        manifests = [self.manifest(number)]
+        while (base := manifests[-1].base) is not None:
+            if base >= manifests[-1].number:
+                raise Corruption(f"{self._path(manifests[-1].number, MANIFEST)}: names a later one as its base")
+            manifests.append(self.manifest(base))
+        return manifests[::-1]
+
+    def _path(self, number: int, name: str = "") -> str:
+        return f"{self._root}/{number:06d}" + (f"/{name}" if name else "")

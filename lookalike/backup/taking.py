@@ -1,0 +1,116 @@
+"""Owns taking a backup: part by part, until every slot is in one.
+
+A part is one state of one partition, and holds every write acknowledged before it was asked for. What came
+since the last backup is told by the store itself (`lookalike.dump.Mark`); slots that another store has now come
+whole."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from lookalike.backup.folder import FORMAT, Folder, Manifest, Part
+from lookalike.backup.part import PartWriter
+from lookalike.calls import wait_seconds
+from lookalike.client import Client
+from lookalike.dump import Head, Mark
+from lookalike.errors import CodeSpaceMismatch, LookalikeError
+from lookalike.records import SLOTS
+from lookalike.slots import slots_from_bytes, slots_to_bytes
+
+HASH_FILE = "hash.bin"
+
+Report = Callable[[int, int], None]
+
+
+def take(
+    client: Client, folder: Folder, is_full: bool, patience_seconds: float, report: Report = lambda *_: None
+) -> Manifest:
+    """Back the folder's collection up. is_full: whole, even if there is a backup to add to. report: told the
+    slots and the records done so far. A call that fails is tried again for so long."""
+    started = time.time()
+    collection = client.get_collection(folder.collection)
+    hash_file = client.get_hash_file(folder.collection)
+    finished = folder.finished()
+    base = folder.manifest(finished[-1]) if finished and not is_full else None
+    if base is not None and base.incarnation != collection.incarnation:
+        base = None
+    since = [] if base is None else [_mark(part) for part in base.parts]
+    number = max(folder.numbers(), default=0) + 1
+    if hash_file:
+        with folder.open(number, HASH_FILE, "wb") as file:
+            file.write(hash_file)
+    taker = _Taker(client, folder, number, collection.incarnation, since, report)
+    parts = taker.take_all(patience_seconds)
+    is_added = base is not None and any(part.whole != part.slots for part in parts)
+    manifest = Manifest(
+        FORMAT, number, base.number if base is not None and is_added else None, client.status().cluster, started,
+        collection.name, collection.incarnation, collection.code_space, collection.indexing,
+        hashlib.sha256(hash_file).hexdigest() if hash_file else "", tuple(parts),
+    )  # fmt: skip
+    folder.write_manifest(manifest)
+    return manifest
+
+
+class _Taker:
+    def __init__(
+        self, client: Client, folder: Folder, number: int, incarnation: int, since: list[Mark], report: Report
+    ) -> None:
+        self._client = client
+        self._folder = folder
+        self._number = number
+        self._incarnation = incarnation
+        self._since = since
+        self._report = report
+        self._records = 0
+
+    def take_all(self, patience_seconds: float) -> list[Part]:
+        missing = np.ones(SLOTS, np.bool_)
+        parts: list[Part] = []
+        attempt, deadline = 0, time.monotonic() + patience_seconds
+        while missing.any():
+            try:
+                part = self._take(missing, len(parts))
+            except LookalikeError as error:
+                wait = wait_seconds(error, attempt := attempt + 1, deadline - time.monotonic(), attempts=None)
+                if wait is None:
+                    raise
+                time.sleep(wait)
+                continue
+            attempt, deadline = 0, time.monotonic() + patience_seconds
+            parts.append(part)
+            self._records += part.records
+            missing &= ~slots_from_bytes(bytes.fromhex(part.slots))
+            self._report(SLOTS - int(missing.sum()), self._records)
+        return parts
+
+    def _take(self, missing: np.typing.NDArray[np.bool_], place: int) -> Part:
+        """The part of one partition. One that fails is written anew, over itself."""
+        name = f"part-{place:04d}.pb.gz"
+        head: Head | None = None
+        with self._folder.open(self._number, name, "wb") as file:
+            writer = PartWriter(file)
+            for found in self._client.backup(self._folder.collection, missing, self._since):
+                if isinstance(found, Head):
+                    head = found
+                else:
+                    writer.write(found)
+            writer.close()
+        assert head is not None, "a dump begins with its head"
+        if head.incarnation != self._incarnation:
+            raise CodeSpaceMismatch(
+                f"collection: {self._folder.collection!r} was made anew meanwhile; start the backup again"
+            )
+        mark = head.mark
+        return Part(
+            name, writer.sha256, writer.size, writer.records, head.rows, slots_to_bytes(mark.slots).hex(),
+            slots_to_bytes(head.whole).hex(), mark.store, mark.number, mark.partition, mark.replica,
+        )  # fmt: skip
+
+
+def _mark(part: Part) -> Mark:
+    slots = slots_from_bytes(bytes.fromhex(part.slots))
+    return Mark(part.store, part.number, slots, part.partition, part.replica)

@@ -1,0 +1,175 @@
+"""Backups: taken while the cluster serves, verified, and restored into other partitions, by the very commands."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lookalike import Client, Record
+from lookalike.backup import giving, taking
+from lookalike.backup.folder import Folder
+from lookalike.errors import AlreadyExists, CodeSpaceMismatch, Corruption
+from tests.conftest import Cluster, running_cluster
+
+ROWS = 2_000
+WIDTH = 16
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with running_cluster(tmp_path_factory.mktemp("source"), partitions=3, replicas=2) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with running_cluster(tmp_path_factory.mktemp("target"), partitions=2) as running:
+        yield running
+
+
+def fill(client: Client, name: str, seed: int = 0) -> dict[str, Record]:
+    """A collection with codes, attributes and features."""
+    rng = np.random.default_rng(seed)
+    client.create_collection(name, bits=64, index_attributes=["n"], features="int8", feature_width=WIDTH)
+    records = {
+        f"k{i}": Record(
+            f"k{i}", code=rng.integers(0, 256, 8, np.uint8).tobytes(), attributes={"n": i, "ö": "ü"},
+            features=rng.standard_normal(WIDTH).astype(np.float32),
+        )
+        for i in range(ROWS)
+    }  # fmt: skip
+    client.upsert(records.values(), collection=name)
+    return records
+
+
+def command(*arguments: str) -> dict[str, Any]:
+    """Run `lookalike` with --json; fails the test unless it exits with 0."""
+    run = subprocess.run(
+        [sys.executable, "-m", "lookalike", *arguments, "--json"], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    found: dict[str, Any] = json.loads(run.stdout)
+    return found
+
+
+def content(client: Client, name: str, keys: list[str]) -> dict[str, tuple[bytes, Any]]:
+    return {found.key: (found.code, found.attributes) for found in client.get(keys, collection=name)}
+
+
+def test_a_backup_comes_back_in_another_number_of_partitions(
+    source: Cluster, target: Cluster, tmp_path: Path
+) -> None:
+    with source.client() as client, target.client() as other:
+        records = fill(client, "photos")
+        first = command("backup", str(tmp_path), "-c", "photos", "--server", source.address)
+        assert (first["records"], first["rows"], first["base"]) == (ROWS, ROWS, None)
+
+        client.delete(["k0", "k1"], collection="photos")
+        client.upsert([Record("new", code=bytes(8), features=np.ones(WIDTH, np.float32))], collection="photos")
+        client.upsert([Record("k2", code=b"\xff" * 8, features=np.ones(WIDTH, np.float32))], collection="photos")
+        second = command("backup", str(tmp_path), "-c", "photos", "--server", source.address)
+        assert (second["records"], second["rows"], second["base"]) == (4, ROWS - 1, 1)
+
+        command("restore", str(tmp_path), "-c", "photos", "--server", target.address)
+        keys = [*records, "new"]
+        assert content(other, "photos", keys) == content(client, "photos", keys)
+        assert other.get_collection("photos").indexing == client.get_collection("photos").indexing
+        query = dict(code=records["k7"].code, features=records["k7"].features, collection="photos", k=50)
+        answers = [c.search(**query, rerank="features") for c in (client, other)]  # type: ignore[arg-type]
+        assert [(hit.key, hit.score) for hit in answers[0].hits] == [
+            (hit.key, hit.score) for hit in answers[1].hits
+        ]
+
+        command(
+            "restore", str(tmp_path), "-c", "photos", "--number", "1", "--into", "old", "--server", target.address
+        )
+        assert set(content(other, "old", keys)) == set(records)
+
+
+def test_a_deletion_since_the_whole_backup_is_restored_too(source: Cluster, tmp_path: Path) -> None:
+    with source.client() as client:
+        client.create_collection("chained", bits=64)
+        client.upsert([Record(f"k{i}", code=bytes(8)) for i in range(500)], collection="chained")
+        folder = Folder(str(tmp_path), "chained")
+        assert taking.take(client, folder, is_full=False, patience_seconds=30).records == 500
+        client.delete(["k3"], collection="chained")
+        assert taking.take(client, folder, is_full=False, patience_seconds=30).records == 1
+        assert taking.take(client, folder, is_full=True, patience_seconds=30).records == 499
+        chain = folder.chain(2)
+        assert [manifest.number for manifest in chain] == [1, 2]
+        assert giving.restore(client, folder, chain, "as-it-was", to_merge=False) == 499
+        assert client.get(["k3"], collection="as-it-was") == []
+
+
+def test_an_existing_collection_is_not_touched_unless_asked(source: Cluster, tmp_path: Path) -> None:
+    with source.client() as client:
+        client.create_collection("kept", bits=64)
+        client.upsert([Record("a", code=bytes(8))], collection="kept")
+        folder = Folder(str(tmp_path), "kept")
+        taking.take(client, folder, is_full=False, patience_seconds=30)
+        client.upsert([Record("a", code=b"\1" * 8), Record("b", code=b"\2" * 8)], collection="kept")
+        with pytest.raises(AlreadyExists, match="--merge"):
+            giving.restore(client, folder, folder.chain(1), "kept", to_merge=False)
+        assert giving.restore(client, folder, folder.chain(1), "kept", to_merge=True) == 2
+        assert content(client, "kept", ["a", "b"]) == {"a": (bytes(8), {}), "b": (b"\2" * 8, {})}
+        client.create_collection("other", bits=128)
+        with pytest.raises(CodeSpaceMismatch, match="--into"):
+            giving.restore(client, folder, folder.chain(1), "other", to_merge=True)
+
+
+def test_a_collection_made_anew_is_backed_up_whole(source: Cluster, tmp_path: Path) -> None:
+    with source.client() as client:
+        folder = Folder(str(tmp_path), "again")
+        for size in (30, 5):
+            client.create_collection("again", bits=64)
+            client.upsert([Record(f"k{i}", code=bytes(8)) for i in range(size)], collection="again")
+            manifest = taking.take(client, folder, is_full=False, patience_seconds=30)
+            assert (manifest.base, manifest.records) == (None, size)
+            client.drop_collection("again")
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "remove"])
+def test_a_damaged_backup_is_refused_before_anything_is_written(
+    source: Cluster, tmp_path: Path, harm: str
+) -> None:
+    with source.client() as client:
+        name = f"harmed-{harm}"
+        client.create_collection(name, bits=64)
+        client.upsert([Record(f"k{i}", code=bytes(8)) for i in range(200)], collection=name)
+        folder = Folder(str(tmp_path), name)
+        manifest = taking.take(client, folder, is_full=False, patience_seconds=30)
+        file = tmp_path / name / "000001" / manifest.parts[-1].file
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        if harm == "remove":
+            file.unlink()
+        else:
+            file.write_bytes(bytes(data) if harm == "flip" else bytes(data)[:-3])
+        with pytest.raises(Corruption, match=r"part-\d+"):
+            giving.verify(folder, folder.chain(1))
+        run = subprocess.run(
+            [sys.executable, "-m", "lookalike", "restore", str(tmp_path), "-c", name, "--into", "never",
+             "--server", source.address],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert run.returncode == 1
+        assert run.stderr.startswith("error: ") and "Traceback" not in run.stderr
+        assert "never" not in [found.name for found in client.list_collections()]
+
+
+def test_what_an_interrupted_backup_left_does_not_count(source: Cluster, tmp_path: Path) -> None:
+    with source.client() as client:
+        client.create_collection("cut-short", bits=64)
+        client.upsert([Record("a", code=bytes(8))], collection="cut-short")
+        folder = Folder(str(tmp_path), "cut-short")
+        with folder.open(1, "part-0000.pb.gz", "wb") as file:
+            file.write(b"unfinished")
+        manifest = taking.take(client, folder, is_full=False, patience_seconds=30)
+        assert (manifest.number, manifest.base, folder.finished()) == (2, None, [2])
