@@ -97,9 +97,14 @@ def to_take(
 
 
 def abandoned(table: SlotTable, others: Mapping[Place, SlotTable]) -> SlotSet:
-    """Slots that this shard began to receive from a partition that holds them no longer."""
+    """Slots that this shard began to receive from a partition that holds them no longer: it says so, or, for it
+    may be gone, a third one serves them in as late a generation."""
     receiving = table.are(SlotState.RECEIVING)
     gone = no_slots()
+    for (partition, _), other in others.items():
+        if partition != table.own:
+            taken = receiving & (table.partners != table.own) & other.serving
+            gone |= taken & (other.generations >= table.generations)
     for source in np.unique(table.partners[receiving]):
         part = receiving & (table.partners == source)
         holders = [other for (partition, _), other in others.items() if partition == source]

@@ -81,7 +81,7 @@ def test_a_backup_comes_back_in_another_number_of_partitions(
         keys = [*records, "new"]
         assert content(other, "photos", keys) == content(client, "photos", keys)
         assert other.get_collection("photos").indexing == client.get_collection("photos").indexing
-        query = dict(code=records["k7"].code, features=records["k7"].features, collection="photos", k=50)
+        query = {"code": records["k7"].code, "features": records["k7"].features, "collection": "photos", "k": 50}
         answers = [c.search(**query, rerank="features") for c in (client, other)]  # type: ignore[arg-type]
         assert [(hit.key, hit.score) for hit in answers[0].hits] == [
             (hit.key, hit.score) for hit in answers[1].hits
@@ -160,7 +160,8 @@ def test_a_damaged_backup_is_refused_before_anything_is_written(
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert run.returncode == 1
-        assert run.stderr.startswith("error: ") and "Traceback" not in run.stderr
+        assert run.stderr.startswith("error: ")
+        assert "Traceback" not in run.stderr
         assert "never" not in [found.name for found in client.list_collections()]
 
 

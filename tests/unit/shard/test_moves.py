@@ -1,0 +1,86 @@
+"""Decisions on slots: what is given up, what is begun, when a partition may serve."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lookalike.placement import Target
+from lookalike.records import SLOTS
+from lookalike.slots import SlotSet, SlotState, SlotTable, no_slots, partitions_named
+from shard.replication import moves
+from shard.replication.moves import Quorum
+
+ALL = np.ones(SLOTS, np.bool_)
+
+
+def some(*numbers: int) -> SlotSet:
+    slots = no_slots()
+    slots[list(numbers)] = True
+    return slots
+
+
+def table(own: int, state: SlotState, slots: SlotSet, partner: int, generation: int) -> SlotTable:
+    return SlotTable.empty(own).put(slots, state, partner, np.full(SLOTS, generation))
+
+
+def test_what_another_partition_got_instead_is_given_up_though_the_source_is_gone() -> None:
+    slots = some(3, 4)
+    mine = table(1, SlotState.RECEIVING, slots, 4, 7)
+    # Partition 2 took slot 3 from partition 4, which was stopped then; now it is asked for it by this one.
+    others = {(2, 0): table(2, SlotState.SHARING, some(3), 1, 7)}
+    gone = moves.abandoned(mine, others)
+    assert np.flatnonzero(gone).tolist() == [3]
+    again = mine.put(gone, SlotState.NONE, 1)
+    taken = moves.to_take(again, Target(1, 2), others, ALL)
+    assert {source: np.flatnonzero(part).tolist() for source, (part, _) in taken.items()} == {2: [3]}
+    _, generations = taken[2]
+    assert generations[3] == 8
+    assert partitions_named([again.receive(*_first(taken)), others[2, 0]]) == 5
+
+
+def _first(
+    taken: dict[int, tuple[SlotSet, np.typing.NDArray[np.uint32]]],
+) -> tuple[SlotSet, int, np.typing.NDArray[np.uint32]]:
+    source, (slots, generations) = next(iter(taken.items()))
+    return slots, source, generations
+
+
+@pytest.mark.parametrize(
+    ("own", "state", "generation"),
+    [(2, SlotState.OWNED, 6), (2, SlotState.RECEIVED, 7), (1, SlotState.TAKING, 7)],
+    ids=["as it was before", "not served yet", "another replica of this partition"],
+)
+def test_what_may_still_come_is_not_given_up(own: int, state: SlotState, generation: int) -> None:
+    mine = table(1, SlotState.RECEIVING, some(3), 4, 7)
+    assert not moves.abandoned(mine, {(own, 1): table(own, state, some(3), 4, generation)}).any()
+
+
+def test_what_all_replicas_of_the_source_gave_to_another_is_given_up() -> None:
+    mine = table(1, SlotState.RECEIVING, some(3), 4, 7)
+    moved = table(4, SlotState.MOVED, some(3), 2, 6)
+    holding = table(4, SlotState.OWNED, some(3), 4, 6)
+    assert moves.abandoned(mine, {(4, 0): moved, (4, 1): moved}).any()
+    assert not moves.abandoned(mine, {(4, 0): moved, (4, 1): holding}).any()
+
+
+def test_a_slot_is_served_once_enough_replicas_have_it() -> None:
+    mine = table(1, SlotState.RECEIVED, some(3), 4, 7)
+    having, lacking = table(1, SlotState.RECEIVED, some(3), 4, 7), table(1, SlotState.RECEIVING, some(3), 4, 7)
+    earlier = table(1, SlotState.OWNED, some(3), 1, 5)
+    quorum = Quorum(replicas=3, writes=2)
+    assert moves.ready_to_take(mine, [having, lacking], quorum).any()
+    assert not moves.ready_to_take(mine, [lacking, earlier], quorum).any()
+
+
+def test_no_more_slots_are_begun_than_may_be_on_their_way() -> None:
+    target = Target(1, 2)
+    source = SlotTable.founded(0, ALL)
+    mine = SlotTable.empty(1)
+    (slots, _) = moves.to_take(mine, target, {(0, 0): source}, ALL)[0]
+    assert int(slots.sum()) == moves.SLOTS_AT_ONCE
+    assert (target.owners()[slots] == 1).all()
+    busy = mine.receive(slots, 0, np.full(SLOTS, 2))
+    assert moves.to_take(busy, target, {(0, 0): source}, ALL) == {}
+    # Rows that a slot left here are cleared away first.
+    assert moves.to_take(mine, target, {(0, 0): source}, no_slots()) == {}
