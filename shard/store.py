@@ -190,10 +190,11 @@ class Store:
         return records, len(numbers)
 
     def last_number(self) -> int:
-        """The highest number of a row; -1 when there is none."""
+        """The highest number that was given, as far as there is a trace of it; -1 when there is none."""
         with _explained(self._path):
             (last,) = self._reader().execute("SELECT max(number) FROM records").fetchone()
-        return -1 if last is None else int(last)
+            numbered = self._reader().execute("SELECT value FROM meta WHERE name = 'numbered'").fetchone()
+        return max(-1 if last is None else int(last), int(numbered[0]) if numbered else -1)
 
     def rows_after(
         self, after: npt.NDArray[np.int64], whole: SlotSet, max_bytes: int
@@ -279,10 +280,13 @@ class Store:
                         "DELETE FROM features WHERE number = ?", [(number,) for number in numbers]
                     )
                 yield Rows.of(found)
-                # Dead rows that are gone were in every dump that reached their numbers; live ones are another
-                # shard's now, and no dump can be gone on with.
-                lives = not all(dead for _, _, dead in found)
-                removed_to = max(self.removed_to, self._next_number - 1 if lives else max(numbers, default=-1))
+                # Dead rows that are gone were in every dump that reached beyond their numbers; live ones are
+                # another shard's now, and no dump until now can be gone on with: a number is left out to tell.
+                if not all(dead for _, _, dead in found):
+                    self._next_number += 1
+                    removed_to = self._next_number - 1
+                else:
+                    removed_to = max(self.removed_to, max(numbers, default=-1))
                 self._writer.executemany(
                     "INSERT OR REPLACE INTO meta VALUES (?, ?)",
                     [("removed_to", str(removed_to)), ("numbered", str(self._next_number - 1))],
