@@ -28,6 +28,7 @@ from lookalike.calls import (
     wait_seconds,
 )
 from lookalike.codespace import CodeSpace
+from lookalike.dump import Head, Mark
 from lookalike.features import NONE
 from lookalike.indexing import SCAN, Indexing
 from lookalike.records import (
@@ -38,9 +39,11 @@ from lookalike.records import (
     Record,
     SearchResult,
     StoredRecord,
+    VersionedRecord,
     check_collection_name,
 )
 from lookalike.rpc import CHANNEL_OPTIONS
+from lookalike.slots import SlotSet
 from lookalike.unanswered import AsyncUnanswered
 from lookalike.v1 import search_pb2 as pb
 from lookalike.v1.search_pb2_grpc import SearchServiceStub
@@ -223,6 +226,23 @@ class AsyncClient:
     async def drain(self, partition: int, *, undo: bool = False) -> int:
         """See `Client.drain`."""
         return await self._run(self._calls.drain(partition, undo))
+
+    async def backup(
+        self, collection: str, slots: SlotSet, since: Sequence[Mark] = ()
+    ) -> AsyncIterator[Head | list[VersionedRecord]]:
+        """See `Client.backup`."""
+        try:
+            async for part in self._stub.Backup(wire.dump_request_to_wire(collection, slots, since)):
+                for found in wire.dump_part_from_wire(part):
+                    yield found
+        except grpc.RpcError as failure:
+            raise self._calls.explain(failure) from None
+
+    async def restore(
+        self, records: Sequence[VersionedRecord], collection: str, fingerprint: str, features: str
+    ) -> int:
+        """See `Client.restore`."""
+        return await self._run(self._calls.restore(records, collection, fingerprint, features))
 
     async def status(self) -> ClusterStatus:
         return await self._run(self._calls.status())

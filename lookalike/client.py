@@ -248,10 +248,7 @@ class Client:
         that is missing. See `lookalike.backup`."""
         try:
             for part in self._stub.Backup(wire.dump_request_to_wire(collection, slots, since)):
-                if part.HasField("head"):
-                    yield wire.head_from_wire(part.head)
-                if part.records:
-                    yield [wire.versioned_from_wire(record) for record in part.records]
+                yield from wire.dump_part_from_wire(part)
         except grpc.RpcError as failure:
             raise self._calls.explain(failure) from None
 

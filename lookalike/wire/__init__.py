@@ -24,8 +24,8 @@ from lookalike.wire.collections import (
     space_to_wire,
 )
 from lookalike.wire.dumps import (
+    dump_part_from_wire,
     dump_request_to_wire,
-    head_from_wire,
     head_to_wire,
     mark_from_wire,
     mark_to_wire,
@@ -64,12 +64,12 @@ __all__ = [
     "consistency_to_wire",
     "coverage_from_wire",
     "coverage_to_wire",
+    "dump_part_from_wire",
     "dump_request_to_wire",
     "filter_from_wire",
     "filter_to_wire",
     "generations_from_wire",
     "generations_to_wire",
-    "head_from_wire",
     "head_to_wire",
     "image_bytes",
     "indexing_from_wire",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from lookalike.dump import Head, Mark
+from lookalike.records import VersionedRecord
 from lookalike.slots import SlotSet, slots_to_bytes
 from lookalike.v1 import shard_pb2
 from lookalike.wire.membership import slots_from_wire
+from lookalike.wire.shards import versioned_from_wire
 
 
 def dump_request_to_wire(collection: str, slots: SlotSet, since: Sequence[Mark]) -> shard_pb2.DumpRequest:
@@ -38,6 +40,14 @@ def head_to_wire(head: Head) -> shard_pb2.DumpHead:
         whole=slots_to_bytes(head.whole),
         rows=head.rows,
     )
+
+
+def dump_part_from_wire(message: shard_pb2.DumpPart) -> Iterator[Head | list[VersionedRecord]]:
+    """What one message of a dump says."""
+    if message.HasField("head"):
+        yield head_from_wire(message.head)
+    if message.records:
+        yield [versioned_from_wire(record) for record in message.records]
 
 
 def head_from_wire(message: shard_pb2.DumpHead) -> Head:
