@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import os
 import time
@@ -21,7 +20,6 @@ from lookalike.errors import LookalikeError
 from lookalike.shard_state import ShardState
 from lookalike.slots import SlotSet, SlotState, SlotTable, no_slots, partitions_named, served_by_any
 from shard.engine import Engine
-from shard.membership import Membership
 from shard.node import Node
 from shard.replication import moves
 from shard.replication.moves import Place, Quorum
@@ -423,11 +421,7 @@ class Keeper:
         return total
 
     async def _change_table(self, step: Callable[[SlotTable], SlotTable]) -> None:
-        def change(before: Membership) -> Membership:
-            after = step(before.table)
-            return before if after.same_as(before.table) else dataclasses.replace(before, table=after)
-
-        await self._servicer.change(change)
+        await self._servicer.in_writer(lambda: self._node.change_table(step))
 
 
 def _taken_with(table: SlotTable, slots: SlotSet, peers: Sequence[SlotTable]) -> SlotTable:
