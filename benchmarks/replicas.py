@@ -161,7 +161,10 @@ def _keep_down(data: Path, ended: threading.Event) -> None:
 
 
 def _pid(data: Path) -> int:
-    return int((data / "run" / f"{_VICTIM}.pid").read_text())
+    """Of the process that is struck; its file may be half written when it was started just now."""
+    while not (text := (data / "run" / f"{_VICTIM}.pid").read_text()):
+        time.sleep(0.01)
+    return int(text)
 
 
 def _wait_serving(client: Client) -> None:

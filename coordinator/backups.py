@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 
 from coordinator.cluster import Cluster
+from coordinator.replicas import another_may_do_better
 from coordinator.shard_link import ShardLink
 from lookalike import wire
 from lookalike.dump import Mark
-from lookalike.errors import InvalidRequest, LookalikeError, PartitionUnavailable
-from lookalike.records import check_collection_name
+from lookalike.errors import InvalidRequest, LookalikeError, NotFound, PartitionUnavailable
+from lookalike.records import SLOTS, check_collection_name
 from lookalike.v1 import shard_pb2
 
 # A replica that is in order or lags; it catches up before it gives anything.
@@ -26,6 +27,8 @@ async def dump(cluster: Cluster, request: shard_pb2.DumpRequest) -> AsyncIterato
     wanted = wire.slots_from_wire(request.slots)
     if not wanted.any():
         raise InvalidRequest("slots: are none; ask for those that the backup still lacks")
+    if len(request.since) > SLOTS:
+        raise InvalidRequest(f"since: has {len(request.since):,} marks; a backup has at most {SLOTS:,}")
     since = [wire.mark_from_wire(mark) for mark in request.since]
     await cluster.refresh()
     routing = cluster.routing
@@ -33,23 +36,37 @@ async def dump(cluster: Cluster, request: shard_pb2.DumpRequest) -> AsyncIterato
         owner = int(routing.owners[wanted.argmax()])
         raise PartitionUnavailable(f"partition {owner}: no replica that answers serves it; repeat in a moment")
     partition = int(routing.owners[(wanted & routing.served).argmax()])
-    link = _choose(cluster, partition, since)
     slots = wanted & routing.slots_of(partition)
-    try:
-        async for part in link.dump(wire.dump_request_to_wire(collection, slots, since)):
-            yield part
-    except LookalikeError as error:
-        link.failed(error)
-        raise
+    inner = wire.dump_request_to_wire(collection, slots, since)
+    tried: list[ShardLink] = []
+    failure: LookalikeError = PartitionUnavailable(f"partition {partition} has no replicas")
+    while (link := _choose(cluster, partition, since, tried)) is not None:
+        tried.append(link)
+        has_begun = False
+        try:
+            async for part in link.dump(inner):
+                has_begun = True
+                yield part
+            return
+        except LookalikeError as error:
+            if not isinstance(error, NotFound | InvalidRequest):
+                link.failed(error)
+            if has_begun:
+                raise PartitionUnavailable(f"{error.message}; what came of this part counts no more") from error
+            if not another_may_do_better(error):
+                raise
+            failure = error
+    raise failure
 
 
-def _choose(cluster: Cluster, partition: int, since: Sequence[Mark]) -> ShardLink:
-    """The replica that an earlier dump is of, if it does well: it can tell what came since."""
+def _choose(
+    cluster: Cluster, partition: int, since: Sequence[Mark], tried: Sequence[ShardLink]
+) -> ShardLink | None:
+    """The replica that an earlier dump is of, if it does well: it can tell what came since. Else the best of those
+    that were not tried."""
     group = cluster.group(partition)
     known = {mark.replica for mark in since if mark.partition == partition}
     for link in group.links:
-        if link.replica in known and link.reluctance < _RELUCTANT:
+        if link.replica in known and link.reluctance < _RELUCTANT and link not in tried:
             return link
-    chosen = group.choose()
-    assert chosen is not None, "a partition has replicas"
-    return chosen
+    return group.choose(tried)

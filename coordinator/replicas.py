@@ -163,7 +163,7 @@ class ReplicaGroup:
                     except LookalikeError as error:
                         failure = _worse(failure, error)
                         attempt.link.failed(error)
-                        if not _another_may_do_better(error):
+                        if not another_may_do_better(error):
                             raise
                         continue
                     self._hedges.answered(loop.time() - attempt.began)
@@ -301,7 +301,7 @@ def _cancel(tasks: Iterable[asyncio.Task[WriteResult]]) -> None:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
-def _another_may_do_better(error: LookalikeError) -> bool:
+def another_may_do_better(error: LookalikeError) -> bool:
     """Whether the failure is the replica's own, not the request's."""
     return isinstance(error, PartitionUnavailable | Corruption | Overloaded | NotFound)
 

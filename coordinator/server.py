@@ -221,6 +221,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         return pb.DropCollectionResponse()
 
     async def Backup(self, request: shard_pb2.DumpRequest, context: Context) -> AsyncIterator[shard_pb2.DumpPart]:
+        await self._catalog.get(request.collection, _deadline(context, SEARCH_SECONDS))
         async for part in backups.dump(self._cluster, request):
             yield part
 

@@ -134,11 +134,12 @@ class Writer:
     ) -> int:
         """Store records and deletions that a backup gave, as new writes. features: as the collection they were of
         kept them. Returns how many."""
-        for record in records:
-            check_key(record.key)
+        check = functools.partial(_checked, records)
+        large = sum(len(record.attributes) for record in records) > _LARGE_ATTRIBUTES
+        checked = await asyncio.to_thread(check) if large else check()
         stamped = [
             dataclasses.replace(record, version=version)
-            for record, version in zip(records, self.stamp(len(records)), strict=True)
+            for record, version in zip(checked, self.stamp(len(records)), strict=True)
         ]
 
         async def restore(layout: Layout) -> int:
@@ -188,6 +189,19 @@ class Writer:
             kept = pack(indexing.features, features) if keeps and features is not None else b""
             prepared.append(VersionedRecord(draft.key, code, text, version, kept))
         return prepared
+
+
+def _checked(records: Sequence[VersionedRecord]) -> list[VersionedRecord]:
+    """Records of a backup, as a client would have written them. Raises InvalidRequest for the first that is
+    wrong."""
+    return [
+        dataclasses.replace(
+            record,
+            key=check_key(record.key),
+            attributes="" if record.code is None else attributes_text(parse_attributes(record.attributes)),
+        )
+        for record in records
+    ]
 
 
 def _check_all(drafts: Sequence[Draft], layout: Layout) -> list[str | LookalikeError]:

@@ -13,6 +13,8 @@ from lookalike.errors import Overloaded
 # What a request costs beside its bytes: the call itself, and what is made of it.
 _REQUEST_BYTES = 4_096
 _RETRY_AFTER_MS = 200
+# What streams may fill together, so that there is room for a search beside any number of them.
+_STREAMS_SHARE = 0.75
 
 
 class Admission:
@@ -21,6 +23,7 @@ class Admission:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._taken = 0
+        self._taken_by_streams = 0
         self._waiting: collections.deque[tuple[int, asyncio.Future[None]]] = collections.deque()
 
     @property
@@ -32,7 +35,7 @@ class Admission:
     def admit(self, size: int) -> Iterator[None]:
         """Room for a request of so many bytes while the block lasts. Raises Overloaded when there is none."""
         size += _REQUEST_BYTES
-        if self._waiting or not self._fits(size):
+        if self._taken and self._taken + size > self._limit:
             raise Overloaded(
                 f"requests of {self._taken / 2**20:,.0f} MiB are in work, of at most {self._limit / 2**20:,.0f}"
                 " MiB; come back later, or send smaller requests",
@@ -45,10 +48,10 @@ class Admission:
             self._free(size)
 
     async def take(self, size: int) -> int:
-        """Wait for room, in the order of coming. Returns what to `give_back`."""
+        """Wait for room for a stream's message, in the order of coming. Returns what to `give_back`."""
         size += _REQUEST_BYTES
-        if not self._waiting and self._fits(size):
-            self._taken += size
+        if not self._waiting and self._streams_have_room(size):
+            self._let_stream_in(size)
             return size
         waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((size, waiting))
@@ -56,7 +59,7 @@ class Admission:
             await waiting
         except asyncio.CancelledError:
             if waiting.done() and not waiting.cancelled():
-                self._free(size)
+                self.give_back(size)
             else:
                 self._let_in()
             raise
@@ -64,10 +67,17 @@ class Admission:
 
     def give_back(self, size: int) -> None:
         """Of a `take`."""
+        self._taken_by_streams -= size
         self._free(size)
 
-    def _fits(self, size: int) -> bool:
-        return self._taken == 0 or self._taken + size <= self._limit
+    def _streams_have_room(self, size: int) -> bool:
+        if self._taken_by_streams + size <= self._limit * _STREAMS_SHARE:
+            return self._taken + size <= self._limit
+        return self._taken == 0
+
+    def _let_stream_in(self, size: int) -> None:
+        self._taken_by_streams += size
+        self._taken += size
 
     def _free(self, size: int) -> None:
         self._taken -= size
@@ -77,8 +87,8 @@ class Admission:
         while self._waiting:
             size, waiting = self._waiting[0]
             if not waiting.done():
-                if not self._fits(size):
+                if not self._streams_have_room(size):
                     return
-                self._taken += size
+                self._let_stream_in(size)
                 waiting.set_result(None)
             self._waiting.popleft()

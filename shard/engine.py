@@ -205,12 +205,13 @@ class Engine:
             try:
                 with self._pinned() as state:
                     after = np.full(SLOTS, -1, np.int64)
+                    end = store.last_number() + 1
                     for mark in since:
-                        if mark.store == store.identity and mark.number > store.removed_to:
+                        if mark.store == store.identity and store.removed_to < mark.number <= end:
                             after[mark.slots] = np.maximum(after[mark.slots], mark.number - 1)
                     whole = slots & (after < 0)
                     yield (
-                        Mark(store.identity, store.last_number() + 1, slots, *place),
+                        Mark(store.identity, end, slots, *place),
                         whole,
                         int(state.sums.live[slots].sum()),
                     )

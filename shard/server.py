@@ -4,12 +4,13 @@ codes; writes run in another and share commits; reads by key have threads of the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ from lookalike.errors import (
     InvalidRequest,
     LookalikeError,
     NotFound,
+    Overloaded,
     Recovering,
     SlotMoved,
 )
@@ -57,6 +59,9 @@ MAX_WAITING_QUERIES = 16_384
 MAX_COMMIT_BYTES = 16 * 1024 * 1024
 MAX_WAITING_BYTES = 128 * 1024 * 1024
 READ_THREADS = 2
+DUMPS_AT_ONCE = 4
+# A dump that is not read on for so long is given up: until then the store's log cannot be cleared.
+_STALL_SECONDS = 60.0
 _FRESH_SECONDS = 60.0
 _FRESH_POLL_SECONDS = 0.1
 _SCAN_NICENESS = 10
@@ -79,6 +84,7 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
         self._scan_thread = ThreadPoolExecutor(1, thread_name_prefix="scan", initializer=_step_back)
         self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._read_threads = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read")
+        self._dumps: set[ThreadPoolExecutor] = set()
         self._scans: Batcher[work.Scan, ScanHits] = Batcher(
             self._run_scans,
             max_weight=MAX_SCAN_QUERIES,
@@ -143,6 +149,8 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
     async def close(self) -> None:
         await self._scans.close()
         await self._writes.close()
+        for thread in list(self._dumps):
+            await asyncio.to_thread(thread.shutdown)
         for threads in (self._scan_thread, self._write_thread, self._read_threads):
             threads.shutdown()
         self._node.close()
@@ -329,23 +337,28 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
         await self._wait_fresh(time.monotonic())
         held = work.require_served(self._node, slots)
         identity = self._node.identity
+        if len(self._dumps) >= DUMPS_AT_ONCE:
+            raise Overloaded(f"{DUMPS_AT_ONCE} dumps are being taken here; come back later", retry_after_ms=5_000)
         # A thread of its own: it holds one state of the store until the last record is taken.
         thread = ThreadPoolExecutor(1, thread_name_prefix="dump")
+        self._dumps.add(thread)
         parts = engine.dump(slots, since, (identity.partition, identity.replica))
         try:
             while (part := await self._in(thread, lambda: next(parts, None))) is not None:
                 if isinstance(part, list):
-                    yield pb.DumpPart(records=[wire.versioned_to_wire(record) for record in part])
-                    continue
-                if work.require_served(self._node, slots) != held:
-                    raise SlotMoved("slots went and came back meanwhile")
-                yield pb.DumpPart(head=wire.head_to_wire(Head(incarnation, *part)))
+                    message = pb.DumpPart(records=[wire.versioned_to_wire(record) for record in part])
+                else:
+                    if work.require_served(self._node, slots) != held:
+                        raise SlotMoved("slots went and came back meanwhile")
+                    message = pb.DumpPart(head=wire.head_to_wire(Head(incarnation, *part)))
+                with _cancelled_after(_STALL_SECONDS):
+                    yield message
         except Corruption as error:
             await self.set_aside(request.collection, engine, error.message)
             raise
         finally:
             # Not awaited: the caller may have left, and then nothing here can be.
-            thread.submit(parts.close)
+            thread.submit(parts.close).add_done_callback(lambda _: self._dumps.discard(thread))
             thread.shutdown(wait=False)
 
     async def _wait_fresh(self, moment: float) -> None:
@@ -397,6 +410,18 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
     async def _run_writes(self, writes: Sequence[work.Write]) -> Sequence[WriteResult | Exception]:
         # A write that began is finished even if nobody waits any more: its transaction is whole.
         return await asyncio.shield(self._in(self._write_thread, lambda: work.write_together(self._node, writes)))
+
+
+@contextlib.contextmanager
+def _cancelled_after(seconds: float) -> Iterator[None]:
+    """Cancel this task if the block takes longer."""
+    task = asyncio.current_task()
+    assert task is not None, "handlers run in tasks"
+    timer = asyncio.get_running_loop().call_later(seconds, task.cancel)
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _step_back() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from lookalike.errors import DeadlineExceeded, SlotMoved
+from lookalike.errors import DeadlineExceeded, LookalikeError, SlotMoved
 from lookalike.records import VersionedRecord, record_id, slot_of
 from lookalike.scan import ScanGroup, ScanHits, WriteResult
 from lookalike.slots import SlotSet, slots_from_bytes
@@ -91,8 +91,10 @@ def write_together(node: Node, writes: Sequence[Write]) -> list[WriteResult | Ex
         try:
             joined = writes[members[0]].engine.write([record for part in admitted for record in part.records])
         except Exception as error:
+            is_shared = isinstance(error, LookalikeError) or len(members) == 1
             for index in members:
-                results[index] = error
+                # What is wrong with one of them must not fail the others.
+                results[index] = error if is_shared else write_together(node, [writes[index]])[0]
             continue
         start = 0
         for index, part in zip(members, admitted, strict=True):

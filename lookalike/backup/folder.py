@@ -6,18 +6,23 @@ interrupted backup left."""
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import re
 from typing import Any
 
 import fsspec
 
 from lookalike.codespace import CodeSpace
-from lookalike.errors import Corruption, InvalidRequest, NotFound
+from lookalike.errors import AlreadyExists, Corruption, InvalidRequest, NotFound
 from lookalike.indexing import Indexing
-from lookalike.records import check_collection_name
+from lookalike.records import SLOTS, check_collection_name
+from lookalike.slots import no_slots, slots_from_bytes
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+_CHECKSUM = "sha256"
+_FILE = re.compile(r"[a-z]+(-[0-9a-f]+)+\.[a-z.]+")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,8 +46,8 @@ class Part:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Manifest:
-    """One backup. base: the number of the one that this adds to; None for a whole one. hash_sha256: of the hash
-    file, empty if there is none. started: seconds since 1970."""
+    """One backup. base: the number of the one that this adds to; None for a whole one. hash_file: its name, empty
+    if there is none; hash_sha256: of it. started: seconds since 1970."""
 
     format: int
     number: int
@@ -53,6 +58,7 @@ class Manifest:
     incarnation: int
     code_space: CodeSpace
     indexing: Indexing
+    hash_file: str
     hash_sha256: str
     parts: tuple[Part, ...]
 
@@ -111,8 +117,13 @@ class Folder:
             raise Corruption(f"{path}: is missing; the backup is not whole") from None
 
     def write_manifest(self, manifest: Manifest) -> None:
-        """Complete a backup: whole or not at all."""
-        data = json.dumps(dataclasses.asdict(manifest), indent=1).encode()
+        """Complete a backup: whole or not at all. Raises AlreadyExists when another took its place meanwhile."""
+        if self._files.exists(self._path(manifest.number, MANIFEST)):
+            raise AlreadyExists(
+                f"backup: {manifest.number} was finished by another meanwhile; one at a time, start again"
+            )
+        document = dataclasses.asdict(manifest)
+        data = json.dumps({**document, _CHECKSUM: _checksum(document)}, indent=1).encode()
         with self._files.transaction, self._files.open(self._path(manifest.number, MANIFEST), "wb") as file:
             file.write(data)
 
@@ -123,6 +134,9 @@ class Folder:
             document = json.loads(self._files.cat_file(path))
             if document["format"] != FORMAT:
                 raise Corruption(f"{path}: has format {document['format']!r}, this release reads {FORMAT}")
+            if document.pop(_CHECKSUM) != _checksum(document):
+                raise ValueError("its checksum is another")
+            _check_parts(document)
             indexing = document["indexing"]
             return Manifest(
                 **{
@@ -137,6 +151,17 @@ class Folder:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise Corruption(f"{path}: is damaged ({error}); restore an earlier backup with --number") from None
 
+    def is_restorable(self, number: int) -> bool:
+        """Whether every file of this backup, and of those that it adds to, is there in its size."""
+        try:
+            for manifest in self.chain(number):
+                for part in manifest.parts:
+                    if self._files.size(self._path(manifest.number, part.file)) != part.size:
+                        return False
+        except (NotFound, Corruption, OSError):
+            return False
+        return True
+
     def chain(self, number: int) -> list[Manifest]:
         """The backups that make up this one: from the whole one to it."""
         manifests = [self.manifest(number)]
@@ -148,3 +173,21 @@ class Folder:
 
     def _path(self, number: int, name: str = "") -> str:
         return f"{self._root}/{number:06d}" + (f"/{name}" if name else "")
+
+
+def _checksum(document: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def _check_parts(document: dict[str, Any]) -> None:
+    """Raises ValueError unless every slot is in one part, and files lie in the backup's own folder."""
+    seen = no_slots()
+    for part in document["parts"]:
+        slots, whole = (slots_from_bytes(bytes.fromhex(part[name])) for name in ("slots", "whole"))
+        if (seen & slots).any() or (whole & ~slots).any():
+            raise ValueError("its parts overlap")
+        if not _FILE.fullmatch(part["file"]):
+            raise ValueError("a part's name is none")
+        seen |= slots
+    if int(seen.sum()) != SLOTS:
+        raise ValueError("slots are missing")

@@ -12,7 +12,6 @@ import numpy as np
 
 from lookalike.backup import part as parts
 from lookalike.backup.folder import Folder, Manifest, Part
-from lookalike.backup.taking import HASH_FILE
 from lookalike.client import Client
 from lookalike.errors import AlreadyExists, CodeSpaceMismatch, Corruption
 from lookalike.records import SLOTS, VersionedRecord, record_id, slot_of
@@ -30,10 +29,10 @@ def verify(folder: Folder, chain: Sequence[Manifest]) -> None:
     """Read every file that the backups name. Raises Corruption for the first that is not as it was written."""
     for manifest in chain:
         if manifest.hash_sha256:
-            with folder.open(manifest.number, HASH_FILE, "rb") as file:
+            with folder.open(manifest.number, manifest.hash_file, "rb") as file:
                 found, _ = parts.digest(file)
             if found != manifest.hash_sha256:
-                raise _damaged(manifest.number, HASH_FILE)
+                raise _damaged(manifest.number, manifest.hash_file)
         for part in manifest.parts:
             with folder.open(manifest.number, part.file, "rb") as file:
                 found, size = parts.digest(file)
@@ -69,8 +68,10 @@ def restore(
                     report(done)
             done += sum(future.result() for future in running)
             report(done)
+    if not is_new:
+        return client.get_collection(name).rows
     rows = _count(client, name, latest.rows)
-    if is_new and rows != latest.rows:
+    if rows != latest.rows:
         raise Corruption(
             f"collection: {name!r} has {rows:,} records, the backup had {latest.rows:,}; was it written"
             " to meanwhile?"
@@ -91,10 +92,10 @@ def _make(client: Client, folder: Folder, latest: Manifest, name: str, to_merge:
     """Make the collection; returns whether it is new."""
     hash_file = b""
     if latest.hash_sha256:
-        with folder.open(latest.number, HASH_FILE, "rb") as file:
+        with folder.open(latest.number, latest.hash_file, "rb") as file:
             hash_file = file.read()
         if hashlib.sha256(hash_file).hexdigest() != latest.hash_sha256:
-            raise _damaged(latest.number, HASH_FILE)
+            raise _damaged(latest.number, latest.hash_file)
     indexing = latest.indexing
     try:
         client.create_collection(

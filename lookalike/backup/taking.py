@@ -7,6 +7,7 @@ whole."""
 from __future__ import annotations
 
 import hashlib
+import secrets
 import time
 from collections.abc import Callable
 
@@ -21,8 +22,6 @@ from lookalike.errors import CodeSpaceMismatch, LookalikeError
 from lookalike.records import SLOTS
 from lookalike.slots import slots_from_bytes, slots_to_bytes
 
-HASH_FILE = "hash.bin"
-
 Report = Callable[[int, int], None]
 
 
@@ -35,20 +34,26 @@ def take(
     collection = client.get_collection(folder.collection)
     hash_file = client.get_hash_file(folder.collection)
     finished = folder.finished()
-    base = folder.manifest(finished[-1]) if finished and not is_full else None
-    if base is not None and base.incarnation != collection.incarnation:
-        base = None
+    base = None
+    # On what cannot be restored nothing is built.
+    if finished and not is_full and folder.is_restorable(finished[-1]):
+        base = folder.manifest(finished[-1])
+        if base.incarnation != collection.incarnation:
+            base = None
     since = [] if base is None else [_mark(part) for part in base.parts]
     number = max(folder.numbers(), default=0) + 1
+    # Two backups at once may take one number; their files differ.
+    token = secrets.token_hex(4)
+    hash_name = f"hash-{token}.bin" if hash_file else ""
     if hash_file:
-        with folder.open(number, HASH_FILE, "wb") as file:
+        with folder.open(number, hash_name, "wb") as file:
             file.write(hash_file)
-    taker = _Taker(client, folder, number, collection.incarnation, since, report)
+    taker = _Taker(client, folder, number, token, collection.incarnation, since, report)
     parts = taker.take_all(patience_seconds)
     is_added = base is not None and any(part.whole != part.slots for part in parts)
     manifest = Manifest(
         FORMAT, number, base.number if base is not None and is_added else None, client.status().cluster, started,
-        collection.name, collection.incarnation, collection.code_space, collection.indexing,
+        collection.name, collection.incarnation, collection.code_space, collection.indexing, hash_name,
         hashlib.sha256(hash_file).hexdigest() if hash_file else "", tuple(parts),
     )  # fmt: skip
     folder.write_manifest(manifest)
@@ -57,11 +62,19 @@ def take(
 
 class _Taker:
     def __init__(
-        self, client: Client, folder: Folder, number: int, incarnation: int, since: list[Mark], report: Report
+        self,
+        client: Client,
+        folder: Folder,
+        number: int,
+        token: str,
+        incarnation: int,
+        since: list[Mark],
+        report: Report,
     ) -> None:
         self._client = client
         self._folder = folder
         self._number = number
+        self._token = token
         self._incarnation = incarnation
         self._since = since
         self._report = report
@@ -89,7 +102,7 @@ class _Taker:
 
     def _take(self, missing: np.typing.NDArray[np.bool_], place: int) -> Part:
         """The part of one partition. One that fails is written anew, over itself."""
-        name = f"part-{place:04d}.pb.gz"
+        name = f"part-{place:04d}-{self._token}.pb.gz"
         head: Head | None = None
         with self._folder.open(self._number, name, "wb") as file:
             writer = PartWriter(file)

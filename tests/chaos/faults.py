@@ -61,7 +61,7 @@ class Faults:
             "cut": lambda: self._cut(both_ways=True),
             "one-way-cut": lambda: self._cut(both_ways=False),
             "reshard": lambda: self._say("reshard", self.resharding.begin()),
-            "rolling-restart": self._restart_all,
+            "rolling-restart": self._restart_host,
         }
         self._kinds = [kind for kind in settings.kinds if self._is_possible(kind)]
 
@@ -153,13 +153,22 @@ class Faults:
         time.sleep(seconds)
         network.mend()
 
-    def _restart_all(self) -> None:
-        """One process after another, each serving again before the next."""
-        self._say("rolling-restart", f"{len(self._cluster.everything())} processes")
-        for target in self._cluster.everything():
+    def _restart_host(self) -> None:
+        """One process after another of a replica index, or the coordinators: each serving again before the
+        next."""
+        everything = self._cluster.everything()
+        chosen = self._rng.choice(sorted({_kind_of_host(target) for target in everything}))
+        targets = [target for target in everything if _kind_of_host(target) == chosen]
+        self._say("rolling-restart", f"{len(targets)} processes of {chosen}")
+        for target in targets:
             self._cluster.restart(target.name)
             if not self._cluster.wait_serving(_RESTART_PATIENCE_SECONDS):
                 self._log.say(f"after a restart of {target.name} not all serves:\n{self._cluster.describe()}")
+
+
+def _kind_of_host(target: Target) -> str:
+    """A replica index, or coordinators, or the encoder."""
+    return target.host if target.partition is not None else target.host.rstrip("0123456789")
 
 
 def _names(targets: list[Target]) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,17 @@ import pytest
 from lookalike import Client, Record
 from lookalike.backup import giving, taking
 from lookalike.backup.folder import Folder
-from lookalike.errors import AlreadyExists, CodeSpaceMismatch, Corruption
+from lookalike.dump import Head, Mark
+from lookalike.errors import (
+    AlreadyExists,
+    CodeSpaceMismatch,
+    Corruption,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+)
+from lookalike.records import VersionedRecord
+from lookalike.slots import all_slots, no_slots
 from tests.conftest import Cluster, running_cluster
 
 ROWS = 2_000
@@ -174,3 +188,104 @@ def test_what_an_interrupted_backup_left_does_not_count(source: Cluster, tmp_pat
             file.write(b"unfinished")
         manifest = taking.take(client, folder, is_full=False, patience_seconds=30)
         assert (manifest.number, manifest.base, folder.finished()) == (2, None, [2])
+
+
+def test_nothing_is_built_on_a_backup_that_cannot_be_restored(source: Cluster, tmp_path: Path) -> None:
+    with source.client() as client:
+        client.create_collection("pruned", bits=64)
+        client.upsert([Record("a", code=bytes(8)), Record("b", code=bytes(8))], collection="pruned")
+        folder = Folder(str(tmp_path), "pruned")
+        first = taking.take(client, folder, is_full=False, patience_seconds=30)
+        assert taking.take(client, folder, is_full=False, patience_seconds=30).base == 1
+        (tmp_path / "pruned" / "000001" / first.parts[0].file).unlink()
+        again = taking.take(client, folder, is_full=False, patience_seconds=30)
+        assert (again.base, again.records) == (None, 2)
+
+
+def test_two_backups_at_once_leave_one_that_can_be_restored(source: Cluster, tmp_path: Path) -> None:
+    with source.client() as client:
+        client.create_collection("twice", bits=64)
+        client.upsert([Record(f"k{i}", code=bytes(8)) for i in range(300)], collection="twice")
+        folder = Folder(str(tmp_path), "twice")
+
+        def take() -> None:
+            with contextlib.suppress(AlreadyExists):
+                taking.take(client, folder, is_full=False, patience_seconds=30)
+
+        threads = [threading.Thread(target=take) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        last = folder.finished()[-1]
+        giving.verify(folder, folder.chain(last))
+        assert giving.restore(client, folder, folder.chain(last), "once", to_merge=False) == 300
+
+
+@pytest.mark.parametrize("field", ["rows", "parts", "base"])
+def test_a_changed_manifest_is_found(source: Cluster, tmp_path: Path, field: str) -> None:
+    with source.client() as client:
+        name = f"manifest-{field}"
+        client.create_collection(name, bits=64)
+        folder = Folder(str(tmp_path), name)
+        taking.take(client, folder, is_full=False, patience_seconds=30)
+    path = tmp_path / name / "000001" / "manifest.json"
+    document = json.loads(path.read_text())
+    if field == "rows":
+        document["parts"][0]["rows"] = 7
+    else:
+        document[field] = [] if field == "parts" else "0"
+    path.write_text(json.dumps(document))
+    with pytest.raises(Corruption, match=r"manifest\.json"):
+        folder.chain(1)
+
+
+def test_what_no_backup_holds_is_refused_and_fails_nobody_else(source: Cluster) -> None:
+    with source.client() as client:
+        space = client.create_collection("hostile", bits=64).code_space.fingerprint
+
+        def restore(record: VersionedRecord, fingerprint: str = space) -> None:
+            client.restore([VersionedRecord("good", bytes(8), "{}", 0), record], "hostile", fingerprint, "")
+
+        for record in (
+            VersionedRecord("k", bytes(9), "{}", 0),
+            VersionedRecord("k", bytes(8), '{"\\ud800": 1}', 0),
+            VersionedRecord("k", bytes(8), "[1]", 0),
+            VersionedRecord("k", bytes(8), '{"a": "' + "x" * 70_000 + '"}', 0),
+            VersionedRecord("", bytes(8), "{}", 0),
+            VersionedRecord("k", bytes(8), "{}", 0, b"features"),
+        ):
+            with pytest.raises(InvalidRequest):
+                restore(record)
+        with pytest.raises(CodeSpaceMismatch):
+            restore(VersionedRecord("k", bytes(8), "{}", 0), "0" * 64)
+        assert client.get(["k"], collection="hostile") == []
+        with pytest.raises(NotFound):
+            list(client.backup("unknown", all_slots()))
+        with pytest.raises(InvalidRequest, match="slots"):
+            list(client.backup("hostile", no_slots()))
+        mark = Mark("x" * 32, 2**63, all_slots(), 0, 0)
+        with pytest.raises(InvalidRequest, match="since"):
+            list(client.backup("hostile", all_slots(), [mark] * 2_000))
+        heads = [part for part in client.backup("hostile", all_slots(), [mark]) if isinstance(part, Head)]
+        known = dataclasses.replace(heads[0].mark, number=2**64 - 1)
+        again = [part for part in client.backup("hostile", all_slots(), [known]) if isinstance(part, Head)]
+        assert again[0].whole.any()
+
+
+def test_a_backup_that_nobody_reads_on_keeps_no_server_from_ending(tmp_path: Path) -> None:
+    with running_cluster(tmp_path, partitions=1) as cluster, cluster.client() as client:
+        client.create_collection("c", bits=64)
+        rows = [Record(f"k{i}", code=bytes(8), attributes={"a": "x" * 2_000}) for i in range(10_000)]
+        client.upsert(rows, collection="c")
+        stalled = [client.backup("c", all_slots()) for _ in range(5)]
+        for number, dump in enumerate(stalled):
+            if number < 4:
+                assert isinstance(next(dump), Head)
+                continue
+            with pytest.raises(Overloaded, match="come back later"):
+                next(dump)
+        assert len(client.search(code=bytes(8), k=3, collection="c").hits) == 3
+        old = cluster.kill("shard-r0-0", signal.SIGTERM)
+        cluster.wait_restarted("shard-r0-0", old)
+        assert client.get_collection("c").rows == 10_000
