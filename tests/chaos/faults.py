@@ -11,7 +11,7 @@ import itertools
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from tests.chaos.cluster import ENCODER, Cluster, Target
 from tests.chaos.meter import CALM, Meter
@@ -63,12 +63,14 @@ class Faults:
             "reshard": lambda: self._say("reshard", self.resharding.begin()),
             "rolling-restart": self._restart_host,
         }
-        self._kinds = [kind for kind in settings.kinds if self._is_possible(kind)]
+        self._settings = settings
 
     def run(self, until: float, keep_going: Callable[[], bool]) -> None:
         """Strike until that time of the monotonic clock; what is broken then is healed."""
-        deck = self._deal()
-        while self._kinds and time.monotonic() < until and keep_going():
+        # Not earlier: what is possible shows when the cluster has started.
+        kinds = [kind for kind in self._settings.kinds if self._is_possible(kind)]
+        deck = self._deal(kinds)
+        while kinds and time.monotonic() < until and keep_going():
             kind = next(deck)
             if kind == "reshard" and not self.resharding.is_ready():
                 continue
@@ -88,9 +90,9 @@ class Faults:
             return bool(cluster.disks.folders)
         return kind != "kill-encoder" or cluster.settings.has_encoder
 
-    def _deal(self) -> Iterator[str]:
+    def _deal(self, kinds: Sequence[str]) -> Iterator[str]:
         while True:
-            deck = [kind for kind in self._kinds for _ in range(_DECK[kind])]
+            deck = [kind for kind in kinds for _ in range(_DECK[kind])]
             self._rng.shuffle(deck)
             yield from deck
 
