@@ -5,10 +5,12 @@ interrupted backup left."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import fsspec
@@ -107,14 +109,20 @@ class Folder:
         """Of the backups that are complete, in order."""
         return [number for number in self.numbers() if self._files.exists(self._path(number, MANIFEST))]
 
-    def open(self, number: int, name: str, mode: str) -> Any:
+    @contextlib.contextmanager
+    def open(self, number: int, name: str, mode: str) -> Iterator[Any]:
+        """A file of a backup, open for the block. Raises Corruption when it is missing, InvalidRequest when it,
+        or the URL, cannot be used."""
         path = self._path(number, name)
-        if mode == "wb":
-            self._files.makedirs(self._path(number), exist_ok=True)
         try:
-            return self._files.open(path, mode)
+            if mode == "wb":
+                self._files.makedirs(self._path(number), exist_ok=True)
+            with self._files.open(path, mode) as file:
+                yield file
         except FileNotFoundError:
             raise Corruption(f"{path}: is missing; the backup is not whole") from None
+        except OSError as error:
+            raise InvalidRequest(f"url: {path} cannot be used: {error.strerror or error}") from None
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Complete a backup: whole or not at all. Raises AlreadyExists when another took its place meanwhile."""
@@ -124,7 +132,7 @@ class Folder:
             )
         document = dataclasses.asdict(manifest)
         data = json.dumps({**document, _CHECKSUM: _checksum(document)}, indent=1).encode()
-        with self._files.transaction, self._files.open(self._path(manifest.number, MANIFEST), "wb") as file:
+        with self._files.transaction, self.open(manifest.number, MANIFEST, "wb") as file:
             file.write(data)
 
     def manifest(self, number: int) -> Manifest:

@@ -1,4 +1,4 @@
-"""Owns `lookalike up` and `lookalike status`."""
+"""Owns `lookalike up`, `status`, `rebalance status` and `drain`."""
 
 from __future__ import annotations
 

@@ -202,6 +202,20 @@ def test_nothing_is_built_on_a_backup_that_cannot_be_restored(source: Cluster, t
         assert (again.base, again.records) == (None, 2)
 
 
+def test_a_folder_that_cannot_be_written_is_one_clear_error(source: Cluster, tmp_path: Path) -> None:
+    with source.client() as client:
+        client.create_collection("nowhere", bits=64)
+    (tmp_path / "file").write_text("not a folder")
+    for url in (str(tmp_path / "file"), "nothing://bucket"):
+        run = subprocess.run(
+            [sys.executable, "-m", "lookalike", "backup", url, "-c", "nowhere", "--server", source.address],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert run.returncode == 1
+        assert run.stderr.startswith("error: url: ")
+        assert run.stderr.count("\n") == 1
+
+
 def test_two_backups_at_once_leave_one_that_can_be_restored(source: Cluster, tmp_path: Path) -> None:
     with source.client() as client:
         client.create_collection("twice", bits=64)
