@@ -19,6 +19,7 @@ from lookalike.throwaway import throwaway_config
 from lookalike.v1 import shard_pb2 as pb
 from lookalike.v1.shard_pb2_grpc import ShardServiceStub
 from lookalike.wire import space_to_wire
+from tests.conftest import wait_until
 
 SPACE = CodeSpace(64)
 
@@ -53,8 +54,8 @@ def test_a_full_disk_refuses_writes_and_loses_none(small_disk: Path, tmp_path: P
 
 
 def _fill_and_free(stub: ShardServiceStub, disk: Path) -> None:
-    ready = pb.OpenCollectionRequest(name="c", code_space=space_to_wire(SPACE))
-    stub.OpenCollection(ready, wait_for_ready=True, timeout=30)
+    wait_until(lambda: _is_ready(stub), 60)
+    stub.OpenCollection(pb.OpenCollectionRequest(name="c", code_space=space_to_wire(SPACE)), timeout=30)
     ballast = disk / "ballast"
     ballast.write_bytes(bytes(1_000_000))
     written, error = _write_until_refused(stub)
@@ -66,6 +67,10 @@ def _fill_and_free(stub: ShardServiceStub, disk: Path) -> None:
     os.unlink(ballast)
     stub.Write(_batch(written), timeout=30)
     assert _stored(stub) == (written + 1) * 100
+
+
+def _is_ready(stub: ShardServiceStub) -> bool:
+    return bool(stub.ShardStatus(pb.ShardStatusRequest(), wait_for_ready=True, timeout=30).ready)
 
 
 def _write_until_refused(stub: ShardServiceStub) -> tuple[int, Exception]:

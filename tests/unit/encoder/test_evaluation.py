@@ -149,7 +149,8 @@ def test_distances_rank_as_their_definitions_do() -> None:
     for name, distances in expected.items():
         order = computed[name](slice(0, 6)).argsort(axis=1)
         assert np.array_equal(order, distances.argsort(axis=1)), name
-        assert np.array_equal(computed[name](slice(2, 4)), computed[name](slice(0, 6))[2:4])
+        part, whole = computed[name](slice(2, 4)), computed[name](slice(0, 6))[2:4]
+        assert np.allclose(part, whole, rtol=1e-5, atol=1e-6), name
 
 
 # ---- the raw index
