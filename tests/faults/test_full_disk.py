@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from coordinator.clock import Clock
 from lookalike.codespace import CodeSpace
 from lookalike.config import dump_config
 from lookalike.errors import Overloaded
@@ -22,6 +23,7 @@ from lookalike.wire import space_to_wire
 from tests.conftest import wait_until
 
 SPACE = CodeSpace(64)
+CLOCK = Clock()
 
 
 @pytest.fixture
@@ -84,8 +86,10 @@ def _write_until_refused(stub: ShardServiceStub) -> tuple[int, Exception]:
 
 
 def _batch(number: int) -> pb.WriteRequest:
+    # As a coordinator gives them: what is older than the deletions that are remembered is not taken.
+    version = CLOCK.next()
     records = [
-        pb.ShardRecord(key=f"{number}-{i}", code=bytes(8), attributes="{}", version=number + 1) for i in range(100)
+        pb.ShardRecord(key=f"{number}-{i}", code=bytes(8), attributes="{}", version=version) for i in range(100)
     ]
     return pb.WriteRequest(collection="c", fingerprint=SPACE.fingerprint, records=records)
 
