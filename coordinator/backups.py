@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 
 from coordinator.cluster import Cluster
-from coordinator.replicas import another_may_do_better
+from coordinator.replicas import ReplicaGroup, another_may_do_better
 from coordinator.shard_link import ShardLink
 from lookalike import wire
 from lookalike.dump import Mark
@@ -29,7 +29,7 @@ async def dump(cluster: Cluster, request: shard_pb2.DumpRequest) -> AsyncIterato
         raise InvalidRequest("slots: are none; ask for those that the backup still lacks")
     if len(request.since) > SLOTS:
         raise InvalidRequest(f"since: has {len(request.since):,} marks; a backup has at most {SLOTS:,}")
-    since = [wire.mark_from_wire(mark) for mark in request.since]
+    marks = [wire.mark_from_wire(mark) for mark in request.since]
     await cluster.refresh()
     routing = cluster.routing
     if not (wanted & routing.served).any():
@@ -37,10 +37,11 @@ async def dump(cluster: Cluster, request: shard_pb2.DumpRequest) -> AsyncIterato
         raise PartitionUnavailable(f"partition {owner}: no replica that answers serves it; repeat in a moment")
     partition = int(routing.owners[(wanted & routing.served).argmax()])
     slots = wanted & routing.slots_of(partition)
+    since = [mark for mark in marks if mark.partition == partition]
     inner = wire.dump_request_to_wire(collection, slots, since)
     tried: list[ShardLink] = []
     failure: LookalikeError = PartitionUnavailable(f"partition {partition} has no replicas")
-    while (link := _choose(cluster, partition, since, tried)) is not None:
+    while (link := _choose(cluster.group(partition), since, tried)) is not None:
         tried.append(link)
         has_begun = False
         try:
@@ -59,13 +60,10 @@ async def dump(cluster: Cluster, request: shard_pb2.DumpRequest) -> AsyncIterato
     raise failure
 
 
-def _choose(
-    cluster: Cluster, partition: int, since: Sequence[Mark], tried: Sequence[ShardLink]
-) -> ShardLink | None:
+def _choose(group: ReplicaGroup, since: Sequence[Mark], tried: Sequence[ShardLink]) -> ShardLink | None:
     """The replica that an earlier dump is of, if it does well: it can tell what came since. Else the best of those
     that were not tried."""
-    group = cluster.group(partition)
-    known = {mark.replica for mark in since if mark.partition == partition}
+    known = {mark.replica for mark in since}
     for link in group.links:
         if link.replica in known and link.reluctance < _RELUCTANT and link not in tried:
             return link

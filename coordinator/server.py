@@ -128,8 +128,8 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         async def read() -> None:
             async for request in requests:
                 check_count("records", len(request.records))
-                # Versions follow the order of arrival, whichever message is done first.
                 room = await self._admission.take(request.ByteSize())
+                # Versions follow the order of arrival, whichever message is done first.
                 versions = self._writer.stamp(len(request.records))
                 task = asyncio.create_task(self._ingest(request, versions))
                 tasks.add(task)

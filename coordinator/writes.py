@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -134,9 +134,7 @@ class Writer:
     ) -> int:
         """Store records and deletions that a backup gave, as new writes. features: as the collection they were of
         kept them. Returns how many."""
-        check = functools.partial(_checked, records)
-        large = sum(len(record.attributes) for record in records) > _LARGE_ATTRIBUTES
-        checked = await asyncio.to_thread(check) if large else check()
+        checked = await _aside_if_large(records, functools.partial(_checked, records))
         stamped = [
             dataclasses.replace(record, version=version)
             for record, version in zip(checked, self.stamp(len(records)), strict=True)
@@ -163,10 +161,7 @@ class Writer:
         space, indexing = layout.space, layout.indexing
         if any(draft.code is not None for draft in drafts):
             space.require(fingerprint, "the write")
-        # Megabytes of JSON take seconds: not in the way of everyone else.
-        large = sum(len(draft.attributes) for draft in drafts) > _LARGE_ATTRIBUTES
-        check = functools.partial(_check_all, drafts, layout)
-        checked = await asyncio.to_thread(check) if large else check()
+        checked = await _aside_if_large(drafts, functools.partial(_check_all, drafts, layout))
         images = [
             draft.image
             for draft, text in zip(drafts, checked, strict=True)
@@ -189,6 +184,14 @@ class Writer:
             kept = pack(indexing.features, features) if keeps and features is not None else b""
             prepared.append(VersionedRecord(draft.key, code, text, version, kept))
         return prepared
+
+
+async def _aside_if_large(
+    records: Sequence[Draft] | Sequence[VersionedRecord], check: Callable[[], list[Value]]
+) -> list[Value]:
+    """Megabytes of JSON take seconds to check: not in the way of everyone else."""
+    large = sum(len(record.attributes) for record in records) > _LARGE_ATTRIBUTES
+    return await asyncio.to_thread(check) if large else check()
 
 
 def _checked(records: Sequence[VersionedRecord]) -> list[VersionedRecord]:

@@ -214,6 +214,11 @@ class VersionedRecord:
     version: int
     features: bytes = b""
 
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes in a message."""
+        return len(self.key) + len(self.code or b"") + len(self.attributes) + len(self.features)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:

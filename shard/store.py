@@ -173,18 +173,15 @@ class Store:
     def rows(self, numbers: Sequence[int], max_bytes: int) -> tuple[list[VersionedRecord], int]:
         """The records, tombstones included, of those of the first numbers that exist; of how many numbers, for
         once they take `max_bytes` the rest waits."""
-        keeps = self.indexing.keeps_features
-        sql = (
-            f"SELECT number, key, code, attributes, version, {'vector' if keeps else 'NULL'} FROM records"
-            f"{' LEFT JOIN features USING (number)' if keeps else ''} WHERE number IN ({{}})"
-        )
+        sql = self._select("number, key, code, attributes, version", "number IN ({})")
         records: list[VersionedRecord] = []
         size = 0
         for start in range(0, len(numbers), _LOOKUP_VALUES):
             part = numbers[start : start + _LOOKUP_VALUES]
             for _, key, code, attributes, version, vector in self._lookup(self._reader(), sql, part):
-                records.append(VersionedRecord(key, code, attributes or "", version, vector or b""))
-                size += len(key) + len(code or b"") + len(attributes or "") + len(vector or b"")
+                record = VersionedRecord(key, code, attributes or "", version, vector or b"")
+                records.append(record)
+                size += record.size
             if size > max_bytes:
                 return records, start + len(part)
         return records, len(numbers)
@@ -201,11 +198,7 @@ class Store:
     ) -> Iterator[list[VersionedRecord]]:
         """In portions of about `max_bytes` the records, tombstones included, whose number is above that of their
         slot in `after` (SLOTS,); of the slots that are dumped whole no tombstones."""
-        keeps = self.indexing.keeps_features
-        sql = (
-            f"SELECT number, id, key, code, attributes, version, {'vector' if keeps else 'NULL'} FROM records"
-            f"{' LEFT JOIN features USING (number)' if keeps else ''} WHERE number > ? ORDER BY number"
-        )
+        sql = self._select("number, id, key, code, attributes, version", "number > ? ORDER BY number")
         limits, lives_only = after.tolist(), whole.tolist()
         portion: list[VersionedRecord] = []
         size = 0
@@ -215,8 +208,9 @@ class Store:
                 slot = slot_of(identifier % 2**64)
                 if number <= limits[slot] or (code is None and lives_only[slot]):
                     continue
-                portion.append(VersionedRecord(key, code, attributes or "", version, vector or b""))
-                size += len(key) + len(code or b"") + len(attributes or "") + len(vector or b"")
+                record = VersionedRecord(key, code, attributes or "", version, vector or b"")
+                portion.append(record)
+                size += record.size
                 if size >= max_bytes:
                     yield portion
                     portion, size = [], 0
@@ -234,18 +228,11 @@ class Store:
     def damaged_rows(self, first: int, count: int) -> tuple[int, int | None]:
         """Check the checksums of up to `count` rows from number `first` on. Returns how many do not say what was
         written, and the number to go on from: None at the end."""
-        keeps = self.indexing.keeps_features
+        sql = self._select(
+            "number, key, id, version, code, attributes, checksum", "number >= ? ORDER BY number LIMIT ?"
+        )
         with _explained(self._path):
-            found = (
-                self._reader()
-                .execute(
-                    f"SELECT number, key, id, version, code, attributes, checksum, {'vector' if keeps else 'NULL'}"
-                    f" FROM records{' LEFT JOIN features USING (number)' if keeps else ''}"
-                    " WHERE number >= ? ORDER BY number LIMIT ?",
-                    (first, count),
-                )
-                .fetchall()
-            )
+            found = self._reader().execute(sql, (first, count)).fetchall()
         damaged = 0
         for _, key, identifier, version, code, attributes, checksum, vector in found:
             try:
@@ -343,17 +330,13 @@ class Store:
     ) -> dict[str, VersionedRecord]:
         """The live records among `keys`, or tombstones too. Raises InvalidRequest when they take over
         `max_bytes`."""
-        keeps = self.indexing.keeps_features and include_features
-        sql = (
-            f"SELECT key, code, attributes, version, {'vector' if keeps else 'NULL'} FROM records"
-            f"{' LEFT JOIN features USING (number)' if keeps else ''} WHERE key IN ({{}})"
-            f"{'' if include_deleted else ' AND code IS NOT NULL'}"
-        )
+        lives = "" if include_deleted else " AND code IS NOT NULL"
+        sql = self._select("key, code, attributes, version", f"key IN ({{}}){lives}", include_features)
         found: dict[str, VersionedRecord] = {}
         size = 0
         for key, code, attributes, version, vector in self._lookup(self._reader(), sql, keys):
             record = found[key] = VersionedRecord(key, code, attributes or "", version, vector or b"")
-            size += len(record.key) + len(record.code or b"") + len(record.attributes) + len(record.features)
+            size += record.size
             if size > max_bytes:
                 raise InvalidRequest(f"keys: the records take over {max_bytes:,} bytes; ask for fewer at once")
         return found
@@ -529,6 +512,12 @@ class Store:
             Rows.of([(record_id(r.key), r.version, r.code is None) for _, r in rows.values()]),
         )
         return applied, fields, taken
+
+    def _select(self, columns: str, where: str, include_features: bool = True) -> str:
+        """SQL for records: these columns, and last the features, or NULL where none are kept or wanted."""
+        if self.indexing.keeps_features and include_features:
+            return f"SELECT {columns}, vector FROM records LEFT JOIN features USING (number) WHERE {where}"
+        return f"SELECT {columns}, NULL FROM records WHERE {where}"
 
     def _lookup(
         self, connection: sqlite3.Connection, sql: str, values: Sequence[Value]

@@ -10,19 +10,21 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import fsspec
 
 from lookalike.codespace import CodeSpace
+from lookalike.dump import Mark
 from lookalike.errors import AlreadyExists, Corruption, InvalidRequest, NotFound
 from lookalike.indexing import Indexing
 from lookalike.records import SLOTS, check_collection_name
-from lookalike.slots import no_slots, slots_from_bytes
+from lookalike.slots import SlotSet, no_slots, slots_from_bytes
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+_UNFINISHED = "manifest.json.new"
 _CHECKSUM = "sha256"
 _FILE = re.compile(r"[a-z]+(-[0-9a-f]+)+\.[a-z.]+")
 
@@ -44,6 +46,17 @@ class Part:
     number: int
     partition: int
     replica: int
+
+    @property
+    def mark(self) -> Mark:
+        """From where the next backup goes on."""
+        return Mark(
+            self.store, self.number, slots_from_bytes(bytes.fromhex(self.slots)), self.partition, self.replica
+        )
+
+    @property
+    def whole_slots(self) -> SlotSet:
+        return slots_from_bytes(bytes.fromhex(self.whole))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -132,8 +145,9 @@ class Folder:
             )
         document = dataclasses.asdict(manifest)
         data = json.dumps({**document, _CHECKSUM: _checksum(document)}, indent=1).encode()
-        with self._files.transaction, self.open(manifest.number, MANIFEST, "wb") as file:
+        with self.open(manifest.number, _UNFINISHED, "wb") as file:
             file.write(data)
+        self._files.mv(self._path(manifest.number, _UNFINISHED), self._path(manifest.number, MANIFEST))
 
     def manifest(self, number: int) -> Manifest:
         """Raises NotFound if there is no such backup, Corruption if its manifest cannot be read."""
@@ -144,9 +158,8 @@ class Folder:
                 raise Corruption(f"{path}: has format {document['format']!r}, this release reads {FORMAT}")
             if document.pop(_CHECKSUM) != _checksum(document):
                 raise ValueError("its checksum is another")
-            _check_parts(document)
             indexing = document["indexing"]
-            return Manifest(
+            manifest = Manifest(
                 **{
                     **document,
                     "code_space": CodeSpace(**document["code_space"]),
@@ -154,21 +167,26 @@ class Folder:
                     "parts": tuple(Part(**part) for part in document["parts"]),
                 }
             )
+            _check_parts(manifest.parts)
+            return manifest
         except FileNotFoundError:
             raise NotFound(f"backup: {path} does not exist; `lookalike backup` makes one") from None
+        except OSError as error:
+            raise InvalidRequest(f"url: {path} cannot be used: {error.strerror or error}") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise Corruption(f"{path}: is damaged ({error}); restore an earlier backup with --number") from None
 
-    def is_restorable(self, number: int) -> bool:
-        """Whether every file of this backup, and of those that it adds to, is there in its size."""
+    def restorable(self, number: int) -> Manifest | None:
+        """The manifest of this backup, if every file of it, and of those that it adds to, is there in its size."""
         try:
-            for manifest in self.chain(number):
+            chain = self.chain(number)
+            for manifest in chain:
                 for part in manifest.parts:
                     if self._files.size(self._path(manifest.number, part.file)) != part.size:
-                        return False
-        except (NotFound, Corruption, OSError):
-            return False
-        return True
+                        return None
+        except (NotFound, Corruption, InvalidRequest, OSError):
+            return None
+        return chain[-1]
 
     def chain(self, number: int) -> list[Manifest]:
         """The backups that make up this one: from the whole one to it."""
@@ -187,14 +205,14 @@ def _checksum(document: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
-def _check_parts(document: dict[str, Any]) -> None:
+def _check_parts(parts: Sequence[Part]) -> None:
     """Raises ValueError unless every slot is in one part, and files lie in the backup's own folder."""
     seen = no_slots()
-    for part in document["parts"]:
-        slots, whole = (slots_from_bytes(bytes.fromhex(part[name])) for name in ("slots", "whole"))
-        if (seen & slots).any() or (whole & ~slots).any():
+    for part in parts:
+        slots = part.mark.slots
+        if (seen & slots).any() or (part.whole_slots & ~slots).any():
             raise ValueError("its parts overlap")
-        if not _FILE.fullmatch(part["file"]):
+        if not _FILE.fullmatch(part.file):
             raise ValueError("a part's name is none")
         seen |= slots
     if int(seen.sum()) != SLOTS:

@@ -15,7 +15,7 @@ from lookalike.backup.folder import Folder, Manifest, Part
 from lookalike.client import Client
 from lookalike.errors import AlreadyExists, CodeSpaceMismatch, Corruption
 from lookalike.records import SLOTS, VersionedRecord, record_id, slot_of
-from lookalike.slots import SlotSet, slots_from_bytes
+from lookalike.slots import SlotSet
 
 _BATCH_RECORDS = 1_000
 _BATCH_BYTES = 8 * 1024 * 1024
@@ -28,11 +28,7 @@ Report = Callable[[int], None]
 def verify(folder: Folder, chain: Sequence[Manifest]) -> None:
     """Read every file that the backups name. Raises Corruption for the first that is not as it was written."""
     for manifest in chain:
-        if manifest.hash_sha256:
-            with folder.open(manifest.number, manifest.hash_file, "rb") as file:
-                found, _ = parts.digest(file)
-            if found != manifest.hash_sha256:
-                raise _damaged(manifest.number, manifest.hash_file)
+        _hash_file(folder, manifest)
         for part in manifest.parts:
             with folder.open(manifest.number, part.file, "rb") as file:
                 found, size = parts.digest(file)
@@ -90,17 +86,12 @@ def _count(client: Client, name: str, wanted: int) -> int:
 
 def _make(client: Client, folder: Folder, latest: Manifest, name: str, to_merge: bool) -> bool:
     """Make the collection; returns whether it is new."""
-    hash_file = b""
-    if latest.hash_sha256:
-        with folder.open(latest.number, latest.hash_file, "rb") as file:
-            hash_file = file.read()
-        if hashlib.sha256(hash_file).hexdigest() != latest.hash_sha256:
-            raise _damaged(latest.number, latest.hash_file)
     indexing = latest.indexing
     try:
         client.create_collection(
             name, code_space=latest.code_space, index=indexing.kind, index_attributes=indexing.attributes,
-            features=indexing.features, feature_width=indexing.feature_width, hash_file=hash_file,
+            features=indexing.features, feature_width=indexing.feature_width,
+            hash_file=_hash_file(folder, latest),
         )  # fmt: skip
     except AlreadyExists:
         if not to_merge:
@@ -117,6 +108,17 @@ def _make(client: Client, folder: Folder, latest: Manifest, name: str, to_merge:
     return True
 
 
+def _hash_file(folder: Folder, manifest: Manifest) -> bytes:
+    """What the collection keeps of its hash; empty if nothing. Raises Corruption."""
+    if not manifest.hash_file:
+        return b""
+    with folder.open(manifest.number, manifest.hash_file, "rb") as file:
+        data: bytes = file.read()
+    if hashlib.sha256(data).hexdigest() != manifest.hash_sha256:
+        raise _damaged(manifest.number, manifest.hash_file)
+    return data
+
+
 def _slots_to_take(chain: Sequence[Manifest]) -> list[SlotSet]:
     """Of each backup the slots that no later one has whole."""
     wanted = np.ones(SLOTS, np.bool_)
@@ -124,13 +126,13 @@ def _slots_to_take(chain: Sequence[Manifest]) -> list[SlotSet]:
     for manifest in reversed(chain):
         taken.append(wanted.copy())
         for part in manifest.parts:
-            wanted &= ~slots_from_bytes(bytes.fromhex(part.whole))
+            wanted &= ~part.whole_slots
     return taken[::-1]
 
 
 def _records(folder: Folder, manifest: Manifest, slots: SlotSet) -> Iterator[VersionedRecord]:
     for part in manifest.parts:
-        if not (slots & slots_from_bytes(bytes.fromhex(part.slots))).any():
+        if not (slots & part.mark.slots).any():
             continue
         for record in _read(folder, manifest.number, part):
             if slots[slot_of(record_id(record.key))]:
@@ -152,7 +154,7 @@ def _batches(records: Iterator[VersionedRecord]) -> Iterator[list[VersionedRecor
     size = 0
     for record in records:
         batch.append(record)
-        size += len(record.key) + len(record.code or b"") + len(record.attributes) + len(record.features)
+        size += record.size
         if len(batch) == _BATCH_RECORDS or size >= _BATCH_BYTES:
             yield batch
             batch, size = [], 0

@@ -20,7 +20,7 @@ from lookalike.client import Client
 from lookalike.dump import Head, Mark
 from lookalike.errors import CodeSpaceMismatch, LookalikeError
 from lookalike.records import SLOTS
-from lookalike.slots import slots_from_bytes, slots_to_bytes
+from lookalike.slots import SlotSet, slots_to_bytes
 
 Report = Callable[[int, int], None]
 
@@ -34,13 +34,11 @@ def take(
     collection = client.get_collection(folder.collection)
     hash_file = client.get_hash_file(folder.collection)
     finished = folder.finished()
-    base = None
     # On what cannot be restored nothing is built.
-    if finished and not is_full and folder.is_restorable(finished[-1]):
-        base = folder.manifest(finished[-1])
-        if base.incarnation != collection.incarnation:
-            base = None
-    since = [] if base is None else [_mark(part) for part in base.parts]
+    base = folder.restorable(finished[-1]) if finished and not is_full else None
+    if base is not None and base.incarnation != collection.incarnation:
+        base = None
+    since = [] if base is None else [part.mark for part in base.parts]
     number = max(folder.numbers(), default=0) + 1
     # Two backups at once may take one number; their files differ.
     token = secrets.token_hex(4)
@@ -96,11 +94,11 @@ class _Taker:
             attempt, deadline = 0, time.monotonic() + patience_seconds
             parts.append(part)
             self._records += part.records
-            missing &= ~slots_from_bytes(bytes.fromhex(part.slots))
+            missing &= ~part.mark.slots
             self._report(SLOTS - int(missing.sum()), self._records)
         return parts
 
-    def _take(self, missing: np.typing.NDArray[np.bool_], place: int) -> Part:
+    def _take(self, missing: SlotSet, place: int) -> Part:
         """The part of one partition. One that fails is written anew, over itself."""
         name = f"part-{place:04d}-{self._token}.pb.gz"
         head: Head | None = None
@@ -122,8 +120,3 @@ class _Taker:
             name, writer.sha256, writer.size, writer.records, head.rows, slots_to_bytes(mark.slots).hex(),
             slots_to_bytes(head.whole).hex(), mark.store, mark.number, mark.partition, mark.replica,
         )  # fmt: skip
-
-
-def _mark(part: Part) -> Mark:
-    slots = slots_from_bytes(bytes.fromhex(part.slots))
-    return Mark(part.store, part.number, slots, part.partition, part.replica)
