@@ -167,7 +167,7 @@ class AsyncClient:
                 failures.append(error)
 
         unanswered = AsyncUnanswered(requests())
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        deadline = give_up = math.inf if timeout is None else time.monotonic() + timeout
         attempt = 0
         try:
             while True:
@@ -180,7 +180,9 @@ class AsyncClient:
                     break
                 except grpc.RpcError as failure:
                     error = self._calls.explain(failure)
-                wait = wait_seconds(error, attempt := attempt + 1, deadline - time.monotonic())
+                if attempt == 0:
+                    give_up = min(deadline, self._calls.deadline())
+                wait = wait_seconds(error, attempt := attempt + 1, give_up - time.monotonic(), attempts=None)
                 if wait is None:
                     raise error
                 await asyncio.sleep(wait)

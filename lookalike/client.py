@@ -164,8 +164,9 @@ class Client:
     ) -> Iterator[Outcome]:
         """Stream records to the cluster and yield an outcome for each, in order. The stream is flow
         controlled: `records` is read no faster than the cluster stores. When the coordinator goes away, another
-        stream goes on with what was not answered. What `records` raises, or a record that cannot be sent (see
-        `Record`), ends the stream and is raised after the outcomes before it."""
+        stream goes on with what was not answered, if one comes back within the client's timeout. What `records`
+        raises, or a record that cannot be sent (see `Record`), ends the stream and is raised after the outcomes
+        before it."""
         fingerprint = self._fingerprint(collection, self._calls.deadline())
 
         failures: list[Exception] = []
@@ -179,7 +180,7 @@ class Client:
                 failures.append(error)
 
         unanswered = Unanswered(requests())
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        deadline = give_up = math.inf if timeout is None else time.monotonic() + timeout
         attempt = 0
         while True:
             try:
@@ -190,7 +191,9 @@ class Client:
                 break
             except grpc.RpcError as failure:
                 error = self._calls.explain(failure)
-            wait = wait_seconds(error, attempt := attempt + 1, deadline - time.monotonic())
+            if attempt == 0:
+                give_up = min(deadline, self._calls.deadline())
+            wait = wait_seconds(error, attempt := attempt + 1, give_up - time.monotonic(), attempts=None)
             if wait is None:
                 raise error
             time.sleep(wait)
