@@ -46,6 +46,7 @@ def _check_bits(bits: int | None) -> int | None:
 
 
 Address = Annotated[str, AfterValidator(_check_address)]
+ShardAddress = Annotated[str, AfterValidator(_check_shard_address)]
 
 
 class _Section(BaseModel):
@@ -53,7 +54,8 @@ class _Section(BaseModel):
 
 
 class ShardConfig(_Section):
-    address: Annotated[str, AfterValidator(_check_shard_address)] = "127.0.0.1:17{replica}{partition:02d}"
+    address: ShardAddress = "127.0.0.1:17{replica}{partition:02d}"
+    metrics: ShardAddress | None = "127.0.0.1:18{replica}{partition:02d}"
     data: Path = Path("lookalike-data")
     scan_threads: int = Field(default=1, ge=1, le=256)
     sync_seconds: float = Field(default=2.0, ge=0.1, le=3_600)
@@ -65,10 +67,12 @@ class ShardConfig(_Section):
 class CoordinatorConfig(_Section):
     listen: Address = "127.0.0.1:7700"
     web: Address = "127.0.0.1:7780"
+    metrics: Address | None = "127.0.0.1:7781"
 
 
 class EncoderConfig(_Section):
     address: Address = "127.0.0.1:7720"
+    metrics: Address | None = "127.0.0.1:7721"
     model: str = "tf_efficientnet_lite0"
     weights: str | None = None
     layer: Literal["map", "pooled", "classifier"] = "pooled"
@@ -85,6 +89,39 @@ class EncoderConfig(_Section):
     ray_address: str | None = None
 
 
+class TlsConfig(_Section):
+    """PEM files, read again when they change. `ca` signs the cluster's own processes: a shard and the encoder
+    ask for its certificates. `client_ca`, if set, signs clients: the coordinator then asks them for one."""
+
+    certificate: Path
+    key: Path
+    ca: Path
+    client_ca: Path | None = None
+    # What a peer's certificate is made out to, if not to the host in its address.
+    server_name: str | None = None
+
+
+class SecurityConfig(_Section):
+    tls: TlsConfig | None = None
+    # Who may do what, made by `lookalike keys`; without a key in it everyone may do everything.
+    keys: Path | None = None
+    # A file with a secret that the cluster's processes show each other.
+    cluster_secret: Path | None = None
+
+
+class LimitsConfig(_Section):
+    max_image_mb: int = Field(default=32, ge=1, le=32)
+    max_image_megapixels: int = Field(default=100, ge=1, le=1_000)
+    max_k: int = Field(default=10_000, ge=1, le=10_000)
+    max_batch: int = Field(default=1_024, ge=1, le=1_024)
+
+
+class TracingConfig(_Section):
+    # Where OpenTelemetry spans go, by OTLP over gRPC: "http://collector:4317".
+    otlp: str | None = None
+    sample: float = Field(default=1.0, ge=0, le=1)
+
+
 class ClusterConfig(_Section):
     cluster: str = Field(default="local", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
     partitions: int = Field(default=4, ge=1, le=1_024)
@@ -95,6 +132,10 @@ class ClusterConfig(_Section):
     shard: ShardConfig = ShardConfig()
     coordinator: CoordinatorConfig = CoordinatorConfig()
     encoder: EncoderConfig | None = EncoderConfig()
+    security: SecurityConfig = SecurityConfig()
+    limits: LimitsConfig = LimitsConfig()
+    tracing: TracingConfig = TracingConfig()
+    logs: Literal["text", "json"] = "text"
 
     @property
     def max_request_bytes(self) -> int:
@@ -107,6 +148,9 @@ class ClusterConfig(_Section):
 
     def shard_address(self, partition: int, replica: int = 0) -> str:
         return self.shard.address.format(partition=partition, replica=replica)
+
+    def shard_metrics(self, partition: int, replica: int = 0) -> str | None:
+        return self.shard.metrics and self.shard.metrics.format(partition=partition, replica=replica)
 
 
 def load_config(path: Path, environment: Mapping[str, str] = os.environ) -> ClusterConfig:

@@ -30,11 +30,14 @@ def throwaway_config(
             cluster=name,
             partitions=partitions,
             replicas=replicas,
-            shard=ShardConfig(address=f"127.0.0.1:{thousand}{{replica}}{{partition:02d}}", data=data),
-            coordinator=CoordinatorConfig(
-                listen=f"127.0.0.1:{thousand}{last}97", web=f"127.0.0.1:{thousand}{last}98"
+            shard=ShardConfig(
+                address=f"127.0.0.1:{thousand}{{replica}}{{partition:02d}}", metrics=None, data=data
             ),
-            encoder=encoder and encoder.model_copy(update={"address": f"127.0.0.1:{thousand}{last}99"}),
+            coordinator=CoordinatorConfig(
+                listen=f"127.0.0.1:{thousand}{last}97", web=f"127.0.0.1:{thousand}{last}98", metrics=None
+            ),
+            encoder=encoder
+            and encoder.model_copy(update={"address": f"127.0.0.1:{thousand}{last}99", "metrics": None}),
         )
         if all(map(_is_free, _addresses(config))):
             return config
