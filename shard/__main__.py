@@ -35,7 +35,7 @@ async def serve(config_path: Path, partition: int, replica: int, watch_stdin: bo
     )
     servicer = ShardServicer(node)
     shard_pb2_grpc.add_ShardServiceServicer_to_server(servicer, server.grpc)
-    await server.start(config.shard_address(partition, replica))
+    await server.start(config.shard_listen(partition, replica))
     await servicer.load()
     keeper = Keeper(node, servicer, config, server.set_ready)
     background = [

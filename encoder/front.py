@@ -1,0 +1,43 @@
+"""Owns the encoder's gRPC server: one process that takes images and has the models behind a handle encode them."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from encoder.server import EncoderServicer
+from encoder.spec import Description
+from lookalike.admission import Admission
+from lookalike.config import ClusterConfig, EncoderConfig
+from lookalike.errors import CannotStart
+from lookalike.serving import Server
+from lookalike.v1 import encoder_pb2, encoder_pb2_grpc
+
+
+class Front:
+    """A running server. Made by `start`, ended by `stop`."""
+
+    def __init__(self, server: Server, servicer: EncoderServicer) -> None:
+        self._server = server
+        self._servicer = servicer
+
+    @classmethod
+    async def start(cls, handle: Any, cluster: ClusterConfig, config: EncoderConfig) -> Self:
+        """Serve what is behind `handle`, a Serve deployment of `EncoderReplica`, as `config` says. Raises CannotStart
+        when the model cannot be loaded, or the address not bound."""
+        description: Description | str = await handle.describe.remote()
+        if isinstance(description, str):
+            raise CannotStart(description)
+        server = Server(
+            [encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name],
+            Admission(cluster.max_request_bytes),
+        )
+        servicer = EncoderServicer(handle, description, config.max_replicas)
+        encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server.grpc)
+        await server.start(config.listen or config.address)
+        await server.set_ready()
+        return cls(server, servicer)
+
+    async def stop(self) -> None:
+        """Answer what was taken on, and stop."""
+        await self._server.stop()
+        await self._servicer.close()
