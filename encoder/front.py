@@ -22,8 +22,8 @@ class Front:
 
     @classmethod
     async def start(cls, handle: Any, cluster: ClusterConfig, config: EncoderConfig) -> Self:
-        """Serve what is behind `handle`, a Serve deployment of `EncoderReplica`, as `config` says. Raises CannotStart
-        when the model cannot be loaded, or the address not bound."""
+        """Serve what is behind `handle`, a Serve deployment of `EncoderReplica`, as `config` says. Raises
+        CannotStart when the model cannot be loaded, or the address not bound."""
         description: Description | str = await handle.describe.remote()
         if isinstance(description, str):
             raise CannotStart(description)

@@ -18,13 +18,16 @@ from lookalike.errors import CannotStart
 CONFIG_FILE = "lookalike.yaml"
 SHARDS_FILE = "shards.yaml"
 _DIVIDER = re.compile(r"^((?:# )?---)\n", re.MULTILINE)
-_HEADER = "# Written by `lookalike manifests` from {template}: {partitions} x {replicas} shards. Change {config}, not this.\n"
+_HEADER = (
+    "# Written by `lookalike manifests` from {template}: {partitions} x {replicas} shards."
+    " Change {config}, not this.\n"
+)
 _ORIGIN = re.compile(r"# Written by `lookalike manifests` from (?P<template>\S+): (?P<partitions>\d+) x ")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Origin:
-    """What the first line of a written file says: its template, relative to its folder, and the partitions in it."""
+    """What the first line of a written file says: its template, as seen from its folder, and its partitions."""
 
     template: str
     partitions: int

@@ -10,6 +10,7 @@ import typer
 
 from lookalike.cli.options import DEFAULT_SERVER
 from lookalike.errors import CannotStart, InvalidRequest, PartitionUnavailable
+from lookalike.rpc import error_of
 
 HEALTHY = "SERVING"
 
@@ -52,8 +53,7 @@ def _ask(channel: grpc.Channel, service: str, timeout: float) -> str:
     try:
         answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout)
     except grpc.RpcError as error:
-        assert isinstance(error, grpc.Call)
-        raise PartitionUnavailable(f"no answer: {error.code().name}: {error.details()}") from None
+        raise PartitionUnavailable(f"no answer: {error_of(error).message}") from None
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
 
