@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -82,10 +83,7 @@ def watch(client: Client, seconds: float, as_json: bool) -> None:
     try:
         if as_json:
             for answer in _answers(client, seconds):
-                found = (
-                    {"error": answer.message} if isinstance(answer, LookalikeError) else dataclasses.asdict(answer)
-                )
-                print(json.dumps(found), flush=True)
+                print(json.dumps(_as_json(answer)), flush=True)
             return
         out = console()
         views = _views(_answers(client, seconds))
@@ -99,6 +97,10 @@ def watch(client: Client, seconds: float, as_json: bool) -> None:
                 live.update(view, refresh=True)
     except KeyboardInterrupt:
         return
+
+
+def _as_json(answer: ClusterStatus | LookalikeError) -> dict[str, Any]:
+    return {"error": answer.message} if isinstance(answer, LookalikeError) else dataclasses.asdict(answer)
 
 
 def _answers(client: Client, seconds: float) -> Iterator[ClusterStatus | LookalikeError]:

@@ -65,7 +65,7 @@ class Observation:
         """Answer GET /metrics on "host:port", with these levels among others. Raises CannotStart."""
         if address is None:
             return
-        prometheus_client.disable_created_metrics()
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         registry = CollectorRegistry()
         registry.register(metrics.EVERY.registry)
         registry.register(metrics.BY_PROCESS[self._process.kind].registry)

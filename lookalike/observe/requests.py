@@ -67,9 +67,9 @@ def together(origins: Sequence[Origin]) -> contextvars.Context:
     if requests:
         ids = dict.fromkeys(id for request in requests for id in request.ids)
         context.run(_current.set, Request(tuple(ids)[:MAX_IDS], requests[0].rpc))
-    spans = list(dict.fromkeys(one.span for one in origins if one.span is not None))
+    spans = {one.span.span_id: one.span for one in origins if one.span is not None}
     if spans:
-        context.run(tracing.share, spans)
+        context.run(tracing.share, list(spans.values()))
     return context
 
 

@@ -223,16 +223,16 @@ def test_a_metrics_port_that_is_taken_is_named(tmp_path: Path) -> None:
     taken = config.coordinator.model_copy(update={"metrics": config.coordinator.listen})
     config = config.model_copy(update={"coordinator": taken})
     supervisor = Supervisor(config, tmp_path, lambda line: None)
-    with pytest.raises(CannotStart, match=r"coordinator.metrics: 127.0.0.1:\d+ cannot be bound"):
-        try:
-            supervisor.launch()
+    supervisor.launch()
+    try:
+        with pytest.raises(CannotStart, match=r"coordinator.metrics: 127.0.0.1:\d+ cannot be bound"):
             supervisor.wait_ready()
-        finally:
-            supervisor.stop()
+    finally:
+        supervisor.stop()
 
 
 def test_status_can_be_watched_without_a_terminal(seen: Cluster) -> None:
-    command = [sys.executable, "-m", "lookalike.cli", "status", "--watch", "--interval", "0.2"]
+    command = [sys.executable, "-m", "lookalike", "status", "--watch", "--interval", "0.2"]
     command += ["--server", seen.address]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
