@@ -13,6 +13,7 @@ import numpy.typing as npt
 from lookalike import wire
 from lookalike.codespace import CodeSpace
 from lookalike.errors import CodeSpaceMismatch, InvalidRequest, PartitionUnavailable
+from lookalike.observe import tracing
 from lookalike.rpc import CHANNEL_OPTIONS, MAX_IMAGE_BYTES, call_by
 from lookalike.v1 import encoder_pb2 as pb
 from lookalike.v1.encoder_pb2_grpc import EncoderServiceStub
@@ -95,7 +96,8 @@ class EncoderLink:
 
     async def _call(self, name: str, request: Any, deadline: float) -> Any:
         try:
-            return await call_by(getattr(self._stub, name), request, deadline)
+            with tracing.span(f"EncoderService/{name}", is_call=True):
+                return await call_by(getattr(self._stub, name), request, deadline)
         except PartitionUnavailable as error:
             if type(error) is not PartitionUnavailable:
                 raise

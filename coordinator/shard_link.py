@@ -22,6 +22,7 @@ from lookalike.errors import (
     SlotMoved,
 )
 from lookalike.indexing import Indexing
+from lookalike.observe import metrics, tracing
 from lookalike.placement import Target
 from lookalike.records import VersionedRecord
 from lookalike.rpc import CHANNEL_OPTIONS, call_by, error_of
@@ -57,6 +58,7 @@ class ShardLink:
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         self._stub = ShardServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
+        self._scan_seconds = metrics.SHARD_SECONDS.labels(str(partition), str(replica))
 
     async def close(self) -> None:
         await self._channel.close()
@@ -134,8 +136,10 @@ class ShardLink:
         """Its answer to each group of queries, over the slots of which a bit is set. Raises when there is none to
         any."""
         request = pb.ScanRequest(groups=[wire.scan_group_to_wire(group) for group in groups], slots=slots)
+        began = time.perf_counter()
         try:
             answer = await self._call("Scan", request, deadline)
+            self._scan_seconds.observe(time.perf_counter() - began)
         except InvalidRequest as error:
             if len(groups) == 1:
                 return [error]
@@ -239,11 +243,16 @@ class ShardLink:
         request = pb.ShardStatusRequest(slots=slots)
         if target is not None:
             request.target.CopyFrom(wire.target_to_wire(target))
-        return wire.state_from_wire(await self._call("ShardStatus", request, deadline))
+        state = wire.state_from_wire(await self._call("ShardStatus", request, deadline))
+        state.require(self.partition, self.replica)
+        return state
 
     async def _call(self, name: str, request: Any, deadline: float) -> Any:
         try:
-            return await call_by(getattr(self._stub, name), request, deadline)
+            with tracing.span(
+                f"ShardService/{name}", is_call=True, partition=self.partition, replica=self.replica
+            ):
+                return await call_by(getattr(self._stub, name), request, deadline)
         except LookalikeError as error:
             raise self._explain(error) from None
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lookalike.config import load_config
 from lookalike.errors import CannotStart
+from lookalike.observe.process import Observation, Process
 from lookalike.serving import process_arguments, run_process, until_stopped
 
 
@@ -17,6 +18,7 @@ async def serve(config_path: Path, watch_stdin: bool) -> None:
     config = cluster.encoder
     if config is None:
         raise CannotStart(f"config: {config_path} has no encoder section; add one")
+    observation = Observation(cluster, Process("encoder"))
     # Ray and torch take seconds to import; a config that is wrong is said at once.
     from encoder.deployment import deployed
     from encoder.front import Front
@@ -27,7 +29,7 @@ async def serve(config_path: Path, watch_stdin: bool) -> None:
     with ray_session(config.ray_address, cpus=max(os.cpu_count() or 1, config.max_replicas)):
         async with deployed(config) as handle:
             # Not earlier: Ray forks its processes off this one, and a fork beside gRPC's threads can hang.
-            front = await Front.start(handle, cluster, config)
+            front = await Front.start(handle, cluster, config, observation)
             await stopped
             await front.stop()
 

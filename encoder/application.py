@@ -16,6 +16,7 @@ from encoder.deployment import models
 from encoder.front import Front
 from lookalike.config import ClusterConfig, EncoderConfig, load_config
 from lookalike.errors import CannotStart
+from lookalike.observe.process import Observation, Process
 
 FRONT_RESOURCE = "front"
 
@@ -24,7 +25,8 @@ class EncoderFront:
     """A front within a Serve replica: it lives and dies with it."""
 
     async def __init__(self, handle: Any, config: str) -> None:
-        self._front = await Front.start(handle, *_read(config))
+        cluster, section = _read(config)
+        self._front = await Front.start(handle, cluster, section, Observation(cluster, Process("encoder")))
 
     async def __del__(self) -> None:
         await self._front.stop()

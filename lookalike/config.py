@@ -140,6 +140,7 @@ class ClusterConfig(_Section):
     limits: LimitsConfig = LimitsConfig()
     tracing: TracingConfig = TracingConfig()
     logs: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning"] = "info"
 
     @property
     def max_request_bytes(self) -> int:

@@ -10,7 +10,6 @@ import contextlib
 import logging
 import signal
 import sys
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,9 @@ from lookalike.errors import (
     InvalidRequest,
     LookalikeError,
 )
-from lookalike.rpc import REQUEST_ID_KEY, SERVER_OPTIONS, error_of, trailing_metadata
+from lookalike.observe import logs, metrics, requests
+from lookalike.observe.calls import seen
+from lookalike.rpc import SERVER_OPTIONS, error_of, trailing_metadata
 
 log = logging.getLogger("lookalike.serving")
 MAX_CONCURRENT_RPCS = 8_192
@@ -51,6 +52,8 @@ class Server:
             maximum_concurrent_rpcs=MAX_CONCURRENT_RPCS,
         )
         self._services = service_names
+        self._admission = admission
+        self._is_ready = False
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         reflection.enable_server_reflection(
@@ -71,13 +74,21 @@ class Server:
         return port
 
     async def set_ready(self, is_ready: bool = True) -> None:
+        self._is_ready = is_ready
         states = health_pb2.HealthCheckResponse
         await self._set_health(states.SERVING if is_ready else states.NOT_SERVING)
 
     async def stop(self) -> None:
         """Say NOT_SERVING, let calls in flight finish, and stop."""
+        self._is_ready = False
         await self._health.enter_graceful_shutdown()
         await self.grpc.stop(DRAIN_SECONDS)
+
+    def levels(self) -> Iterator[metrics.Sample]:
+        """What its metrics show of it."""
+        yield metrics.READY, (), self._is_ready
+        yield metrics.REQUEST_BYTES, (), self._admission.taken
+        yield metrics.REQUEST_BYTES_LIMIT, (), self._admission.limit
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
         for name in ("", *self._services):
@@ -97,16 +108,17 @@ class Boundary(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         handler: Any = await continuation(handler_call_details)
-        if handler is None or not handler_call_details.method.startswith("/lookalike."):
+        method = handler_call_details.method
+        if handler is None or not method.startswith("/lookalike."):
             return handler  # type: ignore[no-any-return]
         decode = _decode_or_explain(handler.request_deserializer)
         if handler.unary_unary:
-            unary = _guard_unary(handler.unary_unary, self._admission)
+            unary = _guard_unary(method, handler.unary_unary, self._admission)
             return grpc.unary_unary_rpc_method_handler(unary, decode, handler.response_serializer)
         if handler.unary_stream:
-            answers = _guard_answers(handler.unary_stream, self._admission)
+            answers = _guard_answers(method, handler.unary_stream, self._admission)
             return grpc.unary_stream_rpc_method_handler(answers, decode, handler.response_serializer)
-        stream = _guard_stream(handler.stream_stream)
+        stream = _guard_stream(method, handler.stream_stream)
         return grpc.stream_stream_rpc_method_handler(stream, decode, handler.response_serializer)
 
 
@@ -140,64 +152,70 @@ def _taken_on(request: Any, context: grpc.aio.ServicerContext[Any, Any], admissi
 
 
 def _guard_unary(
-    handle: Callable[[Any, Any], Awaitable[Any]], admission: Admission
+    method: str, handle: Callable[[Any, Any], Awaitable[Any]], admission: Admission
 ) -> Callable[[Any, Any], Awaitable[Any]]:
     async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        try:
-            with _taken_on(request, context, admission):
-                return await handle(request, context)
-        except Exception as error:
-            await _abort(context, error)
+        with seen(method, context, is_stream=False):
+            try:
+                with _taken_on(request, context, admission):
+                    return await handle(request, context)
+            except Exception as error:
+                await _abort(context, error)
 
     return guarded
 
 
 def _guard_answers(
-    handle: Callable[[Any, Any], AsyncIterator[Any]], admission: Admission
+    method: str, handle: Callable[[Any, Any], AsyncIterator[Any]], admission: Admission
 ) -> Callable[[Any, Any], AsyncIterator[Any]]:
     async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-        try:
-            with _taken_on(request, context, admission):
-                async for response in handle(request, context):
-                    yield response
-        except Exception as error:
-            await _abort(context, error)
+        with seen(method, context, is_stream=True):
+            try:
+                with _taken_on(request, context, admission):
+                    async for response in handle(request, context):
+                        yield response
+            except Exception as error:
+                await _abort(context, error)
 
     return guarded
 
 
 def _guard_stream(
-    handle: Callable[[Any, Any], AsyncIterator[Any]],
+    method: str, handle: Callable[[Any, Any], AsyncIterator[Any]]
 ) -> Callable[[Any, Any], AsyncIterator[Any]]:
-    async def decoded(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        async for request in requests:
+    async def decoded(stream: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for request in stream:
             if isinstance(request, _Undecodable):
                 raise InvalidRequest(_UNDECODABLE_TEXT)
             yield request
 
     async def guarded(
-        requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
+        stream: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[Any]:
-        try:
-            async for response in handle(decoded(requests), context):
-                yield response
-        except Exception as error:
-            await _abort(context, error)
+        with seen(method, context, is_stream=True):
+            try:
+                async for response in handle(decoded(stream), context):
+                    yield response
+            except Exception as error:
+                await _abort(context, error)
 
     return guarded
 
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> None:
-    request_id = _request_id(context)
+    request = requests.current()
+    assert request is not None, "a call is seen before it is answered"
+    request_id = request.id
     if context.done():
-        log.info("request %s: the client left: %s", request_id, type(error).__name__)
+        log.info("the client left: %s", type(error).__name__)
         return
     known = _as_lookalike_error(error)
     if known is None:
-        log.error("request %s failed", request_id, exc_info=error)
+        log.error("%s failed", request.rpc, exc_info=error)
         known = Internal(f"internal error; quote request id {request_id}")
     else:
-        log.info("request %s: %s: %s", request_id, type(known).__name__, _shortened(known.message))
+        text = _shortened(logs.without_quotes(known.message))
+        log.info("%s: %s: %s", request.rpc, type(known).__name__, text)
     await context.abort(known.status, _shortened(known.message), trailing_metadata(known, request_id))
 
 
@@ -218,13 +236,6 @@ def _as_lookalike_error(error: Exception) -> LookalikeError | None:
     if isinstance(error, grpc.aio.UsageError):
         return Cancelled("the call ended before its answer")
     return None
-
-
-def _request_id(context: grpc.aio.ServicerContext[Any, Any]) -> str:
-    for key, value in context.invocation_metadata() or ():
-        if key == REQUEST_ID_KEY and isinstance(value, str):
-            return value[:64]
-    return uuid.uuid4().hex[:16]
 
 
 Reload = Callable[[ClusterConfig], Awaitable[None]]
@@ -279,9 +290,7 @@ def process_arguments(program: str, description: str | None) -> argparse.Argumen
 
 def run_process(main: Coroutine[Any, Any, None]) -> None:
     """Run a server process to its end. Exits with one line and code 2 when it cannot start."""
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    logs.start("text", "info", {})
     try:
         uvloop.run(main)
     except CannotStart as error:

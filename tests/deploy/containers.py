@@ -83,14 +83,14 @@ def _pod(
     command = [*one["command"], *one.get("args", [])]
     for key, value in environment.items():
         command = [word.replace(f"$({key})", value) for word in command]
+    assert one["image"].startswith("lookalike:")
     probes = tuple(
         Probe(key, one[key]["grpc"]["port"], one[key]["grpc"].get("service", ""))
         for key in ("startupProbe", "livenessProbe", "readinessProbe")
     )
     return Container(
         name, owner["metadata"]["labels"]["app.kubernetes.io/component"], tuple(command),
-        {**image_environment(one["image"].split(":")[0].replace("lookalike-", "").replace("lookalike", "services")),
-         **environment},
+        {**image_environment("services"), **environment},
         {mount["mountPath"]: sources[mount["name"]] for mount in one["volumeMounts"]}, names, probes,
     )  # fmt: skip
 
@@ -109,8 +109,7 @@ def from_compose(document: Document, data: Path) -> Iterator[Container]:
         kind, *check = service["healthcheck"]["test"]
         assert kind == "CMD"
         environment = {**image_environment("services"), **service.get("environment", {})}
-        aliases = service["networks"]["default"]["aliases"]
         yield Container(
-            name, component, tuple(service["command"]), environment, mounts, (name, *aliases),
+            name, component, tuple(service["command"]), environment, mounts, (name,),
             (Probe("healthcheck", command=tuple(check)),),
         )  # fmt: skip

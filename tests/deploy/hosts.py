@@ -1,5 +1,5 @@
-"""Owns machines in miniature: each container gets a network namespace of its own, joined to the others by a bridge,
-and a mount namespace in which its folders lie where its manifest says and all else is read-only.
+"""Owns machines in miniature: each container gets a network namespace of its own, joined to the others by a
+bridge, and a mount namespace in which its folders lie where its manifest says and all else is read-only.
 
 Needs to be root in network and mount namespaces of its own, with which everything vanishes."""
 
@@ -138,7 +138,7 @@ class Hosts:
             for probe in container.probes:
                 while not self.passes(container.name, probe):
                     assert time.monotonic() < deadline, f"{container.name}: {probe}: {self.log(container.name)}"
-                    time.sleep(0.2)
+                    time.sleep(1.0 if probe.command else 0.2)
 
     def _script(self, container: Container) -> str:
         lines = []

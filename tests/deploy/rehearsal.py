@@ -1,5 +1,5 @@
-"""Starts, on miniature machines, the very processes that the manifests name, stores and finds records through every
-coordinator, and scales: `python -m tests.deploy.rehearsal compose|kubernetes WORK`, in namespaces of its own.
+"""Starts, on miniature machines, the very processes that the manifests name, stores and finds records through
+every coordinator, and scales: `python -m tests.deploy.rehearsal compose|kubernetes WORK`, in namespaces for it.
 
 What stands in for a machine's own: the image is this checkout, DNS is /etc/hosts, a claim is a folder."""
 
@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def compile_once(shards: list[Container]) -> None:
-    """Give each shard's volume what Numba keeps there, as if it had run before: compiling takes them five seconds."""
+    """Give each shard's volume what Numba keeps there, as if it had run before: compiling takes five seconds."""
     first, *others = dict.fromkeys(one.mounts["/var/lib/lookalike"] for one in shards)
     assert first is not None
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(first / "numba")}

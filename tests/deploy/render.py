@@ -1,5 +1,5 @@
-"""Owns what the files of deploy/ say, as plain data: Kubernetes objects as kubectl builds them, compose services as
-compose merges them, the environment that the image sets."""
+"""Owns what the files of deploy/ say, as plain data: Kubernetes objects as kubectl builds them, compose services
+as compose merges them, the environment that the image sets."""
 
 from __future__ import annotations
 
