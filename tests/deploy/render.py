@@ -4,6 +4,7 @@ as compose merges them, the environment that the image sets."""
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from dockerfile_parse import DockerfileParser
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 OVERLAYS = ("small", "production", "gpu")
+_VARIABLE = re.compile(r"\$\{\w+:-([^}]*)\}")
 Document = dict[str, Any]
 
 
@@ -55,11 +57,10 @@ def of_kind(documents: list[Document], kind: str) -> dict[str, Document]:
 
 def compose(folder: Path) -> Document:
     """compose.yaml with what it includes; the paths of bind mounts are made absolute."""
-    file = folder / "compose.yaml"
-    document: Document = yaml.safe_load(file.read_text())
+    document = _interpolated(folder / "compose.yaml")
     merged: Document = {"services": {}, "volumes": {}, "secrets": {}}
     for part, base in [
-        *((yaml.safe_load((folder / one).read_text()), (folder / one).parent) for one in document["include"]),
+        *((_interpolated(folder / one), (folder / one).parent) for one in document["include"]),
         (document, folder),
     ]:
         for section in merged:
@@ -72,6 +73,12 @@ def compose(folder: Path) -> Document:
                 for one in service.get("volumes", [])
             ]
     return merged
+
+
+def _interpolated(file: Path) -> Document:
+    """With the default of every variable."""
+    document: Document = yaml.safe_load(_VARIABLE.sub(r"\1", file.read_text()))
+    return document
 
 
 def image_environment(target: str) -> dict[str, str]:
