@@ -24,7 +24,8 @@ FRONT_RESOURCE = "front"
 class EncoderFront:
     """A front within a Serve replica: it lives and dies with it."""
 
-    async def __init__(self, handle: Any, config: str) -> None:
+    # Serve awaits it, as it does __del__.
+    async def __init__(self, handle: Any, config: str) -> None:  # type: ignore[misc]
         cluster, section = _read(config)
         self._front = await Front.start(handle, cluster, section, Observation(cluster, Process("encoder")))
 

@@ -65,7 +65,8 @@ def _credentials(ca: Path | None, certificate: Path | None, key: Path | None) ->
         if certificate is not None:
             raise InvalidRequest("ca: is missing; give the PEM file of who signed the server's certificate")
         return None
-    return grpc.ssl_channel_credentials(_read(ca), key and _read(key), certificate and _read(certificate))
+    shown = (_read(key), _read(certificate)) if key and certificate else (None, None)
+    return grpc.ssl_channel_credentials(_read(ca), *shown)
 
 
 def _channel(address: str, credentials: grpc.ChannelCredentials | None, server_name: str | None) -> grpc.Channel:
