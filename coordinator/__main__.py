@@ -9,6 +9,8 @@ from coordinator.server import SearchServicer
 from coordinator.web import start_web
 from lookalike.admission import Admission
 from lookalike.config import load_config
+from lookalike.inside import Inside
+from lookalike.security.gate import key_gate
 from lookalike.serving import Server, follow_config, process_arguments, run_process, until_stopped
 from lookalike.v1 import search_pb2, search_pb2_grpc
 
@@ -17,10 +19,13 @@ async def serve(config_path: Path, watch_stdin: bool) -> None:
     """Serve the cluster that the config describes until a signal ends it."""
     config = load_config(config_path)
     admission = Admission(config.max_request_bytes)
-    servicer = SearchServicer(config, admission)
-    server = Server([search_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name], admission)
+    inside = Inside(config.security)
+    servicer = SearchServicer(config, admission, inside)
+    service = search_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name
+    tls = inside.outer_tls()
+    server = Server([service], admission, key_gate(config.security.keys))
     search_pb2_grpc.add_SearchServiceServicer_to_server(servicer, server.grpc)
-    await server.start(config.coordinator.listen)
+    await server.start(config.coordinator.listen, tls)
     web = await start_web(config.coordinator.web, servicer.status)
     await servicer.start()
     following = asyncio.create_task(follow_config(config_path, servicer.reload))

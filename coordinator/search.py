@@ -13,7 +13,7 @@ import numpy.typing as npt
 from coordinator import quorum_scan, scoring
 from coordinator.catalog import Catalog, Layout, NotInLayout
 from coordinator.cluster import Cluster
-from coordinator.encoder_link import EncoderLink, check_image
+from coordinator.encoder_link import EncoderLink
 from coordinator.fan_out import Answers, FanOut, Part
 from coordinator.merge import QueryHits
 from coordinator.routing import Share
@@ -265,7 +265,7 @@ class Searcher:
     ) -> list[_Encoded]:
         """Every query as a code, and what the plan needs beside that where it can be had."""
         space, indexing = layout.space, layout.indexing
-        images = [check_image(query.image) for query in queries if query.image is not None]
+        images = [self._encoder.check_image(query.image) for query in queries if query.image is not None]
         keys = [check_key(query.key) for query in queries if query.key is not None]
         if any(query.code is not None for query in queries):
             space.require(fingerprint, "the query")

@@ -13,7 +13,7 @@ import numpy as np
 from coordinator.catalog import Catalog, Layout, NotInLayout
 from coordinator.clock import Clock
 from coordinator.cluster import Cluster
-from coordinator.encoder_link import EncoderLink, check_image
+from coordinator.encoder_link import EncoderLink
 from coordinator.placing import Placer
 from lookalike.errors import (
     CodeSpaceMismatch,
@@ -32,6 +32,7 @@ from lookalike.records import (
 )
 
 _LARGE_ATTRIBUTES = 256 * 1024
+CheckImage = Callable[[bytes], bytes]
 
 Value = TypeVar("Value")
 
@@ -161,7 +162,9 @@ class Writer:
         space, indexing = layout.space, layout.indexing
         if any(draft.code is not None for draft in drafts):
             space.require(fingerprint, "the write")
-        checked = await _aside_if_large(drafts, functools.partial(_check_all, drafts, layout))
+        checked = await _aside_if_large(
+            drafts, functools.partial(_check_all, drafts, layout, self._encoder.check_image)
+        )
         images = [
             draft.image
             for draft, text in zip(drafts, checked, strict=True)
@@ -207,11 +210,11 @@ def _checked(records: Sequence[VersionedRecord]) -> list[VersionedRecord]:
     ]
 
 
-def _check_all(drafts: Sequence[Draft], layout: Layout) -> list[str | LookalikeError]:
-    return [_check(draft, layout) for draft in drafts]
+def _check_all(drafts: Sequence[Draft], layout: Layout, check_image: CheckImage) -> list[str | LookalikeError]:
+    return [_check(draft, layout, check_image) for draft in drafts]
 
 
-def _check(draft: Draft, layout: Layout) -> str | LookalikeError:
+def _check(draft: Draft, layout: Layout, check_image: CheckImage) -> str | LookalikeError:
     """A draft's attributes in their one canonical form, so that the store finds names and values however a
     client wrote them; or what is wrong with the draft."""
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from lookalike.admission import Admission
 from lookalike.config import load_config
 from lookalike.errors import CannotStart
+from lookalike.inside import Inside
 from lookalike.serving import Server, process_arguments, run_process, until_stopped
 from lookalike.v1 import encoder_pb2, encoder_pb2_grpc
 
@@ -19,6 +20,7 @@ async def serve(config_path: Path, watch_stdin: bool) -> None:
     config = cluster.encoder
     if config is None:
         raise CannotStart(f"config: {config_path} has no encoder section; add one")
+    inside = Inside(cluster.security)
     # Ray and torch take seconds to import; a config that is wrong is said at once.
     from encoder.deployment import deployed
     from encoder.ray_session import ray_session
@@ -27,7 +29,7 @@ async def serve(config_path: Path, watch_stdin: bool) -> None:
     stopped = asyncio.ensure_future(until_stopped(watch_stdin))
     # Serve's own actors ask for no processor, the replicas for one each.
     with ray_session(config.ray_address, cpus=max(os.cpu_count() or 1, config.max_replicas)):
-        async with deployed(config) as handle:
+        async with deployed(config, cluster.limits.max_image_pixels) as handle:
             description = await handle.describe.remote()
             if isinstance(description, str):
                 raise CannotStart(description)
@@ -35,10 +37,11 @@ async def serve(config_path: Path, watch_stdin: bool) -> None:
             server = Server(
                 [encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name],
                 Admission(cluster.max_request_bytes),
+                inside.gate(),
             )
-            servicer = EncoderServicer(handle, description, config.max_replicas)
+            servicer = EncoderServicer(handle, description, config.max_replicas, cluster.limits.max_image_bytes)
             encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server.grpc)
-            await server.start(config.address)
+            await server.start(config.address, inside.inner_tls())
             await server.set_ready()
             await stopped
             await server.stop()

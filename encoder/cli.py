@@ -32,9 +32,9 @@ from lookalike.cli.options import (
     CollectionName,
     Json,
     Server,
+    connect,
     print_json,
 )
-from lookalike.client import Client
 from lookalike.codespace import MAX_BITS, MIN_BITS, CodeSpace
 from lookalike.config import EncoderConfig, load_config
 from lookalike.errors import CannotStart, InvalidRequest, PartitionUnavailable
@@ -93,7 +93,7 @@ def ingest(
         native_output_in_log(),
         job.Report(report) as bad_files,
         ray_session(settings.ray_address, pool.count + 1),
-        Client(server) as client,
+        connect(server) as client,
         _progress(as_json) as progress,
     ):
         for url, reason in refused:

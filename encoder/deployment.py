@@ -23,11 +23,11 @@ _GPU_DECODE_THREADS = 4
 class EncoderReplica:
     """One loaded model. An encoder that cannot load says why instead of dying again and again."""
 
-    def __init__(self, spec: EncoderSpec, decode_threads: int) -> None:
+    def __init__(self, spec: EncoderSpec, decode_threads: int, max_pixels: int) -> None:
         self._model: EncoderModel | None = None
         self._problem = ""
         try:
-            self._model = EncoderModel(spec, decode_threads)
+            self._model = EncoderModel(spec, decode_threads, max_pixels)
         except CannotStart as error:
             self._problem = error.message
 
@@ -46,8 +46,8 @@ class EncoderReplica:
 
 
 @contextlib.asynccontextmanager
-async def deployed(config: EncoderConfig) -> AsyncIterator[Any]:
-    """Deploy replicas on the running Ray and yield the handle to call them by."""
+async def deployed(config: EncoderConfig, max_pixels: int) -> AsyncIterator[Any]:
+    """Deploy replicas on the running Ray and yield the handle to call them by. max_pixels: of an image."""
     spec = EncoderSpec.from_config(config)
     threads = _GPU_DECODE_THREADS if config.gpus_per_replica else 1
     deployment = serve.deployment(EncoderReplica).options(
@@ -62,7 +62,7 @@ async def deployed(config: EncoderConfig) -> AsyncIterator[Any]:
     )
     await asyncio.to_thread(serve.start, http_options={"location": "NoServer"})
     try:
-        application = deployment.bind(spec, threads)
+        application = deployment.bind(spec, threads, max_pixels)
         yield await asyncio.to_thread(serve.run, application, name=APPLICATION, route_prefix=None)
     finally:
         await asyncio.to_thread(serve.shutdown)

@@ -27,6 +27,7 @@ from lookalike.calls import (
     seconds_until,
     wait_seconds,
 )
+from lookalike.channels import open_client_channel
 from lookalike.codespace import CodeSpace
 from lookalike.dump import Head, Mark
 from lookalike.features import NONE
@@ -42,7 +43,7 @@ from lookalike.records import (
     VersionedRecord,
     check_collection_name,
 )
-from lookalike.rpc import CHANNEL_OPTIONS
+from lookalike.security.tls import Tls
 from lookalike.slots import SlotSet
 from lookalike.unanswered import AsyncUnanswered
 from lookalike.v1 import search_pb2 as pb
@@ -52,9 +53,16 @@ from lookalike.v1.search_pb2_grpc import SearchServiceStub
 class AsyncClient:
     """`Client` for asyncio: the same methods, awaited; `ingest` is an asynchronous iterator."""
 
-    def __init__(self, address: str, *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_SECONDS,
+        api_key: str | None = None,
+        tls: Tls | bool = False,
+    ) -> None:
         self._calls = Calls(address, timeout)
-        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._channel = open_client_channel(grpc.aio, address, api_key, tls)
         self._stub = SearchServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:

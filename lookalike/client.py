@@ -30,6 +30,7 @@ from lookalike.calls import (
     seconds_until,
     wait_seconds,
 )
+from lookalike.channels import open_client_channel
 from lookalike.codespace import CodeSpace
 from lookalike.dump import Head, Mark
 from lookalike.features import NONE
@@ -45,7 +46,7 @@ from lookalike.records import (
     VersionedRecord,
     check_collection_name,
 )
-from lookalike.rpc import CHANNEL_OPTIONS
+from lookalike.security.tls import Tls
 from lookalike.slots import SlotSet
 from lookalike.unanswered import Unanswered
 from lookalike.v1 import search_pb2 as pb
@@ -55,11 +56,19 @@ from lookalike.v1.search_pb2_grpc import SearchServiceStub
 class Client:
     """A connection to a cluster: `Client("127.0.0.1:7700")`. Safe to share between threads.
 
-    timeout: seconds that a call may take in all, retries included."""
+    timeout: seconds that a call may take in all, retries included. api_key: what the cluster asks for if it has
+    keys. tls: True to trust whom the system trusts, or a `Tls` that says whom and what to show."""
 
-    def __init__(self, address: str, *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_SECONDS,
+        api_key: str | None = None,
+        tls: Tls | bool = False,
+    ) -> None:
         self._calls = Calls(address, timeout)
-        self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._channel = open_client_channel(grpc, address, api_key, tls)
         self._stub = SearchServiceStub(self._channel)
 
     def __enter__(self) -> Self:

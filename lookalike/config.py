@@ -103,7 +103,7 @@ class TlsConfig(_Section):
 
 class SecurityConfig(_Section):
     tls: TlsConfig | None = None
-    # Who may do what, made by `lookalike keys`; without a key in it everyone may do everything.
+    # Who may do what, made by `lookalike keys`; without it everyone may do everything.
     keys: Path | None = None
     # A file with a secret that the cluster's processes show each other.
     cluster_secret: Path | None = None
@@ -114,6 +114,14 @@ class LimitsConfig(_Section):
     max_image_megapixels: int = Field(default=100, ge=1, le=1_000)
     max_k: int = Field(default=10_000, ge=1, le=10_000)
     max_batch: int = Field(default=1_024, ge=1, le=1_024)
+
+    @property
+    def max_image_bytes(self) -> int:
+        return self.max_image_mb * 2**20
+
+    @property
+    def max_image_pixels(self) -> int:
+        return self.max_image_megapixels * 1_000_000
 
 
 class TracingConfig(_Section):

@@ -15,6 +15,7 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 MAX_IMAGE_BYTES = 32 * 1024 * 1024
 ERROR_KEY = "lookalike-error"
 REQUEST_ID_KEY = "request-id"
+AUTHORIZATION_KEY = "authorization"
 RETRY_AFTER_KEY = "retry-after-ms"
 
 _MESSAGE_LIMITS: list[tuple[str, int]] = [

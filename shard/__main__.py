@@ -8,6 +8,7 @@ from pathlib import Path
 from lookalike.admission import Admission
 from lookalike.config import MAX_REPLICAS, load_config
 from lookalike.errors import CannotStart
+from lookalike.inside import Inside
 from lookalike.placement import MAX_PARTITIONS
 from lookalike.serving import Server, follow_config, process_arguments, run_process, until_stopped
 from lookalike.v1 import shard_pb2, shard_pb2_grpc
@@ -29,15 +30,17 @@ async def serve(config_path: Path, partition: int, replica: int, watch_stdin: bo
     identity = Identity(config.cluster, partition, replica)
     folder = config.shard.data / f"r{replica}-{partition}"
     node = Node(folder, identity, config.partitions, config.shard.scan_threads)
+    inside = Inside(config.security)
     server = Server(
         [shard_pb2.DESCRIPTOR.services_by_name["ShardService"].full_name],
         Admission(config.max_request_bytes),
+        inside.gate(),
     )
     servicer = ShardServicer(node)
     shard_pb2_grpc.add_ShardServiceServicer_to_server(servicer, server.grpc)
-    await server.start(config.shard_address(partition, replica))
+    await server.start(config.shard_address(partition, replica), inside.inner_tls())
     await servicer.load()
-    keeper = Keeper(node, servicer, config, server.set_ready)
+    keeper = Keeper(node, servicer, config, inside, server.set_ready)
     background = [
         asyncio.create_task(keeper.run()),
         asyncio.create_task(Scrubber(node, servicer, config.shard.scrub_hours).run()),

@@ -18,7 +18,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lookalike import Client
+from lookalike.channels import open_channel
 from lookalike.config import ClusterConfig, EncoderConfig
+from lookalike.security.tls import Tls, channel_credentials
 from lookalike.supervisor import Supervisor
 from lookalike.throwaway import throwaway_config
 
@@ -103,8 +105,8 @@ def running_cluster(
 
 
 @contextlib.contextmanager
-def second_coordinator(cluster: Cluster) -> Iterator[str]:
-    """Another coordinator of the same cluster, on ports of its own."""
+def second_coordinator(cluster: Cluster, tls: Tls | None = None) -> Iterator[str]:
+    """Another coordinator of the same cluster, on ports of its own. tls: to ask for its health."""
     spare = throwaway_config(cluster.data, 1).coordinator
     environment = {
         **os.environ,
@@ -114,7 +116,7 @@ def second_coordinator(cluster: Cluster) -> Iterator[str]:
     command = [sys.executable, "-m", "coordinator", "--config", str(cluster.config_file)]
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
         try:
-            with grpc.insecure_channel(spare.listen) as channel:
+            with open_channel(grpc, spare.listen, tls and channel_credentials(tls)) as channel:
                 request = health_pb2.HealthCheckRequest()
                 health_pb2_grpc.HealthStub(channel).Check(request, wait_for_ready=True, timeout=20)
             yield spare.listen

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from lookalike.cli import cluster, collection, records
+from lookalike.cli import cluster, collection, keys, options, records
 from lookalike.errors import InvalidRequest, LookalikeError
 
 _ENTRY_POINTS = "lookalike.commands"
@@ -46,8 +46,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Find the images that look like a given one, among millions to billions.",
 )
+app.callback()(options.credentials)
 app.command("up")(cluster.up)
 app.command("status")(cluster.status)
 app.command("search")(records.search)
@@ -55,6 +55,7 @@ app.command("get")(records.get)
 app.command("delete")(records.delete)
 app.command("drain")(cluster.drain)
 app.add_typer(cluster.rebalance, name="rebalance")
+app.add_typer(keys.app, name="keys")
 app.add_typer(collection.app, name="collection")
 
 

@@ -15,8 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from lookalike.cli.options import DEFAULT_SERVER, Json, Server, Timeout, print_json
-from lookalike.client import Client
+from lookalike.cli.options import DEFAULT_SERVER, Json, Server, Timeout, connect, print_json
 from lookalike.errors import CannotStart
 from lookalike.records import ClusterStatus
 
@@ -98,7 +97,7 @@ def _following(path: Path, supervisor: Supervisor) -> Iterator[None]:
 
 def status(server: Server = DEFAULT_SERVER, timeout: Timeout = 10.0, as_json: Json = False) -> None:
     """Show partitions, replicas, encoder and collections. Exit code 1 when a part does not serve."""
-    with Client(server, timeout=timeout) as client:
+    with connect(server, timeout) as client:
         answer = client.status()
     if as_json:
         print_json(dataclasses.asdict(answer))
@@ -120,7 +119,7 @@ def _rebalance() -> None:
 @rebalance.command("status")
 def rebalance_status(server: Server = DEFAULT_SERVER, timeout: Timeout = 10.0, as_json: Json = False) -> None:
     """Show how far the records are from where the config wants them."""
-    with Client(server, timeout=timeout) as client:
+    with connect(server, timeout) as client:
         answer = client.status()
     if as_json:
         parts = [
@@ -155,7 +154,7 @@ def drain(
     as_json: Json = False,
 ) -> None:
     """Empty a partition for maintenance. Returns at once; `rebalance status` says when it is empty."""
-    with Client(server, timeout=timeout) as client:
+    with connect(server, timeout) as client:
         slots = client.drain(partition, undo=undo)
     if as_json:
         print_json({"partition": partition, "slots": slots, "drained": not undo})

@@ -16,9 +16,9 @@ from lookalike.cli.options import (
     Json,
     Server,
     Timeout,
+    connect,
     print_json,
 )
-from lookalike.client import Client
 from lookalike.errors import InvalidRequest, NotFound
 from lookalike.records import DEFAULT_OVERSAMPLING, SearchResult
 
@@ -52,7 +52,7 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Find the records that look most like an image, a stored record, or a code."""
-    with Client(server, timeout=timeout) as client:
+    with connect(server, timeout) as client:
         result = client.search(
             collection=collection, image=image, key=key, code=_hexadecimal(code), k=k,
             max_distance=max_distance, filter=_json_filter(filter_), allow_partial=allow_partial,
@@ -78,7 +78,7 @@ def get(
     as_json: Json = False,
 ) -> None:
     """Show records by key. Exit code 1 when one does not exist."""
-    with Client(server) as client:
+    with connect(server) as client:
         records = client.get(keys, collection=collection)
     if as_json:
         print_json([{**dataclasses.asdict(record), "code": record.code.hex()} for record in records])
@@ -97,7 +97,7 @@ def delete(
     as_json: Json = False,
 ) -> None:
     """Delete records by key. A key that does not exist is no error."""
-    with Client(server) as client:
+    with connect(server) as client:
         deleted = client.delete(keys, collection=collection)
     if as_json:
         print_json({"deleted": deleted})
