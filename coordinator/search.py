@@ -40,7 +40,6 @@ from lookalike.records import (
     VersionedRecord,
     answer_too_large,
     check_code,
-    check_k,
     check_key,
 )
 from lookalike.scan import ScanGroup, ScanHits
@@ -128,7 +127,6 @@ class Searcher:
     ) -> Answer:
         """The exact answer to each query. Raises PartitionUnavailable or DeadlineExceeded, naming the
         partitions, when one does not answer and the options do not allow that."""
-        check_k(options.k)
         plan = scoring.plan(options.score, options.rerank, options.k, options.oversampling)
         if len(queries) * plan.candidates > MAX_BATCH_HITS:
             what = "candidates (k times the oversampling)" if plan.reranks else "hits"

@@ -30,6 +30,7 @@ from lookalike.records import (
     ClusterStatus,
     Outcome,
     check_count,
+    check_k,
     check_oversampling,
 )
 from lookalike.security.gate import visible
@@ -315,10 +316,8 @@ def _with_width(indexing: Indexing, width: int) -> Indexing:
 
 
 def _options(message: pb.SearchOptions, max_k: int) -> Options:
-    if message.k > max_k:
-        raise InvalidRequest(f"k: is {message.k:,}; use a whole number from 1 to {max_k:,}")
     return Options(
-        message.k,
+        check_k(message.k, max_k),
         message.max_distance if message.HasField("max_distance") else None,
         wire.filter_from_wire(message.filter) if message.HasField("filter") else None,
         message.include_attributes,

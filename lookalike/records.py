@@ -94,11 +94,11 @@ def check_code(code: bytes, space: CodeSpace, subject: str) -> bytes:
     return code
 
 
-def check_k(k: int) -> int:
+def check_k(k: int, most: int = MAX_K) -> int:
     """Return `k` if it is a number of hits one may ask for; raise InvalidRequest otherwise."""
     whole = operator.index(k) if hasattr(k, "__index__") and not isinstance(k, bool) else 0
-    if not 1 <= whole <= MAX_K:
-        raise InvalidRequest(f"k: is {k!r:.40}; use a whole number from 1 to {MAX_K:,}")
+    if not 1 <= whole <= most:
+        raise InvalidRequest(f"k: is {k!r:.40}; use a whole number from 1 to {most:,}")
     return whole
 
 

@@ -3,13 +3,13 @@ for people and as JSON."""
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from lookalike.calls import DEFAULT_TIMEOUT_SECONDS
@@ -34,8 +34,11 @@ class _Credentials:
     tls: Tls | bool
 
 
+_NOTHING = _Credentials(None, False)
+_given: contextvars.ContextVar[_Credentials] = contextvars.ContextVar("given", default=_NOTHING)
+
+
 def credentials(
-    context: typer.Context,
     tls: Annotated[bool, typer.Option("--tls", envvar="LOOKALIKE_TLS", help="Speak TLS to the server.")] = False,
     ca: Annotated[
         Path | None, typer.Option(envvar="LOOKALIKE_CA", help="Trust this CA (PEM) and speak TLS.", metavar="FILE")
@@ -64,12 +67,12 @@ def credentials(
     settings: Tls | bool = tls
     if ca or certificate or private_key or server_name:
         settings = Tls(ca, certificate, private_key, server_name)
-    context.obj = _Credentials(_read_key(api_key_file) if api_key_file else api_key, settings)
+    _given.set(_Credentials(_read_key(api_key_file) if api_key_file else api_key, settings))
 
 
 def connect(server: str, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> Client:
     """A client with what the command line and the environment say of keys and TLS."""
-    given = click.get_current_context().find_root().obj
+    given = _given.get()
     return Client(server, timeout=timeout, api_key=given.api_key, tls=given.tls)
 
 

@@ -11,7 +11,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import grpc
-import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -27,6 +26,7 @@ from lookalike.errors import (
 )
 from lookalike.security.gate import SECRET_KEY
 from lookalike.security.keys import load_keys, save_keys
+from lookalike.slots import all_slots
 from lookalike.v1 import shard_pb2
 from lookalike.v1.shard_pb2_grpc import ShardServiceStub
 from tests.conftest import second_coordinator, wait_until
@@ -95,7 +95,7 @@ CALLS: dict[str, Callable[[Client], object]] = {
     "delete": lambda client: client.delete(["x"], collection="photos"),
     "create": lambda client: client.create_collection("photos", bits=BITS),
     "drop": lambda client: client.drop_collection("photos"),
-    "backup": lambda client: list(client.backup("photos", np.ones(1_024, bool))),
+    "backup": lambda client: list(client.backup("photos", all_slots())),
 }
 
 
