@@ -22,6 +22,8 @@ from lookalike.rpc import MAX_MESSAGE_BYTES
 
 READ_SECONDS = 60.0
 MAX_OPTIONS_BYTES = 1024 * 1024
+# Of a form that is an image and nothing else.
+DEFAULT_OPTIONS = b'{"k": 10}'
 # What takes about a millisecond to turn into a message, or from one, leaves the event loop to others meanwhile.
 LARGE_BYTES = 32 * 1024
 _BOOLEANS = {"true": True, "false": False}
@@ -68,13 +70,15 @@ class Bodies:
             async for part in await request.multipart():
                 name = part.name if isinstance(part, BodyPartReader) else None
                 if not isinstance(part, BodyPartReader) or name not in limits or name in parts:
-                    raise InvalidRequest(f"form: the part {name!r} is unknown or there twice; send image and options")
+                    raise InvalidRequest(
+                        f"form: the part {name!r} is unknown or there twice; send image and options"
+                    )
                 parts[name] = await _read_part(part, name, limits[name])
         except (ValueError, aiohttp.ClientError, AssertionError) as error:
             raise InvalidRequest(f"form: is not multipart/form-data ({error}); see /openapi.json") from None
         if "image" not in parts:
             raise InvalidRequest("image: is missing; send a file, such as -F image=@cat.jpg")
-        _parse(parts.get("options") or b"{}", message.options, "options")
+        _parse(parts.get("options", DEFAULT_OPTIONS), message.options, "options")
         message.query.image = parts["image"]
 
 

@@ -16,7 +16,13 @@ _DESCRIPTION = (
     " 64-bit integers as strings; snake_case is understood, too. With security.keys every path under /v1 needs"
     " `Authorization: Bearer KEY`."
 )
-_NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}, "description": "The collection"}
+_NAME = {
+    "name": "name",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string"},
+    "description": "The collection",
+}
 _KEY = {"name": "key", "in": "query", "required": True, "schema": {"type": "string"}}
 _HEADERS = [
     {
@@ -121,7 +127,9 @@ def _described(
 def _form(options: Schema) -> dict[str, Any]:
     properties = {"image": {"type": "string", "contentMediaType": "application/octet-stream"}, "options": options}
     schema = {"type": "object", "required": ["image"], "properties": properties}
-    return {"multipart/form-data": {"schema": schema, "encoding": {"options": {"contentType": "application/json"}}}}
+    return {
+        "multipart/form-data": {"schema": schema, "encoding": {"options": {"contentType": "application/json"}}}
+    }
 
 
 def _json(schema: Schema) -> dict[str, Any]:

@@ -24,10 +24,10 @@ from lookalike.config import ClusterConfig
 from lookalike.errors import CannotStart, Internal, InvalidRequest, NotFound
 from lookalike.rpc import MAX_MESSAGE_BYTES
 from lookalike.serving import DRAIN_SECONDS
+from lookalike.thumbnails import format_of
 from lookalike.v1 import search_pb2 as pb
 
 _MAX_LINE_BYTES = 64 * 1024
-_SIGNATURES = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG\r\n\x1a\n", "image/png"))
 
 
 async def start_web(
@@ -109,7 +109,9 @@ class _Handlers:
         wanted = pb.GetRequest(collection=name, keys=keys, include_thumbnails=True)
         records = (await self._gateway.call("Get", wanted, _caller(request))).records
         if not records or not records[0].thumbnail:
-            raise NotFound(f"thumbnail: {keys[0][:64]!r} has none in {name!r}; ingest with thumbnails to keep them")
+            raise NotFound(
+                f"thumbnail: {keys[0][:64]!r} has none in {name!r}; ingest with thumbnails to keep them"
+            )
         return _picture(records[0].thumbnail, request)
 
     async def close(self, application: web.Application) -> None:
@@ -141,9 +143,7 @@ def _picture(data: bytes, request: web.Request) -> web.Response:
 
 def _picture_type(data: bytes) -> str:
     """By the bytes themselves, and of three kinds only: none of them can carry a script."""
-    for signature, media_type in _SIGNATURES:
-        if data.startswith(signature):
-            return media_type
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
-    raise Internal("thumbnail: what is stored is neither JPEG, PNG nor WebP; ingest the picture again")
+    kind = format_of(data)
+    if kind is None:
+        raise Internal("thumbnail: what is stored is neither JPEG, PNG nor WebP; ingest the picture again")
+    return f"image/{kind}"
