@@ -1,4 +1,4 @@
-"""Owns a headless Chromium: the system's own, so that nothing is downloaded, with nothing but the page on its network."""
+"""Owns a headless Chromium, the system's own, so nothing is downloaded; and the watch over what its pages do."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 from playwright.async_api import Browser, BrowserContext, Page, Request, async_playwright
 
@@ -49,19 +50,22 @@ class Watch:
         if not request.url.startswith((f"{self.base}/", f"blob:{self.base}/", "data:")):
             self.external.append(request.url)
 
-    def unexpected(self) -> list[str]:
-        """Complaints beside those about answers with an error status, which Chromium logs for any."""
-        return [text for text in self.complaints if not text.startswith("Failed to load resource")]
+    def check(self) -> None:
+        """Nothing was asked of anyone else, no script failed, and the policy kept nothing out. Chromium's own note
+        about any answer with an error's status is no complaint."""
+        assert self.external == []
+        assert [text for text in self.complaints if not text.startswith("Failed to load resource")] == []
 
 
 @contextlib.asynccontextmanager
-async def watched_page(running: Browser, base: str, **options: object) -> AsyncIterator[tuple[Page, Watch]]:
-    """A page of a fresh profile. options: of `Browser.new_context`."""
-    context = await running.new_context(base_url=base, reduced_motion="reduce", locale="en-GB", **options)  # type: ignore[arg-type]
+async def watched_page(running: Browser, base: str, **options: Any) -> AsyncIterator[Page]:
+    """A page of a fresh profile; at the end, what it did is checked. options: of `Browser.new_context`."""
+    context = await running.new_context(base_url=base, reduced_motion="reduce", locale="en-GB", **options)
     watch = Watch(context, base)
     try:
         page = await context.new_page()
         page.set_default_timeout(20_000)
-        yield page, watch
+        yield page
+        watch.check()
     finally:
         await context.close()

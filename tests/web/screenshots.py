@@ -1,5 +1,5 @@
-"""Makes the pictures of the two pages for the README: `python -m tests.web.screenshots`. With --all DIR, instead, one of
-every state in light, dark and on a phone, to look at."""
+"""Makes the README's pictures of the two pages: `python -m tests.web.screenshots`. With --all DIR, instead, one
+of every state in light, dark and on a phone, to look at."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ IMAGES = Path(__file__).parents[2] / "docs" / "images"
 _WIDE = {"width": 1200, "height": 800}
 _PHONE = {"width": 360, "height": 740}
 _VIEWS = 12
+_ALL_PICTURES = "[...document.images].every((image) => image.complete || !image.checkVisibility())"
 
 
 async def first_look(page: Page) -> None:
@@ -74,9 +75,11 @@ async def _shoot(
         for scene, style in scenes:
             size = _PHONE if style == "phone" else _WIDE
             look = "dark" if style == "dark" else "light"
-            async with watched_page(running, base, viewport=size, color_scheme=look) as (page, _):
+            async with watched_page(running, base, viewport=size, color_scheme=look) as page:
                 await scene(page)
-                await page.wait_for_load_state("networkidle") if "cluster" not in page.url else None
+                await page.wait_for_function(
+                    "[...document.images].every((image) => image.complete || !image.checkVisibility())"
+                )
                 await page.screenshot(path=folder / f"{scene.__name__}-{style}.png", full_page=style == "phone")
 
 

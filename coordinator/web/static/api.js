@@ -108,7 +108,7 @@ const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?
 
 /** If the cluster wants a key: ask for one, and call `then` when it is given. Returns whether it was that. */
 export function askForKey(error, then) {
-  if (!(error instanceof ApiError) || error.http !== 401) return false;
+  if (error.http !== 401) return false;
   const hadKey = hasKey();
   sessionStorage.removeItem(KEY);
   hideTrouble();

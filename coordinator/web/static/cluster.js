@@ -1,6 +1,6 @@
 // Owns the cluster page: asks for the status once a second while it is seen, and shows what has changed.
 
-import { askForKey, getStatus, hideTrouble, showTrouble } from "./api.js";
+import { ApiError, askForKey, getStatus, hideTrouble, showTrouble } from "./api.js";
 import { byId, element, plural } from "./dom.js";
 
 const EVERY_MS = 1_000;
@@ -19,6 +19,7 @@ async function refresh() {
     answeredAt = Date.now();
     once("trouble", "", hideTrouble);
   } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
     isWaitingForKey = askForKey(error, () => {
       isWaitingForKey = false;
       refresh();
@@ -118,7 +119,7 @@ function replicaLine({ replica, address, state, reason, rows, memory_bytes, lag_
   const head = element("p", { class: `state ${isServing({ state }) ? "" : "bad"}` }, mark, `Replica ${replica} `, element("strong", {}, state));
   const facts = isServing({ state }) ? [plural(rows, "row"), bytes(memory_bytes), `up ${up}`] : [];
   if (lag_ms) facts.push(`${lag_ms.toLocaleString("en")} ms behind`);
-  const lines = [head, element("p", { class: "note" }, [address, ...facts].join(" · "))];
+  const lines = [head, element("p", { class: "note" }, [address, ...facts].map((fact) => fact.replaceAll(" ", "\u00a0")).join(" · "))];
   if (reason) lines.push(element("p", { class: "reason" }, reason));
   for (const one of damaged) lines.push(element("p", { class: "reason" }, `Damaged: ${one}`));
   return element("li", {}, ...lines);
@@ -143,7 +144,7 @@ function encoderWords({ address, state, reason, code_space: space }) {
   const mark = element("span", { class: "mark", "aria-hidden": "true" }, MARKS[state] ?? "○");
   const words = [element("p", { class: isUp ? "state" : "state bad" }, mark, element("strong", {}, state), ` at ${address}`)];
   if (reason) words.push(element("p", { class: "reason" }, reason));
-  if (space) words.push(element("p", { class: "note" }, `${space.backbone}, ${space.layer}, ${space.hash_method}, ${space.bits} bits · code space ${space.fingerprint.slice(0, 12)}`));
+  if (space) words.push(element("p", { class: "note" }, `${space.backbone}, ${space.layer}, ${space.hash_method}, ${space.bits} bits`));
   return words;
 }
 

@@ -1,6 +1,6 @@
 // Owns the search page: from what is asked (the address), through the call, to what is shown.
 
-import { askForKey, getCollections, hideTrouble, search, showTrouble } from "./api.js";
+import { ApiError, askForKey, getCollections, hideTrouble, search, showTrouble } from "./api.js";
 import { byId, element, plural } from "./dom.js";
 import { addCondition, filterOf, offerAttributes, readConditions, showConditions } from "./filter.js";
 import { pictureOf, readHit, showHits, showSkeleton } from "./grid.js";
@@ -23,6 +23,7 @@ async function start() {
   try {
     collections = await getCollections();
   } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
     if (!askForKey(error, start)) showTrouble(error, tryAgain(start));
     return;
   }
@@ -106,6 +107,7 @@ async function run(state, collection) {
     if (isSample && state.image) showTrouble(FORGOTTEN);
   } catch (error) {
     if (error.name === "AbortError") return;
+    if (!(error instanceof ApiError)) throw error;
     byId("results").hidden = true;
     byId("grid").replaceChildren();
     if (!askForKey(error, start)) showTrouble(error, ...actionsFor(error));
@@ -159,7 +161,7 @@ function showFacts(title, facts) {
 }
 
 function factsOf(coverage, exact, timings) {
-  const ms = (value) => `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
+  const ms = (value) => (value < 0.1 ? "<0.1 ms" : `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`);
   const rows = Number(coverage.rowsSearched);
   const parts = [`${plural(rows, "record")} compared${exact ? ", exactly" : ""}`];
   parts.push(coverage.answered === coverage.partitions ? `all ${plural(coverage.partitions, "partition")} answered` : missingWords(coverage));
