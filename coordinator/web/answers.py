@@ -1,5 +1,5 @@
-"""Owns what every HTTP answer has in common: the request's id, safe headers, and errors as JSON with the status that
-belongs to their class."""
+"""Owns what every HTTP answer has in common: the request's id, safe headers, and errors as JSON with the status
+that belongs to their class."""
 
 from __future__ import annotations
 

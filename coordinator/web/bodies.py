@@ -1,4 +1,4 @@
-"""Owns reading requests: from path, query string, JSON and multipart/form-data into an RPC's message, within limits."""
+"""Owns reading requests: from path, query string, JSON and multipart/form-data into an RPC's message, in bounds."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Bodies:
         self._admission = Admission(max_request_bytes)
 
     async def message(self, call: Call, request: web.Request) -> Message:
-        """The request of the RPC. Raises InvalidRequest, Overloaded, and DeadlineExceeded for a body that drips."""
+        """The RPC's request. Raises InvalidRequest, Overloaded, and DeadlineExceeded for a body that drips."""
         message = request_class(call.rpc)()
         if call.takes_body:
             async with self._room_and_time(request):

@@ -1,4 +1,4 @@
-"""Owns the OpenAPI document. It is made from the table of routes and the protobuf descriptors, so it says what is."""
+"""Owns the OpenAPI document, made from the table of routes and the protobuf descriptors, so it says what is."""
 
 from __future__ import annotations
 

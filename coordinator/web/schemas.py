@@ -1,7 +1,10 @@
-"""Owns JSON schemas of protobuf messages, as `json_format` writes and reads them, and of the plain status."""
+"""Owns JSON schemas of protobuf messages, as `json_format` writes and reads them, with the contracts' comments;
+and of the plain status."""
 
 from __future__ import annotations
 
+import json
+from importlib import resources
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -10,6 +13,7 @@ from pydantic import TypeAdapter
 from lookalike.records import ClusterStatus
 
 Schema = dict[str, Any]
+_COMMENTS: dict[str, str] = json.loads((resources.files("lookalike.v1") / "comments.json").read_text("utf-8"))
 _REF = "#/components/schemas/{model}"
 _LONG_TYPES = {
     FieldDescriptor.TYPE_INT64: ("int64", r"^-?[0-9]+$"),
@@ -41,8 +45,8 @@ def schemas_of(message: Descriptor, found: dict[str, Schema]) -> None:
         "additionalProperties": False,
         "properties": {field.json_name: field_schema(field) for field in message.fields},
     }
-    if choices := _choices(message):
-        schema["description"] = choices
+    if description := f"{_COMMENTS.get(message.full_name, '')} {_choices(message)}".strip():
+        schema["description"] = description
     for field in message.fields:
         if field.message_type is not None:
             schemas_of(field.message_type, found)
@@ -50,7 +54,9 @@ def schemas_of(message: Descriptor, found: dict[str, Schema]) -> None:
 
 def field_schema(field: FieldDescriptor) -> Schema:
     one = _value_schema(field)
-    return {"type": "array", "items": one} if field.is_repeated else one
+    schema = {"type": "array", "items": one} if field.is_repeated else one
+    comment = _COMMENTS.get(field.full_name)
+    return {**schema, "description": comment} if comment else schema
 
 
 def status_schemas() -> tuple[Schema, dict[str, Schema]]:

@@ -93,18 +93,15 @@ async function run(state, collection) {
   const image = images.get(state.image);
   const isSample = !image && state.key === null;
   byId("others").hidden = !isSample;
-  if (isSample && collection.rows === "0") {
-    showFacts("", "");
-    byId("results").hidden = true;
-    if (state.image) showTrouble(FORGOTTEN);
-    return;
-  }
+  const cameFromGrid = byId("grid").contains(document.activeElement);
   const waiting = setTimeout(() => busy(isSample ? SAMPLES : state.k), SKELETON_AFTER_MS);
   try {
     const query = image ? { image } : isSample ? sampleQuery(collection) : { key: state.key };
     const result = await search(collection.name, query, optionsOf(state, isSample), signal);
     showResult(result, state, collection, isSample);
     if (isSample && state.image) showTrouble(FORGOTTEN);
+    // The tile that had the focus is gone; what came of it is where reading goes on.
+    if (cameFromGrid) byId("heading").focus({ preventScroll: true });
   } catch (error) {
     if (error.name === "AbortError") return;
     if (!(error instanceof ApiError)) throw error;
@@ -145,7 +142,7 @@ function showResult({ hits, coverage, exact, timings }, state, collection, isSam
   const read = hits.map(readHit);
   const isLimited = state.max !== null || state.conditions.length || state.json;
   const found = hits.length === 1 ? "The nearest" : `The ${hits.length.toLocaleString("en")} nearest`;
-  const nothing = isLimited ? "Nothing meets these conditions" : "Nothing else in this collection";
+  const nothing = isLimited ? "Nothing meets these conditions" : isSample ? "This collection is empty" : "Nothing else in this collection";
   const title = hits.length === 0 ? nothing : isSample ? "Or start from one of these" : found;
   showFacts(title, isSample ? missingWords(coverage) : factsOf(coverage, exact, timings));
   byId("facts").classList.toggle("partial", coverage.answered < coverage.partitions);
