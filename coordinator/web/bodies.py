@@ -1,4 +1,4 @@
-"""Owns reading requests: from path, query string, JSON and multipart/form-data into an RPC's message, in bounds."""
+"""Owns reading requests: from path, query string, JSON and multipart/form-data into an RPC's message, bounded."""
 
 from __future__ import annotations
 

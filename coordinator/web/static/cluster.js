@@ -66,7 +66,7 @@ const isServing = ({ state }) => state === "serving";
 function verdictOf({ partitions, encoder, rebalance }) {
   const replicas = partitions.flatMap((one) => one.replicas);
   const down = replicas.filter((one) => !isServing(one)).length;
-  const lost = partitions.filter((one) => one.slots && !one.replicas.some(isServing)).map((one) => one.partition);
+  const lost = partitions.filter((one) => (one.slots || one.target_slots) && !one.replicas.some(isServing)).map((one) => one.partition);
   const wrong = [];
   if (lost.length) wrong.push(`Part of the records cannot be searched: partition ${lost.join(", ")} has no shard that serves.`);
   else if (rebalance.slots_unserved) wrong.push("Part of the records cannot be searched.");
