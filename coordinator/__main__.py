@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from coordinator.server import SearchServicer
-from coordinator.web import start_web
+from coordinator.web import private_address, start_web
 from lookalike.admission import Admission
 from lookalike.config import load_config
 from lookalike.inside import Inside
@@ -17,6 +17,11 @@ from lookalike.v1 import search_pb2, search_pb2_grpc
 
 async def serve(config_path: Path, watch_stdin: bool) -> None:
     """Serve the cluster that the config describes until a signal ends it."""
+    with private_address() as web_to_grpc:
+        await _serve(config_path, watch_stdin, web_to_grpc)
+
+
+async def _serve(config_path: Path, watch_stdin: bool, web_to_grpc: str) -> None:
     config = load_config(config_path)
     admission = Admission(config.max_request_bytes)
     inside = Inside(config.security)
@@ -25,17 +30,19 @@ async def serve(config_path: Path, watch_stdin: bool) -> None:
     tls = inside.outer_tls()
     server = Server([service], admission, key_gate(config.security.keys))
     search_pb2_grpc.add_SearchServiceServicer_to_server(servicer, server.grpc)
+    server.grpc.add_insecure_port(web_to_grpc)
     await server.start(config.coordinator.listen, tls)
-    web = await start_web(config.coordinator.web, servicer.status)
+    web = await start_web(config, web_to_grpc, tls.web_context() if tls else None)
     await servicer.start()
     following = asyncio.create_task(follow_config(config_path, servicer.reload))
     await server.set_ready()
     await until_stopped(watch_stdin)
     servicer.drain()
+    await server.set_ready(False)
+    await web.cleanup()
     await server.stop()
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
-    await web.cleanup()
     await servicer.close()
 
 

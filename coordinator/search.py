@@ -141,17 +141,32 @@ class Searcher:
         )
 
     async def fetch(
-        self, collection: str, keys: Sequence[str], consistency: str, deadline: float
+        self,
+        collection: str,
+        keys: Sequence[str],
+        consistency: str,
+        deadline: float,
+        include_thumbnails: bool = False,
     ) -> list[VersionedRecord]:
         """The live records among `keys`, in their order. Never partial."""
         for key in keys:
             check_key(key)
         return await self._catalog.in_layout(
-            collection, deadline, lambda layout: self._fetch(collection, keys, consistency, deadline)
+            collection,
+            deadline,
+            lambda layout: self._fetch(
+                collection, keys, consistency, deadline, include_thumbnails=include_thumbnails
+            ),
         )
 
     async def _fetch(
-        self, collection: str, keys: Sequence[str], consistency: str, deadline: float, features: str = ""
+        self,
+        collection: str,
+        keys: Sequence[str],
+        consistency: str,
+        deadline: float,
+        features: str = "",
+        include_thumbnails: bool = False,
     ) -> list[VersionedRecord]:
         loop = asyncio.get_running_loop()
         until = min(deadline, loop.time() + _MOVE_SECONDS)
@@ -161,11 +176,12 @@ class Searcher:
                 answers = await asyncio.gather(
                     *(
                         self._fetch_part(
-                            partition, collection, [keys[i] for i in indices], consistency, deadline, features
+                            partition, collection, [keys[i] for i in indices], consistency, deadline, features,
+                            include_thumbnails,
                         )
                         for partition, indices in parts.items()
                     )
-                )
+                )  # fmt: skip
                 break
             except SlotMoved:
                 if loop.time() >= until:
@@ -173,7 +189,7 @@ class Searcher:
             await asyncio.sleep(_SETTLE_PAUSE_SECONDS)
             await self._cluster.refresh()
         found = {record.key: record for answer in answers for record in answer if record.code is not None}
-        if sum(len(record.attributes) for record in found.values()) > MAX_ANSWER_BYTES:
+        if sum(len(record.attributes) + len(record.thumbnail) for record in found.values()) > MAX_ANSWER_BYTES:
             raise InvalidRequest(f"keys: the records take over {MAX_ANSWER_BYTES:,} bytes; ask for fewer at once")
         return [found[key] for key in keys if key in found]
 
@@ -185,13 +201,14 @@ class Searcher:
         consistency: str,
         deadline: float,
         features: str,
+        include_thumbnails: bool,
     ) -> list[VersionedRecord]:
         """From one replica; or of what a majority has, tombstones included, the newest."""
         group = self._cluster.group(partition)
         count = group.majority if consistency == "quorum" else 1
 
         async def fetch(link: ShardLink) -> list[VersionedRecord]:
-            return await link.fetch(collection, keys, deadline, features, include_deleted=count > 1)
+            return await link.fetch(collection, keys, deadline, features, count > 1, include_thumbnails)
 
         newest: dict[str, VersionedRecord] = {}
         for _, records in await group.some(fetch, count, deadline):

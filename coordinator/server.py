@@ -110,7 +110,11 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         check_count("keys", len(request.keys))
         consistency = _named("consistency", _CONSISTENCIES, request.consistency)
         records = await self._searcher.fetch(
-            request.collection, request.keys, consistency, _deadline(context, SEARCH_SECONDS)
+            request.collection,
+            request.keys,
+            consistency,
+            _deadline(context, SEARCH_SECONDS),
+            request.include_thumbnails,
         )
         return pb.GetResponse(records=[wire.stored_record_to_wire(record) for record in records])
 
@@ -355,6 +359,7 @@ def _draft(message: record_pb2.Record) -> Draft:
         message.code if kind == "code" else None,
         message.attributes,
         message.features,
+        message.thumbnail,
     )
 
 

@@ -180,6 +180,7 @@ class ShardLink:
         deadline: float,
         features: str = "",
         include_deleted: bool = False,
+        include_thumbnails: bool = False,
     ) -> list[VersionedRecord]:
         """features: what the collection is thought to keep of them, to have them too."""
         request = pb.FetchRequest(
@@ -188,6 +189,7 @@ class ShardLink:
             include_features=bool(features),
             features=features,
             include_deleted=include_deleted,
+            include_thumbnails=include_thumbnails,
         )
         answer = await self._call("Fetch", request, deadline)
         return [wire.versioned_from_wire(record) for record in answer.records]

@@ -30,6 +30,7 @@ from lookalike.records import (
     check_key,
     parse_attributes,
 )
+from lookalike.thumbnails import check_thumbnail
 
 _LARGE_ATTRIBUTES = 256 * 1024
 CheckImage = Callable[[bytes], bytes]
@@ -39,14 +40,15 @@ Value = TypeVar("Value")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Draft:
-    """A record as a client sent it: an image or a code, its attributes as JSON text, and with a code perhaps its
-    features, float32 little-endian."""
+    """A record as a client sent it: an image or a code, its attributes as JSON text, with a code perhaps its
+    features, float32 little-endian, and perhaps a thumbnail."""
 
     key: str
     image: bytes | None
     code: bytes | None
     attributes: str
     features: bytes = b""
+    thumbnail: bytes = b""
 
 
 class Writer:
@@ -185,7 +187,7 @@ class Writer:
             code = draft.code if image is None else image.code
             features = np.frombuffer(draft.features, "<f4") if image is None else image.features
             kept = pack(indexing.features, features) if keeps and features is not None else b""
-            prepared.append(VersionedRecord(draft.key, code, text, version, kept))
+            prepared.append(VersionedRecord(draft.key, code, text, version, kept, draft.thumbnail))
         return prepared
 
 
@@ -205,6 +207,7 @@ def _checked(records: Sequence[VersionedRecord]) -> list[VersionedRecord]:
             record,
             key=check_key(record.key),
             attributes="" if record.code is None else attributes_text(parse_attributes(record.attributes)),
+            thumbnail=check_thumbnail(record.thumbnail),
         )
         for record in records
     ]
@@ -231,6 +234,7 @@ def _check(draft: Draft, layout: Layout, check_image: CheckImage) -> str | Looka
             _check_features(draft, layout.indexing)
         else:
             raise InvalidRequest("needs an image or a code")
+        check_thumbnail(draft.thumbnail)
         return attributes_text(parse_attributes(draft.attributes))
     except InvalidRequest as error:
         return type(error)(f"record {draft.key!r}: {error.message}")

@@ -68,6 +68,9 @@ def ingest(
     patience: Annotated[
         float, typer.Option(help="Seconds to keep trying while the cluster does not take records.", min=0)
     ] = 300.0,
+    thumbnails: Annotated[
+        bool, typer.Option(help="Store a small picture, at most 10 kB, with each record, to show.")
+    ] = True,
     server: Server = DEFAULT_SERVER,
     as_json: Json = False,
 ) -> None:
@@ -105,7 +108,7 @@ def ingest(
         encoding = progress.add_task("encoding", total=len(missing))
         job.run(
             client, target, missing, spec, pool, bad_files, summary,
-            lambda n: progress.advance(encoding, n), patience,
+            lambda n: progress.advance(encoding, n), patience, thumbnails,
         )  # fmt: skip
     summary.seconds = time.monotonic() - started
     _print_summary(summary, report, as_json)

@@ -140,9 +140,16 @@ class AsyncClient:
             fingerprint = fingerprint or await self._fingerprint(collection, deadline)
         return await self._run(self._calls.search_batch(collection, queries, fingerprint, options), deadline)
 
-    async def get(self, keys: Sequence[str], *, collection: str, consistency: str = "one") -> list[StoredRecord]:
+    async def get(
+        self,
+        keys: Sequence[str],
+        *,
+        collection: str,
+        consistency: str = "one",
+        include_thumbnails: bool = False,
+    ) -> list[StoredRecord]:
         """See `Client.get`."""
-        return await self._run(self._calls.get(keys, collection, consistency))
+        return await self._run(self._calls.get(keys, collection, consistency, include_thumbnails))
 
     async def upsert(self, records: Iterable[Record], *, collection: str) -> int:
         """See `Client.upsert`."""

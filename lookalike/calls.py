@@ -130,11 +130,14 @@ class Calls:
             lambda answer: [wire.result_from_wire(result.hits, answer) for result in answer.results],
         )
 
-    def get(self, keys: Sequence[str], collection: str, consistency: str) -> Call[list[StoredRecord]]:
+    def get(
+        self, keys: Sequence[str], collection: str, consistency: str, include_thumbnails: bool
+    ) -> Call[list[StoredRecord]]:
         request = pb.GetRequest(
             collection=check_collection_name(collection),
             keys=_checked_keys(keys),
             consistency=wire.consistency_to_wire(consistency),
+            include_thumbnails=include_thumbnails,
         )
         return Call(
             "Get", request, lambda answer: [wire.stored_record_from_wire(record) for record in answer.records]

@@ -154,9 +154,17 @@ class Client:
             fingerprint = fingerprint or self._fingerprint(collection, deadline)
         return self._run(self._calls.search_batch(collection, queries, fingerprint, options), deadline)
 
-    def get(self, keys: Sequence[str], *, collection: str, consistency: str = "one") -> list[StoredRecord]:
-        """The records that exist among `keys`, in their order."""
-        return self._run(self._calls.get(keys, collection, consistency))
+    def get(
+        self,
+        keys: Sequence[str],
+        *,
+        collection: str,
+        consistency: str = "one",
+        include_thumbnails: bool = False,
+    ) -> list[StoredRecord]:
+        """The records that exist among `keys`, in their order. An answer holds 28 MiB: a thousand keys with
+        thumbnails always fit."""
+        return self._run(self._calls.get(keys, collection, consistency, include_thumbnails))
 
     def upsert(self, records: Iterable[Record], *, collection: str) -> int:
         """Store records; returns how many are stored, durably. Up to 10,000 records and 48 MiB go in one

@@ -146,6 +146,10 @@ class ClusterConfig(_Section):
     logs: Literal["text", "json"] = "text"
 
     @property
+    def web_url(self) -> str:
+        return f"{'https' if self.security.tls else 'http'}://{self.coordinator.web}"
+
+    @property
     def max_request_bytes(self) -> int:
         return self.max_request_mb * 2**20
 

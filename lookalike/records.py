@@ -183,7 +183,8 @@ def _refuse_constant(name: str) -> None:
 class Record:
     """One image to store. Exactly one of `image` (an encoded image file's bytes, or its path) and `code`
     (bits / 8 bytes). `fingerprint` names the code's code space; without it the collection's is assumed.
-    `features`: float32 (width,), with a code for a collection that keeps features."""
+    `features`: float32 (width,), with a code for a collection that keeps features. `thumbnail`: a small JPEG, PNG
+    or WebP to show, see `lookalike.thumbnails`."""
 
     key: str
     image: bytes | str | Path | None = None
@@ -191,33 +192,39 @@ class Record:
     attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     fingerprint: str | None = None
     features: npt.NDArray[np.float32] | None = None
+    thumbnail: bytes | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StoredRecord:
-    """A record as the cluster holds it. `version` is the hybrid logical clock of its last write."""
+    """A record as the cluster holds it. `version` is the hybrid logical clock of its last write; `thumbnail` is
+    empty when there is none, or it was not asked for."""
 
     key: str
     code: bytes
     attributes: dict[str, Any]
     version: int
+    thumbnail: bytes = b""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class VersionedRecord:
     """A record as coordinator and shard hand it on: `attributes` is canonical JSON text, `code` is None in
-    a tombstone, `features` are as the collection keeps them (see `lookalike.features`)."""
+    a tombstone, `features` are as the collection keeps them (see `lookalike.features`), `thumbnail` is empty
+    without one."""
 
     key: str
     code: bytes | None
     attributes: str
     version: int
     features: bytes = b""
+    thumbnail: bytes = b""
 
     @property
     def size(self) -> int:
         """About how many bytes it takes in a message."""
-        return len(self.key) + len(self.code or b"") + len(self.attributes) + len(self.features)
+        described = len(self.key) + len(self.code or b"") + len(self.attributes)
+        return described + len(self.features) + len(self.thumbnail)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -112,6 +112,7 @@ def run(
     summary: Summary,
     progress: Callable[[int], None],
     patience_seconds: float,
+    include_thumbnails: bool,
 ) -> None:
     """Encode and store the sources on the running Ray, counting into `summary`. progress: gets the number
     of files done. A cluster that does not take records for `patience_seconds` ends the job with its error.
@@ -129,20 +130,25 @@ def run(
         gpus_per_worker=workers.gpus_each,
         decode_threads=workers.decode_threads,
         include_features=target.indexing.keeps_features,
+        include_thumbnails=include_thumbnails,
     )
     # Closed before Ray is, whatever ends the job.
     with contextlib.closing(portions):
         for number, portion in enumerate(portions):
             _require_space(target, portion.fingerprint, spec)
             records = []
-            for index, code, features, reason in portion.results:
+            for index, code, features, picture, reason in portion.results:
                 source = sources[index]
                 if reason:
                     report.add(source.url, source.key, reason)
                     summary.unreadable += 1
                 else:
                     vector = np.frombuffer(features, "<f4") if features else None
-                    records.append(Record(source.key, code=code, attributes=source.attributes, features=vector))
+                    records.append(
+                        Record(
+                            source.key, code=code, attributes=source.attributes, features=vector, thumbnail=picture
+                        )
+                    )
             refused = _store(client, target.name, records, patience_seconds)
             for key, error in refused:
                 report.add(by_key[key].url, key, f"not stored: {error.message}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import logging
 from collections.abc import Generator, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ import ray.data
 from encoder.hashing import Features
 from encoder.ingest.sources import read
 from encoder.spec import Encoded, EncoderSpec
+from encoder.thumbnails import thumbnail
 from lookalike.rpc import MAX_IMAGE_BYTES
 
 BATCH_IMAGES = 32
@@ -24,23 +26,27 @@ Batch = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Portion:
-    """Some files' results: (index into the URLs, code, features, error), with a code or an error; the features,
-    float32 little-endian, are empty unless asked for. fingerprint: of the codes' code space."""
+    """Some files' results: (index into the URLs, code, features, thumbnail, error), with a code or an error; the
+    features, float32 little-endian, and the thumbnail are empty unless asked for. fingerprint: of the codes' code
+    space."""
 
     fingerprint: str
-    results: list[tuple[int, bytes, bytes, str]]
+    results: list[tuple[int, bytes, bytes, bytes, str]]
 
 
 class _EncodeActor:
     """A worker of the pool: one model, whole batches, one bad file never fails the batch."""
 
-    def __init__(self, spec: EncoderSpec, decode_threads: int, include_features: bool) -> None:
+    def __init__(
+        self, spec: EncoderSpec, decode_threads: int, include_features: bool, include_thumbnails: bool
+    ) -> None:
         # Only the workers need torch: the job's own process stays light and starts sooner.
         from encoder.model import EncoderModel
 
         self._model = EncoderModel(spec, decode_threads)
         self._fingerprint = self._model.space.fingerprint
         self._include_features = include_features
+        self._include_thumbnails = include_thumbnails
 
     def __call__(self, batch: Batch) -> Batch:
         files = [_read(url) for url in batch["url"]]
@@ -51,9 +57,15 @@ class _EncodeActor:
             "index": batch["index"],
             "code": np.array([result.code for result in results], object),
             "features": np.array([_to_bytes(result.features) for result in results], object),
+            "thumbnail": np.array([self._thumbnail(*pair) for pair in zip(files, results, strict=True)], object),
             "error": np.array([result.error for result in results], object),
             "fingerprint": np.array([self._fingerprint] * len(results), object),
         }
+
+    def _thumbnail(self, data: bytes | _Unread, result: Encoded) -> bytes:
+        if not self._include_thumbnails or result.error or not isinstance(data, bytes):
+            return b""
+        return thumbnail(io.BytesIO(data))
 
 
 def _to_bytes(features: Features | None) -> bytes:
@@ -80,6 +92,7 @@ def encode_urls(
     gpus_per_worker: float,
     decode_threads: int,
     include_features: bool = False,
+    include_thumbnails: bool = False,
 ) -> Generator[Portion]:
     """Encode files on the running Ray. Yields portions in any order; each index comes once."""
     context = ray.data.DataContext.get_current()
@@ -94,6 +107,7 @@ def encode_urls(
             "spec": spec,
             "decode_threads": decode_threads,
             "include_features": include_features,
+            "include_thumbnails": include_thumbnails,
         },
         batch_size=BATCH_IMAGES,
         compute=ray.data.ActorPoolStrategy(size=min(workers, blocks)),
@@ -101,6 +115,6 @@ def encode_urls(
         num_gpus=gpus_per_worker,
     )
     for batch in dataset.iter_batches(batch_size=None, batch_format="numpy"):
-        columns = (batch[name].tolist() for name in ("index", "code", "features", "error"))
+        columns = (batch[name].tolist() for name in ("index", "code", "features", "thumbnail", "error"))
         results = zip(*columns, strict=True)
         yield Portion(batch["fingerprint"][0], list(results))

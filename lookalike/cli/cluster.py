@@ -51,7 +51,7 @@ def up(
         supervisor.wait_ready()
         if supervisor.stopping:
             return
-        grpc_address, web = loaded.coordinator.listen, f"http://{loaded.coordinator.web}"
+        grpc_address, web = loaded.coordinator.listen, loaded.web_url
         if as_json:
             print_json({"ready": {"grpc": grpc_address, "web": web}})
         else:

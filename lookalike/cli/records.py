@@ -19,8 +19,9 @@ from lookalike.cli.options import (
     connect,
     print_json,
 )
+from lookalike.cli.thumbnails import write_thumbnails
 from lookalike.errors import InvalidRequest, NotFound
-from lookalike.records import DEFAULT_OVERSAMPLING, SearchResult
+from lookalike.records import DEFAULT_OVERSAMPLING, SearchResult, StoredRecord
 
 Keys = Annotated[list[str], typer.Argument(help="Keys of records.")]
 
@@ -73,18 +74,25 @@ def search(
 
 def get(
     keys: Keys,
+    thumbnails: Annotated[
+        Path | None,
+        typer.Option(help="A folder to write the records' thumbnails to, named by the records' ids."),
+    ] = None,
     collection: CollectionName = DEFAULT_COLLECTION,
     server: Server = DEFAULT_SERVER,
     as_json: Json = False,
 ) -> None:
     """Show records by key. Exit code 1 when one does not exist."""
     with connect(server) as client:
-        records = client.get(keys, collection=collection)
+        records = client.get(keys, collection=collection, include_thumbnails=thumbnails is not None)
+    files = write_thumbnails(thumbnails, records) if thumbnails is not None else {}
     if as_json:
-        print_json([{**dataclasses.asdict(record), "code": record.code.hex()} for record in records])
+        print_json([_as_json(record, files.get(record.key)) for record in records])
     else:
         for record in records:
-            print(f"{record.key}\t{record.code.hex()}\t{json.dumps(record.attributes, ensure_ascii=False)}")
+            file = f"\t{files[record.key]}" if record.key in files else ""
+            attributes = json.dumps(record.attributes, ensure_ascii=False)
+            print(f"{record.key}\t{record.code.hex()}\t{attributes}{file}")
     missing = sorted(set(keys) - {record.key for record in records})
     if missing:
         raise NotFound(f"key: {', '.join(map(repr, missing))} not in collection {collection!r}")
@@ -103,6 +111,12 @@ def delete(
         print_json({"deleted": deleted})
     else:
         print(f"deleted {deleted} of {len(set(keys))}")
+
+
+def _as_json(record: StoredRecord, file: Path | None) -> dict[str, Any]:
+    document = {**dataclasses.asdict(record), "code": record.code.hex()}
+    del document["thumbnail"]
+    return document if file is None else {**document, "thumbnail": str(file)}
 
 
 def _hexadecimal(code: str | None) -> bytes | None:

@@ -60,8 +60,11 @@ class ServerTls:
         )
 
     def web_context(self) -> ssl.SSLContext:
-        """For an HTTPS server. Reads changed files when the next client comes."""
+        """For an HTTPS server that asks for the same. Reads a changed certificate when the next client comes."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        if self._roots:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(cadata=self._material.value.roots.decode("ascii"))
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.load_cert_chain(self._certificate, self._key)
         loaded = self._material.current_generation
