@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import demo, encoder, fusion, ingest, replicas, search, system
+from benchmarks import demo, encoder, fusion, ingest, observe, replicas, search, system
 from shard.bench.timing import processor
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
@@ -18,6 +18,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] 
     "encoder": lambda given: _in_folder(lambda work: encoder.measure(given.images, work)),
     "fusion": lambda given: fusion.measure(given.images),
     "ingest": lambda given: ingest.measure(given.images),
+    "observe": lambda given: observe.measure(given.seconds, given.rounds),
     "replicas": lambda given: replicas.measure(given.rows, given.seconds),
     "search": lambda given: search.measure(given.images),
     "system": lambda given: system.measure(given.rows, given.seconds, given.rounds),
@@ -33,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("name", nargs="?", choices=[*BENCHMARKS, "all"], default="all")
     parser.add_argument("--images", type=Path, help="a folder of photographs; the bundled ones by default")
-    of_system = parser.add_argument_group("system and replicas")
+    of_system = parser.add_argument_group("system, replicas and observe")
     of_system.add_argument("--rows", type=int, default=system.ROWS, help="codes in each cluster")
     of_system.add_argument("--seconds", type=float, default=system.SECONDS, help="of each load in each round")
     of_system.add_argument("--rounds", type=int, default=system.ROUNDS)

@@ -8,8 +8,9 @@ from pathlib import Path
 from coordinator.server import SearchServicer
 from coordinator.web import private_address, start_web
 from lookalike.admission import Admission
-from lookalike.config import load_config
+from lookalike.config import ClusterConfig, load_config
 from lookalike.inside import Inside
+from lookalike.observe.process import Observation, Process
 from lookalike.security.gate import key_gate
 from lookalike.serving import Server, follow_config, process_arguments, run_process, until_stopped
 from lookalike.v1 import search_pb2, search_pb2_grpc
@@ -23,6 +24,8 @@ async def serve(config_path: Path, watch_stdin: bool) -> None:
 
 async def _serve(config_path: Path, watch_stdin: bool, web_to_grpc: str) -> None:
     config = load_config(config_path)
+    observation = Observation(config, Process("coordinator"))
+    observation.trace()
     admission = Admission(config.max_request_bytes)
     inside = Inside(config.security)
     servicer = SearchServicer(config, admission, inside)
@@ -32,9 +35,15 @@ async def _serve(config_path: Path, watch_stdin: bool, web_to_grpc: str) -> None
     search_pb2_grpc.add_SearchServiceServicer_to_server(servicer, server.grpc)
     server.grpc.add_insecure_port(web_to_grpc)
     await server.start(config.coordinator.listen, tls)
+    observation.serve_metrics(config.coordinator.metrics, server.levels, servicer.levels)
     web = await start_web(config, web_to_grpc, tls.web_context() if tls else None)
     await servicer.start()
-    following = asyncio.create_task(follow_config(config_path, servicer.reload))
+
+    async def reload(config: ClusterConfig) -> None:
+        await servicer.reload(config)
+        observation.follow(config)
+
+    following = asyncio.create_task(follow_config(config_path, reload))
     await server.set_ready()
     await until_stopped(watch_stdin)
     servicer.drain()
@@ -44,6 +53,7 @@ async def _serve(config_path: Path, watch_stdin: bool, web_to_grpc: str) -> None
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
     await servicer.close()
+    observation.stop()
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from lookalike.errors import (
     PartitionUnavailable,
 )
 from lookalike.indexing import Indexing
+from lookalike.observe.metrics import OTHER, CollectionLabels
 from lookalike.records import Collection, check_collection_name
 from lookalike.shard_state import ShardState
 
@@ -57,6 +58,7 @@ class Catalog:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._layouts: dict[str, Layout] = {}
+        self._labels = CollectionLabels()
 
     async def layout(self, name: str, deadline: float) -> Layout:
         """The collection's layout. Raises as `get` does."""
@@ -65,6 +67,10 @@ class Catalog:
             collection = await self.get(name, deadline)
             known = Layout(collection.code_space, collection.indexing)
         return known
+
+    def label(self, name: str) -> str:
+        """The name in metrics: only of collections that exist, for a client may send any."""
+        return self._labels.of(name) if name in self._layouts else OTHER
 
     def forget(self, name: str) -> None:
         """Ask the shards again next time."""

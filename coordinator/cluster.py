@@ -135,6 +135,11 @@ class Cluster:
         answers = await asyncio.gather(*(self._state_by(link, deadline) for link in self._links.values()))
         return dict(sorted(zip(self._links, answers, strict=True)))
 
+    @property
+    def links(self) -> dict[Place, ShardLink]:
+        """To every shard that there may be."""
+        return self._links.copy()
+
     def link(self, place: Place) -> ShardLink:
         return self._links[place]
 

@@ -13,6 +13,7 @@ from lookalike import wire
 from lookalike.codespace import CodeSpace
 from lookalike.errors import CodeSpaceMismatch, InvalidRequest, PartitionUnavailable
 from lookalike.inside import Inside
+from lookalike.observe import tracing
 from lookalike.rpc import call_by
 from lookalike.v1 import encoder_pb2 as pb
 from lookalike.v1.encoder_pb2_grpc import EncoderServiceStub
@@ -105,7 +106,8 @@ class EncoderLink:
 
     async def _call(self, name: str, request: Any, deadline: float) -> Any:
         try:
-            return await call_by(getattr(self._connection.stub(EncoderServiceStub), name), request, deadline)
+            with tracing.span(f"EncoderService/{name}", is_call=True):
+                return await call_by(getattr(self._connection.stub(EncoderServiceStub), name), request, deadline)
         except PartitionUnavailable as error:
             if type(error) is not PartitionUnavailable:
                 raise

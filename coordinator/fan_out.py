@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from coordinator.merge import QueryHits, merge
 from coordinator.routing import Share
 from lookalike.batcher import Batcher
 from lookalike.errors import DeadlineExceeded, InvalidRequest, LookalikeError
+from lookalike.observe import metrics, tracing
 from lookalike.scan import ScanGroup, ScanHits, Scoring
 
 MAX_ROUND_QUERIES = 1_024
@@ -70,14 +72,23 @@ class FanOut:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    @property
+    def waiting(self) -> int:
+        """Searches that wait for a round."""
+        return self._rounds.waiting
+
     async def ask(self, group: ScanGroup, deadline: float) -> Answers:
         """What was answered by the deadline. Cancelling it reaches the shards, once every caller that shares the
         round has gone."""
         ticket = _Ticket(group, deadline)
         try:
-            async with asyncio.timeout_at(deadline):
-                going = await self._rounds.submit(ticket)
-            parts, hits = await going.answer(ticket.index, deadline)
+            with tracing.span("fan-out", queries=len(group.codes)) as span:
+                async with asyncio.timeout_at(deadline):
+                    going = await self._rounds.submit(ticket)
+                if span is not None and going.span is not None and going.is_shared:
+                    # The round is in the trace of one of those who share it.
+                    span.add_link(going.span)
+                parts, hits = await going.answer(ticket.index, deadline)
         except TimeoutError:
             shares = self._cluster.routing.shares
             return Answers(shares, [_late(share) for share in shares], [QueryHits.none() for _ in group.codes])
@@ -95,18 +106,21 @@ class FanOut:
         groups = _join(tickets)
         deadline = max(ticket.deadline for ticket in tickets)
         shares = self._cluster.routing.shares
-        tasks = [asyncio.create_task(self._ask(share, groups, deadline)) for share in shares]
-        for task in tasks:
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        going = _Round(shares, groups, tasks, len(tickets))
-        for ticket in tickets:
-            ticket.round = going
-        try:
-            await asyncio.wait(tasks, timeout=_STALL_SECONDS)
-        except asyncio.CancelledError:
-            going.cancel()
-            raise
+        queries = sum(len(group.codes) for group in groups)
+        metrics.ROUND_QUERIES.observe(queries)
+        with tracing.span("round", queries=queries, requests=len(tickets)):
+            tasks = [asyncio.create_task(self._ask(share, groups, deadline)) for share in shares]
+            for task in tasks:
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            going = _Round(shares, groups, tasks, len(tickets))
+            for ticket in tickets:
+                ticket.round = going
+            try:
+                await asyncio.wait(tasks, timeout=_STALL_SECONDS)
+            except asyncio.CancelledError:
+                going.cancel()
+                raise
         return [going] * len(tickets)
 
 
@@ -121,6 +135,8 @@ class _Round:
         self.shares = shares
         self._groups, self._tasks = groups, tasks
         self._callers = callers
+        self.is_shared = callers > 1
+        self.span = tracing.current()
         self._merged: dict[int, list[QueryHits]] = {}
 
     def cancel(self) -> None:
@@ -142,7 +158,10 @@ class _Round:
             for share, task in zip(self.shares, self._tasks, strict=True)
         ]
         if index not in self._merged:
-            hits = _merge(parts, self._groups[index])
+            began = time.perf_counter()
+            with tracing.span("merge"):
+                hits = _merge(parts, self._groups[index])
+            metrics.STAGE_SECONDS.labels("merge").observe(time.perf_counter() - began)
             if not all(task.done() for task in self._tasks):
                 return parts, hits
             self._merged[index] = hits

@@ -24,6 +24,7 @@ from lookalike.errors import (
     PartitionUnavailable,
     SlotMoved,
 )
+from lookalike.observe import metrics
 from lookalike.records import VersionedRecord
 from lookalike.scan import ScanGroup, ScanHits, WriteResult
 
@@ -85,6 +86,7 @@ class _Attempt:
     link: ShardLink
     began: float
     look_at: float
+    is_hedge: bool
 
 
 class ReplicaGroup:
@@ -134,13 +136,14 @@ class ReplicaGroup:
         failure: LookalikeError = PartitionUnavailable(f"partition {self.partition} has no replicas")
         self._hedges.called()
 
-        def start() -> bool:
+        def start(is_hedge: bool = False) -> bool:
             link = self.choose(tried)
             if link is None:
                 return False
             tried.append(link)
             now = loop.time()
-            running[asyncio.create_task(_counted(link, call))] = _Attempt(link, now, now + self._hedges.delay)
+            attempt = _Attempt(link, now, now + self._hedges.delay, is_hedge)
+            running[asyncio.create_task(_counted(link, call))] = attempt
             return True
 
         try:
@@ -163,11 +166,14 @@ class ReplicaGroup:
                     except LookalikeError as error:
                         failure = _worse(failure, error)
                         attempt.link.failed(error)
+                        metrics.SHARD_FAILURES.labels(str(self.partition), str(attempt.link.replica)).inc()
                         if not another_may_do_better(error):
                             raise
                         continue
                     self._hedges.answered(loop.time() - attempt.began)
                     answers.append((attempt.link, answer))
+                    if attempt.is_hedge:
+                        metrics.HEDGES_WON.labels(str(self.partition)).inc()
             return answers
         finally:
             for task, attempt in running.items():
@@ -175,15 +181,16 @@ class ReplicaGroup:
                     attempt.link.suspect()
                 task.cancel()
 
-    def _look(self, running: Collection[_Attempt], start: Callable[[], bool]) -> None:
+    def _look(self, running: Collection[_Attempt], start: Callable[[bool], bool]) -> None:
         """Somebody is slow: ask another, if there is one and the budget allows it or the wait is too long."""
         now = asyncio.get_running_loop().time()
         slow = [attempt for attempt in running if now >= attempt.look_at]
         stalled = any(now - attempt.began >= _STALL_SECONDS for attempt in slow)
         for attempt in slow:
             attempt.look_at = now + _STALL_SECONDS / 4
-        if (stalled or self._hedges.spend()) and start():
+        if (stalled or self._hedges.spend()) and start(True):
             self.hedges_sent += 1
+            metrics.HEDGES_SENT.labels(str(self.partition)).inc()
 
     async def scan(
         self, groups: Sequence[ScanGroup], slots: bytes, deadline: float

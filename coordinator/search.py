@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from coordinator import quorum_scan, scoring
 from coordinator.catalog import Catalog, Layout, NotInLayout
 from coordinator.cluster import Cluster
-from coordinator.encoder_link import EncoderLink
+from coordinator.encoder_link import EncodedImage, EncoderLink
 from coordinator.fan_out import Answers, FanOut, Part
 from coordinator.merge import QueryHits
 from coordinator.routing import Share
@@ -22,6 +23,7 @@ from coordinator.shard_link import ShardLink
 from lookalike import features as stored_features
 from lookalike.errors import (
     CodeSpaceMismatch,
+    DeadlineExceeded,
     InvalidRequest,
     LookalikeError,
     NotFound,
@@ -29,6 +31,7 @@ from lookalike.errors import (
     SlotMoved,
 )
 from lookalike.filters import Filter
+from lookalike.observe import metrics, tracing
 from lookalike.records import (
     DEFAULT_OVERSAMPLING,
     MAX_ANSWER_BYTES,
@@ -111,6 +114,11 @@ class Searcher:
         self._catalog = catalog
         self._encoder = encoder
         self._rows_known: dict[tuple[str, int], int] = {}
+
+    @property
+    def waiting(self) -> int:
+        """Searches that wait to be sent to the shards."""
+        return sum(fan_out.waiting for fan_out in self._fan_outs.values())
 
     async def close(self) -> None:
         for fan_out in self._fan_outs.values():
@@ -247,7 +255,8 @@ class Searcher:
         searched = time.perf_counter()
         coverage = self._coverage(collection, answers)
         if missing := [error for error in parts if isinstance(error, LookalikeError)]:
-            _refuse(missing, options.allow_partial, coverage)
+            with self._counted_if_refused(collection, coverage):
+                _refuse(missing, options.allow_partial, coverage)
         else:
             _require_known_fields([part for part in parts if isinstance(part, ScanHits)])
         candidates = [hits.first(plan.candidates, query.key) for query, hits in zip(queries, merged, strict=True)]
@@ -257,7 +266,9 @@ class Searcher:
         ]
         results = candidates
         if plan.reranks:
+            began = time.perf_counter()
             results = [scoring.reordered(hits).first(options.k, None) for hits in candidates]
+            metrics.STAGE_SECONDS.labels("rerank").observe(time.perf_counter() - began)
         _require_bearable(results)
         done = time.perf_counter()
         timings = Timings(
@@ -266,7 +277,28 @@ class Searcher:
                 for a, b in ((started, encoded), (encoded, searched), (searched, done), (started, done))
             )
         )
+        self._count(collection, len(queries), coverage, timings)
         return Answer(results, is_exact, space.bits, coverage, timings)
+
+    def _count(self, collection: str, queries: int, coverage: Coverage, timings: Timings) -> None:
+        label = self._catalog.label(collection)
+        metrics.QUERIES.labels(label).inc(queries)
+        metrics.ANSWERS.labels(label, "complete" if coverage.complete else "incomplete").inc()
+        for partition in coverage.missing:
+            metrics.MISSING.labels(str(partition)).inc()
+        for stage, milliseconds in (("fan_out", timings.search_ms), ("total", timings.total_ms)):
+            metrics.STAGE_SECONDS.labels(stage).observe(milliseconds / 1000)
+
+    @contextlib.contextmanager
+    def _counted_if_refused(self, collection: str, coverage: Coverage) -> Iterator[None]:
+        """The block raises if an answer with this coverage is not given."""
+        try:
+            yield
+        except (PartitionUnavailable, DeadlineExceeded):
+            metrics.ANSWERS.labels(self._catalog.label(collection), "refused").inc()
+            for partition in coverage.missing:
+                metrics.MISSING.labels(str(partition)).inc()
+            raise
 
     async def _encode(
         self,
@@ -284,15 +316,16 @@ class Searcher:
         keys = [check_key(query.key) for query in queries if query.key is not None]
         if any(query.code is not None for query in queries):
             space.require(fingerprint, "the query")
-        made = (
-            await self._encoder.encode(
-                images, space, deadline,
-                feature_width=indexing.feature_width if plan.needs_features else 0,
-                include_projections=plan.needs_projections,
-            )
-            if images
-            else []
-        )  # fmt: skip
+        made: list[EncodedImage | InvalidRequest] = []
+        if images:
+            began = time.perf_counter()
+            with tracing.span("encode", images=len(images)):
+                made = await self._encoder.encode(
+                    images, space, deadline,
+                    feature_width=indexing.feature_width if plan.needs_features else 0,
+                    include_projections=plan.needs_projections,
+                )  # fmt: skip
+            metrics.STAGE_SECONDS.labels("encode").observe(time.perf_counter() - began)
         encoded = iter(made)
         wanted = indexing.features_text if plan.needs_features else ""
         unique = list(dict.fromkeys(keys))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -16,7 +16,7 @@ from coordinator.cluster import Cluster
 from coordinator.encoder_link import EncoderLink
 from coordinator.merge import QueryHits
 from coordinator.search import Answer, Options, Query, Searcher
-from coordinator.status import cluster_status
+from coordinator.status import cluster_levels, cluster_status
 from coordinator.writes import Draft, Writer
 from lookalike import wire
 from lookalike.admission import Admission
@@ -25,6 +25,7 @@ from lookalike.config import ClusterConfig
 from lookalike.errors import InvalidRequest, LookalikeError, NotFound, PartitionUnavailable
 from lookalike.indexing import Indexing
 from lookalike.inside import Inside
+from lookalike.observe import metrics
 from lookalike.records import (
     DEFAULT_OVERSAMPLING,
     ClusterStatus,
@@ -77,6 +78,11 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         await self._searcher.close()
         await self._cluster.close()
         await self._encoder.close()
+
+    def levels(self) -> Iterator[metrics.Sample]:
+        """What its metrics show of it and of the cluster."""
+        yield metrics.QUEUE_WAITING, ("round",), self._searcher.waiting
+        yield from cluster_levels(self._cluster)
 
     async def status(self) -> ClusterStatus:
         return await cluster_status(self._config.cluster, self._cluster, self._encoder)

@@ -23,6 +23,7 @@ from lookalike.errors import (
 )
 from lookalike.indexing import Indexing
 from lookalike.inside import Inside
+from lookalike.observe import metrics, tracing
 from lookalike.placement import Target
 from lookalike.records import VersionedRecord
 from lookalike.rpc import call_by, error_of
@@ -56,6 +57,7 @@ class ShardLink:
         self._shunned_until = 0.0
         self._missed_at: float | None = None
         self._connection = inside.connect(address)
+        self._scan_seconds = metrics.SHARD_SECONDS.labels(str(partition), str(replica))
 
     async def close(self) -> None:
         await self._connection.close()
@@ -133,8 +135,10 @@ class ShardLink:
         """Its answer to each group of queries, over the slots of which a bit is set. Raises when there is none to
         any."""
         request = pb.ScanRequest(groups=[wire.scan_group_to_wire(group) for group in groups], slots=slots)
+        began = time.perf_counter()
         try:
             answer = await self._call("Scan", request, deadline)
+            self._scan_seconds.observe(time.perf_counter() - began)
         except InvalidRequest as error:
             if len(groups) == 1:
                 return [error]
@@ -245,7 +249,10 @@ class ShardLink:
 
     async def _call(self, name: str, request: Any, deadline: float) -> Any:
         try:
-            return await call_by(getattr(self._connection.stub(ShardServiceStub), name), request, deadline)
+            with tracing.span(
+                f"ShardService/{name}", is_call=True, partition=self.partition, replica=self.replica
+            ):
+                return await call_by(getattr(self._connection.stub(ShardServiceStub), name), request, deadline)
         except LookalikeError as error:
             raise self._explain(error) from None
 

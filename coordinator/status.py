@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 
 import numpy as np
@@ -13,6 +13,7 @@ from coordinator.cluster import Cluster
 from coordinator.encoder_link import EncoderLink
 from coordinator.shard_link import ShardLink
 from lookalike.errors import LookalikeError
+from lookalike.observe import metrics
 from lookalike.records import ClusterStatus, EncoderStatus, PartitionStatus, Rebalance, ReplicaStatus
 from lookalike.shard_state import ShardState
 from lookalike.slots import SlotState
@@ -44,6 +45,21 @@ async def cluster_status(cluster: str, view: Cluster, encoder: EncoderLink) -> C
     return ClusterStatus(
         cluster, version("lookalike"), partitions, encoder_status, sum_up(states), _rebalance(view, every.values())
     )
+
+
+def cluster_levels(view: Cluster) -> Iterator[metrics.Sample]:
+    """What the metrics show of the cluster, as it was heard of last."""
+    links = view.links
+    for (partition, replica), link in links.items():
+        place = (str(partition), str(replica))
+        yield metrics.REPLICA_LIVE, place, link.is_live
+        if (state := link.last_state) is not None:
+            yield metrics.REPLICA_LAG, place, state.stale_ms / 1000
+    found = _rebalance(view, [link.last_state for link in links.values() if link.last_state is not None])
+    yield metrics.PARTITIONS, (), found.partitions
+    yield metrics.SLOTS_TO_MOVE, (), found.slots_to_move
+    yield metrics.SLOTS_MOVING, (), found.slots_moving
+    yield metrics.SLOTS_UNSERVED, (), found.slots_unserved
 
 
 def _rebalance(view: Cluster, states: Iterable[ShardState | LookalikeError]) -> Rebalance:

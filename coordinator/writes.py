@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -23,6 +24,7 @@ from lookalike.errors import (
 )
 from lookalike.features import pack, read
 from lookalike.indexing import Indexing
+from lookalike.observe import metrics
 from lookalike.records import (
     VersionedRecord,
     attributes_text,
@@ -81,7 +83,8 @@ class Writer:
                 _or_raise(result)
             return len(records)
 
-        return await self._catalog.in_layout(collection, deadline, upsert)
+        with self._counted(collection, "upsert", len(drafts)):
+            return await self._catalog.in_layout(collection, deadline, upsert)
 
     async def ingest(
         self,
@@ -108,10 +111,14 @@ class Writer:
                 outcomes[i] = result if isinstance(result, LookalikeError) else None
             return outcomes
 
+        outcomes: list[LookalikeError | None]
         try:
-            return await self._catalog.in_layout(collection, deadline, ingest)
+            outcomes = await self._catalog.in_layout(collection, deadline, ingest)
         except LookalikeError as error:
-            return [error] * len(drafts)
+            outcomes = [error] * len(drafts)
+        acknowledged = outcomes.count(None)
+        self._count(collection, "ingest", acknowledged, len(outcomes) - acknowledged)
+        return outcomes
 
     async def delete(self, collection: str, keys: Sequence[str], deadline: float) -> int:
         """Delete records. Returns how many existed."""
@@ -125,7 +132,8 @@ class Writer:
             results = await self._placer.store(collection, layout, tombstones, deadline)
             return sum(_or_raise(existed) for existed in results)
 
-        return await self._catalog.in_layout(collection, deadline, delete)
+        with self._counted(collection, "delete", len(unique)):
+            return await self._catalog.in_layout(collection, deadline, delete)
 
     async def restore(
         self,
@@ -150,7 +158,23 @@ class Writer:
                 _or_raise(result)
             return len(stamped)
 
-        return await self._catalog.in_layout(collection, deadline, restore)
+        with self._counted(collection, "restore", len(records)):
+            return await self._catalog.in_layout(collection, deadline, restore)
+
+    @contextlib.contextmanager
+    def _counted(self, collection: str, operation: str, records: int) -> Iterator[None]:
+        """The block writes so many records, or raises."""
+        try:
+            yield
+        except LookalikeError:
+            self._count(collection, operation, 0, records)
+            raise
+        self._count(collection, operation, records, 0)
+
+    def _count(self, collection: str, operation: str, acknowledged: int, failed: int) -> None:
+        label = self._catalog.label(collection)
+        metrics.RECORDS_WRITTEN.labels(label, operation, "acknowledged").inc(acknowledged)
+        metrics.RECORDS_WRITTEN.labels(label, operation, "failed").inc(failed)
 
     async def _prepare(
         self,

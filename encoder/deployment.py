@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+import logging
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 from ray import serve
@@ -13,11 +14,15 @@ from encoder.model import EncoderModel
 from encoder.spec import Description, Encoded, EncoderSpec
 from lookalike.config import EncoderConfig
 from lookalike.errors import CannotStart
+from lookalike.observe import metrics
 
 APPLICATION = "lookalike-encoder"
 # One ongoing request is a whole batch: one in work and one waiting keep a replica busy.
 ONGOING_BATCHES = 2
 _GPU_DECODE_THREADS = 4
+_WATCH_SECONDS = 5.0
+
+log = logging.getLogger("encoder.deployment")
 
 
 class EncoderReplica:
@@ -66,3 +71,35 @@ async def deployed(config: EncoderConfig, max_pixels: int) -> AsyncIterator[Any]
         yield await asyncio.to_thread(serve.run, application, name=APPLICATION, route_prefix=None)
     finally:
         await asyncio.to_thread(serve.shutdown)
+
+
+class ReplicaWatch:
+    """Asks Ray Serve how many replicas there are, now and then: a scrape must not wait for Ray."""
+
+    def __init__(self, max_replicas: int) -> None:
+        self._max = max_replicas
+        self._by_state: Mapping[str, int] = {}
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                self._by_state = await asyncio.to_thread(_replicas)
+            except Exception:
+                self._by_state = {}
+                log.warning("Ray Serve does not say how many replicas there are", exc_info=True)
+            await asyncio.sleep(_WATCH_SECONDS)
+
+    def levels(self) -> Iterator[metrics.Sample]:
+        """What the metrics show of it."""
+        yield metrics.ENCODER_REPLICAS_MAX, (), self._max
+        for state, count in self._by_state.items():
+            yield metrics.ENCODER_REPLICAS, (state.lower(),), count
+
+
+def _replicas() -> Mapping[str, int]:
+    deployments = serve.status().applications[APPLICATION].deployments
+    return {
+        str(getattr(state, "value", state)): count
+        for state, count in deployments["EncoderReplica"].replica_states.items()
+    }

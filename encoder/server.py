@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -17,6 +18,7 @@ from encoder.spec import Description, Encoded
 from lookalike import wire
 from lookalike.batcher import Batcher
 from lookalike.errors import InvalidRequest, PartitionUnavailable
+from lookalike.observe import metrics, tracing
 from lookalike.v1 import encoder_pb2 as pb
 from lookalike.v1 import encoder_pb2_grpc
 
@@ -51,6 +53,10 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
             max_waiting=MAX_WAITING_IMAGES,
             concurrency=max_replicas * ONGOING_BATCHES,
         )
+
+    def levels(self) -> Iterator[metrics.Sample]:
+        """What its metrics show of it."""
+        yield metrics.QUEUE_WAITING, ("encode",), self._batches.waiting
 
     async def close(self) -> None:
         await self._batches.close()
@@ -91,15 +97,23 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
 
     async def _run_batch(self, items: Sequence[_Item]) -> Sequence[Encoded | Exception]:
         images = [item.image for item in items]
+        metrics.BATCH_IMAGES.observe(len(images))
+        began = time.perf_counter()
         try:
-            results: list[Encoded] = await self._handle.encode.remote(
-                images,
-                any(item.include_features for item in items),
-                any(item.include_projections for item in items),
-            )
+            with tracing.span("batch", images=len(images)):
+                results: list[Encoded] = await self._handle.encode.remote(
+                    images,
+                    any(item.include_features for item in items),
+                    any(item.include_projections for item in items),
+                )
         except ray.exceptions.RayError as error:
+            metrics.IMAGES.labels("failed").inc(len(images))
             log.error("a batch of %d images failed", len(images), exc_info=error)
             raise PartitionUnavailable("the encoder lost the batch; repeat it") from None
+        metrics.BATCH_SECONDS.observe(time.perf_counter() - began)
+        unreadable = sum(bool(result.error) for result in results)
+        metrics.IMAGES.labels("unreadable").inc(unreadable)
+        metrics.IMAGES.labels("encoded").inc(len(results) - unreadable)
         return [
             dataclasses.replace(
                 result,

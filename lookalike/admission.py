@@ -31,6 +31,10 @@ class Admission:
         """Bytes of the requests in work."""
         return self._taken
 
+    @property
+    def limit(self) -> int:
+        return self._limit
+
     @contextlib.contextmanager
     def admit(self, size: int) -> Iterator[None]:
         """Room for a request of so many bytes while the block lasts. Raises Overloaded when there is none."""

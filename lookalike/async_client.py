@@ -32,6 +32,7 @@ from lookalike.codespace import CodeSpace
 from lookalike.dump import Head, Mark
 from lookalike.features import NONE
 from lookalike.indexing import SCAN, Indexing
+from lookalike.observe import tracing
 from lookalike.records import (
     DEFAULT_OVERSAMPLING,
     ClusterStatus,
@@ -187,11 +188,14 @@ class AsyncClient:
         try:
             while True:
                 try:
-                    async for answer in self._stub.Ingest(unanswered.stream(), timeout=seconds_until(deadline)):
-                        attempt = 0
-                        unanswered.answered()
-                        for outcome in answer.outcomes:
-                            yield wire.outcome_from_wire(outcome)
+                    with tracing.calling("Ingest") as metadata:
+                        stream = unanswered.stream()
+                        call = self._stub.Ingest(stream, timeout=seconds_until(deadline), metadata=metadata)
+                        async for answer in call:
+                            attempt = 0
+                            unanswered.answered()
+                            for outcome in answer.outcomes:
+                                yield wire.outcome_from_wire(outcome)
                     break
                 except grpc.RpcError as failure:
                     error = self._calls.explain(failure)
@@ -270,12 +274,16 @@ class AsyncClient:
         return (await self._run(self._calls.get_collection(collection), deadline)).code_space.fingerprint
 
     async def _run(self, call: Call[Answer], deadline: float | None = None) -> Answer:
-        deadline = deadline or self._calls.deadline()
+        with tracing.calling(call.name) as metadata:
+            return await self._repeated(call, deadline or self._calls.deadline(), metadata)
+
+    async def _repeated(self, call: Call[Answer], deadline: float, metadata: tracing.Metadata | None) -> Answer:
         attempt = 0
         while True:
             remaining = deadline - time.monotonic()
             try:
-                return call.read(await getattr(self._stub, call.name)(call.request, timeout=remaining))
+                sent = getattr(self._stub, call.name)(call.request, timeout=remaining, metadata=metadata)
+                return call.read(await sent)
             except grpc.RpcError as failure:
                 error = self._calls.explain(failure)
             wait = wait_seconds(error, attempt := attempt + 1, deadline - time.monotonic())

@@ -2,7 +2,8 @@
 
 Serves the coordinator (queries to a partition share an RPC), the shard (queries share a scan, writes
 share a commit) and the encoder (images share a forward pass). Its queue is bounded; an item whose caller
-went away is dropped, and a batch that nobody waits for any more is cancelled."""
+went away is dropped, and a batch that nobody waits for any more is cancelled. A batch runs in the name of all
+whose items are in it (`lookalike.observe.requests`)."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from lookalike.errors import Overloaded
+from lookalike.observe import requests
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -24,6 +26,7 @@ class _Entry(Generic[Item, Result]):
     item: Item
     weight: int
     future: asyncio.Future[Result]
+    origin: requests.Origin
 
     def take_weight(self) -> int:
         """The weight that it still holds in the queue; none from now on."""
@@ -58,6 +61,11 @@ class Batcher(Generic[Item, Result]):
         self._waiting_weight = 0
         self._running: set[asyncio.Task[None]] = set()
 
+    @property
+    def waiting(self) -> int:
+        """Items in the queue."""
+        return len(self._waiting)
+
     async def submit(self, item: Item) -> Result:
         """The item's result. Raises Overloaded when the queue is full."""
         weight = self._weigh(item)
@@ -66,7 +74,8 @@ class Batcher(Generic[Item, Result]):
                 f"{self._waiting_weight:,} items are waiting; come back later",
                 retry_after_ms=self._retry_after_ms,
             )
-        entry = _Entry[Item, Result](item, weight, asyncio.get_running_loop().create_future())
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        entry = _Entry(item, weight, future, requests.origin())
         self._waiting.append(entry)
         self._waiting_weight += weight
         self._start_batches()
@@ -91,7 +100,8 @@ class Batcher(Generic[Item, Result]):
             batch = self._take_batch()
             if not batch:
                 return
-            task = asyncio.create_task(self._run_batch(batch))
+            context = requests.together([entry.origin for entry in batch])
+            task = asyncio.create_task(self._run_batch(batch), context=context)
             self._running.add(task)
             task.add_done_callback(self._finished)
             futures = [entry.future for entry in batch]

@@ -35,6 +35,7 @@ from lookalike.codespace import CodeSpace
 from lookalike.dump import Head, Mark
 from lookalike.features import NONE
 from lookalike.indexing import SCAN, Indexing
+from lookalike.observe import tracing
 from lookalike.records import (
     DEFAULT_OVERSAMPLING,
     ClusterStatus,
@@ -201,10 +202,12 @@ class Client:
         attempt = 0
         while True:
             try:
-                for answer in self._stub.Ingest(unanswered.stream(), timeout=seconds_until(deadline)):
-                    attempt = 0
-                    unanswered.answered()
-                    yield from (wire.outcome_from_wire(outcome) for outcome in answer.outcomes)
+                with tracing.calling("Ingest") as metadata:
+                    stream = unanswered.stream()
+                    for answer in self._stub.Ingest(stream, timeout=seconds_until(deadline), metadata=metadata):
+                        attempt = 0
+                        unanswered.answered()
+                        yield from (wire.outcome_from_wire(outcome) for outcome in answer.outcomes)
                 break
             except grpc.RpcError as failure:
                 error = self._calls.explain(failure)
@@ -285,12 +288,17 @@ class Client:
         return self._run(self._calls.get_collection(collection), deadline).code_space.fingerprint
 
     def _run(self, call: Call[Answer], deadline: float | None = None) -> Answer:
-        deadline = deadline or self._calls.deadline()
+        with tracing.calling(call.name) as metadata:
+            return self._repeated(call, deadline or self._calls.deadline(), metadata)
+
+    def _repeated(self, call: Call[Answer], deadline: float, metadata: tracing.Metadata | None) -> Answer:
         attempt = 0
         while True:
             remaining = deadline - time.monotonic()
             try:
-                return call.read(getattr(self._stub, call.name)(call.request, timeout=remaining))
+                return call.read(
+                    getattr(self._stub, call.name)(call.request, timeout=remaining, metadata=metadata)
+                )
             except grpc.RpcError as failure:
                 error = self._calls.explain(failure)
             wait = wait_seconds(error, attempt := attempt + 1, deadline - time.monotonic())

@@ -144,6 +144,7 @@ class ClusterConfig(_Section):
     limits: LimitsConfig = LimitsConfig()
     tracing: TracingConfig = TracingConfig()
     logs: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning"] = "info"
 
     @property
     def web_url(self) -> str:

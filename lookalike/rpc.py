@@ -10,11 +10,12 @@ import grpc
 
 from lookalike import errors
 from lookalike.errors import DeadlineExceeded, InvalidRequest, LookalikeError
+from lookalike.observe import requests
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 MAX_IMAGE_BYTES = 32 * 1024 * 1024
 ERROR_KEY = "lookalike-error"
-REQUEST_ID_KEY = "request-id"
+REQUEST_ID_KEY = requests.REQUEST_ID_KEY
 AUTHORIZATION_KEY = "authorization"
 RETRY_AFTER_KEY = "retry-after-ms"
 
@@ -48,7 +49,7 @@ async def call_by(method: Any, request: Any, deadline: float) -> Any:
     if timeout <= 0:
         raise DeadlineExceeded("the deadline passed before the answer was there; allow more time")
     try:
-        return await method(request, timeout=timeout)
+        return await method(request, timeout=timeout, metadata=requests.metadata())
     except grpc.RpcError as call:
         raise error_of(call) from None
 

@@ -10,7 +10,6 @@ import contextlib
 import logging
 import signal
 import sys
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,9 @@ from lookalike.errors import (
     InvalidRequest,
     LookalikeError,
 )
-from lookalike.rpc import REQUEST_ID_KEY, SERVER_OPTIONS, error_of, trailing_metadata
+from lookalike.observe import logs, metrics, requests
+from lookalike.observe.calls import seen
+from lookalike.rpc import SERVER_OPTIONS, error_of, trailing_metadata
 from lookalike.security.gate import Gate, refusal
 from lookalike.security.tls import ServerTls
 
@@ -52,6 +53,8 @@ class Server:
             maximum_concurrent_rpcs=MAX_CONCURRENT_RPCS,
         )
         self._services = service_names
+        self._admission = admission
+        self._is_ready = False
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         reflection.enable_server_reflection(
@@ -74,13 +77,21 @@ class Server:
         return port
 
     async def set_ready(self, is_ready: bool = True) -> None:
+        self._is_ready = is_ready
         states = health_pb2.HealthCheckResponse
         await self._set_health(states.SERVING if is_ready else states.NOT_SERVING)
 
     async def stop(self) -> None:
         """Say NOT_SERVING, let calls in flight finish, and stop."""
+        self._is_ready = False
         await self._health.enter_graceful_shutdown()
         await self.grpc.stop(DRAIN_SECONDS)
+
+    def levels(self) -> Iterator[metrics.Sample]:
+        """What its metrics show of it."""
+        yield metrics.READY, (), self._is_ready
+        yield metrics.REQUEST_BYTES, (), self._admission.taken
+        yield metrics.REQUEST_BYTES_LIMIT, (), self._admission.limit
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
         for name in ("", *self._services):
@@ -101,10 +112,11 @@ class Boundary(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         handler: Any = await continuation(handler_call_details)
-        if handler is None or not handler_call_details.method.startswith("/lookalike."):
+        method = handler_call_details.method
+        if handler is None or not method.startswith("/lookalike."):
             return handler  # type: ignore[no-any-return]
         decode = _decode_or_explain(handler.request_deserializer)
-        door = _Door(handler_call_details.method.rpartition("/")[2], self._admission, self._gate)
+        door = _Door(method, self._admission, self._gate)
         if handler.unary_unary:
             unary = _guard_unary(handler.unary_unary, door)
             return grpc.unary_unary_rpc_method_handler(unary, decode, handler.response_serializer)
@@ -136,7 +148,9 @@ class _Door:
     """One method's: what a request has to pass before the method works on it."""
 
     def __init__(self, method: str, admission: Admission, gate: Gate | None) -> None:
-        self._method = method
+        """method: its whole name, "/PACKAGE.SERVICE/METHOD"."""
+        self.method = method
+        self._name = method.rpartition("/")[2]
         self._admission = admission
         self._gate = gate
 
@@ -156,7 +170,7 @@ class _Door:
     def enter(self, context: Context) -> None:
         """Refuse a caller who has no business here."""
         if self._gate is not None:
-            self._gate.enter(self._method, _bearing(context))
+            self._gate.enter(self._name, _bearing(context))
 
     async def admit_in_turn(self, request: Any, context: Context) -> None:
         """Check one request of a stream; one that comes too fast waits, and its sender with it."""
@@ -171,7 +185,7 @@ class _Door:
             )
 
     def _seconds_to_wait(self, request: Any, context: Context) -> float:
-        return 0.0 if self._gate is None else self._gate.pass_request(self._method, _bearing(context), request)
+        return 0.0 if self._gate is None else self._gate.pass_request(self._name, _bearing(context), request)
 
 
 def _bearing(context: Context) -> dict[str, str]:
@@ -182,11 +196,12 @@ def _guard_unary(
     handle: Callable[[Any, Any], Awaitable[Any]], door: _Door
 ) -> Callable[[Any, Any], Awaitable[Any]]:
     async def guarded(request: Any, context: Context) -> Any:
-        try:
-            with door.taken_on(request, context):
-                return await handle(request, context)
-        except Exception as error:
-            await _abort(context, error)
+        with seen(door.method, context, is_stream=False):
+            try:
+                with door.taken_on(request, context):
+                    return await handle(request, context)
+            except Exception as error:
+                await _abort(context, error)
 
     return guarded
 
@@ -195,12 +210,13 @@ def _guard_answers(
     handle: Callable[[Any, Any], AsyncIterator[Any]], door: _Door
 ) -> Callable[[Any, Any], AsyncIterator[Any]]:
     async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
-        try:
-            with door.taken_on(request, context):
-                async for response in handle(request, context):
-                    yield response
-        except Exception as error:
-            await _abort(context, error)
+        with seen(door.method, context, is_stream=True):
+            try:
+                with door.taken_on(request, context):
+                    async for response in handle(request, context):
+                        yield response
+            except Exception as error:
+                await _abort(context, error)
 
     return guarded
 
@@ -214,27 +230,31 @@ def _guard_stream(
                 await door.admit_in_turn(request, context)
                 yield request
 
-        try:
-            door.enter(context)
-            async for response in handle(admitted(), context):
-                yield response
-        except Exception as error:
-            await _abort(context, error)
+        with seen(door.method, context, is_stream=True):
+            try:
+                door.enter(context)
+                async for response in handle(admitted(), context):
+                    yield response
+            except Exception as error:
+                await _abort(context, error)
 
     return guarded
 
 
 async def _abort(context: Context, error: Exception) -> None:
-    request_id = _request_id(context)
+    request = requests.current()
+    assert request is not None, "a call is seen before it is answered"
+    request_id = request.id
     if context.done():
-        log.info("request %s: the client left: %s", request_id, type(error).__name__)
+        log.info("the client left: %s", type(error).__name__)
         return
     known = _as_lookalike_error(error)
     if known is None:
-        log.error("request %s failed", request_id, exc_info=error)
+        log.error("%s failed", request.rpc, exc_info=error)
         known = Internal(f"internal error; quote request id {request_id}")
     else:
-        log.info("request %s: %s: %s", request_id, type(known).__name__, _shortened(known.message))
+        text = _shortened(logs.without_quotes(known.message))
+        log.info("%s: %s: %s", request.rpc, type(known).__name__, text)
     await context.abort(known.status, _shortened(known.message), trailing_metadata(known, request_id))
 
 
@@ -255,13 +275,6 @@ def _as_lookalike_error(error: Exception) -> LookalikeError | None:
     if isinstance(error, grpc.aio.UsageError):
         return Cancelled("the call ended before its answer")
     return None
-
-
-def _request_id(context: Context) -> str:
-    for key, value in context.invocation_metadata() or ():
-        if key == REQUEST_ID_KEY and isinstance(value, str):
-            return value[:64]
-    return uuid.uuid4().hex[:16]
 
 
 Reload = Callable[[ClusterConfig], Awaitable[None]]
@@ -316,9 +329,7 @@ def process_arguments(program: str, description: str | None) -> argparse.Argumen
 
 def run_process(main: Coroutine[Any, Any, None]) -> None:
     """Run a server process to its end. Exits with one line and code 2 when it cannot start."""
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    logs.start("text", "info", {})
     try:
         uvloop.run(main)
     except CannotStart as error:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -48,6 +48,7 @@ class _Process:
     name: str
     arguments: list[str]
     address: str
+    metrics: str | None
     popen: subprocess.Popen[bytes] | None = None
     log_start: int = 0
     started: float = 0.0
@@ -77,8 +78,7 @@ class Supervisor:
         self._claim()
         self._processes = list(self._plan())
         # Another cluster's process on a port of ours would pass for ours when asked for its health.
-        addresses = [(process.name, process.address) for process in self._processes]
-        for name, address in [*addresses, ("coordinator", self._config.coordinator.web)]:
+        for name, address in [*self._addresses(self._processes), ("coordinator", self._config.coordinator.web)]:
             _require_free(name, address)
         for process in self._processes:
             self._spawn(process)
@@ -131,7 +131,8 @@ class Supervisor:
         running = {process.name: process for process in self._processes}
         for name, process in planned.items():
             if name not in running:
-                _require_free(name, process.address)
+                for _, address in self._addresses([process]):
+                    _require_free(name, address)
         self._write_config()
         for name, process in running.items():
             process.is_leaving = name not in planned or planned[name].is_leaving
@@ -142,6 +143,14 @@ class Supervisor:
         for process in running.values():
             if process.popen is not None and process.popen.poll() is None:
                 process.popen.send_signal(signal.SIGHUP)
+
+    @staticmethod
+    def _addresses(processes: Iterable[_Process]) -> Iterator[tuple[str, str]]:
+        """What the processes are to listen on, with each one's name."""
+        for process in processes:
+            yield process.name, process.address
+            if process.metrics is not None:
+                yield process.name, process.metrics
 
     def _stop_empty(self) -> None:
         for process in [process for process in self._processes if process.is_leaving]:
@@ -199,11 +208,12 @@ class Supervisor:
             for replica in range(config.replicas):
                 arguments = ["shard", "--partition", str(partition), "--replica", str(replica)]
                 address = config.shard_address(partition, replica)
-                yield _Process(f"shard-r{replica}-{partition}", arguments, address)
+                metrics = config.shard_metrics(partition, replica)
+                yield _Process(f"shard-r{replica}-{partition}", arguments, address, metrics)
         yield from self._plan_leaving()
         if config.encoder is not None:
-            yield _Process("encoder", ["encoder"], config.encoder.address)
-        yield _Process("coordinator", ["coordinator"], config.coordinator.listen)
+            yield _Process("encoder", ["encoder"], config.encoder.address, config.encoder.metrics)
+        yield _Process("coordinator", ["coordinator"], config.coordinator.listen, config.coordinator.metrics)
 
     def _plan_leaving(self) -> Iterator[_Process]:
         """The shards of partitions that the config has no more, but that may still hold something."""
@@ -214,7 +224,9 @@ class Supervisor:
             if int(partition) >= self._config.partitions and not (folder.parent / EMPTY_FILE).exists():
                 arguments = ["shard", "--partition", partition, "--replica", replica]
                 address = self._config.shard_address(int(partition), int(replica))
-                yield _Process(folder.parent.name.replace("r", "shard-r", 1), arguments, address, is_leaving=True)
+                metrics = self._config.shard_metrics(int(partition), int(replica))
+                name = folder.parent.name.replace("r", "shard-r", 1)
+                yield _Process(name, arguments, address, metrics, is_leaving=True)
 
     @property
     def config_file(self) -> Path:

@@ -6,9 +6,10 @@ import asyncio
 from pathlib import Path
 
 from lookalike.admission import Admission
-from lookalike.config import MAX_REPLICAS, load_config
+from lookalike.config import MAX_REPLICAS, ClusterConfig, load_config
 from lookalike.errors import CannotStart
 from lookalike.inside import Inside
+from lookalike.observe.process import Observation, Process
 from lookalike.placement import MAX_PARTITIONS
 from lookalike.serving import Server, follow_config, process_arguments, run_process, until_stopped
 from lookalike.v1 import shard_pb2, shard_pb2_grpc
@@ -27,6 +28,8 @@ async def serve(config_path: Path, partition: int, replica: int, watch_stdin: bo
             f"partition {partition}, replica {replica}: partitions are 0..{MAX_PARTITIONS - 1}, replicas"
             f" 0..{MAX_REPLICAS - 1}"
         )
+    observation = Observation(config, Process("shard", partition, replica))
+    observation.trace()
     identity = Identity(config.cluster, partition, replica)
     folder = config.shard.data / f"r{replica}-{partition}"
     node = Node(folder, identity, config.partitions, config.shard.scan_threads)
@@ -39,12 +42,20 @@ async def serve(config_path: Path, partition: int, replica: int, watch_stdin: bo
     servicer = ShardServicer(node)
     shard_pb2_grpc.add_ShardServiceServicer_to_server(servicer, server.grpc)
     await server.start(config.shard_address(partition, replica), inside.inner_tls())
-    await servicer.load()
     keeper = Keeper(node, servicer, config, inside, server.set_ready)
+    observation.serve_metrics(
+        config.shard_metrics(partition, replica), server.levels, servicer.levels, keeper.levels
+    )
+    await servicer.load()
+
+    async def reload(config: ClusterConfig) -> None:
+        await keeper.reload(config)
+        observation.follow(config)
+
     background = [
         asyncio.create_task(keeper.run()),
         asyncio.create_task(Scrubber(node, servicer, config.shard.scrub_hours).run()),
-        asyncio.create_task(follow_config(config_path, keeper.reload)),
+        asyncio.create_task(follow_config(config_path, reload)),
     ]
     await until_stopped(watch_stdin)
     await server.stop()
@@ -52,6 +63,7 @@ async def serve(config_path: Path, partition: int, replica: int, watch_stdin: bo
         task.cancel()
     await asyncio.gather(*background, return_exceptions=True)
     await servicer.close()
+    observation.stop()
 
 
 def main() -> None:

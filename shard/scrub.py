@@ -9,6 +9,7 @@ import asyncio
 import logging
 
 from lookalike.errors import Corruption, LookalikeError
+from lookalike.observe import metrics
 from shard.engine import Engine
 from shard.node import Node
 from shard.server import ShardServicer
@@ -35,11 +36,13 @@ class Scrubber:
                 try:
                     await self._scrub(engine)
                 except Corruption as error:
+                    metrics.SCRUB_DAMAGE.inc()
                     await self._servicer.set_aside(name, engine, error.message)
                 except LookalikeError as error:
                     log.info("collection %s was not scrubbed: %s", name, error.message)
                 except Exception:
                     log.exception("the scrub of collection %s failed", name)
+            metrics.SCRUB_ENDED.set_to_current_time()
             await asyncio.sleep(self._seconds)
 
     async def _scrub(self, engine: Engine) -> None:
@@ -53,4 +56,5 @@ class Scrubber:
             )
             if damaged:
                 raise Corruption(f"{damaged} of its rows from number {start} on are not as they were written")
+            metrics.SCRUBBED.inc(_ROWS_AT_ONCE if first is not None else max(0, engine.rows - start))
             await asyncio.sleep(_PAUSE_SECONDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import os
 import sys
@@ -32,6 +33,7 @@ from lookalike.errors import (
 )
 from lookalike.features import is_sound
 from lookalike.indexing import Indexing
+from lookalike.observe import metrics, tracing
 from lookalike.records import (
     MAX_HASH_BYTES,
     VERSION_LIMIT,
@@ -44,7 +46,7 @@ from lookalike.records import (
 )
 from lookalike.scan import ScanHits, WriteResult
 from lookalike.shard_state import CollectionDigest, ShardState
-from lookalike.slots import no_slots, slots_to_bytes
+from lookalike.slots import SlotState, no_slots, slots_to_bytes
 from lookalike.thumbnails import check_thumbnail
 from lookalike.v1 import shard_pb2 as pb
 from lookalike.v1 import shard_pb2_grpc
@@ -146,6 +148,28 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
     async def in_reader(self, call: Callable[[], Result]) -> Result:
         """Run what reads stores for long."""
         return await self._in(self._read_threads, call)
+
+    def levels(self) -> Iterator[metrics.Sample]:
+        """What its metrics show of it."""
+        identity, node, table = self._node.identity, self._node, self._node.table
+        place = (str(identity.partition), str(identity.replica))
+        yield metrics.QUEUE_WAITING, ("scan",), self._scans.waiting
+        yield metrics.QUEUE_WAITING, ("commit",), self._writes.waiting
+        for state in SlotState:
+            yield metrics.SLOTS, (*place, state.name.lower()), int(table.are(state).sum())
+        if not self._loaded:
+            return
+        yield metrics.STALE_SECONDS, place, self.stale_ms / 1000
+        yield metrics.QUARANTINED, place, len(node.damaged())
+        engines = node.engines()
+        yield (
+            metrics.ROWS_LEFT_OVER,
+            place,
+            sum(int(engine.sums.rows[~table.writable].sum()) for engine in engines.values()),
+        )
+        for name, engine in metrics.by_collection(engines).items():
+            yield metrics.ROWS, (name, *place), sum(int(one.sums.live[table.serving].sum()) for one in engine)
+            yield metrics.COLLECTION_BYTES, (name, *place), sum(one.memory_bytes for one in engine)
 
     async def close(self) -> None:
         await self._scans.close()
@@ -401,19 +425,40 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
             raise Recovering(f"partition {self._node.identity.partition} {self._unready}; repeat in a moment")
 
     async def _in(self, threads: ThreadPoolExecutor, call: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(threads, call)
+        # What is logged there bears the request's id.
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(threads, context.run, call)
 
     async def _run_scans(self, scans: Sequence[work.Scan]) -> Sequence[ScanHits | Exception]:
         stop = threading.Event()
+        queries = sum(len(scan.group.codes) for scan in scans)
+        began = time.perf_counter()
         try:
-            return await self._in(self._scan_thread, lambda: work.scan_together(self._node, scans, stop.is_set))
+            with tracing.span("scan", queries=queries):
+                answers = await self._in(
+                    self._scan_thread, lambda: work.scan_together(self._node, scans, stop.is_set)
+                )
         except asyncio.CancelledError:
             stop.set()
             raise
+        metrics.SCAN_SECONDS.observe(time.perf_counter() - began)
+        metrics.SCAN_QUERIES.observe(queries)
+        metrics.CODES_COMPARED.inc(
+            sum(hits.rows * len(hits.counts) for hits in answers if isinstance(hits, ScanHits))
+        )
+        return answers
 
     async def _run_writes(self, writes: Sequence[work.Write]) -> Sequence[WriteResult | Exception]:
-        # A write that began is finished even if nobody waits any more: its transaction is whole.
-        return await asyncio.shield(self._in(self._write_thread, lambda: work.write_together(self._node, writes)))
+        records = sum(len(write.records) for write in writes)
+        began = time.perf_counter()
+        with tracing.span("commit", records=records):
+            # A write that began is finished even if nobody waits any more: its transaction is whole.
+            results = await asyncio.shield(
+                self._in(self._write_thread, lambda: work.write_together(self._node, writes))
+            )
+        metrics.COMMIT_SECONDS.observe(time.perf_counter() - began)
+        metrics.COMMIT_RECORDS.observe(records)
+        return results
 
 
 @contextlib.contextmanager

@@ -12,17 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from lookalike.cli import view
 from lookalike.cli.options import DEFAULT_SERVER, Json, Server, Timeout, connect, print_json
 from lookalike.errors import CannotStart
-from lookalike.records import ClusterStatus
 
 if TYPE_CHECKING:
     from lookalike.supervisor import Supervisor
-
-_PIPED_WIDTH = 160
 
 
 def up(
@@ -95,14 +92,23 @@ def _following(path: Path, supervisor: Supervisor) -> Iterator[None]:
         thread.join()
 
 
-def status(server: Server = DEFAULT_SERVER, timeout: Timeout = 10.0, as_json: Json = False) -> None:
+def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again and again until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option(help="Seconds between two looks of --watch.", min=0.1)] = 2.0,
+    server: Server = DEFAULT_SERVER,
+    timeout: Timeout = 10.0,
+    as_json: Json = False,
+) -> None:
     """Show partitions, replicas, encoder and collections. Exit code 1 when a part does not serve."""
     with connect(server, timeout) as client:
+        if watch:
+            view.watch(client, interval, as_json)
+            return
         answer = client.status()
     if as_json:
         print_json(dataclasses.asdict(answer))
     else:
-        _print_status(answer)
+        view.console().print(view.status_view(answer))
     serving = all(replica.state == "serving" for part in answer.partitions for replica in part.replicas)
     if not serving or answer.encoder.state == "unavailable":
         raise typer.Exit(1)
@@ -128,15 +134,8 @@ def rebalance_status(server: Server = DEFAULT_SERVER, timeout: Timeout = 10.0, a
         ]
         print_json({**dataclasses.asdict(answer.rebalance), "by_partition": parts})
         return
-    console = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH, soft_wrap=True)
-    found = answer.rebalance
-    drained = f", drained: {', '.join(map(str, found.drained))}" if found.drained else ""
-    state = "balanced" if not found.slots_to_move else f"{found.slots_to_move} slots to move"
-    console.print(
-        f"{state}, {found.slots_moving} on their way, {found.slots_unserved} unserved;"
-        f" {found.partitions} partitions (epoch {found.epoch}){drained}",
-        highlight=False,
-    )
+    console = view.console()
+    console.print(view.rebalance_line(answer))
     table = Table("partition", "slots", "of", "", box=None, padding=(0, 2))
     for part in answer.partitions:
         table.add_row(
@@ -161,35 +160,3 @@ def drain(
     else:
         what = "takes its share again" if undo else "is drained"
         print(f"partition {partition} {what}; it holds {slots} slots now")
-
-
-def _print_status(answer: ClusterStatus) -> None:
-    console = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH, soft_wrap=True)
-    console.print(f"cluster {answer.cluster}, version {answer.version}", highlight=False)
-    table = Table(
-        "partition", "replica", "address", "state", "slots", "rows", "lag", "memory", box=None, padding=(0, 2)
-    )
-    for part in answer.partitions:
-        for replica in part.replicas:
-            table.add_row(
-                str(part.partition), str(replica.replica), replica.address,
-                replica.state + (f": {replica.reason}" if replica.reason else ""),
-                str(part.slots), f"{replica.rows:,}", f"{replica.lag_ms / 1000:.1f} s",
-                f"{replica.memory_bytes / 2**20:,.1f} MiB",
-            )  # fmt: skip
-    console.print(table)
-    for part in answer.partitions:
-        for replica in part.replicas:
-            for damage in replica.damaged:
-                console.print(f"partition {part.partition}, replica {replica.replica}: {damage}", highlight=False)
-    encoder = answer.encoder
-    detail = encoder.reason
-    if encoder.code_space is not None:
-        detail = f"{encoder.code_space.backbone}, {encoder.code_space.hash_method}, {encoder.code_space.bits} bits"
-    console.print(f"encoder {encoder.address} {encoder.state} {detail}".rstrip(), highlight=False)
-    for collection in answer.collections:
-        console.print(
-            f"collection {collection.name}: {collection.rows:,} rows, {collection.code_space.bits} bits,"
-            f" {collection.code_space.fingerprint[:12]}",
-            highlight=False,
-        )

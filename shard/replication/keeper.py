@@ -11,13 +11,14 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import numpy as np
 
 from lookalike.config import ClusterConfig
 from lookalike.errors import LookalikeError
 from lookalike.inside import Inside
+from lookalike.observe import metrics
 from lookalike.shard_state import ShardState
 from lookalike.slots import SlotSet, SlotState, SlotTable, no_slots, partitions_named, served_by_any
 from shard.engine import Engine
@@ -65,6 +66,7 @@ class Keeper:
         self._started = time.monotonic()
         self._heard_all_at = -HEAR_ALL_SECONDS
         self._repair_at = 0.0
+        self._synced_at: float | None = None
         self._partition = node.identity.partition
         self._place = (self._partition, node.identity.replica)
         self._mark = node.folder / "synced"
@@ -81,6 +83,13 @@ class Keeper:
         finally:
             for peer in self._peers.values():
                 await peer.close()
+
+    def levels(self) -> Iterator[metrics.Sample]:
+        """What the metrics show of it."""
+        place = (str(self._partition), str(self._node.identity.replica))
+        if self._synced_at is not None and self._config.replicas > 1:
+            yield metrics.SYNC_AGE_SECONDS, place, time.monotonic() - self._synced_at
+        yield metrics.SLOTS_DIFFERING, place, self._repairer.slots_differing
 
     async def reload(self, config: ClusterConfig) -> None:
         """Go on with another config."""
@@ -238,7 +247,8 @@ class Keeper:
         for place, peer_table in peers.items():
             slots = receiving & peer_table.serving
             if slots.any():
-                await self._repairer.pull(self._peer(place), slots)
+                pulled = await self._repairer.pull(self._peer(place), slots)
+                metrics.PULLED.labels("recovery").inc(pulled)
                 done += slots
         complete = receiving & (done >= enough)
         if complete.any():
@@ -265,6 +275,7 @@ class Keeper:
             slots = own.writable & table.serving & (own.generations == table.generations)
             try:
                 pulled = await self._repairer.pull(self._peer(place), slots, patience=self._servicer.is_ready)
+                metrics.PULLED.labels("repair").inc(pulled)
             except LookalikeError as error:
                 log.info("replica %d could not be compared with: %s", place[1], error.message)
                 continue
@@ -278,6 +289,7 @@ class Keeper:
         if repaired + 1 >= self._quorum.reads:
             self._servicer.fresh_at(began if self._quorum.reads > 1 else None)
             self._mark.touch()
+            self._synced_at = began
             await self._forget_tombstones()
         took = time.monotonic() - repair_began
         self._repair_at = time.monotonic() + took * (1 / _REPAIR_SHARE - 1) if self._servicer.is_ready else 0.0
@@ -361,7 +373,8 @@ class Keeper:
             try:
                 shared = await peer.share(slots, self._partition, generations) & slots
                 if shared.any():
-                    await self._repairer.pull(peer, shared, self._throttle.pause)
+                    pulled = await self._repairer.pull(peer, shared, self._throttle.pause)
+                    metrics.PULLED.labels("move").inc(pulled)
                     copied += shared
             except LookalikeError as error:
                 log.info("partition %d, replica %d: %s", source, replica, error.message)

@@ -51,6 +51,8 @@ class Repairer:
     def __init__(self, node: Node, servicer: ShardServicer) -> None:
         self._node = node
         self._servicer = servicer
+        # In the last comparison.
+        self.slots_differing = 0
 
     async def follow_catalog(self, peer: Peer, state: ShardState) -> None:
         """Make the collections that a peer has and this shard lacks, drop those that were dropped, and begin anew
@@ -90,7 +92,9 @@ class Repairer:
             state = await peer.state(None, include_digests=True)
             slots = slots & np.logical_or.reduce(list(before.values()))
         pulled = 0
-        for name, differing in self._differing(state, slots).items():
+        found = self._differing(state, slots)
+        self.slots_differing = sum(int(slots.sum()) for slots in found.values())
+        for name, differing in found.items():
             try:
                 pulled += await self._pull_collection(peer, name, state.digests[name], differing, pause)
             except NotFound:

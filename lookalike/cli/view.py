@@ -1,0 +1,130 @@
+"""Owns what `lookalike status` shows: a cluster's state as tables and lines, once or again and again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from lookalike.client import Client
+from lookalike.errors import LookalikeError
+from lookalike.records import ClusterStatus
+
+_PIPED_WIDTH = 160
+_STYLES = {"serving": "green", "recovering": "yellow", "unavailable": "bold red"}
+
+
+def console() -> Console:
+    """For people; as wide as its lines where no terminal is."""
+    return Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH, soft_wrap=True, highlight=False)
+
+
+def status_view(answer: ClusterStatus) -> RenderableType:
+    lines: list[RenderableType] = [Text(f"cluster {answer.cluster}, version {answer.version}"), _replicas(answer)]
+    lines += [
+        Text(f"partition {part.partition}, replica {replica.replica}: {damage}", "bold red")
+        for part in answer.partitions
+        for replica in part.replicas
+        for damage in replica.damaged
+    ]
+    encoder = answer.encoder
+    detail = encoder.reason
+    if encoder.code_space is not None:
+        detail = f"{encoder.code_space.backbone}, {encoder.code_space.hash_method}, {encoder.code_space.bits} bits"
+    lines.append(Text(f"encoder {encoder.address} {encoder.state} {detail}".rstrip()))
+    lines += [
+        Text(
+            f"collection {collection.name}: {collection.rows:,} rows, {collection.code_space.bits} bits,"
+            f" {collection.code_space.fingerprint[:12]}"
+        )
+        for collection in answer.collections
+    ]
+    return Group(*lines)
+
+
+def _replicas(answer: ClusterStatus) -> Table:
+    table = Table(
+        "partition", "replica", "address", "state", "slots", "rows", "lag", "memory", box=None, padding=(0, 2)
+    )
+    for part in answer.partitions:
+        for replica in part.replicas:
+            table.add_row(
+                str(part.partition), str(replica.replica), replica.address,
+                Text(
+                    replica.state + (f": {replica.reason}" if replica.reason else ""),
+                    _STYLES.get(replica.state, ""),
+                ),
+                str(part.slots), f"{replica.rows:,}", f"{replica.lag_ms / 1000:.1f} s",
+                f"{replica.memory_bytes / 2**20:,.1f} MiB",
+            )  # fmt: skip
+    return table
+
+
+def rebalance_line(answer: ClusterStatus) -> str:
+    found = answer.rebalance
+    drained = f", drained: {', '.join(map(str, found.drained))}" if found.drained else ""
+    state = "balanced" if not found.slots_to_move else f"{found.slots_to_move} slots to move"
+    return (
+        f"{state}, {found.slots_moving} on their way, {found.slots_unserved} unserved;"
+        f" {found.partitions} partitions (epoch {found.epoch}){drained}"
+    )
+
+
+def watch(client: Client, seconds: float, as_json: bool) -> None:
+    """Show the status every so many seconds until Ctrl-C: on a terminal in one place, else one after the other."""
+    try:
+        if as_json:
+            for answer in _answers(client, seconds):
+                print(json.dumps(_as_json(answer)), flush=True)
+            return
+        out = console()
+        views = _views(_answers(client, seconds))
+        if not out.is_terminal:
+            for view in views:
+                out.print(view)
+                sys.stdout.flush()
+            return
+        with Live(console=out, auto_refresh=False, screen=True) as live:
+            for view in views:
+                live.update(view, refresh=True)
+    except KeyboardInterrupt:
+        return
+
+
+def _as_json(answer: ClusterStatus | LookalikeError) -> dict[str, Any]:
+    return {"error": answer.message} if isinstance(answer, LookalikeError) else dataclasses.asdict(answer)
+
+
+def _answers(client: Client, seconds: float) -> Iterator[ClusterStatus | LookalikeError]:
+    while True:
+        began = time.monotonic()
+        try:
+            yield client.status()
+        except LookalikeError as error:
+            yield error
+        time.sleep(max(0.0, began + seconds - time.monotonic()))
+
+
+def _views(answers: Iterator[ClusterStatus | LookalikeError]) -> Iterator[RenderableType]:
+    """Each answer with how fast records have come since the one before."""
+    last: tuple[float, int] | None = None
+    for answer in answers:
+        if isinstance(answer, LookalikeError):
+            yield Group(Text(time.strftime("%H:%M:%S")), Text(f"no answer: {answer.message}", "bold red"))
+            continue
+        now, rows = time.monotonic(), sum(collection.rows for collection in answer.collections)
+        rate = "" if last is None else f", {(rows - last[1]) / (now - last[0]):+,.0f} a second"
+        last = now, rows
+        yield Group(
+            status_view(answer),
+            Text(rebalance_line(answer)),
+            Text(f"{rows:,} rows in all{rate}; {time.strftime('%H:%M:%S')}, Ctrl-C ends"),
+        )

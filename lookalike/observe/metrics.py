@@ -1,0 +1,254 @@
+"""Owns the metrics: every name, label and meaning, by the kind of process that has it. docs/OBSERVABILITY.md shows
+them as they stand here.
+
+Events are counted where they happen. What can be looked up at any time is a level: declared here and read when it
+is scraped (`Levels`). No label has more values than there are partitions, replicas, calls or, of collections,
+MAX_COLLECTIONS; a key is never one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+MAX_COLLECTIONS = 100
+OTHER = "other"
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_SHORT_SECONDS = (0.0001, 0.00025, 0.0005, *_SECONDS[:-1])
+_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Declared:
+    """name: as it is scraped, but for the suffixes of histograms and summaries."""
+
+    name: str
+    kind: str
+    text: str
+    labels: tuple[str, ...]
+
+
+Value = TypeVar("Value")
+Sample = tuple[Declared, tuple[str, ...], float]
+
+
+class Declarations:
+    """The metrics that one kind of process has."""
+
+    def __init__(self, who: str) -> None:
+        self.who = who
+        self.registry = CollectorRegistry()
+        self.all: list[Declared] = []
+
+    def counter(self, name: str, text: str, *labels: str) -> Counter:
+        self._declare(name, "counter", text, labels)
+        return Counter(name, text, labels, registry=self.registry)
+
+    def gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        self._declare(name, "gauge", text, labels)
+        return Gauge(name, text, labels, registry=self.registry)
+
+    def summary(self, name: str, text: str, *labels: str) -> Summary:
+        self._declare(name, "summary", text, labels)
+        return Summary(name, text, labels, registry=self.registry)
+
+    def histogram(self, name: str, text: str, *labels: str, buckets: Sequence[float] = _SECONDS) -> Histogram:
+        self._declare(name, "histogram", text, labels)
+        return Histogram(name, text, labels, registry=self.registry, buckets=buckets)
+
+    def level(self, name: str, text: str, *labels: str) -> Declared:
+        """A gauge that `Levels` reads."""
+        return self._declare(name, "gauge", text, labels)
+
+    def _declare(self, name: str, kind: str, text: str, labels: tuple[str, ...]) -> Declared:
+        self.all.append(Declared(name, kind, text, labels))
+        return self.all[-1]
+
+
+class Levels(Collector):
+    """Reads levels when they are scraped, in the scrape's own thread: `read` must not rely on the event loop."""
+
+    def __init__(self, *reads: Callable[[], Iterable[Sample]]) -> None:
+        self._reads = reads
+
+    def describe(self) -> Iterable[Any]:
+        return ()
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        families: dict[str, GaugeMetricFamily] = {}
+        for read in self._reads:
+            for declared, labels, value in read():
+                if declared.name not in families:
+                    family = GaugeMetricFamily(declared.name, declared.text, labels=declared.labels)
+                    families[declared.name] = family
+                families[declared.name].add_metric(labels, value)
+        return families.values()
+
+
+class CollectionLabels:
+    """The names of collections as labels: of the first MAX_COLLECTIONS, and one for all others."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+
+    def of(self, name: str) -> str:
+        if name not in self._known:
+            if len(self._known) >= MAX_COLLECTIONS:
+                return OTHER
+            self._known.add(name)
+        return name
+
+
+def by_collection(found: Mapping[str, Value]) -> dict[str, list[Value]]:
+    """What is known of each collection, by label: the first MAX_COLLECTIONS by name, the rest together."""
+    labelled: dict[str, list[Value]] = {}
+    for place, (name, value) in enumerate(sorted(found.items(), key=lambda item: item[0])):
+        labelled.setdefault(name if place < MAX_COLLECTIONS else OTHER, []).append(value)
+    return labelled
+
+
+EVERY = Declarations("Every process")
+INFO = EVERY.level(
+    "lookalike_info", "1; what runs here, and the digest of the config that it follows.",
+    "cluster", "version", "process", "partition", "replica", "config_digest",
+)  # fmt: skip
+READY = EVERY.level("lookalike_ready", "1 while the process serves, as its health check says it.")
+RPC_SECONDS = EVERY.histogram(
+    "lookalike_rpc_seconds", "Seconds from a call's arrival to its end, by gRPC status; a stream is one call.",
+    "rpc", "code",
+)  # fmt: skip
+RPCS_IN_FLIGHT = EVERY.gauge("lookalike_rpcs_in_flight", "Calls in work.", "rpc")
+REQUEST_BYTES = EVERY.level("lookalike_request_bytes", "Bytes of the requests in work.")
+REQUEST_BYTES_LIMIT = EVERY.level("lookalike_request_bytes_limit", "So many are taken on (max_request_mb).")
+QUEUE_WAITING = EVERY.level(
+    "lookalike_queue_waiting",
+    "What waits to share the next batch: queries for a round or a scan, writes for a commit, images for a batch.",
+    "queue",
+)
+
+COORDINATOR = Declarations("Coordinator")
+STAGE_SECONDS = COORDINATOR.histogram(
+    "lookalike_search_stage_seconds",
+    "Seconds of a search's stages: encode (of images), fan_out (until the partitions' answers are merged),"
+    " merge (one for all that share a round), rerank, and total.",
+    "stage",
+    buckets=_SHORT_SECONDS,
+)
+QUERIES = COORDINATOR.counter("lookalike_search_queries_total", "Queries that were answered.", "collection")
+ANSWERS = COORDINATOR.counter(
+    "lookalike_search_answers_total",
+    "Searches by coverage: complete, incomplete (allow_partial), or refused because partitions were missing.",
+    "collection", "coverage",
+)  # fmt: skip
+MISSING = COORDINATOR.counter(
+    "lookalike_search_missing_partitions_total", "Searches that a partition was missing from.", "partition"
+)
+ROUND_QUERIES = COORDINATOR.histogram(
+    "lookalike_round_queries", "Queries that shared one RPC to every partition.", buckets=_COUNTS
+)
+SHARD_SECONDS = COORDINATOR.summary(
+    "lookalike_shard_scan_rpc_seconds",
+    "Seconds of Scan calls to a shard that were answered.",
+    "partition",
+    "replica",
+)
+SHARD_FAILURES = COORDINATOR.counter(
+    "lookalike_shard_rpc_failures_total",
+    "Calls to a shard that failed for a reason of its own.",
+    "partition",
+    "replica",
+)
+HEDGES_SENT = COORDINATOR.counter(
+    "lookalike_hedges_sent_total",
+    "Reads that another replica was asked for, because the first was slow.",
+    "partition",
+)
+HEDGES_WON = COORDINATOR.counter(
+    "lookalike_hedges_won_total", "Of those, the ones that the other replica answered first.", "partition"
+)
+RECORDS_WRITTEN = COORDINATOR.counter(
+    "lookalike_records_written_total",
+    "Records by operation (upsert, ingest, delete, restore) and outcome (acknowledged, failed).",
+    "collection", "operation", "outcome",
+)  # fmt: skip
+REPLICA_LIVE = COORDINATOR.level(
+    "lookalike_replica_live", "1 while the shard answers and has caught up.", "partition", "replica"
+)
+REPLICA_LAG = COORDINATOR.level(
+    "lookalike_replica_lag_seconds",
+    "Every write acknowledged so long ago is there, for certain.",
+    "partition",
+    "replica",
+)
+PARTITIONS = COORDINATOR.level("lookalike_partitions", "Partitions that the cluster is to have.")
+SLOTS_TO_MOVE = COORDINATOR.level("lookalike_slots_to_move", "Of 1,024 slots, those not where they shall be.")
+SLOTS_MOVING = COORDINATOR.level("lookalike_slots_moving", "Of those, the ones on their way.")
+SLOTS_UNSERVED = COORDINATOR.level("lookalike_slots_unserved", "Slots that no shard that answers serves.")
+
+SHARD = Declarations("Shard")
+ROWS = SHARD.level(
+    "lookalike_rows", "Live records in the slots that the shard serves.", "collection", "partition", "replica"
+)
+COLLECTION_BYTES = SHARD.level(
+    "lookalike_collection_bytes", "Memory that the codes take.", "collection", "partition", "replica"
+)
+STALE_SECONDS = SHARD.level(
+    "lookalike_shard_stale_seconds", "Every write acknowledged so long ago is here.", "partition", "replica"
+)
+SYNC_AGE_SECONDS = SHARD.level(
+    "lookalike_shard_sync_age_seconds",
+    "Since the shard last compared itself with a majority.",
+    "partition",
+    "replica",
+)
+SLOTS_DIFFERING = SHARD.level(
+    "lookalike_shard_slots_differing", "Slots in which another replica had something else when last compared.",
+    "partition", "replica",
+)  # fmt: skip
+SLOTS = SHARD.level(
+    "lookalike_shard_slots", "What the shard is to the 1,024 slots.", "partition", "replica", "state"
+)
+ROWS_LEFT_OVER = SHARD.level(
+    "lookalike_shard_rows_left_over", "Rows of slots that moved away, still to be cleared.", "partition", "replica"
+)
+QUARANTINED = SHARD.level(
+    "lookalike_collections_quarantined", "Collections set aside as damaged.", "partition", "replica"
+)
+PULLED = SHARD.counter(
+    "lookalike_records_pulled_total",
+    "Records fetched from other shards: repair (a replica had more), recovery (of a lost disk), move (of slots).",
+    "reason",
+)
+SCAN_QUERIES = SHARD.histogram("lookalike_scan_queries", "Queries that shared one scan.", buckets=_COUNTS)
+SCAN_SECONDS = SHARD.histogram(
+    "lookalike_scan_seconds", "Seconds of a scan, keys looked up.", buckets=_SHORT_SECONDS
+)
+CODES_COMPARED = SHARD.counter("lookalike_codes_compared_total", "Rows searched, times queries.")
+COMMIT_RECORDS = SHARD.histogram(
+    "lookalike_commit_records", "Records that shared one commit.", buckets=(*_COUNTS, 4_096, 16_384)
+)
+COMMIT_SECONDS = SHARD.histogram("lookalike_commit_seconds", "Seconds of a commit, synced to disk.")
+SCRUBBED = SHARD.counter("lookalike_scrub_rows_total", "Rows whose checksum was checked.")
+SCRUB_DAMAGE = SHARD.counter("lookalike_scrub_damage_total", "Times that a scrub found damage.")
+SCRUB_ENDED = SHARD.gauge(
+    "lookalike_scrub_ended_timestamp_seconds", "When the last scrub of all collections ended; 0 if none has."
+)
+
+ENCODER = Declarations("Encoder")
+BATCH_IMAGES = ENCODER.histogram(
+    "lookalike_encoder_batch_images", "Images that shared one batch.", buckets=_COUNTS[:6]
+)
+BATCH_SECONDS = ENCODER.histogram("lookalike_encoder_batch_seconds", "Seconds of a batch at a replica.")
+IMAGES = ENCODER.counter(
+    "lookalike_encoder_images_total", "Images: encoded, unreadable, or failed with their batch.", "outcome"
+)
+ENCODER_REPLICAS = ENCODER.level(
+    "lookalike_encoder_replicas", "Replicas of the model, by Ray Serve's state.", "state"
+)
+ENCODER_REPLICAS_MAX = ENCODER.level("lookalike_encoder_replicas_max", "So many there may be (max_replicas).")
+
+BY_PROCESS = {"coordinator": COORDINATOR, "shard": SHARD, "encoder": ENCODER}

@@ -1,0 +1,180 @@
+"""Owns spans: OpenTelemetry where a program uses it, nothing where it does not.
+
+A program that has set a tracer provider traces: a server by `start`, a client's program by itself. Nothing here
+imports OpenTelemetry before; so without it a span costs a look into a dictionary. Its context travels as W3C
+`traceparent` in gRPC metadata.
+
+Work that several requests share belongs to the first one's trace and is linked to the spans of all others."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from lookalike.errors import CannotStart
+
+if TYPE_CHECKING:
+    from lookalike.config import TracingConfig
+
+TRACEPARENT = "traceparent"
+_EXPORT_MS = 1_000
+Metadata = tuple[tuple[str, str], ...]
+
+# Of the requests that share this work, where there is no span of its own yet.
+_sharing: ContextVar[tuple[Any, ...]] = ContextVar("sharing", default=())
+
+
+def start(config: TracingConfig, resource: dict[str, str]) -> Any:
+    """Send this process's spans where the config says. Returns what to `shutdown`, or None if it names no place.
+    Raises CannotStart."""
+    if config.otlp is None:
+        return None
+    if urlsplit(config.otlp).scheme not in ("http", "https") or not urlsplit(config.otlp).hostname:
+        raise CannotStart(f"tracing.otlp: {config.otlp!r} is not a URL such as http://collector:4317")
+    try:
+        from opentelemetry import trace
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+    except ModuleNotFoundError as error:
+        raise CannotStart(f"tracing.otlp: needs {error.name}; pip install 'lookalike[tracing]'") from None
+    provider = TracerProvider(ParentBased(TraceIdRatioBased(config.sample)), Resource.create(resource))
+    exporter = OTLPSpanExporter(config.otlp)
+    provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=_EXPORT_MS))
+    trace.set_tracer_provider(provider)
+    return provider
+
+
+def current() -> Any:
+    """The context of the span that this work is a part of; None if there is none."""
+    if (trace := _tracing()) is None:
+        return None
+    context = trace.get_current_span().get_span_context()
+    return context if context.is_valid else None
+
+
+def trace_id() -> str | None:
+    """As 32 hexadecimal digits; None outside of a trace."""
+    context = current()
+    if context is None:
+        context = next(iter(_sharing.get()), None)
+    return None if context is None else f"{context.trace_id:032x}"
+
+
+def share(spans: Sequence[Any]) -> None:
+    """The work of this context is for those who wait in these spans."""
+    # One that is not sampled would keep the work from being so.
+    _sharing.set(tuple(sorted(spans, key=lambda span: not span.trace_flags.sampled)))
+
+
+@contextlib.contextmanager
+def span(name: str, *, is_call: bool = False, **attributes: str | int | bool) -> Iterator[Any]:
+    """A part of a request's work, with the block as its time; is_call: it is a call to another process. Yields the
+    span, or None where nothing is traced: what nobody asked for, such as polls, is not."""
+    trace = _tracing()
+    parent, links = None, []
+    if trace is not None and not trace.get_current_span().get_span_context().is_valid:
+        first, *others = _sharing.get() or (None,)
+        if first is None:
+            trace = None
+        else:
+            parent = trace.set_span_in_context(trace.NonRecordingSpan(first))
+            links = [trace.Link(other) for other in others]
+    if trace is None:
+        yield None
+        return
+    with _tracer(trace.get_tracer_provider()).start_as_current_span(
+        name,
+        parent,
+        trace.SpanKind.CLIENT if is_call else trace.SpanKind.INTERNAL,
+        attributes,
+        links,
+        record_exception=False,  # its text may hold what a client wrote
+    ) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def calling(method: str) -> Iterator[Metadata | None]:
+    """A client's call with the block as its time, retries included. Yields what to send along."""
+    if (trace := _tracing()) is None:
+        yield None
+        return
+    made = _tracer(trace.get_tracer_provider()).start_span(
+        f"lookalike.Client/{method}", kind=trace.SpanKind.CLIENT
+    )
+    try:
+        # Not made the current span: that of a stream would stay so in the caller's code.
+        yield _headers(trace.set_span_in_context(made))
+    except Exception as error:
+        made.set_status(trace.Status(trace.StatusCode.ERROR, type(error).__name__))
+        raise
+    finally:
+        made.end()
+
+
+def headers() -> Metadata:
+    """What to send along with a call of this work."""
+    return () if current() is None else _headers(None)
+
+
+class Served:
+    """The span of a call that this process answers. It is the current one until the task of the call ends."""
+
+    def __init__(self, method: str, traceparent: str | None, is_public: bool) -> None:
+        """is_public: a call that came without a trace may begin one."""
+        self._span = None
+        if (trace := _tracing()) is None or not (traceparent or is_public):
+            return
+        from opentelemetry import context
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        carrier = {TRACEPARENT: traceparent} if traceparent else {}
+        parent = TraceContextTextMapPropagator().extract(carrier)
+        service, _, name = method.removeprefix("/").partition("/")
+        self._span = _tracer(trace.get_tracer_provider()).start_span(
+            f"{service.rpartition('.')[2]}/{name}",
+            parent,
+            trace.SpanKind.SERVER,
+            {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name},
+        )
+        context.attach(trace.set_span_in_context(self._span))
+
+    def ended(self, code: str, number: int, is_fault: bool, **attributes: str | int) -> None:
+        """code: the status's name. is_fault: the server's own."""
+        if self._span is None:
+            return
+        self._span.set_attributes({"rpc.grpc.status_code": number, **attributes})
+        if is_fault:
+            trace = _tracing()
+            self._span.set_status(trace.Status(trace.StatusCode.ERROR, code))
+        self._span.end()
+
+
+def _tracing() -> Any:
+    """OpenTelemetry's trace module, if this program has set it up; else None."""
+    trace = sys.modules.get("opentelemetry.trace")
+    if trace is None or isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        return None
+    return trace
+
+
+@functools.cache
+def _tracer(provider: Any) -> Any:
+    return provider.get_tracer("lookalike", version("lookalike"))
+
+
+def _headers(context: Any) -> Metadata:
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    carrier: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(carrier, context)
+    return tuple(carrier.items())

@@ -1,0 +1,180 @@
+"""Spans as a collector gets them: one trace from the client through the coordinator to every shard, and links
+where queries of several traces share the work."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from lookalike import Client
+from lookalike.config import TracingConfig
+from lookalike.throwaway import throwaway_config
+from tests.cluster.scraping import running
+from tests.conftest import Cluster, wait_until
+
+# A program that traces: its provider is its own affair, so it has a process of its own.
+PROGRAM = """
+import asyncio, sys
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from lookalike import AsyncClient, Client
+
+collector, server, searches = sys.argv[1], sys.argv[2], int(sys.argv[3])
+provider = TracerProvider(resource=Resource.create({"service.name": "program"}))
+provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(collector, insecure=True)))
+trace.set_tracer_provider(provider)
+
+async def together():
+    async with AsyncClient(server) as client:
+        await client.get_collection("c")
+        await asyncio.gather(*(client.search(code=bytes([i % 256] * 8), collection="c") for i in range(searches)))
+
+if searches == 1:
+    with Client(server) as client:
+        client.search(code=bytes(8), collection="c")
+else:
+    asyncio.run(together())
+provider.shutdown()
+"""
+
+
+class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+    """Keeps every span that it is sent, with the service that sent it."""
+
+    def __init__(self) -> None:
+        self.spans: list[tuple[str, Span]] = []
+
+    def Export(
+        self, request: trace_service_pb2.ExportTraceServiceRequest, context: grpc.ServicerContext
+    ) -> trace_service_pb2.ExportTraceServiceResponse:
+        for resource in request.resource_spans:
+            service = next(
+                item.value.string_value for item in resource.resource.attributes if item.key == "service.name"
+            )
+            for scope in resource.scope_spans:
+                self.spans += [(service, span) for span in scope.spans]
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+    def named(self, service: str, name: str) -> list[Span]:
+        return [span for one, span in list(self.spans) if one == service and span.name == name]
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[tuple[Collector, str]]:
+    server = grpc.server(ThreadPoolExecutor(4))
+    collected = Collector()
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collected, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield collected, f"http://127.0.0.1:{port}"
+    server.stop(1).wait()
+
+
+@pytest.fixture(scope="module")
+def traced(collector: tuple[Collector, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    data = tmp_path_factory.mktemp("traced")
+    config = throwaway_config(data, partitions=2)
+    with running(config.model_copy(update={"tracing": TracingConfig(otlp=collector[1])}), data) as cluster:
+        with cluster.client() as client:
+            client.create_collection("c", bits=64)
+        yield cluster
+
+
+def run_program(cluster: Cluster, collector: str, searches: int) -> None:
+    command = [sys.executable, "-c", PROGRAM, collector, cluster.address, str(searches)]
+    subprocess.run(command, check=True, timeout=60)
+
+
+def test_one_trace_leads_from_the_client_through_the_coordinator_to_both_shards(
+    traced: Cluster, collector: tuple[Collector, str]
+) -> None:
+    collected, address = collector
+    collected.spans.clear()
+    run_program(traced, address, 1)
+    wait_until(lambda: len(collected.named("lookalike-shard", "scan")) == 2, 20)
+    wait_until(lambda: bool(collected.named("lookalike-coordinator", "SearchService/Search")), 20)
+    (call,) = collected.named("program", "lookalike.Client/Search")
+    mine = [(service, span) for service, span in collected.spans if span.trace_id == call.trace_id]
+    by_id = {span.span_id: (service, span) for service, span in mine}
+
+    def way(span: Span) -> list[str]:
+        names = []
+        found: tuple[str, Span] | None = ("", span)
+        while found is not None:
+            names.append(found[1].name)
+            found = by_id.get(found[1].parent_span_id)
+        return names
+
+    scans = [span for service, span in mine if (service, span.name) == ("lookalike-shard", "scan")]
+    assert [way(scan) for scan in scans] == 2 * [
+        [
+            "scan", "ShardService/Scan", "ShardService/Scan", "round", "fan-out", "SearchService/Search",
+            "lookalike.Client/Search",
+        ]
+    ]  # fmt: skip
+    calls = [
+        span for service, span in mine if (service, span.name) == ("lookalike-coordinator", "ShardService/Scan")
+    ]
+    asked = {item.value.int_value for span in calls for item in span.attributes if item.key == "partition"}
+    assert asked == {0, 1}
+    (merge,) = [span for _, span in mine if span.name == "merge"]
+    assert way(merge)[1:3] == ["fan-out", "SearchService/Search"]
+
+
+def test_searches_that_share_a_round_are_linked_to_it(traced: Cluster, collector: tuple[Collector, str]) -> None:
+    collected, address = collector
+    collected.spans.clear()
+    searches = 60
+    run_program(traced, address, searches)
+    wait_until(lambda: len(collected.named("lookalike-coordinator", "fan-out")) == searches, 20)
+    rounds = collected.named("lookalike-coordinator", "round")
+    wait_until(lambda: len(collected.named("lookalike-coordinator", "round")) == len(rounds), 5)
+    assert len(rounds) < searches
+    fan_outs = {span.span_id: span for span in collected.named("lookalike-coordinator", "fan-out")}
+    served = 0
+    for one in rounds:
+        waited = [fan_outs[id] for id in (one.parent_span_id, *(link.span_id for link in one.links))]
+        assert len({span.trace_id for span in waited}) == len(waited)
+        served += len(waited)
+        if len(waited) > 1:
+            for span in waited:
+                assert one.span_id in [link.span_id for link in span.links]
+    assert served == searches
+
+
+def test_nothing_is_traced_unless_asked_for(traced: Cluster, collector: tuple[Collector, str]) -> None:
+    """Polls between coordinator and shards go on all the time."""
+    collected, _ = collector
+    collected.spans.clear()
+    with Client(traced.address) as client:
+        client.status()
+    wait_until(lambda: bool(collected.named("lookalike-coordinator", "SearchService/ClusterStatus")), 20)
+    begun = [span.name for _, span in collected.spans if not span.parent_span_id]
+    assert begun
+    for name in begun:
+        assert name.startswith(("SearchService/", "lookalike.Client/")), name
+
+
+def test_without_the_packages_it_is_said_what_to_install(tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.modules['opentelemetry'] = None\n"
+        "from lookalike.config import TracingConfig; from lookalike.observe import tracing\n"
+        "assert tracing.start(TracingConfig(), {}) is None\n"
+        "with tracing.span('x') as span: assert span is None\n"
+        "tracing.start(TracingConfig(otlp='http://127.0.0.1:4317'), {})\n"
+    )
+    failed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert failed.returncode
+    assert "CannotStart: tracing.otlp: needs opentelemetry" in failed.stderr
+    assert "pip install 'lookalike[tracing]'" in failed.stderr
