@@ -28,6 +28,7 @@ from lookalike.calls import (
     wait_seconds,
 )
 from lookalike.codespace import CodeSpace
+from lookalike.coordinators import Coordinators
 from lookalike.dump import Head, Mark
 from lookalike.features import NONE
 from lookalike.indexing import SCAN, Indexing
@@ -42,20 +43,17 @@ from lookalike.records import (
     VersionedRecord,
     check_collection_name,
 )
-from lookalike.rpc import CHANNEL_OPTIONS
 from lookalike.slots import SlotSet
 from lookalike.unanswered import AsyncUnanswered
 from lookalike.v1 import search_pb2 as pb
-from lookalike.v1.search_pb2_grpc import SearchServiceStub
 
 
 class AsyncClient:
     """`Client` for asyncio: the same methods, awaited; `ingest` is an asynchronous iterator."""
 
-    def __init__(self, address: str, *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> None:
-        self._calls = Calls(address, timeout)
-        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-        self._stub = SearchServiceStub(self._channel)
+    def __init__(self, address: str | Sequence[str], *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> None:
+        self._calls = Calls(timeout)
+        self._coordinators = Coordinators(grpc.aio, address)
 
     async def __aenter__(self) -> Self:
         return self
@@ -66,7 +64,8 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        await self._channel.close()
+        for channel in self._coordinators.channels:
+            await channel.close()
 
     async def search(
         self,
@@ -171,15 +170,19 @@ class AsyncClient:
         attempt = 0
         try:
             while True:
+                coordinator = self._coordinators.next()
+                stream = coordinator.stub.Ingest(unanswered.stream(), timeout=seconds_until(deadline))
                 try:
-                    async for answer in self._stub.Ingest(unanswered.stream(), timeout=seconds_until(deadline)):
+                    async for answer in stream:
                         attempt = 0
                         unanswered.answered()
                         for outcome in answer.outcomes:
                             yield wire.outcome_from_wire(outcome)
                     break
                 except grpc.RpcError as failure:
-                    error = self._calls.explain(failure)
+                    error = self._calls.explain(failure, coordinator.address)
+                if self._coordinators.failed(coordinator, error):
+                    continue
                 if attempt == 0:
                     give_up = min(deadline, self._calls.deadline())
                 wait = wait_seconds(error, attempt := attempt + 1, give_up - time.monotonic(), attempts=None)
@@ -233,12 +236,15 @@ class AsyncClient:
         self, collection: str, slots: SlotSet, since: Sequence[Mark] = ()
     ) -> AsyncIterator[Head | list[VersionedRecord]]:
         """See `Client.backup`."""
+        coordinator = self._coordinators.next()
         try:
-            async for part in self._stub.Backup(wire.dump_request_to_wire(collection, slots, since)):
+            async for part in coordinator.stub.Backup(wire.dump_request_to_wire(collection, slots, since)):
                 for found in wire.dump_part_from_wire(part):
                     yield found
         except grpc.RpcError as failure:
-            raise self._calls.explain(failure) from None
+            error = self._calls.explain(failure, coordinator.address)
+            self._coordinators.failed(coordinator, error)
+            raise error from None
 
     async def restore(
         self, records: Sequence[VersionedRecord], collection: str, fingerprint: str, features: str
@@ -258,11 +264,14 @@ class AsyncClient:
         deadline = deadline or self._calls.deadline()
         attempt = 0
         while True:
+            coordinator = self._coordinators.next()
             remaining = deadline - time.monotonic()
             try:
-                return call.read(await getattr(self._stub, call.name)(call.request, timeout=remaining))
+                return call.read(await getattr(coordinator.stub, call.name)(call.request, timeout=remaining))
             except grpc.RpcError as failure:
-                error = self._calls.explain(failure)
+                error = self._calls.explain(failure, coordinator.address)
+            if self._coordinators.failed(coordinator, error) and call.is_repeatable:
+                continue
             wait = wait_seconds(error, attempt := attempt + 1, deadline - time.monotonic())
             if wait is None or not call.is_repeatable:
                 raise error

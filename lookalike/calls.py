@@ -69,7 +69,7 @@ class Call(Generic[Answer]):
 class Calls:
     """Builds calls. Remembers each collection's fingerprint, for codes that come without their own."""
 
-    def __init__(self, address: str, timeout: float) -> None:
+    def __init__(self, timeout: float) -> None:
         if (
             isinstance(timeout, bool)
             or not isinstance(timeout, int | float)
@@ -78,7 +78,6 @@ class Calls:
             raise InvalidRequest(
                 f"timeout: is {timeout!r}; use seconds, above 0 and at most {MAX_TIMEOUT_SECONDS:,}"
             )
-        self._address = address
         self._timeout = timeout
         self._fingerprints: dict[str, str] = {}
 
@@ -90,15 +89,15 @@ class Calls:
         self._fingerprints[collection.name] = collection.code_space.fingerprint
         return collection
 
-    def explain(self, call: grpc.RpcError) -> LookalikeError:
-        """The error of a failed call. After a mismatch the remembered code spaces may be old ones."""
+    def explain(self, call: grpc.RpcError, address: str) -> LookalikeError:
+        """The error of a failed call to a coordinator. After a mismatch the remembered code spaces may be old."""
         error = error_of(call)
         if isinstance(error, CodeSpaceMismatch):
             self._fingerprints.clear()
         if error.request_id is None and isinstance(error, PartitionUnavailable):
-            return PartitionUnavailable(f"server: {self._address} does not answer; is the cluster up?")
+            return PartitionUnavailable(f"server: {address} does not answer; is the cluster up?")
         if error.request_id is None and isinstance(error, DeadlineExceeded):
-            return DeadlineExceeded(f"server: {self._address} did not answer in time; allow more time")
+            return DeadlineExceeded(f"server: {address} did not answer in time; allow more time")
         return error
 
     def fingerprint(self, collection: str) -> str | None:

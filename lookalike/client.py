@@ -31,6 +31,7 @@ from lookalike.calls import (
     wait_seconds,
 )
 from lookalike.codespace import CodeSpace
+from lookalike.coordinators import Coordinators
 from lookalike.dump import Head, Mark
 from lookalike.features import NONE
 from lookalike.indexing import SCAN, Indexing
@@ -45,22 +46,21 @@ from lookalike.records import (
     VersionedRecord,
     check_collection_name,
 )
-from lookalike.rpc import CHANNEL_OPTIONS
 from lookalike.slots import SlotSet
 from lookalike.unanswered import Unanswered
 from lookalike.v1 import search_pb2 as pb
-from lookalike.v1.search_pb2_grpc import SearchServiceStub
 
 
 class Client:
     """A connection to a cluster: `Client("127.0.0.1:7700")`. Safe to share between threads.
 
+    address: a coordinator's HOST:PORT, or several, as a list or with commas between, that take turns; one that
+    does not answer is left out, and its calls go to the next. So do the addresses of one name.
     timeout: seconds that a call may take in all, retries included."""
 
-    def __init__(self, address: str, *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> None:
-        self._calls = Calls(address, timeout)
-        self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
-        self._stub = SearchServiceStub(self._channel)
+    def __init__(self, address: str | Sequence[str], *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> None:
+        self._calls = Calls(timeout)
+        self._coordinators = Coordinators(grpc, address)
 
     def __enter__(self) -> Self:
         return self
@@ -71,7 +71,8 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        self._channel.close()
+        for channel in self._coordinators.channels:
+            channel.close()
 
     def search(
         self,
@@ -183,14 +184,17 @@ class Client:
         deadline = give_up = math.inf if timeout is None else time.monotonic() + timeout
         attempt = 0
         while True:
+            coordinator = self._coordinators.next()
             try:
-                for answer in self._stub.Ingest(unanswered.stream(), timeout=seconds_until(deadline)):
+                for answer in coordinator.stub.Ingest(unanswered.stream(), timeout=seconds_until(deadline)):
                     attempt = 0
                     unanswered.answered()
                     yield from (wire.outcome_from_wire(outcome) for outcome in answer.outcomes)
                 break
             except grpc.RpcError as failure:
-                error = self._calls.explain(failure)
+                error = self._calls.explain(failure, coordinator.address)
+            if self._coordinators.failed(coordinator, error):
+                continue
             if attempt == 0:
                 give_up = min(deadline, self._calls.deadline())
             wait = wait_seconds(error, attempt := attempt + 1, give_up - time.monotonic(), attempts=None)
@@ -249,11 +253,14 @@ class Client:
     ) -> Iterator[Head | list[VersionedRecord]]:
         """What one partition has of these slots: first the head, then its records. Not tried again: ask for all
         that is missing. See `lookalike.backup`."""
+        coordinator = self._coordinators.next()
         try:
-            for part in self._stub.Backup(wire.dump_request_to_wire(collection, slots, since)):
+            for part in coordinator.stub.Backup(wire.dump_request_to_wire(collection, slots, since)):
                 yield from wire.dump_part_from_wire(part)
         except grpc.RpcError as failure:
-            raise self._calls.explain(failure) from None
+            error = self._calls.explain(failure, coordinator.address)
+            self._coordinators.failed(coordinator, error)
+            raise error from None
 
     def restore(self, records: Sequence[VersionedRecord], collection: str, fingerprint: str, features: str) -> int:
         """Store up to 10,000 records and deletions of a backup as new writes. Returns how many."""
@@ -271,11 +278,14 @@ class Client:
         deadline = deadline or self._calls.deadline()
         attempt = 0
         while True:
+            coordinator = self._coordinators.next()
             remaining = deadline - time.monotonic()
             try:
-                return call.read(getattr(self._stub, call.name)(call.request, timeout=remaining))
+                return call.read(getattr(coordinator.stub, call.name)(call.request, timeout=remaining))
             except grpc.RpcError as failure:
-                error = self._calls.explain(failure)
+                error = self._calls.explain(failure, coordinator.address)
+            if self._coordinators.failed(coordinator, error) and call.is_repeatable:
+                continue
             wait = wait_seconds(error, attempt := attempt + 1, deadline - time.monotonic())
             if wait is None or not call.is_repeatable:
                 raise error

@@ -104,7 +104,14 @@ def running_cluster(
 
 @contextlib.contextmanager
 def second_coordinator(cluster: Cluster) -> Iterator[str]:
-    """Another coordinator of the same cluster, on ports of its own."""
+    """The address of another coordinator of the same cluster."""
+    with coordinator_process(cluster) as (address, _):
+        yield address
+
+
+@contextlib.contextmanager
+def coordinator_process(cluster: Cluster) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Another coordinator of the same cluster, on ports of its own, that nobody starts again."""
     spare = throwaway_config(cluster.data, 1).coordinator
     environment = {
         **os.environ,
@@ -117,7 +124,7 @@ def second_coordinator(cluster: Cluster) -> Iterator[str]:
             with grpc.insecure_channel(spare.listen) as channel:
                 request = health_pb2.HealthCheckRequest()
                 health_pb2_grpc.HealthStub(channel).Check(request, wait_for_ready=True, timeout=20)
-            yield spare.listen
+            yield spare.listen, process
         finally:
             process.terminate()
 
