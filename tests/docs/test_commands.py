@@ -4,10 +4,12 @@ A document is taken in by a line in DOCUMENTS."""
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.conftest import Cluster
 from tests.docs.blocks import ROOT, blocks_of
@@ -88,3 +90,23 @@ def test_every_document_with_commands_is_known_here() -> None:
     documents = ["README.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md")))]
     unknown = [name for name in documents if any(blocks_of(name)) and name not in {**DOCUMENTS, **ELSEWHERE}]
     assert unknown == []
+
+
+ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
+
+
+@pytest.mark.skipif(not ALERTS.exists(), reason="there are no alert rules here")
+def test_each_alert_has_a_section_that_says_what_to_do() -> None:
+    groups = yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["groups"]
+    alerts = {rule["alert"] for group in groups for rule in group["rules"]}
+    lines = (ROOT / "docs" / "OPERATIONS.md").read_text(encoding="utf-8").splitlines()
+    assert alerts == {line.removeprefix("### ") for line in lines if line.startswith("### Lookalike")}
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    broken = []
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            if not (page.parent / target).exists():
+                broken.append(f"{page.relative_to(ROOT)}: {target}")
+    assert broken == []
