@@ -26,6 +26,7 @@ from lookalike.calls import (
     queries_of,
     seconds_until,
     wait_seconds,
+    was_never_sent,
 )
 from lookalike.codespace import CodeSpace
 from lookalike.coordinators import Coordinators
@@ -270,7 +271,8 @@ class AsyncClient:
                 return call.read(await getattr(coordinator.stub, call.name)(call.request, timeout=remaining))
             except grpc.RpcError as failure:
                 error = self._calls.explain(failure, coordinator.address)
-            if self._coordinators.failed(coordinator, error) and call.is_repeatable:
+                is_harmless = call.is_repeatable or was_never_sent(failure)
+            if self._coordinators.failed(coordinator, error) and is_harmless:
                 continue
             wait = wait_seconds(error, attempt := attempt + 1, deadline - time.monotonic())
             if wait is None or not call.is_repeatable:

@@ -256,6 +256,12 @@ def wait_seconds(
     return wait if wait < remaining else None
 
 
+def was_never_sent(call: grpc.RpcError) -> bool:
+    """Whether gRPC says that it found no connection, so that the server cannot have seen the failed call."""
+    text = (call.details() or "").lower()
+    return call.code() is grpc.StatusCode.UNAVAILABLE and ("failed to connect" in text or "resolving" in text)
+
+
 def seconds_until(deadline: float) -> float | None:
     """What gRPC takes for a timeout; None if the deadline, a time of the monotonic clock, is infinite."""
     return None if math.isinf(deadline) else max(0.0, deadline - time.monotonic())

@@ -196,6 +196,15 @@ def test_an_ingest_goes_on_at_another_coordinator(
         assert client.get_collection(name).rows == total
 
 
+def test_a_call_that_may_not_be_repeated_does_not_go_to_a_dead_one(two: Started) -> None:
+    two[0][1].kill()
+    two[0][1].wait(30)
+    for i in range(4):  # half of the clients begin at the dead one
+        with Client(addresses(two)) as client:
+            client.create_collection(f"once-{i}", bits=64)
+            client.drop_collection(f"once-{i}")
+
+
 def test_the_error_comes_within_the_timeout_when_none_answers(two: Started) -> None:
     for _, process in two:
         process.kill()
