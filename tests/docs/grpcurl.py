@@ -39,7 +39,7 @@ def main() -> None:
         else:
             name = arguments.method.replace("/", ".")
             for answer in _call(channel, pool.FindMethodByName(name), arguments):
-                print(json_format.MessageToJson(answer, descriptor_pool=pool, indent=2))
+                print(json_format.MessageToJson(answer, preserving_proto_field_name=True, descriptor_pool=pool))
 
 
 def _channel(arguments: argparse.Namespace) -> grpc.Channel:
