@@ -37,8 +37,9 @@ def main() -> None:
         elif arguments.method == "describe":
             print(_described(pool, arguments.symbol))
         else:
-            name = arguments.method.replace("/", ".")
-            for answer in _call(channel, pool.FindMethodByName(name), arguments):
+            service, _, name = arguments.method.rpartition("/")
+            method = pool.FindServiceByName(service).methods_by_name[name]
+            for answer in _call(channel, method, arguments):
                 print(json_format.MessageToJson(answer, preserving_proto_field_name=True, descriptor_pool=pool))
 
 
