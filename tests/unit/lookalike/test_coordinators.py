@@ -30,7 +30,7 @@ def test_addresses_come_as_text_or_as_a_list() -> None:
 
 @pytest.mark.parametrize("given", ["", "a:1,", [], [""], [7]])
 def test_no_address_is_a_clear_error(given: str | list[str]) -> None:
-    with pytest.raises(InvalidRequest, match="address: is .* give HOST:PORT"):
+    with pytest.raises(InvalidRequest, match=r"address: is .* give HOST:PORT"):
         addresses_of(given)
 
 
