@@ -106,7 +106,14 @@ def running_cluster(
 
 @contextlib.contextmanager
 def second_coordinator(cluster: Cluster, tls: Tls | None = None) -> Iterator[str]:
-    """Another coordinator of the same cluster, on ports of its own. tls: to ask for its health."""
+    """The address of another coordinator of the same cluster. tls: to ask for its health."""
+    with coordinator_process(cluster, tls) as (address, _):
+        yield address
+
+
+@contextlib.contextmanager
+def coordinator_process(cluster: Cluster, tls: Tls | None = None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Another coordinator of the same cluster, on ports of its own, that nobody starts again."""
     spare = throwaway_config(cluster.data, 1).coordinator
     environment = {
         **os.environ,
@@ -119,7 +126,7 @@ def second_coordinator(cluster: Cluster, tls: Tls | None = None) -> Iterator[str
             with open_channel(grpc, spare.listen, tls and channel_credentials(tls)) as channel:
                 request = health_pb2.HealthCheckRequest()
                 health_pb2_grpc.HealthStub(channel).Check(request, wait_for_ready=True, timeout=20)
-            yield spare.listen
+            yield spare.listen, process
         finally:
             process.terminate()
 

@@ -18,7 +18,12 @@ from lookalike.errors import InvalidRequest
 from lookalike.security.tls import Tls
 
 Server = Annotated[
-    str, typer.Option(envvar="LOOKALIKE_SERVER", help="A coordinator's gRPC address.", metavar="HOST:PORT")
+    str,
+    typer.Option(
+        envvar="LOOKALIKE_SERVER",
+        help="A coordinator's gRPC address, or several with commas between.",
+        metavar="HOST:PORT",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Timeout = Annotated[float, typer.Option(help="Seconds that the call may take.", min=0.001)]
