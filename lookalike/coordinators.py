@@ -46,7 +46,11 @@ class Coordinators:
     """Safe to share between threads."""
 
     def __init__(
-        self, grpc_module: Any, address: str | Sequence[str], api_key: str | None, tls: Tls | bool
+        self,
+        grpc_module: Any,
+        address: str | Sequence[str],
+        api_key: str | None = None,
+        tls: Tls | bool = False,
     ) -> None:
         """grpc_module: `grpc` or `grpc.aio`. Raises InvalidRequest for what cannot be used."""
         self._members = []

@@ -54,7 +54,7 @@ def test_what_is_no_thumbnail_is_refused_at_every_door(client: Client, collectio
     fingerprint = client.get_collection(collection).code_space.fingerprint
     raw = record_pb2.Record(key="k", code=CODE, thumbnail=picture)
     request = search_pb2.IngestRequest(collection=collection, records=[raw], fingerprint=fingerprint)
-    (answer,) = client._stub.Ingest(iter([request]))
+    (answer,) = client._coordinators.next().stub.Ingest(iter([request]))
     assert answer.outcomes[0].error == "InvalidRequest"
     assert "record 'k': thumbnail: " in answer.outcomes[0].message
     restored = VersionedRecord("k", CODE, "{}", 0, b"", picture)
