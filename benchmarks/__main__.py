@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import demo, encoder, fusion, ingest, replicas, search, system
+from benchmarks import codes, demo, encoder, fusion, ingest, replicas, search, system
 from shard.bench.timing import processor
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
+    "codes": lambda given: codes.measure(min(given.rows, codes.ROWS)),
     "demo": lambda given: demo.measure(given.images),
     "encoder": lambda given: _in_folder(lambda work: encoder.measure(given.images, work)),
     "fusion": lambda given: fusion.measure(given.images),

@@ -22,6 +22,7 @@ from lookalike.records import Record
 STREAM_TIMEOUT_SECONDS = 120.0
 _BACKOFF_MAX_SECONDS = 5.0
 _AGAIN_AT_ONCE = 10_000
+_COUNTED_AT_ONCE = 256
 _TRANSIENT = (PartitionUnavailable, Overloaded, DeadlineExceeded, Cancelled, Internal)
 
 Refusal = Callable[[Record, LookalikeError], None]
@@ -71,6 +72,7 @@ def stream(
             sent.append(record)
             yield record
 
+    stored = 0
     for outcome in client.ingest(noted(), collection=collection):
         record = sent.popleft()
         if isinstance(outcome.error, _TRANSIENT):
@@ -78,9 +80,13 @@ def stream(
         elif isinstance(outcome.error, LookalikeError):
             refused(record, outcome.error)
         else:
-            yield 1
+            stored += 1
+            if stored == _COUNTED_AT_ONCE:
+                yield stored
+                stored = 0
         if len(again) >= _AGAIN_AT_ONCE:
             yield store(client, collection, again, patience_seconds, refused)
             again.clear()
+    yield stored
     if again:
         yield store(client, collection, again, patience_seconds, refused)

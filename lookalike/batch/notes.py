@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from typing import Any
 
 from lookalike.codespace import CodeSpace
 from lookalike.errors import InvalidRequest
@@ -16,7 +17,7 @@ _CODE_SPACE, _INDEXING = "lookalike.code_space", "lookalike.indexing"
 
 def write(space: CodeSpace, indexing: Indexing) -> dict[str, str]:
     """The notes by name."""
-    notes = {_CODE_SPACE: space, _INDEXING: indexing}
+    notes: dict[str, Any] = {_CODE_SPACE: space, _INDEXING: indexing}
     return {name: json.dumps(dataclasses.asdict(note)) for name, note in notes.items()}
 
 
