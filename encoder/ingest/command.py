@@ -126,6 +126,10 @@ def ingest(
     has_codes = is_ready(columns_of(tables))
     if has_codes and (files or not all(is_ready(table.columns) for table in tables)):
         raise InvalidRequest("path: some bring codes or features, some images to encode; ingest each on their own")
+    if dead_letters.absolute().as_uri() in {table.url for table in tables}:
+        raise InvalidRequest(
+            f"dead-letters: {dead_letters} is what is ingested; name another file for what remains"
+        )
     settings = encoder_section(config)
     summary = Summary()
     with _opened(dead_letters) as letters, serving(metrics, summary):

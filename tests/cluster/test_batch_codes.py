@@ -125,6 +125,14 @@ def test_what_is_refused_comes_back_mended_as_a_manifest(
     assert (record.code, record.attributes) == (b"\x11" * 8, {"label": "cat"})
 
 
+def test_dead_letters_are_not_written_over_what_is_ingested(collection: str, run: Any, tmp_path: Path) -> None:
+    line = '{"key": "a", "code": "00"}\n'
+    (tmp_path / "dead.jsonl").write_text(line)
+    with pytest.raises(InvalidRequest, match="name another file"):
+        run(tmp_path / "dead.jsonl", collection=collection)
+    assert (tmp_path / "dead.jsonl").read_text() == line
+
+
 def test_where_and_limit_choose(client: Client, collection: str, run: Any, tmp_path: Path) -> None:
     rows = [{"key": f"k{i}", "code": "00" * 8, "i": i, "even": i % 2 == 0} for i in range(5_000)]
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
