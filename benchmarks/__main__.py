@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import connections, demo, encoder, fusion, ingest, observe, replicas, search, system
+from benchmarks import codes, connections, demo, encoder, fusion, ingest, observe, replicas, search, system
 from shard.bench.timing import processor
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
+    "codes": lambda given: codes.measure(min(given.rows, codes.ROWS)),
     "connections": lambda given: connections.measure(given.rows, given.seconds, given.rounds),
     "demo": lambda given: demo.measure(given.images),
     "encoder": lambda given: _in_folder(lambda work: encoder.measure(given.images, work)),

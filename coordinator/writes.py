@@ -268,6 +268,8 @@ def _check_features(draft: Draft, indexing: Indexing) -> None:
     """With a code come features where the collection keeps them, and nowhere else."""
     if draft.features and not indexing.keeps_features:
         raise NotInLayout("features: this collection keeps none; leave them out, or make one that does")
+    if not indexing.keeps_features:
+        return
     try:
         read("features", draft.features, indexing.feature_width)
     except InvalidRequest as error:

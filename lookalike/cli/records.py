@@ -56,7 +56,7 @@ def search(
     with connect(server, timeout) as client:
         result = client.search(
             collection=collection, image=image, key=key, code=_hexadecimal(code), k=k,
-            max_distance=max_distance, filter=_json_filter(filter_), allow_partial=allow_partial,
+            max_distance=max_distance, filter=json_filter(filter_, "filter"), allow_partial=allow_partial,
             score=score, rerank=rerank, oversampling=oversampling,
         )  # fmt: skip
     if as_json:
@@ -126,19 +126,20 @@ def _hexadecimal(code: str | None) -> bytes | None:
         raise InvalidRequest("code: is not hexadecimal; write two digits per byte") from None
 
 
-def _json_filter(text: str | None) -> dict[str, Any] | None:
+def json_filter(text: str | None, field: str) -> dict[str, Any] | None:
+    """The filter that an option gives as JSON text. Raises InvalidRequest, naming the option."""
     if text is None:
         return None
     try:
         document = json.loads(text)
     except json.JSONDecodeError as error:
-        raise InvalidRequest(f"filter: is not JSON ({error.msg} at character {error.pos})") from None
+        raise InvalidRequest(f"{field}: is not JSON ({error.msg} at character {error.pos})") from None
     except (ValueError, RecursionError):
         raise InvalidRequest(
-            "filter: is not JSON that can be read (a number too long, or nested too deep)"
+            f"{field}: is not JSON that can be read (a number too long, or nested too deep)"
         ) from None
     if not isinstance(document, dict):
-        raise InvalidRequest("filter: is not a JSON object")
+        raise InvalidRequest(f"{field}: is not a JSON object")
     return document
 
 

@@ -61,9 +61,11 @@ def record_to_wire(record: Record) -> record_pb2.Record:
 
 
 def _thumbnail(record: Record) -> bytes:
-    if not isinstance(record.thumbnail, bytes | bytearray | memoryview | None):
+    if record.thumbnail is None:
+        return b""
+    if not isinstance(record.thumbnail, bytes | bytearray | memoryview):
         raise InvalidRequest(f"thumbnail: is {type(record.thumbnail).__name__}; give a picture's bytes")
-    return check_thumbnail(bytes(record.thumbnail or b""))
+    return check_thumbnail(bytes(record.thumbnail))
 
 
 def query_to_wire(
