@@ -97,13 +97,13 @@ def _operation(call: Call) -> dict[str, Any]:
     if call.takes_body:
         content = _json(reference(method.input_type))
         if call.takes_image:
-            content |= _form(reference(fields["options"].message_type))
+            content |= _form(field_schema(fields["options"]))
         operation["requestBody"] = {"required": True, "content": content}
     return operation
 
 
 def _others() -> list[tuple[Other, dict[str, Any]]]:
-    picture = {f"image/{kind}": {} for kind in ("jpeg", "png", "webp")}
+    picture: dict[str, Schema] = {f"image/{kind}": {} for kind in ("jpeg", "png", "webp")}
     return [
         (routes.HEALTH, _described(routes.HEALTH, [], {"text/plain": {"schema": {"const": "ok\n"}}})),
         (routes.STATUS, _described(routes.STATUS, _HEADERS, _json(_reference("ClusterStatus")))),
