@@ -97,15 +97,13 @@ def _operation(call: Call) -> dict[str, Any]:
     if call.takes_body:
         content = _json(reference(method.input_type))
         if call.takes_image:
-            options = fields["options"].message_type
-            assert options is not None, "the options of a search are a message"
-            content |= _form(reference(options))
+            content |= _form(field_schema(fields["options"]))
         operation["requestBody"] = {"required": True, "content": content}
     return operation
 
 
 def _others() -> list[tuple[Other, dict[str, Any]]]:
-    picture: dict[str, Any] = {f"image/{kind}": {} for kind in ("jpeg", "png", "webp")}
+    picture: dict[str, Schema] = {f"image/{kind}": {} for kind in ("jpeg", "png", "webp")}
     return [
         (routes.HEALTH, _described(routes.HEALTH, [], {"text/plain": {"schema": {"const": "ok\n"}}})),
         (routes.STATUS, _described(routes.STATUS, _HEADERS, _json(_reference("ClusterStatus")))),

@@ -36,7 +36,7 @@ def some_key(photographs: Path) -> str:
 
 async def keys_shown(page: Page) -> list[str]:
     """Of the results, when they are there."""
-    await expect(page.locator("#heading")).to_contain_text("nearest")
+    await expect(page.locator("#results:not([aria-busy]) #heading")).to_contain_text("nearest")
     await expect(page.locator(".distance").first).to_be_visible()
     return await page.locator(TILES).evaluate_all("tiles => tiles.map(tile => tile.title.split('\\n')[0])")
 

@@ -113,17 +113,26 @@ export function askForKey(error, then) {
   sessionStorage.removeItem(KEY);
   hideTrouble();
   if (hadKey) showTrouble(error);
-  byId("key-panel").hidden = false;
-  byId("api-key").focus();
-  byId("key-form").onsubmit = (event) => {
+  const label = element("label", { class: "unseen", for: "api-key" }, "API key");
+  const input = element("input", { id: "api-key", type: "password", autocomplete: "off", placeholder: "API key" });
+  const form = element("form", { class: "joined" }, label, input, element("button", { class: "button" }, "Use it"));
+  const panel = byId("key-panel");
+  panel.replaceChildren(
+    element("h2", { id: "key-title" }, "This cluster asks for an API key"),
+    form,
+    element("p", { class: "note" }, "It is kept in this tab, and gone when you close it."),
+  );
+  panel.hidden = false;
+  input.focus();
+  form.addEventListener("submit", (event) => {
     event.preventDefault();
-    const key = byId("api-key").value.trim();
+    const key = input.value.trim();
     if (!key) return;
     sessionStorage.setItem(KEY, key);
-    byId("api-key").value = "";
-    byId("key-panel").hidden = true;
+    panel.hidden = true;
+    panel.replaceChildren();
     hideTrouble();
     then();
-  };
+  });
   return true;
 }

@@ -38,9 +38,10 @@ function tile(hit, { collection, bits, linkOf, isRanked }) {
 }
 
 /** The record's thumbnail, or a calm tile with its key if it has none. */
-export function pictureOf(collection, key) {
-  const image = element("img", { alt: "", loading: "lazy", decoding: "async" });
-  showThumbnail(image, collection, key, () => image.replaceWith(element("span", { class: "blank", "aria-hidden": "true" }, lastPart(key))));
+export function pictureOf(collection, key, kind = "") {
+  const image = element("img", { class: kind, alt: "", loading: "lazy", decoding: "async" });
+  const blank = () => element("span", { class: `blank ${kind}`, "aria-hidden": "true" }, lastPart(key));
+  showThumbnail(image, collection, key, () => image.replaceWith(blank()));
   return image;
 }
 

@@ -74,22 +74,26 @@ function showQuery({ collection, image, key }) {
   byId("choose").textContent = isAsked ? "Choose another" : "Choose a picture";
   byId("asked").hidden = !isAsked;
   byId("asked").textContent = file ? file.name || "Your picture" : (key ?? "");
-  const shown = document.querySelector(".query");
-  if (shown.src.startsWith("blob:")) URL.revokeObjectURL(shown.src);
-  const picture = file ? element("img") : isAsked ? pictureOf(collection, key) : element("img", { hidden: true });
-  if (file) {
-    picture.alt = "The picture that you search with";
-    picture.addEventListener("error", () => (picture.hidden = true), { once: true });
-    picture.src = URL.createObjectURL(file);
-  }
-  picture.classList.add("query");
+  const none = () => element("span", { hidden: true });
+  const picture = file ? previewOf(file) : isAsked ? pictureOf(collection, key, "query") : none();
   document.querySelector("#drop > :first-child").replaceWith(picture);
+}
+
+function previewOf(file) {
+  const url = URL.createObjectURL(file);
+  const picture = element("img", { class: "query", alt: "The picture that you search with" });
+  const release = () => URL.revokeObjectURL(url);
+  picture.addEventListener("load", release, { once: true });
+  picture.addEventListener("error", () => (release(), (picture.hidden = true)), { once: true });
+  picture.src = url;
+  return picture;
 }
 
 async function run(state, collection) {
   running?.abort();
   const { signal } = (running = new AbortController());
   hideTrouble();
+  byId("results").setAttribute("aria-busy", "true");
   const image = images.get(state.image);
   const isSample = !image && state.key === null;
   byId("others").hidden = !isSample;
@@ -134,7 +138,6 @@ function sampleQuery({ codeSpace }) {
 function busy(count) {
   showFacts("Looking …", "");
   byId("results").hidden = false;
-  byId("results").setAttribute("aria-busy", "true");
   showSkeleton(count);
 }
 
@@ -174,7 +177,7 @@ function missingWords({ partitions, answered, missing }) {
 
 function actionsFor(error) {
   if (/^image: /.test(error.message)) return [action("Choose another picture", () => byId("file").click())];
-  if (["PartitionUnavailable", "Recovering"].includes(error.code)) {
+  if (["PartitionUnavailable", "Recovering", "DeadlineExceeded"].includes(error.code)) {
     return [tryAgain(show), action("Search the rest", () => goTo({ partial: true }))];
   }
   return error.http === 0 || error.http >= 429 ? [tryAgain(show)] : [];
