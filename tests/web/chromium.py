@@ -53,8 +53,9 @@ class Watch:
     def check(self) -> None:
         """Nothing was asked of anyone else, no script failed, and the policy kept nothing out. Chromium's own note
         about any answer with an error's status is no complaint."""
-        assert self.external == []
-        assert [text for text in self.complaints if not text.startswith("Failed to load resource")] == []
+        assert not self.external, self.external
+        complaints = [text for text in self.complaints if not text.startswith("Failed to load resource")]
+        assert not complaints, complaints
 
 
 @contextlib.asynccontextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -225,8 +226,10 @@ async def test_a_key_is_asked_for_kept_in_the_tab_and_sent_with_everything(
         await page.press("#api-key", "Enter")
         await expect(page.locator("#key-panel")).to_be_visible(visible=not is_right)
         await expect(page.get_by_role("alert")).to_contain_text("" if is_right else "No key")
-    await page.wait_for_function("document.querySelector('#grid img').src.startsWith('blob:')")
-    await page.wait_for_function("document.querySelector('#grid img').naturalWidth > 30")
+    picture = page.locator(f"{TILES} img").first
+    await expect(picture).to_have_attribute("src", re.compile("^blob:"))
+    await expect(picture).to_have_js_property("complete", True)
+    assert await picture.evaluate("image => image.naturalWidth") > 30
     assert set(sent) == {"", "Bearer wrong", "Bearer right"}
     assert await page.evaluate("[localStorage.length, document.cookie, location.href.includes('right')]") == [
         0,

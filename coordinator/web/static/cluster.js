@@ -40,7 +40,7 @@ function once(name, value, change) {
 
 function showAge() {
   const age = answeredAt === null ? null : Math.round((Date.now() - answeredAt) / 1_000);
-  const text = age === null ? "" : age < 3 ? "Now" : `As it was ${age} s ago`;
+  const text = age === null ? "" : age < 3 ? "Live" : `As it was ${age} s ago`;
   once("age", text, () => (byId("age").textContent = text));
 }
 
@@ -157,7 +157,7 @@ function bytes(count) {
 function span(seconds) {
   const steps = [["d", 86_400], ["h", 3_600], ["min", 60]];
   const [unit, size] = steps.find(([, length]) => seconds >= length) ?? [];
-  return unit ? `${Math.floor(seconds / size)} ${unit}` : "under a minute";
+  return unit ? `${Math.floor(seconds / size)} ${unit}` : "<1 min";
 }
 
 document.addEventListener("visibilitychange", refresh);
