@@ -219,8 +219,6 @@ def _try_ready(
     portions: ready_job.Portions,
     progress: ready_job.Progress,
 ) -> None:
-    from encoder.ingest.trial import try_ready
-
     try:
         target = client.get_collection(job.collection)
     except NotFound:
@@ -228,7 +226,7 @@ def _try_ready(
     else:
         ready_job.require_space(target, ready_job.noted_space(tables))
         maker = ready_job.maker_for(client, target)
-    try_ready(portions, maker, job.letters, job.summary, progress)
+    ready_job.dry_run(portions, maker, job.letters, job.summary, progress)
 
 
 def _opened(path: Path) -> DeadLetters:

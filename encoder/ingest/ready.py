@@ -235,3 +235,23 @@ def run(
     for count in stream(client, target.name, records(), patience_seconds, refused):
         summary.stored += count
         progress(count)
+
+
+def dry_run(
+    portions: Portions,
+    maker: Maker,
+    letters: DeadLetters,
+    summary: Summary,
+    progress: Progress,
+) -> None:
+    """Check every record as the cluster would; the account says how many could be stored."""
+
+    def refused(ready: Ready, reason: str) -> None:
+        summary.unreadable += 1
+        letters.add(ready.uri, ready.key, reason, ready.fields, ready.code or b"")
+
+    for portion in portions:
+        made = maker.records(portion, refused)
+        summary.encoded += len(made)
+        summary.bytes += sum(len(record.code or b"") for record in made)
+        progress(len(portion))

@@ -1,17 +1,14 @@
-"""Owns the dry run of a batch job: everything is read, decoded and checked as the job would, and nothing is
-written."""
+"""Owns the dry run of a job of images: each is read and decoded, and nothing is written."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from encoder.images import Preprocessing, decode
 from encoder.ingest.account import Summary
 from encoder.ingest.letters import DeadLetters
 from encoder.ingest.pictures import read
-from encoder.ingest.ready import Maker
-from encoder.ingest.rows import Ready
 from encoder.ingest.sources import Source
 from lookalike.rpc import MAX_IMAGE_BYTES
 
@@ -48,23 +45,3 @@ def _try_image(source: Source) -> tuple[int, str]:
         return len(data), ""
     except Exception as error:  # each store's library raises its own
         return 0, getattr(error, "message", "") or f"cannot be read: {getattr(error, 'strerror', None) or error}"
-
-
-def try_ready(
-    portions: Iterable[Sequence[Ready]],
-    maker: Maker,
-    letters: DeadLetters,
-    summary: Summary,
-    progress: Callable[[int], None],
-) -> None:
-    """Check every record as the cluster would; the account says how many could be stored."""
-
-    def refused(ready: Ready, reason: str) -> None:
-        summary.unreadable += 1
-        letters.add(ready.uri, ready.key, reason, ready.fields, ready.code or b"")
-
-    for portion in portions:
-        made = maker.records(portion, refused)
-        summary.encoded += len(made)
-        summary.bytes += sum(len(record.code or b"") for record in made)
-        progress(len(portion))

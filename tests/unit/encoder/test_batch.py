@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import decimal
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -162,3 +164,10 @@ def test_a_bucket_lets_the_rate_pass_and_no_more() -> None:
     bucket.take(25)
     assert slept == [pytest.approx(2.5)]
     TokenBucket(None, lambda: 0.0, sleep).take(10**9)
+
+
+def test_neither_ray_nor_torch_is_loaded_before_images_are_encoded() -> None:
+    """Ready codes need neither, and they take seconds to load."""
+    text = "import sys, encoder.ingest.command; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True).stdout
+    assert not {"ray", "torch", "timm", "pandas", "PIL"} & set(loaded.split())
