@@ -34,7 +34,7 @@ _OPTIONS: list[tuple[str, Any]] = [
 
 @dataclasses.dataclass(slots=True)
 class Coordinator:
-    """One address with its channel, which is of `grpc` or of `grpc.aio`."""
+    """One address with its channel, which is of `grpc` or of `grpc.aio`, and a SearchServiceStub of that kind."""
 
     address: str
     channel: Any
