@@ -140,9 +140,17 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def encoder_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two partitions and the real encoder on Ray."""
-    with running_cluster(tmp_path_factory.mktemp("encoders"), 2, EncoderConfig(bits=256)) as running:
-        yield running
+    """Two partitions and the real encoder on Ray, which shows its metrics."""
+    data = tmp_path_factory.mktemp("encoders")
+    config = throwaway_config(data, 2, EncoderConfig(bits=256))
+    assert config.encoder is not None
+    encoder = config.encoder.model_copy(update={"metrics": f"{config.coordinator.listen[:-2]}95"})
+    cluster = Cluster(config.model_copy(update={"encoder": encoder}), data)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
 
 
 @pytest.fixture

@@ -138,6 +138,9 @@ STAGE_SECONDS = COORDINATOR.histogram(
     "stage",
     buckets=_SHORT_SECONDS,
 )
+FAN_OUT_SECONDS, MERGE_SECONDS, TOTAL_SECONDS = (
+    STAGE_SECONDS.labels(stage) for stage in ("fan_out", "merge", "total")
+)
 QUERIES = COORDINATOR.counter("lookalike_search_queries_total", "Queries that were answered.", "collection")
 ANSWERS = COORDINATOR.counter(
     "lookalike_search_answers_total",
