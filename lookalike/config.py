@@ -103,7 +103,7 @@ class TlsConfig(_Section):
 
 class SecurityConfig(_Section):
     tls: TlsConfig | None = None
-    # Who may do what, made by `lookalike keys`; without it everyone may do everything.
+    # Who may do what, made by `lookalike keys`; without a key in it everyone may do everything.
     keys: Path | None = None
     # A file with a secret that the cluster's processes show each other.
     cluster_secret: Path | None = None

@@ -71,9 +71,21 @@ def rotate(
 
 
 @app.command()
-def remove(name: Name, file: File) -> None:
+def remove(
+    name: Name,
+    file: File,
+    open_to_everyone: Annotated[
+        bool, typer.Option("--open-to-everyone", help="Remove the last key, too: nobody needs one then.")
+    ] = False,
+) -> None:
     """Take a holder's keys back, at once."""
-    save_keys(file, _load(file).removed(name))
+    ring = _load(file).removed(name)
+    if not ring.keys and not open_to_everyone:
+        raise InvalidRequest(
+            f"name: {name!r} has the last key; without it everyone may do everything. Add another first, or say"
+            " --open-to-everyone"
+        )
+    save_keys(file, ring)
 
 
 def _load(file: Path) -> KeyRing:

@@ -13,8 +13,10 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from typer.testing import CliRunner
 
 from lookalike import AsyncClient, Client, Record, Tls
+from lookalike.cli import app
 from lookalike.errors import (
     InvalidRequest,
     LookalikeError,
@@ -25,7 +27,7 @@ from lookalike.errors import (
     Unauthenticated,
 )
 from lookalike.security.gate import SECRET_KEY
-from lookalike.security.keys import load_keys, save_keys
+from lookalike.security.keys import KeyRing, load_keys, save_keys
 from lookalike.slots import all_slots
 from lookalike.v1 import shard_pb2
 from lookalike.v1.shard_pb2_grpc import ShardServiceStub
@@ -353,3 +355,14 @@ def _raises(kind: type[LookalikeError], call: Callable[[], object]) -> bool:
     except kind:
         return True
     return False
+
+
+def test_the_last_key_is_not_removed_by_accident(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    save_keys(file, KeyRing().added("only", {"*": "admin"}, None)[0])
+    runner = CliRunner()
+    refused = runner.invoke(app, ["keys", "remove", "only", "--file", str(file)])
+    assert "has the last key" in str(refused.exception)
+    assert load_keys(file).keys
+    assert runner.invoke(app, ["keys", "remove", "only", "--file", str(file), "--open-to-everyone"]).exit_code == 0
+    assert not load_keys(file).keys

@@ -54,6 +54,16 @@ def test_every_method_asks_for_a_key_and_for_its_role(method: str) -> None:
             gate.pass_request(method, bearing, request)
 
 
+def test_before_there_is_a_key_everyone_passes_and_afterwards_nobody_without() -> None:
+    rings = [KeyRing()]
+    gate = KeyGate(lambda: rings[-1])
+    gate.enter("DropCollection", {})
+    assert gate.pass_request("DropCollection", {}, pb.DropCollectionRequest(name="photos")) == 0
+    rings.append(KeyRing().added("first", {"others": "search"}, None)[0])
+    with pytest.raises(Unauthenticated):
+        gate.enter("DropCollection", {})
+
+
 def test_a_method_that_nobody_thought_of_is_refused() -> None:
     gate, bearing, _ = gate_for(**{"*": "admin"})
     with pytest.raises(PermissionDenied):
