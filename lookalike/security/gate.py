@@ -76,8 +76,8 @@ class ClusterGate:
 
 
 class KeyGate:
-    """Lets those in who have an API key, to what it is for, as fast as it says. Lets everyone do everything as long
-    as there is no key at all."""
+    """Lets those in who have an API key, to what it is for, as fast as it says; everyone, as long as there is no
+    key at all."""
 
     def __init__(
         self,
