@@ -4,8 +4,9 @@ BIN := .venv/bin
 ARGS ?=
 SECONDS ?= 600
 SEED ?= 1
+RULES := deploy/kubernetes/components/monitoring/rules.yaml
 
-.PHONY: help setup demo test check format protos docs bench chaos clean
+.PHONY: help setup demo test check format protos docs bench chaos manifests clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -46,6 +47,11 @@ bench: setup  ## Measure the scan and plot it (ARGS: see lookalike bench --help)
 
 chaos: setup  ## Break a cluster at random and check every answer (SECONDS=600 SEED=1; ARGS="--replicas 3")
 	$(BIN)/python -m tests.chaos --seconds $(SECONDS) --seed $(SEED) $(ARGS)
+
+manifests: setup  ## Write the shards of every deployment folder, and the alert rules for Kubernetes
+	for folder in deploy/compose/cluster deploy/kubernetes/overlays/*; do $(BIN)/lookalike manifests $$folder; done
+	@{ sed /^spec:/q $(RULES); sed '1,/^groups:/{/^groups:/!d}; s/^./  &/' deploy/prometheus/alerts.yml; } > $(RULES).new
+	@mv $(RULES).new $(RULES)
 
 clean:  ## Remove what make made
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

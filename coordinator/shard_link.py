@@ -245,7 +245,9 @@ class ShardLink:
         request = pb.ShardStatusRequest(slots=slots)
         if target is not None:
             request.target.CopyFrom(wire.target_to_wire(target))
-        return wire.state_from_wire(await self._call("ShardStatus", request, deadline))
+        state = wire.state_from_wire(await self._call("ShardStatus", request, deadline))
+        state.require(self.partition, self.replica)
+        return state
 
     async def _call(self, name: str, request: Any, deadline: float) -> Any:
         try:

@@ -50,9 +50,8 @@ class EncoderReplica:
         return await asyncio.to_thread(self._model.encode, images, include_features, include_projections)
 
 
-@contextlib.asynccontextmanager
-async def deployed(config: EncoderConfig, max_pixels: int) -> AsyncIterator[Any]:
-    """Deploy replicas on the running Ray and yield the handle to call them by. max_pixels: of an image."""
+def models(config: EncoderConfig, max_pixels: int) -> serve.Application:
+    """The models that the config asks for, not running yet. max_pixels: of an image. Raises CannotStart."""
     spec = EncoderSpec.from_config(config)
     threads = _GPU_DECODE_THREADS if config.gpus_per_replica else 1
     deployment = serve.deployment(EncoderReplica).options(
@@ -65,9 +64,15 @@ async def deployed(config: EncoderConfig, max_pixels: int) -> AsyncIterator[Any]
             "target_ongoing_requests": ONGOING_BATCHES,
         },
     )
+    return deployment.bind(spec, threads, max_pixels)
+
+
+@contextlib.asynccontextmanager
+async def deployed(config: EncoderConfig, max_pixels: int) -> AsyncIterator[Any]:
+    """Deploy the models on the running Ray and yield the handle to call them by. max_pixels: of an image."""
+    application = models(config, max_pixels)
     await asyncio.to_thread(serve.start, http_options={"location": "NoServer"})
     try:
-        application = deployment.bind(spec, threads, max_pixels)
         yield await asyncio.to_thread(serve.run, application, name=APPLICATION, route_prefix=None)
     finally:
         await asyncio.to_thread(serve.shutdown)

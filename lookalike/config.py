@@ -55,6 +55,8 @@ class _Section(BaseModel):
 
 class ShardConfig(_Section):
     address: ShardAddress = "127.0.0.1:17{replica}{partition:02d}"
+    # Where it binds, if not at the address by which it is found: "0.0.0.0:7710" in a container.
+    listen: ShardAddress | None = None
     metrics: ShardAddress | None = "127.0.0.1:18{replica}{partition:02d}"
     data: Path = Path("lookalike-data")
     scan_threads: int = Field(default=1, ge=1, le=256)
@@ -72,6 +74,8 @@ class CoordinatorConfig(_Section):
 
 class EncoderConfig(_Section):
     address: Address = "127.0.0.1:7720"
+    # Where it binds, if not at the address by which it is found.
+    listen: Address | None = None
     metrics: Address | None = "127.0.0.1:7721"
     model: str = "tf_efficientnet_lite0"
     weights: str | None = None
@@ -161,6 +165,9 @@ class ClusterConfig(_Section):
 
     def shard_address(self, partition: int, replica: int = 0) -> str:
         return self.shard.address.format(partition=partition, replica=replica)
+
+    def shard_listen(self, partition: int, replica: int = 0) -> str:
+        return (self.shard.listen or self.shard.address).format(partition=partition, replica=replica)
 
     def shard_metrics(self, partition: int, replica: int = 0) -> str | None:
         return self.shard.metrics and self.shard.metrics.format(partition=partition, replica=replica)

@@ -40,6 +40,8 @@ MAX_CONCURRENT_RPCS = 8_192
 DRAIN_SECONDS = 10.0
 _MAX_TEXT_BYTES = 1_500
 EXIT_CANNOT_START = 2
+# The health of this name says that the process runs, serving or not: who restarts what is dead asks for it.
+LIVENESS = "liveness"
 
 
 class Server:
@@ -73,6 +75,7 @@ class Server:
                 f"listen: {listen} cannot be bound: the port is in use or the address is not this machine's"
             ) from None
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
         await self.grpc.start()
         return port
 

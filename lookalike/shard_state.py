@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from lookalike.errors import PartitionUnavailable
 from lookalike.placement import Target
 from lookalike.records import Collection
 from lookalike.slots import SlotTable
@@ -54,3 +55,12 @@ class ShardState:
     def member(self) -> str:
         """As the founders are named."""
         return f"{self.partition}/{self.replica}/{self.instance}"
+
+    def require(self, partition: int, replica: int) -> None:
+        """Raise PartitionUnavailable unless it is this shard that answered: where addresses are given anew, as in
+        containers, one may belong to another shard for a while."""
+        if (self.partition, self.replica) != (partition, replica):
+            raise PartitionUnavailable(
+                f"partition {partition} (replica {replica}): its address belongs to partition {self.partition}"
+                f" (replica {self.replica})"
+            )

@@ -41,7 +41,7 @@ async def serve(config_path: Path, partition: int, replica: int, watch_stdin: bo
     )
     servicer = ShardServicer(node)
     shard_pb2_grpc.add_ShardServiceServicer_to_server(servicer, server.grpc)
-    await server.start(config.shard_address(partition, replica), inside.inner_tls())
+    await server.start(config.shard_listen(partition, replica), inside.inner_tls())
     keeper = Keeper(node, servicer, config, inside, server.set_ready)
     observation.serve_metrics(
         config.shard_metrics(partition, replica), server.levels, servicer.levels, keeper.levels

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from lookalike.cli import cluster, collection, keys, options, records
+from lookalike.cli import cluster, collection, health, keys, manifests, options, records
 from lookalike.errors import InvalidRequest, LookalikeError
 
 _ENTRY_POINTS = "lookalike.commands"
@@ -50,10 +50,12 @@ app = typer.Typer(
 app.callback()(options.credentials)
 app.command("up")(cluster.up)
 app.command("status")(cluster.status)
+app.command("health")(health.health)
 app.command("search")(records.search)
 app.command("get")(records.get)
 app.command("delete")(records.delete)
 app.command("drain")(cluster.drain)
+app.command("manifests")(manifests.manifests)
 app.add_typer(cluster.rebalance, name="rebalance")
 app.add_typer(keys.app, name="keys")
 app.add_typer(collection.app, name="collection")

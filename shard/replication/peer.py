@@ -45,7 +45,9 @@ class Peer:
         request = pb.ShardStatusRequest(include_digests=include_digests)
         if target is not None:
             request.target.CopyFrom(wire.target_to_wire(target))
-        return wire.state_from_wire(await call_by(self._stub.ShardStatus, request, _in(STATE_SECONDS)))
+        state = wire.state_from_wire(await call_by(self._stub.ShardStatus, request, _in(STATE_SECONDS)))
+        state.require(self.partition, self.replica)
+        return state
 
     async def list_rows(self, collection: str, incarnation: int, slots: SlotSet) -> Listing:
         request = pb.ListRowsRequest(collection=collection, incarnation=incarnation, slots=slots_to_bytes(slots))

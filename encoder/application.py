@@ -1,0 +1,52 @@
+"""Owns the encoder as a Serve application, for a Ray cluster that someone else runs: KubeRay, or `serve deploy`.
+
+    import_path: encoder.application:build      args: {config: FILE, fronts: 2}
+
+Its fronts serve gRPC where a node has the resource `front`, one on each; its models run anywhere else. `python -m
+encoder` is the other way: a driver of its own, which needs no application."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+
+from encoder.deployment import models
+from encoder.front import Front
+from lookalike.config import ClusterConfig, EncoderConfig, load_config
+from lookalike.errors import CannotStart
+from lookalike.observe.process import Observation, Process
+
+FRONT_RESOURCE = "front"
+
+
+class EncoderFront:
+    """A front within a Serve replica: it lives and dies with it."""
+
+    async def __init__(self, handle: Any, config: str) -> None:  # type: ignore[misc]  # Serve awaits it
+        cluster, section = _read(config)
+        self._front = await Front.start(handle, cluster, section, Observation(cluster, Process("encoder")))
+
+    async def __del__(self) -> None:
+        await self._front.stop()
+
+
+def build(arguments: dict[str, Any]) -> serve.Application:
+    """config: the cluster config, at the same path on every node; fronts: how many nodes serve gRPC, 1 by default.
+    Raises CannotStart."""
+    path = str(arguments["config"])
+    cluster, config = _read(path)
+    front = serve.deployment(EncoderFront).options(
+        num_replicas=int(arguments.get("fronts", 1)),
+        max_replicas_per_node=1,
+        ray_actor_options={"num_cpus": 0, "resources": {FRONT_RESOURCE: 1}},
+    )
+    return front.bind(models(config, cluster.limits.max_image_pixels), path)
+
+
+def _read(path: str) -> tuple[ClusterConfig, EncoderConfig]:
+    cluster = load_config(Path(path))
+    if cluster.encoder is None:
+        raise CannotStart(f"config: {path} has no encoder section; add one")
+    return cluster, cluster.encoder

@@ -1,0 +1,61 @@
+"""Owns the encoder's gRPC server: one process that takes images and has the models behind a handle encode them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Self
+
+from encoder.deployment import ReplicaWatch
+from encoder.server import EncoderServicer
+from encoder.spec import Description
+from lookalike.admission import Admission
+from lookalike.config import ClusterConfig, EncoderConfig
+from lookalike.errors import CannotStart
+from lookalike.inside import Inside
+from lookalike.observe.process import Observation
+from lookalike.serving import Server
+from lookalike.v1 import encoder_pb2, encoder_pb2_grpc
+
+
+class Front:
+    """A running server. Made by `start`, ended by `stop`."""
+
+    def __init__(
+        self, server: Server, servicer: EncoderServicer, watch: ReplicaWatch, observation: Observation
+    ) -> None:
+        self._server = server
+        self._servicer = servicer
+        self._observation = observation
+        self._watching = asyncio.create_task(watch.run())
+
+    @classmethod
+    async def start(
+        cls, handle: Any, cluster: ClusterConfig, config: EncoderConfig, observation: Observation
+    ) -> Self:
+        """Serve what is behind `handle`, a Serve deployment of `EncoderReplica`, as `config` says. Raises
+        CannotStart when the model cannot be loaded, or an address not bound."""
+        description: Description | str = await handle.describe.remote()
+        if isinstance(description, str):
+            raise CannotStart(description)
+        observation.trace()
+        inside = Inside(cluster.security)
+        server = Server(
+            [encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name],
+            Admission(cluster.max_request_bytes),
+            inside.gate(),
+        )
+        servicer = EncoderServicer(handle, description, config.max_replicas, cluster.limits.max_image_bytes)
+        encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server.grpc)
+        await server.start(config.listen or config.address, inside.inner_tls())
+        watch = ReplicaWatch(config.max_replicas)
+        observation.serve_metrics(config.metrics, server.levels, servicer.levels, watch.levels)
+        await server.set_ready()
+        return cls(server, servicer, watch, observation)
+
+    async def stop(self) -> None:
+        """Answer what was taken on, and stop."""
+        await self._server.stop()
+        self._watching.cancel()
+        await asyncio.gather(self._watching, return_exceptions=True)
+        await self._servicer.close()
+        self._observation.stop()

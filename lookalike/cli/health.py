@@ -1,0 +1,61 @@
+"""Owns `lookalike health`: the health of one server process, for a container's health check."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Annotated
+
+import grpc
+import typer
+
+from lookalike.channels import open_channel
+from lookalike.cli.options import DEFAULT_SERVER
+from lookalike.errors import CannotStart, PartitionUnavailable
+from lookalike.rpc import error_of
+from lookalike.security.tls import Tls, channel_credentials
+
+HEALTHY = "SERVING"
+
+
+def health(
+    address: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="The process's gRPC address.")
+    ] = DEFAULT_SERVER,
+    ca: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Speak TLS, and trust who is signed by this PEM file.")
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What to show to a server that asks, a PEM file.")
+    ] = None,
+    key: Annotated[Path | None, typer.Option(metavar="FILE", help="The certificate's key, a PEM file.")] = None,
+    server_name: Annotated[
+        str | None, typer.Option(help="What the server's certificate is made out to, if not to HOST.")
+    ] = None,
+    service: Annotated[
+        str, typer.Option(help="Whose health: the server's; or `liveness`: that the process runs, serving or not.")
+    ] = "",
+    timeout: Annotated[float, typer.Option(help="Seconds that it may take.", min=0.001)] = 3.0,
+) -> None:
+    """Ask a coordinator, shard or encoder for its gRPC health. Exit code 0 if it serves, else 1."""
+    is_secure = bool(ca or certificate or key or server_name)
+    credentials = channel_credentials(Tls(ca, certificate, key)) if is_secure else None
+    with contextlib.closing(open_channel(grpc, address, credentials, server_name)) as channel:
+        state = _ask(channel, service, timeout)
+    if state != HEALTHY:
+        raise PartitionUnavailable(f"{address} is {state}")
+    print(f"{address} is {state}")
+
+
+def _ask(channel: grpc.Channel, service: str, timeout: float) -> str:
+    """The name of the state. Raises PartitionUnavailable when there is no answer."""
+    try:
+        from grpc_health.v1 import health_pb2, health_pb2_grpc
+    except ModuleNotFoundError as error:
+        raise CannotStart(f"health: needs {error.name}; pip install 'lookalike[server]'") from None
+    request = health_pb2.HealthCheckRequest(service=service)
+    try:
+        answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout)
+    except grpc.RpcError as error:
+        raise PartitionUnavailable(f"no answer: {error_of(error).message}") from None
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))

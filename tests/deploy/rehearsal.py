@@ -1,0 +1,173 @@
+"""Starts, on miniature machines, the very processes that the manifests name, stores and finds records through
+every coordinator, and scales: `python -m tests.deploy.rehearsal compose|kubernetes WORK`, in namespaces for it.
+
+What stands in for a machine's own: the image is this checkout, DNS is /etc/hosts, a claim is a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from lookalike import Client, Record
+from tests.deploy import render
+from tests.deploy.containers import Container, from_compose, from_kubernetes
+from tests.deploy.hosts import Hosts, write_whole
+
+RECORDS = 300
+BYTES = 8
+CODES = np.random.default_rng(1).integers(0, 256, (RECORDS, BYTES), np.uint8)
+
+
+@dataclasses.dataclass
+class Rehearsal:
+    """One deployment folder, and what of it runs."""
+
+    hosts: Hosts
+    folder: Path
+    read: Callable[[], list[Container]]
+
+    def follow(self) -> list[Container]:
+        """Start what the manifests have that does not run, stop what runs and is no more in them."""
+        wanted = {one.name: one for one in self.read()}
+        running = set(self.hosts.names())
+        for name in sorted(running - set(wanted)):
+            self.hosts.stop(name)
+        for name in sorted(set(wanted) - running):
+            self.hosts.start(wanted[name])
+        return list(wanted.values())
+
+    def scale(self, before: str, after: str, *options: str) -> str:
+        """Change one line of lookalike.yaml and write the shards anew."""
+        path = self.folder / "lookalike.yaml"
+        text = path.read_text()
+        assert text.count(before + "\n") == 1
+        write_whole(path, text.replace(before + "\n", after + "\n"))
+        return render.manifests(self.folder, *options)
+
+
+def small(folder: Path, replicas: int) -> None:
+    """Two partitions are enough to see what there is to see."""
+    path = folder / "lookalike.yaml"
+    text = path.read_text().replace("partitions: 4\n", "partitions: 2\n")
+    path.write_text(text.replace("replicas: 2\n", f"replicas: {replicas}\n", 1))
+    shards = folder / "shards.yaml"
+    shards.write_text(shards.read_text().replace(": 4 x 2", ": 2 x 2", 1))
+    render.manifests(folder)
+
+
+def main() -> None:
+    kind, work = sys.argv[1], Path(sys.argv[2])
+    deploy = render.copied(work)
+    subprocess.run([deploy / "compose" / "secrets.sh"], check=True)
+    secrets, data = deploy / "compose" / "secrets", work / "data"
+    if kind == "compose":
+        folder = deploy / "compose" / "cluster"
+        read = lambda: list(from_compose(render.compose(deploy / "compose"), data))  # noqa: E731
+    else:
+        folder = deploy / "kubernetes" / "overlays" / "production"
+        mounted = work / "configmap"
+        mounted.mkdir()
+
+        def read() -> list[Container]:
+            documents = render.kustomize(folder)
+            (config,) = (one for one in documents if one["metadata"]["name"] == "lookalike" and "data" in one)
+            for name, content in config["data"].items():
+                write_whole(mounted / name, content)
+            return list(from_kubernetes(documents, mounted, secrets, data))
+
+    small(folder, replicas=1 if kind == "compose" else 2)
+    show = Rehearsal(Hosts(work), folder, read)
+    compile_once([one for one in read() if one.component == "shard"])
+    try:
+        coordinators = rehearse(show)
+        if kind == "kubernetes":
+            scale(show, coordinators)
+    finally:
+        show.hosts.stop_all()
+
+
+def compile_once(shards: list[Container]) -> None:
+    """Give each shard's volume what Numba keeps there, as if it had run before: compiling takes five seconds."""
+    first, *others = dict.fromkeys(one.mounts["/var/lib/lookalike"] for one in shards)
+    assert first is not None
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(first / "numba")}
+    search = (
+        "import numpy as np; from shard.kernel import CodeMatrix; m = CodeMatrix(bits=64);"
+        "m.append(np.zeros((1, 8), np.uint8), np.zeros(1, np.uint64)); m.search(np.zeros((1, 8), np.uint8), k=1)"
+    )
+    subprocess.run([sys.executable, "-c", search], env=environment, check=True)
+    for other in others:
+        assert other is not None
+        shutil.copytree(first / "numba", other / "numba")
+
+
+def rehearse(show: Rehearsal) -> list[str]:
+    """Start everything; store records through one coordinator, find them through both. Returns their addresses."""
+    containers = show.follow()
+    show.hosts.wait_healthy(containers)
+    coordinators = [one.name for one in containers if one.component == "coordinator"]
+    assert len(coordinators) == 2
+    first, second = (f"{show.hosts.address(name)}:7700" for name in coordinators)
+    with Client(first) as client:
+        client.create_collection("raw", bits=8 * BYTES)
+        records = [Record(key=f"r{i}", code=code.tobytes()) for i, code in enumerate(CODES)]
+        assert client.upsert(records, collection="raw") == RECORDS
+    check(first)
+    check(second)
+    print(f"{len(containers)} containers serve, {RECORDS} records found through both coordinators", flush=True)
+    return [first, second]
+
+
+def scale(show: Rehearsal, coordinators: list[str]) -> None:
+    """One partition more, and one fewer: everything stays found, and nothing is stopped that holds records."""
+    first, second = coordinators
+    before = len(show.hosts.names())
+    show.scale("partitions: 2", "partitions: 3")
+    show.hosts.wait_healthy(show.follow())
+    wait_balanced(first, 3)
+    check(second)
+    print("3 partitions")
+    assert "kept" in show.scale("partitions: 3", "partitions: 2")
+    assert len(show.follow()) == before + 2, "a partition was stopped that may hold records"
+    wait_balanced(first, 2)
+    assert "kept" not in show.scale("partitions: 2", "partitions: 2", f"--server={first}")
+    assert len(show.follow()) == before
+    check(first)
+    check(second)
+    print("2 partitions again")
+
+
+def check(coordinator: str) -> None:
+    """Every record is found, by its own code, complete."""
+    with Client(coordinator) as client:
+        answers = client.search_batch(codes=[code.tobytes() for code in CODES], k=1, collection="raw")
+        lost = [i for i, answer in enumerate(answers) if not answer.hits or answer.hits[0].key != f"r{i}"]
+        assert not lost, (coordinator, len(lost), answers[lost[0]])
+        assert all(answer.coverage.complete for answer in answers)
+        assert sum(one.rows for one in client.status().collections) == RECORDS
+
+
+def wait_balanced(coordinator: str, partitions: int) -> None:
+    deadline = time.monotonic() + 60
+    with Client(coordinator) as client:
+        while True:
+            status = client.status()
+            done = status.rebalance.partitions == partitions and not status.rebalance.slots_to_move
+            leaving = [part for part in status.partitions if part.partition >= partitions]
+            if done and all(part.removable for part in leaving):
+                return
+            assert time.monotonic() < deadline, status
+            time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    os.environ.pop("LOOKALIKE_SERVER", None)
+    main()

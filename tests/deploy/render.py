@@ -1,0 +1,100 @@
+"""Owns what the files of deploy/ say, as plain data: Kubernetes objects as kubectl builds them, compose services
+as compose merges them, the environment that the image sets."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from dockerfile_parse import DockerfileParser
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+OVERLAYS = ("small", "production", "gpu")
+_VARIABLE = re.compile(r"\$\{\w+:-([^}]*)\}")
+Document = dict[str, Any]
+
+
+def tool(name: str) -> str:
+    """A program that came with the development install, or is on the path."""
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if beside.exists() else shutil.which(name)
+    assert found, f"{name} is not installed; pip install -e '.[dev]'"
+    return found
+
+
+def copied(target: Path) -> Path:
+    """deploy/ in a place where it may be changed."""
+    return Path(shutil.copytree(DEPLOY, target / "deploy", symlinks=True))
+
+
+def manifests(folder: Path, *options: str) -> str:
+    """Run `lookalike manifests FOLDER`; returns what it printed on standard error."""
+    command = [sys.executable, "-m", "lookalike", "manifests", str(folder), *options]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stderr
+
+
+def kustomize_text(folder: Path) -> str:
+    command = [tool("kubectl"), "kustomize", str(folder)]
+    result = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def kustomize(folder: Path) -> list[Document]:
+    return list(yaml.safe_load_all(kustomize_text(folder)))
+
+
+def of_kind(documents: list[Document], kind: str) -> dict[str, Document]:
+    return {one["metadata"]["name"]: one for one in documents if one["kind"] == kind}
+
+
+def compose(folder: Path) -> Document:
+    """compose.yaml with what it includes; the paths of bind mounts are made absolute."""
+    document = _interpolated(folder / "compose.yaml")
+    merged: Document = {"services": {}, "volumes": {}, "secrets": {}}
+    for part, base in [
+        *((_interpolated(folder / one), (folder / one).parent) for one in document["include"]),
+        (document, folder),
+    ]:
+        for section in merged:
+            for name, value in (part.get(section) or {}).items():
+                assert name not in merged[section], f"{section}.{name} stands twice"
+                merged[section][name] = value
+        for service in part["services"].values():
+            service["volumes"] = [
+                {**one, "source": str((base / one["source"]).resolve())} if one["type"] == "bind" else one
+                for one in service.get("volumes", [])
+            ]
+    return merged
+
+
+def _interpolated(file: Path) -> Document:
+    """With the default of every variable."""
+    document: Document = yaml.safe_load(_VARIABLE.sub(r"\1", file.read_text()))
+    return document
+
+
+def image_environment(target: str) -> dict[str, str]:
+    """The variables that the image of this target sets, through all stages that it is made from."""
+    parser = DockerfileParser(fileobj=io.BytesIO((DEPLOY / "Containerfile").read_bytes()))
+    stages: dict[str, tuple[str, dict[str, str]]] = {}
+    current: dict[str, str] = {}
+    for step in parser.structure:
+        words = step["value"].split()
+        if step["instruction"] == "FROM":
+            current = {}
+            stages[words[-1]] = (words[0], current)
+        elif step["instruction"] == "ENV":
+            current.update(dict(word.split("=", 1) for word in words))
+    collected: dict[str, str] = {}
+    while target in stages:
+        target, own = stages[target]
+        collected = {**own, **collected}
+    return collected

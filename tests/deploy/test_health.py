@@ -1,0 +1,76 @@
+"""`lookalike health` says whether a process serves, in plain text and over TLS."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+import trustme
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from lookalike.serving import LIVENESS
+from tests.conftest import Cluster
+
+
+def ask(address: str, *options: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "lookalike", "health", "--address", address, *options]
+    result = subprocess.run(command, check=False, capture_output=True, text=True)
+    return result.returncode, (result.stdout + result.stderr).strip()
+
+
+@pytest.fixture
+def pems(tmp_path: Path) -> Path:
+    """ca.crt, tls.crt and tls.key, as a Secret of kind kubernetes.io/tls has them."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("shard")
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.crt"))
+    certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "tls.crt"))
+    certificate.private_key_pem.write_to_path(str(tmp_path / "tls.key"))
+    return tmp_path
+
+
+@pytest.fixture
+def tls_server(pems: Path) -> Iterator[str]:
+    """Asks its clients for a certificate, as shards do."""
+    server = grpc.server(ThreadPoolExecutor(2))
+    servicer = health.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    servicer.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+    ca, certificate, key = ((pems / name).read_bytes() for name in ("ca.crt", "tls.crt", "tls.key"))
+    credentials = grpc.ssl_server_credentials([(key, certificate)], ca, require_client_auth=True)
+    port = server.add_secure_port("127.0.0.1:0", credentials)
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+def test_every_process_of_a_cluster_is_healthy_and_alive(cluster: Cluster) -> None:
+    for address in (cluster.address, cluster.config.shard_address(0)):
+        assert ask(address) == (0, f"{address} is SERVING")
+        assert ask(address, "--service", LIVENESS) == (0, f"{address} is SERVING")
+
+
+def test_nobody_there_is_one_clear_line() -> None:
+    code, said = ask("127.0.0.1:1")
+    assert code == 1
+    assert said.startswith("error: no answer: failed to connect")
+    assert "\n" not in said
+
+
+def test_over_tls_with_a_certificate(tls_server: str, pems: Path) -> None:
+    trusted = ["--ca", str(pems / "ca.crt"), "--server-name", "shard"]
+    shown = ["--certificate", str(pems / "tls.crt"), "--key", str(pems / "tls.key")]
+    assert ask(tls_server, *trusted, *shown, "--service", LIVENESS) == (0, f"{tls_server} is SERVING")
+    assert ask(tls_server, *trusted, *shown) == (1, f"error: {tls_server} is NOT_SERVING")
+    assert ask(tls_server, *trusted)[0] == 1
+    assert ask(tls_server)[0] == 1
+
+
+def test_half_a_certificate_is_refused() -> None:
+    assert ask("127.0.0.1:1", "--key", "x.pem") == (1, "error: certificate and key: give both or none")

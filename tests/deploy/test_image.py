@@ -1,0 +1,70 @@
+"""The Containerfile is sound, and what it installs is whole."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.deploy.render import DEPLOY, ROOT, image_environment, tool
+
+CONTAINERFILE = DEPLOY / "Containerfile"
+
+
+def context(target: Path) -> Path:
+    """What .containerignore lets into the build, which is all that COPY can take."""
+    allowed = re.findall(r"^!(\S+)$", (ROOT / ".containerignore").read_text(), re.MULTILINE)
+    ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
+    for name in allowed:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, target / name, ignore=ignore)
+        else:
+            target.mkdir(exist_ok=True)
+            shutil.copy(source, target / name)
+    return target
+
+
+def test_hadolint_has_nothing_to_say() -> None:
+    result = subprocess.run([tool("hadolint"), CONTAINERFILE], check=False, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, "")
+
+
+def test_what_is_copied_makes_a_whole_program(tmp_path: Path) -> None:
+    """The wheel from the build's context has the commands that the manifests run."""
+    source = context(tmp_path / "context")
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", CONTAINERFILE.read_text(), re.MULTILINE)
+    assert all((source / name).exists() for line in copied for name in line.split())
+    site = tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--disable-pip-version-check", "--target", site, source], check=True)
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    for command in (["lookalike", "health"], ["shard"], ["coordinator"], ["encoder"]):
+        where = subprocess.run(
+            [sys.executable, "-c", f"import {command[0]}; print({command[0]}.__file__)"],
+            env=environment, cwd=tmp_path, check=True, capture_output=True, text=True,
+        ).stdout  # fmt: skip
+        assert where.startswith(str(site))
+        subprocess.run(
+            [sys.executable, "-m", *command, "--help"],
+            env=environment, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+
+
+def test_the_image_runs_as_nobody_in_particular() -> None:
+    text = CONTAINERFILE.read_text()
+    assert re.findall(r"^USER (.+)$", text, re.MULTILINE) == ["10001:10001"]
+    assert text.count("\nHEALTHCHECK ") == 2
+    assert "STOPSIGNAL SIGTERM" in text
+
+
+def test_the_encoder_keeps_its_memory() -> None:
+    """The same settings as the program's own, which Ray's workers on other nodes do not inherit from it."""
+    from encoder import __file__ as source
+
+    program = dict(re.findall(r'"(MALLOC_\w+)": "(\d+)"', Path(source).read_text()))
+    assert len(program) == 3
+    assert program.items() <= image_environment("encoder").items()

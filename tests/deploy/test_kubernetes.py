@@ -1,0 +1,169 @@
+"""What kubectl builds from the overlays is valid, closed, and of one piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
+
+from lookalike.config import load_config
+from tests.deploy.render import DEPLOY, OVERLAYS, Document, kustomize, of_kind
+
+SCHEMA = yaml.safe_load((Path(__file__).parent / "rayservice.schema.yaml").read_text())
+MODELS = {"PrometheusRule": PrometheusRule, "ServiceMonitor": ServiceMonitor}
+
+
+@pytest.fixture(scope="module", params=OVERLAYS)
+def documents(request: pytest.FixtureRequest) -> list[Document]:
+    return kustomize(DEPLOY / "kubernetes/overlays" / request.param)
+
+
+def pods(documents: list[Document]) -> Iterator[tuple[str, Document]]:
+    """Every pod template, with a name for it."""
+
+    def walk(at: str, node: Any) -> Iterator[tuple[str, Document]]:
+        if isinstance(node, dict):
+            if "containers" in node.get("spec", {}) and "template" in at:
+                yield at, node
+            for key, value in node.items():
+                yield from walk(f"{at}/{key}", value)
+        elif isinstance(node, list):
+            for number, value in enumerate(node):
+                yield from walk(f"{at}/{number}", value)
+
+    for one in documents:
+        yield from walk(f"{one['kind']}/{one['metadata']['name']}", one)
+
+
+def test_every_object_is_valid(documents: list[Document]) -> None:
+    for one in documents:
+        if one["kind"] == "RayService":
+            jsonschema.validate(one, SCHEMA)
+        elif one["kind"] in MODELS:
+            model = MODELS[one["kind"]].model_validate(one)
+            # The models let unknown fields pass; those would be lost here.
+            assert model.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True) == one
+        else:
+            kubernetes_validate.validate(one, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_every_pod_is_valid_and_of_the_restricted_profile(documents: list[Document]) -> None:
+    found = list(pods(documents))
+    assert len(found) >= 3
+    for at, template in found:
+        metadata = {**template.get("metadata", {}), "name": "pod"}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
+        kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
+        spec = template["spec"]
+        assert spec["securityContext"]["runAsNonRoot"], at
+        assert spec["securityContext"]["runAsUser"] == 10001, at
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, at
+        assert not spec["enableServiceLinks"], at
+        for container in spec["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }, at
+            assert "memory" in container["resources"]["limits"], at
+
+
+def test_configs_are_valid_and_found_by_the_names_that_they_give(
+    documents: list[Document], tmp_path: Path
+) -> None:
+    """Shards are pods of the StatefulSets behind a headless service; the encoder is a service."""
+    path = tmp_path / "lookalike.yaml"
+    path.write_text(of_kind(documents, "ConfigMap")["lookalike"]["data"]["lookalike.yaml"])
+    config = load_config(path, environment={})
+    services = of_kind(documents, "Service")
+    pods_of_shards = {
+        f"{name}-{ordinal}.{one['spec']['serviceName']}:7710"
+        for name, one in of_kind(documents, "StatefulSet").items()
+        for ordinal in range(one["spec"]["replicas"])
+    }
+    assert pods_of_shards == {
+        config.shard_address(partition, replica)
+        for partition in range(config.partitions)
+        for replica in range(config.replicas)
+    }
+    assert services["shard"]["spec"]["clusterIP"] == "None"
+    assert services["shard"]["spec"]["publishNotReadyAddresses"]
+    assert config.encoder is not None
+    host, port = config.encoder.address.split(":")
+    assert {"name": "grpc", "port": int(port)}.items() <= services[host]["spec"]["ports"][0].items()
+
+
+def test_every_service_budget_and_policy_selects_pods_that_there_are(documents: list[Document]) -> None:
+    labels = [template.get("metadata", {}).get("labels", {}) for _, template in pods(documents)]
+    # What Kubernetes and KubeRay add by themselves.
+    added = {"apps.kubernetes.io/pod-index", "ray.io/group"}
+    for kind, path in (
+        ("Service", "selector"),
+        ("PodDisruptionBudget", "selector"),
+        ("NetworkPolicy", "podSelector"),
+    ):
+        for name, one in of_kind(documents, kind).items():
+            selector = one["spec"][path]
+            wanted = selector.get("matchLabels", {}) if kind != "Service" else selector
+            own = {key: value for key, value in wanted.items() if key not in added}
+            assert any(own.items() <= have.items() for have in labels), f"{kind}/{name} selects nothing"
+
+
+def test_only_the_cluster_reaches_a_shard(documents: list[Document]) -> None:
+    policies = of_kind(documents, "NetworkPolicy")
+    assert policies["deny"]["spec"] == {"podSelector": {}, "policyTypes": ["Ingress"]}
+    grpc = [rule for rule in policies["shard"]["spec"]["ingress"] if {"port": 7710} in rule["ports"]]
+    assert [
+        expression["values"]
+        for rule in grpc
+        for peer in rule["from"]
+        for expression in peer["podSelector"]["matchExpressions"]
+    ] == [["lookalike"], ["shard", "coordinator"]]
+
+
+def test_running_processes_see_a_changed_config(documents: list[Document]) -> None:
+    """The ConfigMap keeps its name and is mounted as a folder: with subPath a pod would keep the old one."""
+    assert "lookalike" in of_kind(documents, "ConfigMap")
+    for at, template in pods(documents):
+        for container in template["spec"]["containers"]:
+            mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
+            assert mounts["config"] == {"name": "config", "mountPath": "/etc/lookalike", "readOnly": True}, at
+
+
+def test_no_secret_is_in_the_manifests(documents: list[Document]) -> None:
+    assert not of_kind(documents, "Secret")
+
+
+def test_a_cluster_can_form_and_its_disks_stay(documents: list[Document]) -> None:
+    for one in of_kind(documents, "StatefulSet").values():
+        assert one["spec"]["podManagementPolicy"] == "Parallel"
+        retention = {"whenDeleted": "Retain", "whenScaled": "Retain"}
+        assert one["spec"]["persistentVolumeClaimRetentionPolicy"] == retention
+        budget = of_kind(documents, "PodDisruptionBudget")
+        assert all(f"shard-partition-{ordinal}" in budget for ordinal in range(one["spec"]["replicas"]))
+
+
+def test_tls_replaces_the_probes_that_cannot_speak_it(tmp_path: Path) -> None:
+    overlay = tmp_path / "deploy/kubernetes/overlays/small"
+    from tests.deploy.render import copied
+
+    copied(tmp_path)
+    file = overlay / "kustomization.yaml"
+    file.write_text(file.read_text().replace("components:\n", "components:\n  - ../../components/tls\n"))
+    built = kustomize(overlay)
+    for _, template in pods([one for one in built if one["metadata"]["name"] in ("shard-r0", "coordinator")]):
+        (container,) = template["spec"]["containers"]
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            assert "grpc" not in container[probe]
+            assert container[probe]["exec"]["command"][:2] == ["lookalike", "health"]
+        kubernetes_validate.validate(
+            {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": template["spec"]},
+            kubernetes_validate.latest_version(),
+            strict=True,
+        )

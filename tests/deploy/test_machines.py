@@ -1,0 +1,87 @@
+"""The systemd units and the Ray cluster's file are sound."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.deploy.render import DEPLOY
+
+UNITS = DEPLOY / "systemd"
+INSTALLED = "/opt/lookalike/bin"
+NAMES = (
+    "lookalike-coordinator.service",
+    "lookalike-encoder.service",
+    "lookalike-shard@0-2.service",
+    "lookalike.target",
+)
+# Of 10, by systemd's own reckoning: 0 is a process that can do nothing.
+MAX_EXPOSURE = 2.5
+
+
+@pytest.fixture
+def units(tmp_path: Path) -> Path:
+    """The units, for a program that is installed where this one is."""
+    for unit in UNITS.iterdir():
+        text = unit.read_text().replace(INSTALLED, str(Path(sys.executable).parent))
+        (tmp_path / unit.name.replace("@.", "@0-2.")).write_text(text)
+    return tmp_path
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
+def test_systemd_accepts_the_units(units: Path) -> None:
+    result = subprocess.run(
+        ["systemd-analyze", "verify", *(units / name for name in NAMES)],
+        check=False, capture_output=True, text=True, env={**os.environ, "SYSTEMD_LOG_LEVEL": "warning"},
+    )  # fmt: skip
+    assert (result.returncode, result.stderr) == (0, "")
+    for name in NAMES[:3]:
+        command = ["systemd-analyze", "security", "--offline=true", "--no-pager", units / name]
+        said = subprocess.run(command, check=False, capture_output=True, text=True).stdout
+        found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", said)
+        assert found, said
+        assert float(found[1]) <= MAX_EXPOSURE, name
+
+
+@pytest.mark.parametrize("name", NAMES[:3])
+def test_a_unit_starts_what_there_is(units: Path, tmp_path: Path, name: str) -> None:
+    """ExecStart as systemd reads it, but with a config that cannot be: the program says so itself."""
+    (line,) = re.findall(r"^ExecStart=(.+)$", (units / name).read_text(), re.MULTILINE)
+    line = line.replace("%i", "0-2").replace("%%", "%").replace("$$", "$")
+    line = line.replace("/etc/lookalike/lookalike.yaml", str(tmp_path / "none.yaml"))
+    result = subprocess.run(["sh", "-c", f"exec {line}"], check=False, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "none.yaml cannot be read" in result.stderr
+
+
+def test_a_shard_unit_takes_its_place_from_its_name(units: Path, tmp_path: Path) -> None:
+    config = tmp_path / "one.yaml"
+    config.write_text(f"shard: {{data: {tmp_path}/data, address: 'nowhere.invalid:1'}}\npartitions: 1\n")
+    (line,) = re.findall(r"^ExecStart=(.+)$", (units / NAMES[2]).read_text(), re.MULTILINE)
+    line = (
+        line.replace("%i", "1-12")
+        .replace("%%", "%")
+        .replace("$$", "$")
+        .replace("/etc/lookalike/lookalike.yaml", str(config))
+    )
+    result = subprocess.run(["sh", "-c", f"exec {line}"], check=False, capture_output=True, text=True)
+    assert result.returncode == 2, result.stderr
+    assert [folder.name for folder in (tmp_path / "data").iterdir()] == ["r1-12"]
+
+
+def test_ray_accepts_its_cluster() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    document = yaml.safe_load((DEPLOY / "ray/cluster.yaml").read_text())
+    validate_config(prepare_config(document))
+    starts = [*document["head_start_ray_commands"], *document["worker_start_ray_commands"]]
+    assert sum("ray start" in line for line in starts) == 2
+    assert all("RAY_AUTH_MODE=token" in line for line in starts if "ray start" in line)
+    assert all(subprocess.run(["sh", "-nc", line], check=False).returncode == 0 for line in starts)

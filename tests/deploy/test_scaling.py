@@ -1,0 +1,128 @@
+"""Scaling is one number in one file: nothing else changes, neither in what is edited nor in what is applied."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lookalike.errors import CannotStart
+from lookalike.manifests import Origin, render
+from tests.deploy.render import DEPLOY, OVERLAYS, ROOT, Document, compose, copied, kustomize, manifests
+
+
+def change(folder: Path, before: str, after: str) -> str:
+    """Edit the one file as an operator does; returns what the command says on standard error."""
+    path = folder / "lookalike.yaml"
+    text = path.read_text()
+    assert text.count(f"\n{before}\n") == 1
+    path.write_text(text.replace(f"\n{before}\n", f"\n{after}\n"))
+    return manifests(folder)
+
+
+def by_name(documents: list[Document]) -> dict[str, str]:
+    return {f"{one['kind']}/{one['metadata']['name']}": yaml.safe_dump(one) for one in documents}
+
+
+def lines_changed(before: str, after: str) -> list[str]:
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=0)
+    return [line for line in lines if line[0] in "+-" and line[:3] not in ("+++", "---")]
+
+
+@pytest.fixture
+def overlay(tmp_path: Path) -> Path:
+    return copied(tmp_path) / "kubernetes" / "overlays" / "production"
+
+
+def test_a_partition_more_is_one_number_in_kubernetes(overlay: Path) -> None:
+    before = by_name(kustomize(overlay))
+    assert change(overlay, "partitions: 4", "partitions: 5") == ""
+    after = by_name(kustomize(overlay))
+    assert after.keys() - before.keys() == {"PodDisruptionBudget/shard-partition-4"}
+    assert not before.keys() - after.keys()
+    changed = {name: lines_changed(before[name], after[name]) for name in before if before[name] != after[name]}
+    assert changed == {
+        "ConfigMap/lookalike": changed["ConfigMap/lookalike"],
+        "StatefulSet/shard-r0": ["-  replicas: 4", "+  replicas: 5"],
+        "StatefulSet/shard-r1": ["-  replicas: 4", "+  replicas: 5"],
+    }
+    config_before, config_after = (
+        yaml.safe_load(documents["ConfigMap/lookalike"])["data"]["lookalike.yaml"] for documents in (before, after)
+    )
+    assert lines_changed(config_before, config_after) == ["-partitions: 4", "+partitions: 5"]
+
+
+def test_a_replica_more_is_one_number_in_kubernetes(overlay: Path) -> None:
+    before = by_name(kustomize(overlay))
+    change(overlay, "replicas: 2", "replicas: 3")
+    after = by_name(kustomize(overlay))
+    assert after.keys() - before.keys() == {"StatefulSet/shard-r2"}
+    assert {name for name in before if before[name] != after[name]} == {"ConfigMap/lookalike"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "added"),
+    [
+        ("partitions: 4", "partitions: 5", {"shard-r0-4", "shard-r1-4"}),
+        ("replicas: 2", "replicas: 3", {f"shard-r2-{partition}" for partition in range(4)}),
+    ],
+)
+def test_scaling_is_one_number_in_compose(tmp_path: Path, before: str, after: str, added: set[str]) -> None:
+    folder = copied(tmp_path) / "compose"
+    first = compose(folder)
+    change(folder / "cluster", before, after)
+    second = compose(folder)
+    assert second["services"].keys() - first["services"].keys() == added
+    assert {**second, "services": {name: second["services"][name] for name in first["services"]}} == first
+
+
+def test_a_partition_fewer_is_kept_until_a_coordinator_says_that_it_is_empty(overlay: Path) -> None:
+    """How it is taken away in the end, test_real_processes.py shows."""
+    said = change(overlay, "partitions: 4", "partitions: 3")
+    assert "partitions 3..3 are kept" in said
+    sets = [one for one in kustomize(overlay) if one["kind"] == "StatefulSet"]
+    assert [one["spec"]["replicas"] for one in sets] == [4, 4]
+
+
+@pytest.mark.parametrize(
+    "folder", [DEPLOY / "compose/cluster", *(DEPLOY / "kubernetes/overlays" / x for x in OVERLAYS)]
+)
+def test_what_is_committed_is_up_to_date(folder: Path) -> None:
+    manifests(folder, "--check")
+
+
+def test_check_fails_when_the_config_has_changed(overlay: Path) -> None:
+    config = overlay / "lookalike.yaml"
+    config.write_text(config.read_text().replace("replicas: 2", "replicas: 3", 1))
+    with pytest.raises(Exception, match="non-zero exit status 1"):
+        manifests(overlay, "--check")
+
+
+def test_a_part_is_repeated_as_its_placeholders_say() -> None:
+    template = "one\n# ---\nr{replica}\n---\np{partition} of {partitions}\n---\nr{replica}p{partition}\n"
+    assert render(template, partitions=2, replicas=2) == (
+        "one\nr0\nr1\n---\np0 of 2\n---\np1 of 2\n---\nr0p0\n---\nr0p1\n---\nr1p0\n---\nr1p1\n"
+    )
+
+
+def test_a_file_that_was_not_written_by_the_command_is_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "shards.yaml"
+    file.write_text("kind: StatefulSet\n")
+    with pytest.raises(CannotStart, match="does not begin with"):
+        Origin.read(file)
+
+
+def test_the_alert_rules_for_kubernetes_are_those_of_prometheus() -> None:
+    rules = yaml.safe_load((DEPLOY / "kubernetes/components/monitoring/rules.yaml").read_text())
+    assert rules["spec"] == yaml.safe_load((DEPLOY / "prometheus/alerts.yml").read_text()), "run `make manifests`"
+
+
+def test_versions_are_those_of_the_project() -> None:
+    constraints = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines())
+    for overlay in ("production", "gpu"):
+        (service,) = (
+            one for one in kustomize(DEPLOY / "kubernetes/overlays" / overlay) if one["kind"] == "RayService"
+        )
+        assert service["spec"]["rayClusterConfig"]["rayVersion"] == constraints["ray"]
