@@ -35,7 +35,7 @@ DOCUMENTS = {
     "docs/OPERATIONS.md": Document(),
     "docs/RETRIEVAL_QUALITY.md": Document(),
 }
-# They go through the pages and the harness of their own part.
+# Documents whose commands another test runs, and which.
 ELSEWHERE: dict[str, str] = {}
 
 
@@ -64,6 +64,7 @@ def drop_all_but(kept: set[str], cluster: Cluster) -> None:
                 client.drop_collection(found.name)
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_its_commands_run(document: str, cluster_of: Cluster | None, photographs: Path, tmp_path: Path) -> None:
     kept = collections_of(cluster_of) if cluster_of else set()
