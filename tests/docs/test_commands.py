@@ -36,7 +36,7 @@ DOCUMENTS = {
     "docs/SECURITY.md": Document(),
     "docs/RETRIEVAL_QUALITY.md": Document(),
 }
-# They go through the pages and the harness of their own part.
+# Documents whose commands another test runs, and which.
 ELSEWHERE = {
     "docs/REST.md": "tests/web/test_docs.py",
     "docs/INGESTION.md": "tests/cluster/test_ingestion_docs.py",
@@ -68,6 +68,7 @@ def drop_all_but(kept: set[str], cluster: Cluster) -> None:
                 client.drop_collection(found.name)
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_its_commands_run(document: str, cluster_of: Cluster | None, photographs: Path, tmp_path: Path) -> None:
     kept = collections_of(cluster_of) if cluster_of else set()
