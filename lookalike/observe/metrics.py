@@ -235,7 +235,7 @@ COMMIT_RECORDS = SHARD.histogram(
     "lookalike_commit_records", "Records that shared one commit.", buckets=(*_COUNTS, 4_096, 16_384)
 )
 COMMIT_SECONDS = SHARD.histogram("lookalike_commit_seconds", "Seconds of a commit, synced to disk.")
-SCRUBBED = SHARD.counter("lookalike_scrub_rows_total", "Rows whose checksum was checked.")
+SCRUBBED = SHARD.counter("lookalike_scrub_rows_total", "Live rows of the collections that a scrub found sound.")
 SCRUB_DAMAGE = SHARD.counter("lookalike_scrub_damage_total", "Times that a scrub found damage.")
 SCRUB_ENDED = SHARD.gauge(
     "lookalike_scrub_ended_timestamp_seconds", "When the last scrub of all collections ended; 0 if none has."

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -255,6 +256,20 @@ def test_a_metrics_port_that_is_taken_is_named(tmp_path: Path) -> None:
             supervisor.wait_ready()
     finally:
         supervisor.stop()
+
+
+def test_a_metrics_port_that_another_program_has_is_found_before_anything_starts(tmp_path: Path) -> None:
+    config = visible_config(tmp_path, partitions=1, replicas=1)
+    address = config.shard_metrics(0)
+    assert address is not None
+    host, _, port = address.partition(":")
+    supervisor = Supervisor(config, tmp_path, lambda line: None)
+    with (
+        socket.create_server((host, int(port))),
+        pytest.raises(CannotStart, match=f"shard-r0-0: {address}"),
+    ):
+        supervisor.launch()
+    supervisor.stop()
 
 
 def test_status_can_be_watched_without_a_terminal(seen: Cluster) -> None:
