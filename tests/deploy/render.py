@@ -17,6 +17,8 @@ from dockerfile_parse import DockerfileParser
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 OVERLAYS = ("small", "production", "gpu")
+# libyaml's where it is there: ten times as fast.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _VARIABLE = re.compile(r"\$\{\w+:-([^}]*)\}")
 Document = dict[str, Any]
 
@@ -48,7 +50,8 @@ def kustomize_text(folder: Path) -> str:
 
 
 def kustomize(folder: Path) -> list[Document]:
-    return list(yaml.safe_load_all(kustomize_text(folder)))
+    """The objects that kubectl would apply."""
+    return list(yaml.load_all(kustomize_text(folder), _LOADER))
 
 
 def of_kind(documents: list[Document], kind: str) -> dict[str, Document]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import yaml
 from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
 
 from lookalike.config import load_config
-from tests.deploy.render import DEPLOY, OVERLAYS, Document, kustomize, of_kind
+from tests.deploy.render import DEPLOY, OVERLAYS, Document, copied, kustomize, of_kind
 
 SCHEMA = yaml.safe_load((Path(__file__).parent / "rayservice.schema.yaml").read_text())
 MODELS = {"PrometheusRule": PrometheusRule, "ServiceMonitor": ServiceMonitor}
@@ -136,6 +138,18 @@ def test_running_processes_see_a_changed_config(documents: list[Document]) -> No
             assert mounts["config"] == {"name": "config", "mountPath": "/etc/lookalike", "readOnly": True}, at
 
 
+def test_the_ingestion_job_is_a_command_that_there_is() -> None:
+    """With --help behind them, options that it does not know are still refused."""
+    documents = list(yaml.safe_load_all((DEPLOY / "kubernetes/components/ingest/ingest.yaml").read_text()))
+    template = of_kind(documents, "CronJob")["ingest"]["spec"]["jobTemplate"]["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    program, *command = container["command"]
+    assert program == "lookalike"
+    arguments = [sys.executable, "-m", "lookalike", *command, *container["args"], "--help"]
+    result = subprocess.run(arguments, check=False, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
 def test_no_secret_is_in_the_manifests(documents: list[Document]) -> None:
     assert not of_kind(documents, "Secret")
 
@@ -150,10 +164,7 @@ def test_a_cluster_can_form_and_its_disks_stay(documents: list[Document]) -> Non
 
 
 def test_tls_replaces_the_probes_that_cannot_speak_it(tmp_path: Path) -> None:
-    overlay = tmp_path / "deploy/kubernetes/overlays/small"
-    from tests.deploy.render import copied
-
-    copied(tmp_path)
+    overlay = copied(tmp_path) / "kubernetes/overlays/small"
     file = overlay / "kustomization.yaml"
     file.write_text(file.read_text().replace("components:\n", "components:\n  - ../../components/tls\n"))
     built = kustomize(overlay)

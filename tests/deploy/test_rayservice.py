@@ -76,7 +76,7 @@ def test_kuberay_starts_an_encoder_that_serves(service: Document, tmp_path: Path
         wait_until(lambda: answers(f"{dashboard}/api/gcs_healthz"), 60)
         # What the workers' probes ask, on a port that Ray has by default.
         wait_until(lambda: answers("http://127.0.0.1:52365/api/local_raylet_healthz"), 60)
-        with pytest.raises(urllib.error.HTTPError, match="401"):
+        with pytest.raises(urllib.error.HTTPError, match="403"):
             call(f"{dashboard}/api/serve/applications/", document, "a wrong token")
         call(f"{dashboard}/api/serve/applications/", document, token)
         with grpc.insecure_channel(config.encoder.address, CHANNEL_OPTIONS) as channel:

@@ -87,3 +87,12 @@ def test_a_bad_override_is_named(tmp_path: Path) -> None:
 def test_a_missing_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(CannotStart, match="cannot be read: No such file"):
         load_config(tmp_path / "none.yaml", {})
+
+
+def test_a_shard_binds_where_listen_says(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text('shard: {address: "shard-r{replica}-{partition}:7710"}')
+    assert load_config(path, {}).shard_listen(2, 1) == "shard-r1-2:7710"
+    overridden = load_config(path, {"LOOKALIKE__SHARD__LISTEN": "0.0.0.0:7710"})
+    assert overridden.shard_listen(2, 1) == "0.0.0.0:7710"
+    assert overridden.shard_address(2, 1) == "shard-r1-2:7710"

@@ -1,0 +1,30 @@
+"""An address that belongs to another shard for a while, as where containers come and go."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from coordinator.shard_link import ShardLink
+from lookalike.errors import PartitionUnavailable
+from shard.replication.peer import Peer
+from tests.conftest import Cluster
+
+SECONDS = 5.0
+
+
+@pytest.mark.parametrize("partition", [1, 0])
+async def test_another_shards_answer_is_not_taken(cluster: Cluster, partition: int) -> None:
+    """Partition 0 is there; asked for as partition 1, or as another replica, it is as good as absent."""
+    address = cluster.config.shard_address(0)
+    place = (partition, 1 - partition)
+    peer, link = Peer(*place, address), ShardLink(*place, address)
+    try:
+        with pytest.raises(PartitionUnavailable, match="its address belongs to partition 0"):
+            await peer.state(None)
+        with pytest.raises(PartitionUnavailable, match="its address belongs to partition 0"):
+            await link.state(asyncio.get_running_loop().time() + SECONDS)
+    finally:
+        await peer.close()
+        await link.close()
