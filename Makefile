@@ -6,7 +6,7 @@ SECONDS ?= 600
 SEED ?= 1
 RULES := deploy/kubernetes/components/monitoring/rules.yaml
 
-.PHONY: help setup demo test check format protos bench chaos manifests clean
+.PHONY: help setup demo test check format protos docs bench chaos manifests clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -24,12 +24,13 @@ demo: setup  ## Run the demo: real photographs, four shards, demo.html (ARGS="--
 test: check  ## Run every check and test, as CI does (ARGS goes to pytest)
 	$(BIN)/pytest $(ARGS)
 
-check: setup  ## Format, lint, types, layers, stubs up to date
+check: setup  ## Format, lint, types, layers, stubs and docs/api up to date
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python protos/generate.py --check
+	$(BIN)/python docs/generate.py --check
 
 format: setup  ## Format and mend what can be mended
 	$(BIN)/ruff format .
@@ -37,6 +38,9 @@ format: setup  ## Format and mend what can be mended
 
 protos: setup  ## Generate lookalike/v1 from protos/
 	$(BIN)/python protos/generate.py
+
+docs: setup  ## Generate docs/api from protos/, docstrings and commands
+	$(BIN)/python docs/generate.py
 
 bench: setup  ## Measure the scan and plot it (ARGS: see lookalike bench --help); more in benchmarks/README.md
 	$(BIN)/lookalike bench --plots docs/benchmarks $(ARGS)

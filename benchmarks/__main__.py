@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import demo, encoder, fusion, ingest, observe, replicas, search, system
+from benchmarks import codes, connections, demo, encoder, fusion, ingest, observe, replicas, search, system
 from shard.bench.timing import processor
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
+    "codes": lambda given: codes.measure(min(given.rows, codes.ROWS)),
+    "connections": lambda given: connections.measure(given.rows, given.seconds, given.rounds),
     "demo": lambda given: demo.measure(given.images),
     "encoder": lambda given: _in_folder(lambda work: encoder.measure(given.images, work)),
     "fusion": lambda given: fusion.measure(given.images),
@@ -34,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("name", nargs="?", choices=[*BENCHMARKS, "all"], default="all")
     parser.add_argument("--images", type=Path, help="a folder of photographs; the bundled ones by default")
-    of_system = parser.add_argument_group("system, replicas and observe")
+    of_system = parser.add_argument_group("connections, observe, replicas and system")
     of_system.add_argument("--rows", type=int, default=system.ROWS, help="codes in each cluster")
     of_system.add_argument("--seconds", type=float, default=system.SECONDS, help="of each load in each round")
     of_system.add_argument("--rounds", type=int, default=system.ROUNDS)

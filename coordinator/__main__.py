@@ -6,26 +6,37 @@ import asyncio
 from pathlib import Path
 
 from coordinator.server import SearchServicer
-from coordinator.web import start_web
+from coordinator.web import private_address, start_web
 from lookalike.admission import Admission
 from lookalike.config import ClusterConfig, load_config
+from lookalike.inside import Inside
 from lookalike.observe.process import Observation, Process
+from lookalike.security.gate import key_gate
 from lookalike.serving import Server, follow_config, process_arguments, run_process, until_stopped
 from lookalike.v1 import search_pb2, search_pb2_grpc
 
 
 async def serve(config_path: Path, watch_stdin: bool) -> None:
     """Serve the cluster that the config describes until a signal ends it."""
+    with private_address() as web_to_grpc:
+        await _serve(config_path, watch_stdin, web_to_grpc)
+
+
+async def _serve(config_path: Path, watch_stdin: bool, web_to_grpc: str) -> None:
     config = load_config(config_path)
     observation = Observation(config, Process("coordinator"))
     observation.trace()
     admission = Admission(config.max_request_bytes)
-    servicer = SearchServicer(config, admission)
-    server = Server([search_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name], admission)
+    inside = Inside(config.security)
+    servicer = SearchServicer(config, admission, inside)
+    service = search_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name
+    tls = inside.outer_tls()
+    server = Server([service], admission, key_gate(config.security.keys))
     search_pb2_grpc.add_SearchServiceServicer_to_server(servicer, server.grpc)
-    await server.start(config.coordinator.listen)
+    server.grpc.add_insecure_port(web_to_grpc)
+    await server.start(config.coordinator.listen, tls)
     observation.serve_metrics(config.coordinator.metrics, server.levels, servicer.levels)
-    web = await start_web(config.coordinator.web, servicer.status)
+    web = await start_web(config, web_to_grpc, tls.web_context() if tls else None)
     await servicer.start()
 
     async def reload(config: ClusterConfig) -> None:
@@ -36,10 +47,11 @@ async def serve(config_path: Path, watch_stdin: bool) -> None:
     await server.set_ready()
     await until_stopped(watch_stdin)
     servicer.drain()
+    await server.set_ready(False)
+    await web.cleanup()
     await server.stop()
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
-    await web.cleanup()
     await servicer.close()
     observation.stop()
 

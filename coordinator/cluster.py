@@ -14,6 +14,7 @@ from coordinator.routing import Place, Routing
 from coordinator.shard_link import ShardLink
 from lookalike.config import ClusterConfig
 from lookalike.errors import LookalikeError, Recovering
+from lookalike.inside import Inside
 from lookalike.placement import Target
 from lookalike.shard_state import ShardState
 from lookalike.slots import SlotTable, partitions_named, served_by_any, slots_to_bytes
@@ -29,8 +30,9 @@ _STATE_SECONDS = 2.0
 class Cluster:
     """Every shard of the cluster, by partition and replica."""
 
-    def __init__(self, config: ClusterConfig) -> None:
+    def __init__(self, config: ClusterConfig, inside: Inside) -> None:
         self._config = config
+        self._inside = inside
         self._groups: dict[int, ReplicaGroup] = {}
         self._links: dict[Place, ShardLink] = {}
         self._tables: dict[Place, SlotTable] = {}
@@ -217,7 +219,7 @@ class Cluster:
     def _add(self, partition: int) -> None:
         group = self._groups.setdefault(partition, ReplicaGroup(partition, self._config.writes_needed))
         for replica in range(len(group.links), self._config.replicas):
-            link = ShardLink(partition, replica, self._config.shard_address(partition, replica))
+            link = ShardLink(partition, replica, self._config.shard_address(partition, replica), self._inside)
             group.links.append(link)
             self._links[partition, replica] = link
             self._watches[partition, replica] = asyncio.create_task(link.watch())

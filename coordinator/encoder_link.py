@@ -6,15 +6,15 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import grpc
 import numpy as np
 import numpy.typing as npt
 
 from lookalike import wire
 from lookalike.codespace import CodeSpace
 from lookalike.errors import CodeSpaceMismatch, InvalidRequest, PartitionUnavailable
+from lookalike.inside import Inside
 from lookalike.observe import tracing
-from lookalike.rpc import CHANNEL_OPTIONS, MAX_IMAGE_BYTES, call_by
+from lookalike.rpc import call_by
 from lookalike.v1 import encoder_pb2 as pb
 from lookalike.v1.encoder_pb2_grpc import EncoderServiceStub
 
@@ -43,15 +43,25 @@ class Description:
 class EncoderLink:
     """Calls to the encoder, if the cluster has one. Deadlines are times of the running loop's clock."""
 
-    def __init__(self, address: str | None) -> None:
+    def __init__(self, address: str | None, inside: Inside, max_image_bytes: int) -> None:
         self.address = address or ""
+        self._max_image_bytes = max_image_bytes
         if address:
-            self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-            self._stub = EncoderServiceStub(self._channel)
+            self._connection = inside.connect(address)
 
     async def close(self) -> None:
         if self.address:
-            await self._channel.close()
+            await self._connection.close()
+
+    def check_image(self, image: bytes) -> bytes:
+        """Return an image whose size one may send; raise InvalidRequest otherwise."""
+        if not image:
+            raise InvalidRequest("image: is empty (0 bytes); send an encoded image file")
+        if len(image) > self._max_image_bytes:
+            raise InvalidRequest(
+                f"image: has {len(image):,} bytes; send at most {self._max_image_bytes:,}, scaled down beforehand"
+            )
+        return image
 
     async def describe(self, deadline: float, include_hash: bool = False) -> Description:
         """The codes and features that the encoder makes now."""
@@ -97,22 +107,11 @@ class EncoderLink:
     async def _call(self, name: str, request: Any, deadline: float) -> Any:
         try:
             with tracing.span(f"EncoderService/{name}", is_call=True):
-                return await call_by(getattr(self._stub, name), request, deadline)
+                return await call_by(getattr(self._connection.stub(EncoderServiceStub), name), request, deadline)
         except PartitionUnavailable as error:
             if type(error) is not PartitionUnavailable:
                 raise
             raise PartitionUnavailable(f"the encoder at {self.address} does not answer") from None
-
-
-def check_image(image: bytes) -> bytes:
-    """Return an image whose size one may send; raise InvalidRequest otherwise."""
-    if not image:
-        raise InvalidRequest("image: is empty (0 bytes); send an encoded image file")
-    if len(image) > MAX_IMAGE_BYTES:
-        raise InvalidRequest(
-            f"image: has {len(image):,} bytes; send at most {MAX_IMAGE_BYTES:,}, scaled down beforehand"
-        )
-    return image
 
 
 def _read(image: pb.EncodedImage, feature_width: int) -> EncodedImage | InvalidRequest:

@@ -161,7 +161,7 @@ class _Round:
             began = time.perf_counter()
             with tracing.span("merge"):
                 hits = _merge(parts, self._groups[index])
-            metrics.STAGE_SECONDS.labels("merge").observe(time.perf_counter() - began)
+            metrics.MERGE_SECONDS.observe(time.perf_counter() - began)
             if not all(task.done() for task in self._tasks):
                 return parts, hits
             self._merged[index] = hits

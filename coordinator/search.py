@@ -14,7 +14,7 @@ import numpy.typing as npt
 from coordinator import quorum_scan, scoring
 from coordinator.catalog import Catalog, Layout, NotInLayout
 from coordinator.cluster import Cluster
-from coordinator.encoder_link import EncodedImage, EncoderLink, check_image
+from coordinator.encoder_link import EncodedImage, EncoderLink
 from coordinator.fan_out import Answers, FanOut, Part
 from coordinator.merge import QueryHits
 from coordinator.routing import Share
@@ -43,7 +43,6 @@ from lookalike.records import (
     VersionedRecord,
     answer_too_large,
     check_code,
-    check_k,
     check_key,
 )
 from lookalike.scan import ScanGroup, ScanHits
@@ -136,7 +135,6 @@ class Searcher:
     ) -> Answer:
         """The exact answer to each query. Raises PartitionUnavailable or DeadlineExceeded, naming the
         partitions, when one does not answer and the options do not allow that."""
-        check_k(options.k)
         plan = scoring.plan(options.score, options.rerank, options.k, options.oversampling)
         if len(queries) * plan.candidates > MAX_BATCH_HITS:
             what = "candidates (k times the oversampling)" if plan.reranks else "hits"
@@ -151,17 +149,32 @@ class Searcher:
         )
 
     async def fetch(
-        self, collection: str, keys: Sequence[str], consistency: str, deadline: float
+        self,
+        collection: str,
+        keys: Sequence[str],
+        consistency: str,
+        deadline: float,
+        include_thumbnails: bool = False,
     ) -> list[VersionedRecord]:
         """The live records among `keys`, in their order. Never partial."""
         for key in keys:
             check_key(key)
         return await self._catalog.in_layout(
-            collection, deadline, lambda layout: self._fetch(collection, keys, consistency, deadline)
+            collection,
+            deadline,
+            lambda layout: self._fetch(
+                collection, keys, consistency, deadline, include_thumbnails=include_thumbnails
+            ),
         )
 
     async def _fetch(
-        self, collection: str, keys: Sequence[str], consistency: str, deadline: float, features: str = ""
+        self,
+        collection: str,
+        keys: Sequence[str],
+        consistency: str,
+        deadline: float,
+        features: str = "",
+        include_thumbnails: bool = False,
     ) -> list[VersionedRecord]:
         loop = asyncio.get_running_loop()
         until = min(deadline, loop.time() + _MOVE_SECONDS)
@@ -171,11 +184,12 @@ class Searcher:
                 answers = await asyncio.gather(
                     *(
                         self._fetch_part(
-                            partition, collection, [keys[i] for i in indices], consistency, deadline, features
+                            partition, collection, [keys[i] for i in indices], consistency, deadline, features,
+                            include_thumbnails,
                         )
                         for partition, indices in parts.items()
                     )
-                )
+                )  # fmt: skip
                 break
             except SlotMoved:
                 if loop.time() >= until:
@@ -183,7 +197,7 @@ class Searcher:
             await asyncio.sleep(_SETTLE_PAUSE_SECONDS)
             await self._cluster.refresh()
         found = {record.key: record for answer in answers for record in answer if record.code is not None}
-        if sum(len(record.attributes) for record in found.values()) > MAX_ANSWER_BYTES:
+        if sum(len(record.attributes) + len(record.thumbnail) for record in found.values()) > MAX_ANSWER_BYTES:
             raise InvalidRequest(f"keys: the records take over {MAX_ANSWER_BYTES:,} bytes; ask for fewer at once")
         return [found[key] for key in keys if key in found]
 
@@ -195,13 +209,14 @@ class Searcher:
         consistency: str,
         deadline: float,
         features: str,
+        include_thumbnails: bool,
     ) -> list[VersionedRecord]:
         """From one replica; or of what a majority has, tombstones included, the newest."""
         group = self._cluster.group(partition)
         count = group.majority if consistency == "quorum" else 1
 
         async def fetch(link: ShardLink) -> list[VersionedRecord]:
-            return await link.fetch(collection, keys, deadline, features, include_deleted=count > 1)
+            return await link.fetch(collection, keys, deadline, features, count > 1, include_thumbnails)
 
         newest: dict[str, VersionedRecord] = {}
         for _, records in await group.some(fetch, count, deadline):
@@ -271,8 +286,8 @@ class Searcher:
         metrics.ANSWERS.labels(label, "complete" if coverage.complete else "incomplete").inc()
         for partition in coverage.missing:
             metrics.MISSING.labels(str(partition)).inc()
-        for stage, milliseconds in (("fan_out", timings.search_ms), ("total", timings.total_ms)):
-            metrics.STAGE_SECONDS.labels(stage).observe(milliseconds / 1000)
+        metrics.FAN_OUT_SECONDS.observe(timings.search_ms / 1000)
+        metrics.TOTAL_SECONDS.observe(timings.total_ms / 1000)
 
     @contextlib.contextmanager
     def _counted_if_refused(self, collection: str, coverage: Coverage) -> Iterator[None]:
@@ -297,7 +312,7 @@ class Searcher:
     ) -> list[_Encoded]:
         """Every query as a code, and what the plan needs beside that where it can be had."""
         space, indexing = layout.space, layout.indexing
-        images = [check_image(query.image) for query in queries if query.image is not None]
+        images = [self._encoder.check_image(query.image) for query in queries if query.image is not None]
         keys = [check_key(query.key) for query in queries if query.key is not None]
         if any(query.code is not None for query in queries):
             space.require(fingerprint, "the query")

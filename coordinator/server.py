@@ -24,15 +24,17 @@ from lookalike.codespace import CodeSpace
 from lookalike.config import ClusterConfig
 from lookalike.errors import InvalidRequest, LookalikeError, NotFound, PartitionUnavailable
 from lookalike.indexing import Indexing
+from lookalike.inside import Inside
 from lookalike.observe import metrics
 from lookalike.records import (
     DEFAULT_OVERSAMPLING,
-    MAX_BATCH_QUERIES,
     ClusterStatus,
     Outcome,
     check_count,
+    check_k,
     check_oversampling,
 )
+from lookalike.security.gate import visible
 from lookalike.v1 import record_pb2, search_pb2_grpc, shard_pb2
 from lookalike.v1 import search_pb2 as pb
 
@@ -46,12 +48,14 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class SearchServicer(search_pb2_grpc.SearchServiceServicer):
     """Serves a cluster config. Holds connections, no data."""
 
-    def __init__(self, config: ClusterConfig, admission: Admission) -> None:
+    def __init__(self, config: ClusterConfig, admission: Admission, inside: Inside) -> None:
         self._config = config
         self._admission = admission
         self._draining = asyncio.Event()
-        self._cluster = Cluster(config)
-        self._encoder = EncoderLink(config.encoder.address if config.encoder else None)
+        self._cluster = Cluster(config, inside)
+        self._encoder = EncoderLink(
+            config.encoder.address if config.encoder else None, inside, config.limits.max_image_bytes
+        )
         self._catalog = Catalog(self._cluster)
         self._searcher = Searcher(self._cluster, self._catalog, self._encoder)
         clock = Clock()
@@ -95,8 +99,9 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         )
 
     async def SearchBatch(self, request: pb.SearchBatchRequest, context: Context) -> pb.SearchBatchResponse:
-        if not 1 <= len(request.queries) <= MAX_BATCH_QUERIES:
-            raise InvalidRequest(f"queries: are {len(request.queries):,}; send 1..{MAX_BATCH_QUERIES:,} a request")
+        most = self._config.limits.max_batch
+        if not 1 <= len(request.queries) <= most:
+            raise InvalidRequest(f"queries: are {len(request.queries):,}; send 1..{most:,} a request")
         answer = await self._search(
             request.collection, request.queries, request.fingerprint, request.options, context
         )
@@ -111,7 +116,11 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         check_count("keys", len(request.keys))
         consistency = _named("consistency", _CONSISTENCIES, request.consistency)
         records = await self._searcher.fetch(
-            request.collection, request.keys, consistency, _deadline(context, SEARCH_SECONDS)
+            request.collection,
+            request.keys,
+            consistency,
+            _deadline(context, SEARCH_SECONDS),
+            request.include_thumbnails,
         )
         return pb.GetResponse(records=[wire.stored_record_to_wire(record) for record in records])
 
@@ -216,8 +225,11 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         self, request: pb.ListCollectionsRequest, context: Context
     ) -> pb.ListCollectionsResponse:
         collections = await self._catalog.list(_deadline(context, SEARCH_SECONDS))
+        allowed = visible(collection.name for collection in collections)
         return pb.ListCollectionsResponse(
-            collections=[wire.collection_to_wire(collection) for collection in collections]
+            collections=[
+                wire.collection_to_wire(collection) for collection in collections if collection.name in allowed
+            ]
         )
 
     async def DropCollection(
@@ -255,7 +267,10 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         return pb.DrainResponse(slots=int(self._cluster.routing.slots_of(partition).sum()))
 
     async def ClusterStatus(self, request: pb.ClusterStatusRequest, context: Context) -> pb.ClusterStatusResponse:
-        return wire.status_to_wire(await self.status())
+        status = await self.status()
+        allowed = visible(collection.name for collection in status.collections)
+        known = [collection for collection in status.collections if collection.name in allowed]
+        return wire.status_to_wire(dataclasses.replace(status, collections=known))
 
     async def _search(
         self,
@@ -269,7 +284,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             collection,
             [_query(query) for query in queries],
             fingerprint,
-            _options(options),
+            _options(options, self._config.limits.max_k),
             _deadline(context, SEARCH_SECONDS),
         )
 
@@ -310,9 +325,9 @@ def _with_width(indexing: Indexing, width: int) -> Indexing:
     return dataclasses.replace(indexing, feature_width=width) if indexing.keeps_features else indexing
 
 
-def _options(message: pb.SearchOptions) -> Options:
+def _options(message: pb.SearchOptions, max_k: int) -> Options:
     return Options(
-        message.k,
+        check_k(message.k, max_k),
         message.max_distance if message.HasField("max_distance") else None,
         wire.filter_from_wire(message.filter) if message.HasField("filter") else None,
         message.include_attributes,
@@ -350,6 +365,7 @@ def _draft(message: record_pb2.Record) -> Draft:
         message.code if kind == "code" else None,
         message.attributes,
         message.features,
+        message.thumbnail,
     )
 
 

@@ -22,10 +22,11 @@ from lookalike.errors import (
     SlotMoved,
 )
 from lookalike.indexing import Indexing
+from lookalike.inside import Inside
 from lookalike.observe import metrics, tracing
 from lookalike.placement import Target
 from lookalike.records import VersionedRecord
-from lookalike.rpc import CHANNEL_OPTIONS, call_by, error_of
+from lookalike.rpc import call_by, error_of
 from lookalike.scan import ScanGroup, ScanHits, WriteResult
 from lookalike.shard_state import ShardState
 from lookalike.v1 import shard_pb2 as pb
@@ -42,7 +43,7 @@ _WATCH_PAUSE_SECONDS = 0.25
 class ShardLink:
     """Calls to one replica of one partition. Deadlines are times of the running loop's clock."""
 
-    def __init__(self, partition: int, replica: int, address: str) -> None:
+    def __init__(self, partition: int, replica: int, address: str, inside: Inside) -> None:
         self.partition = partition
         self.replica = replica
         self.address = address
@@ -55,13 +56,11 @@ class ShardLink:
         self._failures = 0
         self._shunned_until = 0.0
         self._missed_at: float | None = None
-        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-        self._stub = ShardServiceStub(self._channel)
-        self._health = health_pb2_grpc.HealthStub(self._channel)
+        self._connection = inside.connect(address)
         self._scan_seconds = metrics.SHARD_SECONDS.labels(str(partition), str(replica))
 
     async def close(self) -> None:
-        await self._channel.close()
+        await self._connection.close()
 
     @property
     def reluctance(self) -> int:
@@ -117,7 +116,7 @@ class ShardLink:
     async def watch(self) -> None:
         """Follow its health as it tells it, until cancelled."""
         while True:
-            call = self._health.Watch(health_pb2.HealthCheckRequest())
+            call = self._connection.stub(health_pb2_grpc.HealthStub).Watch(health_pb2.HealthCheckRequest())
             try:
                 async for answer in call:
                     self._is_serving = answer.status == health_pb2.HealthCheckResponse.SERVING
@@ -185,6 +184,7 @@ class ShardLink:
         deadline: float,
         features: str = "",
         include_deleted: bool = False,
+        include_thumbnails: bool = False,
     ) -> list[VersionedRecord]:
         """features: what the collection is thought to keep of them, to have them too."""
         request = pb.FetchRequest(
@@ -193,6 +193,7 @@ class ShardLink:
             include_features=bool(features),
             features=features,
             include_deleted=include_deleted,
+            include_thumbnails=include_thumbnails,
         )
         answer = await self._call("Fetch", request, deadline)
         return [wire.versioned_from_wire(record) for record in answer.records]
@@ -227,7 +228,8 @@ class ShardLink:
     async def dump(self, request: pb.DumpRequest) -> AsyncIterator[pb.DumpPart]:
         """See ShardService.Dump."""
         try:
-            async for part in self._stub.Dump(request):
+            stub: Any = self._connection.stub(ShardServiceStub)
+            async for part in stub.Dump(request):
                 yield part
         except grpc.RpcError as call:
             raise self._explain(error_of(call)) from None
@@ -252,7 +254,7 @@ class ShardLink:
             with tracing.span(
                 f"ShardService/{name}", is_call=True, partition=self.partition, replica=self.replica
             ):
-                return await call_by(getattr(self._stub, name), request, deadline)
+                return await call_by(getattr(self._connection.stub(ShardServiceStub), name), request, deadline)
         except LookalikeError as error:
             raise self._explain(error) from None
 

@@ -14,7 +14,7 @@ import numpy as np
 from coordinator.catalog import Catalog, Layout, NotInLayout
 from coordinator.clock import Clock
 from coordinator.cluster import Cluster
-from coordinator.encoder_link import EncoderLink, check_image
+from coordinator.encoder_link import EncoderLink
 from coordinator.placing import Placer
 from lookalike.errors import (
     CodeSpaceMismatch,
@@ -32,22 +32,25 @@ from lookalike.records import (
     check_key,
     parse_attributes,
 )
+from lookalike.thumbnails import check_thumbnail
 
 _LARGE_ATTRIBUTES = 256 * 1024
+CheckImage = Callable[[bytes], bytes]
 
 Value = TypeVar("Value")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Draft:
-    """A record as a client sent it: an image or a code, its attributes as JSON text, and with a code perhaps its
-    features, float32 little-endian."""
+    """A record as a client sent it: an image or a code, its attributes as JSON text, with a code perhaps its
+    features, float32 little-endian, and perhaps a thumbnail."""
 
     key: str
     image: bytes | None
     code: bytes | None
     attributes: str
     features: bytes = b""
+    thumbnail: bytes = b""
 
 
 class Writer:
@@ -185,7 +188,9 @@ class Writer:
         space, indexing = layout.space, layout.indexing
         if any(draft.code is not None for draft in drafts):
             space.require(fingerprint, "the write")
-        checked = await _aside_if_large(drafts, functools.partial(_check_all, drafts, layout))
+        checked = await _aside_if_large(
+            drafts, functools.partial(_check_all, drafts, layout, self._encoder.check_image)
+        )
         images = [
             draft.image
             for draft, text in zip(drafts, checked, strict=True)
@@ -206,7 +211,7 @@ class Writer:
             code = draft.code if image is None else image.code
             features = np.frombuffer(draft.features, "<f4") if image is None else image.features
             kept = pack(indexing.features, features) if keeps and features is not None else b""
-            prepared.append(VersionedRecord(draft.key, code, text, version, kept))
+            prepared.append(VersionedRecord(draft.key, code, text, version, kept, draft.thumbnail))
         return prepared
 
 
@@ -226,16 +231,17 @@ def _checked(records: Sequence[VersionedRecord]) -> list[VersionedRecord]:
             record,
             key=check_key(record.key),
             attributes="" if record.code is None else attributes_text(parse_attributes(record.attributes)),
+            thumbnail=check_thumbnail(record.thumbnail),
         )
         for record in records
     ]
 
 
-def _check_all(drafts: Sequence[Draft], layout: Layout) -> list[str | LookalikeError]:
-    return [_check(draft, layout) for draft in drafts]
+def _check_all(drafts: Sequence[Draft], layout: Layout, check_image: CheckImage) -> list[str | LookalikeError]:
+    return [_check(draft, layout, check_image) for draft in drafts]
 
 
-def _check(draft: Draft, layout: Layout) -> str | LookalikeError:
+def _check(draft: Draft, layout: Layout, check_image: CheckImage) -> str | LookalikeError:
     """A draft's attributes in their one canonical form, so that the store finds names and values however a
     client wrote them; or what is wrong with the draft."""
     try:
@@ -252,6 +258,7 @@ def _check(draft: Draft, layout: Layout) -> str | LookalikeError:
             _check_features(draft, layout.indexing)
         else:
             raise InvalidRequest("needs an image or a code")
+        check_thumbnail(draft.thumbnail)
         return attributes_text(parse_attributes(draft.attributes))
     except InvalidRequest as error:
         return type(error)(f"record {draft.key!r}: {error.message}")
@@ -261,6 +268,8 @@ def _check_features(draft: Draft, indexing: Indexing) -> None:
     """With a code come features where the collection keeps them, and nowhere else."""
     if draft.features and not indexing.keeps_features:
         raise NotInLayout("features: this collection keeps none; leave them out, or make one that does")
+    if not indexing.keeps_features:
+        return
     try:
         read("features", draft.features, indexing.feature_width)
     except InvalidRequest as error:

@@ -27,7 +27,7 @@ async def serve(config_path: Path, watch_stdin: bool) -> None:
     stopped = asyncio.ensure_future(until_stopped(watch_stdin))
     # Serve's own actors ask for no processor, the replicas for one each.
     with ray_session(config.ray_address, cpus=max(os.cpu_count() or 1, config.max_replicas)):
-        async with deployed(config) as handle:
+        async with deployed(config, cluster.limits.max_image_pixels) as handle:
             # Not earlier: Ray forks its processes off this one, and a fork beside gRPC's threads can hang.
             front = await Front.start(handle, cluster, config, observation)
             await stopped

@@ -24,8 +24,7 @@ FRONT_RESOURCE = "front"
 class EncoderFront:
     """A front within a Serve replica: it lives and dies with it."""
 
-    # Serve awaits it, as it does __del__.
-    async def __init__(self, handle: Any, config: str) -> None:  # type: ignore[misc]
+    async def __init__(self, handle: Any, config: str) -> None:  # type: ignore[misc]  # Serve awaits it
         cluster, section = _read(config)
         self._front = await Front.start(handle, cluster, section, Observation(cluster, Process("encoder")))
 
@@ -37,13 +36,13 @@ def build(arguments: dict[str, Any]) -> serve.Application:
     """config: the cluster config, at the same path on every node; fronts: how many nodes serve gRPC, 1 by default.
     Raises CannotStart."""
     path = str(arguments["config"])
-    _, config = _read(path)
+    cluster, config = _read(path)
     front = serve.deployment(EncoderFront).options(
         num_replicas=int(arguments.get("fronts", 1)),
         max_replicas_per_node=1,
         ray_actor_options={"num_cpus": 0, "resources": {FRONT_RESOURCE: 1}},
     )
-    return front.bind(models(config), path)
+    return front.bind(models(config, cluster.limits.max_image_pixels), path)
 
 
 def _read(path: str) -> tuple[ClusterConfig, EncoderConfig]:

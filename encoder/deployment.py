@@ -28,11 +28,11 @@ log = logging.getLogger("encoder.deployment")
 class EncoderReplica:
     """One loaded model. An encoder that cannot load says why instead of dying again and again."""
 
-    def __init__(self, spec: EncoderSpec, decode_threads: int) -> None:
+    def __init__(self, spec: EncoderSpec, decode_threads: int, max_pixels: int) -> None:
         self._model: EncoderModel | None = None
         self._problem = ""
         try:
-            self._model = EncoderModel(spec, decode_threads)
+            self._model = EncoderModel(spec, decode_threads, max_pixels)
         except CannotStart as error:
             self._problem = error.message
 
@@ -50,8 +50,8 @@ class EncoderReplica:
         return await asyncio.to_thread(self._model.encode, images, include_features, include_projections)
 
 
-def models(config: EncoderConfig) -> serve.Application:
-    """The models that the config asks for, not running yet. Raises CannotStart."""
+def models(config: EncoderConfig, max_pixels: int) -> serve.Application:
+    """The models that the config asks for, not running yet. max_pixels: of an image. Raises CannotStart."""
     spec = EncoderSpec.from_config(config)
     threads = _GPU_DECODE_THREADS if config.gpus_per_replica else 1
     deployment = serve.deployment(EncoderReplica).options(
@@ -64,13 +64,13 @@ def models(config: EncoderConfig) -> serve.Application:
             "target_ongoing_requests": ONGOING_BATCHES,
         },
     )
-    return deployment.bind(spec, threads)
+    return deployment.bind(spec, threads, max_pixels)
 
 
 @contextlib.asynccontextmanager
-async def deployed(config: EncoderConfig) -> AsyncIterator[Any]:
-    """Deploy the models on the running Ray and yield the handle to call them by."""
-    application = models(config)
+async def deployed(config: EncoderConfig, max_pixels: int) -> AsyncIterator[Any]:
+    """Deploy the models on the running Ray and yield the handle to call them by. max_pixels: of an image."""
+    application = models(config, max_pixels)
     await asyncio.to_thread(serve.start, http_options={"location": "NoServer"})
     try:
         yield await asyncio.to_thread(serve.run, application, name=APPLICATION, route_prefix=None)

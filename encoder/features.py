@@ -12,7 +12,7 @@ import torch
 from encoder.backbones import POOLED, load_backbone
 from encoder.fusion import fuse
 from encoder.hashing import Features
-from encoder.images import Pixels, UnreadableImage, decode
+from encoder.images import MAX_PIXELS, Pixels, UnreadableImage, decode
 from lookalike.errors import CannotStart
 
 BATCH_IMAGES = 32
@@ -29,6 +29,7 @@ class FeatureModel:
         device: str = "auto",
         precision: str = "auto",
         decode_threads: int = 1,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         """Raises CannotStart when the model, its weights or the device are not there."""
         torch.set_num_threads(1)
@@ -48,6 +49,7 @@ class FeatureModel:
             torch.tensor(values, device=self.device).view(1, 3, 1, 1)
             for values in (self.preprocessing.mean, self.preprocessing.std)
         )
+        self._max_pixels = max_pixels
         self._decoders = ThreadPoolExecutor(decode_threads) if decode_threads > 1 else None
 
     def __str__(self) -> str:
@@ -88,7 +90,7 @@ class FeatureModel:
 
     def _decode(self, image: bytes) -> Pixels | UnreadableImage:
         try:
-            return decode(image, self.preprocessing)
+            return decode(image, self.preprocessing, self._max_pixels)
         except UnreadableImage as error:
             return error
 

@@ -11,6 +11,7 @@ from encoder.spec import Description
 from lookalike.admission import Admission
 from lookalike.config import ClusterConfig, EncoderConfig
 from lookalike.errors import CannotStart
+from lookalike.inside import Inside
 from lookalike.observe.process import Observation
 from lookalike.serving import Server
 from lookalike.v1 import encoder_pb2, encoder_pb2_grpc
@@ -37,13 +38,15 @@ class Front:
         if isinstance(description, str):
             raise CannotStart(description)
         observation.trace()
+        inside = Inside(cluster.security)
         server = Server(
             [encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name],
             Admission(cluster.max_request_bytes),
+            inside.gate(),
         )
-        servicer = EncoderServicer(handle, description, config.max_replicas)
+        servicer = EncoderServicer(handle, description, config.max_replicas, cluster.limits.max_image_bytes)
         encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server.grpc)
-        await server.start(config.listen or config.address)
+        await server.start(config.listen or config.address, inside.inner_tls())
         watch = ReplicaWatch(config.max_replicas)
         observation.serve_metrics(config.metrics, server.levels, servicer.levels, watch.levels)
         await server.set_ready()

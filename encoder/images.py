@@ -46,16 +46,16 @@ class Preprocessing:
         return f"resize={self.resize} crop={self.crop} {self.interpolation} mean={mean} std={std}"
 
 
-def decode(data: bytes, preprocessing: Preprocessing) -> Pixels:
+def decode(data: bytes, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS) -> Pixels:
     """An image file's bytes as uint8 (crop, crop, 3), RGB. Raises UnreadableImage."""
     if not data:
         raise UnreadableImage("is empty (0 bytes)")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
-            if width * height > MAX_PIXELS:
+            if width * height > max_pixels:
                 raise UnreadableImage(
-                    f"has {width:,} x {height:,} pixels; at most {MAX_PIXELS:,} are decoded; scale it down"
+                    f"has {width:,} x {height:,} pixels; at most {max_pixels:,} are decoded; scale it down"
                 )
             # JPEG can be decoded at a fraction of its size; twice the target keeps what resizing needs.
             image.draft("RGB", (2 * preprocessing.resize, 2 * preprocessing.resize))

@@ -9,7 +9,7 @@ import torch
 
 from encoder.features import FeatureModel, stacked
 from encoder.hashing import Features, LinearHash, drawn, from_bytes
-from encoder.images import Pixels, UnreadableImage
+from encoder.images import MAX_PIXELS, Pixels, UnreadableImage
 from encoder.spec import Encoded, EncoderSpec
 from lookalike.codespace import CodeSpace
 from lookalike.errors import CannotStart
@@ -18,11 +18,11 @@ from lookalike.errors import CannotStart
 class EncoderModel:
     """A loaded encoder. Threads may share it: while one computes, another's images are decoded."""
 
-    def __init__(self, spec: EncoderSpec, decode_threads: int = 1) -> None:
+    def __init__(self, spec: EncoderSpec, decode_threads: int = 1, max_pixels: int = MAX_PIXELS) -> None:
         """Load everything. Raises CannotStart when the model, its weights, its hash or the device are not
         there."""
         self.network = FeatureModel(
-            spec.model, spec.weights, spec.layer, spec.device, spec.precision, decode_threads
+            spec.model, spec.weights, spec.layer, spec.device, spec.precision, decode_threads, max_pixels
         )
         self.device, self.width = self.network.device, self.network.width
         self.hash = _hash(spec, self.network)

@@ -1,4 +1,4 @@
-"""Owns the command-line options that training and evaluation share. Light: neither torch nor Ray."""
+"""Owns the command-line options that the encoder's commands share. Light: neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from lookalike.errors import InvalidRequest
+from lookalike.config import EncoderConfig, load_config
+from lookalike.errors import CannotStart, InvalidRequest
 
+Paths = Annotated[list[str], typer.Argument(help="Folders, globs, files, or URLs such as s3://bucket/photos.")]
+Config = Annotated[
+    Path | None, typer.Option(help="The cluster's config: its encoder section says how images are encoded.")
+]
 Dataset = Annotated[
     str,
     typer.Argument(
@@ -60,3 +65,13 @@ def require_file(field: str, path: Path) -> Path:
 def console() -> Console:
     """Progress goes to standard error, results to standard output."""
     return Console(stderr=True)
+
+
+def encoder_section(config: Path | None) -> EncoderConfig:
+    """The config's encoder section, or its defaults without a config. Raises CannotStart."""
+    if config is None:
+        return EncoderConfig()
+    section = load_config(config).encoder
+    if section is None:
+        raise CannotStart(f"config: {config} has no encoder section; add one, or leave --config out")
+    return section

@@ -19,7 +19,6 @@ from lookalike import wire
 from lookalike.batcher import Batcher
 from lookalike.errors import InvalidRequest, PartitionUnavailable
 from lookalike.observe import metrics, tracing
-from lookalike.rpc import MAX_IMAGE_BYTES
 from lookalike.v1 import encoder_pb2 as pb
 from lookalike.v1 import encoder_pb2_grpc
 
@@ -41,12 +40,13 @@ class _Item:
 class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
     """Serves the deployment behind `handle`, whose replicas make what `own` says."""
 
-    def __init__(self, handle: Any, own: Description, max_replicas: int) -> None:
+    def __init__(self, handle: Any, own: Description, max_replicas: int, max_image_bytes: int) -> None:
         self._handle = handle
         self._description = pb.DescribeResponse(
             code_space=wire.space_to_wire(own.space), features=own.width, device=own.device
         )
         self._hash_file = own.hash_file
+        self._max_image_bytes = max_image_bytes
         self._batches: Batcher[_Item, Encoded] = Batcher(
             self._run_batch,
             max_weight=BATCH_IMAGES,
@@ -91,8 +91,8 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         return answer
 
     async def _encode(self, item: _Item) -> Encoded:
-        if len(item.image) > MAX_IMAGE_BYTES:
-            return Encoded(error=f"has {len(item.image):,} bytes; at most {MAX_IMAGE_BYTES:,} are read")
+        if len(item.image) > self._max_image_bytes:
+            return Encoded(error=f"has {len(item.image):,} bytes; at most {self._max_image_bytes:,} are read")
         return await self._batches.submit(item)
 
     async def _run_batch(self, items: Sequence[_Item]) -> Sequence[Encoded | Exception]:

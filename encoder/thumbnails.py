@@ -1,4 +1,4 @@
-"""Owns small pictures for pages that need nothing else: JPEG data URLs."""
+"""Owns small pictures: JPEG files that fit into a record, or into a page as data URLs."""
 
 from __future__ import annotations
 
@@ -9,17 +9,40 @@ from typing import IO
 
 from PIL import Image, ImageOps
 
-from encoder.images import FORMATS, to_rgb
+from encoder.images import FORMATS, MAX_PIXELS, UnreadableImage, to_rgb
+from lookalike.thumbnails import MAX_THUMBNAIL_BYTES
 
-_SIDE = 160
+_SIDE = 192
+# Tried in turn until the file is small enough; the last always is.
+_ATTEMPTS = ((192, 80), (192, 60), (192, 40), (128, 40), (64, 30))
 
 
-def thumbnail(source: Path | IO[bytes]) -> str:
-    """A picture, at most 160 pixels a side, as a data URL."""
-    buffer = io.BytesIO()
+def thumbnail(source: Path | IO[bytes]) -> bytes:
+    """A picture, at most 192 pixels a side, upright, as a JPEG file of at most MAX_THUMBNAIL_BYTES. Raises what
+    Pillow raises; UnreadableImage for one with too many pixels."""
     with Image.open(source, formats=FORMATS) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise UnreadableImage(f"has over {MAX_PIXELS:,} pixels")
         image.draft("RGB", (2 * _SIDE, 2 * _SIDE))
-        small = to_rgb(ImageOps.exif_transpose(image))
-        small.thumbnail((_SIDE, _SIDE))
-        small.save(buffer, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+        small = to_rgb(_shrunk(ImageOps.exif_transpose(image)))
+    # A comment would be copied, whatever its size.
+    small.info.clear()
+    for side, quality in _ATTEMPTS:
+        small.thumbnail((side, side))
+        buffer = io.BytesIO()
+        small.save(buffer, "JPEG", quality=quality)
+        if buffer.tell() <= MAX_THUMBNAIL_BYTES:
+            break
+    return buffer.getvalue()
+
+
+def data_url(picture: bytes, media_type: str = "image/jpeg") -> str:
+    """A picture's file as a URL that holds it."""
+    return f"data:{media_type};base64,{base64.b64encode(picture).decode()}"
+
+
+def _shrunk(image: Image.Image) -> Image.Image:
+    """Fewer pixels before they are converted, where the mode is one that can be averaged."""
+    if image.mode in ("RGB", "RGBA", "L", "CMYK"):
+        image.thumbnail((_SIDE, _SIDE))
+    return image

@@ -15,6 +15,7 @@ from lookalike.records import (
     SearchResult,
     StoredRecord,
 )
+from lookalike.security.tls import Tls
 
 __all__ = [
     "AsyncClient",
@@ -29,4 +30,5 @@ __all__ = [
     "Record",
     "SearchResult",
     "StoredRecord",
+    "Tls",
 ]

@@ -26,8 +26,10 @@ from lookalike.calls import (
     queries_of,
     seconds_until,
     wait_seconds,
+    was_never_sent,
 )
 from lookalike.codespace import CodeSpace
+from lookalike.coordinators import Coordinators
 from lookalike.dump import Head, Mark
 from lookalike.features import NONE
 from lookalike.indexing import SCAN, Indexing
@@ -43,20 +45,25 @@ from lookalike.records import (
     VersionedRecord,
     check_collection_name,
 )
-from lookalike.rpc import CHANNEL_OPTIONS
+from lookalike.security.tls import Tls
 from lookalike.slots import SlotSet
 from lookalike.unanswered import AsyncUnanswered
 from lookalike.v1 import search_pb2 as pb
-from lookalike.v1.search_pb2_grpc import SearchServiceStub
 
 
 class AsyncClient:
     """`Client` for asyncio: the same methods, awaited; `ingest` is an asynchronous iterator."""
 
-    def __init__(self, address: str, *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> None:
-        self._calls = Calls(address, timeout)
-        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-        self._stub = SearchServiceStub(self._channel)
+    def __init__(
+        self,
+        address: str | Sequence[str],
+        *,
+        timeout: float = DEFAULT_TIMEOUT_SECONDS,
+        api_key: str | None = None,
+        tls: Tls | bool = False,
+    ) -> None:
+        self._calls = Calls(timeout)
+        self._coordinators = Coordinators(grpc.aio, address, api_key, tls)
 
     async def __aenter__(self) -> Self:
         return self
@@ -67,7 +74,8 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        await self._channel.close()
+        for channel in self._coordinators.channels:
+            await channel.close()
 
     async def search(
         self,
@@ -133,9 +141,16 @@ class AsyncClient:
             fingerprint = fingerprint or await self._fingerprint(collection, deadline)
         return await self._run(self._calls.search_batch(collection, queries, fingerprint, options), deadline)
 
-    async def get(self, keys: Sequence[str], *, collection: str, consistency: str = "one") -> list[StoredRecord]:
+    async def get(
+        self,
+        keys: Sequence[str],
+        *,
+        collection: str,
+        consistency: str = "one",
+        include_thumbnails: bool = False,
+    ) -> list[StoredRecord]:
         """See `Client.get`."""
-        return await self._run(self._calls.get(keys, collection, consistency))
+        return await self._run(self._calls.get(keys, collection, consistency, include_thumbnails))
 
     async def upsert(self, records: Iterable[Record], *, collection: str) -> int:
         """See `Client.upsert`."""
@@ -172,18 +187,22 @@ class AsyncClient:
         attempt = 0
         try:
             while True:
+                coordinator = self._coordinators.next()
                 try:
                     with tracing.calling("Ingest") as metadata:
-                        stream = unanswered.stream()
-                        call = self._stub.Ingest(stream, timeout=seconds_until(deadline), metadata=metadata)
-                        async for answer in call:
+                        stream = coordinator.stub.Ingest(
+                            unanswered.stream(), timeout=seconds_until(deadline), metadata=metadata
+                        )
+                        async for answer in stream:
                             attempt = 0
                             unanswered.answered()
                             for outcome in answer.outcomes:
                                 yield wire.outcome_from_wire(outcome)
                     break
                 except grpc.RpcError as failure:
-                    error = self._calls.explain(failure)
+                    error = self._calls.explain(failure, coordinator.address)
+                if self._coordinators.failed(coordinator, error):
+                    continue
                 if attempt == 0:
                     give_up = min(deadline, self._calls.deadline())
                 wait = wait_seconds(error, attempt := attempt + 1, give_up - time.monotonic(), attempts=None)
@@ -237,12 +256,15 @@ class AsyncClient:
         self, collection: str, slots: SlotSet, since: Sequence[Mark] = ()
     ) -> AsyncIterator[Head | list[VersionedRecord]]:
         """See `Client.backup`."""
+        coordinator = self._coordinators.next()
         try:
-            async for part in self._stub.Backup(wire.dump_request_to_wire(collection, slots, since)):
+            async for part in coordinator.stub.Backup(wire.dump_request_to_wire(collection, slots, since)):
                 for found in wire.dump_part_from_wire(part):
                     yield found
         except grpc.RpcError as failure:
-            raise self._calls.explain(failure) from None
+            error = self._calls.explain(failure, coordinator.address)
+            self._coordinators.failed(coordinator, error)
+            raise error from None
 
     async def restore(
         self, records: Sequence[VersionedRecord], collection: str, fingerprint: str, features: str
@@ -265,12 +287,16 @@ class AsyncClient:
     async def _repeated(self, call: Call[Answer], deadline: float, metadata: tracing.Metadata | None) -> Answer:
         attempt = 0
         while True:
+            coordinator = self._coordinators.next()
             remaining = deadline - time.monotonic()
             try:
-                sent = getattr(self._stub, call.name)(call.request, timeout=remaining, metadata=metadata)
+                sent = getattr(coordinator.stub, call.name)(call.request, timeout=remaining, metadata=metadata)
                 return call.read(await sent)
             except grpc.RpcError as failure:
-                error = self._calls.explain(failure)
+                error = self._calls.explain(failure, coordinator.address)
+                is_harmless = call.is_repeatable or was_never_sent(failure)
+            if self._coordinators.failed(coordinator, error) and is_harmless:
+                continue
             wait = wait_seconds(error, attempt := attempt + 1, deadline - time.monotonic())
             if wait is None or not call.is_repeatable:
                 raise error

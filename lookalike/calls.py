@@ -69,7 +69,7 @@ class Call(Generic[Answer]):
 class Calls:
     """Builds calls. Remembers each collection's fingerprint, for codes that come without their own."""
 
-    def __init__(self, address: str, timeout: float) -> None:
+    def __init__(self, timeout: float) -> None:
         if (
             isinstance(timeout, bool)
             or not isinstance(timeout, int | float)
@@ -78,7 +78,6 @@ class Calls:
             raise InvalidRequest(
                 f"timeout: is {timeout!r}; use seconds, above 0 and at most {MAX_TIMEOUT_SECONDS:,}"
             )
-        self._address = address
         self._timeout = timeout
         self._fingerprints: dict[str, str] = {}
 
@@ -90,15 +89,20 @@ class Calls:
         self._fingerprints[collection.name] = collection.code_space.fingerprint
         return collection
 
-    def explain(self, call: grpc.RpcError) -> LookalikeError:
-        """The error of a failed call. After a mismatch the remembered code spaces may be old ones."""
+    def explain(self, call: grpc.RpcError, address: str) -> LookalikeError:
+        """The error of a failed call to a coordinator. After a mismatch the remembered code spaces may be old."""
         error = error_of(call)
         if isinstance(error, CodeSpaceMismatch):
             self._fingerprints.clear()
+        if error.request_id is None and "handshake failed" in error.message:
+            return PartitionUnavailable(
+                f"server: {address} and this client do not agree on TLS ({error.message[-160:]}); check the"
+                " certificates, the CA and the name that they are made out to"
+            )
         if error.request_id is None and isinstance(error, PartitionUnavailable):
-            return PartitionUnavailable(f"server: {self._address} does not answer; is the cluster up?")
+            return PartitionUnavailable(f"server: {address} does not answer; is the cluster up?")
         if error.request_id is None and isinstance(error, DeadlineExceeded):
-            return DeadlineExceeded(f"server: {self._address} did not answer in time; allow more time")
+            return DeadlineExceeded(f"server: {address} did not answer in time; allow more time")
         return error
 
     def fingerprint(self, collection: str) -> str | None:
@@ -130,11 +134,14 @@ class Calls:
             lambda answer: [wire.result_from_wire(result.hits, answer) for result in answer.results],
         )
 
-    def get(self, keys: Sequence[str], collection: str, consistency: str) -> Call[list[StoredRecord]]:
+    def get(
+        self, keys: Sequence[str], collection: str, consistency: str, include_thumbnails: bool
+    ) -> Call[list[StoredRecord]]:
         request = pb.GetRequest(
             collection=check_collection_name(collection),
             keys=_checked_keys(keys),
             consistency=wire.consistency_to_wire(consistency),
+            include_thumbnails=include_thumbnails,
         )
         return Call(
             "Get", request, lambda answer: [wire.stored_record_from_wire(record) for record in answer.records]
@@ -255,6 +262,12 @@ def wait_seconds(
     backoff = min(_RETRY_MAX_SECONDS, _RETRY_BASE_SECONDS * 2**attempt) * random.uniform(0.5, 1.0)
     wait = max(backoff, (error.retry_after_ms or 0) / 1000)
     return wait if wait < remaining else None
+
+
+def was_never_sent(call: grpc.RpcError) -> bool:
+    """Whether gRPC says that it found no connection, so that the server cannot have seen the failed call."""
+    text = (call.details() or "").lower()
+    return call.code() is grpc.StatusCode.UNAVAILABLE and ("failed to connect" in text or "resolving" in text)
 
 
 def seconds_until(deadline: float) -> float | None:

@@ -29,8 +29,10 @@ from lookalike.calls import (
     queries_of,
     seconds_until,
     wait_seconds,
+    was_never_sent,
 )
 from lookalike.codespace import CodeSpace
+from lookalike.coordinators import Coordinators
 from lookalike.dump import Head, Mark
 from lookalike.features import NONE
 from lookalike.indexing import SCAN, Indexing
@@ -46,22 +48,30 @@ from lookalike.records import (
     VersionedRecord,
     check_collection_name,
 )
-from lookalike.rpc import CHANNEL_OPTIONS
+from lookalike.security.tls import Tls
 from lookalike.slots import SlotSet
 from lookalike.unanswered import Unanswered
 from lookalike.v1 import search_pb2 as pb
-from lookalike.v1.search_pb2_grpc import SearchServiceStub
 
 
 class Client:
     """A connection to a cluster: `Client("127.0.0.1:7700")`. Safe to share between threads.
 
-    timeout: seconds that a call may take in all, retries included."""
+    address: a coordinator's HOST:PORT, or several, as a list or with commas between, that take turns; one that
+    does not answer is left out, and its calls go to the next. So do the addresses of one name.
+    timeout: seconds that a call may take in all, retries included. api_key: what the cluster asks for if it has
+    keys. tls: True to trust whom the system trusts, or a `Tls` that says whom and what to show."""
 
-    def __init__(self, address: str, *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> None:
-        self._calls = Calls(address, timeout)
-        self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
-        self._stub = SearchServiceStub(self._channel)
+    def __init__(
+        self,
+        address: str | Sequence[str],
+        *,
+        timeout: float = DEFAULT_TIMEOUT_SECONDS,
+        api_key: str | None = None,
+        tls: Tls | bool = False,
+    ) -> None:
+        self._calls = Calls(timeout)
+        self._coordinators = Coordinators(grpc, address, api_key, tls)
 
     def __enter__(self) -> Self:
         return self
@@ -72,7 +82,8 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        self._channel.close()
+        for channel in self._coordinators.channels:
+            channel.close()
 
     def search(
         self,
@@ -146,9 +157,17 @@ class Client:
             fingerprint = fingerprint or self._fingerprint(collection, deadline)
         return self._run(self._calls.search_batch(collection, queries, fingerprint, options), deadline)
 
-    def get(self, keys: Sequence[str], *, collection: str, consistency: str = "one") -> list[StoredRecord]:
-        """The records that exist among `keys`, in their order."""
-        return self._run(self._calls.get(keys, collection, consistency))
+    def get(
+        self,
+        keys: Sequence[str],
+        *,
+        collection: str,
+        consistency: str = "one",
+        include_thumbnails: bool = False,
+    ) -> list[StoredRecord]:
+        """The records that exist among `keys`, in their order. An answer holds 28 MiB: a thousand keys with
+        thumbnails always fit."""
+        return self._run(self._calls.get(keys, collection, consistency, include_thumbnails))
 
     def upsert(self, records: Iterable[Record], *, collection: str) -> int:
         """Store records; returns how many are stored, durably. Up to 10,000 records and 48 MiB go in one
@@ -184,16 +203,21 @@ class Client:
         deadline = give_up = math.inf if timeout is None else time.monotonic() + timeout
         attempt = 0
         while True:
+            coordinator = self._coordinators.next()
             try:
                 with tracing.calling("Ingest") as metadata:
                     stream = unanswered.stream()
-                    for answer in self._stub.Ingest(stream, timeout=seconds_until(deadline), metadata=metadata):
+                    for answer in coordinator.stub.Ingest(
+                        stream, timeout=seconds_until(deadline), metadata=metadata
+                    ):
                         attempt = 0
                         unanswered.answered()
                         yield from (wire.outcome_from_wire(outcome) for outcome in answer.outcomes)
                 break
             except grpc.RpcError as failure:
-                error = self._calls.explain(failure)
+                error = self._calls.explain(failure, coordinator.address)
+            if self._coordinators.failed(coordinator, error):
+                continue
             if attempt == 0:
                 give_up = min(deadline, self._calls.deadline())
             wait = wait_seconds(error, attempt := attempt + 1, give_up - time.monotonic(), attempts=None)
@@ -252,11 +276,14 @@ class Client:
     ) -> Iterator[Head | list[VersionedRecord]]:
         """What one partition has of these slots: first the head, then its records. Not tried again: ask for all
         that is missing. See `lookalike.backup`."""
+        coordinator = self._coordinators.next()
         try:
-            for part in self._stub.Backup(wire.dump_request_to_wire(collection, slots, since)):
+            for part in coordinator.stub.Backup(wire.dump_request_to_wire(collection, slots, since)):
                 yield from wire.dump_part_from_wire(part)
         except grpc.RpcError as failure:
-            raise self._calls.explain(failure) from None
+            error = self._calls.explain(failure, coordinator.address)
+            self._coordinators.failed(coordinator, error)
+            raise error from None
 
     def restore(self, records: Sequence[VersionedRecord], collection: str, fingerprint: str, features: str) -> int:
         """Store up to 10,000 records and deletions of a backup as new writes. Returns how many."""
@@ -277,13 +304,17 @@ class Client:
     def _repeated(self, call: Call[Answer], deadline: float, metadata: tracing.Metadata | None) -> Answer:
         attempt = 0
         while True:
+            coordinator = self._coordinators.next()
             remaining = deadline - time.monotonic()
             try:
                 return call.read(
-                    getattr(self._stub, call.name)(call.request, timeout=remaining, metadata=metadata)
+                    getattr(coordinator.stub, call.name)(call.request, timeout=remaining, metadata=metadata)
                 )
             except grpc.RpcError as failure:
-                error = self._calls.explain(failure)
+                error = self._calls.explain(failure, coordinator.address)
+                is_harmless = call.is_repeatable or was_never_sent(failure)
+            if self._coordinators.failed(coordinator, error) and is_harmless:
+                continue
             wait = wait_seconds(error, attempt := attempt + 1, deadline - time.monotonic())
             if wait is None or not call.is_repeatable:
                 raise error

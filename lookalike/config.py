@@ -119,6 +119,14 @@ class LimitsConfig(_Section):
     max_k: int = Field(default=10_000, ge=1, le=10_000)
     max_batch: int = Field(default=1_024, ge=1, le=1_024)
 
+    @property
+    def max_image_bytes(self) -> int:
+        return self.max_image_mb * 2**20
+
+    @property
+    def max_image_pixels(self) -> int:
+        return self.max_image_megapixels * 1_000_000
+
 
 class TracingConfig(_Section):
     # Where OpenTelemetry spans go, by OTLP over gRPC: "http://collector:4317".
@@ -141,6 +149,10 @@ class ClusterConfig(_Section):
     tracing: TracingConfig = TracingConfig()
     logs: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning"] = "info"
+
+    @property
+    def web_url(self) -> str:
+        return f"{'https' if self.security.tls else 'http'}://{self.coordinator.web}"
 
     @property
     def max_request_bytes(self) -> int:

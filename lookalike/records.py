@@ -4,6 +4,7 @@ its attributes and a query must obey. Knows nothing of gRPC."""
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import operator
@@ -38,10 +39,16 @@ VERSION_LIMIT = 2**62
 MAX_BATCH_RECORDS = 10_000
 SLOTS = 1_024
 
+# Both are asked of every record of every write.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+_SCALARS = frozenset((str, int, float, bool, type(None)))
+# As many as a request has records: coordinator and shard ask several times for each of them.
+_IDS_REMEMBERED = 16_384
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _COLLECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
+@functools.lru_cache(_IDS_REMEMBERED)
 def record_id(key: str) -> int:
     """The uint64 that routes a record and breaks ties between equal distances."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
@@ -94,11 +101,11 @@ def check_code(code: bytes, space: CodeSpace, subject: str) -> bytes:
     return code
 
 
-def check_k(k: int) -> int:
+def check_k(k: int, most: int = MAX_K) -> int:
     """Return `k` if it is a number of hits one may ask for; raise InvalidRequest otherwise."""
     whole = operator.index(k) if hasattr(k, "__index__") and not isinstance(k, bool) else 0
-    if not 1 <= whole <= MAX_K:
-        raise InvalidRequest(f"k: is {k!r:.40}; use a whole number from 1 to {MAX_K:,}")
+    if not 1 <= whole <= most:
+        raise InvalidRequest(f"k: is {k!r:.40}; use a whole number from 1 to {most:,}")
     return whole
 
 
@@ -120,11 +127,11 @@ def check_oversampling(factor: int) -> int:
 
 def attributes_text(attributes: object) -> str:
     """Attributes as canonical JSON text; raise InvalidRequest unless they are a JSON object."""
-    if not isinstance(attributes, Mapping):
+    if type(attributes) is not dict and not isinstance(attributes, Mapping):
         raise InvalidRequest(f"attributes: are {type(attributes).__name__}, not a JSON object; use a dict")
     _check_nesting(attributes, 1)
     try:
-        text = json.dumps(attributes, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        text = _ENCODER.encode(attributes)
         size = len(text.encode())
     except UnicodeEncodeError:
         raise InvalidRequest("attributes: hold text that is not valid Unicode (a lone surrogate)") from None
@@ -134,13 +141,13 @@ def attributes_text(attributes: object) -> str:
         ) from None
     if size > MAX_ATTRIBUTES_BYTES:
         raise InvalidRequest(f"attributes: take {size:,} bytes; use at most {MAX_ATTRIBUTES_BYTES:,}")
-    if _NUL.search(text):
+    if "\\u0000" in text and _NUL.search(text):
         raise InvalidRequest("attributes: hold a NUL character, which no filter could compare; leave it out")
     return text
 
 
 def _check_nesting(value: object, depth: int) -> None:
-    if not isinstance(value, Mapping | list | tuple):
+    if type(value) in _SCALARS or not isinstance(value, Mapping | list | tuple):
         return
     if depth > MAX_ATTRIBUTES_DEPTH:
         raise InvalidRequest(f"attributes: are nested over {MAX_ATTRIBUTES_DEPTH} deep; flatten them")
@@ -157,12 +164,12 @@ def _check_nesting(value: object, depth: int) -> None:
 
 def parse_attributes(text: str) -> dict[str, Any]:
     """The JSON object that `text` holds ("" is {}); raise InvalidRequest unless it is one."""
-    if not text:
+    if not text or text == "{}":
         return {}
     if len(text.encode()) > MAX_ATTRIBUTES_BYTES:
         raise InvalidRequest(f"attributes: take over {MAX_ATTRIBUTES_BYTES:,} bytes; send less")
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
         reason = f"{error.msg} at character {error.pos}"
         raise InvalidRequest(f"attributes: are not valid JSON ({reason}); send a JSON object") from None
@@ -179,11 +186,15 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Record:
     """One image to store. Exactly one of `image` (an encoded image file's bytes, or its path) and `code`
     (bits / 8 bytes). `fingerprint` names the code's code space; without it the collection's is assumed.
-    `features`: float32 (width,), with a code for a collection that keeps features."""
+    `features`: float32 (width,), with a code for a collection that keeps features. `thumbnail`: a small JPEG, PNG
+    or WebP to show, see `lookalike.thumbnails`."""
 
     key: str
     image: bytes | str | Path | None = None
@@ -191,33 +202,39 @@ class Record:
     attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     fingerprint: str | None = None
     features: npt.NDArray[np.float32] | None = None
+    thumbnail: bytes | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StoredRecord:
-    """A record as the cluster holds it. `version` is the hybrid logical clock of its last write."""
+    """A record as the cluster holds it. `version` is the hybrid logical clock of its last write; `thumbnail` is
+    empty when there is none, or it was not asked for."""
 
     key: str
     code: bytes
     attributes: dict[str, Any]
     version: int
+    thumbnail: bytes = b""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class VersionedRecord:
     """A record as coordinator and shard hand it on: `attributes` is canonical JSON text, `code` is None in
-    a tombstone, `features` are as the collection keeps them (see `lookalike.features`)."""
+    a tombstone, `features` are as the collection keeps them (see `lookalike.features`), `thumbnail` is empty
+    without one."""
 
     key: str
     code: bytes | None
     attributes: str
     version: int
     features: bytes = b""
+    thumbnail: bytes = b""
 
     @property
     def size(self) -> int:
         """About how many bytes it takes in a message."""
-        return len(self.key) + len(self.code or b"") + len(self.attributes) + len(self.features)
+        described = len(self.key) + len(self.code or b"") + len(self.attributes)
+        return described + len(self.features) + len(self.thumbnail)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

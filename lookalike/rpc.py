@@ -16,6 +16,7 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 MAX_IMAGE_BYTES = 32 * 1024 * 1024
 ERROR_KEY = "lookalike-error"
 REQUEST_ID_KEY = requests.REQUEST_ID_KEY
+AUTHORIZATION_KEY = "authorization"
 RETRY_AFTER_KEY = "retry-after-ms"
 
 _MESSAGE_LIMITS: list[tuple[str, int]] = [
@@ -26,6 +27,8 @@ _MESSAGE_LIMITS: list[tuple[str, int]] = [
 SERVER_OPTIONS: list[tuple[str, int]] = [
     *_MESSAGE_LIMITS,
     ("grpc.so_reuseport", 0),
+    # Clients then connect anew, so that coordinators that came since get their share. Calls in flight finish.
+    ("grpc.max_connection_age_ms", 300_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
 ]
 # gRPC backs off up to two minutes; a restarted server must be found again within a second.

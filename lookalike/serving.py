@@ -32,6 +32,8 @@ from lookalike.errors import (
 from lookalike.observe import logs, metrics, requests
 from lookalike.observe.calls import seen
 from lookalike.rpc import SERVER_OPTIONS, error_of, trailing_metadata
+from lookalike.security.gate import Gate, refusal
+from lookalike.security.tls import ServerTls
 
 log = logging.getLogger("lookalike.serving")
 MAX_CONCURRENT_RPCS = 8_192
@@ -45,9 +47,10 @@ LIVENESS = "liveness"
 class Server:
     """A grpc.aio server with health and reflection. Reports NOT_SERVING until `set_ready`."""
 
-    def __init__(self, service_names: list[str], admission: Admission) -> None:
+    def __init__(self, service_names: list[str], admission: Admission, gate: Gate | None = None) -> None:
+        """gate: stands before every method of the services; none lets everyone in."""
         self.grpc = grpc.aio.server(
-            interceptors=[Boundary(admission)],
+            interceptors=[Boundary(admission, gate)],
             options=SERVER_OPTIONS,
             maximum_concurrent_rpcs=MAX_CONCURRENT_RPCS,
         )
@@ -60,10 +63,13 @@ class Server:
             [*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME], self.grpc
         )
 
-    async def start(self, listen: str) -> int:
+    async def start(self, listen: str, tls: ServerTls | None = None) -> int:
         """Bind `listen` ("host:port", port 0 for any) and start. Returns the port; raises CannotStart."""
         try:
-            port = self.grpc.add_insecure_port(listen)
+            if tls is None:
+                port = self.grpc.add_insecure_port(listen)
+            else:
+                port = self.grpc.add_secure_port(listen, tls.grpc_credentials())
         except RuntimeError:
             raise CannotStart(
                 f"listen: {listen} cannot be bound: the port is in use or the address is not this machine's"
@@ -97,10 +103,11 @@ class Server:
 
 class Boundary(grpc.aio.ServerInterceptor):
     """What lies between gRPC and the handlers: turns what one raises into a status, once, for unary calls and
-    streams alike; keeps from them what is no message, what comes too late, and what is too much."""
+    streams alike; keeps from them who may not, what is no message, what comes too late, and what is too much."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, gate: Gate | None) -> None:
         self._admission = admission
+        self._gate = gate
 
     async def intercept_service(
         self,
@@ -112,14 +119,18 @@ class Boundary(grpc.aio.ServerInterceptor):
         if handler is None or not method.startswith("/lookalike."):
             return handler  # type: ignore[no-any-return]
         decode = _decode_or_explain(handler.request_deserializer)
+        door = _Door(method, self._admission, self._gate)
         if handler.unary_unary:
-            unary = _guard_unary(method, handler.unary_unary, self._admission)
+            unary = _guard_unary(handler.unary_unary, door)
             return grpc.unary_unary_rpc_method_handler(unary, decode, handler.response_serializer)
         if handler.unary_stream:
-            answers = _guard_answers(method, handler.unary_stream, self._admission)
+            answers = _guard_answers(handler.unary_stream, door)
             return grpc.unary_stream_rpc_method_handler(answers, decode, handler.response_serializer)
-        stream = _guard_stream(method, handler.stream_stream)
+        stream = _guard_stream(handler.stream_stream, door)
         return grpc.stream_stream_rpc_method_handler(stream, decode, handler.response_serializer)
+
+
+Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class _Undecodable:
@@ -136,28 +147,61 @@ def _decode_or_explain(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]
     return decode_request
 
 
-_UNDECODABLE_TEXT = "request: is not a valid message of this method (a string that is not UTF-8, or a cut message)"
+class _Door:
+    """One method's: what a request has to pass before the method works on it."""
+
+    def __init__(self, method: str, admission: Admission, gate: Gate | None) -> None:
+        """method: its whole name, "/PACKAGE.SERVICE/METHOD"."""
+        self.method = method
+        self._name = method.rpartition("/")[2]
+        self._admission = admission
+        self._gate = gate
+
+    @contextlib.contextmanager
+    def taken_on(self, request: Any, context: Context) -> Iterator[None]:
+        """The block works on a request that may be made, is a message, is in time, and has room."""
+        self.enter(context)
+        self._check_message(request)
+        remaining = context.time_remaining()
+        if remaining is not None and remaining <= 0:
+            raise DeadlineExceeded("the deadline had passed before the request's turn came; allow more time")
+        if wait := self._seconds_to_wait(request, context):
+            raise refusal(wait)
+        with self._admission.admit(request.ByteSize()):
+            yield
+
+    def enter(self, context: Context) -> None:
+        """Refuse a caller who has no business here."""
+        if self._gate is not None:
+            self._gate.enter(self._name, _bearing(context))
+
+    async def admit_in_turn(self, request: Any, context: Context) -> None:
+        """Check one request of a stream; one that comes too fast waits, and its sender with it."""
+        self._check_message(request)
+        while wait := self._seconds_to_wait(request, context):  # noqa: ASYNC110 -- room comes with time alone
+            await asyncio.sleep(wait)
+
+    def _check_message(self, request: Any) -> None:
+        if isinstance(request, _Undecodable):
+            raise InvalidRequest(
+                "request: is not a valid message of this method (a string that is not UTF-8, or a cut message)"
+            )
+
+    def _seconds_to_wait(self, request: Any, context: Context) -> float:
+        return 0.0 if self._gate is None else self._gate.pass_request(self._name, _bearing(context), request)
 
 
-@contextlib.contextmanager
-def _taken_on(request: Any, context: grpc.aio.ServicerContext[Any, Any], admission: Admission) -> Iterator[None]:
-    """The block works on a request that is a message, in time, and has room."""
-    if isinstance(request, _Undecodable):
-        raise InvalidRequest(_UNDECODABLE_TEXT)
-    remaining = context.time_remaining()
-    if remaining is not None and remaining <= 0:
-        raise DeadlineExceeded("the deadline had passed before the request's turn came; allow more time")
-    with admission.admit(request.ByteSize()):
-        yield
+def _bearing(context: Context) -> dict[str, str]:
+    return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
 
 
 def _guard_unary(
-    method: str, handle: Callable[[Any, Any], Awaitable[Any]], admission: Admission
+    handle: Callable[[Any, Any], Awaitable[Any]], door: _Door
 ) -> Callable[[Any, Any], Awaitable[Any]]:
-    async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        with seen(method, context, is_stream=False):
+    async def guarded(request: Any, context: Context) -> Any:
+        with seen(door.method, context, is_stream=False):
             try:
-                with _taken_on(request, context, admission):
+                with door.taken_on(request, context):
                     return await handle(request, context)
             except Exception as error:
                 await _abort(context, error)
@@ -166,12 +210,12 @@ def _guard_unary(
 
 
 def _guard_answers(
-    method: str, handle: Callable[[Any, Any], AsyncIterator[Any]], admission: Admission
+    handle: Callable[[Any, Any], AsyncIterator[Any]], door: _Door
 ) -> Callable[[Any, Any], AsyncIterator[Any]]:
-    async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-        with seen(method, context, is_stream=True):
+    async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
+        with seen(door.method, context, is_stream=True):
             try:
-                with _taken_on(request, context, admission):
+                with door.taken_on(request, context):
                     async for response in handle(request, context):
                         yield response
             except Exception as error:
@@ -181,20 +225,18 @@ def _guard_answers(
 
 
 def _guard_stream(
-    method: str, handle: Callable[[Any, Any], AsyncIterator[Any]]
+    handle: Callable[[Any, Any], AsyncIterator[Any]], door: _Door
 ) -> Callable[[Any, Any], AsyncIterator[Any]]:
-    async def decoded(stream: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        async for request in stream:
-            if isinstance(request, _Undecodable):
-                raise InvalidRequest(_UNDECODABLE_TEXT)
-            yield request
+    async def guarded(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+        async def admitted() -> AsyncIterator[Any]:
+            async for request in requests:
+                await door.admit_in_turn(request, context)
+                yield request
 
-    async def guarded(
-        stream: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
-    ) -> AsyncIterator[Any]:
-        with seen(method, context, is_stream=True):
+        with seen(door.method, context, is_stream=True):
             try:
-                async for response in handle(decoded(stream), context):
+                door.enter(context)
+                async for response in handle(admitted(), context):
                     yield response
             except Exception as error:
                 await _abort(context, error)
@@ -202,7 +244,7 @@ def _guard_stream(
     return guarded
 
 
-async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> None:
+async def _abort(context: Context, error: Exception) -> None:
     request = requests.current()
     assert request is not None, "a call is seen before it is answered"
     request_id = request.id

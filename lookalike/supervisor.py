@@ -27,6 +27,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from lookalike import wire
 from lookalike.config import ClusterConfig, dump_config
 from lookalike.errors import CannotStart
+from lookalike.inside import Inside
 from lookalike.v1 import shard_pb2
 from lookalike.v1.shard_pb2_grpc import ShardServiceStub
 
@@ -65,6 +66,7 @@ class Supervisor:
         """report: gets a line whenever a process dies and is started again."""
         self._config = config.model_copy(update={"shard": config.shard.model_copy(update={"data": data})})
         self._data = data
+        self._inside = Inside(config.security)
         self._report = report
         self._processes: list[_Process] = []
         self._lock: IO[str] | None = None
@@ -90,7 +92,7 @@ class Supervisor:
                 assert process.popen is not None
                 if (code := process.popen.poll()) is not None:
                     raise CannotStart(f"{process.name}: {self._last_words(process, code)}")
-            waiting = [process for process in waiting if not _serves(process.address)]
+            waiting = [process for process in waiting if not self._serves(process.address)]
 
     def watch(self) -> None:
         """Restart what dies, and stop what is left empty, until `ask_to_stop` is called."""
@@ -118,7 +120,7 @@ class Supervisor:
             self._report(f"the config is not taken over: {error.message}")
 
     def _apply(self, config: ClusterConfig) -> None:
-        for path in ("cluster", "coordinator", "encoder", "shard.address"):
+        for path in ("cluster", "coordinator", "encoder", "shard.address", "security", "limits"):
             before, after = (_at(one, path) for one in (self._config, config))
             if before != after:
                 raise CannotStart(
@@ -152,7 +154,7 @@ class Supervisor:
 
     def _stop_empty(self) -> None:
         for process in [process for process in self._processes if process.is_leaving]:
-            if _is_empty(process.address):
+            if self._is_empty(process.address):
                 self._report(f"{process.name} holds nothing any more and is stopped")
                 self._processes.remove(process)
                 if process.popen is not None:
@@ -294,6 +296,27 @@ class Supervisor:
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return f"{how}, see {log}"
 
+    def _serves(self, address: str) -> bool:
+        host, _, port = address.rpartition(":")
+        reachable = "127.0.0.1" if host in ("0.0.0.0", "[::]") else host
+        with contextlib.closing(self._inside.open(f"{reachable}:{port}", grpc)) as channel:
+            try:
+                answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=1.0)
+            except grpc.RpcError:
+                return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    def _is_empty(self, address: str) -> bool:
+        """Whether a shard says that it holds nothing and has heard that it is to hold nothing."""
+        with contextlib.closing(self._inside.open(address, grpc)) as channel:
+            try:
+                answer = ShardServiceStub(channel).ShardStatus(shard_pb2.ShardStatusRequest(), timeout=1.0)
+            except grpc.RpcError:
+                return False
+        state = wire.state_from_wire(answer)
+        removed = state.partition >= state.target.partitions or state.partition in state.target.drained
+        return bool(removed and not state.table.writable.any() and not state.rows_left_over)
+
 
 def _require_free(name: str, address: str) -> None:
     host, _, port = address.rpartition(":")
@@ -308,34 +331,11 @@ def _require_free(name: str, address: str) -> None:
             ) from None
 
 
-def _serves(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    reachable = "127.0.0.1" if host in ("0.0.0.0", "[::]") else host
-    with grpc.insecure_channel(f"{reachable}:{port}", [("grpc.enable_http_proxy", 0)]) as channel:
-        try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=1.0)
-        except grpc.RpcError:
-            return False
-    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
-
-
 def _at(config: ClusterConfig, path: str) -> object:
     value: object = config
     for name in path.split("."):
         value = getattr(value, name)
     return value
-
-
-def _is_empty(address: str) -> bool:
-    """Whether a shard says that it holds nothing and has heard that it is to hold nothing."""
-    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
-        try:
-            answer = ShardServiceStub(channel).ShardStatus(shard_pb2.ShardStatusRequest(), timeout=1.0)
-        except grpc.RpcError:
-            return False
-    state = wire.state_from_wire(answer)
-    removed = state.partition >= state.target.partitions or state.partition in state.target.drained
-    return bool(removed and not state.table.writable.any() and not state.rows_left_over)
 
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:

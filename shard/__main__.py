@@ -8,6 +8,7 @@ from pathlib import Path
 from lookalike.admission import Admission
 from lookalike.config import MAX_REPLICAS, ClusterConfig, load_config
 from lookalike.errors import CannotStart
+from lookalike.inside import Inside
 from lookalike.observe.process import Observation, Process
 from lookalike.placement import MAX_PARTITIONS
 from lookalike.serving import Server, follow_config, process_arguments, run_process, until_stopped
@@ -32,14 +33,16 @@ async def serve(config_path: Path, partition: int, replica: int, watch_stdin: bo
     identity = Identity(config.cluster, partition, replica)
     folder = config.shard.data / f"r{replica}-{partition}"
     node = Node(folder, identity, config.partitions, config.shard.scan_threads)
+    inside = Inside(config.security)
     server = Server(
         [shard_pb2.DESCRIPTOR.services_by_name["ShardService"].full_name],
         Admission(config.max_request_bytes),
+        inside.gate(),
     )
     servicer = ShardServicer(node)
     shard_pb2_grpc.add_ShardServiceServicer_to_server(servicer, server.grpc)
-    await server.start(config.shard_listen(partition, replica))
-    keeper = Keeper(node, servicer, config, server.set_ready)
+    await server.start(config.shard_listen(partition, replica), inside.inner_tls())
+    keeper = Keeper(node, servicer, config, inside, server.set_ready)
     observation.serve_metrics(
         config.shard_metrics(partition, replica), server.levels, servicer.levels, keeper.levels
     )

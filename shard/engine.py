@@ -231,11 +231,17 @@ class Engine:
             self._store.check_structure()
 
     def fetch(
-        self, keys: Sequence[str], include_features: bool = False, include_deleted: bool = False
+        self,
+        keys: Sequence[str],
+        include_features: bool = False,
+        include_deleted: bool = False,
+        include_thumbnails: bool = False,
     ) -> list[VersionedRecord]:
         """The live records among `keys`, or tombstones too, in their order."""
         with self._in_use():
-            found = self._store.fetch(keys, MAX_ANSWER_BYTES, include_features, include_deleted)
+            found = self._store.fetch(
+                keys, MAX_ANSWER_BYTES, include_features, include_deleted, include_thumbnails
+            )
         return [found[key] for key in keys if key in found]
 
     def scan(

@@ -47,6 +47,7 @@ from lookalike.records import (
 from lookalike.scan import ScanHits, WriteResult
 from lookalike.shard_state import CollectionDigest, ShardState
 from lookalike.slots import SlotState, no_slots, slots_to_bytes
+from lookalike.thumbnails import check_thumbnail
 from lookalike.v1 import shard_pb2 as pb
 from lookalike.v1 import shard_pb2_grpc
 from shard import work
@@ -218,6 +219,7 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
                 parse_attributes(record.attributes)
                 check_code(record.code, engine.space, f"record {record.key!r}")
                 _check_features(record, engine.indexing)
+                check_thumbnail(record.thumbnail)
         try:
             result = await self._writes.submit(work.Write(engine, records))
         except Corruption as error:
@@ -244,7 +246,9 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
         work.require_served(self._node, slots)
         records = await self._in(
             self._read_threads,
-            lambda: engine.fetch(request.keys, request.include_features, request.include_deleted),
+            lambda: engine.fetch(
+                request.keys, request.include_features, request.include_deleted, request.include_thumbnails
+            ),
         )
         work.require_served(self._node, slots)
         return pb.FetchResponse(records=[wire.versioned_to_wire(record) for record in records])

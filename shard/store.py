@@ -30,7 +30,7 @@ from lookalike.slots import SlotSet
 from shard.digests import Rows
 from shard.filter_sql import index_of, where
 
-SCHEMA_VERSION = "2"
+SCHEMA_VERSION = "3"
 LOAD_ROWS = 65_536
 # Of the rows last found, some 100 bytes each: a look-up in SQLite costs as much as comparing two thousand codes.
 KEYS_REMEMBERED = 500_000
@@ -40,7 +40,10 @@ _LOOKUP_VALUES = 500
 # From so many numbers on it is quicker to read all rows than to look each up.
 _SCAN_FROM = 20_000
 _MAPPED_BYTES = 0x7FFF0000  # the most that SQLite maps
-_SCHEMA = """
+# Apart from the records, so that what reads those does not read these.
+_THUMBNAILS_SCHEMA = "CREATE TABLE thumbnails (number INTEGER PRIMARY KEY, picture BLOB NOT NULL);"
+_FEATURES_SCHEMA = "CREATE TABLE features (number INTEGER PRIMARY KEY, vector BLOB NOT NULL);"
+_SCHEMA = f"""
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE fields (name TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE records (
@@ -52,11 +55,9 @@ CREATE TABLE records (
     attributes TEXT,
     checksum INTEGER
 );
+{_THUMBNAILS_SCHEMA}
 """
 _TOMBSTONES = "CREATE INDEX IF NOT EXISTS tombstones ON records (number, id, version) WHERE code IS NULL"
-
-# Apart from the records, so that what reads those does not read these.
-_FEATURES_SCHEMA = "CREATE TABLE features (number INTEGER PRIMARY KEY, vector BLOB NOT NULL);"
 
 Value = TypeVar("Value", str, int)
 # Key, attributes and version of a row.
@@ -178,8 +179,8 @@ class Store:
         size = 0
         for start in range(0, len(numbers), _LOOKUP_VALUES):
             part = numbers[start : start + _LOOKUP_VALUES]
-            for _, key, code, attributes, version, vector in self._lookup(self._reader(), sql, part):
-                record = VersionedRecord(key, code, attributes or "", version, vector or b"")
+            for _, *fields in self._lookup(self._reader(), sql, part):
+                record = _record(*fields)
                 records.append(record)
                 size += record.size
             if size > max_bytes:
@@ -204,11 +205,11 @@ class Store:
         size = 0
         with _explained(self._path):
             found = self._reader().execute(sql, (min(limits),))
-            for number, identifier, key, code, attributes, version, vector in found:
+            for number, identifier, *fields in found:
                 slot = slot_of(identifier % 2**64)
-                if number <= limits[slot] or (code is None and lives_only[slot]):
+                record = _record(*fields)
+                if number <= limits[slot] or (record.code is None and lives_only[slot]):
                     continue
-                record = VersionedRecord(key, code, attributes or "", version, vector or b"")
                 portion.append(record)
                 size += record.size
                 if size >= max_bytes:
@@ -234,11 +235,11 @@ class Store:
         with _explained(self._path):
             found = self._reader().execute(sql, (first, count)).fetchall()
         damaged = 0
-        for _, key, identifier, version, code, attributes, checksum, vector in found:
+        for _, key, identifier, version, code, attributes, checksum, vector, picture in found:
             try:
                 sound = identifier == _signed(record_id(key)) and checksum in (
                     None,
-                    _checksum(key, version, code, attributes, vector or b""),
+                    _checksum(key, version, code, attributes, vector or b"", picture or b""),
                 )
             except (AttributeError, TypeError, ValueError):
                 sound = False
@@ -261,10 +262,9 @@ class Store:
                 sql = "SELECT id, version, code IS NULL FROM records WHERE number IN ({})"
                 found = [(i % 2**64, version, bool(dead)) for i, version, dead in self._lookup(
                     self._writer, sql, numbers)]  # fmt: skip
-                self._writer.executemany("DELETE FROM records WHERE number = ?", [(number,) for number in numbers])
-                if self.indexing.keeps_features:
+                for table in ("records", *self._beside):
                     self._writer.executemany(
-                        "DELETE FROM features WHERE number = ?", [(number,) for number in numbers]
+                        f"DELETE FROM {table} WHERE number = ?", [(number,) for number in numbers]
                     )
                 yield Rows.of(found)
                 # Dead rows that are gone were in every dump that reached beyond their numbers; live ones are
@@ -327,15 +327,18 @@ class Store:
         max_bytes: int,
         include_features: bool = False,
         include_deleted: bool = False,
+        include_thumbnails: bool = False,
     ) -> dict[str, VersionedRecord]:
         """The live records among `keys`, or tombstones too. Raises InvalidRequest when they take over
         `max_bytes`."""
         lives = "" if include_deleted else " AND code IS NOT NULL"
-        sql = self._select("key, code, attributes, version", f"key IN ({{}}){lives}", include_features)
+        columns, condition = "key, code, attributes, version", f"key IN ({{}}){lives}"
+        sql = self._select(columns, condition, include_features, include_thumbnails)
         found: dict[str, VersionedRecord] = {}
         size = 0
-        for key, code, attributes, version, vector in self._lookup(self._reader(), sql, keys):
-            record = found[key] = VersionedRecord(key, code, attributes or "", version, vector or b"")
+        for fields in self._lookup(self._reader(), sql, keys):
+            record = _record(*fields)
+            found[record.key] = record
             size += record.size
             if size > max_bytes:
                 raise InvalidRequest(f"keys: the records take over {max_bytes:,} bytes; ask for fewer at once")
@@ -399,7 +402,8 @@ class Store:
         return mask
 
     def _upgrade(self) -> None:
-        """Bring a store of schema 1, which had no checksums, up to date; its rows stay without."""
+        """Bring a store of an earlier release up to date. Schema 1 had no checksums, and its rows stay without;
+        schema 2 had no thumbnails."""
         (schema,) = self._writer.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone() or ("",)
         if schema == "1":
             self._writer.executescript(
@@ -407,7 +411,16 @@ class Store:
                 BEGIN IMMEDIATE;
                 ALTER TABLE records ADD COLUMN checksum INTEGER;
                 {_TOMBSTONES};
-                UPDATE meta SET value = '{SCHEMA_VERSION}' WHERE name = 'schema';
+                UPDATE meta SET value = '2' WHERE name = 'schema';
+                COMMIT;
+                """
+            )
+        if schema in ("1", "2"):
+            self._writer.executescript(
+                f"""
+                BEGIN IMMEDIATE;
+                {_THUMBNAILS_SCHEMA}
+                UPDATE meta SET value = '3' WHERE name = 'schema';
                 COMMIT;
                 """
             )
@@ -432,13 +445,12 @@ class Store:
         in the matrix and every write takes one, so a store that lives long would run out of them. It is another
         store from then on, for its numbers mean other rows."""
         self.identity, self.removed_to = uuid.uuid4().hex, -1
-        features = (
+        renumbering = "".join(
+            f"""
+            UPDATE {table} SET number = -number - 1;
+            UPDATE {table} SET number = (SELECT new FROM renumbered WHERE old = -{table}.number - 1);
             """
-            UPDATE features SET number = -number - 1;
-            UPDATE features SET number = (SELECT new FROM renumbered WHERE old = -features.number - 1);
-            """
-            if self.indexing.keeps_features
-            else ""
+            for table in ("records", *self._beside)
         )
         self._writer.executescript(
             f"""
@@ -446,9 +458,7 @@ class Store:
             CREATE TEMP TABLE renumbered AS
                 SELECT number AS old, row_number() OVER (ORDER BY number) - 1 AS new FROM records;
             CREATE UNIQUE INDEX temp.renumbered_old ON renumbered (old);
-            UPDATE records SET number = -number - 1;
-            UPDATE records SET number = (SELECT new FROM renumbered WHERE old = -records.number - 1);
-            {features}
+            {renumbering}
             DROP TABLE renumbered;
             UPDATE meta SET value = '{self.identity}' WHERE name = 'store';
             DELETE FROM meta WHERE name IN ('removed_to', 'numbered');
@@ -492,8 +502,13 @@ class Store:
                 for number, record in rows.values()
             ],
         )  # fmt: skip
+        for table in self._beside:
+            self._writer.executemany(f"DELETE FROM {table} WHERE number = ?", [(number,) for number in deleted])
+        self._writer.executemany(
+            "INSERT INTO thumbnails VALUES (?, ?)",
+            [(number, record.thumbnail) for number, record in rows.values() if record.thumbnail],
+        )
         if self.indexing.keeps_features:
-            self._writer.executemany("DELETE FROM features WHERE number = ?", [(number,) for number in deleted])
             self._writer.executemany(
                 "INSERT INTO features VALUES (?, ?)",
                 [(number, record.features) for number, record in rows.values() if record.code is not None],
@@ -513,11 +528,22 @@ class Store:
         )
         return applied, fields, taken
 
-    def _select(self, columns: str, where: str, include_features: bool = True) -> str:
-        """SQL for records: these columns, and last the features, or NULL where none are kept or wanted."""
-        if self.indexing.keeps_features and include_features:
-            return f"SELECT {columns}, vector FROM records LEFT JOIN features USING (number) WHERE {where}"
-        return f"SELECT {columns}, NULL FROM records WHERE {where}"
+    @property
+    def _beside(self) -> tuple[str, ...]:
+        """The tables beside that of the records, with parts of a record that are read on their own."""
+        return ("thumbnails", "features") if self.indexing.keeps_features else ("thumbnails",)
+
+    def _select(
+        self, columns: str, where: str, include_features: bool = True, include_thumbnails: bool = True
+    ) -> str:
+        """SQL for records: these columns, and last the features and the thumbnail, or NULL where there is none or
+        it is not wanted."""
+        wanted = {"vector": "features"} if self.indexing.keeps_features and include_features else {}
+        if include_thumbnails:
+            wanted["picture"] = "thumbnails"
+        parts = ", ".join(name if name in wanted else "NULL" for name in ("vector", "picture"))
+        joins = " ".join(f"LEFT JOIN {table} USING (number)" for table in wanted.values())
+        return f"SELECT {columns}, {parts} FROM records {joins} WHERE {where}"
 
     def _lookup(
         self, connection: sqlite3.Connection, sql: str, values: Sequence[Value]
@@ -553,15 +579,23 @@ def _signed(identifier: int) -> int:
     return identifier - 2**64 if identifier >= 2**63 else identifier
 
 
+def _record(
+    key: str, code: bytes | None, attributes: str | None, version: int, vector: bytes | None, picture: bytes | None
+) -> VersionedRecord:
+    return VersionedRecord(key, code, attributes or "", version, vector or b"", picture or b"")
+
+
 def _checksum_of(record: VersionedRecord) -> int:
     attributes = None if record.code is None else record.attributes
-    return _checksum(record.key, record.version, record.code, attributes, record.features)
+    return _checksum(record.key, record.version, record.code, attributes, record.features, record.thumbnail)
 
 
-def _checksum(key: str, version: int, code: bytes | None, attributes: str | None, features: bytes) -> int:
+def _checksum(
+    key: str, version: int, code: bytes | None, attributes: str | None, features: bytes, thumbnail: bytes
+) -> int:
     """CRC-32 over all that a row says."""
     text = f"{version} {'' if attributes is None else attributes} {key}".encode()
-    return zlib.crc32(features, zlib.crc32(code or b"", zlib.crc32(text)))
+    return zlib.crc32(thumbnail, zlib.crc32(features, zlib.crc32(code or b"", zlib.crc32(text))))
 
 
 def _new_fields(records: Iterator[VersionedRecord], known: frozenset[str]) -> frozenset[str]:

@@ -38,10 +38,7 @@ class Write:
     @property
     def weight(self) -> int:
         """About how many bytes it takes on its way to the disk."""
-        return sum(
-            _RECORD_BYTES + len(record.code or b"") + len(record.attributes) + len(record.features)
-            for record in self.records
-        )
+        return sum(_RECORD_BYTES + record.size for record in self.records)
 
 
 def scan_together(

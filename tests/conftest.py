@@ -18,7 +18,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lookalike import Client
+from lookalike.channels import open_channel
 from lookalike.config import ClusterConfig, EncoderConfig
+from lookalike.security.tls import Tls, channel_credentials
 from lookalike.supervisor import Supervisor
 from lookalike.throwaway import throwaway_config
 
@@ -103,8 +105,15 @@ def running_cluster(
 
 
 @contextlib.contextmanager
-def second_coordinator(cluster: Cluster) -> Iterator[str]:
-    """Another coordinator of the same cluster, on ports of its own."""
+def second_coordinator(cluster: Cluster, tls: Tls | None = None) -> Iterator[str]:
+    """The address of another coordinator of the same cluster. tls: to ask for its health."""
+    with coordinator_process(cluster, tls) as (address, _):
+        yield address
+
+
+@contextlib.contextmanager
+def coordinator_process(cluster: Cluster, tls: Tls | None = None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Another coordinator of the same cluster, on ports of its own, that nobody starts again."""
     spare = throwaway_config(cluster.data, 1).coordinator
     environment = {
         **os.environ,
@@ -114,10 +123,10 @@ def second_coordinator(cluster: Cluster) -> Iterator[str]:
     command = [sys.executable, "-m", "coordinator", "--config", str(cluster.config_file)]
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
         try:
-            with grpc.insecure_channel(spare.listen) as channel:
+            with open_channel(grpc, spare.listen, tls and channel_credentials(tls)) as channel:
                 request = health_pb2.HealthCheckRequest()
                 health_pb2_grpc.HealthStub(channel).Check(request, wait_for_ready=True, timeout=20)
-            yield spare.listen
+            yield spare.listen, process
         finally:
             process.terminate()
 
@@ -131,9 +140,17 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def encoder_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two partitions and the real encoder on Ray."""
-    with running_cluster(tmp_path_factory.mktemp("encoders"), 2, EncoderConfig(bits=256)) as running:
-        yield running
+    """Two partitions and the real encoder on Ray, which shows its metrics."""
+    data = tmp_path_factory.mktemp("encoders")
+    config = throwaway_config(data, 2, EncoderConfig(bits=256))
+    assert config.encoder is not None
+    encoder = config.encoder.model_copy(update={"metrics": f"{config.coordinator.listen[:-2]}95"})
+    cluster = Cluster(config.model_copy(update={"encoder": encoder}), data)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def _read_side(folder: Path, side: str) -> _Side:
     annotations = folder / "annotations" / f"instances_{side}.json"
     try:
         with annotations.open(encoding="utf-8") as file:
-            content = json.load(file, object_hook=_without_outline)
+            content = json.load(file, object_hook=without_outline)
         categories = sorted(content["categories"], key=lambda category: category["id"])
         images = sorted(content["images"], key=lambda image: image["file_name"])
         column = {category["id"]: number for number, category in enumerate(categories)}
@@ -86,7 +86,7 @@ def _read_side(folder: Path, side: str) -> _Side:
         ) from None
 
 
-def _without_outline(entry: dict[str, Any]) -> dict[str, Any]:
+def without_outline(entry: dict[str, Any]) -> dict[str, Any]:
     """Outlines are nearly all of the file: kept until its end, their points would take gigabytes."""
     entry.pop("segmentation", None)
     return entry

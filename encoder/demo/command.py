@@ -81,7 +81,7 @@ def run_demo(images: Path | None, keep: bool, output: Path, as_json: bool) -> No
             print_json(facts)
         _require_right_answers(facts)
         if keep:
-            console.print(f"ready: grpc {address} web http://{config.coordinator.web}")
+            console.print(f"ready: grpc {address} web {config.web_url}")
             console.print(f"Try: lookalike search --server {address} -c {run.COLLECTION} PICTURE. Ctrl-C ends it.")
             with contextlib.suppress(KeyboardInterrupt):
                 signal.pause()

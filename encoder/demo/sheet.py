@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 
 from encoder.demo.run import Answered
-from encoder.thumbnails import thumbnail
+from encoder.thumbnails import data_url, thumbnail
 
 
 def write_sheet(output: Path, answers: Sequence[Answered], index: Path, facts: Sequence[tuple[str, str]]) -> None:
@@ -27,14 +27,14 @@ def _row(answer: Answered, index: Path) -> dict[str, Any]:
     return {
         "name": answer.question.title,
         "label": answer.question.label,
-        "picture": thumbnail(answer.question.path),
+        "picture": data_url(thumbnail(answer.question.path)),
         "hits": [
             {
                 "key": hit.key,
                 "label": hit.attributes.get("label", ""),
                 "distance": hit.distance,
                 "right": answer.is_right(rank),
-                "picture": thumbnail(index / hit.key),
+                "picture": data_url(thumbnail(index / hit.key)),
             }
             for rank, hit in enumerate(answer.result.hits)
         ],

@@ -3,7 +3,6 @@ contact sheet."""
 
 from __future__ import annotations
 
-import base64
 import csv
 import dataclasses
 import io
@@ -19,7 +18,7 @@ import numpy as np
 from encoder.evaluation.plots import all_plots
 from encoder.evaluation.sweep import Prepared, Result, Row
 from encoder.evaluation.tables import Table
-from encoder.thumbnails import thumbnail
+from encoder.thumbnails import data_url, thumbnail
 
 CSV_FILE, JSON_FILE, PAGE_FILE = "results.csv", "results.jsonl", "report.html"
 _QUERIES_SHOWN = 12
@@ -63,7 +62,7 @@ def write(
             title=f"Retrieval on {prepared.images.name}",
             facts=facts,
             tables=tables,
-            plots=[(_PLOT_TITLES[name], _data_url(content)) for name, content in plots.items()],
+            plots=[(_PLOT_TITLES[name], data_url(content, "image/png")) for name, content in plots.items()],
             sheet_title=f"{best.row.method}, {best.row.bits} bits, {best.row.score}, {best.row.model}",
             sheet=_sheet(prepared, best),
         ),
@@ -101,11 +100,7 @@ def _label(prepared: Prepared, row: int) -> str:
 
 
 def _picture(prepared: Prepared, row: int) -> str:
-    return thumbnail(io.BytesIO(prepared.images.read(row)))
-
-
-def _data_url(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+    return data_url(thumbnail(io.BytesIO(prepared.images.read(row))))
 
 
 def _short(row: Row) -> dict[str, Any]:

@@ -7,48 +7,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-import random
 import time
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from encoder.ingest.pipeline import encode_urls
+from encoder.ingest.account import Summary
+from encoder.ingest.letters import DeadLetters
+from encoder.ingest.pipeline import Result, encode_urls
+from encoder.ingest.rate import TokenBucket
+from encoder.ingest.sending import store
 from encoder.ingest.sources import Source
 from encoder.spec import EncoderSpec
 from lookalike.client import Client
-from lookalike.errors import (
-    Cancelled,
-    CodeSpaceMismatch,
-    DeadlineExceeded,
-    Internal,
-    LookalikeError,
-    NotFound,
-    Overloaded,
-    PartitionUnavailable,
-)
+from lookalike.errors import CodeSpaceMismatch, LookalikeError, NotFound
 from lookalike.records import Collection, Record
 
 CHECK_KEYS = 1_000
-STREAM_TIMEOUT_SECONDS = 120.0
-_BACKOFF_MAX_SECONDS = 5.0
-_TRANSIENT = (PartitionUnavailable, Overloaded, DeadlineExceeded, Cancelled, Internal)
-
-
-@dataclasses.dataclass(slots=True)
-class Summary:
-    """What became of a job's files. seconds: the whole job, Ray's start included. images_per_second: stored
-    between the first portion and the last, so without the start."""
-
-    found: int = 0
-    already_stored: int = 0
-    stored: int = 0
-    unreadable: int = 0
-    not_stored: int = 0
-    seconds: float = 0.0
-    images_per_second: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,24 +33,6 @@ class Workers:
     count: int
     gpus_each: float = 0.0
     decode_threads: int = 1
-
-
-class Report:
-    """A JSON line {"url", "key", "reason"} for every file that has no record."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w", encoding="utf-8")
-
-    def __enter__(self) -> Report:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def add(self, url: str, key: str | None, reason: str) -> None:
-        line = {"url": url, "key": key, "reason": reason}
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self._file.flush()
 
 
 def open_collection(client: Client, name: str) -> Collection:
@@ -108,10 +65,12 @@ def run(
     sources: Sequence[Source],
     spec: EncoderSpec,
     workers: Workers,
-    report: Report,
+    letters: DeadLetters,
     summary: Summary,
     progress: Callable[[int], None],
     patience_seconds: float,
+    include_thumbnails: bool,
+    bucket: TokenBucket,
 ) -> None:
     """Encode and store the sources on the running Ray, counting into `summary`. progress: gets the number
     of files done. A cluster that does not take records for `patience_seconds` ends the job with its error.
@@ -129,31 +88,47 @@ def run(
         gpus_per_worker=workers.gpus_each,
         decode_threads=workers.decode_threads,
         include_features=target.indexing.keeps_features,
+        include_thumbnails=include_thumbnails,
     )
+
+    def refused(record: Record, error: LookalikeError) -> None:
+        source = by_key[record.key]
+        letters.add(source.url, source.key, f"not stored: {error.message}", source.fields)
+        summary.not_stored += 1
+
     # Closed before Ray is, whatever ends the job.
     with contextlib.closing(portions):
         for number, portion in enumerate(portions):
             _require_space(target, portion.fingerprint, spec)
             records = []
-            for index, code, features, reason in portion.results:
-                source = sources[index]
-                if reason:
-                    report.add(source.url, source.key, reason)
+            for result in portion.results:
+                source = sources[result.place]
+                summary.bytes += result.image_bytes
+                if result.error:
+                    letters.add(source.url, source.key, result.error, source.fields)
                     summary.unreadable += 1
                 else:
-                    vector = np.frombuffer(features, "<f4") if features else None
-                    records.append(Record(source.key, code=code, attributes=source.attributes, features=vector))
-            refused = _store(client, target.name, records, patience_seconds)
-            for key, error in refused:
-                report.add(by_key[key].url, key, f"not stored: {error.message}")
-            summary.not_stored += len(refused)
-            summary.stored += len(records) - len(refused)
+                    summary.encoded += 1
+                    records.append(_record(source, result))
+            bucket.take(len(records))
+            summary.stored += store(client, target.name, records, patience_seconds, refused)
             last = time.monotonic()
             if number == 0:
                 first, first_stored = last, summary.stored
             progress(len(portion.results))
     if last > first:
         summary.images_per_second = (summary.stored - first_stored) / (last - first)
+
+
+def _record(source: Source, result: Result) -> Record:
+    vector = np.frombuffer(result.features, "<f4") if result.features else None
+    return Record(
+        source.key,
+        code=result.code,
+        attributes=source.attributes,
+        features=vector,
+        thumbnail=result.thumbnail,
+    )
 
 
 def _is_stored(source: Source, stored: object) -> bool:
@@ -168,34 +143,3 @@ def _require_space(target: Collection, fingerprint: str, spec: EncoderSpec) -> N
             f" {space.hash_method}, {space.bits} bits), this job makes {fingerprint[:12]}…"
             f" ({spec.model}, {spec.bits} bits); pass the cluster's own --config, or another collection"
         )
-
-
-def _store(
-    client: Client, collection: str, records: Iterable[Record], patience_seconds: float
-) -> list[tuple[str, LookalikeError]]:
-    """Send records over an ingest stream until each is stored or refused for good. Returns the refused
-    ones. Raises the cluster's error once it has lasted `patience_seconds`."""
-    waiting = {record.key: record for record in records}
-    refused: list[tuple[str, LookalikeError]] = []
-    deadline = time.monotonic() + patience_seconds
-    attempt = 0
-    while waiting:
-        trouble: LookalikeError | None = None
-        try:
-            stream = client.ingest(list(waiting.values()), collection=collection, timeout=STREAM_TIMEOUT_SECONDS)
-            for outcome in stream:
-                if isinstance(outcome.error, _TRANSIENT):
-                    trouble = outcome.error
-                    continue
-                del waiting[outcome.key]
-                if isinstance(outcome.error, LookalikeError):
-                    refused.append((outcome.key, outcome.error))
-        except _TRANSIENT as error:
-            trouble = error
-        if trouble is not None:
-            attempt += 1
-            if time.monotonic() > deadline:
-                raise trouble
-            pause = min(_BACKOFF_MAX_SECONDS, 0.1 * 2**attempt) * random.uniform(0.5, 1.0)
-            time.sleep(max(pause, (trouble.retry_after_ms or 0) / 1000))
-    return refused

@@ -3,57 +3,84 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import logging
 from collections.abc import Generator, Sequence
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 import ray.data
 
 from encoder.hashing import Features
-from encoder.ingest.sources import read
+from encoder.ingest.pictures import read
 from encoder.spec import Encoded, EncoderSpec
+from encoder.thumbnails import thumbnail
 from lookalike.rpc import MAX_IMAGE_BYTES
 
 BATCH_IMAGES = 32
+READ_THREADS = 8
 # Files per block: what one task brings back at once, so what is lost and encoded again after a kill.
 BLOCK_IMAGES = 64
 
 Batch = dict[str, Any]
 
 
+class Result(NamedTuple):
+    """One file's: a code or an error. place: among the URLs; the features, float32 little-endian, and the
+    thumbnail are empty unless asked for. image_bytes: of the file."""
+
+    place: int
+    code: bytes
+    features: bytes
+    thumbnail: bytes
+    image_bytes: int
+    error: str
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Portion:
-    """Some files' results: (index into the URLs, code, features, error), with a code or an error; the features,
-    float32 little-endian, are empty unless asked for. fingerprint: of the codes' code space."""
+    """Some files' results. fingerprint: of the codes' code space."""
 
     fingerprint: str
-    results: list[tuple[int, bytes, bytes, str]]
+    results: list[Result]
 
 
 class _EncodeActor:
     """A worker of the pool: one model, whole batches, one bad file never fails the batch."""
 
-    def __init__(self, spec: EncoderSpec, decode_threads: int, include_features: bool) -> None:
+    def __init__(
+        self, spec: EncoderSpec, decode_threads: int, include_features: bool, include_thumbnails: bool
+    ) -> None:
         # Only the workers need torch: the job's own process stays light and starts sooner.
         from encoder.model import EncoderModel
 
         self._model = EncoderModel(spec, decode_threads)
         self._fingerprint = self._model.space.fingerprint
         self._include_features = include_features
+        self._include_thumbnails = include_thumbnails
+        # A store far away answers many at once as fast as one.
+        self._readers = ThreadPoolExecutor(READ_THREADS)
 
     def __call__(self, batch: Batch) -> Batch:
-        files = [_read(url) for url in batch["url"]]
+        files = list(self._readers.map(_read, batch["url"]))
         images = [data for data in files if isinstance(data, bytes)]
         encoded = iter(self._model.encode(images, self._include_features))
         results = [next(encoded) if isinstance(data, bytes) else Encoded(error=data.reason) for data in files]
         return {
-            "index": batch["index"],
+            "place": batch["place"],
             "code": np.array([result.code for result in results], object),
             "features": np.array([_to_bytes(result.features) for result in results], object),
+            "thumbnail": np.array([self._thumbnail(*pair) for pair in zip(files, results, strict=True)], object),
+            "image_bytes": np.array([len(data) if isinstance(data, bytes) else 0 for data in files]),
             "error": np.array([result.error for result in results], object),
             "fingerprint": np.array([self._fingerprint] * len(results), object),
         }
+
+    def _thumbnail(self, data: bytes | _Unread, result: Encoded) -> bytes:
+        if not self._include_thumbnails or result.error or not isinstance(data, bytes):
+            return b""
+        return thumbnail(io.BytesIO(data))
 
 
 def _to_bytes(features: Features | None) -> bytes:
@@ -68,8 +95,8 @@ class _Unread:
 def _read(url: str) -> bytes | _Unread:
     try:
         return read(url, MAX_IMAGE_BYTES)
-    except (OSError, ValueError) as error:
-        return _Unread(f"cannot be read: {getattr(error, 'strerror', None) or error}")
+    except Exception as error:  # each store's library raises its own
+        return _Unread(f"cannot be read: {getattr(error, 'strerror', None) or error or type(error).__name__}")
 
 
 def encode_urls(
@@ -80,13 +107,14 @@ def encode_urls(
     gpus_per_worker: float,
     decode_threads: int,
     include_features: bool = False,
+    include_thumbnails: bool = False,
 ) -> Generator[Portion]:
     """Encode files on the running Ray. Yields portions in any order; each index comes once."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    rows = [{"index": index, "url": url} for index, url in enumerate(urls)]
+    rows = [{"place": place, "url": url} for place, url in enumerate(urls)]
     blocks = -(-len(rows) // BLOCK_IMAGES)
     dataset = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
         _EncodeActor,
@@ -94,6 +122,7 @@ def encode_urls(
             "spec": spec,
             "decode_threads": decode_threads,
             "include_features": include_features,
+            "include_thumbnails": include_thumbnails,
         },
         batch_size=BATCH_IMAGES,
         compute=ray.data.ActorPoolStrategy(size=min(workers, blocks)),
@@ -101,6 +130,6 @@ def encode_urls(
         num_gpus=gpus_per_worker,
     )
     for batch in dataset.iter_batches(batch_size=None, batch_format="numpy"):
-        columns = (batch[name].tolist() for name in ("index", "code", "features", "error"))
-        results = zip(*columns, strict=True)
-        yield Portion(batch["fingerprint"][0], list(results))
+        columns = (batch[name].tolist() for name in Result._fields)
+        results = [Result(*values) for values in zip(*columns, strict=True)]
+        yield Portion(batch["fingerprint"][0], results)

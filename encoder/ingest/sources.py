@@ -1,5 +1,5 @@
-"""Owns what a batch job reads: paths, globs and URLs (through fsspec) to a list of image files, each with its
-record's key, label and signature."""
+"""Owns image files as what a batch job reads: paths, globs and URLs (through fsspec) to a list of them, each with
+its record's key, attributes and signature."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-import fsspec
 from fsspec.core import url_to_fs
 
 from lookalike.errors import InvalidRequest
@@ -21,18 +20,19 @@ EXTENSIONS = frozenset(f".{name}" for name in _NAMES.split())
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Source:
-    """One image file. `signature` changes when the file does, so a changed file is encoded again."""
+    """One image: a file, or a row of a table (see `encoder.ingest.pictures`). `signature` changes when that does,
+    so a changed image is encoded again. fields: the record's attributes, but for the note of where it comes
+    from."""
 
     key: str
     url: str
-    label: str | None
+    fields: Mapping[str, Any]
     signature: str
 
     @property
     def attributes(self) -> dict[str, Any]:
         """What is stored with the record."""
-        label = {} if self.label is None else {"label": self.label}
-        return {**label, "source": {"url": self.url, "signature": self.signature}}
+        return {**self.fields, "source": {"url": self.url, "signature": self.signature}}
 
 
 def find_sources(paths: Sequence[str]) -> tuple[list[Source], list[tuple[str, str]]]:
@@ -93,10 +93,11 @@ def _sources(system: Any, root: str, files: Mapping[str, Mapping[str, Any]]) -> 
 def _source(system: Any, root: str, info: Mapping[str, Any]) -> Source:
     key = str(PurePosixPath(info["name"]).relative_to(PurePosixPath(root)))
     folder = PurePosixPath(key).parent.name
-    return Source(key, system.unstrip_protocol(info["name"]), folder or None, _signature(info))
+    fields = {"label": folder} if folder else {}
+    return Source(key, system.unstrip_protocol(info["name"]), fields, signature(info))
 
 
-def _signature(info: Mapping[str, Any]) -> str:
+def signature(info: Mapping[str, Any]) -> str:
     """Size and the store's own mark of the content, or the time of change where there is none."""
     for name in ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "last_modified", "mtime"):
         if mark := info.get(name):
@@ -104,12 +105,3 @@ def _signature(info: Mapping[str, Any]) -> str:
                 mark = mark.isoformat()
             return f"{info.get('size')}-{str(mark).strip(chr(34))}"
     return str(info.get("size"))
-
-
-def read(url: str, limit_bytes: int) -> bytes:
-    """A file's bytes. Raises OSError; ValueError when there are more than `limit_bytes`."""
-    with fsspec.open(url, "rb") as file:
-        data: bytes = file.read(limit_bytes + 1)
-    if len(data) > limit_bytes:
-        raise ValueError(f"has over {limit_bytes:,} bytes; at most that many are read; scale it down")
-    return data

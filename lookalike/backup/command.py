@@ -14,8 +14,15 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from lookalike.backup import giving, taking
 from lookalike.backup.folder import Folder, Manifest
-from lookalike.cli.options import DEFAULT_COLLECTION, DEFAULT_SERVER, CollectionName, Json, Server, print_json
-from lookalike.client import Client
+from lookalike.cli.options import (
+    DEFAULT_COLLECTION,
+    DEFAULT_SERVER,
+    CollectionName,
+    Json,
+    Server,
+    connect,
+    print_json,
+)
 from lookalike.errors import NotFound
 from lookalike.records import SLOTS
 
@@ -35,7 +42,7 @@ def backup(
 ) -> None:
     """Back a collection up, as it is now, while it serves. After the first time only what came since is stored."""
     folder = Folder(url, collection)
-    with Client(server, timeout=timeout) as client, _progress() as progress:
+    with connect(server, timeout) as client, _progress() as progress:
         task = progress.add_task("slots", total=SLOTS, records=0)
         manifest = taking.take(
             client, folder, full, timeout,
@@ -77,7 +84,7 @@ def restore(
         _print_checked(chain, as_json)
         return
     name = into or collection
-    with Client(server, timeout=timeout) as client, _progress() as progress:
+    with connect(server, timeout) as client, _progress() as progress:
         task = progress.add_task("records", total=sum(manifest.records for manifest in chain), records=0)
         rows = giving.restore(
             client, folder, chain, name, merge, lambda done: progress.update(task, completed=done, records=done)

@@ -11,15 +11,12 @@ import secrets
 import time
 from collections.abc import Callable
 
-import numpy as np
-
 from lookalike.backup.folder import FORMAT, Folder, Manifest, Part
 from lookalike.backup.part import PartWriter
-from lookalike.calls import wait_seconds
 from lookalike.client import Client
 from lookalike.dump import Head, Mark
-from lookalike.errors import CodeSpaceMismatch, LookalikeError
-from lookalike.records import SLOTS
+from lookalike.dumping import take_parts
+from lookalike.errors import CodeSpaceMismatch
 from lookalike.slots import SlotSet, slots_to_bytes
 
 Report = Callable[[int, int], None]
@@ -79,23 +76,19 @@ class _Taker:
         self._records = 0
 
     def take_all(self, patience_seconds: float) -> list[Part]:
-        missing = np.ones(SLOTS, np.bool_)
         parts: list[Part] = []
-        attempt, deadline = 0, time.monotonic() + patience_seconds
-        while missing.any():
-            try:
-                part = self._take(missing, len(parts))
-            except LookalikeError as error:
-                wait = wait_seconds(error, attempt := attempt + 1, deadline - time.monotonic(), attempts=None)
-                if wait is None:
-                    raise
-                time.sleep(wait)
-                continue
-            attempt, deadline = 0, time.monotonic() + patience_seconds
+        done = 0
+
+        def take(missing: SlotSet) -> SlotSet:
+            nonlocal done
+            part = self._take(missing, len(parts))
             parts.append(part)
             self._records += part.records
-            missing &= ~part.mark.slots
-            self._report(SLOTS - int(missing.sum()), self._records)
+            done += int(part.mark.slots.sum())
+            self._report(done, self._records)
+            return part.mark.slots
+
+        take_parts(take, patience_seconds)
         return parts
 
     def _take(self, missing: SlotSet, place: int) -> Part:

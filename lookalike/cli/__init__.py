@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from lookalike.cli import cluster, collection, health, manifests, records
+from lookalike.cli import cluster, collection, health, keys, manifests, options, records
 from lookalike.errors import InvalidRequest, LookalikeError
 
 _ENTRY_POINTS = "lookalike.commands"
@@ -46,8 +46,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Find the images that look like a given one, among millions to billions.",
 )
+app.callback()(options.credentials)
 app.command("up")(cluster.up)
 app.command("status")(cluster.status)
 app.command("health")(health.health)
@@ -57,6 +57,7 @@ app.command("delete")(records.delete)
 app.command("drain")(cluster.drain)
 app.command("manifests")(manifests.manifests)
 app.add_typer(cluster.rebalance, name="rebalance")
+app.add_typer(keys.app, name="keys")
 app.add_typer(collection.app, name="collection")
 
 

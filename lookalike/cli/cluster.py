@@ -15,8 +15,7 @@ import typer
 from rich.table import Table
 
 from lookalike.cli import view
-from lookalike.cli.options import DEFAULT_SERVER, Json, Server, Timeout, print_json
-from lookalike.client import Client
+from lookalike.cli.options import DEFAULT_SERVER, Json, Server, Timeout, connect, print_json
 from lookalike.errors import CannotStart
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ def up(
         supervisor.wait_ready()
         if supervisor.stopping:
             return
-        grpc_address, web = loaded.coordinator.listen, f"http://{loaded.coordinator.web}"
+        grpc_address, web = loaded.coordinator.listen, loaded.web_url
         if as_json:
             print_json({"ready": {"grpc": grpc_address, "web": web}})
         else:
@@ -101,7 +100,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show partitions, replicas, encoder and collections. Exit code 1 when a part does not serve."""
-    with Client(server, timeout=timeout) as client:
+    with connect(server, timeout) as client:
         if watch:
             view.watch(client, interval, as_json)
             return
@@ -126,7 +125,7 @@ def _rebalance() -> None:
 @rebalance.command("status")
 def rebalance_status(server: Server = DEFAULT_SERVER, timeout: Timeout = 10.0, as_json: Json = False) -> None:
     """Show how far the records are from where the config wants them."""
-    with Client(server, timeout=timeout) as client:
+    with connect(server, timeout) as client:
         answer = client.status()
     if as_json:
         parts = [
@@ -154,7 +153,7 @@ def drain(
     as_json: Json = False,
 ) -> None:
     """Empty a partition for maintenance. Returns at once; `rebalance status` says when it is empty."""
-    with Client(server, timeout=timeout) as client:
+    with connect(server, timeout) as client:
         slots = client.drain(partition, undo=undo)
     if as_json:
         print_json({"partition": partition, "slots": slots, "drained": not undo})

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lookalike.cli.options import DEFAULT_SERVER, Json, Server, print_json
-from lookalike.client import Client
+from lookalike.cli.options import DEFAULT_SERVER, Json, Server, connect, print_json
 from lookalike.errors import NotFound
 from lookalike.features import NONE
 from lookalike.indexing import SCAN
@@ -46,7 +45,7 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Create a collection in the encoder's code space, or for codes made elsewhere."""
-    with Client(server) as client:
+    with connect(server) as client:
         collection = client.create_collection(
             name, bits=bits, index=index, index_attributes=index_attribute or [],
             features=features, feature_width=feature_width,
@@ -57,7 +56,7 @@ def create(
 @app.command("list")
 def list_(server: Server = DEFAULT_SERVER, as_json: Json = False) -> None:
     """List all collections."""
-    with Client(server) as client:
+    with connect(server) as client:
         collections = client.list_collections()
     if as_json:
         print_json([_document(collection) for collection in collections])
@@ -68,7 +67,7 @@ def list_(server: Server = DEFAULT_SERVER, as_json: Json = False) -> None:
 @app.command()
 def show(name: Name, server: Server = DEFAULT_SERVER, as_json: Json = False) -> None:
     """Show a collection's rows and code space."""
-    with Client(server) as client:
+    with connect(server) as client:
         _show([client.get_collection(name)], as_json)
 
 
@@ -80,7 +79,7 @@ def hash_(
     as_json: Json = False,
 ) -> None:
     """Write the hash that a collection was made with, so that an encoder can make codes of it again."""
-    with Client(server) as client:
+    with connect(server) as client:
         data = client.get_hash_file(name)
     if not data:
         raise NotFound(f"hash: collection {name!r} keeps none; its codes are made elsewhere")
@@ -94,7 +93,7 @@ def hash_(
 @app.command()
 def drop(name: Name, server: Server = DEFAULT_SERVER, as_json: Json = False) -> None:
     """Delete a collection and all its records."""
-    with Client(server) as client:
+    with connect(server) as client:
         client.drop_collection(name)
     if as_json:
         print_json({"dropped": name})

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
 import grpc
 import typer
 
+from lookalike.channels import open_channel
 from lookalike.cli.options import DEFAULT_SERVER
-from lookalike.errors import CannotStart, InvalidRequest, PartitionUnavailable
+from lookalike.errors import CannotStart, PartitionUnavailable
 from lookalike.rpc import error_of
+from lookalike.security.tls import Tls, channel_credentials
 
 HEALTHY = "SERVING"
 
@@ -35,8 +38,9 @@ def health(
     timeout: Annotated[float, typer.Option(help="Seconds that it may take.", min=0.001)] = 3.0,
 ) -> None:
     """Ask a coordinator, shard or encoder for its gRPC health. Exit code 0 if it serves, else 1."""
-    credentials = _credentials(ca, certificate, key)
-    with _channel(address, credentials, server_name) as channel:
+    is_secure = bool(ca or certificate or key or server_name)
+    credentials = channel_credentials(Tls(ca, certificate, key)) if is_secure else None
+    with contextlib.closing(open_channel(grpc, address, credentials, server_name)) as channel:
         state = _ask(channel, service, timeout)
     if state != HEALTHY:
         raise PartitionUnavailable(f"{address} is {state}")
@@ -55,31 +59,3 @@ def _ask(channel: grpc.Channel, service: str, timeout: float) -> str:
     except grpc.RpcError as error:
         raise PartitionUnavailable(f"no answer: {error_of(error).message}") from None
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
-
-
-def _credentials(ca: Path | None, certificate: Path | None, key: Path | None) -> grpc.ChannelCredentials | None:
-    """None: plain text."""
-    if (certificate is None) != (key is None):
-        raise InvalidRequest("certificate and key: give both or none")
-    if ca is None:
-        if certificate is not None:
-            raise InvalidRequest("ca: is missing; give the PEM file of who signed the server's certificate")
-        return None
-    shown = (_read(key), _read(certificate)) if key and certificate else (None, None)
-    return grpc.ssl_channel_credentials(_read(ca), *shown)
-
-
-def _channel(address: str, credentials: grpc.ChannelCredentials | None, server_name: str | None) -> grpc.Channel:
-    options: list[tuple[str, int | str]] = [("grpc.enable_http_proxy", 0)]
-    if credentials is None:
-        return grpc.insecure_channel(address, options)
-    if server_name is not None:
-        options.append(("grpc.ssl_target_name_override", server_name))
-    return grpc.secure_channel(address, credentials, options)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InvalidRequest(f"{path} cannot be read: {error.strerror}") from None

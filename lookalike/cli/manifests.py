@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lookalike.client import Client
+from lookalike.cli.options import connect
 from lookalike.errors import CannotStart, InvalidRequest
 from lookalike.manifests import CONFIG_FILE, SHARDS_FILE, Origin, written
 
@@ -59,6 +59,6 @@ def manifests(
 
 def _held(server: str) -> int:
     """So many partitions there are up to the last that holds something."""
-    with Client(server) as client:
+    with connect(server) as client:
         found = client.status().partitions
     return max((part.partition + 1 for part in found if not part.removable), default=0)

@@ -1,15 +1,29 @@
-"""Owns the options that commands share, and the two ways of printing a result: for people and as JSON."""
+"""Owns the options that commands share, how they connect to the cluster, and the two ways of printing a result:
+for people and as JSON."""
 
 from __future__ import annotations
 
+import contextvars
+import dataclasses
 import json
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from lookalike.calls import DEFAULT_TIMEOUT_SECONDS
+from lookalike.client import Client
+from lookalike.errors import InvalidRequest
+from lookalike.security.tls import Tls
+
 Server = Annotated[
-    str, typer.Option(envvar="LOOKALIKE_SERVER", help="A coordinator's gRPC address.", metavar="HOST:PORT")
+    str,
+    typer.Option(
+        envvar="LOOKALIKE_SERVER",
+        help="A coordinator's gRPC address, or several with commas between.",
+        metavar="HOST:PORT",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Timeout = Annotated[float, typer.Option(help="Seconds that the call may take.", min=0.001)]
@@ -17,6 +31,61 @@ CollectionName = Annotated[str, typer.Option("--collection", "-c", help="The col
 
 DEFAULT_SERVER = "127.0.0.1:7700"
 DEFAULT_COLLECTION = "images"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Credentials:
+    api_key: str | None
+    tls: Tls | bool
+
+
+_NOTHING = _Credentials(None, False)
+_given: contextvars.ContextVar[_Credentials] = contextvars.ContextVar("given", default=_NOTHING)
+
+
+def credentials(
+    tls: Annotated[bool, typer.Option("--tls", envvar="LOOKALIKE_TLS", help="Speak TLS to the server.")] = False,
+    ca: Annotated[
+        Path | None, typer.Option(envvar="LOOKALIKE_CA", help="Trust this CA (PEM) and speak TLS.", metavar="FILE")
+    ] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(envvar="LOOKALIKE_CERTIFICATE", help="Show this certificate (PEM).", metavar="FILE"),
+    ] = None,
+    private_key: Annotated[
+        Path | None,
+        typer.Option(envvar="LOOKALIKE_PRIVATE_KEY", help="The certificate's key (PEM).", metavar="FILE"),
+    ] = None,
+    server_name: Annotated[
+        str | None,
+        typer.Option(envvar="LOOKALIKE_SERVER_NAME", help="Whom the server's certificate names.", metavar="NAME"),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(envvar="LOOKALIKE_API_KEY_FILE", help="A file with the API key.", metavar="FILE"),
+    ] = None,
+    api_key: Annotated[str | None, typer.Option(envvar="LOOKALIKE_API_KEY", hidden=True)] = None,
+) -> None:
+    """Find the images that look like a given one, among millions to billions.
+
+    An API key comes from LOOKALIKE_API_KEY or a file, never from the command line, which others can see."""
+    settings: Tls | bool = tls
+    if ca or certificate or private_key or server_name:
+        settings = Tls(ca, certificate, private_key, server_name)
+    _given.set(_Credentials(_read_key(api_key_file) if api_key_file else api_key, settings))
+
+
+def connect(server: str, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> Client:
+    """A client with what the command line and the environment say of keys and TLS."""
+    given = _given.get()
+    return Client(server, timeout=timeout, api_key=given.api_key, tls=given.tls)
+
+
+def _read_key(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"api-key-file: {file} cannot be read: {error}") from None
 
 
 def print_json(document: Any) -> None:

@@ -16,11 +16,12 @@ from lookalike.cli.options import (
     Json,
     Server,
     Timeout,
+    connect,
     print_json,
 )
-from lookalike.client import Client
+from lookalike.cli.thumbnails import write_thumbnails
 from lookalike.errors import InvalidRequest, NotFound
-from lookalike.records import DEFAULT_OVERSAMPLING, SearchResult
+from lookalike.records import DEFAULT_OVERSAMPLING, SearchResult, StoredRecord
 
 Keys = Annotated[list[str], typer.Argument(help="Keys of records.")]
 
@@ -52,10 +53,10 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Find the records that look most like an image, a stored record, or a code."""
-    with Client(server, timeout=timeout) as client:
+    with connect(server, timeout) as client:
         result = client.search(
             collection=collection, image=image, key=key, code=_hexadecimal(code), k=k,
-            max_distance=max_distance, filter=_json_filter(filter_), allow_partial=allow_partial,
+            max_distance=max_distance, filter=json_filter(filter_, "filter"), allow_partial=allow_partial,
             score=score, rerank=rerank, oversampling=oversampling,
         )  # fmt: skip
     if as_json:
@@ -73,18 +74,25 @@ def search(
 
 def get(
     keys: Keys,
+    thumbnails: Annotated[
+        Path | None,
+        typer.Option(help="A folder to write the records' thumbnails to, named by the records' ids."),
+    ] = None,
     collection: CollectionName = DEFAULT_COLLECTION,
     server: Server = DEFAULT_SERVER,
     as_json: Json = False,
 ) -> None:
     """Show records by key. Exit code 1 when one does not exist."""
-    with Client(server) as client:
-        records = client.get(keys, collection=collection)
+    with connect(server) as client:
+        records = client.get(keys, collection=collection, include_thumbnails=thumbnails is not None)
+    files = write_thumbnails(thumbnails, records) if thumbnails is not None else {}
     if as_json:
-        print_json([{**dataclasses.asdict(record), "code": record.code.hex()} for record in records])
+        print_json([_as_json(record, files.get(record.key)) for record in records])
     else:
         for record in records:
-            print(f"{record.key}\t{record.code.hex()}\t{json.dumps(record.attributes, ensure_ascii=False)}")
+            file = f"\t{files[record.key]}" if record.key in files else ""
+            attributes = json.dumps(record.attributes, ensure_ascii=False)
+            print(f"{record.key}\t{record.code.hex()}\t{attributes}{file}")
     missing = sorted(set(keys) - {record.key for record in records})
     if missing:
         raise NotFound(f"key: {', '.join(map(repr, missing))} not in collection {collection!r}")
@@ -97,12 +105,18 @@ def delete(
     as_json: Json = False,
 ) -> None:
     """Delete records by key. A key that does not exist is no error."""
-    with Client(server) as client:
+    with connect(server) as client:
         deleted = client.delete(keys, collection=collection)
     if as_json:
         print_json({"deleted": deleted})
     else:
         print(f"deleted {deleted} of {len(set(keys))}")
+
+
+def _as_json(record: StoredRecord, file: Path | None) -> dict[str, Any]:
+    document = {**dataclasses.asdict(record), "code": record.code.hex()}
+    del document["thumbnail"]
+    return document if file is None else {**document, "thumbnail": str(file)}
 
 
 def _hexadecimal(code: str | None) -> bytes | None:
@@ -112,19 +126,20 @@ def _hexadecimal(code: str | None) -> bytes | None:
         raise InvalidRequest("code: is not hexadecimal; write two digits per byte") from None
 
 
-def _json_filter(text: str | None) -> dict[str, Any] | None:
+def json_filter(text: str | None, field: str) -> dict[str, Any] | None:
+    """The filter that an option gives as JSON text. Raises InvalidRequest, naming the option."""
     if text is None:
         return None
     try:
         document = json.loads(text)
     except json.JSONDecodeError as error:
-        raise InvalidRequest(f"filter: is not JSON ({error.msg} at character {error.pos})") from None
+        raise InvalidRequest(f"{field}: is not JSON ({error.msg} at character {error.pos})") from None
     except (ValueError, RecursionError):
         raise InvalidRequest(
-            "filter: is not JSON that can be read (a number too long, or nested too deep)"
+            f"{field}: is not JSON that can be read (a number too long, or nested too deep)"
         ) from None
     if not isinstance(document, dict):
-        raise InvalidRequest("filter: is not a JSON object")
+        raise InvalidRequest(f"{field}: is not a JSON object")
     return document
 
 

@@ -4,13 +4,14 @@ the log when it was slow or failed."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import functools
 import logging
 import time
-from collections.abc import Iterator
+from types import TracebackType
 from typing import Any
 
 import grpc
+from prometheus_client import Gauge, Histogram
 
 from lookalike.observe import metrics, requests, tracing
 
@@ -27,34 +28,53 @@ _FAULTS = (
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-@contextlib.contextmanager
-def seen(method: str, context: Context, *, is_stream: bool) -> Iterator[None]:
+class seen:  # a context manager, written out because every call pays for it
     """The block answers a call. is_stream: it may take as long as it likes."""
-    sent = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-    rpc = method.rpartition("/")[2]
-    # Neither is taken back at the end: gRPC has a task for each call, and theirs is all that the task does.
-    request = requests.begin(rpc, sent.get(requests.REQUEST_ID_KEY))
-    span = tracing.Served(method, sent.get(tracing.TRACEPARENT), method.startswith(_PUBLIC))
-    in_flight = metrics.RPCS_IN_FLIGHT.labels(rpc)
-    in_flight.inc()
-    began = time.perf_counter()
-    failure: BaseException | None = None
-    try:
-        yield
-    except BaseException as error:
-        failure = error
-        raise
-    finally:
-        seconds = time.perf_counter() - began
-        in_flight.dec()
-        code = _status(context, failure)
-        metrics.RPC_SECONDS.labels(rpc, code.name).observe(seconds)
-        span.ended(code.name, code.value[0], code in _FAULTS, request_id=request.id)
-        is_slow = seconds >= SLOW_SECONDS and not is_stream
+
+    __slots__ = ("_began", "_context", "_in_flight", "_is_stream", "_request", "_span")
+
+    def __init__(self, method: str, context: Context, *, is_stream: bool) -> None:
+        self._context = context
+        self._is_stream = is_stream
+        sent_id = traceparent = None
+        for key, value in context.invocation_metadata() or ():
+            if key == requests.REQUEST_ID_KEY:
+                sent_id = str(value)
+            elif key == tracing.TRACEPARENT:
+                traceparent = str(value)
+        # Neither is taken back at the end: gRPC has a task for each call, and theirs is all that the task does.
+        self._request = requests.begin(method.rpartition("/")[2], sent_id)
+        self._span = tracing.Served(method, traceparent, method.startswith(_PUBLIC))
+        self._in_flight = _in_flight(self._request.rpc)
+        self._began = time.perf_counter()
+
+    def __enter__(self) -> None:
+        self._in_flight.inc()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        seconds = time.perf_counter() - self._began
+        self._in_flight.dec()
+        rpc, code = self._request.rpc, _status(self._context, failure)
+        _seconds(rpc, code).observe(seconds)
+        self._span.ended(code.name, code.value[0], code in _FAULTS, request_id=self._request.id)
+        is_slow = seconds >= SLOW_SECONDS and not self._is_stream
         if is_slow or log.isEnabledFor(logging.DEBUG):
             log.log(
                 logging.INFO if is_slow else logging.DEBUG, "%s: %s in %.1f ms", rpc, code.name, seconds * 1000
             )
+
+
+# Looking a label up costs as much as counting.
+@functools.cache
+def _in_flight(rpc: str) -> Gauge:
+    return metrics.RPCS_IN_FLIGHT.labels(rpc)
+
+
+@functools.cache
+def _seconds(rpc: str, code: grpc.StatusCode) -> Histogram:
+    return metrics.RPC_SECONDS.labels(rpc, code.name)
 
 
 def _status(context: Context, failure: BaseException | None) -> grpc.StatusCode:

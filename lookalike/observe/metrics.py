@@ -138,6 +138,9 @@ STAGE_SECONDS = COORDINATOR.histogram(
     "stage",
     buckets=_SHORT_SECONDS,
 )
+FAN_OUT_SECONDS, MERGE_SECONDS, TOTAL_SECONDS = (
+    STAGE_SECONDS.labels(stage) for stage in ("fan_out", "merge", "total")
+)
 QUERIES = COORDINATOR.counter("lookalike_search_queries_total", "Queries that were answered.", "collection")
 ANSWERS = COORDINATOR.counter(
     "lookalike_search_answers_total",
@@ -232,7 +235,7 @@ COMMIT_RECORDS = SHARD.histogram(
     "lookalike_commit_records", "Records that shared one commit.", buckets=(*_COUNTS, 4_096, 16_384)
 )
 COMMIT_SECONDS = SHARD.histogram("lookalike_commit_seconds", "Seconds of a commit, synced to disk.")
-SCRUBBED = SHARD.counter("lookalike_scrub_rows_total", "Rows whose checksum was checked.")
+SCRUBBED = SHARD.counter("lookalike_scrub_rows_total", "Live rows of the collections that a scrub found sound.")
 SCRUB_DAMAGE = SHARD.counter("lookalike_scrub_damage_total", "Times that a scrub found damage.")
 SCRUB_ENDED = SHARD.gauge(
     "lookalike_scrub_ended_timestamp_seconds", "When the last scrub of all collections ended; 0 if none has."

@@ -63,6 +63,9 @@ def origin() -> Origin:
 def together(origins: Sequence[Origin]) -> contextvars.Context:
     """A context for work that is for all of these."""
     context = contextvars.Context()
+    if len(origins) == 1 and origins[0].span is None:
+        context.run(_current.set, origins[0].request)
+        return context
     requests = list(dict.fromkeys(one.request for one in origins if one.request is not None))
     if requests:
         ids = dict.fromkeys(id for request in requests for id in request.ids)

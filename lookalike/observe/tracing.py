@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 TRACEPARENT = "traceparent"
 _EXPORT_MS = 1_000
 Metadata = tuple[tuple[str, str], ...]
+_NOTHING = contextlib.nullcontext()
 
 # Of the requests that share this work, where there is no span of its own yet.
 _sharing: ContextVar[tuple[Any, ...]] = ContextVar("sharing", default=())
@@ -75,31 +76,29 @@ def share(spans: Sequence[Any]) -> None:
     _sharing.set(tuple(sorted(spans, key=lambda span: not span.trace_flags.sampled)))
 
 
-@contextlib.contextmanager
-def span(name: str, *, is_call: bool = False, **attributes: str | int | bool) -> Iterator[Any]:
-    """A part of a request's work, with the block as its time; is_call: it is a call to another process. Yields the
+def span(
+    name: str, *, is_call: bool = False, **attributes: str | int | bool
+) -> contextlib.AbstractContextManager[Any]:
+    """A part of a request's work, with the block as its time; is_call: it is a call to another process. Gives the
     span, or None where nothing is traced: what nobody asked for, such as polls, is not."""
-    trace = _tracing()
+    if (trace := _tracing()) is None:
+        return _NOTHING
     parent, links = None, []
-    if trace is not None and not trace.get_current_span().get_span_context().is_valid:
+    if not trace.get_current_span().get_span_context().is_valid:
         first, *others = _sharing.get() or (None,)
         if first is None:
-            trace = None
-        else:
-            parent = trace.set_span_in_context(trace.NonRecordingSpan(first))
-            links = [trace.Link(other) for other in others]
-    if trace is None:
-        yield None
-        return
-    with _tracer(trace.get_tracer_provider()).start_as_current_span(
+            return _NOTHING
+        parent = trace.set_span_in_context(trace.NonRecordingSpan(first))
+        links = [trace.Link(other) for other in others]
+    made: contextlib.AbstractContextManager[Any] = _tracer(trace.get_tracer_provider()).start_as_current_span(
         name,
         parent,
         trace.SpanKind.CLIENT if is_call else trace.SpanKind.INTERNAL,
         attributes,
         links,
         record_exception=False,  # its text may hold what a client wrote
-    ) as made:
-        yield made
+    )
+    return made
 
 
 @contextlib.contextmanager

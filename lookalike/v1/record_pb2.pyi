@@ -30,6 +30,7 @@ class Record(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
+    THUMBNAIL_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """Unique within the collection: UTF-8, 1..512 bytes."""
     image: _builtins.bytes
@@ -44,6 +45,8 @@ class Record(_message.Message):
     """float32 little-endian: required with a code in a collection that keeps features, refused in others. With an image
     the encoder makes them. Never returned.
     """
+    thumbnail: _builtins.bytes
+    """A small picture to show, at most 10,240 bytes: JPEG, PNG or WebP. Returned by Get with include_thumbnails."""
     def __init__(
         self,
         *,
@@ -53,10 +56,11 @@ class Record(_message.Message):
         attributes: _builtins.str = ...,
         version: _builtins.int = ...,
         features: _builtins.bytes = ...,
+        thumbnail: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "content", b"content", "image", b"image"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "code", b"code", "content", b"content", "features", b"features", "image", b"image", "key", b"key", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "code", b"code", "content", b"content", "features", b"features", "image", b"image", "key", b"key", "thumbnail", b"thumbnail", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["image", "code"]  # noqa: Y015
     _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015

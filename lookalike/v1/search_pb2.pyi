@@ -397,8 +397,11 @@ class GetRequest(_message.Message):
     COLLECTION_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
+    INCLUDE_THUMBNAILS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     consistency: Global___Consistency.ValueType
+    include_thumbnails: _builtins.bool
+    """Return each record's thumbnail."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """1..10,000 keys."""
@@ -409,10 +412,11 @@ class GetRequest(_message.Message):
         collection: _builtins.str = ...,
         keys: _abc.Iterable[_builtins.str] | None = ...,
         consistency: Global___Consistency.ValueType = ...,
+        include_thumbnails: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "consistency", b"consistency", "keys", b"keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "consistency", b"consistency", "include_thumbnails", b"include_thumbnails", "keys", b"keys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -312,6 +312,7 @@ class ShardRecord(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     DELETED_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
+    THUMBNAIL_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     code: _builtins.bytes
     """Empty in a tombstone."""
@@ -323,6 +324,8 @@ class ShardRecord(_message.Message):
     """As the collection keeps them: a float32 scale and int8 values, or float16 values, of the features divided by their
     length. Empty where it keeps none.
     """
+    thumbnail: _builtins.bytes
+    """Empty when it has none, or when it was not asked for."""
     def __init__(
         self,
         *,
@@ -332,10 +335,11 @@ class ShardRecord(_message.Message):
         version: _builtins.int = ...,
         deleted: _builtins.bool = ...,
         features: _builtins.bytes = ...,
+        thumbnail: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "code", b"code", "deleted", b"deleted", "features", b"features", "key", b"key", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "code", b"code", "deleted", b"deleted", "features", b"features", "key", b"key", "thumbnail", b"thumbnail", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -450,12 +454,14 @@ class FetchRequest(_message.Message):
     INCLUDE_FEATURES_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
     INCLUDE_DELETED_FIELD_NUMBER: _builtins.int
+    INCLUDE_THUMBNAILS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     include_features: _builtins.bool
     features: _builtins.str
     """As in ScanGroup; required with include_features."""
     include_deleted: _builtins.bool
     """Return tombstones too."""
+    include_thumbnails: _builtins.bool
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -466,10 +472,11 @@ class FetchRequest(_message.Message):
         include_features: _builtins.bool = ...,
         features: _builtins.str = ...,
         include_deleted: _builtins.bool = ...,
+        include_thumbnails: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "features", b"features", "include_deleted", b"include_deleted", "include_features", b"include_features", "keys", b"keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "features", b"features", "include_deleted", b"include_deleted", "include_features", b"include_features", "include_thumbnails", b"include_thumbnails", "keys", b"keys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

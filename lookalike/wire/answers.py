@@ -68,7 +68,8 @@ def coverage_from_wire(message: record_pb2.Coverage) -> Coverage:
 
 
 def stored_record_from_wire(message: record_pb2.Record) -> StoredRecord:
-    return StoredRecord(message.key, message.code, json.loads(message.attributes or "{}"), message.version)
+    attributes = json.loads(message.attributes or "{}")
+    return StoredRecord(message.key, message.code, attributes, message.version, message.thumbnail)
 
 
 def outcome_to_wire(outcome: Outcome) -> record_pb2.Outcome:
@@ -172,7 +173,11 @@ def status_from_wire(message: search_pb2.ClusterStatusResponse) -> ClusterStatus
 
 def stored_record_to_wire(record: VersionedRecord) -> record_pb2.Record:
     return record_pb2.Record(
-        key=record.key, code=record.code or b"", attributes=record.attributes, version=record.version
+        key=record.key,
+        code=record.code or b"",
+        attributes=record.attributes,
+        version=record.version,
+        thumbnail=record.thumbnail,
     )
 
 

@@ -17,6 +17,7 @@ from lookalike.records import (
     check_key,
     check_oversampling,
 )
+from lookalike.thumbnails import check_thumbnail
 from lookalike.v1 import record_pb2, search_pb2
 from lookalike.wire.filters import filter_to_wire
 
@@ -47,10 +48,24 @@ def record_to_wire(record: Record) -> record_pb2.Record:
     if record.image is not None:
         if record.features is not None:
             raise InvalidRequest(f"record {key!r}: features: come with a code; those of an image are made from it")
-        return record_pb2.Record(key=key, image=image_bytes(record.image), attributes=text)
+        return record_pb2.Record(
+            key=key, image=image_bytes(record.image), attributes=text, thumbnail=_thumbnail(record)
+        )
     return record_pb2.Record(
-        key=key, code=_code_bytes(record.code), attributes=text, features=_floats("features", record.features)
+        key=key,
+        code=_code_bytes(record.code),
+        attributes=text,
+        features=_floats("features", record.features),
+        thumbnail=_thumbnail(record),
     )
+
+
+def _thumbnail(record: Record) -> bytes:
+    if record.thumbnail is None:
+        return b""
+    if not isinstance(record.thumbnail, bytes | bytearray | memoryview):
+        raise InvalidRequest(f"thumbnail: is {type(record.thumbnail).__name__}; give a picture's bytes")
+    return check_thumbnail(bytes(record.thumbnail))
 
 
 def query_to_wire(

@@ -135,6 +135,7 @@ def versioned_to_wire(record: VersionedRecord) -> shard_pb2.ShardRecord:
         version=record.version,
         deleted=record.code is None,
         features=record.features,
+        thumbnail=record.thumbnail,
     )
 
 
@@ -142,5 +143,10 @@ def versioned_from_wire(message: shard_pb2.ShardRecord) -> VersionedRecord:
     if message.deleted:
         return VersionedRecord(message.key, None, "", message.version)
     return VersionedRecord(
-        message.key, message.code, message.attributes or "{}", message.version, message.features
+        message.key,
+        message.code,
+        message.attributes or "{}",
+        message.version,
+        message.features,
+        message.thumbnail,
     )

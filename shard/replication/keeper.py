@@ -17,6 +17,7 @@ import numpy as np
 
 from lookalike.config import ClusterConfig
 from lookalike.errors import LookalikeError
+from lookalike.inside import Inside
 from lookalike.observe import metrics
 from lookalike.shard_state import ShardState
 from lookalike.slots import SlotSet, SlotState, SlotTable, no_slots, partitions_named, served_by_any
@@ -49,11 +50,13 @@ class Keeper:
         node: Node,
         servicer: ShardServicer,
         config: ClusterConfig,
+        inside: Inside,
         on_ready: Callable[[bool], Awaitable[None]],
     ) -> None:
         self._node = node
         self._servicer = servicer
         self._config = config
+        self._inside = inside
         self._on_ready = on_ready
         self._repairer = Repairer(node, servicer)
         self._throttle = Throttle(config.shard.rebalance_mb_per_second * 1e6)
@@ -189,7 +192,7 @@ class Keeper:
 
     def _peer(self, place: Place) -> Peer:
         if place not in self._peers:
-            self._peers[place] = Peer(*place, self._config.shard_address(*place))
+            self._peers[place] = Peer(*place, self._config.shard_address(*place), self._inside)
         return self._peers[place]
 
     def _tables(self, is_own: bool) -> dict[Place, SlotTable]:

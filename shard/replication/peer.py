@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
-import grpc
 import numpy as np
 import numpy.typing as npt
 
 from lookalike import wire
+from lookalike.inside import Inside
 from lookalike.placement import Target
 from lookalike.records import VersionedRecord
-from lookalike.rpc import CHANNEL_OPTIONS, call_by
+from lookalike.rpc import call_by
 from lookalike.shard_state import ShardState
 from lookalike.slots import SlotSet, slots_from_bytes, slots_to_bytes
 from lookalike.v1 import shard_pb2 as pb
@@ -27,14 +28,17 @@ WORK_SECONDS = 30.0
 class Peer:
     """Calls to one other shard. Every method raises the LookalikeError of the failure."""
 
-    def __init__(self, partition: int, replica: int, address: str) -> None:
+    def __init__(self, partition: int, replica: int, address: str, inside: Inside) -> None:
         self.partition = partition
         self.replica = replica
-        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-        self._stub = ShardServiceStub(self._channel)
+        self._connection = inside.connect(address)
+
+    @property
+    def _stub(self) -> Any:
+        return self._connection.stub(ShardServiceStub)
 
     async def close(self) -> None:
-        await self._channel.close()
+        await self._connection.close()
 
     async def state(self, target: Target | None, include_digests: bool = False) -> ShardState:
         """What the shard says of itself, after it was told of the target."""

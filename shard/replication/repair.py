@@ -132,7 +132,7 @@ class Repairer:
                     await self._servicer.write(engine, records)
                 pulled += len(records)
                 wanted = wanted[read:]
-                await pause(sum(len(record.code or b"") + len(record.attributes) + 64 for record in records))
+                await pause(sum(record.size + 64 for record in records))
         return pulled
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -150,6 +151,21 @@ def test_a_replica_that_is_gone_is_not_live(seen: Cluster) -> None:
     wait_until(lambda: live() == 1, 20)
 
 
+def test_the_encoder_tells_of_its_images_and_replicas(encoder_cluster: Cluster, photographs: Path) -> None:
+    images = sorted(photographs.rglob("*.jpg"))[:3]
+    with encoder_cluster.client() as client:
+        client.create_collection("observed")
+        client.upsert([Record(image.name, image=image) for image in images], collection="observed")
+    config = encoder_cluster.config.encoder
+    assert config is not None
+    wait_until(lambda: value(scrape(config.metrics), "lookalike_encoder_replicas", {"state": "running"}) == 1, 20)
+    samples = scrape(config.metrics)
+    assert value(samples, "lookalike_encoder_images_total", {"outcome": "encoded"}) >= len(images)
+    assert value(samples, "lookalike_encoder_batch_images_count") >= 1
+    assert value(samples, "lookalike_rpc_seconds_count", {"rpc": "Encode", "code": "OK"}) >= 1
+    assert value(samples, "lookalike_queue_waiting", {"queue": "encode"}) == 0
+
+
 def test_every_metric_in_alerts_and_dashboards_is_scraped(seen: Cluster) -> None:
     """Those of the encoder as they are declared: it is not in this cluster."""
     addresses = [seen.config.coordinator.metrics]
@@ -240,6 +256,20 @@ def test_a_metrics_port_that_is_taken_is_named(tmp_path: Path) -> None:
             supervisor.wait_ready()
     finally:
         supervisor.stop()
+
+
+def test_a_metrics_port_that_another_program_has_is_found_before_anything_starts(tmp_path: Path) -> None:
+    config = visible_config(tmp_path, partitions=1, replicas=1)
+    address = config.shard_metrics(0)
+    assert address is not None
+    host, _, port = address.partition(":")
+    supervisor = Supervisor(config, tmp_path, lambda line: None)
+    with (
+        socket.create_server((host, int(port))),
+        pytest.raises(CannotStart, match=f"shard-r0-0: {address}"),
+    ):
+        supervisor.launch()
+    supervisor.stop()
 
 
 def test_status_can_be_watched_without_a_terminal(seen: Cluster) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from lookalike import filters, wire
 from lookalike.codespace import CodeSpace
 from lookalike.indexing import Indexing
+from lookalike.matching import matches
 from lookalike.records import VersionedRecord, attributes_text
 from shard.store import Store
 from tests.oracle import meets
@@ -75,6 +76,7 @@ def test_sql_means_what_the_contract_says(
             mask = store.matching(filters.check(condition), 0, len(records))
             assert mask is not None
             assert mask.tolist() == [meets(values, condition) for values in attributes], condition
+            assert mask.tolist() == [matches(condition, values) for values in attributes], condition
         store.close()
 
 
@@ -83,6 +85,19 @@ def test_sql_means_what_the_contract_says(
 def test_a_filter_survives_the_wire(condition: filters.Filter) -> None:
     message = wire.filter_to_wire(condition)
     assert wire.filter_from_wire(type(message).FromString(message.SerializeToString())) == condition
+
+
+@pytest.mark.parametrize("number", [2**63, 2**64 + 1, -(2**63) - 1, 10**300, -(10**400)])
+def test_numbers_beyond_64_bits_are_compared_alike(tmp_path: Path, number: int) -> None:
+    Store.create(tmp_path / "s", CodeSpace(16), Indexing())
+    store = Store(tmp_path / "s")
+    with store.writing([VersionedRecord("k", b"\0\0", attributes_text({"a": number}), 1)]):
+        pass
+    for condition in (filters.Equals("a", float(2**63)), filters.Range("a", gt=0.0), filters.Exists("a")):
+        mask = store.matching(condition, 0, 1)
+        assert mask is not None
+        assert mask.tolist() == [matches(condition, {"a": number})], condition
+    store.close()
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from encoder.ingest.sources import find_sources, read
+from encoder.ingest.pictures import read
+from encoder.ingest.sources import find_sources
 from lookalike.errors import InvalidRequest
 
 
@@ -23,7 +24,7 @@ def tree(tmp_path: Path) -> Path:
 def test_a_folder_gives_keys_below_it_and_labels_from_folders(tree: Path) -> None:
     sources, refused = find_sources([str(tree)])
     assert refused == []
-    assert [(source.key, source.label) for source in sources] == [
+    assert [(source.key, source.fields.get("label")) for source in sources] == [
         ("cats/a.JPG", "cats"),
         ("cats/b.png", "cats"),
         ("deep/dogs/c.webp", "dogs"),
@@ -41,7 +42,7 @@ def test_globs_files_and_memory_urls_work(tree: Path) -> None:
     with fsspec.open("memory://bucket/cats/m.jpg", "wb") as file:
         file.write(b"in memory")
     (source,) = find_sources(["memory://bucket"])[0]
-    assert (source.key, source.label, read(source.url, 100)) == ("cats/m.jpg", "cats", b"in memory")
+    assert (source.key, source.fields["label"], read(source.url, 100)) == ("cats/m.jpg", "cats", b"in memory")
 
 
 def test_a_signature_follows_the_content(tree: Path) -> None:

@@ -213,10 +213,10 @@ def test_repeats_take_no_numbers(tmp_path: Path) -> None:
 def test_a_store_of_a_later_release_is_refused_by_its_schema(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shard.store.SCHEMA_VERSION", "3")
+    monkeypatch.setattr("shard.store.SCHEMA_VERSION", "4")
     Store.create(tmp_path / "s", SPACE, Indexing())
     monkeypatch.undo()
-    with pytest.raises(Corruption, match="schema is '3'"):
+    with pytest.raises(Corruption, match="schema is '4'"):
         Store(tmp_path / "s")
 
 

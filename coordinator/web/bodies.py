@@ -1,0 +1,161 @@
+"""Owns reading requests: from path, query string, JSON and multipart/form-data into an RPC's message, bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+from aiohttp import BodyPartReader, web
+from google.protobuf import json_format
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+from coordinator.web.answers import TooLarge, WrongMediaType
+from coordinator.web.gateway import request_class
+from coordinator.web.routes import Call
+from lookalike.admission import Admission
+from lookalike.errors import DeadlineExceeded, InvalidRequest
+from lookalike.rpc import MAX_MESSAGE_BYTES
+
+READ_SECONDS = 60.0
+MAX_OPTIONS_BYTES = 1024 * 1024
+# Of a form that is an image and nothing else.
+DEFAULT_OPTIONS = b'{"k": 10}'
+# What takes about a millisecond to turn into a message, or from one, leaves the event loop to others meanwhile.
+LARGE_BYTES = 32 * 1024
+_BOOLEANS = {"true": True, "false": False}
+
+
+class Bodies:
+    """Reads requests into messages while there is room for their bodies."""
+
+    def __init__(self, max_image_bytes: int, max_request_bytes: int) -> None:
+        self._max_image_bytes = max_image_bytes
+        self._admission = Admission(max_request_bytes)
+
+    async def message(self, call: Call, request: web.Request) -> Message:
+        """The RPC's request. Raises InvalidRequest, Overloaded, and DeadlineExceeded for a body that drips."""
+        message = request_class(call.rpc)()
+        if call.takes_body:
+            async with self._room_and_time(request):
+                if call.takes_image and request.content_type == "multipart/form-data":
+                    await self._read_form(request, message)
+                else:
+                    await _read_json(request, message)
+        _fill_from_query(message, call, request)
+        if call.in_path:
+            _fill_from_path(message, call.in_path, request.match_info["name"])
+        return message
+
+    @contextlib.asynccontextmanager
+    async def _room_and_time(self, request: web.Request) -> AsyncIterator[None]:
+        length = request.content_length
+        if length is not None and length > MAX_MESSAGE_BYTES:
+            raise _body_too_large()
+        try:
+            with self._admission.admit(MAX_MESSAGE_BYTES if length is None else length):
+                async with asyncio.timeout(READ_SECONDS):
+                    yield
+        except TimeoutError:
+            raise DeadlineExceeded(f"body: was not there after {READ_SECONDS:.0f} s; send it faster") from None
+
+    async def _read_form(self, request: web.Request, message: Any) -> None:
+        """multipart/form-data with the file `image` and, as JSON, `options`."""
+        limits = {"image": self._max_image_bytes, "options": MAX_OPTIONS_BYTES}
+        parts: dict[str, bytes] = {}
+        try:
+            async for part in await request.multipart():
+                name = part.name if isinstance(part, BodyPartReader) else None
+                if not isinstance(part, BodyPartReader) or name not in limits or name in parts:
+                    raise InvalidRequest(
+                        f"form: the part {name!r} is unknown or there twice; send image and options"
+                    )
+                parts[name] = await _read_part(part, name, limits[name])
+        except (ValueError, aiohttp.ClientError, AssertionError) as error:
+            raise InvalidRequest(f"form: is not multipart/form-data ({error}); see /openapi.json") from None
+        if "image" not in parts:
+            raise InvalidRequest("image: is missing; send a file, such as -F image=@cat.jpg")
+        _parse(parts.get("options", DEFAULT_OPTIONS), message.options, "options")
+        message.query.image = parts["image"]
+
+
+async def _read_part(part: BodyPartReader, name: str, limit: int) -> bytes:
+    data = bytearray()
+    while chunk := await part.read_chunk(256 * 1024):
+        data += chunk
+        if len(data) > limit:
+            raise TooLarge(f"{name}: is larger than {limit / 2**20:g} MiB; send a smaller one")
+    return bytes(data)
+
+
+async def _read_json(request: web.Request, message: Message) -> None:
+    if request.content_type != "application/json":
+        raise WrongMediaType(
+            f"content-type: is {request.content_type!r}; send JSON with -H 'content-type: application/json'"
+        )
+    try:
+        body = await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise _body_too_large() from None
+    if len(body) > LARGE_BYTES:
+        await asyncio.to_thread(_parse, body, message, "body")
+    else:
+        _parse(body, message, "body")
+
+
+def _parse(body: bytes, message: Message, field: str) -> None:
+    """Raises InvalidRequest unless the body is the message as JSON, in UTF-8."""
+    try:
+        json_format.Parse(body.decode(), message)
+    except json_format.ParseError as error:
+        raise InvalidRequest(f"{field}: {_one_line(error)}; see /openapi.json") from None
+    except UnicodeError:
+        raise InvalidRequest(f"{field}: is not UTF-8; send JSON text") from None
+    except RecursionError:
+        raise InvalidRequest(f"{field}: is nested too deep; send fewer levels") from None
+
+
+def _fill_from_query(message: Any, call: Call, request: web.Request) -> None:
+    for name in request.query:
+        if name not in call.query:
+            known = f"use {', '.join(call.query)}" if call.query else "there are none here"
+            raise InvalidRequest(f"{name[:40]}: is not a parameter of this path; {known}")
+    for name, field_name in call.query.items():
+        texts = request.query.getall(name, [])
+        field = message.DESCRIPTOR.fields_by_name[field_name]
+        if field.is_repeated:
+            getattr(message, field_name).extend(texts)
+        elif len(texts) > 1:
+            raise InvalidRequest(f"{name}: is given {len(texts)} times; give it once")
+        elif texts:
+            _fill_scalar(message, field, name, texts[0])
+
+
+def _fill_scalar(message: Message, field: FieldDescriptor, name: str, text: str) -> None:
+    value: str | bool = text
+    if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
+        if text not in _BOOLEANS:
+            raise InvalidRequest(f"{name}: is {text[:40]!r}; use true or false")
+        value = _BOOLEANS[text]
+    try:
+        json_format.ParseDict({field.json_name: value}, message)
+    except json_format.ParseError as error:
+        raise InvalidRequest(f"{name}: {_one_line(error)}; see /openapi.json") from None
+
+
+def _fill_from_path(message: Message, field: str, value: str) -> None:
+    given = getattr(message, field)
+    if given not in ("", value):
+        raise InvalidRequest(f"{field}: is {given[:140]!r} in the body, not the path's; leave it out of the body")
+    setattr(message, field, value)
+
+
+def _body_too_large() -> TooLarge:
+    return TooLarge(f"body: is larger than {MAX_MESSAGE_BYTES // 2**20} MiB; send less at once")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")[:600]

@@ -1,0 +1,108 @@
+"""Owns the way from an HTTP request to the coordinator's gRPC server: the connection, and what of the request's
+headers goes with the call."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from lookalike.errors import CannotStart, InvalidRequest, Unauthenticated
+from lookalike.rpc import CHANNEL_OPTIONS, REQUEST_ID_KEY, error_of
+from lookalike.v1 import search_pb2
+
+SERVICE = search_pb2.DESCRIPTOR.services_by_name["SearchService"]
+REQUEST_ID_HEADER = "X-Request-Id"
+TIMEOUT_HEADER = "X-Timeout-Ms"
+MAX_TIMEOUT_MS = 3_600_000
+_REQUEST_ID = re.compile(r"[!-~]{1,64}")
+_PRINTABLE = re.compile(r"[ -~]*")
+# Of a unix socket's path, by the kernel.
+_MAX_PATH_BYTES = 107
+_FORWARDED = ("authorization", "traceparent", "tracestate")
+
+
+@contextlib.contextmanager
+def private_address() -> Iterator[str]:
+    """A unix socket's address in a new folder that only this user may enter. Raises CannotStart."""
+    with tempfile.TemporaryDirectory(prefix="lookalike-web-") as folder:
+        path = f"{folder}/grpc"
+        if len(path.encode()) > _MAX_PATH_BYTES:
+            raise CannotStart(f"TMPDIR: {folder} is too long for a unix socket; use a shorter path")
+        yield f"unix:{path}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Caller:
+    """On whose behalf a call is made. timeout_seconds: None for the server's own."""
+
+    request_id: str
+    metadata: tuple[tuple[str, str], ...]
+    timeout_seconds: float | None
+
+
+def request_id_of(headers: Mapping[str, str]) -> str:
+    """The caller's own request id if it is fit for a log line, else a new one."""
+    given = headers.get(REQUEST_ID_HEADER, "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex[:16]
+
+
+def caller_of(headers: Mapping[str, str], request_id: str) -> Caller:
+    """Raises Unauthenticated for an authorization, and InvalidRequest for a timeout, that can be none."""
+    metadata = [(REQUEST_ID_KEY, request_id)]
+    for name in _FORWARDED:
+        value = headers.get(name)
+        if value is not None and not _PRINTABLE.fullmatch(value):
+            raise Unauthenticated(f"{name}: holds what is not printable ASCII; send 'Bearer KEY'")
+        if value is not None:
+            metadata.append((name, value))
+    return Caller(request_id, tuple(metadata), _timeout_seconds(headers.get(TIMEOUT_HEADER)))
+
+
+def _timeout_seconds(text: str | None) -> float | None:
+    if text is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= MAX_TIMEOUT_MS:
+        raise InvalidRequest(
+            f"x-timeout-ms: is {text[:40]!r}; use whole milliseconds from 1 to {MAX_TIMEOUT_MS:,}, or leave it out"
+        )
+    return int(text) / 1_000
+
+
+def request_class(rpc: str) -> type[Message]:
+    """The class of an RPC's request."""
+    return GetMessageClass(SERVICE.methods_by_name[rpc].input_type)
+
+
+class Gateway:
+    """Calls the SearchService at an address by the names of its RPCs."""
+
+    def __init__(self, address: str) -> None:
+        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._methods = {method.name: self._method(method) for method in SERVICE.methods}
+
+    async def call(self, rpc: str, request: Message, caller: Caller) -> Any:
+        """The answer. Raises the error that the server raised."""
+        try:
+            return await self._methods[rpc](request, metadata=caller.metadata, timeout=caller.timeout_seconds)
+        except grpc.RpcError as call:
+            raise error_of(call) from None
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    def _method(self, method: MethodDescriptor) -> Any:
+        return self._channel.unary_unary(
+            f"/{SERVICE.full_name}/{method.name}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=GetMessageClass(method.output_type).FromString,
+        )

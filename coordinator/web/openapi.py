@@ -1,0 +1,140 @@
+"""Owns the OpenAPI document, made from the table of routes and the protobuf descriptors, so it says what is."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from coordinator.web import routes
+from coordinator.web.answers import ERROR_STATUSES
+from coordinator.web.gateway import MAX_TIMEOUT_MS, SERVICE
+from coordinator.web.routes import Call, Other
+from coordinator.web.schemas import Schema, field_schema, reference, schemas_of, status_schemas
+
+_DESCRIPTION = (
+    "Find the images that look like a given one. JSON is that of protobuf: names in camelCase, bytes in base64,"
+    " 64-bit integers as strings; snake_case is understood, too. With security.keys every path under /v1 needs"
+    " `Authorization: Bearer KEY`."
+)
+_NAME = {
+    "name": "name",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string"},
+    "description": "The collection",
+}
+_KEY = {"name": "key", "in": "query", "required": True, "schema": {"type": "string"}}
+_HEADERS = [
+    {
+        "name": "X-Request-Id",
+        "in": "header",
+        "description": "Comes back, and stands in every log line of this request; made up if left out",
+        "schema": {"type": "string", "maxLength": 64, "pattern": "^[!-~]+$"},
+    },
+    {
+        "name": "X-Timeout-Ms",
+        "in": "header",
+        "description": "How long to wait for the answer",
+        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_TIMEOUT_MS},
+    },
+]
+_ERROR: Schema = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["code", "status", "message", "requestId"],
+            "properties": {
+                "code": {"type": "string", "description": "The error's class, such as InvalidRequest"},
+                "status": {"type": "string", "description": "The gRPC status, such as INVALID_ARGUMENT"},
+                "message": {"type": "string", "description": "What is wrong and what mends it"},
+                "requestId": {"type": "string"},
+                "retryAfterMs": {"type": "integer", "description": "Come back after so long"},
+            },
+        }
+    },
+}
+
+
+def document() -> dict[str, Any]:
+    """OpenAPI 3.1."""
+    status, schemas = status_schemas()
+    schemas |= {"ClusterStatus": status, "Error": _ERROR}
+    paths: dict[str, dict[str, Any]] = {}
+    for call in routes.CALLS:
+        method = SERVICE.methods_by_name[call.rpc]
+        for message in (method.input_type, method.output_type):
+            schemas_of(message, schemas)
+        paths.setdefault(call.path, {})[call.method.lower()] = _operation(call)
+    for other, answer in _others():
+        paths.setdefault(other.path, {})[other.method.lower()] = answer
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Lookalike", "version": version("lookalike"), "description": _DESCRIPTION},
+        "servers": [{"url": "/"}],
+        "security": [{}, {"key": []}],
+        "paths": paths,
+        "components": {
+            "schemas": dict(sorted(schemas.items())),
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "responses": {"Error": {"description": "An error", "content": _json(_reference("Error"))}},
+        },
+    }
+
+
+def _operation(call: Call) -> dict[str, Any]:
+    method = SERVICE.methods_by_name[call.rpc]
+    fields = method.input_type.fields_by_name
+    query = [
+        {"name": name, "in": "query", "required": name == "key", "schema": field_schema(fields[field])}
+        for name, field in call.query.items()
+    ]
+    path = [_NAME] if call.in_path else []
+    operation = _described(call, [*path, *query, *_HEADERS], _json(reference(method.output_type)), call.status)
+    if call.takes_body:
+        content = _json(reference(method.input_type))
+        if call.takes_image:
+            content |= _form(field_schema(fields["options"]))
+        operation["requestBody"] = {"required": True, "content": content}
+    return operation
+
+
+def _others() -> list[tuple[Other, dict[str, Any]]]:
+    picture: dict[str, Schema] = {f"image/{kind}": {} for kind in ("jpeg", "png", "webp")}
+    return [
+        (routes.HEALTH, _described(routes.HEALTH, [], {"text/plain": {"schema": {"const": "ok\n"}}})),
+        (routes.STATUS, _described(routes.STATUS, _HEADERS, _json(_reference("ClusterStatus")))),
+        (routes.THUMBNAIL, _described(routes.THUMBNAIL, [_NAME, _KEY, *_HEADERS], picture)),
+        (routes.OPENAPI, _described(routes.OPENAPI, [], _json({"type": "object"}))),
+    ]
+
+
+def _described(
+    route: Call | Other, parameters: list[dict[str, Any]], content: dict[str, Any], status: int = 200
+) -> dict[str, Any]:
+    errors = {str(code): {"$ref": "#/components/responses/Error"} for code in ERROR_STATUSES}
+    return {
+        "operationId": route.operation,
+        "summary": route.summary,
+        "parameters": parameters,
+        "responses": {str(status): {"description": "Done", "content": content}, **errors},
+    }
+
+
+def _form(options: Schema) -> dict[str, Any]:
+    properties = {"image": {"type": "string", "contentMediaType": "application/octet-stream"}, "options": options}
+    schema = {"type": "object", "required": ["image"], "properties": properties}
+    return {
+        "multipart/form-data": {"schema": schema, "encoding": {"options": {"contentType": "application/json"}}}
+    }
+
+
+def _json(schema: Schema) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+def _reference(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}

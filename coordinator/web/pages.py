@@ -1,0 +1,79 @@
+"""Owns the pages for people: plain files in `static/`, read once, served under a policy that lets a browser load
+nothing from anywhere else. A file is looked up by its name among these, so no path leads outside."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from importlib import resources
+
+from aiohttp import web
+
+from coordinator.web.answers import Handler
+
+PAGES = {"/": "search.html", "/cluster": "cluster.html"}
+STATIC = "/static/{file}"
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' blob: data:",
+        "connect-src 'self'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "base-uri 'none'",
+    )
+)
+_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _File:
+    content: bytes
+    media_type: str
+    etag: str
+
+
+class Pages:
+    """The files by name."""
+
+    def __init__(self) -> None:
+        folder = resources.files(__package__) / "static"
+        self._files = {
+            entry.name: _file(entry.name, entry.read_bytes()) for entry in folder.iterdir() if entry.is_file()
+        }
+
+    def add_to(self, application: web.Application) -> None:
+        for path, name in PAGES.items():
+            application.router.add_get(path, self._handler_of(name))
+        application.router.add_get(STATIC, self._named)
+
+    def _handler_of(self, name: str) -> Handler:
+        async def page(request: web.Request) -> web.StreamResponse:
+            return _served(self._files[name], request)
+
+        return page
+
+    async def _named(self, request: web.Request) -> web.StreamResponse:
+        file = self._files.get(request.match_info["file"])
+        if file is None or file.media_type == "text/html":
+            raise web.HTTPNotFound
+        return _served(file, request)
+
+
+def _file(name: str, content: bytes) -> _File:
+    return _File(content, _TYPES[name.rpartition(".")[2]], hashlib.blake2b(content, digest_size=12).hexdigest())
+
+
+def _served(file: _File, request: web.Request) -> web.Response:
+    """Asked for again each time, so a new release shows at once; sent again only when it has changed."""
+    headers = {
+        "Cache-Control": "no-cache",
+        "Content-Security-Policy": POLICY,
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "ETag": f'"{file.etag}"',
+    }
+    if any(tag.value == file.etag for tag in request.if_none_match or ()):
+        return web.Response(status=304, headers=headers)
+    return web.Response(body=file.content, content_type=file.media_type, charset="utf-8", headers=headers)

@@ -1,0 +1,88 @@
+"""Owns JSON schemas of protobuf messages, as `json_format` writes and reads them, with the contracts' comments;
+and of the plain status."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import Any
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from pydantic import TypeAdapter
+
+from lookalike.records import ClusterStatus
+
+Schema = dict[str, Any]
+_COMMENTS: dict[str, str] = json.loads((resources.files("lookalike.v1") / "comments.json").read_text("utf-8"))
+_REF = "#/components/schemas/{model}"
+_LONG_TYPES = {
+    FieldDescriptor.TYPE_INT64: ("int64", r"^-?[0-9]+$"),
+    FieldDescriptor.TYPE_UINT64: ("uint64", r"^[0-9]+$"),
+    FieldDescriptor.TYPE_FIXED64: ("uint64", r"^[0-9]+$"),
+}
+_PLAIN_TYPES: dict[int, Schema] = {
+    FieldDescriptor.TYPE_BOOL: {"type": "boolean"},
+    FieldDescriptor.TYPE_BYTES: {"type": "string", "contentEncoding": "base64"},
+    FieldDescriptor.TYPE_DOUBLE: {"type": "number"},
+    FieldDescriptor.TYPE_FLOAT: {"type": "number"},
+    FieldDescriptor.TYPE_INT32: {"type": "integer"},
+    FieldDescriptor.TYPE_STRING: {"type": "string"},
+    FieldDescriptor.TYPE_UINT32: {"type": "integer", "minimum": 0},
+}
+
+
+def reference(message: Descriptor) -> Schema:
+    """To a message's schema among the components."""
+    return {"$ref": _REF.format(model=_name(message))}
+
+
+def schemas_of(message: Descriptor, found: dict[str, Schema]) -> None:
+    """Add the message's schema, and those of all messages in it, to what was found."""
+    if _name(message) in found:
+        return
+    found[_name(message)] = schema = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {field.json_name: field_schema(field) for field in message.fields},
+    }
+    if description := f"{_COMMENTS.get(message.full_name, '')} {_choices(message)}".strip():
+        schema["description"] = description
+    for field in message.fields:
+        if field.message_type is not None:
+            schemas_of(field.message_type, found)
+
+
+def field_schema(field: FieldDescriptor) -> Schema:
+    one = _value_schema(field)
+    schema = {"type": "array", "items": one} if field.is_repeated else one
+    comment = _COMMENTS.get(field.full_name)
+    return {**schema, "description": comment} if comment else schema
+
+
+def status_schemas() -> tuple[Schema, dict[str, Schema]]:
+    """Of the cluster's status: its own, and those that it refers to."""
+    schema = TypeAdapter(ClusterStatus).json_schema(ref_template=_REF.replace("{model}", "Status.{model}"))
+    parts = schema.pop("$defs")
+    return schema, {f"Status.{name}": part for name, part in parts.items()}
+
+
+def _value_schema(field: FieldDescriptor) -> Schema:
+    if field.message_type is not None:
+        return reference(field.message_type)
+    if field.enum_type is not None:
+        return {"type": "string", "enum": [value.name for value in field.enum_type.values]}
+    if field.type in _LONG_TYPES:
+        # JSON's own numbers are exact to 53 bits only.
+        name, pattern = _LONG_TYPES[field.type]
+        return {"type": "string", "format": name, "pattern": pattern}
+    return dict(_PLAIN_TYPES[field.type])
+
+
+def _choices(message: Descriptor) -> str:
+    """Which fields exclude each other."""
+    groups = [[field.json_name for field in group.fields] for group in message.oneofs if len(group.fields) > 1]
+    return " ".join(f"At most one of {', '.join(group)}." for group in groups)
+
+
+def _name(message: Descriptor) -> str:
+    return message.full_name.removeprefix("lookalike.v1.")

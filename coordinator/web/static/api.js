@@ -1,0 +1,138 @@
+// Owns the calls to the coordinator, the API key, and how an error is shown to a person.
+
+import { byId, element } from "./dom.js";
+
+const KEY = "lookalike-api-key";
+
+export class ApiError extends Error {
+  constructor(http, { code, message, requestId }) {
+    super(message);
+    Object.assign(this, { http, code, requestId });
+  }
+}
+
+export const hasKey = () => sessionStorage.getItem(KEY) !== null;
+
+function headers() {
+  const key = sessionStorage.getItem(KEY);
+  return key === null ? {} : { authorization: `Bearer ${key}` };
+}
+
+/** The answer to a request; body: an object to send as JSON, or a form. Throws ApiError. */
+async function request(path, { body, signal } = {}) {
+  const isForm = body instanceof FormData;
+  const sent = { signal, headers: headers(), cache: "no-store" };
+  if (body !== undefined) {
+    sent.method = "POST";
+    sent.body = isForm ? body : JSON.stringify(body);
+    if (!isForm) sent.headers["content-type"] = "application/json";
+  }
+  let answer;
+  try {
+    answer = await fetch(path, sent);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError(0, { code: "Unreachable", message: "The coordinator does not answer. See that it runs, then try again." });
+  }
+  if (answer.ok) return answer;
+  const known = await answer.json().catch(() => ({}));
+  throw new ApiError(answer.status, known.error ?? { code: "Internal", message: `HTTP status ${answer.status}` });
+}
+
+const ofCollection = (name) => `/v1/collections/${encodeURIComponent(name)}`;
+
+export const getStatus = async (signal) => (await request("/v1/status", { signal })).json();
+
+export const getCollections = async () => (await (await request("/v1/collections")).json()).collections;
+
+/** query: {image: File}, {key}, or {code, fingerprint}. */
+export async function search(collection, query, options, signal) {
+  let body;
+  if (query.image) {
+    body = new FormData();
+    body.append("image", query.image);
+    body.append("options", JSON.stringify(options));
+  } else {
+    const { fingerprint, ...kind } = query;
+    body = { query: kind, options, fingerprint };
+  }
+  return (await request(`${ofCollection(collection)}/search`, { body, signal })).json();
+}
+
+/** Show a record's thumbnail in an image element; calls `missing` if there is none. With a key the picture is
+ * fetched, because an image element cannot send one. */
+export async function showThumbnail(image, collection, key, missing) {
+  const path = `${ofCollection(collection)}/thumbnail?key=${encodeURIComponent(key)}`;
+  image.addEventListener("error", missing, { once: true });
+  if (!hasKey()) {
+    image.src = path;
+    return;
+  }
+  try {
+    const url = URL.createObjectURL(await (await request(path)).blob());
+    const release = () => URL.revokeObjectURL(url);
+    image.addEventListener("load", release, { once: true });
+    image.addEventListener("error", release, { once: true });
+    image.src = url;
+  } catch {
+    missing();
+  }
+}
+
+const TITLES = {
+  InvalidRequest: "That could not be searched",
+  NotFound: "Not found",
+  CodeSpaceMismatch: "These codes do not go together",
+  PermissionDenied: "Your key does not allow this",
+  Overloaded: "Too busy just now",
+  PartitionUnavailable: "Part of the cluster does not answer",
+  Recovering: "Part of the cluster is still loading",
+  DeadlineExceeded: "It took too long",
+  Unreachable: "No connection",
+};
+
+/** Show what went wrong and what mends it. actions: buttons. */
+export function showTrouble(error, ...actions) {
+  const words = [
+    element("h2", {}, TITLES[error.code] ?? "Something went wrong"),
+    element("p", {}, sentence(error.message)),
+  ];
+  if (actions.length) words.push(element("p", { class: "row" }, ...actions));
+  if (error.requestId) words.push(element("p", { class: "note" }, "Request id ", element("code", {}, error.requestId)));
+  byId("trouble").replaceChildren(...words);
+}
+
+export const hideTrouble = () => byId("trouble").replaceChildren();
+
+const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?…]$/.test(text) ? "" : ".");
+
+/** If the cluster wants a key: ask for one, and call `then` when it is given. Returns whether it was that. */
+export function askForKey(error, then) {
+  if (error.http !== 401) return false;
+  const hadKey = hasKey();
+  sessionStorage.removeItem(KEY);
+  hideTrouble();
+  if (hadKey) showTrouble(error);
+  const label = element("label", { class: "unseen", for: "api-key" }, "API key");
+  const input = element("input", { id: "api-key", type: "password", autocomplete: "off", placeholder: "API key" });
+  const form = element("form", { class: "joined" }, label, input, element("button", { class: "button" }, "Use it"));
+  const panel = byId("key-panel");
+  panel.replaceChildren(
+    element("h2", { id: "key-title" }, "This cluster asks for an API key"),
+    form,
+    element("p", { class: "note" }, "It is kept in this tab, and gone when you close it."),
+  );
+  panel.hidden = false;
+  input.focus();
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const key = input.value.trim();
+    if (!key) return;
+    sessionStorage.setItem(KEY, key);
+    panel.hidden = true;
+    panel.replaceChildren();
+    hideTrouble();
+    then();
+  });
+  return true;
+}

@@ -1,0 +1,101 @@
+// Owns the filter: its rows on the page, and turning them into the form that the REST interface takes.
+
+import { ApiError } from "./api.js";
+import { byId, element } from "./dom.js";
+
+const wrong = (message) => new ApiError(400, { code: "InvalidRequest", message });
+
+
+const range = (bound) => (field, text) => {
+  const number = Number(text);
+  if (text.trim() === "" || !Number.isFinite(number)) throw wrong(`filter: ${field} is compared with “${text}”, which is not a number; use one, such as 12.5`);
+  return { range: { field, [bound]: number } };
+};
+const equals = (field, text) => ({ equals: { field, value: scalar(text) } });
+
+const COMPARISONS = {
+  is: equals,
+  "is not": (field, text) => ({ not: equals(field, text) }),
+  "is one of": (field, text) => ({ in: { field, values: text.split(",").map((part) => scalar(part.trim())) } }),
+  "is at least": range("gte"),
+  "is above": range("gt"),
+  "is at most": range("lte"),
+  "is below": range("lt"),
+  exists: (field) => ({ exists: { field } }),
+  "does not exist": (field) => ({ not: { exists: { field } } }),
+};
+const WITHOUT_VALUE = ["exists", "does not exist"];
+
+/** The filter that a state asks for; undefined for none. Throws ApiError with what is wrong. */
+export function filterOf({ conditions, json }) {
+  if (json) {
+    try {
+      return JSON.parse(json);
+    } catch (error) {
+      throw wrong(`filter: is not JSON (${error.message}); mend it, or empty the field`);
+    }
+  }
+  const parts = conditions.map(([field, comparison, text]) => {
+    if (!(comparison in COMPARISONS)) throw wrong(`filter: “${comparison}” is no comparison; choose one from the list`);
+    return COMPARISONS[comparison](field, text);
+  });
+  return parts.length > 1 ? { and: { filters: parts } } : parts[0];
+}
+
+/** A typed value: quotes make text of anything; whole numbers stay exact. */
+function scalar(text) {
+  const quoted = /^"(.*)"$/s.exec(text);
+  if (quoted) return { text: quoted[1] };
+  if (text === "true" || text === "false") return { boolean: text === "true" };
+  if (/^-?\d{1,18}$/.test(text)) return { integer: text };
+  if (/^-?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text)) return { number: Number(text) };
+  return { text };
+}
+
+/** Show these conditions, and an empty row if there are none. */
+export function showConditions({ conditions, json }) {
+  byId("conditions").replaceChildren(...(conditions.length ? conditions : [["", "is", ""]]).map(row));
+  byId("json").value = json ?? "";
+  const count = json ? 1 : conditions.length;
+  byId("filter-count").textContent = count ? ` (${count})` : "";
+}
+
+export function addCondition() {
+  const added = row(["", "is", ""]);
+  byId("conditions").append(added);
+  added.querySelector("input").focus();
+}
+
+/** What the rows say; those without an attribute are left out. */
+export function readConditions() {
+  const conditions = [...byId("conditions").children].map((one) =>
+    [...one.querySelectorAll("input, select")].map((control) => control.value.trim()),
+  );
+  return { conditions: conditions.filter(([field]) => field), json: byId("json").value.trim() || null };
+}
+
+function row([field, comparison, text]) {
+  const attribute = element("input", { "aria-label": "Attribute", placeholder: "attribute", list: "attributes", autocomplete: "off", spellcheck: "false" });
+  const compare = element("select", { "aria-label": "Comparison" }, ...Object.keys(COMPARISONS).map((name) => element("option", {}, name)));
+  const value = element("input", { "aria-label": "Value", placeholder: "value", autocomplete: "off", spellcheck: "false" });
+  const remove = element("button", { type: "button", class: "quiet", "aria-label": "Remove this condition" }, "×");
+  attribute.value = field;
+  compare.value = comparison in COMPARISONS ? comparison : "is";
+  value.value = text;
+  const toggle = () => (value.disabled = WITHOUT_VALUE.includes(compare.value));
+  compare.addEventListener("change", toggle);
+  toggle();
+  const line = element("div", { class: "condition" }, attribute, compare, value, remove);
+  remove.addEventListener("click", () => {
+    line.remove();
+    if (!byId("conditions").children.length) addCondition();
+    byId("apply").focus();
+  });
+  return line;
+}
+
+/** Offer the attributes that these hits have. */
+export function offerAttributes(hits) {
+  const names = new Set(hits.flatMap((hit) => Object.keys(hit.attributes)));
+  byId("attributes").replaceChildren(...[...names].sort().map((name) => element("option", { value: name })));
+}

@@ -1,0 +1,250 @@
+// Owns the search page: from what is asked (the address), through the call, to what is shown.
+
+import { ApiError, askForKey, getCollections, hideTrouble, search, showTrouble } from "./api.js";
+import { byId, element, plural } from "./dom.js";
+import { addCondition, filterOf, offerAttributes, readConditions, showConditions } from "./filter.js";
+import { pictureOf, readHit, showHits, showSkeleton } from "./grid.js";
+import { DEFAULT_K, hashOf, readState } from "./state.js";
+
+const SAMPLES = 12;
+const SKELETON_AFTER_MS = 120;
+
+const images = new Map();
+let collections = [];
+let running = null;
+
+const goTo = (change) => {
+  const hash = hashOf({ ...readState(), partial: false, ...change });
+  if (hash === location.hash) show();
+  else location.hash = hash;
+};
+
+async function start() {
+  try {
+    collections = await getCollections();
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+    if (!askForKey(error, start)) showTrouble(error, tryAgain(start));
+    return;
+  }
+  hideTrouble();
+  const isEmpty = collections.length === 0;
+  byId("empty").hidden = !isEmpty;
+  byId("ask").hidden = isEmpty;
+  byId("results").hidden = true;
+  byId("collection").replaceChildren(...collections.map(({ name }) => element("option", {}, name)));
+  if (!isEmpty) show();
+}
+
+/** Show what the address asks for. */
+function show() {
+  if (!collections.length) return;
+  const state = readState();
+  const known = collections.find(({ name }) => name === state.collection);
+  // Without a wish: the one with most in it.
+  const collection = known ?? collections.reduce((most, one) => (Number(one.rows) > Number(most.rows) ? one : most));
+  if (state.collection && !known) {
+    showControls({ ...state, collection: collection.name }, collection);
+    showTrouble({ code: "NotFound", message: `collection: “${state.collection}” is not there; choose another.` });
+    byId("results").hidden = true;
+    return;
+  }
+  state.collection = collection.name;
+  showControls(state, collection);
+  run(state, collection);
+}
+
+function showControls(state, collection) {
+  const hasEncoder = collection.codeSpace.backbone !== "external";
+  byId("collection").value = collection.name;
+  byId("k").value = state.k;
+  byId("max").value = state.max ?? "";
+  byId("key").value = state.key ?? "";
+  byId("no-encoder").hidden = hasEncoder;
+  document.querySelector(".choose").hidden = !hasEncoder;
+  showConditions(state);
+  showQuery(state);
+}
+
+/** The picture that is searched with, small, beside the words that say so. */
+function showQuery({ collection, image, key }) {
+  const file = images.get(image);
+  const isAsked = Boolean(file) || key !== null;
+  document.body.classList.toggle("has-query", isAsked);
+  byId("choose").textContent = isAsked ? "Choose another" : "Choose a picture";
+  byId("asked").hidden = !isAsked;
+  byId("asked").textContent = file ? file.name || "Your picture" : (key ?? "");
+  const none = () => element("span", { hidden: true });
+  const picture = file ? previewOf(file) : isAsked ? pictureOf(collection, key, "query") : none();
+  document.querySelector("#drop > :first-child").replaceWith(picture);
+}
+
+function previewOf(file) {
+  const url = URL.createObjectURL(file);
+  const picture = element("img", { class: "query", alt: "The picture that you search with" });
+  const release = () => URL.revokeObjectURL(url);
+  picture.addEventListener("load", release, { once: true });
+  picture.addEventListener("error", () => (release(), (picture.hidden = true)), { once: true });
+  picture.src = url;
+  return picture;
+}
+
+async function run(state, collection) {
+  running?.abort();
+  const { signal } = (running = new AbortController());
+  hideTrouble();
+  byId("results").setAttribute("aria-busy", "true");
+  const image = images.get(state.image);
+  const isSample = !image && state.key === null;
+  byId("others").hidden = !isSample;
+  const cameFromGrid = byId("grid").contains(document.activeElement);
+  const waiting = setTimeout(() => busy(isSample ? SAMPLES : state.k), SKELETON_AFTER_MS);
+  try {
+    const query = image ? { image } : isSample ? sampleQuery(collection) : { key: state.key };
+    const result = await search(collection.name, query, optionsOf(state, isSample), signal);
+    showResult(result, state, collection, isSample);
+    if (isSample && state.image) showTrouble(FORGOTTEN);
+    // The tile that had the focus is gone; what came of it is where reading goes on.
+    if (cameFromGrid) byId("heading").focus({ preventScroll: true });
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    if (!(error instanceof ApiError)) throw error;
+    byId("results").hidden = true;
+    byId("grid").replaceChildren();
+    if (!askForKey(error, start)) showTrouble(error, ...actionsFor(error));
+  } finally {
+    clearTimeout(waiting);
+    if (running.signal === signal) byId("results").removeAttribute("aria-busy");
+  }
+}
+
+const FORGOTTEN = { code: "Forgotten", message: "A picture is kept only until the page is loaded again. Choose it once more." };
+
+function optionsOf(state, isSample) {
+  const filter = filterOf(state);
+  const options = { k: isSample ? SAMPLES : state.k, includeAttributes: true };
+  if (filter) options.filter = filter;
+  if (state.max !== null && !isSample) options.maxDistance = state.max;
+  if (state.partial) options.allowPartial = true;
+  return options;
+}
+
+/** A random code: its neighbours are as good a handful of the collection as any. */
+function sampleQuery({ codeSpace }) {
+  const code = crypto.getRandomValues(new Uint8Array(codeSpace.bits / 8));
+  return { code: btoa(String.fromCharCode(...code)), fingerprint: codeSpace.fingerprint };
+}
+
+function busy(count) {
+  showFacts("Looking …", "");
+  byId("results").hidden = false;
+  showSkeleton(count);
+}
+
+function showResult({ hits, coverage, exact, timings }, state, collection, isSample) {
+  const read = hits.map(readHit);
+  const isLimited = state.max !== null || state.conditions.length || state.json;
+  const found = hits.length === 1 ? "The nearest" : `The ${hits.length.toLocaleString("en")} nearest`;
+  const nothing = isLimited ? "Nothing meets these conditions" : isSample ? "This collection is empty" : "Nothing else in this collection";
+  const title = hits.length === 0 ? nothing : isSample ? "Or start from one of these" : found;
+  showFacts(title, isSample ? missingWords(coverage) : factsOf(coverage, exact, timings));
+  byId("facts").classList.toggle("partial", coverage.answered < coverage.partitions);
+  offerAttributes(read);
+  const linkOf = (hit) => hashOf({ ...state, key: hit.key, image: null });
+  showHits(read, { collection: collection.name, bits: collection.codeSpace.bits, linkOf, isRanked: !isSample });
+  byId("results").hidden = false;
+}
+
+function showFacts(title, facts) {
+  byId("heading").textContent = title;
+  byId("facts").textContent = facts;
+}
+
+function factsOf(coverage, exact, timings) {
+  const ms = (value) => (value < 0.1 ? "<0.1 ms" : `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`);
+  const rows = Number(coverage.rowsSearched);
+  const parts = [`${plural(rows, "record")} compared${exact ? ", exactly" : ""}`];
+  parts.push(coverage.answered === coverage.partitions ? `all ${plural(coverage.partitions, "partition")} answered` : missingWords(coverage));
+  parts.push(`${ms(timings.totalMs)} (encode ${ms(timings.encodeMs)}, search ${ms(timings.searchMs)}, merge ${ms(timings.mergeMs)})`);
+  return parts.join(" · ");
+}
+
+function missingWords({ partitions, answered, missing }) {
+  if (answered === partitions) return "";
+  const which = missing.map(({ partition }) => partition).join(", ");
+  return `⚠ only ${answered} of ${partitions} partitions answered: partition ${which} is missing, so there may be nearer ones`;
+}
+
+function actionsFor(error) {
+  if (/^image: /.test(error.message)) return [action("Choose another picture", () => byId("file").click())];
+  if (["PartitionUnavailable", "Recovering", "DeadlineExceeded"].includes(error.code)) {
+    return [tryAgain(show), action("Search the rest", () => goTo({ partial: true }))];
+  }
+  return error.http === 0 || error.http >= 429 ? [tryAgain(show)] : [];
+}
+
+const tryAgain = (again) => action("Try again", again);
+
+function action(words, act) {
+  const button = element("button", { type: "button" }, words);
+  button.addEventListener("click", act);
+  return button;
+}
+
+function searchWith(file) {
+  if (!file || byId("ask").hidden || document.querySelector(".choose").hidden) return;
+  const name = String(images.size + 1);
+  images.set(name, file);
+  goTo({ image: name, key: null });
+}
+
+/** Numbers that cannot be are mended to the nearest that can. */
+function readControls() {
+  const k = Math.round(Number(byId("k").value)) || DEFAULT_K;
+  const max = byId("max").value === "" ? null : Math.max(0, Math.round(Number(byId("max").value)));
+  return { collection: byId("collection").value, k: Math.min(10_000, Math.max(1, k)), max, ...readConditions() };
+}
+
+byId("file").addEventListener("change", ({ target }) => {
+  searchWith(target.files[0]);
+  target.value = "";
+});
+byId("collection").addEventListener("change", () => goTo({ ...readControls(), key: null }));
+byId("k").addEventListener("change", () => goTo(readControls()));
+byId("controls").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const key = byId("key").value;
+  const isOther = key !== (readState().key ?? "");
+  goTo({ ...readControls(), ...(isOther && { key: key || null, image: key ? null : readState().image }) });
+});
+byId("add").addEventListener("click", addCondition);
+byId("others").addEventListener("click", show);
+byId("again").addEventListener("click", start);
+byId("grid").addEventListener("click", () => scrollTo({ top: 0 }));
+
+addEventListener("hashchange", show);
+addEventListener("paste", (event) => {
+  const file = [...event.clipboardData.files].find(({ type }) => type.startsWith("image/"));
+  if (file) {
+    event.preventDefault();
+    searchWith(file);
+  }
+});
+
+let depth = 0;
+const carriesFiles = (event) => event.dataTransfer?.types.includes("Files");
+const highlight = (change) => {
+  depth = Math.max(0, depth + change);
+  document.body.classList.toggle("dragging", depth > 0);
+};
+addEventListener("dragenter", (event) => carriesFiles(event) && highlight(1));
+addEventListener("dragleave", (event) => carriesFiles(event) && highlight(-1));
+addEventListener("dragover", (event) => carriesFiles(event) && event.preventDefault());
+addEventListener("drop", (event) => {
+  if (!carriesFiles(event)) return;
+  event.preventDefault();
+  highlight(-depth);
+  searchWith(event.dataTransfer.files[0]);
+});
+
+start();

@@ -1,0 +1,30 @@
+"""Owns COCO's annotations as rows: an image is a row, with what its objects are as attributes."""
+
+from __future__ import annotations
+
+import collections
+import json
+from typing import IO, Any
+
+from encoder.datasets.coco import without_outline
+
+
+def rows(file: IO[bytes]) -> list[dict[str, Any]]:
+    """The images of an instances file, by file name: key and uri, `labels` (the names of the categories in it),
+    `boxes` (its objects), width, height and coco_id. Raises ValueError, KeyError or TypeError for another file."""
+    content = json.load(file, object_hook=without_outline)
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    found: dict[int, list[str]] = collections.defaultdict(list)
+    for annotation in content["annotations"]:
+        found[annotation["image_id"]].append(names[annotation["category_id"]])
+    return [
+        {
+            "key": image["file_name"],
+            "uri": image["file_name"],
+            "labels": sorted(set(found[image["id"]])),
+            "boxes": len(found[image["id"]]),
+            "coco_id": image["id"],
+            **{name: image[name] for name in ("width", "height") if name in image},
+        }
+        for image in sorted(content["images"], key=lambda image: str(image["file_name"]))
+    ]

@@ -1,0 +1,169 @@
+"""Owns what a row of a table means: a record's key and attributes, and an image to encode, or a ready code or
+features to hash.
+
+    key         the record's key; where it is missing, the URI
+    image       an image file's bytes (parquet), or its URI
+    uri         the image's URI; a relative one counts from the table's folder
+    code        a ready code: bytes, or hexadecimal text
+    features    floats; the collection's hash makes the code. With a code, for a collection that keeps features
+    thumbnail   a small picture's bytes (parquet)
+    attributes  a JSON object, as text or as a struct. With it no other column counts; without it, each other
+                column is an attribute. A value that is missing is left out.
+
+`version` is an export's note and never an attribute."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import decimal
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from encoder.ingest.pictures import row_url
+from encoder.ingest.sources import Source
+from encoder.ingest.tables import Table
+from lookalike.errors import InvalidRequest
+from lookalike.records import attributes_text, check_key, parse_attributes
+from lookalike.thumbnails import check_thumbnail
+
+_NAMES = frozenset("key image uri code feature features thumbnail attributes version".split())
+_READY = frozenset(("code", "feature", "features"))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ready:
+    """A record that needs no encoder: it has its code, or (code is None) features to make it of. uri: of its
+    row."""
+
+    key: str
+    uri: str
+    fields: Mapping[str, Any]
+    code: bytes | None
+    features: npt.NDArray[np.float32] | None
+    thumbnail: bytes = b""
+
+
+def is_ready(columns: frozenset[str]) -> bool:
+    """Whether rows with these columns bring codes, or features."""
+    return bool(columns & _READY)
+
+
+def ready_of(table: Table, number: int, row: Mapping[str, Any]) -> Ready:
+    """The record of a row. number: of the row in the table, from 0. Raises InvalidRequest."""
+    code = _code(row.get("code"))
+    features = _floats(row.get("features", row.get("feature")))
+    if code is None and features is None:
+        raise InvalidRequest("code: is missing in its row; give a code, or features")
+    thumbnail = row.get("thumbnail") or b""
+    if not isinstance(thumbnail, bytes):
+        raise InvalidRequest(f"thumbnail: is {type(thumbnail).__name__}; give a picture's bytes")
+    return Ready(
+        _key(row, ""), row_url(table.url, number), _attributes(row), code, features, check_thumbnail(thumbnail)
+    )
+
+
+def source_of(table: Table, number: int, row: Mapping[str, Any], folder: str) -> Source:
+    """The image of a row. folder: what relative URIs are relative to. Raises InvalidRequest."""
+    fields = _attributes(row)
+    attributes_text(fields)
+    if table.has_images and not row.get("uri"):
+        url, given = row_url(table.url, number), ""
+        mark = table.signature
+    else:
+        written = row.get("uri") or row.get("image")
+        if not isinstance(written, str):
+            raise InvalidRequest("uri: is missing in its row; give the image's path or URL")
+        url, given = absolute(written, folder), written
+        mark = ""
+    digest = hashlib.blake2b(f"{mark} {url} {attributes_text(fields)}".encode(), digest_size=8).hexdigest()
+    return Source(_key(row, given), url, fields, digest)
+
+
+def absolute(uri: str, folder: str) -> str:
+    """A URI as it stands, or below a folder if it is relative."""
+    if "://" in uri:
+        return uri
+    if uri.startswith("/"):
+        return f"file://{uri}"
+    return f"{folder.rstrip('/')}/{uri.removeprefix('./')}"
+
+
+def _key(row: Mapping[str, Any], default: str) -> str:
+    key = row.get("key", default)
+    if isinstance(key, int) and not isinstance(key, bool):
+        key = str(key)
+    if key is None or key == "":
+        raise InvalidRequest("key: is missing in its row")
+    return check_key(key)
+
+
+def _attributes(row: Mapping[str, Any]) -> dict[str, Any]:
+    if "attributes" not in row:
+        return {name: _plain(name, row[name]) for name in row if name not in _NAMES and not _is_missing(row[name])}
+    given = row["attributes"]
+    if isinstance(given, str | None):
+        return parse_attributes(given or "")
+    if not isinstance(given, dict):
+        raise InvalidRequest(f"attributes: are {type(given).__name__}; give a JSON object, as text or as a struct")
+    return {name: _plain(name, value) for name, value in given.items() if not _is_missing(value)}
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A column's value as JSON has it. Raises InvalidRequest for one that JSON has no word for."""
+    match value:
+        case None | str() | int() | float():
+            return value
+        case dict():
+            return {inner: _plain(name, part) for inner, part in value.items()}
+        case list() | tuple():
+            return [_plain(name, part) for part in value]
+        case datetime.date() | datetime.time():
+            return value.isoformat()
+        case decimal.Decimal():
+            return float(value)
+    raise InvalidRequest(
+        f"attributes: column {name!r} holds {type(value).__name__}, which JSON cannot; leave it out"
+    )
+
+
+def _code(value: object) -> bytes | None:
+    match value:
+        case None | bytes():
+            return value
+        case str():
+            try:
+                return bytes.fromhex(value)
+            except ValueError:
+                raise InvalidRequest("code: is not hexadecimal; write two digits per byte") from None
+        case list():
+            try:
+                return bytes(value)
+            except (ValueError, TypeError):
+                raise InvalidRequest(
+                    "code: is a list, but not of bytes; use whole numbers from 0 to 255"
+                ) from None
+    raise InvalidRequest(f"code: is {type(value).__name__}; give bytes, or hexadecimal text")
+
+
+def _floats(value: object) -> npt.NDArray[np.float32] | None:
+    if value is None:
+        return None
+    try:
+        vector = np.asarray(value, np.float32)
+    except (ValueError, TypeError):
+        vector = np.zeros((0, 0), np.float32)
+    if vector.ndim != 1 or not isinstance(value, list):
+        raise InvalidRequest("features: are no list of numbers; give one list of floats a row")
+    if not np.isfinite(vector).all():
+        raise InvalidRequest("features: hold NaN or infinity; send finite numbers")
+    return vector

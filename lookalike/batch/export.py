@@ -1,0 +1,166 @@
+"""Owns `lookalike export`: a collection as one parquet file that `lookalike ingest` and any other tool can read.
+
+Columns: key, code, attributes (JSON text), version; features and thumbnail if asked for. The file's notes hold the
+code space and the indexing. It is written aside and appears whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import fsspec.core
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import typer
+
+from lookalike import features as stored_features
+from lookalike.batch import notes
+from lookalike.batch.progress import records_bar
+from lookalike.cli.options import (
+    DEFAULT_COLLECTION,
+    DEFAULT_SERVER,
+    CollectionName,
+    Json,
+    Server,
+    connect,
+    print_json,
+)
+from lookalike.client import Client
+from lookalike.dumping import read_part, take_parts
+from lookalike.errors import CannotStart, InvalidRequest
+from lookalike.indexing import Indexing
+from lookalike.records import Collection, VersionedRecord
+from lookalike.slots import SlotSet
+
+_COPIED_ROWS = 8_192
+
+Report = Callable[[int], None]
+
+
+def export(
+    output: Annotated[
+        str, typer.Argument(help="The parquet file: a path, or a URL such as s3://bucket/photos.parquet.")
+    ],
+    collection: CollectionName = DEFAULT_COLLECTION,
+    features: Annotated[
+        bool, typer.Option("--features", help="With the features that the collection keeps.")
+    ] = False,
+    thumbnails: Annotated[bool, typer.Option("--thumbnails", help="With the records' thumbnails.")] = False,
+    server: Server = DEFAULT_SERVER,
+    timeout: Annotated[float, typer.Option(help="Seconds to try on while a part is away.", min=0.001)] = 120.0,
+    as_json: Json = False,
+) -> None:
+    """Write a collection, as it is now, to a parquet file, while it serves. The file is complete, or there is
+    none."""
+    with connect(server, timeout) as client, records_bar("exporting") as bar:
+        found = client.get_collection(collection)
+        count = export_to(client, found, output, features, thumbnails, timeout, bar.completed)
+    if as_json:
+        print_json({"collection": collection, "output": output, "records": count})
+    else:
+        print(f"{output}: {count:,} records of {collection}")
+
+
+def export_to(
+    client: Client,
+    collection: Collection,
+    output: str,
+    with_features: bool,
+    with_thumbnails: bool,
+    patience_seconds: float,
+    report: Report = lambda records: None,
+) -> int:
+    """Write the collection to a file; returns its records. report: told the records done so far."""
+    if with_features and not collection.indexing.keeps_features:
+        raise InvalidRequest(f"features: collection {collection.name!r} keeps none; leave --features out")
+    schema = _schema(collection, with_features, with_thumbnails)
+    count = 0
+    with _appearing(output) as target, parquet.ParquetWriter(target, schema, compression="zstd") as writer:
+
+        def take(missing: SlotSet) -> SlotSet:
+            nonlocal count
+            head, portions = read_part(client, collection, missing)
+            # Aside first: a part that breaks off is read again, maybe from another shard.
+            with tempfile.TemporaryFile() as aside:
+                with parquet.ParquetWriter(aside, schema, compression="zstd") as part:
+                    for portion in portions:
+                        part.write_batch(_batch(portion, schema, collection.indexing))
+                aside.seek(0)
+                for batch in parquet.ParquetFile(aside).iter_batches(_COPIED_ROWS):
+                    writer.write_batch(batch)
+                    count += len(batch)
+            report(count)
+            return head.mark.slots
+
+        take_parts(take, patience_seconds)
+    return count
+
+
+def _schema(collection: Collection, with_features: bool, with_thumbnails: bool) -> Any:
+    columns = [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("code", pa.binary(collection.code_space.code_bytes), nullable=False),
+        pa.field("attributes", pa.string(), nullable=False),
+        pa.field("version", pa.uint64(), nullable=False),
+    ]
+    if with_features:
+        columns.append(pa.field("features", pa.list_(pa.float32()), nullable=False))
+    if with_thumbnails:
+        columns.append(pa.field("thumbnail", pa.binary()))
+    indexing = (
+        collection.indexing
+        if with_features
+        else dataclasses.replace(collection.indexing, features=stored_features.NONE, feature_width=0)
+    )
+    return pa.schema(columns, notes.write(collection.code_space, indexing))
+
+
+def _batch(records: Sequence[VersionedRecord], schema: Any, indexing: Indexing) -> Any:
+    columns: dict[str, list[Any]] = {
+        "key": [record.key for record in records],
+        "code": [record.code for record in records],
+        "attributes": [record.attributes for record in records],
+        "version": [record.version for record in records],
+        "thumbnail": [record.thumbnail or None for record in records],
+    }
+    if "features" in schema.names:
+        columns["features"] = list(
+            stored_features.unpack(indexing.features, [record.features for record in records])
+        )
+    return pa.record_batch([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
+
+
+@contextlib.contextmanager
+def _appearing(output: str) -> Iterator[Path]:
+    """A file that is written aside and put in its place once the block is done; after an error it never was."""
+    system, path = _place(output)
+    with tempfile.TemporaryDirectory(prefix="lookalike-export-") as folder:
+        file = Path(folder) / "whole.parquet"
+        yield file
+        try:
+            if "file" in system.protocol:
+                system.put_file(str(file), f"{path}.part")
+                system.mv(f"{path}.part", path)
+            else:
+                # A store of objects shows one when it is whole.
+                system.put_file(str(file), path)
+        except Exception as error:  # each store's library raises its own
+            raise CannotStart(f"output: {output} cannot be written to ({error})") from None
+
+
+def _place(output: str) -> tuple[Any, str]:
+    """The file system and the path in it. Raises InvalidRequest before any work when that cannot be."""
+    try:
+        system, path = fsspec.core.url_to_fs(output)
+        if system.isdir(path):
+            raise InvalidRequest(f"output: {output} is a folder; name a file")
+        parent = system._parent(path)
+        if "file" in system.protocol and not system.isdir(parent):
+            raise InvalidRequest(f"output: {parent} is no folder; make it first")
+    except (OSError, ValueError, ImportError) as error:
+        raise InvalidRequest(f"output: {output} cannot be written to ({error})") from None
+    return system, path

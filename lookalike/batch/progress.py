@@ -1,0 +1,33 @@
+"""Owns the progress bar of jobs over a whole collection."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+
+class Bar:
+    """One line on standard error, if that is a terminal."""
+
+    def __init__(self, progress: Progress, title: str) -> None:
+        self._progress = progress
+        self._task = progress.add_task(title, total=None, records=0)
+
+    def start(self, title: str, total: int) -> None:
+        """Go on with the next step."""
+        self._progress.reset(self._task, description=title, total=total, records=0)
+
+    def completed(self, records: int) -> None:
+        self._progress.update(self._task, completed=records, records=records)
+
+
+@contextlib.contextmanager
+def records_bar(title: str) -> Iterator[Bar]:
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[records]:,} records"))
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
+        yield Bar(progress, title)

@@ -1,0 +1,36 @@
+"""Owns thumbnails as files, named by the records' ids in hexadecimal: a key is anybody's text, and no path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from lookalike.errors import InvalidRequest
+from lookalike.records import StoredRecord, record_id
+from lookalike.thumbnails import ENDINGS, format_of
+
+
+def write_thumbnails(folder: Path, records: Iterable[StoredRecord]) -> dict[str, Path]:
+    """Write the thumbnails of those records that have one; returns the files by key. Raises InvalidRequest when
+    that cannot be done."""
+    files: dict[str, Path] = {}
+    taken: set[Path] = set()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for record in records:
+            if (kind := format_of(record.thumbnail)) is None or record.key in files:
+                continue
+            path = folder / f"{record_id(record.key):016x}.{ENDINGS[kind]}"
+            if path in taken:
+                path = path.with_stem(f"{path.stem}-{len(taken)}")
+            # Not through a link that somebody else has put there.
+            path.unlink(missing_ok=True)
+            with path.open("xb") as file:
+                file.write(record.thumbnail)
+            files[record.key] = path
+            taken.add(path)
+    except OSError as error:
+        raise InvalidRequest(
+            f"thumbnails: {folder} cannot be written to ({error.strerror}); name another"
+        ) from None
+    return files

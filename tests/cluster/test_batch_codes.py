@@ -1,0 +1,321 @@
+"""Batch jobs of ready codes and features against a cluster without an encoder: ingest, export, and back again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import socket
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+
+from encoder.hashing import drawn
+from encoder.ingest.command import ingest
+from lookalike import Client, CodeSpace, Record
+from lookalike.batch.export import export, export_to
+from lookalike.errors import CodeSpaceMismatch, InvalidRequest, NotFound, PartitionUnavailable
+from tests.conftest import Cluster
+
+JPEG = b"\xff\xd8\xff" + b"j" * 300
+RNG = np.random.default_rng(5)
+
+
+@pytest.fixture
+def run(cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs the command; returns its summary and the lines of its dead letters."""
+
+    def run(*paths: Path | str, **options: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        letters = options.pop("dead_letters", tmp_path / "dead.jsonl")
+        capsys.readouterr()
+        ingest(
+            [str(path) for path in paths], server=cluster.address, dead_letters=letters, as_json=True, **options
+        )
+        summary = json.loads(capsys.readouterr().out)
+        return summary, [json.loads(line) for line in letters.read_text().splitlines()]
+
+    return run
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def codes_of(n: int) -> list[bytes]:
+    return [bytes(row) for row in RNG.integers(0, 256, (n, 8), np.uint8)]
+
+
+def test_parquet_with_columns_as_attributes(client: Client, collection: str, run: Any, tmp_path: Path) -> None:
+    codes = codes_of(3_000)
+    table = pa.table(
+        {
+            "key": [f"k{i}" for i in range(3_000)],
+            "code": pa.array(codes, pa.binary(8)),
+            "year": pa.array([None if i % 3 == 0 else 2_000 + i % 20 for i in range(3_000)], pa.int64()),
+            "tags": [["a", "b"]] * 3_000,
+            "thumbnail": [JPEG if i == 7 else None for i in range(3_000)],
+        }
+    )
+    parquet.write_table(table, tmp_path / "codes.parquet", row_group_size=700)
+    summary, dead = run(tmp_path / "codes.parquet", collection=collection)
+    assert (summary["found"], summary["stored"], dead) == (3_000, 3_000, [])
+    records = client.get(["k0", "k7", "k2999"], collection=collection, include_thumbnails=True)
+    assert [record.attributes for record in records] == [
+        {"tags": ["a", "b"]},
+        {"year": 2_007, "tags": ["a", "b"]},
+        {"year": 2_019, "tags": ["a", "b"]} if 2_999 % 3 else {"tags": ["a", "b"]},
+    ]
+    assert [record.code for record in records] == [codes[0], codes[7], codes[2_999]]
+    assert [record.thumbnail for record in records] == [b"", JPEG, b""]
+
+
+def test_json_lines_and_csv_bring_codes_in_hexadecimal(
+    client: Client, collection: str, run: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "a.jsonl").write_text(
+        '{"key": "a", "code": "0011223344556677", "attributes": {"n": 1}, "ignored": 5}\n'
+        '\n{"key": "b", "code": "ffffffffffffffff", "n": 2.5}\nno json\n[1]\n'
+    )
+    with (tmp_path / "b.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [["key", "code", "n", "zip", "ok", "empty"], ["c", "00" * 8, "3", "01234", "true", ""]]
+        )
+    summary, dead = run(tmp_path / "a.jsonl", tmp_path / "b.csv", collection=collection)
+    assert (summary["stored"], summary["unreadable"]) == (3, 2)
+    assert [letter["uri"].rpartition("#")[2] for letter in dead] == ["row=2", "row=3"]
+    found = {record.key: record.attributes for record in client.get(["a", "b", "c"], collection=collection)}
+    assert found == {"a": {"n": 1}, "b": {"n": 2.5}, "c": {"n": 3, "zip": "01234", "ok": True}}
+
+
+def test_what_is_refused_comes_back_mended_as_a_manifest(
+    client: Client, collection: str, run: Any, tmp_path: Path
+) -> None:
+    lines = [
+        {"key": "good", "code": "00" * 8},
+        {"key": "narrow", "code": "0000", "attributes": {"label": "cat"}},
+        {"key": "", "code": "00" * 8},
+        {"key": "x" * 600, "code": "00" * 8},
+        {"key": "nul", "code": "00" * 8, "attributes": {"a": "\0"}},
+        {"key": "surrogate", "code": "00" * 8, "attributes": '{"a": "\\ud800"}'},
+        {"key": "list", "code": "00" * 8, "attributes": [1]},
+        {"key": "hex", "code": "zz"},
+        {"key": "none"},
+    ]
+    (tmp_path / "bad.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    summary, dead = run(tmp_path / "bad.jsonl", collection=collection)
+    assert (summary["found"], summary["stored"], summary["unreadable"], summary["not_stored"]) == (9, 1, 8, 0)
+    reasons = {letter["key"]: letter["reason"] for letter in dead}
+    assert "the collection's codes have 8" in reasons["narrow"]
+    assert "exactly that many" in reasons["narrow"]
+    for letter in dead:
+        if letter["key"] == "narrow":
+            letter["code"] = "11" * 8
+    (tmp_path / "mended.jsonl").write_text("".join(json.dumps(letter) + "\n" for letter in dead))
+    summary, dead = run(tmp_path / "mended.jsonl", collection=collection, dead_letters=tmp_path / "again.jsonl")
+    assert summary["stored"] >= 1
+    (record,) = client.get(["narrow"], collection=collection)
+    assert (record.code, record.attributes) == (b"\x11" * 8, {"label": "cat"})
+
+
+def test_dead_letters_are_not_written_over_what_is_ingested(collection: str, run: Any, tmp_path: Path) -> None:
+    line = '{"key": "a", "code": "00"}\n'
+    (tmp_path / "dead.jsonl").write_text(line)
+    with pytest.raises(InvalidRequest, match="name another file"):
+        run(tmp_path / "dead.jsonl", collection=collection)
+    assert (tmp_path / "dead.jsonl").read_text() == line
+
+
+def test_where_and_limit_choose(client: Client, collection: str, run: Any, tmp_path: Path) -> None:
+    rows = [{"key": f"k{i}", "code": "00" * 8, "i": i, "even": i % 2 == 0} for i in range(5_000)]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary, _ = run(
+        tmp_path / "m.jsonl", collection=collection, where='{"even": true, "i": {"$gte": 100}}', limit=50
+    )
+    assert summary["stored"] == 50
+    assert summary["found"] < 5_000
+    assert summary["skipped"] == summary["found"] - 50
+    keys = [f"k{i}" for i in range(100, 200, 2)]
+    assert len(client.get(keys, collection=collection)) == client.get_collection(collection).rows == 50
+
+
+def test_a_dry_run_checks_and_writes_nothing(client: Client, collection: str, run: Any, tmp_path: Path) -> None:
+    rows = [{"key": f"k{i}", "code": "00" * (8 if i else 4)} for i in range(10)]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary, dead = run(tmp_path / "m.jsonl", collection=collection, dry_run=True)
+    assert (summary["encoded"], summary["unreadable"], summary["stored"]) == (9, 1, 0)
+    assert [letter["key"] for letter in dead] == ["k0"]
+    assert client.get_collection(collection).rows == 0
+    summary, _ = run(tmp_path / "m.jsonl", collection="not-there", dry_run=True)
+    assert "not-there" not in {found.name for found in client.list_collections()}
+
+
+def test_a_collection_that_is_missing_is_made_for_the_codes(client: Client, run: Any, tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text('{"key": "a", "code": "' + "00" * 16 + '"}\n')
+    run(tmp_path / "m.jsonl", collection="made-for-codes")
+    assert client.get_collection("made-for-codes").code_space == CodeSpace(128)
+    (tmp_path / "f.jsonl").write_text('{"key": "a", "features": [1, 2]}\n')
+    with pytest.raises(NotFound, match="collection create"):
+        run(tmp_path / "f.jsonl", collection="made-for-features")
+
+
+def test_features_are_hashed_by_the_collections_hash(client: Client, run: Any, tmp_path: Path) -> None:
+    hashing = drawn(16, 64, 3)
+    space = CodeSpace(64, "some-net", "", "pooled", "", hashing.method, hashing.digest)
+    client.create_collection(
+        "features", code_space=space, hash_file=hashing.to_bytes(), features="float16", feature_width=16
+    )
+    vectors = RNG.standard_normal((500, 16)).astype(np.float32)
+    table = pa.table(
+        {"key": [str(i) for i in range(502)], "features": [*vectors.tolist(), [1.0], [0.5] * 15 + [None]]}
+    )
+    parquet.write_table(table, tmp_path / "f.parquet")
+    summary, dead = run(tmp_path / "f.parquet", collection="features")
+    assert (summary["stored"], summary["unreadable"]) == (500, 2)
+    assert {letter["key"] for letter in dead} == {"500", "501"}
+    found = client.get([str(i) for i in range(500)], collection="features")
+    assert [record.code for record in found] == [bytes(code) for code in hashing.codes(vectors)]
+    result = client.search(collection="features", code=found[3].code, features=vectors[3], rerank="features", k=1)
+    assert (result.hits[0].key, round(result.hits[0].score, 3)) == ("3", 1.0)
+    client.create_collection("no-hash", bits=64)
+    with pytest.raises(InvalidRequest, match="keeps no hash"):
+        run(tmp_path / "f.parquet", collection="no-hash")
+
+
+def test_codes_and_images_do_not_mix(collection: str, run: Any, tmp_path: Path) -> None:
+    (tmp_path / "codes.jsonl").write_text('{"key": "a", "code": "00"}\n')
+    (tmp_path / "images.jsonl").write_text('{"key": "a", "uri": "a.jpg"}\n')
+    with pytest.raises(InvalidRequest, match="ingest each on their own"):
+        run(tmp_path / "codes.jsonl", tmp_path / "images.jsonl", collection=collection)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.parquet", b"PAR1 but not really"),
+        ("x.csv", b'key,code\n"a'),
+        ("x.json", b'{"images": 3}'),
+        ("x.csv", b"\xff\xfe,"),
+    ],
+)
+def test_a_file_that_is_none_of_its_kind_is_one_clear_error(
+    collection: str, run: Any, tmp_path: Path, name: str, content: bytes
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InvalidRequest, match=f"path: .*{name}.* cannot be read"):
+        run(tmp_path / name, collection=collection)
+
+
+def test_the_rate_is_kept(collection: str, run: Any, tmp_path: Path) -> None:
+    rows = [{"key": f"k{i}", "code": "00" * 8} for i in range(300)]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    started = time.monotonic()
+    run(tmp_path / "m.jsonl", collection=collection, rate=200.0)
+    assert time.monotonic() - started >= 0.5
+
+
+def test_metrics_are_served_while_the_job_runs(collection: str, run: Any, tmp_path: Path) -> None:
+    port = free_port()
+    rows = [{"key": f"k{i}", "code": "00" * 8, "bad": i} for i in range(40)] + [{"key": "x", "code": "00"}]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    address, texts = f"127.0.0.1:{port}", []
+    job = threading.Thread(
+        target=run,
+        args=(tmp_path / "m.jsonl",),
+        kwargs={"collection": collection, "rate": 20.0, "metrics": address},
+    )
+    job.start()
+    while job.is_alive():
+        try:
+            with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
+                texts.append(answer.read().decode())
+        except OSError:
+            time.sleep(0.02)
+    job.join()
+    assert any('lookalike_ingest_records_total{outcome="read"} 41.0' in text for text in texts)
+    assert any('lookalike_ingest_records_total{outcome="failed"} 1.0' in text for text in texts)
+    assert all(name in texts[-1] for name in ("lookalike_ingest_bytes_total", "lookalike_ingest_seconds"))
+
+
+def test_a_wrong_address_is_said_at_once(tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text('{"key": "a", "code": "00"}\n')
+    with pytest.raises(PartitionUnavailable, match="is the cluster up"):
+        ingest([str(tmp_path / "m.jsonl")], server=f"127.0.0.1:{free_port()}", dead_letters=tmp_path / "d")
+
+
+@pytest.fixture
+def kept(client: Client) -> Iterator[str]:
+    """A collection with features, thumbnails and attributes that are hard to write."""
+    name = "to-export"
+    client.create_collection(name, bits=64, features="float16", feature_width=4, index_attributes=["n"])
+    vectors = RNG.standard_normal((2_000, 4)).astype(np.float32)
+    client.upsert(
+        [
+            Record(
+                f"k/{i}\n\"'é", code=code, features=vectors[i], thumbnail=JPEG if i % 2 else None,
+                attributes={"n": i, "big": 2**60 + i, "text": "a\tb", "source": {"url": "x"}, "none": None},
+            )
+            for i, code in enumerate(codes_of(2_000))
+        ],
+        collection=name,
+    )  # fmt: skip
+    client.delete(["k/5\n\"'é"], collection=name)
+    yield name
+    client.drop_collection(name)
+
+
+def test_an_export_ingests_into_the_same_collection(
+    cluster: Cluster, client: Client, kept: str, run: Any, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.parquet"
+    export(str(output), collection=kept, features=True, thumbnails=True, server=cluster.address)
+    assert parquet.ParquetFile(output).metadata.num_rows == 1_999
+    assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
+    summary, dead = run(output, collection="exported")
+    assert (summary["stored"], dead) == (1_999, [])
+    before, after = client.get_collection(kept), client.get_collection("exported")
+    assert (after.rows, after.code_space, after.indexing) == (before.rows, before.code_space, before.indexing)
+    keys = [f"k/{i}\n\"'é" for i in range(1_000)]
+    pairs = [client.get(keys, collection=name, include_thumbnails=True) for name in (kept, "exported")]
+    assert len(pairs[0]) == 999
+    for one, other in zip(*pairs, strict=True):
+        assert (one.key, one.code, one.attributes, one.thumbnail) == (
+            other.key, other.code, other.attributes, other.thumbnail,
+        )  # fmt: skip
+    client.drop_collection("exported")
+
+
+def test_an_export_of_another_code_space_is_refused(
+    cluster: Cluster, client: Client, collection: str, kept: str, run: Any, tmp_path: Path
+) -> None:
+    client.create_collection("other-space", code_space=CodeSpace(64, "other"))
+    export(str(tmp_path / "o.parquet"), collection=kept, server=cluster.address)
+    with pytest.raises(CodeSpaceMismatch, match="name another collection"):
+        run(tmp_path / "o.parquet", collection="other-space")
+    with pytest.raises(CodeSpaceMismatch, match="name another collection"):
+        run(tmp_path / "o.parquet", collection="other-space", dry_run=True)
+    assert run(tmp_path / "o.parquet", collection=collection)[0]["stored"] == 1_999
+
+
+def test_an_export_that_fails_leaves_no_file(client: Client, kept: str, tmp_path: Path) -> None:
+    def fail(_: int) -> None:
+        raise RuntimeError
+
+    output = tmp_path / "out.parquet"
+    with pytest.raises(RuntimeError):
+        export_to(client, client.get_collection(kept), str(output), False, False, 5, fail)
+    with pytest.raises(InvalidRequest, match="make it first"):
+        export_to(client, client.get_collection(kept), str(tmp_path / "no" / "x.parquet"), False, False, 5)
+    assert list(tmp_path.iterdir()) == []
+    export_to(client, client.get_collection(kept), "memory://bucket/out.parquet", False, False, 5)
+    import fsspec
+
+    with fsspec.open("memory://bucket/out.parquet", "rb") as file:
+        assert parquet.ParquetFile(file).metadata.num_rows == 1_999

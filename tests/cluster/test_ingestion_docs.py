@@ -1,0 +1,178 @@
+"""Every command of docs/INGESTION.md runs: against a real cluster, a web server and an S3 server.
+
+Jobs that encode images are run with --dry-run, for Ray takes half a minute to start each time; what they do beyond
+that is in test_batch_images.py."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import re
+import shlex
+import shutil
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import boto3
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+from moto.server import ThreadedMotoServer
+
+from encoder.hashing import drawn
+from lookalike import Client, CodeSpace, Record
+from lookalike.cli import app
+from tests.conftest import Cluster
+
+PAGE = Path(__file__).parents[2] / "docs" / "INGESTION.md"
+COMMANDS = [
+    line
+    for block in re.findall(r"^```bash\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    for line in block.splitlines()
+    if line
+]
+RNG = np.random.default_rng(3)
+JPEG = b"\xff\xd8\xff" + bytes(50)
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture(scope="module")
+def folder(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that the page speaks of."""
+    folder = tmp_path_factory.mktemp("page")
+    names = [f"{label}/{number}.jpg" for label in ("cat", "dog") for number in range(3)]
+    for name, source in zip(names, sorted(photographs.rglob("*.jpg")), strict=False):
+        (folder / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, folder / "photos" / name)
+    data = [(folder / "photos" / name).read_bytes() for name in names]
+    (folder / "tables").mkdir()
+    parquet.write_table(
+        pa.table({"key": names, "image": data, "year": range(6)}), folder / "tables" / "photos.parquet"
+    )
+    lines = [{"key": name, "uri": f"photos/{name}", "label": name[:3]} for name in names]
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "manifest.csv").write_text("uri,year\n" + "".join(f"{name},1999\n" for name in names))
+    shutil.copy(folder / "manifest.csv", folder / "photos")
+    (folder / "coco" / "annotations").mkdir(parents=True)
+    shutil.copytree(folder / "photos" / "cat", folder / "coco" / "val2017")
+    content = {
+        "categories": [{"id": 1, "name": "cat"}],
+        "images": [{"id": number, "file_name": f"{number}.jpg"} for number in range(3)],
+        "annotations": [{"image_id": 0, "category_id": 1}],
+    }
+    (folder / "coco" / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
+    codes = [bytes(row) for row in RNG.integers(0, 256, (500, 32), np.uint8)]
+    rows = {
+        "key": [str(row) for row in range(500)],
+        "code": codes,
+        "year": [1990 + row % 20 for row in range(500)],
+    }
+    parquet.write_table(pa.table({**rows, "label": ["cat", "cow"] * 250}), folder / "codes.parquet")
+    ready = [{"key": "a", "code": "00" * 32}, {"key": "narrow", "code": "00"}]
+    (folder / "codes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in ready))
+    vectors = RNG.standard_normal((20, 16)).tolist()
+    parquet.write_table(
+        pa.table({"key": [str(i) for i in range(20)], "features": vectors}), folder / "features.parquet"
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def collections(cluster: Cluster) -> Iterator[None]:
+    hashing = drawn(16, 64, 3)
+    space = CodeSpace(64, "net", "", "pooled", "", hashing.method, hashing.digest)
+    with cluster.client() as client:
+        client.create_collection(
+            "features", code_space=space, hash_file=hashing.to_bytes(), features="int8", feature_width=16
+        )
+        client.create_collection("photos", bits=64)
+        client.upsert([Record("cat/1.jpg", code=bytes(8), thumbnail=JPEG)], collection="photos")
+        yield
+        for name in ("features", "photos", "codes"):
+            client.drop_collection(name)
+
+
+@pytest.fixture(scope="module")
+def web(folder: Path) -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def s3(folder: Path) -> Iterator[str]:
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    store = boto3.client(
+        "s3", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="k", aws_secret_access_key="s"
+    )
+    store.create_bucket(Bucket="bucket")
+    for path in [*folder.rglob("*.jpg"), folder / "manifest.jsonl"]:
+        store.upload_file(str(path), "bucket", str(path.relative_to(folder)))
+    yield endpoint
+    server.stop()
+
+
+def test_the_page_has_commands() -> None:
+    assert len(COMMANDS) > 20
+    assert {shlex.split(command)[1] for command in COMMANDS} == {"ingest", "get", "export", "dedup"}
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_page_works(
+    cluster: Cluster,
+    collections: None,
+    folder: Path,
+    web: str,
+    s3: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+) -> None:
+    settings = {
+        "LOOKALIKE_SERVER": cluster.address, "AWS_ENDPOINT_URL": s3, "AWS_ACCESS_KEY_ID": "k",
+        "AWS_SECRET_ACCESS_KEY": "s", "AWS_DEFAULT_REGION": "us-east-1",
+    }  # fmt: skip
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(folder)
+    program, *arguments = shlex.split(command.replace("127.0.0.1:8000", web).replace(":9400", ":0"))
+    assert program == "lookalike"
+    is_image_job = arguments[0] == "ingest" and "photos" in arguments[arguments.index("-c") :]
+    app([*arguments, *(["--dry-run"] if is_image_job else [])], standalone_mode=False)
+    said = capsys.readouterr().out
+    if is_image_job:
+        found = re.search(r"([\d,]+) images: ([\d,]+) can be stored, 0 cannot", said)
+        assert found, said
+        assert int(found[1]) in (3, 6)
+        assert found[1] == found[2]
+    assert said
+
+
+def test_what_the_commands_left_is_right(cluster: Cluster, folder: Path) -> None:
+    """After the commands, which run before it."""
+    with cluster.client() as client:
+        assert _rows(client) == {"codes": 501, "features": 20, "photos": 1}
+    assert parquet.ParquetFile(folder / "photos.parquet").metadata.num_rows == 1
+    assert parquet.read_table(folder / "features-out.parquet").column("features")[0].as_py() is not None
+    assert len((folder / "still-dead.jsonl").read_text().splitlines()) == 1
+    assert [path.read_bytes() for path in (folder / "pictures").iterdir()] == [JPEG]
+    assert "<title>Near-duplicates</title>" in (folder / "groups.html").read_text()
+
+
+def _rows(client: Client) -> dict[str, int]:
+    names = ("codes", "features", "photos")
+    return {name: client.get_collection(name).rows for name in names}

@@ -1,0 +1,104 @@
+"""Owns the folder in which a document's commands run: a home with pictures, stand-ins for what is not there, and
+the addresses of a real cluster in place of those that the document names."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+from lookalike.config import ClusterConfig
+from lookalike.throwaway import throwaway_config
+from tests.docs.blocks import ROOT, Block
+
+BLOCK_SECONDS = 240
+_STAND_INS = Path(__file__).parent / "stand_ins"
+_LINKED = ("deploy", "docs", "protos", "examples", "pyproject.toml", "README.md")
+# What README.md's program takes for granted.
+_PROGRAM_NAMES = """\
+import numpy as np
+from lookalike import Record
+
+def my_records():
+    codes = np.random.default_rng(0).integers(0, 256, (100, 32), np.uint8)
+    return (Record(f"made-elsewhere-{i}", code=code.tobytes()) for i, code in enumerate(codes))
+
+"""
+
+
+class Workplace:
+    """A temporary folder, and what its commands see. pictures: a folder of photographs with a sub-folder each.
+    running: the cluster that the document's `lookalike up` stands for; without one, it starts its own."""
+
+    def __init__(self, folder: Path, pictures: Path, running: ClusterConfig | None) -> None:
+        self._folder = folder
+        self._home = folder / "home"
+        self._place_pictures(pictures)
+        for name in _LINKED:
+            if (ROOT / name).exists():
+                (folder / name).symlink_to(ROOT / name)
+        self._up_data = folder / "srv"
+        config = running or throwaway_config(self._up_data, 1, replicas=1)
+        self._stands_for = {
+            "127.0.0.1:7700": config.coordinator.listen,
+            "127.0.0.1:7780": config.coordinator.web,
+            "/srv/lookalike": str(self._up_data),
+        }
+        self._environment = self._make_environment(config, running is not None)
+
+    def run(self, block: Block) -> subprocess.CompletedProcess[str]:
+        """Run a block to its end; what it prints comes back as one text."""
+        text = block.text
+        for documented, actual in self._stands_for.items():
+            text = text.replace(documented, actual)
+        if block.language == "python":
+            command = [sys.executable, "-W", "error", "-c", _PROGRAM_NAMES + text]
+        else:
+            command = ["bash", "-euo", "pipefail", "-c", text]
+        # A file, not a pipe, for what a block leaves running would hold a pipe open.
+        output = self._folder / "output.txt"
+        with output.open("wb") as file:
+            result = subprocess.run(
+                command, cwd=self._folder, env=self._environment, stdin=subprocess.DEVNULL, stdout=file,
+                stderr=subprocess.STDOUT, check=False, timeout=BLOCK_SECONDS,
+            )  # fmt: skip
+        printed = output.read_text(encoding="utf-8", errors="replace")
+        return subprocess.CompletedProcess(command, result.returncode, printed)
+
+    def close(self) -> None:
+        """End the clusters that `lookalike up` started."""
+        left = [psutil.Process(int(file.read_text())) for file in self._folder.glob("up-*.pid")]
+        for process in left:
+            process.terminate()
+        _, alive = psutil.wait_procs(left, timeout=60)
+        assert not alive, f"did not stop: {alive}"
+
+    def _place_pictures(self, pictures: Path) -> None:
+        self._home.mkdir()
+        shutil.copytree(pictures, self._home / "Pictures")
+        shutil.copytree(pictures, self._home / "Labelled")
+        chelsea = next(pictures.glob("chelsea/*"))
+        cats = self._home / "Pictures" / "cats"
+        cats.mkdir()
+        for target in (cats / "tom.jpg", self._folder / "cat.jpg", self._folder / "tom.jpg"):
+            shutil.copy(chelsea, target)
+
+    def _make_environment(self, config: ClusterConfig, is_running: bool) -> Mapping[str, str]:
+        return {
+            **{name: value for name, value in os.environ.items() if not name.startswith("LOOKALIKE_")},
+            "HOME": str(self._home),
+            "PATH": os.pathsep.join(map(str, (_STAND_INS, Path(sys.executable).parent, os.environ["PATH"]))),
+            "PYTHON": sys.executable,
+            "PYTHONPATH": str(ROOT),
+            "REPOSITORY": str(ROOT),
+            "LOOKALIKE_SERVER": config.coordinator.listen,
+            "UP_IS_RUNNING": "1" if is_running else "",
+            "UP_LISTEN": config.coordinator.listen,
+            "UP_WEB": config.coordinator.web,
+            "UP_SHARDS": config.shard.address,
+        }

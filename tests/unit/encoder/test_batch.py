@@ -1,0 +1,173 @@
+"""The parts of a batch job: what rows mean, what is chosen, how fast it goes."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+
+from encoder.ingest.choice import Choice
+from encoder.ingest.pictures import read, row_url
+from encoder.ingest.rate import TokenBucket
+from encoder.ingest.rows import absolute, ready_of, source_of
+from encoder.ingest.sources import Source
+from encoder.ingest.tables import Table, Unreadable, find_tables, format_of
+from lookalike import filters
+from lookalike.errors import InvalidRequest
+
+TABLE = Table("file:///data/t.parquet", "parquet", frozenset(), False, "mark")
+
+
+@pytest.mark.parametrize(
+    ("path", "format"),
+    [
+        ("a/b.PARQUET", "parquet"), ("s3://x/y.pq", "parquet"), ("m.jsonl", "jsonl"), ("m.ndjson", "jsonl"),
+        ("m.csv", "csv"), ("m.tsv", "csv"), ("instances.json", "coco"), ("folder", "images"), ("a.jpg", "images"),
+        ("https://host/m.csv?token=1.jpg", "csv"), ("dir/*.parquet", "parquet"),
+    ],
+)  # fmt: skip
+def test_a_path_says_what_it_is(path: str, format: str) -> None:
+    assert format_of(path) == format
+
+
+def test_other_columns_are_attributes_as_json_has_them() -> None:
+    row = {
+        "key": 17, "code": b"12345678", "version": 5, "n": 1, "none": None, "nan": math.nan, "ok": True,
+        "day": datetime.date(2024, 2, 29), "price": decimal.Decimal("1.5"), "nested": {"a": [1, None]},
+    }  # fmt: skip
+    ready = ready_of(TABLE, 3, row)
+    assert ready.key == "17"
+    assert ready.fields == {"n": 1, "ok": True, "day": "2024-02-29", "price": 1.5, "nested": {"a": [1, None]}}
+    with pytest.raises(InvalidRequest, match="column 'blob' holds bytes"):
+        ready_of(TABLE, 0, {**row, "blob": b"x"})
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({}, "code: is missing"),
+        ({"code": b"x"}, "key: is missing"),
+        ({"key": "", "code": b"x"}, "key: is missing"),
+        ({"key": True, "code": b"x"}, "key: is bool"),
+        ({"key": "k", "code": 1.5}, "code: is float"),
+        ({"key": "k", "code": [256]}, "not of bytes"),
+        ({"key": "k", "features": "text"}, "no list of numbers"),
+        ({"key": "k", "features": [[1.0]]}, "no list of numbers"),
+        ({"key": "k", "features": [math.inf]}, "NaN or infinity"),
+        ({"key": "k", "code": b"x", "attributes": "[]"}, "not an object"),
+        ({"key": "k", "code": b"x", "thumbnail": b"GIF89a"}, "not JPEG, PNG or WebP"),
+        ({"key": "k", "code": b"x", "thumbnail": "text"}, "thumbnail: is str"),
+    ],
+)
+def test_a_row_that_is_no_record_says_why(row: dict[str, Any], reason: str) -> None:
+    with pytest.raises(InvalidRequest, match=reason):
+        ready_of(TABLE, 0, row)
+
+
+@pytest.mark.parametrize(
+    ("uri", "url"),
+    [
+        ("a/b.jpg", "file:///data/a/b.jpg"),
+        ("./b.jpg", "file:///data/b.jpg"),
+        ("/abs/b.jpg", "file:///abs/b.jpg"),
+        ("s3://bucket/b.jpg", "s3://bucket/b.jpg"),
+    ],
+)
+def test_relative_uris_count_from_the_tables_folder(uri: str, url: str) -> None:
+    assert absolute(uri, TABLE.folder) == url
+    assert source_of(TABLE, 0, {"uri": uri}, TABLE.folder).key == uri
+
+
+def test_a_signature_follows_uri_and_attributes() -> None:
+    def signature(**row: object) -> str:
+        return source_of(TABLE, 0, {"key": "k", **row}, TABLE.folder).signature
+
+    assert signature(uri="a", n=1) == signature(uri="a", n=1)
+    assert len({signature(uri="a", n=1), signature(uri="b", n=1), signature(uri="a", n=2)}) == 3
+
+
+def test_an_image_in_a_row_is_read_from_its_group(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    table = pa.table({"image": [b"%d" % i for i in range(10)], "key": [str(i) for i in range(10)]})
+    parquet.write_table(table, path, row_group_size=3)
+    (found,) = find_tables(str(path), "parquet")
+    assert found.has_images
+    rows = [row for portion in found.portions() for row in portion]
+    assert rows == [{"key": str(i)} for i in range(10)]
+    assert [read(row_url(found.url, i), 100) for i in (9, 0, 5)] == [b"9", b"0", b"5"]
+    with pytest.raises(ValueError, match="row 10 is not there"):
+        read(row_url(found.url, 10), 100)
+    with pytest.raises(ValueError, match="over 0 bytes"):
+        read(row_url(found.url, 1), 0)
+
+
+def test_globs_and_folders_of_tables(tmp_path: Path) -> None:
+    for name in ("b.jsonl", "a.jsonl", "c.csv"):
+        (tmp_path / name).write_text('{"key": 1}\n')
+    assert [table.url[-7:] for table in find_tables(f"{tmp_path}/*.jsonl", "jsonl")] == ["a.jsonl", "b.jsonl"]
+    assert len(find_tables(str(tmp_path), "jsonl")) == 2
+    with pytest.raises(InvalidRequest, match="does not exist"):
+        find_tables(f"{tmp_path}/*.parquet", "parquet")
+    with pytest.raises(InvalidRequest, match="does not exist"):
+        find_tables(f"{tmp_path}/none.csv", "csv")
+
+
+def test_a_csv_row_that_is_too_long_is_unreadable(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("key,n\na,1\nb,2,3\nc,1e3\nd,007\ne,nan\n")
+    (table,) = find_tables(str(tmp_path / "t.csv"), "csv")
+    (rows,) = table.portions()
+    assert isinstance(rows[1], Unreadable)
+    assert [row["n"] for row in rows if isinstance(row, dict)] == [1, 1000.0, "007", "nan"]
+
+
+def test_a_choice_reads_no_further_than_its_limit() -> None:
+    seen = []
+
+    def sources() -> Iterator[Source]:
+        for i in range(100):
+            seen.append(i)
+            yield Source(str(i), "", {"i": i}, "")
+
+    choice = Choice(filters.parse({"i": {"$gte": 10}}), 5)
+    assert [source.key for source in choice.of(sources())] == ["10", "11", "12", "13", "14"]
+    assert (choice.skipped, seen[-1], choice.is_full) == (10, 14, True)
+    assert list(choice.of(sources())) == []
+
+
+def test_a_bucket_lets_the_rate_pass_and_no_more() -> None:
+    now = [0.0]
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        now[0] += seconds
+
+    bucket = TokenBucket(10, lambda: now[0], sleep)
+    bucket.take(10)
+    assert slept == []
+    for _ in range(20):
+        bucket.take(5)
+    assert now[0] == pytest.approx(10)
+    now[0] += 100
+    slept.clear()
+    bucket.take(10)
+    assert slept == []
+    bucket.take(25)
+    assert slept == [pytest.approx(2.5)]
+    TokenBucket(None, lambda: 0.0, sleep).take(10**9)
+
+
+def test_neither_ray_nor_torch_is_loaded_before_images_are_encoded() -> None:
+    """Ready codes need neither, and they take seconds to load."""
+    text = "import sys, encoder.ingest.command; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True).stdout
+    assert not {"ray", "torch", "timm", "pandas", "PIL"} & set(loaded.split())

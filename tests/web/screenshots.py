@@ -1,0 +1,121 @@
+"""Makes the README's pictures of the two pages: `python -m tests.web.screenshots`. With --all DIR, instead, one
+of every state in light, dark and on a phone, to look at."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from PIL import Image
+from playwright.async_api import Page
+
+from encoder.demo.photographs import bundled_photographs, held_out_photograph, write_views
+from lookalike import Record
+from lookalike.config import EncoderConfig
+from tests.conftest import running_cluster
+from tests.web.chromium import browser, find_chromium, watched_page
+from tests.web.photographs import fill
+
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
+_WIDE = {"width": 1200, "height": 800}
+_PHONE = {"width": 360, "height": 740}
+_VIEWS = 12
+_ALL_PICTURES = "[...document.images].every((image) => image.complete || !image.checkVisibility())"
+
+
+async def first_look(page: Page) -> None:
+    await page.goto("/")
+    await page.locator(".tile:not(.skeleton)").first.wait_for()
+
+
+async def found(page: Page) -> None:
+    await first_look(page)
+    await page.set_input_files("#file", held_out_photograph())
+    await page.locator(".distance").first.wait_for()
+
+
+async def filtered(page: Page) -> None:
+    await found(page)
+    await page.click("#filter > summary")
+    await page.get_by_label("Attribute", exact=True).fill("view")
+    await page.get_by_label("Comparison").select_option("is at most")
+    await page.get_by_label("Value").fill("3")
+    await page.click("#apply")
+    await page.locator("#filter-count").get_by_text("1").wait_for()
+    await page.locator(".distance").first.wait_for()
+
+
+async def trouble(page: Page) -> None:
+    await first_look(page)
+    await page.set_input_files("#file", __file__)
+    await page.locator(".trouble h2").wait_for()
+
+
+async def without_thumbnails(page: Page) -> None:
+    await page.goto("/#c=codes")
+    await page.locator(".blank").first.wait_for()
+
+
+async def cluster(page: Page) -> None:
+    await page.goto("/cluster")
+    await page.locator(".card").first.wait_for()
+
+
+_SCENES = (first_look, found, filtered, trouble, without_thumbnails, cluster)
+
+
+async def _shoot(
+    base: str, chromium: Path, folder: Path, scenes: list[tuple[Callable[[Page], Awaitable[None]], str]]
+) -> None:
+    """Take each scene, in the style that its name ends in."""
+    async with browser(chromium) as running:
+        for scene, style in scenes:
+            size = _PHONE if style == "phone" else _WIDE
+            look = "dark" if style == "dark" else "light"
+            async with watched_page(running, base, viewport=size, color_scheme=look) as page:
+                await scene(page)
+                await page.wait_for_function(
+                    "[...document.images].every((image) => image.complete || !image.checkVisibility())"
+                )
+                await page.screenshot(path=folder / f"{scene.__name__}-{style}.png", full_page=style == "phone")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--all", type=Path, metavar="DIR")
+    everything = parser.parse_args().all
+    chromium = find_chromium()
+    assert chromium, "Chromium is not installed"
+    with tempfile.TemporaryDirectory() as name:
+        pictures, shots = Path(name) / "pictures", everything or Path(name) / "shots"
+        shots.mkdir(parents=True, exist_ok=True)
+        for photograph in bundled_photographs():
+            list(write_views(photograph, range(_VIEWS), "index", pictures))
+        with running_cluster(Path(name) / "cluster", 3, EncoderConfig(), replicas=2) as running:
+            with running.client(timeout=120) as client:
+                fill(client, "photographs", pictures)
+                client.create_collection("codes", bits=64)
+                codes = [Record(f"frame {number}", code=number.to_bytes(8, "big")) for number in range(30)]
+                client.upsert(codes, collection="codes")
+            base = f"http://{running.config.coordinator.web}"
+            styles = ("light", "dark", "phone") if everything else ("light",)
+            scenes = [
+                (scene, style) for scene in (_SCENES if everything else (found, cluster)) for style in styles
+            ]
+            asyncio.run(_shoot(base, chromium, shots, scenes))
+        if not everything:
+            for scene, target in ((found, "search"), (cluster, "cluster")):
+                _write_small(shots / f"{scene.__name__}-light.png", IMAGES / f"{target}.png")
+
+
+def _write_small(source: Path, target: Path) -> None:
+    """With 256 colours, which take a third of the bytes."""
+    with Image.open(source) as shot:
+        shot.convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(target, optimize=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""The pages as files: safe headers, nothing outside. In a browser: hostile text, accessibility, small screens."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib import resources
+from urllib.parse import urlencode
+
+import pytest
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Browser, expect
+
+from lookalike import Client, Record
+from tests.conftest import Cluster
+from tests.web.chromium import watched_page
+from tests.web.rest import Rest
+
+STATIC = resources.files("coordinator.web") / "static"
+HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>\'"&amp;'
+PHONE = {"width": 360, "height": 740}
+
+
+@pytest.mark.parametrize("path", ["/", "/cluster"])
+def test_a_page_lets_a_browser_load_nothing_from_elsewhere(rest: Rest, path: str) -> None:
+    headers = rest("GET", path).headers
+    policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
+    assert policy == {
+        "default-src": "'none'",
+        "script-src": "'self'",
+        "style-src": "'self'",
+        "img-src": "'self' blob: data:",
+        "connect-src": "'self'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+        "base-uri": "'none'",
+    }
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["content-type"] == "text/html; charset=utf-8"
+    assert "aiohttp" not in headers["server"]
+
+
+def test_files_name_no_other_host_and_hold_no_inline_script_or_style() -> None:
+    for file in STATIC.iterdir():
+        text = file.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
+        assert not re.search(
+            r"https?:|//\w+\.|innerHTML|insertAdjacentHTML|eval\(|@import|document\.write", text
+        ), file
+        if file.name.endswith(".html"):
+            assert not re.search(
+                r"<style|\son\w+=|\sstyle=|<script(?! type=\"module\" src=\"/static/\w+\.js\">)", text
+            )
+
+
+def test_a_file_that_has_not_changed_is_not_sent_again(rest: Rest) -> None:
+    first = rest("GET", "/static/style.css")
+    assert (first.status, first.headers["cache-control"]) == (200, "no-cache")
+    again = rest("GET", "/static/style.css", if_none_match=first.headers["etag"])
+    assert (again.status, again.body) == (304, b"")
+    assert rest("GET", "/static/style.css", if_none_match='"other"').status == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/static/../server.py",
+        "/static/..%2fserver.py",
+        "/static/%2e%2e/server.py",
+        "/static/..%5cserver.py",
+        "/static//etc/passwd",
+        "/static/%2fetc%2fpasswd",
+        "/static/style.css%00.js",
+        "/static/search.html",
+        "/static/",
+        "/..%2f..%2fpyproject.toml",
+    ],
+)
+def test_no_path_leads_outside_the_static_files(rest: Rest, path: str) -> None:
+    reply = rest("GET", path)
+    assert (reply.status, reply.error["code"]) == (404, "NotFound")
+
+
+@pytest.mark.parametrize(
+    "key", ["../../../etc/passwd", "..\\..\\x", "/etc/passwd", "a/../../b", "%2e%2e", "nul\x00nul"]
+)
+def test_a_key_is_never_a_path(rest: Rest, client: Client, collection: str, key: str) -> None:
+    picture = b"\xff\xd8\xff" + key.encode()
+    client.upsert([Record(key, code=bytes(8), thumbnail=picture)], collection=collection)
+    quoted = "".join(f"%{byte:02x}" for byte in key.encode())
+    found = rest("GET", f"/v1/collections/{collection}/thumbnail?key={quoted}")
+    assert (found.body, found.headers["content-type"]) == (picture, "image/jpeg")
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_script_in_keys_attributes_and_names_is_shown_as_text(
+    chromium: Browser, cluster: Cluster, client: Client, collection: str
+) -> None:
+    attributes = {HOSTILE: HOSTILE, "label": "plain"}
+    client.upsert(
+        [Record(f"{HOSTILE}{n}", code=n.to_bytes(8, "big"), attributes=attributes) for n in range(5)],
+        collection=collection,
+    )
+    async with watched_page(chromium, f"http://{cluster.config.coordinator.web}") as page:
+        await page.goto(f"/#c={collection}")
+        await page.locator("#grid a.tile .blank").nth(4).wait_for()
+        await page.locator("#grid a.tile").first.click()
+        await expect(page.locator("#asked")).to_contain_text(HOSTILE)
+        await expect(page.locator(".attributes").first).to_contain_text(HOSTILE)
+        # A key's last part is its name on a tile; a slash in the markup ends the first part.
+        await expect(page.locator(".name").first).to_contain_text("script>'\"&amp;")
+        everywhere = {"c": HOSTILE, "key": HOSTILE, "f": json.dumps([HOSTILE] * 3), "filter": HOSTILE}
+        await page.goto(f"/#{urlencode(everywhere)}")
+        await expect(page.get_by_role("alert")).to_contain_text("is not there")
+        everywhere |= {"c": collection, "filter": ""}
+        await page.goto(f"/#{urlencode(everywhere)}")
+        await expect(page.get_by_role("alert")).to_contain_text(f"“{HOSTILE}” is no comparison")
+        assert await page.locator("main script, main img[src=x]").count() == 0
+        assert await page.evaluate("window.hacked") is None
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize("look", ["light", "dark"])
+@pytest.mark.parametrize("path", ["/", "/#c={}&key=k1", "/cluster"])
+async def test_axe_finds_nothing_and_a_phone_shows_it_all(
+    chromium: Browser, cluster: Cluster, filled: str, look: str, path: str
+) -> None:
+    base = f"http://{cluster.config.coordinator.web}"
+    async with watched_page(chromium, base, color_scheme=look, viewport=PHONE) as page:
+        await page.goto(path.format(filled))
+        await page.locator(".card, a.tile").first.wait_for()
+        if path != "/cluster":
+            await page.click("#filter > summary")
+            await page.click(".raw > summary")
+        assert await page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+        for size in (PHONE, {"width": 1200, "height": 800}):
+            await page.set_viewport_size(size)
+            found = await Axe().run(page)
+            assert [
+                (violation["id"], [node["html"] for node in violation["nodes"]])
+                for violation in found.response["violations"]
+            ] == []
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_dark_is_dark_and_light_is_light(chromium: Browser, cluster: Cluster) -> None:
+    grounds = {}
+    for look in ("light", "dark"):
+        async with watched_page(chromium, f"http://{cluster.config.coordinator.web}", color_scheme=look) as page:
+            await page.goto("/cluster")
+            colour = await page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+            grounds[look] = sum(map(int, re.findall(r"\d+", colour))) / 3
+    assert grounds["light"] > 230
+    assert grounds["dark"] < 40

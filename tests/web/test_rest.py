@@ -1,0 +1,254 @@
+"""REST: the same answers and the same errors as gRPC."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import re
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from lookalike import Client
+from lookalike.rpc import MAX_MESSAGE_BYTES
+from tests.conftest import Cluster
+from tests.web.conftest import PICTURE
+from tests.web.rest import Rest, form
+
+
+def code(number: int) -> str:
+    return base64.b64encode(number.to_bytes(8, "big")).decode()
+
+
+def test_a_collection_is_made_listed_shown_and_dropped(rest: Rest) -> None:
+    made = rest("POST", "/v1/collections", {"name": "by-rest", "bits": 64})
+    assert made.status == 201
+    assert made.json["collection"]["codeSpace"]["bits"] == 64
+    assert "by-rest" in [found["name"] for found in rest("GET", "/v1/collections").json["collections"]]
+    assert rest("GET", "/v1/collections/by-rest").json["collection"] == made.json["collection"]
+    assert rest("GET", "/v1/collections/by-rest?includeHash=true").json["hashFile"] == ""
+    assert rest("DELETE", "/v1/collections/by-rest").json == {}
+    assert rest("GET", "/v1/collections/by-rest").status == 404
+
+
+@pytest.mark.parametrize("method", ["PUT", "POST"])
+def test_records_are_written_read_and_deleted(rest: Rest, collection: str, method: str) -> None:
+    path = f"/v1/collections/{collection}"
+    fingerprint = rest("GET", path).json["collection"]["codeSpace"]["fingerprint"]
+    records = [{"key": f"ü/{n}", "code": code(n), "attributes": json.dumps({"n": n})} for n in range(3)]
+    assert rest(method, f"{path}/records", {"records": records, "fingerprint": fingerprint}).json == {
+        "upserted": "3"
+    }
+    read = rest("GET", f"{path}/records?key=%C3%BC/2&key=missing&key=%C3%BC/0&consistency=CONSISTENCY_QUORUM")
+    assert [(record["key"], record["code"]) for record in read.json["records"]] == [
+        ("ü/2", code(2)),
+        ("ü/0", code(0)),
+    ]
+    assert rest("DELETE", f"{path}/records?key=%C3%BC/2&key=missing").json == {"deleted": "1"}
+    assert rest("GET", f"{path}/records?key=%C3%BC/2").json == {"records": []}
+
+
+def test_a_search_answers_as_the_client_does(rest: Rest, client: Client, filled: str) -> None:
+    options = {"k": 4, "includeAttributes": True, "filter": {"range": {"field": "number", "gte": 2}}}
+    answer = rest("POST", f"/v1/collections/{filled}/search", {"query": {"key": "k2"}, "options": options}).json
+    expected = client.search(
+        key="k2", k=4, filter={"number": {"$gte": 2}}, include_attributes=True, collection=filled
+    )
+    assert [(hit["key"], hit["distance"], json.loads(hit["attributes"])) for hit in answer["hits"]] == [
+        (hit.key, hit.distance, hit.attributes) for hit in expected.hits
+    ]
+    assert answer["exact"] is True
+    assert answer["coverage"]["rowsSearched"] == "10"
+    assert answer["coverage"]["partitions"] == answer["coverage"]["answered"] == 3
+
+
+def test_snake_case_is_understood_and_a_distance_of_zero_is_written(rest: Rest, filled: str) -> None:
+    fingerprint = rest("GET", f"/v1/collections/{filled}").json["collection"]["codeSpace"]["fingerprint"]
+    body = {"query": {"code": code(5)}, "options": {"k": 1, "max_distance": 0}, "fingerprint": fingerprint}
+    assert rest("POST", f"/v1/collections/{filled}/search", body).json["hits"] == [
+        {"key": "k5", "distance": 0, "score": 1.0, "attributes": ""}
+    ]
+
+
+def test_a_batch_answers_each_query_in_order(rest: Rest, filled: str) -> None:
+    fingerprint = rest("GET", f"/v1/collections/{filled}").json["collection"]["codeSpace"]["fingerprint"]
+    body = {"queries": [{"code": code(n)} for n in (7, 2)], "options": {"k": 1}, "fingerprint": fingerprint}
+    results = rest("POST", f"/v1/collections/{filled}/search:batch", body).json["results"]
+    assert [hits["hits"][0]["key"] for hits in results] == ["k7", "k2"]
+
+
+def test_a_thumbnail_comes_as_the_picture_that_it_is(rest: Rest, filled: str) -> None:
+    path = f"/v1/collections/{filled}/thumbnail"
+    found = rest("GET", f"{path}?key=k3")
+    assert (found.status, found.body, found.headers["content-type"]) == (200, PICTURE, "image/png")
+    assert found.headers["x-content-type-options"] == "nosniff"
+    assert "sandbox" in found.headers["content-security-policy"]
+    assert rest("GET", f"{path}?key=k4").status == rest("GET", f"{path}?key=none").status == 404
+    assert rest("GET", path).status == rest("GET", f"{path}?key=k3&key=k4").status == 400
+
+
+def test_a_thumbnail_that_has_not_changed_is_not_sent_again(rest: Rest, filled: str) -> None:
+    path = f"/v1/collections/{filled}/thumbnail?key=k3"
+    etag = rest("GET", path).headers["etag"]
+    connection = socket.create_connection(rest.address.split(":"), timeout=10)
+    with connection:
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nIf-None-Match: {etag}\r\n\r\n".encode())
+        assert connection.recv(64).startswith(b"HTTP/1.1 304")
+
+
+def test_records_come_with_thumbnails_on_request(rest: Rest, filled: str) -> None:
+    path = f"/v1/collections/{filled}/records?key=k3"
+    assert rest("GET", path).json["records"][0]["thumbnail"] == ""
+    assert (
+        base64.b64decode(rest("GET", f"{path}&includeThumbnails=true").json["records"][0]["thumbnail"]) == PICTURE
+    )
+
+
+SEARCH = "/v1/collections/{}/search"
+RECORDS = "/v1/collections/{}/records"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "name", "text"),
+    [
+        ("POST", SEARCH, {"query": {"key": "k1"}}, 400, "InvalidRequest", "k: is 0; use a whole number"),
+        ("POST", SEARCH, {"query": {"key": "no"}, "options": {"k": 1}}, 404, "NotFound", "no"),
+        ("POST", SEARCH, {"kk": 1}, 400, "InvalidRequest", 'body: .*no field named "kk"'),
+        ("POST", SEARCH, {"options": {"k": -1}}, 400, "InvalidRequest", "body: "),
+        ("POST", SEARCH, {"query": {"code": "A"}}, 400, "InvalidRequest", "body: "),
+        ("POST", SEARCH, b"{", 400, "InvalidRequest", "body: "),
+        ("POST", SEARCH, b'"\xff"', 400, "InvalidRequest", "is not UTF-8"),
+        ("POST", SEARCH, b"[" * 100_000, 400, "InvalidRequest", "body: "),
+        ("POST", SEARCH, {"collection": "other"}, 400, "InvalidRequest", "leave it out of the body"),
+        (
+            "POST",
+            SEARCH,
+            {"query": {"code": "AAAAAAAAAAA="}, "options": {"k": 1}, "fingerprint": "ab" * 32},
+            409,
+            "CodeSpaceMismatch",
+            "encode again",
+        ),
+        ("POST", "/v1/collections", {"name": "a b", "bits": 64}, 400, "InvalidRequest", "'a b' is not a name"),
+        ("GET", f"{RECORDS}?kay=k1", None, 400, "InvalidRequest", "kay: is not a parameter.*use key"),
+        ("GET", RECORDS, None, 400, "InvalidRequest", "keys: are 0"),
+        ("GET", f"{RECORDS}?key=k1&includeThumbnails=1", None, 400, "InvalidRequest", "use true or false"),
+        ("GET", f"{RECORDS}?key=k1&consistency=all", None, 400, "InvalidRequest", "consistency: "),
+        ("PUT", RECORDS, {"records": [{"key": ""}]}, 400, "InvalidRequest", "key: is empty"),
+        ("DELETE", "/v1/collections/none", None, 404, "NotFound", "none"),
+        ("DELETE", "/v1/collections/..%2F..%2Fetc", None, 400, "InvalidRequest", "is not a name"),
+        ("GET", "/v1/collections/{}/nothing", None, 404, "NotFound", "/openapi.json lists"),
+        ("PATCH", "/v1/collections", None, 405, "InvalidRequest", "use GET, POST"),
+    ],
+)
+def test_errors_have_a_class_a_status_and_a_remedy(
+    rest: Rest, filled: str, method: str, path: str, body: object, status: int, name: str, text: str
+) -> None:
+    reply = rest(method, path.format(filled), body, content_type="application/json", x_request_id="mine-1")
+    assert (reply.status, reply.error["code"], reply.error["requestId"]) == (status, name, "mine-1"), reply.body
+    assert re.search(text, reply.error["message"]), reply.error["message"]
+    assert reply.headers["x-request-id"] == "mine-1"
+
+
+def test_a_collection_that_exists_is_a_conflict(rest: Rest, filled: str) -> None:
+    reply = rest("POST", "/v1/collections", {"name": filled, "bits": 64})
+    assert (reply.status, reply.error["code"], reply.error["status"]) == (409, "AlreadyExists", "ALREADY_EXISTS")
+
+
+def test_only_json_is_taken_as_json(rest: Rest, filled: str) -> None:
+    """A page elsewhere can have a browser send a form here, but not JSON."""
+    reply = rest("PUT", RECORDS.format(filled), b"{}", content_type="text/plain")
+    assert (reply.status, reply.error["code"]) == (415, "InvalidRequest")
+
+
+def test_a_request_id_that_is_not_fit_for_a_log_is_replaced(rest: Rest) -> None:
+    for bad in ("", "x" * 65, "a b", "é"):
+        replaced = rest("GET", "/v1/collections", x_request_id=bad).headers["x-request-id"]
+        assert replaced.isalnum()
+        assert replaced != bad
+
+
+@pytest.mark.parametrize("value", ["soon", "0", "-1", "1.5", "99999999999"])
+def test_a_timeout_that_is_none_is_refused(rest: Rest, value: str) -> None:
+    reply = rest("GET", "/v1/collections", x_timeout_ms=value)
+    assert reply.status == 400
+    assert "x-timeout-ms" in reply.error["message"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "status", "text"),
+    [
+        ({"image": b"pixels", "options": b'{"k": 1}'}, 400, "no encoder"),
+        ({"options": b'{"k": 1}'}, 400, "image: is missing"),
+        ({"image": b"pixels", "options": b'{"kk": 1}'}, 400, "options: "),
+        ({"image": b"pixels", "other": b""}, 400, "'other' is unknown"),
+        ({"image": bytes(33 * 2**20)}, 413, "image: is larger than 32 MiB"),
+        ({"image": b"pixels", "options": bytes(2**20 + 1)}, 413, "options: is larger than 1 MiB"),
+    ],
+)
+def test_forms_that_cannot_be_searched(
+    rest: Rest, filled: str, parts: dict[str, bytes], status: int, text: str
+) -> None:
+    body, media_type = form(**parts)
+    reply = rest("POST", SEARCH.format(filled), body, content_type=media_type)
+    assert reply.status == status
+    assert text in reply.error["message"]
+
+
+def test_a_form_that_is_none_is_refused(rest: Rest, filled: str) -> None:
+    for media_type in ("multipart/form-data", "multipart/form-data; boundary=x"):
+        reply = rest("POST", SEARCH.format(filled), b"garbage", content_type=media_type)
+        assert reply.status == 400
+        assert "is not multipart/form-data" in reply.error["message"]
+
+
+@contextlib.contextmanager
+def begun(rest: Rest, path: str, length: int) -> Iterator[socket.socket]:
+    """A request whose body does not come."""
+    host, _, port = rest.address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        lines = (f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json", f"Content-Length: {length}")
+        connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+        yield connection
+
+
+def test_a_body_over_the_limit_is_refused_before_it_comes(rest: Rest, filled: str) -> None:
+    with begun(rest, SEARCH.format(filled), MAX_MESSAGE_BYTES + 1) as connection:
+        assert connection.recv(64).startswith(b"HTTP/1.1 413")
+
+
+def test_bodies_take_bounded_room_and_what_is_over_it_is_told_to_come_back(rest: Rest, filled: str) -> None:
+    path = SEARCH.format(filled)
+    with contextlib.ExitStack() as stack:
+        for _ in range(7):
+            stack.enter_context(begun(rest, path, MAX_MESSAGE_BYTES))
+        refused = stack.enter_context(begun(rest, path, MAX_MESSAGE_BYTES))
+        answer = refused.recv(4_096).decode()
+        assert answer.startswith("HTTP/1.1 429")
+        assert "\r\nRetry-After: 1\r\n" in answer
+        assert rest("POST", path, {"query": {"key": "k1"}, "options": {"k": 1}}).status == 200
+
+
+def test_many_at_once_are_all_answered(rest: Rest, filled: str) -> None:
+    replies: list[int] = []
+
+    def ask() -> None:
+        body = {"query": {"key": "k1"}, "options": {"k": 3}}
+        replies.append(rest("POST", SEARCH.format(filled), body).status)
+
+    threads = [threading.Thread(target=ask) for _ in range(40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert replies == [200] * 40
+
+
+def test_status_keeps_its_shape(rest: Rest, cluster: Cluster) -> None:
+    status = rest("GET", "/v1/status").json
+    assert status["cluster"] == cluster.config.cluster
+    assert [partition["replicas"][0]["state"] for partition in status["partitions"]] == ["serving"] * 3
+    assert status["encoder"] == {"address": "", "state": "none", "reason": "", "code_space": None}
+    assert rest("GET", "/healthz").body == b"ok\n"

@@ -1,0 +1,241 @@
+"""The search page in a real browser, over real photographs. Each page is watched: it asks nobody else."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, Page, Route, expect
+
+from tests.web.chromium import watched_page
+from tests.web.conftest import PHOTOGRAPHS
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+TILES = "#grid a.tile"
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def page(chromium: Browser, photograph_base: str) -> AsyncIterator[Page]:
+    async with watched_page(chromium, photograph_base) as page:
+        yield page
+
+
+@pytest.fixture(scope="session")
+def cat_base64(cat: Path) -> str:
+    return base64.b64encode(cat.read_bytes()).decode()
+
+
+@pytest.fixture(scope="session")
+def some_key(photographs: Path) -> str:
+    """Of a record of the collection."""
+    return str(min(photographs.rglob("*.jpg")).relative_to(photographs))
+
+
+async def keys_shown(page: Page) -> list[str]:
+    """Of the results, when they are there."""
+    await expect(page.locator("#results:not([aria-busy]) #heading")).to_contain_text("nearest")
+    await expect(page.locator(".distance").first).to_be_visible()
+    return await page.locator(TILES).evaluate_all("tiles => tiles.map(tile => tile.title.split('\\n')[0])")
+
+
+async def upload(page: Page, file: Path) -> list[str]:
+    await page.goto("/")
+    await page.set_input_files("#file", file)
+    return await keys_shown(page)
+
+
+async def test_a_picture_that_is_chosen_finds_its_lookalikes(page: Page, cat: Path) -> None:
+    keys = await upload(page, cat)
+    assert [key.split("/")[0] for key in keys[:3]] == ["chelsea"] * 3
+    assert len(keys) == 24
+    await expect(page.locator("#asked")).to_have_text(cat.name)
+    await expect(page.locator("#facts")).to_contain_text(
+        "40 records compared, exactly · all 2 partitions answered"
+    )
+    await expect(page.locator("#facts")).to_contain_text("encode")
+    await expect(page.locator(".distance").first).to_contain_text("apart")
+    for picture in (page.locator("#drop img.query"), page.locator(f"{TILES} img").first):
+        await expect(picture).to_have_js_property("complete", True)
+        assert await picture.evaluate("image => image.naturalWidth") > 30
+
+
+@pytest.mark.parametrize("how", ["drop", "paste"])
+async def test_a_picture_can_be_dropped_and_pasted(page: Page, cat_base64: str, how: str) -> None:
+    await page.goto("/")
+    await page.locator(TILES).first.wait_for()
+    await page.evaluate(
+        """([how, data]) => {
+            const carried = new DataTransfer();
+            const bytes = Uint8Array.from(atob(data), (mark) => mark.charCodeAt(0));
+            carried.items.add(new File([bytes], "cat.jpg", { type: "image/jpeg" }));
+            const drag = (name) => new DragEvent(name, { dataTransfer: carried, bubbles: true, cancelable: true });
+            if (how === "drop") {
+                document.body.dispatchEvent(drag("dragenter"));
+                if (!document.body.classList.contains("dragging")) throw new Error("no highlight");
+                document.body.dispatchEvent(drag("drop"));
+                if (document.body.classList.contains("dragging")) throw new Error("highlight stays");
+            } else document.dispatchEvent(new ClipboardEvent("paste", { clipboardData: carried, bubbles: true }));
+        }""",
+        [how, cat_base64],
+    )
+    assert (await keys_shown(page))[0].startswith("chelsea/")
+
+
+async def test_a_stranger_gets_to_a_lookalike_with_one_click(page: Page) -> None:
+    """Open the page, click a picture that it offers."""
+    await page.goto("/")
+    await expect(page.locator("#heading")).to_have_text("Or start from one of these")
+    first = page.locator(TILES).first
+    key = (await first.get_attribute("title") or "").split("\n")[0]
+    await first.click()
+    keys = await keys_shown(page)
+    assert keys[0].split("/")[0] == key.split("/")[0]
+    assert key not in keys
+
+
+@pytest.mark.parametrize("way", ["click", "keyboard"])
+async def test_a_result_leads_to_more_like_it_and_back_again(page: Page, cat: Path, way: str) -> None:
+    before = await upload(page, cat)
+    result = page.locator(TILES).nth(3)
+    if way == "click":
+        await result.click()
+    else:
+        await result.focus()
+        await page.keyboard.press("Enter")
+    await expect(page.locator("#asked")).to_have_text(before[3])
+    after = await keys_shown(page)
+    assert before[3] not in after
+    assert after[0].split("/")[0] == before[3].split("/")[0]
+    await page.go_back()
+    await expect(page.locator("#asked")).to_have_text(cat.name)
+    assert await keys_shown(page) == before
+
+
+async def test_the_address_of_a_search_is_a_link_to_it(
+    page: Page, chromium: Browser, photograph_base: str, some_key: str
+) -> None:
+    await page.goto("/")
+    await page.click("#filter > summary")
+    await page.fill("#key", some_key)
+    await page.press("#key", "Enter")
+    await expect(page.locator("#asked")).to_have_text(some_key)
+    keys = await keys_shown(page)
+    async with watched_page(chromium, photograph_base) as other:
+        await other.goto(page.url)
+        assert await keys_shown(other) == keys
+
+
+async def test_the_tab_key_reaches_everything_in_order(page: Page, cat: Path) -> None:
+    await upload(page, cat)
+    await page.evaluate("document.activeElement.blur()")
+    seen = []
+    for _ in range(8):
+        await page.keyboard.press("Tab")
+        seen.append(
+            await page.evaluate(
+                "document.activeElement.id || document.activeElement.textContent.trim().slice(0, 8)"
+            )
+        )
+    assert seen[:6] == ["Lookalik", "Search", "Cluster", "file", "collection", "k"]
+    assert await page.evaluate("document.activeElement.matches('a.tile')")
+
+
+async def test_conditions_filter_the_results(page: Page, cat: Path) -> None:
+    await upload(page, cat)
+    await page.click("#filter > summary")
+    await page.get_by_label("Attribute", exact=True).fill("label")
+    await page.get_by_label("Value").fill("coffee")
+    await page.click("#add")
+    await page.get_by_label("Attribute", exact=True).nth(1).fill("view")
+    await page.get_by_label("Comparison").nth(1).select_option("is at most")
+    await page.get_by_label("Value").nth(1).fill("1")
+    await page.click("#apply")
+    await expect(page.locator("#filter-count")).to_have_text(" (2)")
+    await expect(page.locator(TILES)).to_have_count(2)
+    assert all(key.startswith("coffee/") for key in await keys_shown(page))
+    await page.get_by_label("Value").nth(0).fill("no such")
+    await page.click("#apply")
+    await expect(page.locator("#heading")).to_have_text("Nothing meets these conditions")
+
+
+async def test_k_distance_and_a_filter_in_json_count(page: Page, cat: Path) -> None:
+    await upload(page, cat)
+    await page.fill("#k", "5")
+    await page.press("#k", "Enter")
+    await expect(page.locator(TILES)).to_have_count(5)
+    await page.click("#filter > summary")
+    await page.click(".raw summary")
+    await page.fill("#json", '{"not": {"equals": {"field": "label", "value": {"text": "chelsea"}}}}')
+    await page.click("#apply")
+    await expect(page.locator("#filter-count")).to_have_text(" (1)")
+    assert not any(key.startswith("chelsea/") for key in await keys_shown(page))
+    await page.fill("#json", "{")
+    await page.click("#apply")
+    await expect(page.get_by_role("alert")).to_contain_text("Filter: is not JSON")
+    await page.fill("#json", "")
+    await page.fill("#max", "0")
+    await page.click("#apply")
+    await expect(page.locator("#heading")).to_have_text("Nothing meets these conditions")
+    await expect(page.get_by_role("alert")).to_be_empty()
+
+
+async def test_what_is_no_picture_is_explained_to_a_person(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no picture")
+    await page.goto("/")
+    await page.locator(TILES).first.wait_for()
+    await page.set_input_files("#file", tmp_path / "notes.txt")
+    alert = page.get_by_role("alert")
+    await expect(alert).to_contain_text("That could not be searched")
+    await expect(alert).to_contain_text("is not an image file (of JPEG, PNG")
+    await expect(alert.get_by_role("button")).to_have_text("Choose another picture")
+    assert len(await alert.locator("code").inner_text()) == 16
+    await expect(page.locator("#results")).to_be_hidden()
+
+
+async def test_a_collection_that_is_gone_is_explained(page: Page) -> None:
+    await page.goto("/#c=gone&key=a")
+    await expect(page.get_by_role("alert")).to_contain_text("“gone” is not there; choose another")
+    await page.goto(f"/#c={PHOTOGRAPHS}&key=gone")
+    await expect(page.get_by_role("alert")).to_contain_text("Not found")
+
+
+async def test_a_key_is_asked_for_kept_in_the_tab_and_sent_with_everything(
+    page: Page,
+) -> None:
+    sent: list[str] = []
+
+    async def guard(route: Route) -> None:
+        given = route.request.headers.get("authorization", "")
+        sent.append(given)
+        if given == "Bearer right":
+            await route.continue_()
+        else:
+            body = {"code": "Unauthenticated", "status": "UNAUTHENTICATED", "message": "no key", "requestId": "r1"}
+            await route.fulfill(status=401, json={"error": body})
+
+    await page.route("**/v1/**", guard)
+    await page.goto("/")
+    await expect(page.get_by_text("This cluster asks for an API key")).to_be_visible()
+    await expect(page.get_by_role("alert")).to_be_empty()
+    for key, is_right in (("wrong", False), ("right", True)):
+        await page.fill("#api-key", key)
+        await page.press("#api-key", "Enter")
+        await expect(page.locator("#key-panel")).to_be_visible(visible=not is_right)
+        await expect(page.get_by_role("alert")).to_contain_text("" if is_right else "No key")
+    picture = page.locator(f"{TILES} img").first
+    await expect(picture).to_have_attribute("src", re.compile("^blob:"))
+    await expect(picture).to_have_js_property("complete", True)
+    assert await picture.evaluate("image => image.naturalWidth") > 30
+    assert set(sent) == {"", "Bearer wrong", "Bearer right"}
+    assert await page.evaluate("[localStorage.length, document.cookie, location.href.includes('right')]") == [
+        0,
+        "",
+        False,
+    ]
+    await page.reload()
+    await page.locator(TILES).first.wait_for()
+    assert await page.locator("#key-panel").is_hidden()
