@@ -8,6 +8,7 @@ import pytest
 
 from coordinator.shard_link import ShardLink
 from lookalike.errors import PartitionUnavailable
+from lookalike.inside import Inside
 from shard.replication.peer import Peer
 from tests.conftest import Cluster
 
@@ -19,7 +20,8 @@ async def test_another_shards_answer_is_not_taken(cluster: Cluster, partition: i
     """Partition 0 is there; asked for as partition 1, or as another replica, it is as good as absent."""
     address = cluster.config.shard_address(0)
     place = (partition, 1 - partition)
-    peer, link = Peer(*place, address), ShardLink(*place, address)
+    inside = Inside(cluster.config.security)
+    peer, link = Peer(*place, address, inside), ShardLink(*place, address, inside)
     try:
         with pytest.raises(PartitionUnavailable, match="its address belongs to partition 0"):
             await peer.state(None)

@@ -96,15 +96,13 @@ class Hosts:
                 stderr=log,
             )
 
-    def stop(self, name: str) -> None:
-        """As a runtime does: SIGTERM, and wait."""
-        process = self._processes.pop(name)
-        process.terminate()
-        assert process.wait(30) == 0, f"{name} ended with {process.returncode}: {self.log(name)}"
-
-    def stop_all(self) -> None:
-        for name in list(self._processes):
-            self.stop(name)
+    def stop(self, *names: str) -> None:
+        """As a runtime does: SIGTERM, and wait. It must end by itself, and well."""
+        for name in names:
+            self._processes[name].terminate()
+        for name in names:
+            code = self._processes.pop(name).wait(30)
+            assert code == 0, f"{name} ended with {code}: {self.log(name)}"
 
     def address(self, name: str) -> str:
         return self._addresses[name]

@@ -14,9 +14,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc
 import numpy as np
 
 from lookalike import Client, Record
+from lookalike.v1 import shard_pb2
+from lookalike.v1.shard_pb2_grpc import ShardServiceStub
 from tests.deploy import render
 from tests.deploy.containers import Container, from_compose, from_kubernetes
 from tests.deploy.hosts import Hosts, write_whole
@@ -38,8 +41,7 @@ class Rehearsal:
         """Start what the manifests have that does not run, stop what runs and is no more in them."""
         wanted = {one.name: one for one in self.read()}
         running = set(self.hosts.names())
-        for name in sorted(running - set(wanted)):
-            self.hosts.stop(name)
+        self.hosts.stop(*sorted(running - set(wanted)))
         for name in sorted(set(wanted) - running):
             self.hosts.start(wanted[name])
         return list(wanted.values())
@@ -91,7 +93,7 @@ def main() -> None:
         if kind == "kubernetes":
             scale(show, coordinators)
     finally:
-        show.hosts.stop_all()
+        show.hosts.stop(*show.hosts.names())
 
 
 def compile_once(shards: list[Container]) -> None:
@@ -122,6 +124,7 @@ def rehearse(show: Rehearsal) -> list[str]:
         assert client.upsert(records, collection="raw") == RECORDS
     check(first)
     check(second)
+    check_closed(next(show.hosts.address(one.name) for one in containers if one.component == "shard"))
     print(f"{len(containers)} containers serve, {RECORDS} records found through both coordinators", flush=True)
     return [first, second]
 
@@ -153,6 +156,13 @@ def check(coordinator: str) -> None:
         assert not lost, (coordinator, len(lost), answers[lost[0]])
         assert all(answer.coverage.complete for answer in answers)
         assert sum(one.rows for one in client.status().collections) == RECORDS
+
+
+def check_closed(shard: str) -> None:
+    """Who does not show the secret that the manifests mount gets nothing from a shard."""
+    with grpc.insecure_channel(f"{shard}:7710") as channel:
+        call = ShardServiceStub(channel).ShardStatus.future(shard_pb2.ShardStatusRequest(), timeout=5)
+        assert call.code() is grpc.StatusCode.UNAUTHENTICATED, call.code()
 
 
 def wait_balanced(coordinator: str, partitions: int) -> None:

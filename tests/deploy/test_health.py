@@ -73,4 +73,7 @@ def test_over_tls_with_a_certificate(tls_server: str, pems: Path) -> None:
 
 
 def test_half_a_certificate_is_refused() -> None:
-    assert ask("127.0.0.1:1", "--key", "x.pem") == (1, "error: certificate and key: give both or none")
+    assert ask("127.0.0.1:1", "--key", "x.pem") == (
+        1,
+        "error: tls: certificate and key go together; give both files or neither",
+    )
