@@ -23,7 +23,11 @@ IMAGES = Path(__file__).parents[2] / "docs" / "images"
 _WIDE = {"width": 1200, "height": 800}
 _PHONE = {"width": 360, "height": 740}
 _VIEWS = 12
-_ALL_PICTURES = "[...document.images].every((image) => image.complete || !image.checkVisibility())"
+# Evaluated once: a condition that is polled would be kept out by the pages' own policy.
+_ALL_PICTURES = """
+const seen = [...document.images].filter((image) => image.getBoundingClientRect().top < innerHeight);
+Promise.all(seen.map((image) => image.decode().catch(() => null)));
+"""
 
 
 async def first_look(page: Page) -> None:
@@ -77,9 +81,7 @@ async def _shoot(
             look = "dark" if style == "dark" else "light"
             async with watched_page(running, base, viewport=size, color_scheme=look) as page:
                 await scene(page)
-                await page.wait_for_function(
-                    "[...document.images].every((image) => image.complete || !image.checkVisibility())"
-                )
+                await page.evaluate(_ALL_PICTURES)
                 await page.screenshot(path=folder / f"{scene.__name__}-{style}.png", full_page=style == "phone")
 
 
