@@ -2,6 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 ARGS ?=
+WORKERS ?= 2
 SECONDS ?= 600
 SEED ?= 1
 RULES := deploy/kubernetes/components/monitoring/rules.yaml
@@ -21,8 +22,8 @@ setup: .venv/.installed  ## Make .venv and install everything into it, once
 demo: setup  ## Run the demo: real photographs, four shards, demo.html (ARGS="--keep" leaves it up)
 	$(BIN)/lookalike demo $(ARGS)
 
-test: check  ## Run every check and test, as CI does (ARGS goes to pytest)
-	$(BIN)/pytest $(ARGS)
+test: check  ## Run every check and test, as CI does (ARGS goes to pytest; WORKERS=1 for one after the other)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: setup  ## Format, lint, types, layers, stubs and docs/api up to date
 	$(BIN)/ruff format --check .

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from lookalike import wire
 from lookalike.codespace import CodeSpace
 from lookalike.errors import (
+    Cancelled,
     CodeSpaceMismatch,
     DeadlineExceeded,
     InvalidRequest,
@@ -99,7 +100,8 @@ class Calls:
                 f"server: {address} and this client do not agree on TLS ({error.message[-160:]}); check the"
                 " certificates, the CA and the name that they are made out to"
             )
-        if error.request_id is None and isinstance(error, PartitionUnavailable):
+        # A call that nobody here cancelled was on its way when its coordinator stopped.
+        if error.request_id is None and isinstance(error, PartitionUnavailable | Cancelled):
             return PartitionUnavailable(f"server: {address} does not answer; is the cluster up?")
         if error.request_id is None and isinstance(error, DeadlineExceeded):
             return DeadlineExceeded(f"server: {address} did not answer in time; allow more time")

@@ -17,12 +17,20 @@ import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from lookalike import Client
+from lookalike import Client, throwaway
 from lookalike.channels import open_channel
 from lookalike.config import ClusterConfig, EncoderConfig
 from lookalike.security.tls import Tls, channel_credentials
 from lookalike.supervisor import Supervisor
 from lookalike.throwaway import throwaway_config
+
+
+def pytest_configure() -> None:
+    """Keep tests that run side by side from choosing the same free ports."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is not None:
+        count = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        throwaway._THOUSANDS = throwaway._THOUSANDS[int(worker.removeprefix("gw")) :: count]
 
 
 class Cluster:

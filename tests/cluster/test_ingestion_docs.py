@@ -89,6 +89,9 @@ def collections(cluster: Cluster) -> Iterator[None]:
     hashing = drawn(16, 64, 3)
     space = CodeSpace(64, "net", "", "pooled", "", hashing.method, hashing.digest)
     with cluster.client() as client:
+        for left in client.list_collections():
+            if left.name in ("features", "photos", "codes"):
+                client.drop_collection(left.name)
         client.create_collection(
             "features", code_space=space, hash_file=hashing.to_bytes(), features="int8", feature_width=16
         )
