@@ -17,6 +17,7 @@ from coordinator.web import routes
 from coordinator.web.answers import REQUEST_ID, Handler, json_response, with_id_and_errors
 from coordinator.web.bodies import LARGE_BYTES, Bodies
 from coordinator.web.gateway import Caller, Gateway, caller_of
+from coordinator.web.hosts import needs_check, only_loopback
 from coordinator.web.openapi import document
 from coordinator.web.pages import Pages
 from lookalike import wire
@@ -58,7 +59,10 @@ async def start_web(
 def application(config: ClusterConfig, grpc_address: str) -> web.Application:
     """Every route of the table, and the pages."""
     handlers = _Handlers(config, Gateway(grpc_address))
-    built = web.Application(middlewares=[with_id_and_errors], client_max_size=MAX_MESSAGE_BYTES)
+    built = web.Application(
+        middlewares=[with_id_and_errors, *([only_loopback] if needs_check(config) else [])],
+        client_max_size=MAX_MESSAGE_BYTES,
+    )
     for call in routes.CALLS:
         built.router.add_route(call.method, call.path, handlers.of_call(call))
     for other, handler in (

@@ -95,7 +95,7 @@ def test_a_thumbnail_that_has_not_changed_is_not_sent_again(rest: Rest, filled: 
     etag = rest("GET", path).headers["etag"]
     connection = socket.create_connection(rest.address.split(":"), timeout=10)
     with connection:
-        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nIf-None-Match: {etag}\r\n\r\n".encode())
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nIf-None-Match: {etag}\r\n\r\n".encode())
         assert connection.recv(64).startswith(b"HTTP/1.1 304")
 
 
@@ -209,7 +209,12 @@ def begun(rest: Rest, path: str, length: int) -> Iterator[socket.socket]:
     """A request whose body does not come."""
     host, _, port = rest.address.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
-        lines = (f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json", f"Content-Length: {length}")
+        lines = (
+            f"POST {path} HTTP/1.1",
+            "Host: localhost",
+            "Content-Type: application/json",
+            f"Content-Length: {length}",
+        )
         connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
         yield connection
 
@@ -252,3 +257,15 @@ def test_status_keeps_its_shape(rest: Rest, cluster: Cluster) -> None:
     assert [partition["replicas"][0]["state"] for partition in status["partitions"]] == ["serving"] * 3
     assert status["encoder"] == {"address": "", "state": "none", "reason": "", "code_space": None}
     assert rest("GET", "/healthz").body == b"ok\n"
+
+
+@pytest.mark.parametrize("host", ["rebound.example", "rebound.example:7780", "127.0.0.1.example", "10.0.0.1", ""])
+def test_another_hosts_page_cannot_reach_a_cluster_without_keys(rest: Rest, host: str) -> None:
+    """DNS rebinding: the browser thinks that it asks the page's own host."""
+    reply = rest("GET", "/v1/collections", host=host)
+    assert (reply.status, reply.error["code"]) == (403, "PermissionDenied")
+
+
+@pytest.mark.parametrize("host", ["localhost:7780", "127.0.0.1:1", "[::1]:7780", "LocalHost"])
+def test_this_machine_is_answered_by_any_name_of_its_own(rest: Rest, host: str) -> None:
+    assert rest("GET", "/v1/collections", host=host).status == 200
