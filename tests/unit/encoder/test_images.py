@@ -113,6 +113,14 @@ def test_a_decompression_bomb_is_refused_by_its_size() -> None:
         decode(png_header(30_000, 30_000), PLAIN)
 
 
+def test_the_limit_of_pixels_is_the_configs(photograph: Image.Image) -> None:
+    data = saved(photograph, "PNG")
+    pixels = photograph.width * photograph.height
+    assert decode(data, PLAIN, pixels).shape == (PLAIN.crop, PLAIN.crop, 3)
+    with pytest.raises(UnreadableImage, match=f"at most {pixels - 1:,} are decoded"):
+        decode(data, PLAIN, pixels - 1)
+
+
 def test_what_is_no_image_is_refused_with_the_reason(photograph: Image.Image) -> None:
     jpeg = saved(photograph, "JPEG")
     for data, words in [
