@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, Route, expect
+from playwright.async_api import Browser, Page, expect
 
 from tests.web.chromium import watched_page
 from tests.web.conftest import PHOTOGRAPHS
@@ -201,41 +200,3 @@ async def test_a_collection_that_is_gone_is_explained(page: Page) -> None:
     await expect(page.get_by_role("alert")).to_contain_text("“gone” is not there; choose another")
     await page.goto(f"/#c={PHOTOGRAPHS}&key=gone")
     await expect(page.get_by_role("alert")).to_contain_text("Not found")
-
-
-async def test_a_key_is_asked_for_kept_in_the_tab_and_sent_with_everything(
-    page: Page,
-) -> None:
-    sent: list[str] = []
-
-    async def guard(route: Route) -> None:
-        given = route.request.headers.get("authorization", "")
-        sent.append(given)
-        if given == "Bearer right":
-            await route.continue_()
-        else:
-            body = {"code": "Unauthenticated", "status": "UNAUTHENTICATED", "message": "no key", "requestId": "r1"}
-            await route.fulfill(status=401, json={"error": body})
-
-    await page.route("**/v1/**", guard)
-    await page.goto("/")
-    await expect(page.get_by_text("This cluster asks for an API key")).to_be_visible()
-    await expect(page.get_by_role("alert")).to_be_empty()
-    for key, is_right in (("wrong", False), ("right", True)):
-        await page.fill("#api-key", key)
-        await page.press("#api-key", "Enter")
-        await expect(page.locator("#key-panel")).to_be_visible(visible=not is_right)
-        await expect(page.get_by_role("alert")).to_contain_text("" if is_right else "No key")
-    picture = page.locator(f"{TILES} img").first
-    await expect(picture).to_have_attribute("src", re.compile("^blob:"))
-    await expect(picture).to_have_js_property("complete", True)
-    assert await picture.evaluate("image => image.naturalWidth") > 30
-    assert set(sent) == {"", "Bearer wrong", "Bearer right"}
-    assert await page.evaluate("[localStorage.length, document.cookie, location.href.includes('right')]") == [
-        0,
-        "",
-        False,
-    ]
-    await page.reload()
-    await page.locator(TILES).first.wait_for()
-    assert await page.locator("#key-panel").is_hidden()
