@@ -256,7 +256,10 @@ class Supervisor:
         if process.name.startswith("shard-"):
             (self._data / process.name.removeprefix("shard-") / EMPTY_FILE).unlink(missing_ok=True)
         process.started = time.monotonic()
-        self._pid_file(process).write_text(f"{process.popen.pid}\n")
+        # Whoever reads it finds a pid in it, the old one or the new.
+        fresh = self._pid_file(process).with_suffix(".new")
+        fresh.write_text(f"{process.popen.pid}\n")
+        fresh.replace(self._pid_file(process))
 
     def _tend(self, process: _Process) -> None:
         now = time.monotonic()

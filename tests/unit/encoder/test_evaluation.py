@@ -481,7 +481,8 @@ def test_a_trained_hash_is_judged_and_a_foreign_one_is_left_out(
     )  # fmt: skip
     assert found.row(method="csq hash.npz", score="hamming")["bits"] == 32
     assert "left out" in found.errors
-    assert "foreign.npz: was fitted to other features" in " ".join(found.errors.split())
+    # A long path is wrapped, wherever the temporary folder is.
+    assert "foreign.npz:wasfittedtootherfeatures" in "".join(found.errors.split())
     assert {row["method"] for row in found.rows} == {"raw", "lsh", "csq hash.npz"}
 
 
