@@ -38,7 +38,7 @@ async def test_a_key_is_asked_for_kept_in_the_tab_and_sent_with_everything(
 
     async with watched_page(chromium, locked.cluster.config.web_url, ignore_https_errors=True) as page:
         page.on("request", note)
-        await page.goto("/")
+        await page.goto("/#c=0-pictures")
         await expect(page.get_by_text("This cluster asks for an API key")).to_be_visible()
         await expect(page.get_by_role("alert")).to_be_empty()
         for key, is_right in ((right[:-1], False), (right, True)):

@@ -45,7 +45,7 @@ def filled(client: Client, collection: str) -> str:
 def photograph_base(encoder_cluster: Cluster, photographs: Path) -> Iterator[str]:
     """The address of a cluster with a collection of real photographs."""
     with encoder_cluster.client(timeout=120) as client:
-        # The pages open the first collection by name, which other tests' leavings must not be.
+        # The pages open the largest collection, which what other tests left must not be.
         for left in client.list_collections():
             client.drop_collection(left.name)
         fill(client, PHOTOGRAPHS, photographs)

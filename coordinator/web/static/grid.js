@@ -34,7 +34,7 @@ function tile(hit, { collection, bits, linkOf, isRanked }) {
   if (isRanked) caption.append(distance(hit, bits));
   const words = attributeWords(hit.attributes);
   if (words) caption.append(element("span", { class: "attributes" }, words));
-  return element("a", { class: "tile", href: linkOf(hit), title: `${hit.key}${words && `\n${allAttributes(hit.attributes)}`}` }, picture, caption);
+  return element("a", { class: "tile", href: linkOf(hit), title: `${hit.key}\n${allAttributes(hit.attributes)}`.trim() }, picture, caption);
 }
 
 /** The record's thumbnail, or a calm tile with its key if it has none. */
@@ -56,8 +56,10 @@ function distance({ distance: bitsApart, score }, bits) {
 const lastPart = (key) => key.replace(/\/+$/, "").split("/").pop() || key;
 const asText = (value) => (typeof value === "string" ? value : JSON.stringify(value));
 
+/** Values to read at a glance; objects, such as where a picture came from, are in the title only. */
 function attributeWords(attributes) {
-  return Object.values(attributes).slice(0, SHOWN_ATTRIBUTES).map(asText).join(" · ").slice(0, 200);
+  const plain = Object.values(attributes).filter((value) => value === null || typeof value !== "object");
+  return plain.slice(0, SHOWN_ATTRIBUTES).map(asText).join(" · ").slice(0, 200);
 }
 
 function allAttributes(attributes) {
