@@ -6,6 +6,7 @@ by name and says what to install when they are called."""
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -26,18 +27,25 @@ class _Group(typer.core.TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         for point in entry_points(group=_ENTRY_POINTS, name=cmd_name):
             single = typer.Typer(add_completion=False, rich_markup_mode=None)
-            single.command(cmd_name)(_load(point))
+            function, settings = _load(point)
+            single.command(cmd_name, context_settings=settings)(function)
             return typer.main.get_command(single)
         return super().get_command(ctx, cmd_name)
 
 
-def _load(point: Any) -> Any:
+def _load(point: Any) -> tuple[Callable[..., None], dict[str, Any]]:
+    """The command's function, and how its arguments are read; if a package is missing, one that takes any and says
+    what to install."""
     try:
-        return point.load()
+        return point.load(), {}
     except ModuleNotFoundError as error:
-        raise InvalidRequest(
-            f"{point.name}: needs {error.name}, which is not installed; pip install 'lookalike[all]'"
-        ) from None
+        remedy = f"needs {error.name}, which is not installed; pip install 'lookalike[all]'"
+
+    def missing(context: typer.Context) -> None:
+        raise InvalidRequest(f"{point.name}: {remedy}")
+
+    missing.__doc__ = f"({remedy})"
+    return missing, {"ignore_unknown_options": True, "allow_extra_args": True}
 
 
 app = typer.Typer(

@@ -264,3 +264,25 @@ def test_features_and_reranks_by_the_command_line(cluster: Cluster, client: Clie
     assert "projections: are missing" in failure("search", "--key", "k1", "--score", "asymmetric", *of)
     assert "keeps none" in failure("collection", "hash", "ranked", "--output", tmp_path / "hash.npz", *at)
     client.drop_collection("ranked")
+
+
+def test_a_command_whose_packages_are_missing_says_so_and_harms_no_other() -> None:
+    """As in a client's install, which has none of the extras."""
+    program = (
+        "import sys; sys.modules['fsspec'] = sys.modules['numba'] = None; from lookalike.cli import main; main()"
+    )
+
+    def run(*arguments: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60, check=False
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    code, text = run("--help")
+    assert code == 0
+    assert "status" in text
+    assert "(needs fsspec" in text
+    assert run("backup", "somewhere", "--collection", "c") == (
+        1,
+        "error: backup: needs fsspec, which is not installed; pip install 'lookalike[all]'\n",
+    )
