@@ -37,6 +37,7 @@ RESTART_BASE_SECONDS = 0.25
 RESTART_MAX_SECONDS = 10.0
 STEADY_SECONDS = 30.0
 LEAVING_POLL_SECONDS = 1.0
+TAKE_OVER_SECONDS = 1.0
 # In the folder of a shard that was stopped because it held nothing.
 EMPTY_FILE = "empty"
 
@@ -72,6 +73,8 @@ class Supervisor:
         self._lock: IO[str] | None = None
         self._stopping = threading.Event()
         self._next: ClusterConfig | None = None
+        self._take_over_at = 0.0
+        self._refusal = ""
 
     def launch(self) -> None:
         """Start every process, without waiting for it. Raises CannotStart."""
@@ -107,17 +110,27 @@ class Supervisor:
 
     def reload(self, config: ClusterConfig) -> None:
         """Have `watch` go over to another config: start the shards that it adds, and let those that it has no more
-        hand over what they hold. What only a new start can change is reported and left."""
+        hand over what they hold. What stands in the way is reported, and the change waits until it is gone: a port
+        that is in use, or the config's change of what only a new start can change."""
         self._next = config
+        self._take_over_at = 0.0
 
     def _take_over(self) -> None:
-        config, self._next = self._next, None
-        if config is None:
+        config = self._next
+        if config is None or time.monotonic() < self._take_over_at:
             return
+        self._take_over_at = time.monotonic() + TAKE_OVER_SECONDS
         try:
             self._apply(config)
         except CannotStart as error:
-            self._report(f"the config is not taken over: {error.message}")
+            if error.message != self._refusal:
+                self._report(f"the config is not taken over: {error.message}")
+            self._refusal = error.message
+            return
+        self._refusal = ""
+        # Another thread may have put a later one there meanwhile.
+        if self._next is config:
+            self._next = None
 
     def _apply(self, config: ClusterConfig) -> None:
         for path in ("cluster", "coordinator", "encoder", "shard.address", "security", "limits"):

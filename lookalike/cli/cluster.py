@@ -38,6 +38,7 @@ def up(
     except ModuleNotFoundError as error:
         raise CannotStart(f"up: needs {error.name}; pip install 'lookalike[all]'") from None
     loaded = load_config(config)
+    content = config.read_bytes()
     folder = (data or loaded.shard.data).absolute()
     supervisor = Supervisor(loaded, folder, lambda line: print(line, file=sys.stderr, flush=True))
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -54,20 +55,20 @@ def up(
         else:
             print(f"ready: grpc {grpc_address} web {web}")
         sys.stdout.flush()
-        with _following(config, supervisor):
+        with _following(config, content, supervisor):
             supervisor.watch()
     finally:
         supervisor.stop()
 
 
 @contextlib.contextmanager
-def _following(path: Path, supervisor: Supervisor) -> Iterator[None]:
-    """While the block lasts, the cluster goes over to what the file says after SIGHUP, or when it has changed."""
+def _following(path: Path, seen: bytes, supervisor: Supervisor) -> Iterator[None]:
+    """While the block lasts, the cluster goes over to what the file says after SIGHUP, or when it has changed
+    since `seen`."""
     from lookalike.config import CONFIG_POLL_SECONDS, load_config
 
     asked, ended = threading.Event(), threading.Event()
     signal.signal(signal.SIGHUP, lambda *_: asked.set())
-    seen = path.read_bytes()
 
     def follow() -> None:
         nonlocal seen

@@ -14,7 +14,7 @@ from lookalike.shard_state import ShardState
 from lookalike.slots import SlotSet, SlotState, SlotTable, no_slots
 from shard.membership import Membership
 
-# Slots that a shard takes from other partitions at once: so many are twice written and half copied at most.
+# Slots that a shard begins to take from other partitions at once: so many are twice written and half copied.
 SLOTS_AT_ONCE = 64
 
 Place = tuple[int, int]  # partition, replica
@@ -70,9 +70,9 @@ def to_take(
 ) -> dict[int, tuple[SlotSet, npt.NDArray[np.uint32]]]:
     """Which slots to begin to take from other partitions now, and in which generations. empty: slots of which this
     shard has no rows left over."""
-    room = SLOTS_AT_ONCE - int(table.are(SlotState.RECEIVING, SlotState.RECEIVED, SlotState.TAKING).sum())
-    if room <= 0:
-        return {}
+    under_way = table.are(SlotState.RECEIVING, SlotState.RECEIVED, SlotState.TAKING)
+    room = max(0, SLOTS_AT_ONCE - int(np.count_nonzero(under_way)))
+    begun_by_peers = no_slots()
     wanted = table.are(SlotState.NONE, SlotState.MOVED) & empty
     own = table.own
     mine = target.owners() == own
@@ -81,19 +81,21 @@ def to_take(
         if partition == own:
             # What another replica of this partition serves comes from there.
             wanted &= ~other.serving
+            begun_by_peers |= other.are(SlotState.RECEIVING, SlotState.RECEIVED) & (other.partners != own)
             continue
         for_me = other.are(SlotState.SHARING) & (other.partners == own)
         free = (other.are(SlotState.OWNED) & mine) | for_me
         later = free & (other.generations + 1 > np.maximum(generations, table.generations))
         source = np.where(later, partition, source)
         generations = np.where(later, other.generations + 1, generations)
-    chosen = np.flatnonzero(wanted & (source >= 0))[:room]
-    parts = {}
-    for partition in np.unique(source[chosen]):
-        slots = no_slots()
-        slots[chosen[source[chosen] == partition]] = True
-        parts[int(partition)] = (slots, generations)
-    return parts
+    able = wanted & (source >= 0)
+    # Those of this partition's other replicas come whether there is room or not: each may be full of what the
+    # other lacks, and neither may serve a slot alone.
+    chosen = able & begun_by_peers
+    chosen[np.flatnonzero(able & ~chosen)[:room]] = True
+    return {
+        int(partition): (chosen & (source == partition), generations) for partition in np.unique(source[chosen])
+    }
 
 
 def abandoned(table: SlotTable, others: Mapping[Place, SlotTable]) -> SlotSet:

@@ -79,7 +79,8 @@ def test_its_commands_run(document: str, cluster_of: Cluster | None, photographs
                 if cluster_of and not DOCUMENTS[document].keeps_collections:
                     drop_all_but(kept, cluster_of)
                 result = place.run(block)
-                assert result.returncode == 0, f"{document}:{block.line}:\n{result.stdout[-3000:]}"
+                said = f"{document}:{block.line}: exit code {result.returncode}\n{result.stdout[-3000:]}"
+                assert result.returncode == 0, f"{said}\n{place.logs()}"
     finally:
         place.close()
 

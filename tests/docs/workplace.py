@@ -17,6 +17,8 @@ from lookalike.throwaway import throwaway_config
 from tests.docs.blocks import ROOT, Block
 
 BLOCK_SECONDS = 240
+# Of the clusters that documents start.
+MAX_PARTITIONS, MAX_REPLICAS = 4, 2
 _STAND_INS = Path(__file__).parent / "stand_ins"
 _LINKED = ("deploy", "docs", "protos", "examples", "pyproject.toml", "README.md")
 # What README.md's program takes for granted.
@@ -43,7 +45,7 @@ class Workplace:
             if (ROOT / name).exists():
                 (folder / name).symlink_to(ROOT / name)
         self._up_data = folder / "srv"
-        config = running or throwaway_config(self._up_data, 1, replicas=1)
+        config = running or throwaway_config(self._up_data, MAX_PARTITIONS, replicas=MAX_REPLICAS)
         self._stands_for = {
             "127.0.0.1:7700": config.coordinator.listen,
             "127.0.0.1:7780": config.coordinator.web,
@@ -52,7 +54,7 @@ class Workplace:
         self._environment = self._make_environment(config, running is not None)
 
     def run(self, block: Block) -> subprocess.CompletedProcess[str]:
-        """Run a block to its end; what it prints comes back as one text."""
+        """Run a block to its end; what it prints comes back as one text. One that takes too long ends with 124."""
         text = block.text
         for documented, actual in self._stands_for.items():
             text = text.replace(documented, actual)
@@ -63,12 +65,23 @@ class Workplace:
         # A file, not a pipe, for what a block leaves running would hold a pipe open.
         output = self._folder / "output.txt"
         with output.open("wb") as file:
-            result = subprocess.run(
-                command, cwd=self._folder, env=self._environment, stdin=subprocess.DEVNULL, stdout=file,
-                stderr=subprocess.STDOUT, check=False, timeout=BLOCK_SECONDS,
-            )  # fmt: skip
+            try:
+                code = subprocess.run(
+                    command, cwd=self._folder, env=self._environment, stdin=subprocess.DEVNULL, stdout=file,
+                    stderr=subprocess.STDOUT, check=False, timeout=BLOCK_SECONDS,
+                ).returncode  # fmt: skip
+            except subprocess.TimeoutExpired:
+                code = 124
         printed = output.read_text(encoding="utf-8", errors="replace")
-        return subprocess.CompletedProcess(command, result.returncode, printed)
+        return subprocess.CompletedProcess(command, code, printed)
+
+    def logs(self) -> str:
+        """The last lines of the clusters that `lookalike up` started."""
+        files = [*sorted(self._folder.glob("up-*.log")), *sorted(self._folder.glob("*/logs/*.log"))]
+        tails = (file.read_text(encoding="utf-8", errors="replace").splitlines()[-15:] for file in files)
+        return "\n".join(
+            f"{file.name}: {line}" for file, lines in zip(files, tails, strict=True) for line in lines
+        )
 
     def close(self) -> None:
         """End the clusters that `lookalike up` started."""

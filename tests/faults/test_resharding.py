@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from lookalike import Client, Record
+from lookalike.supervisor import TAKE_OVER_SECONDS
 from tests.conftest import Cluster, running_cluster, wait_until
 from tests.oracle import nearest_keys
 
@@ -102,3 +105,18 @@ def test_a_drained_partition_is_emptied_and_takes_its_share_again(tmp_path: Path
         client.drain(1, undo=True)
         wait_until(lambda: client.status().partitions[1].slots == before, 30)
         assert len(client.search(code=bytes(8), k=1_000, collection="c").hits) == 600
+
+
+def test_a_partition_whose_port_is_in_use_comes_when_the_port_is_free(tmp_path: Path) -> None:
+    with running_cluster(tmp_path, partitions=1) as cluster, cluster.client() as client:
+        client.create_collection("c", bits=64)
+        client.upsert([Record(f"k{i}", code=bytes(8)) for i in range(200)], collection="c")
+        host, _, port = cluster.config.shard_address(1).rpartition(":")
+        with socket.create_server((host, int(port))):
+            cluster.reload(cluster.config.model_copy(update={"partitions": 2}))
+            wait_until(lambda: len(cluster.reports) == 1, 30)
+            time.sleep(2 * TAKE_OVER_SECONDS)
+            assert f"{host}:{port} cannot be bound" in "".join(cluster.reports)
+            assert len(cluster.reports) == 1
+        wait_until(lambda: is_balanced(client, 2), 60)
+        assert len(client.search(code=bytes(8), k=1_000, collection="c").hits) == 200

@@ -84,3 +84,25 @@ def test_no_more_slots_are_begun_than_may_be_on_their_way() -> None:
     assert moves.to_take(busy, target, {(0, 0): source}, ALL) == {}
     # Rows that a slot left here are cleared away first.
     assert moves.to_take(mine, target, {(0, 0): source}, no_slots()) == {}
+
+
+def test_replicas_that_began_with_different_slots_come_to_serve_them_all() -> None:
+    target = Target(2, 3)
+    was = Target(1, 2).owners()
+    sources = {(p, 0): SlotTable.founded(p, was == p) for p in (0, 1)}
+    # Each heard of one partition only when it began, and is full of slots that the other one does not have.
+    mine, other = (_all_begun(SlotTable.empty(2), target, {place: table}) for place, table in sources.items())
+    assert not (mine.writable & other.writable).any()
+    mine, other = (
+        _all_begun(one, target, {**sources, (2, 1): peer}) for one, peer in ((mine, other), (other, mine))
+    )
+    mine, other = (one.received(ALL) for one in (mine, other))
+    ready = moves.ready_to_take(mine, [other], Quorum(replicas=2, writes=2))
+    assert int(ready.sum()) == 2 * moves.SLOTS_AT_ONCE
+    assert (moves.ready_to_take(other, [mine], Quorum(replicas=2, writes=2)) == ready).all()
+
+
+def _all_begun(table: SlotTable, target: Target, others: dict[tuple[int, int], SlotTable]) -> SlotTable:
+    for source, (slots, generations) in moves.to_take(table, target, others, ALL).items():
+        table = table.receive(slots, source, generations)
+    return table
