@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from lookalike.cli import view
 from lookalike.cli.options import DEFAULT_SERVER, Json, Server, Timeout, connect, print_json
@@ -135,15 +134,7 @@ def rebalance_status(server: Server = DEFAULT_SERVER, timeout: Timeout = 10.0, a
         ]
         print_json({**dataclasses.asdict(answer.rebalance), "by_partition": parts})
         return
-    console = view.console()
-    console.print(view.rebalance_line(answer))
-    table = Table("partition", "slots", "of", "", box=None, padding=(0, 2))
-    for part in answer.partitions:
-        table.add_row(
-            str(part.partition), str(part.slots), str(part.target_slots),
-            "empty: may be removed" if part.removable else "",
-        )  # fmt: skip
-    console.print(table)
+    view.console().print(view.rebalance_view(answer))
 
 
 def drain(

@@ -68,6 +68,17 @@ def _replicas(answer: ClusterStatus) -> Table:
     return table
 
 
+def rebalance_view(answer: ClusterStatus) -> RenderableType:
+    """One thing to print, so that `| grep -q` has had all of it when it ends."""
+    table = Table("partition", "slots", "of", "", box=None, padding=(0, 2))
+    for part in answer.partitions:
+        table.add_row(
+            str(part.partition), str(part.slots), str(part.target_slots),
+            "empty: may be removed" if part.removable else "",
+        )  # fmt: skip
+    return Group(Text(rebalance_line(answer)), table)
+
+
 def rebalance_line(answer: ClusterStatus) -> str:
     found = answer.rebalance
     drained = f", drained: {', '.join(map(str, found.drained))}" if found.drained else ""

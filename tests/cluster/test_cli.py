@@ -66,6 +66,13 @@ def test_status_shows_all_parts_and_tells_by_its_exit_code(cluster: Cluster) -> 
     assert run("status", "--server", cluster.address).stdout.count("serving") == 3
 
 
+@pytest.mark.parametrize("command", ["status", "rebalance status"])
+def test_what_a_script_looks_for_is_found_though_the_looker_leaves_first(cluster: Cluster, command: str) -> None:
+    script = f"{sys.executable} -m lookalike {command} --server {cluster.address} | grep -q ."
+    for _ in range(3):
+        subprocess.run(["bash", "-o", "pipefail", "-c", script], check=True, timeout=60)
+
+
 def test_errors_are_one_line(cluster: Cluster, tmp_path: Path) -> None:
     at = ("--server", cluster.address)
     assert "does not exist" in failure("search", "--key", "a", "-c", "nowhere", *at)
