@@ -60,7 +60,7 @@ def test_a_partial_answer_comes_before_the_deadline_and_says_so(stopped: Cluster
 async def test_a_patient_search_of_a_frozen_partition_holds_nobody_up(stopped: Cluster) -> None:
     async with (
         AsyncClient(stopped.address, timeout=30.0) as patient,
-        AsyncClient(stopped.address, timeout=1.5) as hasty,
+        AsyncClient(stopped.address, timeout=4.0) as hasty,
     ):
         fingerprint = _fingerprint(stopped)
         waiting = [
