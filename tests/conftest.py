@@ -26,7 +26,10 @@ from lookalike.throwaway import throwaway_config
 
 
 def pytest_configure() -> None:
-    """Keep tests that run side by side from choosing the same free ports."""
+    """Keep tests that run side by side from choosing the same free ports, and have what they start hear Ctrl-C: a
+    shell has what it starts in the background ignore it."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker is not None:
         count = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
