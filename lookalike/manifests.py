@@ -1,8 +1,9 @@
 """Owns how one template becomes a cluster's shards, for Kubernetes or compose.
 
 A template is split into parts by lines `---`, which begin another document, and `# ---`, which do not. A part that
-names {partition} or {replica} is written once for each; {partitions} is how many partitions there are. What is
-written begins with a line that says where it comes from, and so can be written again."""
+names {partition} or {replica} is written once for each; {partitions} is how many partitions there are, and
+{replicas-1} how many of a partition's replicas stay when one goes. What is written begins with a line that says
+where it comes from, and so can be written again."""
 
 from __future__ import annotations
 
@@ -72,4 +73,5 @@ def _filled(part: str, partitions: int, replicas: int) -> Iterator[str]:
             part.replace("{replica}", str(replica))
             .replace("{partition}", str(partition))
             .replace("{partitions}", str(partitions))
+            .replace("{replicas-1}", str(replicas - 1))
         )

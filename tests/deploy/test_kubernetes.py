@@ -163,6 +163,22 @@ def test_a_cluster_can_form_and_its_disks_stay(documents: list[Document]) -> Non
         assert all(f"shard-partition-{ordinal}" in budget for ordinal in range(one["spec"]["replicas"]))
 
 
+def test_a_drain_may_evict_one_replica_of_each_partition(documents: list[Document]) -> None:
+    """And no more: reckoned as Kubernetes does it. Its maxUnavailable would count from the scales of all the
+    StatefulSets that the pods belong to, other partitions' pods included; minAvailable counts pods."""
+    scales = [one["spec"]["replicas"] for one in of_kind(documents, "StatefulSet").values()]
+    for partition in range(max(scales)):
+        budget = of_kind(documents, "PodDisruptionBudget")[f"shard-partition-{partition}"]["spec"]
+        healthy = sum(scale > partition for scale in scales)
+        desired = budget.get("minAvailable", sum(scales) - budget.get("maxUnavailable", 0))
+        assert healthy - desired == 1
+
+
+def test_a_pod_that_never_becomes_ready_does_not_block_a_drain(documents: list[Document]) -> None:
+    for name, budget in of_kind(documents, "PodDisruptionBudget").items():
+        assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow", name
+
+
 def test_tls_replaces_the_probes_that_cannot_speak_it(tmp_path: Path) -> None:
     overlay = copied(tmp_path) / "kubernetes/overlays/small"
     file = overlay / "kustomization.yaml"

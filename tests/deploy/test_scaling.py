@@ -59,7 +59,11 @@ def test_a_replica_more_is_one_number_in_kubernetes(overlay: Path) -> None:
     change(overlay, "replicas: 2", "replicas: 3")
     after = by_name(kustomize(overlay))
     assert after.keys() - before.keys() == {"StatefulSet/shard-r2"}
-    assert {name for name in before if before[name] != after[name]} == {"ConfigMap/lookalike"}
+    changed = {name: lines_changed(before[name], after[name]) for name in before if before[name] != after[name]}
+    config = changed.pop("ConfigMap/lookalike")
+    assert len(config) == 2
+    lines = ["-  minAvailable: 1", "+  minAvailable: 2"]
+    assert changed == {f"PodDisruptionBudget/shard-partition-{number}": lines for number in range(4)}
 
 
 @pytest.mark.parametrize(
@@ -101,9 +105,11 @@ def test_check_fails_when_the_config_has_changed(overlay: Path) -> None:
 
 
 def test_a_part_is_repeated_as_its_placeholders_say() -> None:
-    template = "one\n# ---\nr{replica}\n---\np{partition} of {partitions}\n---\nr{replica}p{partition}\n"
+    template = (
+        "one of {replicas-1}\n# ---\nr{replica}\n---\np{partition} of {partitions}\n---\nr{replica}p{partition}\n"
+    )
     assert render(template, partitions=2, replicas=2) == (
-        "one\nr0\nr1\n---\np0 of 2\n---\np1 of 2\n---\nr0p0\n---\nr0p1\n---\nr1p0\n---\nr1p1\n"
+        "one of 1\nr0\nr1\n---\np0 of 2\n---\np1 of 2\n---\nr0p0\n---\nr0p1\n---\nr1p0\n---\nr1p1\n"
     )
 
 
