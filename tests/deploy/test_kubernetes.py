@@ -117,6 +117,28 @@ def test_every_service_budget_and_policy_selects_pods_that_there_are(documents: 
             assert any(own.items() <= have.items() for have in labels), f"{kind}/{name} selects nothing"
 
 
+def test_ray_pods_keep_the_name_that_kuberay_gives_them(documents: list[Document]) -> None:
+    """KubeRay's Service for a RayService's head selects app.kubernetes.io/name: kuberay; and the Service of its
+    RayCluster takes the pods' name, with which our ServiceMonitor would scrape Ray's own metrics, in vain
+    (kuberay ray-operator/controllers/ray/common/service.go, HeadServiceLabels and BuildHeadServiceForRayService)."""
+    for at, template in pods([one for one in documents if one["kind"] == "RayService"]):
+        assert template["metadata"]["labels"] == {"app.kubernetes.io/component": "encoder"}, at
+    scraped = {
+        name
+        for name, one in of_kind(documents, "Service").items()
+        if any(port["name"] == "metrics" for port in one["spec"]["ports"])
+    }
+    assert scraped == {"shard", "coordinators", "encoder"}
+
+
+def test_a_name_is_looked_up_wherever_dns_is(documents: list[Document]) -> None:
+    """A cache on the node answers from an address that no selector of pods matches."""
+    for name, one in of_kind(documents, "NetworkPolicy").items():
+        if "Egress" in one["spec"]["policyTypes"]:
+            dns = [{"port": 53, "protocol": protocol} for protocol in ("UDP", "TCP")]
+            assert {"ports": dns} in one["spec"]["egress"], name
+
+
 def test_only_the_cluster_reaches_a_shard(documents: list[Document]) -> None:
     policies = of_kind(documents, "NetworkPolicy")
     assert policies["deny"]["spec"] == {"podSelector": {}, "policyTypes": ["Ingress"]}
