@@ -76,6 +76,14 @@ def test_every_pod_is_valid_and_of_the_restricted_profile(documents: list[Docume
             assert "memory" in container["resources"]["limits"], at
 
 
+def test_what_starts_a_ray_of_its_own_is_told_how_many_processors_it_has(documents: list[Document]) -> None:
+    """Ray starts a process for each; on a machine of 64 they would not fit into the limit of memory."""
+    for at, template in pods(documents):
+        for container in template["spec"]["containers"]:
+            if container["image"].startswith("lookalike-encoder:") and "command" in container:
+                assert "cpu" in container["resources"]["limits"], at
+
+
 def test_configs_are_valid_and_found_by_the_names_that_they_give(
     documents: list[Document], tmp_path: Path
 ) -> None:
@@ -120,7 +128,7 @@ def test_every_service_budget_and_policy_selects_pods_that_there_are(documents: 
 def test_ray_pods_keep_the_name_that_kuberay_gives_them(documents: list[Document]) -> None:
     """KubeRay's Service for a RayService's head selects app.kubernetes.io/name: kuberay; and the Service of its
     RayCluster takes the pods' name, with which our ServiceMonitor would scrape Ray's own metrics, in vain
-    (kuberay ray-operator/controllers/ray/common/service.go, HeadServiceLabels and BuildHeadServiceForRayService)."""
+    (kuberay ray-operator/controllers/ray/common/service.go, BuildHeadServiceForRayService)."""
     for at, template in pods([one for one in documents if one["kind"] == "RayService"]):
         assert template["metadata"]["labels"] == {"app.kubernetes.io/component": "encoder"}, at
     scraped = {
