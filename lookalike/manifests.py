@@ -37,7 +37,7 @@ class Origin:
     def read(cls, file: Path) -> Self:
         """Raises CannotStart if the file has no such line."""
         try:
-            match = _ORIGIN.match(file.read_text(encoding="utf-8"))
+            match = _ORIGIN.match(file.read_text(encoding="utf-8", errors="replace"))
         except OSError as error:
             raise CannotStart(f"manifests: {file} cannot be read: {error.strerror}") from None
         if match is None:
@@ -52,6 +52,17 @@ def written(template: str, text: str, partitions: int, replicas: int) -> str:
     """The file for so many shards, from the text of `template`."""
     header = _HEADER.format(template=template, partitions=partitions, replicas=replicas, config=CONFIG_FILE)
     return header + render(text, partitions, replicas)
+
+
+def save(file: Path, content: str) -> None:
+    """Whole or not at all. Raises CannotStart."""
+    unfinished = file.with_name(f".{file.name}")
+    try:
+        unfinished.write_text(content, encoding="utf-8")
+        unfinished.replace(file)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise CannotStart(f"manifests: {file} cannot be written: {error.strerror}") from None
 
 
 def render(template: str, partitions: int, replicas: int) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -115,9 +117,19 @@ def test_a_part_is_repeated_as_its_placeholders_say() -> None:
 
 def test_a_file_that_was_not_written_by_the_command_is_left_alone(tmp_path: Path) -> None:
     file = tmp_path / "shards.yaml"
-    file.write_text("kind: StatefulSet\n")
-    with pytest.raises(CannotStart, match="does not begin with"):
-        Origin.read(file)
+    for content in (b"kind: StatefulSet\n", b"\xff\xfe"):
+        file.write_bytes(content)
+        with pytest.raises(CannotStart, match="does not begin with"):
+            Origin.read(file)
+
+
+def test_what_cannot_be_written_stays_as_it_was(overlay: Path) -> None:
+    before = (overlay / "shards.yaml").read_text()
+    command = f"ulimit -f 0; exec {sys.executable} -m lookalike manifests {overlay}"
+    result = subprocess.run(["bash", "-c", command], check=False, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr == f"error: manifests: {overlay}/shards.yaml cannot be written: File too large\n"
+    assert (overlay / "shards.yaml").read_text() == before
 
 
 def test_the_alert_rules_for_kubernetes_are_those_of_prometheus() -> None:
