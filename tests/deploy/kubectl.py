@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import yaml
@@ -24,7 +25,8 @@ def main() -> None:
     create.add_argument("what", choices=("namespace", "secret"))
     create.add_argument("rest", nargs=argparse.REMAINDER)
     apply = verbs.add_parser("apply")
-    apply.add_argument("-k", dest="folder", type=Path, required=True)
+    apply.add_argument("-k", dest="folder", type=Path)
+    apply.add_argument("-f", dest="file", choices=("-",))
     apply.add_argument("-l", dest="label")
     rollout = verbs.add_parser("rollout")
     rollout.add_argument("what", choices=("status",))
@@ -34,10 +36,15 @@ def main() -> None:
     if given.verb == "rollout":
         require(objects, given.object)
     elif given.verb == "create":
-        command = [tool("kubectl"), "create", given.what, *given.rest, "--dry-run=client", "-o", "yaml"]
-        APPLIED.write_text(json.dumps([*objects, yaml.safe_load(subprocess.check_output(command))]))
+        command = [tool("kubectl"), "create", given.what, *given.rest]
+        if "--dry-run=client" in given.rest:
+            subprocess.run(command, check=True)
+            return
+        made = subprocess.check_output([*command, "--dry-run=client", "-o", "yaml"])
+        APPLIED.write_text(json.dumps([*objects, yaml.safe_load(made)]))
     else:
-        built = [one for one in kustomize(given.folder) if given.label is None or has(one, given.label)]
+        named = yaml.safe_load_all(sys.stdin) if given.file else kustomize(given.folder)
+        built = [one for one in named if given.label is None or has(one, given.label)]
         assert built, f"nothing in {given.folder} has {given.label}"
         require_secrets([*objects, *built])
         APPLIED.write_text(json.dumps([*objects, *built]))
