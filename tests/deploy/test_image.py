@@ -95,3 +95,8 @@ def test_the_encoder_keeps_its_memory() -> None:
     program = dict(re.findall(r'"(MALLOC_\w+)": "(\d+)"', Path(source).read_text()))
     assert len(program) == 3
     assert program.items() <= image_environment("encoder").items()
+
+
+def test_the_image_takes_no_gpus_that_a_pod_did_not_ask_for() -> None:
+    """NVIDIA's runtime reads this variable; the device plugin and `docker run --gpus` set it."""
+    assert "NVIDIA_VISIBLE_DEVICES" not in image_environment("encoder")
