@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 
 from lookalike.config import load_config
@@ -20,13 +19,16 @@ async def serve(config_path: Path, watch_stdin: bool) -> None:
         raise CannotStart(f"config: {config_path} has no encoder section; add one")
     observation = Observation(cluster, Process("encoder"))
     # Ray and torch take seconds to import; a config that is wrong is said at once.
+    from joblib import cpu_count
+
     from encoder.deployment import deployed
     from encoder.front import Front
     from encoder.ray_session import ray_session
 
     stopped = asyncio.ensure_future(until_stopped(watch_stdin))
-    # Serve's own actors ask for no processor, the replicas for one each.
-    with ray_session(config.ray_address, cpus=max(os.cpu_count() or 1, config.max_replicas)):
+    # Serve's own actors ask for no processor, the replicas for one each. What a container may use counts, not what
+    # the machine has: Ray starts a process for each.
+    with ray_session(config.ray_address, cpus=max(cpu_count(), config.max_replicas)):
         async with deployed(config, cluster.limits.max_image_pixels) as handle:
             # Not earlier: Ray forks its processes off this one, and a fork beside gRPC's threads can hang.
             front = await Front.start(handle, cluster, config, observation)

@@ -1,8 +1,9 @@
 """Owns how one template becomes a cluster's shards, for Kubernetes or compose.
 
 A template is split into parts by lines `---`, which begin another document, and `# ---`, which do not. A part that
-names {partition} or {replica} is written once for each; {partitions} is how many partitions there are. What is
-written begins with a line that says where it comes from, and so can be written again."""
+names {partition} or {replica} is written once for each; {partitions} is how many partitions there are, and
+{replicas-1} how many of a partition's replicas stay when one goes. What is written begins with a line that says
+where it comes from, and so can be written again."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ class Origin:
     def read(cls, file: Path) -> Self:
         """Raises CannotStart if the file has no such line."""
         try:
-            match = _ORIGIN.match(file.read_text(encoding="utf-8"))
+            match = _ORIGIN.match(file.read_text(encoding="utf-8", errors="replace"))
         except OSError as error:
             raise CannotStart(f"manifests: {file} cannot be read: {error.strerror}") from None
         if match is None:
@@ -51,6 +52,17 @@ def written(template: str, text: str, partitions: int, replicas: int) -> str:
     """The file for so many shards, from the text of `template`."""
     header = _HEADER.format(template=template, partitions=partitions, replicas=replicas, config=CONFIG_FILE)
     return header + render(text, partitions, replicas)
+
+
+def save(file: Path, content: str) -> None:
+    """Whole or not at all. Raises CannotStart."""
+    unfinished = file.with_name(f".{file.name}")
+    try:
+        unfinished.write_text(content, encoding="utf-8")
+        unfinished.replace(file)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise CannotStart(f"manifests: {file} cannot be written: {error.strerror}") from None
 
 
 def render(template: str, partitions: int, replicas: int) -> str:
@@ -72,4 +84,5 @@ def _filled(part: str, partitions: int, replicas: int) -> Iterator[str]:
             part.replace("{replica}", str(replica))
             .replace("{partition}", str(partition))
             .replace("{partitions}", str(partitions))
+            .replace("{replicas-1}", str(replicas - 1))
         )

@@ -251,16 +251,19 @@ def _require_reachable(server: str) -> None:
 
 
 def _workers(settings: EncoderConfig, count: int | None) -> Workers:
-    """One actor per processor; with GPUs as many as their shares allow, decoding in threads."""
+    """One actor per processor that this process, or its container, may use; with GPUs as many as their shares
+    allow, decoding in threads."""
+    from joblib import cpu_count
+
     from encoder.ingest.job import Workers
 
     if not settings.gpus_per_replica:
-        return Workers(count or os.cpu_count() or 1)
+        return Workers(count or cpu_count())
     import torch
 
     shares = max(1, int(torch.cuda.device_count() / settings.gpus_per_replica))
     own = count or shares
-    return Workers(own, settings.gpus_per_replica, max(1, (os.cpu_count() or 1) // own))
+    return Workers(own, settings.gpus_per_replica, max(1, cpu_count() // own))
 
 
 def _print_summary(job: _Job, kind: str) -> None:

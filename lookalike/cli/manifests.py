@@ -10,7 +10,7 @@ import typer
 
 from lookalike.cli.options import connect
 from lookalike.errors import CannotStart, InvalidRequest
-from lookalike.manifests import CONFIG_FILE, SHARDS_FILE, Origin, written
+from lookalike.manifests import CONFIG_FILE, SHARDS_FILE, Origin, save, written
 
 
 def manifests(
@@ -47,7 +47,7 @@ def manifests(
     if check and content != target.read_text(encoding="utf-8"):
         raise InvalidRequest(f"{target} is not what {CONFIG_FILE} asks for; run `lookalike manifests {folder}`")
     if not check:
-        target.write_text(content, encoding="utf-8")
+        save(target, content)
     print(f"{target}: {partitions} partitions, {config.replicas} replicas")
     if partitions > config.partitions:
         print(

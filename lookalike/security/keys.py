@@ -8,6 +8,7 @@ to guess, and no slow hash is needed. A key that is rotated has two secrets unti
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -17,6 +18,7 @@ import math
 import os
 import re
 import secrets
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, cast
@@ -138,7 +140,8 @@ def load_keys(path: Path) -> KeyRing:
 
 
 def save_keys(path: Path, ring: KeyRing) -> None:
-    """Write a key file whole, readable for its owner only."""
+    """Write a key file whole: a new one for its owner alone to read, another with the owner and mode that it has,
+    for the processes that read it run as someone else."""
     document = {"keys": [dataclasses.asdict(key) for key in ring.keys.values()]}
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -146,10 +149,19 @@ def save_keys(path: Path, ring: KeyRing) -> None:
             json.dump(document, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
+        if path.exists():
+            _pass_on(path.stat(), fresh)
         fresh.replace(path)
     except OSError as error:
         fresh.unlink(missing_ok=True)
         raise InvalidRequest(f"file: {path} cannot be written: {error.strerror}") from None
+
+
+def _pass_on(found: os.stat_result, fresh: Path) -> None:
+    fresh.chmod(stat.S_IMODE(found.st_mode))
+    # Only root may give files away; for others the mode says who may read it.
+    with contextlib.suppress(PermissionError):
+        os.chown(fresh, found.st_uid, found.st_gid)
 
 
 def describe(key: Key, now: float) -> dict[str, Any]:

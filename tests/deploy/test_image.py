@@ -58,6 +58,29 @@ def test_what_is_copied_makes_a_whole_program(tmp_path: Path) -> None:
         )  # fmt: skip
 
 
+def test_a_change_of_the_sources_keeps_the_layers_of_what_they_need(tmp_path: Path) -> None:
+    """Those are installed for a project without sources: which must be possible, and come first."""
+    stages = re.split(r"^FROM .* AS ", CONTAINERFILE.read_text(), flags=re.MULTILINE)
+    needs = [stage for stage in stages if "pip install -c constraints.txt" in stage]
+    assert len(needs) == 2
+    assert not any("COPY" in stage for stage in needs)
+    for name in ("pyproject.toml", "README.md", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    site = tmp_path / "site"
+    subprocess.run([*pip, "--disable-pip-version-check", "--target", site, tmp_path], check=True)
+    (information,) = site.glob("*.dist-info")
+    assert "Provides-Extra: encoder" in (information / "METADATA").read_text()
+    assert {path.name for path in site.iterdir()} == {information.name, "bin"}
+
+
+def test_what_ingestion_on_kubernetes_reads_from_can_be_read() -> None:
+    overlays = (DEPLOY / "kubernetes/overlays").glob("*/kustomization.yaml")
+    schemes = set(re.findall(r"source=(\w+)://", "".join(file.read_text() for file in overlays)))
+    assert schemes == {"s3"}
+    assert CONTAINERFILE.read_text().count("\nARG STORES=s3fs\nRUN pip install -c constraints.txt") == 2
+
+
 def test_the_image_runs_as_nobody_in_particular() -> None:
     text = CONTAINERFILE.read_text()
     assert re.findall(r"^USER (.+)$", text, re.MULTILINE) == ["10001:10001"]
@@ -72,3 +95,8 @@ def test_the_encoder_keeps_its_memory() -> None:
     program = dict(re.findall(r'"(MALLOC_\w+)": "(\d+)"', Path(source).read_text()))
     assert len(program) == 3
     assert program.items() <= image_environment("encoder").items()
+
+
+def test_the_image_takes_no_gpus_that_a_pod_did_not_ask_for() -> None:
+    """NVIDIA's runtime reads this variable; the device plugin and `docker run --gpus` set it."""
+    assert "NVIDIA_VISIBLE_DEVICES" not in image_environment("encoder")

@@ -76,6 +76,14 @@ def test_every_pod_is_valid_and_of_the_restricted_profile(documents: list[Docume
             assert "memory" in container["resources"]["limits"], at
 
 
+def test_what_starts_a_ray_of_its_own_is_told_how_many_processors_it_has(documents: list[Document]) -> None:
+    """Ray starts a process for each; on a machine of 64 they would not fit into the limit of memory."""
+    for at, template in pods(documents):
+        for container in template["spec"]["containers"]:
+            if container["image"].startswith("lookalike-encoder:") and "command" in container:
+                assert "cpu" in container["resources"]["limits"], at
+
+
 def test_configs_are_valid_and_found_by_the_names_that_they_give(
     documents: list[Document], tmp_path: Path
 ) -> None:
@@ -117,6 +125,28 @@ def test_every_service_budget_and_policy_selects_pods_that_there_are(documents: 
             assert any(own.items() <= have.items() for have in labels), f"{kind}/{name} selects nothing"
 
 
+def test_ray_pods_keep_the_name_that_kuberay_gives_them(documents: list[Document]) -> None:
+    """KubeRay's Service for a RayService's head selects app.kubernetes.io/name: kuberay; and the Service of its
+    RayCluster takes the pods' name, with which our ServiceMonitor would scrape Ray's own metrics, in vain
+    (kuberay ray-operator/controllers/ray/common/service.go, BuildHeadServiceForRayService)."""
+    for at, template in pods([one for one in documents if one["kind"] == "RayService"]):
+        assert template["metadata"]["labels"] == {"app.kubernetes.io/component": "encoder"}, at
+    scraped = {
+        name
+        for name, one in of_kind(documents, "Service").items()
+        if any(port["name"] == "metrics" for port in one["spec"]["ports"])
+    }
+    assert scraped == {"shard", "coordinators", "encoder"}
+
+
+def test_a_name_is_looked_up_wherever_dns_is(documents: list[Document]) -> None:
+    """A cache on the node answers from an address that no selector of pods matches."""
+    for name, one in of_kind(documents, "NetworkPolicy").items():
+        if "Egress" in one["spec"]["policyTypes"]:
+            dns = [{"port": 53, "protocol": protocol} for protocol in ("UDP", "TCP")]
+            assert {"ports": dns} in one["spec"]["egress"], name
+
+
 def test_only_the_cluster_reaches_a_shard(documents: list[Document]) -> None:
     policies = of_kind(documents, "NetworkPolicy")
     assert policies["deny"]["spec"] == {"podSelector": {}, "policyTypes": ["Ingress"]}
@@ -150,6 +180,19 @@ def test_the_ingestion_job_is_a_command_that_there_is() -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_the_ingestion_job_runs_once_what_the_nightly_one_runs() -> None:
+    (job,) = kustomize(DEPLOY / "kubernetes/jobs/ingest")
+    kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
+    assert (job["kind"], job["metadata"]["namespace"]) == ("Job", "lookalike")
+    jobs = of_kind(kustomize(DEPLOY / "kubernetes/overlays/production"), "CronJob")
+    nightly = jobs["ingest"]["spec"]["jobTemplate"]["spec"]
+    (own,), (other,) = (spec["template"]["spec"]["containers"] for spec in (job["spec"], nightly))
+    assert all(one.keys() == {"name", "value"} for one in own["env"]), "what to read stands in its own folder"
+    assert [one["name"] for one in own["env"]] == [one["name"] for one in other["env"]]
+    own["env"] = other["env"]
+    assert job["spec"] == nightly
+
+
 def test_no_secret_is_in_the_manifests(documents: list[Document]) -> None:
     assert not of_kind(documents, "Secret")
 
@@ -163,18 +206,46 @@ def test_a_cluster_can_form_and_its_disks_stay(documents: list[Document]) -> Non
         assert all(f"shard-partition-{ordinal}" in budget for ordinal in range(one["spec"]["replicas"]))
 
 
-def test_tls_replaces_the_probes_that_cannot_speak_it(tmp_path: Path) -> None:
-    overlay = copied(tmp_path) / "kubernetes/overlays/small"
-    file = overlay / "kustomization.yaml"
-    file.write_text(file.read_text().replace("components:\n", "components:\n  - ../../components/tls\n"))
-    built = kustomize(overlay)
-    for _, template in pods([one for one in built if one["metadata"]["name"] in ("shard-r0", "coordinator")]):
+def test_a_drain_may_evict_one_replica_of_each_partition(documents: list[Document]) -> None:
+    """And no more: reckoned as Kubernetes does it. Its maxUnavailable would count from the scales of all the
+    StatefulSets that the pods belong to, other partitions' pods included; minAvailable counts pods."""
+    scales = [one["spec"]["replicas"] for one in of_kind(documents, "StatefulSet").values()]
+    for partition in range(max(scales)):
+        budget = of_kind(documents, "PodDisruptionBudget")[f"shard-partition-{partition}"]["spec"]
+        healthy = sum(scale > partition for scale in scales)
+        desired = budget.get("minAvailable", sum(scales) - budget.get("maxUnavailable", 0))
+        assert healthy - desired == 1
+
+
+def test_a_pod_that_never_becomes_ready_does_not_block_a_drain(documents: list[Document]) -> None:
+    for name, budget in of_kind(documents, "PodDisruptionBudget").items():
+        assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow", name
+
+
+@pytest.mark.parametrize("folder", [*(f"overlays/{name}" for name in OVERLAYS), "jobs/ingest"])
+def test_tls_reaches_every_process_and_replaces_the_probes_that_cannot_speak_it(
+    folder: str, tmp_path: Path
+) -> None:
+    place = copied(tmp_path) / "kubernetes" / folder
+    file = place / "kustomization.yaml"
+    document = yaml.safe_load(file.read_text())
+    document["components"].append("../../components/tls")
+    file.write_text(yaml.safe_dump(document))
+    for at, template in pods(kustomize(place)):
         (container,) = template["spec"]["containers"]
-        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-            assert "grpc" not in container[probe]
-            assert container[probe]["exec"]["command"][:2] == ["lookalike", "health"]
-        kubernetes_validate.validate(
-            {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": template["spec"]},
-            kubernetes_validate.latest_version(),
-            strict=True,
-        )
+        probes = [container.get(f"{kind}Probe", {}) for kind in ("startup", "liveness", "readiness")]
+        assert not any("grpc" in probe for probe in probes), at
+        commands = [probe["exec"]["command"] for probe in probes if "exec" in probe]
+        assert all(command[:2] == ["lookalike", "health"] for command in commands)
+        settings = [one["value"] for one in container.get("env", []) if "value" in one]
+        used = [*(word for command in commands for word in command), *settings]
+        if any("lookalike-tls" in word for word in used):
+            (mount,) = (one for one in container["volumeMounts"] if one["mountPath"].endswith("/lookalike-tls"))
+            volume = {"name": mount["name"], "secret": {"secretName": "lookalike-tls", "defaultMode": 0o440}}
+            assert volume in template["spec"]["volumes"], at
+        else:
+            # Ray's head and its models speak no gRPC of ours.
+            assert "RayService" in at
+            assert "7720" not in str(container.get("ports"))
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": template["spec"]}
+        kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 import re
 import shutil
@@ -50,6 +51,15 @@ def test_systemd_accepts_the_units(units: Path) -> None:
         assert float(found[1]) <= MAX_EXPOSURE, name
 
 
+def test_a_unit_is_tried_for_as_long_as_it_takes() -> None:
+    """By default systemd gives up after five starts in ten seconds, and leaves it failed."""
+    for unit in UNITS.glob("*.service"):
+        settings = configparser.ConfigParser(strict=False, interpolation=None)
+        settings.read_string(unit.read_text())
+        assert settings["Unit"]["StartLimitIntervalSec"] == "0", unit
+        assert settings["Service"]["Restart"] == "always", unit
+
+
 @pytest.mark.parametrize("name", NAMES[:3])
 def test_a_unit_starts_what_there_is(units: Path, tmp_path: Path, name: str) -> None:
     """ExecStart as systemd reads it, but with a config that cannot be: the program says so itself."""
@@ -74,6 +84,17 @@ def test_a_shard_unit_takes_its_place_from_its_name(units: Path, tmp_path: Path)
     result = subprocess.run(["sh", "-c", f"exec {line}"], check=False, capture_output=True, text=True)
     assert result.returncode == 2, result.stderr
     assert [folder.name for folder in (tmp_path / "data").iterdir()] == ["r1-12"]
+
+
+def test_the_encoder_finds_the_token_where_ray_up_puts_it() -> None:
+    """Both are the same user, whose home is not where processes may not look (ProtectHome)."""
+    document = yaml.safe_load((DEPLOY / "ray/cluster.yaml").read_text())
+    assert document["file_mounts"] == {"~/.ray/auth_token": "~/.ray/auth_token"}
+    user, home = document["auth"]["ssh_user"], "/var/lib/lookalike"
+    assert f'u {user} 10001 "Lookalike" {home}\n' in (UNITS / "lookalike.sysusers").read_text()
+    unit = (UNITS / "lookalike-encoder.service").read_text()
+    assert f"User={user}\n" in unit
+    assert f"HOME={home}\n" in unit
 
 
 def test_ray_accepts_its_cluster() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,7 +61,11 @@ def test_a_replica_more_is_one_number_in_kubernetes(overlay: Path) -> None:
     change(overlay, "replicas: 2", "replicas: 3")
     after = by_name(kustomize(overlay))
     assert after.keys() - before.keys() == {"StatefulSet/shard-r2"}
-    assert {name for name in before if before[name] != after[name]} == {"ConfigMap/lookalike"}
+    changed = {name: lines_changed(before[name], after[name]) for name in before if before[name] != after[name]}
+    config = changed.pop("ConfigMap/lookalike")
+    assert len(config) == 2
+    lines = ["-  minAvailable: 1", "+  minAvailable: 2"]
+    assert changed == {f"PodDisruptionBudget/shard-partition-{number}": lines for number in range(4)}
 
 
 @pytest.mark.parametrize(
@@ -101,17 +107,29 @@ def test_check_fails_when_the_config_has_changed(overlay: Path) -> None:
 
 
 def test_a_part_is_repeated_as_its_placeholders_say() -> None:
-    template = "one\n# ---\nr{replica}\n---\np{partition} of {partitions}\n---\nr{replica}p{partition}\n"
+    template = (
+        "one of {replicas-1}\n# ---\nr{replica}\n---\np{partition} of {partitions}\n---\nr{replica}p{partition}\n"
+    )
     assert render(template, partitions=2, replicas=2) == (
-        "one\nr0\nr1\n---\np0 of 2\n---\np1 of 2\n---\nr0p0\n---\nr0p1\n---\nr1p0\n---\nr1p1\n"
+        "one of 1\nr0\nr1\n---\np0 of 2\n---\np1 of 2\n---\nr0p0\n---\nr0p1\n---\nr1p0\n---\nr1p1\n"
     )
 
 
 def test_a_file_that_was_not_written_by_the_command_is_left_alone(tmp_path: Path) -> None:
     file = tmp_path / "shards.yaml"
-    file.write_text("kind: StatefulSet\n")
-    with pytest.raises(CannotStart, match="does not begin with"):
-        Origin.read(file)
+    for content in (b"kind: StatefulSet\n", b"\xff\xfe"):
+        file.write_bytes(content)
+        with pytest.raises(CannotStart, match="does not begin with"):
+            Origin.read(file)
+
+
+def test_what_cannot_be_written_stays_as_it_was(overlay: Path) -> None:
+    before = (overlay / "shards.yaml").read_text()
+    command = f"ulimit -f 0; exec {sys.executable} -m lookalike manifests {overlay}"
+    result = subprocess.run(["bash", "-c", command], check=False, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr == f"error: manifests: {overlay}/shards.yaml cannot be written: File too large\n"
+    assert (overlay / "shards.yaml").read_text() == before
 
 
 def test_the_alert_rules_for_kubernetes_are_those_of_prometheus() -> None:

@@ -38,6 +38,7 @@ DOCUMENTS = {
 }
 # Documents whose commands another test runs, and which.
 ELSEWHERE = {
+    "docs/DEPLOY.md": "tests/deploy/test_docs.py",
     "docs/REST.md": "tests/web/test_docs.py",
     "docs/INGESTION.md": "tests/cluster/test_ingestion_docs.py",
 }

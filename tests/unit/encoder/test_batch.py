@@ -171,3 +171,14 @@ def test_neither_ray_nor_torch_is_loaded_before_images_are_encoded() -> None:
     text = "import sys, encoder.ingest.command; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True).stdout
     assert not {"ray", "torch", "timm", "pandas", "PIL"} & set(loaded.split())
+
+
+def test_there_is_a_model_for_each_processor_that_this_process_may_use() -> None:
+    """Not for each that the machine has: a container's share may be small."""
+    program = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
+        "from encoder.ingest.command import _workers; from lookalike.config import EncoderConfig;"
+        "print(_workers(EncoderConfig(), None).count)"
+    )
+    result = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert result.stdout == "1\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,21 @@ def test_the_file_holds_no_key_is_private_and_reads_back(tmp_path: Path) -> None
     assert again.holder(issued, NOW)
     assert list(tmp_path.iterdir()) == [path]
     assert "sha256" not in json.dumps(describe(again.keys["shop"], NOW))
+
+
+def test_a_key_file_that_is_written_again_stays_readable_for_who_reads_it(tmp_path: Path) -> None:
+    """As a container's user, who is neither its owner nor in its group."""
+    path = tmp_path / "keys.json"
+    path.write_text('{"keys": []}')
+    path.chmod(0o444)
+    if os.geteuid() == 0:
+        os.chown(path, 10001, 10002)
+    before = path.stat()
+    ring, _ = load_keys(path).added("shop", {"*": "search"}, None)
+    save_keys(path, ring)
+    after = path.stat()
+    assert after.st_ino != before.st_ino
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,49 @@
+"""Stands in for Docker, as far as files say what it would do: a build's target and arguments are the
+Containerfile's, its tag is one that is asked for, and compose has the services. `python -m tests.deploy.docker`"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+import yaml
+
+from tests.deploy.render import DEPLOY, compose
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="docker", allow_abbrev=False)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    build = verbs.add_parser("build")
+    build.add_argument("-f", dest="file", type=Path, required=True)
+    build.add_argument("-t", dest="tag", required=True)
+    build.add_argument("--target", required=True)
+    build.add_argument("--build-arg", dest="arguments", action="append", default=[])
+    build.add_argument("context", type=Path)
+    whole = verbs.add_parser("compose")
+    whole.add_argument("what", choices=("build", "up"))
+    for flag in ("-d", "--wait", "--no-deps"):
+        whole.add_argument(flag, action="store_true")
+    whole.add_argument("services", nargs="*")
+    given = parser.parse_args()
+    if given.verb == "build":
+        require_build(given.file.read_text(), given.target, given.arguments, given.tag)
+    else:
+        known = compose(Path.cwd())["services"].keys()
+        assert set(given.services) <= known, f"{set(given.services) - known} are no services"
+
+
+def require_build(containerfile: str, target: str, arguments: list[str], tag: str) -> None:
+    assert re.search(rf"^FROM \S+ AS {target}$", containerfile, re.MULTILINE), target
+    for argument in arguments:
+        name, _, _ = argument.partition("=")
+        assert re.search(rf"^ARG {name}=", containerfile, re.MULTILINE), name
+    overlays = (DEPLOY / "kubernetes/overlays").glob("*/kustomization.yaml")
+    images = (one for file in overlays for one in yaml.safe_load(file.read_text())["images"])
+    asked_for = {f"{one['name']}:{one['newTag']}" for one in images}
+    assert tag in asked_for, f"{tag} is none of {sorted(asked_for)}"
+
+
+if __name__ == "__main__":
+    main()

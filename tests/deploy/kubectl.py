@@ -1,0 +1,74 @@
+"""Stands in for a Kubernetes behind `kubectl`: the real one does what it can (kustomize, create --dry-run); what
+asks for an object is held against those created and applied before. `python -m tests.deploy.kubectl`"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from tests.deploy.render import Document, kustomize, of_kind, tool
+
+APPLIED = Path(os.environ["KUBECTL_APPLIED"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="kubectl", allow_abbrev=False)
+    parser.add_argument("-n", dest="namespace")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    create = verbs.add_parser("create")
+    create.add_argument("what", choices=("namespace", "secret"))
+    create.add_argument("rest", nargs=argparse.REMAINDER)
+    apply = verbs.add_parser("apply")
+    apply.add_argument("-k", dest="folder", type=Path)
+    apply.add_argument("-f", dest="file", choices=("-",))
+    apply.add_argument("-l", dest="label")
+    rollout = verbs.add_parser("rollout")
+    rollout.add_argument("what", choices=("status",))
+    rollout.add_argument("object")
+    given = parser.parse_args()
+    objects = json.loads(APPLIED.read_text()) if APPLIED.exists() else []
+    if given.verb == "rollout":
+        require(objects, given.object)
+    elif given.verb == "create":
+        command = [tool("kubectl"), "create", given.what, *given.rest]
+        if "--dry-run=client" in given.rest:
+            subprocess.run(command, check=True)
+            return
+        made = subprocess.check_output([*command, "--dry-run=client", "-o", "yaml"])
+        APPLIED.write_text(json.dumps([*objects, yaml.safe_load(made)]))
+    else:
+        named = yaml.safe_load_all(sys.stdin) if given.file else kustomize(given.folder)
+        built = [one for one in named if given.label is None or has(one, given.label)]
+        assert built, f"nothing in {given.folder} has {given.label}"
+        require_secrets([*objects, *built])
+        APPLIED.write_text(json.dumps([*objects, *built]))
+
+
+def require(objects: list[Document], name: str) -> None:
+    """name: as `statefulset/shard-r0`."""
+    kind, _, own = name.partition("/")
+    found = {(one["kind"].lower(), one["metadata"]["name"]) for one in objects}
+    assert (kind, own) in found, f"there is no {name}"
+
+
+def has(one: Document, label: str) -> bool:
+    key, _, value = label.partition("=")
+    return one["metadata"].get("labels", {}).get(key) == value
+
+
+def require_secrets(objects: list[Document]) -> None:
+    """The Secret has what lookalike.yaml names."""
+    configs = (one["data"].get("lookalike.yaml") for one in of_kind(objects, "ConfigMap").values())
+    for security in (yaml.safe_load(text)["security"] for text in configs if text):
+        names = {Path(security[key]).name for key in ("cluster_secret", "keys")}
+        assert of_kind(objects, "Secret")["lookalike"]["data"].keys() == names
+
+
+if __name__ == "__main__":
+    main()
