@@ -164,6 +164,9 @@ def _fill_scalar(message: Message, field: FieldDescriptor, name: str, text: str)
     try:
         json_format.ParseDict({field.json_name: value}, message)
     except json_format.ParseError as error:
+        if field.enum_type is not None:
+            known = ", ".join(field.enum_type.values_by_name)
+            raise InvalidRequest(f"{name}: is {text[:40]!r}; use one of {known}") from None
         raise InvalidRequest(f"{name}: {_one_line(error)}; see /openapi.json") from None
 
 
