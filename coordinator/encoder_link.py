@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from lookalike import wire
 from lookalike.codespace import CodeSpace
-from lookalike.errors import CodeSpaceMismatch, InvalidRequest, PartitionUnavailable
+from lookalike.errors import CodeSpaceMismatch, DeadlineExceeded, InvalidRequest, PartitionUnavailable
 from lookalike.inside import Inside
 from lookalike.observe import tracing
 from lookalike.rpc import call_by
@@ -112,6 +112,10 @@ class EncoderLink:
             if type(error) is not PartitionUnavailable:
                 raise
             raise PartitionUnavailable(f"the encoder at {self.address} does not answer") from None
+        except DeadlineExceeded:
+            raise DeadlineExceeded(
+                f"the encoder at {self.address} did not answer in time; repeat, or allow more time"
+            ) from None
 
 
 def _read(image: pb.EncodedImage, feature_width: int) -> EncodedImage | InvalidRequest:

@@ -27,6 +27,14 @@ DEFAULT_OPTIONS = b'{"k": 10}'
 # What takes about a millisecond to turn into a message, or from one, leaves the event loop to others meanwhile.
 LARGE_BYTES = 32 * 1024
 _BOOLEANS = {"true": True, "false": False}
+# What aiohttp raises for a form that is none.
+_BAD_FORM = (
+    ValueError,
+    RuntimeError,
+    AssertionError,
+    aiohttp.ClientError,
+    aiohttp.http_exceptions.HttpProcessingError,
+)
 
 
 class Bodies:
@@ -40,6 +48,7 @@ class Bodies:
         """The RPC's request. Raises InvalidRequest, Overloaded, and DeadlineExceeded for a body that drips."""
         message = request_class(call.rpc)()
         if call.takes_body:
+            _check_encoding(request)
             async with self._room_and_time(request):
                 if call.takes_image and request.content_type == "multipart/form-data":
                     await self._read_form(request, message)
@@ -74,12 +83,21 @@ class Bodies:
                         f"form: the part {name!r} is unknown or there twice; send image and options"
                     )
                 parts[name] = await _read_part(part, name, limits[name])
-        except (ValueError, aiohttp.ClientError, AssertionError) as error:
-            raise InvalidRequest(f"form: is not multipart/form-data ({error}); see /openapi.json") from None
+        except _BAD_FORM as error:
+            raise InvalidRequest(
+                f"form: is not multipart/form-data ({_one_line(error)}); see /openapi.json"
+            ) from None
         if "image" not in parts:
             raise InvalidRequest("image: is missing; send a file, such as -F image=@cat.jpg")
         _parse(parts.get("options", DEFAULT_OPTIONS), message.options, "options")
         message.query.image = parts["image"]
+
+
+def _check_encoding(request: web.Request) -> None:
+    """A compressed body could need a thousand times the room that was kept for it."""
+    encoding = request.headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":
+        raise WrongMediaType(f"content-encoding: is {encoding[:40]!r}; send the body as it is, not compressed")
 
 
 async def _read_part(part: BodyPartReader, name: str, limit: int) -> bytes:
@@ -109,7 +127,10 @@ async def _read_json(request: web.Request, message: Message) -> None:
 def _parse(body: bytes, message: Message, field: str) -> None:
     """Raises InvalidRequest unless the body is the message as JSON, in UTF-8."""
     try:
-        json_format.Parse(body.decode(), message)
+        text = body.decode()
+        if not text.lstrip().startswith("{"):
+            raise InvalidRequest(f"{field}: is not a JSON object; see /openapi.json")
+        json_format.Parse(text, message)
     except json_format.ParseError as error:
         raise InvalidRequest(f"{field}: {_one_line(error)}; see /openapi.json") from None
     except UnicodeError:
@@ -143,6 +164,9 @@ def _fill_scalar(message: Message, field: FieldDescriptor, name: str, text: str)
     try:
         json_format.ParseDict({field.json_name: value}, message)
     except json_format.ParseError as error:
+        if field.enum_type is not None:
+            known = ", ".join(field.enum_type.values_by_name)
+            raise InvalidRequest(f"{name}: is {text[:40]!r}; use one of {known}") from None
         raise InvalidRequest(f"{name}: {_one_line(error)}; see /openapi.json") from None
 
 

@@ -16,7 +16,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from lookalike.errors import CannotStart, InvalidRequest, Unauthenticated
+from lookalike.errors import CannotStart, DeadlineExceeded, InvalidRequest, Unauthenticated
 from lookalike.rpc import CHANNEL_OPTIONS, REQUEST_ID_KEY, error_of
 from lookalike.v1 import search_pb2
 
@@ -95,7 +95,10 @@ class Gateway:
         try:
             return await self._methods[rpc](request, metadata=caller.metadata, timeout=caller.timeout_seconds)
         except grpc.RpcError as call:
-            raise error_of(call) from None
+            error = error_of(call)
+            if error.request_id is None and isinstance(error, DeadlineExceeded):
+                error = DeadlineExceeded("x-timeout-ms: passed before the answer was there; allow more time")
+            raise error from None
 
     async def close(self) -> None:
         await self._channel.close()

@@ -41,6 +41,7 @@ async def start_web(
         application(config, grpc_address),
         access_log=None,
         handler_cancellation=True,
+        auto_decompress=False,
         max_line_size=_MAX_LINE_BYTES,
         shutdown_timeout=DRAIN_SECONDS,
     )
@@ -64,17 +65,23 @@ def application(config: ClusterConfig, grpc_address: str) -> web.Application:
         client_max_size=MAX_MESSAGE_BYTES,
     )
     for call in routes.CALLS:
-        built.router.add_route(call.method, call.path, handlers.of_call(call))
+        _add(built, call, handlers.of_call(call))
     for other, handler in (
         (routes.HEALTH, handlers.health),
         (routes.STATUS, handlers.status),
         (routes.THUMBNAIL, handlers.thumbnail),
         (routes.OPENAPI, handlers.openapi),
     ):
-        built.router.add_route(other.method, other.path, handler)
+        _add(built, other, handler)
     Pages().add_to(built)
     built.on_cleanup.append(handlers.close)
     return built
+
+
+def _add(built: web.Application, route: routes.Call | routes.Other, handler: Handler) -> None:
+    """What can be read answers HEAD, too, as `curl -I` and checks of uptime ask."""
+    for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
+        built.router.add_route(method, route.path, handler)
 
 
 class _Handlers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,11 @@ from pathlib import Path
 import grpc
 import pytest
 
+from coordinator.encoder_link import EncoderLink
 from lookalike import AsyncClient, Record
+from lookalike.config import SecurityConfig
 from lookalike.errors import DeadlineExceeded, PartitionUnavailable
+from lookalike.inside import Inside
 from lookalike.v1 import shard_pb2, shard_pb2_grpc
 from tests.conftest import Cluster, running_cluster
 
@@ -45,6 +49,15 @@ def test_a_frozen_partition_is_an_error_that_names_it(stopped: Cluster) -> None:
     ):
         client.search(code=bytes(8), collection="c")
     assert time.monotonic() - started < 3
+
+
+async def test_a_frozen_encoder_is_an_error_that_names_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        link = EncoderLink(address, Inside(SecurityConfig()), 1)
+        with pytest.raises(DeadlineExceeded, match=f"the encoder at {address} did not answer in time"):
+            await link.describe(asyncio.get_running_loop().time() + 0.2)
+        await link.close()
 
 
 def test_a_partial_answer_comes_before_the_deadline_and_says_so(stopped: Cluster) -> None:

@@ -15,6 +15,7 @@ from lookalike import Client, Record
 from tests.conftest import Cluster
 from tests.web.chromium import watched_page
 from tests.web.rest import Rest
+from tests.web.test_search_page import DROP
 
 STATIC = resources.files("coordinator.web") / "static"
 HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>\'"&amp;'
@@ -117,6 +118,79 @@ async def test_script_in_keys_attributes_and_names_is_shown_as_text(
         await expect(page.get_by_role("alert")).to_contain_text(f"“{HOSTILE}” is no comparison")
         assert await page.locator("main script, main img[src=x]").count() == 0
         assert await page.evaluate("window.hacked") is None
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_long_keys_and_names_leave_room_for_the_rest(
+    chromium: Browser, cluster: Cluster, client: Client, collection: str
+) -> None:
+    key, name = "long-key" * 60, "n" * 128
+    client.upsert([Record(key, code=bytes(8)), Record("b", code=bytes(8))], collection=collection)
+    client.create_collection(name, bits=64)
+    base = f"http://{cluster.config.coordinator.web}"
+    async with watched_page(chromium, base, viewport={"width": 1200, "height": 800}) as page:
+        await page.goto(f"/#{urlencode({'c': collection, 'key': key})}")
+        await expect(page.locator(".distance").first).to_be_in_viewport()
+        await expect(page.locator("#asked")).to_have_attribute("title", key)
+        await page.goto("/cluster")
+        row = page.get_by_role("row", name=name)
+        await row.scroll_into_view_if_needed()
+        await expect(row.get_by_text("ready codes")).to_be_in_viewport()
+    client.drop_collection(name)
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_an_empty_collection_says_how_to_fill_it_and_why_it_takes_no_picture(
+    chromium: Browser, cluster: Cluster, collection: str
+) -> None:
+    async with watched_page(chromium, f"http://{cluster.config.coordinator.web}") as page:
+        await page.goto(f"/#c={collection}")
+        await expect(page.locator("#heading")).to_have_text("This collection is empty")
+        await expect(page.locator("#facts")).to_contain_text(f"lookalike ingest SOURCE -c {collection}")
+        await expect(page.get_by_role("button", name="Shuffle")).to_be_hidden()
+        await page.evaluate(DROP, [["", "cat.jpg", "image/jpeg"]])
+        await expect(page.get_by_role("alert")).to_contain_text("a picture cannot be turned into one of them")
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_with_a_key_only_the_thumbnails_near_the_view_are_fetched(
+    chromium: Browser, cluster: Cluster, client: Client, collection: str
+) -> None:
+    client.upsert([Record(f"k{n}", code=n.to_bytes(8, "big")) for n in range(400)], collection=collection)
+    async with watched_page(chromium, f"http://{cluster.config.coordinator.web}", viewport=PHONE) as page:
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url) if "thumbnail" in request.url else None)
+        await page.add_init_script("sessionStorage.setItem('lookalike-api-key', 'any')")
+        await page.goto(f"/#c={collection}&key=k0&k=399")
+        await page.locator("a.tile .blank").first.wait_for()
+        assert await page.locator("a.tile").count() == 399
+        assert 1 <= len(asked) < 40
+        await page.locator("a.tile").last.scroll_into_view_if_needed()
+        await page.locator("a.tile").last.locator(".blank").wait_for()
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_commas_in_quotes_are_part_of_a_value(chromium: Browser, cluster: Cluster) -> None:
+    async with watched_page(chromium, f"http://{cluster.config.coordinator.web}") as page:
+        await page.goto("/cluster")
+        values = await page.evaluate(
+            "import('/static/filter.js').then(({ filterOf }) =>"
+            " filterOf({ conditions: [['a', 'is one of', '\"b, c\", 2,d']], json: null }).in.values)"
+        )
+        assert values == [{"text": "b, c"}, {"integer": "2"}, {"text": "d"}]
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_cluster_that_does_not_answer_is_not_called_whole(chromium: Browser, cluster: Cluster) -> None:
+    async with watched_page(chromium, f"http://{cluster.config.coordinator.web}") as page:
+        await page.goto("/cluster")
+        verdict = page.locator("#verdict")
+        await expect(verdict).to_have_text("✓ All 3 shards serve.")
+        await page.route("**/v1/status", lambda route: route.abort())
+        await expect(page.get_by_role("alert")).to_contain_text("The coordinator does not answer")
+        await expect(verdict).to_have_text("What follows is what was known last.")
+        await page.unroute("**/v1/status")
+        await expect(verdict).to_have_text("✓ All 3 shards serve.")
 
 
 @pytest.mark.asyncio(loop_scope="session")

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gzip
+import http.client
 import json
 import re
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from coordinator.web.gateway import Caller, Gateway
 from lookalike import Client
+from lookalike.errors import DeadlineExceeded
 from lookalike.rpc import MAX_MESSAGE_BYTES
+from lookalike.v1.search_pb2 import ClusterStatusRequest
 from tests.conftest import Cluster
 from tests.web.conftest import PICTURE
 from tests.web.rest import Rest, form
@@ -109,6 +115,7 @@ def test_records_come_with_thumbnails_on_request(rest: Rest, filled: str) -> Non
 
 SEARCH = "/v1/collections/{}/search"
 RECORDS = "/v1/collections/{}/records"
+NO_OBJECTS = (b"", b"null", b"5", b"[]", b'"query"')
 
 
 @pytest.mark.parametrize(
@@ -122,6 +129,7 @@ RECORDS = "/v1/collections/{}/records"
         ("POST", SEARCH, b"{", 400, "InvalidRequest", "body: "),
         ("POST", SEARCH, b'"\xff"', 400, "InvalidRequest", "is not UTF-8"),
         ("POST", SEARCH, b"[" * 100_000, 400, "InvalidRequest", "body: "),
+        *(("POST", SEARCH, body, 400, "InvalidRequest", "body: is not a JSON object") for body in NO_OBJECTS),
         ("POST", SEARCH, {"collection": "other"}, 400, "InvalidRequest", "leave it out of the body"),
         (
             "POST",
@@ -135,12 +143,19 @@ RECORDS = "/v1/collections/{}/records"
         ("GET", f"{RECORDS}?kay=k1", None, 400, "InvalidRequest", "kay: is not a parameter.*use key"),
         ("GET", RECORDS, None, 400, "InvalidRequest", "keys: are 0"),
         ("GET", f"{RECORDS}?key=k1&includeThumbnails=1", None, 400, "InvalidRequest", "use true or false"),
-        ("GET", f"{RECORDS}?key=k1&consistency=all", None, 400, "InvalidRequest", "consistency: "),
+        (
+            "GET",
+            f"{RECORDS}?key=k1&consistency=all",
+            None,
+            400,
+            "InvalidRequest",
+            "is 'all'; use one of .*_QUORUM",
+        ),
         ("PUT", RECORDS, {"records": [{"key": ""}]}, 400, "InvalidRequest", "key: is empty"),
         ("DELETE", "/v1/collections/none", None, 404, "NotFound", "none"),
         ("DELETE", "/v1/collections/..%2F..%2Fetc", None, 400, "InvalidRequest", "is not a name"),
         ("GET", "/v1/collections/{}/nothing", None, 404, "NotFound", "/openapi.json lists"),
-        ("PATCH", "/v1/collections", None, 405, "InvalidRequest", "use GET, POST"),
+        ("PATCH", "/v1/collections", None, 405, "InvalidRequest", "use GET, HEAD, POST"),
     ],
 )
 def test_errors_have_a_class_a_status_and_a_remedy(
@@ -161,6 +176,34 @@ def test_only_json_is_taken_as_json(rest: Rest, filled: str) -> None:
     """A page elsewhere can have a browser send a form here, but not JSON."""
     reply = rest("PUT", RECORDS.format(filled), b"{}", content_type="text/plain")
     assert (reply.status, reply.error["code"]) == (415, "InvalidRequest")
+
+
+def test_a_compressed_body_is_refused(rest: Rest, filled: str) -> None:
+    """It could unfold to far more than the room that is kept for it."""
+    for body in (gzip.compress(b'{"query": {"key": "k1"}, "options": {"k": 1}}'), b"no gzip"):
+        reply = rest("POST", SEARCH.format(filled), body, content_type="application/json", content_encoding="gzip")
+        assert reply.status == 415
+        assert "content-encoding: is 'gzip'" in reply.error["message"]
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/v1/status", "/v1/collections", "/openapi.json", "/", "/cluster"])
+def test_what_can_be_read_answers_head(rest: Rest, path: str) -> None:
+    read, asked = rest("GET", path), http.client.HTTPConnection(rest.address, timeout=30)
+    with contextlib.closing(asked):
+        asked.request("HEAD", path)
+        answer = asked.getresponse()
+        assert (answer.status, answer.read()) == (200, b"")
+        assert answer.headers["content-type"] == read.headers["content-type"]
+
+
+async def test_a_timeout_that_passes_is_named(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "grpc"))
+        silent.listen()
+        gateway = Gateway(f"unix:{tmp_path / 'grpc'}")
+        with pytest.raises(DeadlineExceeded, match="x-timeout-ms: passed"):
+            await gateway.call("ClusterStatus", ClusterStatusRequest(), Caller("id", (), 0.05))
+        await gateway.close()
 
 
 def test_a_request_id_that_is_not_fit_for_a_log_is_replaced(rest: Rest) -> None:
@@ -197,11 +240,23 @@ def test_forms_that_cannot_be_searched(
     assert text in reply.error["message"]
 
 
-def test_a_form_that_is_none_is_refused(rest: Rest, filled: str) -> None:
-    for media_type in ("multipart/form-data", "multipart/form-data; boundary=x"):
-        reply = rest("POST", SEARCH.format(filled), b"garbage", content_type=media_type)
-        assert reply.status == 400
-        assert "is not multipart/form-data" in reply.error["message"]
+@pytest.mark.parametrize(
+    ("media_type", "body"),
+    [
+        ("multipart/form-data", b"garbage"),
+        ("multipart/form-data; boundary=x", b"garbage"),
+        ("multipart/form-data; boundary=x", b"--x\r\n" + b"A: b\r\n" * 3_000 + b"\r\n--x--"),
+        ("multipart/form-data; boundary=x", b"--x\r\n" + b"A" * 100_000),
+        (
+            "multipart/form-data; boundary=x",
+            b"--x\r\nContent-Disposition: form-data; name=_charset_\r\n\r\n" + b"x" * 40 + b"\r\n--x--",
+        ),
+    ],
+)
+def test_a_form_that_is_none_is_refused(rest: Rest, filled: str, media_type: str, body: bytes) -> None:
+    reply = rest("POST", SEARCH.format(filled), body, content_type=media_type)
+    assert reply.status == 400
+    assert "is not multipart/form-data" in reply.error["message"]
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -82,6 +83,46 @@ async def test_a_picture_can_be_dropped_and_pasted(page: Page, cat_base64: str, 
         [how, cat_base64],
     )
     assert (await keys_shown(page))[0].startswith("chelsea/")
+
+
+DROP = """(given) => {
+    const carried = new DataTransfer();
+    for (const [data, name, type] of given) {
+        carried.items.add(new File([Uint8Array.from(atob(data), (mark) => mark.charCodeAt(0))], name, { type }));
+    }
+    const dropped = new DragEvent("drop", { dataTransfer: carried, bubbles: true, cancelable: true });
+    document.body.dispatchEvent(dropped);
+}"""
+
+
+async def test_of_several_files_that_are_dropped_the_picture_is_searched_with(page: Page, cat_base64: str) -> None:
+    await page.goto("/")
+    await page.locator(TILES).first.wait_for()
+    await page.evaluate(DROP, [["", "notes.txt", "text/plain"], [cat_base64, "cat.jpg", "image/jpeg"]])
+    assert (await keys_shown(page))[0].startswith("chelsea/")
+    await expect(page.locator("#asked")).to_have_text("cat.jpg")
+
+
+async def test_a_file_that_is_gone_is_not_taken_for_a_lost_connection(
+    page: Page, cat: Path, tmp_path: Path
+) -> None:
+    gone = shutil.copy(cat, tmp_path / "gone.jpg")
+    await upload(page, gone)
+    gone.unlink()
+    await page.fill("#k", "5")
+    await page.press("#k", "Enter")
+    await expect(page.get_by_role("alert")).to_contain_text("“gone.jpg” cannot be read")
+
+
+async def test_back_never_leads_to_another_picture(page: Page, cat: Path) -> None:
+    await upload(page, cat)
+    await page.reload()
+    await expect(page.get_by_role("alert")).to_contain_text("A picture is kept only until")
+    await page.set_input_files("#file", cat)
+    await keys_shown(page)
+    await page.go_back()
+    await expect(page.get_by_role("alert")).to_contain_text("A picture is kept only until")
+    await expect(page.locator("#asked")).to_be_hidden()
 
 
 async def test_a_stranger_gets_to_a_lookalike_with_one_click(page: Page) -> None:

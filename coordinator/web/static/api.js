@@ -49,6 +49,7 @@ export const getCollections = async () => (await (await request("/v1/collections
 export async function search(collection, query, options, signal) {
   let body;
   if (query.image) {
+    await checkReadable(query.image);
     body = new FormData();
     body.append("image", query.image);
     body.append("options", JSON.stringify(options));
@@ -59,15 +60,36 @@ export async function search(collection, query, options, signal) {
   return (await request(`${ofCollection(collection)}/search`, { body, signal })).json();
 }
 
+/** A folder that was dropped, and a file that is gone, fail as if there were no connection: say what it is. */
+async function checkReadable(file) {
+  try {
+    await file.slice(0, 1).arrayBuffer();
+  } catch {
+    throw new ApiError(400, { code: "InvalidRequest", message: `image: “${file.name}” cannot be read; if it is a folder, choose a picture in it` });
+  }
+}
+
 /** Show a record's thumbnail in an image element; calls `missing` if there is none. With a key the picture is
- * fetched, because an image element cannot send one. */
-export async function showThumbnail(image, collection, key, missing) {
+ * fetched once it comes near the view, because an image element cannot send one. */
+export function showThumbnail(image, collection, key, missing) {
   const path = `${ofCollection(collection)}/thumbnail?key=${encodeURIComponent(key)}`;
   image.addEventListener("error", missing, { once: true });
   if (!hasKey()) {
     image.src = path;
     return;
   }
+  const near = new IntersectionObserver(
+    ([{ isIntersecting }]) => {
+      if (!isIntersecting) return;
+      near.disconnect();
+      fetchThumbnail(image, path, missing);
+    },
+    { rootMargin: "50%" },
+  );
+  near.observe(image);
+}
+
+async function fetchThumbnail(image, path, missing) {
   try {
     const url = URL.createObjectURL(await (await request(path)).blob());
     const release = () => URL.revokeObjectURL(url);
@@ -82,6 +104,7 @@ export async function showThumbnail(image, collection, key, missing) {
 const TITLES = {
   InvalidRequest: "That could not be searched",
   NotFound: "Not found",
+  Forgotten: "That picture is not here any more",
   CodeSpaceMismatch: "These codes do not go together",
   PermissionDenied: "Your key does not allow this",
   Overloaded: "Too busy just now",

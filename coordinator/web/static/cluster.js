@@ -25,6 +25,7 @@ async function refresh() {
       refresh();
     });
     if (!isWaitingForKey) once("trouble", error.message, () => showTrouble(error));
+    showVerdict(answeredAt === null ? "" : "What follows is what was known last.", true);
   }
   showAge();
   timer = setTimeout(refresh, EVERY_MS);
@@ -48,16 +49,20 @@ function show(status) {
   byId("all").hidden = false;
   once("name", status.cluster, () => (byId("name").textContent = `Cluster ${status.cluster}`));
   const { words, isWhole } = verdictOf(status);
-  once("verdict", words, () => {
-    byId("verdict").textContent = words;
-    byId("verdict").classList.toggle("bad", !isWhole);
-  });
+  showVerdict(words, isWhole);
   once("figures", figuresOf(status), () => byId("figures").replaceChildren(...figuresOf(status).map(figure)));
   once("rebalance", status.rebalance, () => showRebalance(status.rebalance));
   const partitions = status.partitions.map((one) => ({ ...one, replicas: one.replicas.map(replicaFacts) }));
   once("partitions", partitions, () => byId("partitions").replaceChildren(...partitions.map(partitionCard)));
   once("collections", status.collections, () => byId("collections").replaceChildren(collectionsTable(status.collections)));
   once("encoder", status.encoder, () => byId("encoder").replaceChildren(...encoderWords(status.encoder)));
+}
+
+function showVerdict(words, isWhole) {
+  once("verdict", words, () => {
+    byId("verdict").textContent = words;
+    byId("verdict").classList.toggle("bad", !isWhole);
+  });
 }
 
 const isServing = ({ state }) => state === "serving";
@@ -109,7 +114,8 @@ function partitionCard({ partition, slots, target_slots, removable, replicas }) 
   const rows = Math.max(...replicas.map((one) => one.rows), 0);
   const share = `${plural(slots, "slot")}${slots === target_slots ? "" : `, shall have ${target_slots.toLocaleString("en")}`}`;
   const title = element("h3", {}, `Partition ${partition}`);
-  const facts = element("p", { class: "note" }, `${plural(rows, "row")} · ${share}${removable ? " · empty: its shards may be stopped" : ""}`);
+  const known = `${plural(rows, "row")} · ${share}${removable ? " · empty: its shards may be stopped" : ""}`;
+  const facts = element("p", { class: "note" }, replicas.some(isServing) ? known : "Rows and slots are known when a shard serves");
   const isHurt = replicas.some((one) => !isServing(one) || one.damaged.length);
   return element("li", { class: isHurt ? "card hurt" : "card" }, title, facts, element("ul", {}, ...replicas.map(replicaLine)));
 }

@@ -5,7 +5,6 @@ import { byId, element } from "./dom.js";
 
 const wrong = (message) => new ApiError(400, { code: "InvalidRequest", message });
 
-
 const range = (bound) => (field, text) => {
   const number = Number(text);
   if (text.trim() === "" || !Number.isFinite(number)) throw wrong(`filter: ${field} is compared with “${text}”, which is not a number; use one, such as 12.5`);
@@ -16,7 +15,7 @@ const equals = (field, text) => ({ equals: { field, value: scalar(text) } });
 const COMPARISONS = {
   is: equals,
   "is not": (field, text) => ({ not: equals(field, text) }),
-  "is one of": (field, text) => ({ in: { field, values: text.split(",").map((part) => scalar(part.trim())) } }),
+  "is one of": (field, text) => ({ in: { field, values: listed(text).map((part) => scalar(part.trim())) } }),
   "is at least": range("gte"),
   "is above": range("gt"),
   "is at most": range("lte"),
@@ -41,6 +40,9 @@ export function filterOf({ conditions, json }) {
   });
   return parts.length > 1 ? { and: { filters: parts } } : parts[0];
 }
+
+/** Parts between commas; in quotes a comma counts as any letter. */
+const listed = (text) => text.match(/\s*"[^"]*"\s*(?=,|$)|[^,]+/g) ?? [""];
 
 /** A typed value: quotes make text of anything; whole numbers stay exact. */
 function scalar(text) {

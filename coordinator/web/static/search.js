@@ -73,7 +73,7 @@ function showQuery({ collection, image, key }) {
   document.body.classList.toggle("has-query", isAsked);
   byId("choose").textContent = isAsked ? "Choose another" : "Choose a picture";
   byId("asked").hidden = !isAsked;
-  byId("asked").textContent = file ? file.name || "Your picture" : (key ?? "");
+  byId("asked").textContent = byId("asked").title = file ? file.name || "Your picture" : (key ?? "");
   const none = () => element("span", { hidden: true });
   const picture = file ? previewOf(file) : isAsked ? pictureOf(collection, key, "query") : none();
   document.querySelector("#drop > :first-child").replaceWith(picture);
@@ -118,6 +118,8 @@ async function run(state, collection) {
   }
 }
 
+const NO_ENCODER = { code: "InvalidRequest", message: "This collection holds ready codes, so a picture cannot be turned into one of them here." };
+
 const FORGOTTEN = { code: "Forgotten", message: "A picture is kept only until the page is loaded again. Choose it once more." };
 
 function optionsOf(state, isSample) {
@@ -143,11 +145,12 @@ function busy(count) {
 
 function showResult({ hits, coverage, exact, timings }, state, collection, isSample) {
   const read = hits.map(readHit);
-  const isLimited = state.max !== null || state.conditions.length || state.json;
+  const isEmpty = hits.length === 0 && !limits(state) && coverage.answered === coverage.partitions && state.key === null;
   const found = hits.length === 1 ? "The nearest" : `The ${hits.length.toLocaleString("en")} nearest`;
-  const nothing = isLimited ? "Nothing meets these conditions" : isSample ? "This collection is empty" : "Nothing else in this collection";
-  const title = hits.length === 0 ? nothing : isSample ? "Or start from one of these" : found;
-  showFacts(title, isSample ? missingWords(coverage) : factsOf(coverage, exact, timings));
+  const title = isEmpty ? "This collection is empty" : hits.length === 0 ? nothingWords(state) : isSample ? "Or start from one of these" : found;
+  const fill = `Fill it from a terminal: lookalike ingest SOURCE -c ${collection.name}`;
+  showFacts(title, isEmpty ? fill : isSample ? missingWords(coverage) : factsOf(coverage, exact, timings));
+  if (hits.length < SAMPLES) byId("others").hidden = true;
   byId("facts").classList.toggle("partial", coverage.answered < coverage.partitions);
   offerAttributes(read);
   const linkOf = (hit) => hashOf({ ...state, key: hit.key, image: null });
@@ -155,13 +158,17 @@ function showResult({ hits, coverage, exact, timings }, state, collection, isSam
   byId("results").hidden = false;
 }
 
+const limits = ({ max, conditions, json }) => max !== null || conditions.length > 0 || Boolean(json);
+
+const nothingWords = (state) => (limits(state) ? "Nothing meets these conditions" : state.key === null ? "Nothing found" : "Nothing else in this collection");
+
 function showFacts(title, facts) {
   byId("heading").textContent = title;
   byId("facts").textContent = facts;
 }
 
 function factsOf(coverage, exact, timings) {
-  const ms = (value) => (value < 0.1 ? "<0.1 ms" : `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`);
+  const ms = (value) => (value < 0.1 ? "<0.1 ms" : value < 1_000 ? `${value < 10 ? value.toFixed(1) : Math.round(value)} ms` : `${(value / 1_000).toFixed(1)} s`);
   const rows = Number(coverage.rowsSearched);
   const parts = [`${plural(rows, "record")} compared${exact ? ", exactly" : ""}`];
   parts.push(coverage.answered === coverage.partitions ? `all ${plural(coverage.partitions, "partition")} answered` : missingWords(coverage));
@@ -176,8 +183,9 @@ function missingWords({ partitions, answered, missing }) {
 }
 
 function actionsFor(error) {
-  if (/^image: /.test(error.message)) return [action("Choose another picture", () => byId("file").click())];
-  if (["PartitionUnavailable", "Recovering", "DeadlineExceeded"].includes(error.code)) {
+  if (/^(image|body): /.test(error.message)) return [action("Choose another picture", () => byId("file").click())];
+  const isOfPartition = ["PartitionUnavailable", "Recovering", "DeadlineExceeded"].includes(error.code) && !/^the encoder /.test(error.message);
+  if (isOfPartition) {
     return [tryAgain(show), action("Search the rest", () => goTo({ partial: true }))];
   }
   return error.http === 0 || error.http >= 429 ? [tryAgain(show)] : [];
@@ -192,8 +200,13 @@ function action(words, act) {
 }
 
 function searchWith(file) {
-  if (!file || byId("ask").hidden || document.querySelector(".choose").hidden) return;
-  const name = String(images.size + 1);
+  if (!file || byId("ask").hidden) return;
+  if (document.querySelector(".choose").hidden) {
+    showTrouble(NO_ENCODER);
+    return;
+  }
+  // Never that of an earlier picture, which Back may still lead to.
+  const name = `${Date.now().toString(36)}-${images.size}`;
   images.set(name, file);
   goTo({ image: name, key: null });
 }
@@ -223,12 +236,13 @@ byId("again").addEventListener("click", start);
 byId("grid").addEventListener("click", () => scrollTo({ top: 0 }));
 
 addEventListener("hashchange", show);
-addEventListener("paste", (event) => {
-  const file = [...event.clipboardData.files].find(({ type }) => type.startsWith("image/"));
-  if (file) {
-    event.preventDefault();
-    searchWith(file);
-  }
+/** Of several files the first that says it is a picture; if none does, what the first is will be explained. */
+const pictureAmong = (files) => [...files].find(({ type }) => type.startsWith("image/")) ?? files[0];
+
+addEventListener("paste", ({ target, clipboardData }) => {
+  // Office programs copy text as a picture, too.
+  const isText = target.matches?.("input, textarea") && clipboardData.types.includes("text/plain");
+  if (!isText) searchWith(pictureAmong(clipboardData.files));
 });
 
 let depth = 0;
@@ -244,7 +258,7 @@ addEventListener("drop", (event) => {
   if (!carriesFiles(event)) return;
   event.preventDefault();
   highlight(-depth);
-  searchWith(event.dataTransfer.files[0]);
+  searchWith(pictureAmong(event.dataTransfer.files));
 });
 
 start();
