@@ -39,6 +39,7 @@ class Cluster:
         self._target = Target(0, config.partitions)
         self._watches: dict[Place, asyncio.Task[None]] = {}
         self._polls: dict[Place, asyncio.Task[None]] = {}
+        self._finishing: set[asyncio.Task[None]] = set()
         self._refreshing: asyncio.Task[None] | None = None
         self._poller: asyncio.Task[None] | None = None
         self._observed = 0
@@ -55,18 +56,15 @@ class Cluster:
         """Go on with another config: with other partitions, replicas or quorum."""
         self._config = config
         for place in [place for place in self._links if place[1] >= config.replicas]:
-            link = self._links.pop(place)
-            self._tables.pop(place, None)
-            self._watches.pop(place).cancel()
-            self._groups[place[0]].links.remove(link)
-            await link.close()
+            self._groups[place[0]].links.remove(self._links[place])
+            self._let_go(place)
         for group in self._groups.values():
             group.writes_needed = config.writes_needed
         self._look_for_partitions()
         await self.refresh()
 
     async def close(self) -> None:
-        tasks = [*self._watches.values(), *self._polls.values()]
+        tasks = [*self._watches.values(), *self._polls.values(), *self._finishing]
         tasks += [task for task in (self._poller, self._refreshing) if task is not None]
         for task in tasks:
             task.cancel()
@@ -130,18 +128,17 @@ class Cluster:
         partitions = self.partitions
         return dict(zip(partitions, await asyncio.gather(*map(state, partitions)), strict=True))
 
-    async def every_state(self, deadline: float) -> dict[Place, ShardState | LookalikeError]:
-        """What every shard says of itself, or why it does not."""
-        answers = await asyncio.gather(*(self._state_by(link, deadline) for link in self._links.values()))
-        return dict(sorted(zip(self._links, answers, strict=True)))
+    async def every_state(self, deadline: float) -> list[tuple[ShardLink, ShardState | LookalikeError]]:
+        """What every shard says of itself, or why it does not, in order of partition and replica."""
+        # Shards may come and go meanwhile.
+        links = [link for _, link in sorted(self._links.items())]
+        answers = await asyncio.gather(*(self._state_by(link, deadline) for link in links))
+        return list(zip(links, answers, strict=True))
 
     @property
     def links(self) -> dict[Place, ShardLink]:
         """To every shard that there may be."""
         return self._links.copy()
-
-    def link(self, place: Place) -> ShardLink:
-        return self._links[place]
 
     def replicas(self, partition: int) -> Sequence[ShardLink]:
         return self.group(partition).links
@@ -166,17 +163,17 @@ class Cluster:
 
     async def _refresh(self) -> None:
         told = self._target if self._target.epoch else None
-        silent = []
+        silent: list[asyncio.Task[None]] = []
         for place, link in list(self._links.items()):
             if place not in self._polls or self._polls[place].done():
                 self._polls[place] = asyncio.create_task(link.poll(told, POLL_TIMEOUT_SECONDS))
             if link.last_state is None and place in self._tables:
-                silent.append(place)
-        talking = [task for place, task in self._polls.items() if place not in silent]
+                silent.append(self._polls[place])
+        talking = [task for task in self._polls.values() if task not in silent]
         if talking:
             await asyncio.wait(talking, timeout=POLL_TIMEOUT_SECONDS)
         if silent:
-            await asyncio.wait([self._polls[place] for place in silent], timeout=_SILENT_SECONDS)
+            await asyncio.wait(silent, timeout=_SILENT_SECONDS)
         self._learn()
 
     def _learn(self) -> None:
@@ -207,14 +204,19 @@ class Cluster:
     def _forget(self, partition: int) -> None:
         """Let go of a partition that holds nothing and shall hold nothing."""
         for place in [place for place in self._links if place[0] == partition]:
-            link = self._links.pop(place)
-            self._tables.pop(place, None)
-            self._watches.pop(place).cancel()
-            poll = self._polls.pop(place, None)
-            if poll is not None:
-                poll.cancel()
-            _ = asyncio.get_running_loop().create_task(link.close())
+            self._let_go(place)
         self._groups.pop(partition)
+
+    def _let_go(self, place: Place) -> None:
+        """Ask a shard nothing more."""
+        link = self._links.pop(place)
+        self._tables.pop(place, None)
+        self._watches.pop(place).cancel()
+        if place in self._polls:
+            self._polls.pop(place).cancel()
+        task = asyncio.get_running_loop().create_task(link.finish())
+        self._finishing.add(task)
+        task.add_done_callback(self._finishing.discard)
 
     def _add(self, partition: int) -> None:
         group = self._groups.setdefault(partition, ReplicaGroup(partition, self._config.writes_needed))

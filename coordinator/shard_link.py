@@ -62,6 +62,10 @@ class ShardLink:
     async def close(self) -> None:
         await self._connection.close()
 
+    async def finish(self) -> None:
+        """Close, but let calls on their way end: whoever waits for one would be cancelled with it."""
+        await self._connection.finish()
+
     @property
     def reluctance(self) -> int:
         """How little it is to be asked: 0 for a replica in order, more for one that lags, failed or does not

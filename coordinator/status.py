@@ -31,20 +31,19 @@ async def cluster_status(cluster: str, view: Cluster, encoder: EncoderLink) -> C
     owners = view.target.owners()
     partitions = []
     for partition in view.partitions:
-        found = {place: state for place, state in every.items() if place[0] == partition}
+        found = [(link, state) for link, state in every if link.partition == partition]
         target_slots = int((owners == partition).sum())
         partitions.append(
             PartitionStatus(
                 partition,
                 int(view.routing.slots_of(partition).sum()),
-                [_replica(view.link(place), state) for place, state in found.items()],
+                [_replica(link, state) for link, state in found],
                 target_slots,
-                not target_slots and all(map(_is_empty, found.values())),
+                not target_slots and bool(found) and all(_is_empty(state) for _, state in found),
             )
         )
-    return ClusterStatus(
-        cluster, version("lookalike"), partitions, encoder_status, sum_up(states), _rebalance(view, every.values())
-    )
+    rebalance = _rebalance(view, [state for _, state in every])
+    return ClusterStatus(cluster, version("lookalike"), partitions, encoder_status, sum_up(states), rebalance)
 
 
 def cluster_levels(view: Cluster) -> Iterator[metrics.Sample]:

@@ -105,6 +105,10 @@ class Calls:
             return PartitionUnavailable(f"server: {address} does not answer; is the cluster up?")
         if error.request_id is None and isinstance(error, DeadlineExceeded):
             return DeadlineExceeded(f"server: {address} did not answer in time; allow more time")
+        if error.request_id is None and call.code() is grpc.StatusCode.UNIMPLEMENTED:
+            return InvalidRequest(
+                f"server: {address} is no coordinator, or an older one; name a coordinator's address"
+            )
         return error
 
     def fingerprint(self, collection: str) -> str | None:

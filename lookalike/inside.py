@@ -91,6 +91,11 @@ class Connection:
         await asyncio.gather(*self._closing, return_exceptions=True)
         await self._channel.close()
 
+    async def finish(self) -> None:
+        """Close once the calls on their way have ended, or have had time enough."""
+        await self._channel.close(_GRACE_SECONDS)
+        await self.close()
+
     def _renew(self) -> None:
         old = self._channel
         self._generation = self._inside.generation

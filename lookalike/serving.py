@@ -287,6 +287,8 @@ async def follow_config(path: Path, reload: Reload) -> None:
     """Call `reload` whenever SIGHUP comes or the file has changed, with what it says then. A file that cannot be
     read changes nothing: what is wrong with it is logged. Runs until cancelled."""
     asked = asyncio.Event()
+    # What changed while the process started is taken over, too.
+    asked.set()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
     seen = _content(path)
     while True:

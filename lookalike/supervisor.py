@@ -25,7 +25,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lookalike import wire
-from lookalike.config import ClusterConfig, dump_config
+from lookalike.config import CONFIG_POLL_SECONDS, ClusterConfig, dump_config
 from lookalike.errors import CannotStart
 from lookalike.inside import Inside
 from lookalike.v1 import shard_pb2
@@ -38,6 +38,8 @@ RESTART_MAX_SECONDS = 10.0
 STEADY_SECONDS = 30.0
 LEAVING_POLL_SECONDS = 1.0
 TAKE_OVER_SECONDS = 1.0
+# So long after it is written every process has read the config.
+FOLLOWED_SECONDS = 2 * CONFIG_POLL_SECONDS
 # In the folder of a shard that was stopped because it held nothing.
 EMPTY_FILE = "empty"
 
@@ -55,8 +57,10 @@ class _Process:
     started: float = 0.0
     failures: int = 0
     restart_at: float = 0.0
-    # A shard that the config has no more: it is stopped once it holds nothing.
+    # A shard of a partition that the config has no more: it is stopped once that holds nothing.
     is_leaving: bool = False
+    # A replica that the config has no more: it is stopped once the others have read that.
+    stop_at: float | None = None
 
 
 class Supervisor:
@@ -106,7 +110,7 @@ class Supervisor:
                 self._tend(process)
             if time.monotonic() >= look_at:
                 look_at = time.monotonic() + LEAVING_POLL_SECONDS
-                self._stop_empty()
+                self._stop_leaving()
 
     def reload(self, config: ClusterConfig) -> None:
         """Have `watch` go over to another config: start the shards that it adds, and let those that it has no more
@@ -148,14 +152,12 @@ class Supervisor:
                     _require_free(name, address)
         self._write_config()
         for name, process in running.items():
-            process.is_leaving = name not in planned or planned[name].is_leaving
+            process.is_leaving = name in planned and planned[name].is_leaving
+            process.stop_at = None if name in planned else time.monotonic() + FOLLOWED_SECONDS
         for name, process in planned.items():
             if name not in running:
                 self._processes.append(process)
                 self._spawn(process)
-        for process in running.values():
-            if process.popen is not None and process.popen.poll() is None:
-                process.popen.send_signal(signal.SIGHUP)
 
     @staticmethod
     def _addresses(processes: Iterable[_Process]) -> Iterator[tuple[str, str]]:
@@ -165,15 +167,25 @@ class Supervisor:
             if process.metrics is not None:
                 yield process.name, process.metrics
 
-    def _stop_empty(self) -> None:
-        for process in [process for process in self._processes if process.is_leaving]:
-            if self._is_empty(process.address):
-                self._report(f"{process.name} holds nothing any more and is stopped")
-                self._processes.remove(process)
-                if process.popen is not None:
-                    _end([process.popen])
-                self._pid_file(process).unlink(missing_ok=True)
-                (self._data / process.name.removeprefix("shard-") / EMPTY_FILE).touch()
+    def _stop_leaving(self) -> None:
+        """Stop replicas that are none any more, and partitions of which no replica holds anything."""
+        for process in [one for one in self._processes if one.stop_at and time.monotonic() > one.stop_at]:
+            self._report(f"{process.name} is a replica no more and is stopped; its folder stays")
+            self._remove(process)
+        leaving = [process for process in self._processes if process.is_leaving]
+        for partition in sorted({_partition_of(process) for process in leaving}):
+            replicas = [process for process in leaving if _partition_of(process) == partition]
+            if all(self._is_empty(process.address) for process in replicas):
+                for process in replicas:
+                    self._report(f"{process.name} holds nothing any more and is stopped")
+                    self._remove(process)
+                    (self._data / process.name.removeprefix("shard-") / EMPTY_FILE).touch()
+
+    def _remove(self, process: _Process) -> None:
+        self._processes.remove(process)
+        if process.popen is not None:
+            _end([process.popen])
+        self._pid_file(process).unlink(missing_ok=True)
 
     def ask_to_stop(self) -> None:
         """End `wait_ready` or `watch`. May be called from a signal handler."""
@@ -219,27 +231,30 @@ class Supervisor:
         config = self._config
         for partition in range(config.partitions):
             for replica in range(config.replicas):
-                arguments = ["shard", "--partition", str(partition), "--replica", str(replica)]
-                address = config.shard_address(partition, replica)
-                metrics = config.shard_metrics(partition, replica)
-                yield _Process(f"shard-r{replica}-{partition}", arguments, address, metrics)
+                yield self._plan_shard(partition, replica)
         yield from self._plan_leaving()
         if config.encoder is not None:
             yield _Process("encoder", ["encoder"], config.encoder.address, config.encoder.metrics)
         yield _Process("coordinator", ["coordinator"], config.coordinator.listen, config.coordinator.metrics)
 
+    def _plan_shard(self, partition: int, replica: int, is_leaving: bool = False) -> _Process:
+        arguments = ["shard", "--partition", str(partition), "--replica", str(replica)]
+        address = self._config.shard_address(partition, replica)
+        metrics = self._config.shard_metrics(partition, replica)
+        return _Process(f"shard-r{replica}-{partition}", arguments, address, metrics, is_leaving=is_leaving)
+
     def _plan_leaving(self) -> Iterator[_Process]:
-        """The shards of partitions that the config has no more, but that may still hold something."""
-        for folder in sorted(self._data.glob("r*-*/shard.json")):
+        """The shards of partitions that the config has no more, but that may still hold something. All replicas
+        that the config asks for, also new ones: a slot has moved when each of them says so."""
+        leaving = set()
+        for folder in self._data.glob("r*-*/shard.json"):
             replica, _, partition = folder.parent.name.removeprefix("r").partition("-")
-            if not (replica.isdecimal() and partition.isdecimal()) or int(replica) >= self._config.replicas:
-                continue
-            if int(partition) >= self._config.partitions and not (folder.parent / EMPTY_FILE).exists():
-                arguments = ["shard", "--partition", partition, "--replica", replica]
-                address = self._config.shard_address(int(partition), int(replica))
-                metrics = self._config.shard_metrics(int(partition), int(replica))
-                name = folder.parent.name.replace("r", "shard-r", 1)
-                yield _Process(name, arguments, address, metrics, is_leaving=True)
+            if replica.isdecimal() and partition.isdecimal() and not (folder.parent / EMPTY_FILE).exists():
+                leaving.add(int(partition))
+        for partition in sorted(leaving - set(range(self._config.partitions))):
+            for replica in range(self._config.replicas):
+                if not (self._data / f"r{replica}-{partition}" / EMPTY_FILE).exists():
+                    yield self._plan_shard(partition, replica, is_leaving=True)
 
     @property
     def config_file(self) -> Path:
@@ -332,6 +347,10 @@ class Supervisor:
         state = wire.state_from_wire(answer)
         removed = state.partition >= state.target.partitions or state.partition in state.target.drained
         return bool(removed and not state.table.writable.any() and not state.rows_left_over)
+
+
+def _partition_of(shard: _Process) -> int:
+    return int(shard.name.rpartition("-")[2])
 
 
 def _require_free(name: str, address: str) -> None:

@@ -132,9 +132,9 @@ class Folder:
                 self._files.makedirs(self._path(number), exist_ok=True)
             with self._files.open(path, mode) as file:
                 yield file
-        except FileNotFoundError:
-            raise Corruption(f"{path}: is missing; the backup is not whole") from None
         except OSError as error:
+            if mode == "rb" and isinstance(error, FileNotFoundError):
+                raise Corruption(f"{path}: is missing; the backup is not whole") from None
             raise InvalidRequest(f"url: {path} cannot be used: {error.strerror or error}") from None
 
     def write_manifest(self, manifest: Manifest) -> None:

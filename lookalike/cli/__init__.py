@@ -5,6 +5,7 @@ by name and says what to install when they are called."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
@@ -71,9 +72,20 @@ app.add_typer(collection.app, name="collection")
 
 def main() -> None:
     """Run a command. Exit code 0 only on success; an error is one line on standard error."""
+    if sys.stdout is None:  # the caller closed it
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # as long as the process
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except LookalikeError as error:
         reference = f" (request {error.request_id})" if error.request_id else ""
         print(f"error: {' '.join(error.message.split())}{reference}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        # What is still to be written would fail again at the end of the process.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -7,6 +7,7 @@ import contextvars
 import dataclasses
 import json
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,6 +44,12 @@ _NOTHING = _Credentials(None, False)
 _given: contextvars.ContextVar[_Credentials] = contextvars.ContextVar("given", default=_NOTHING)
 
 
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"lookalike {metadata.version('lookalike')}")
+        raise typer.Exit
+
+
 def credentials(
     tls: Annotated[bool, typer.Option("--tls", envvar="LOOKALIKE_TLS", help="Speak TLS to the server.")] = False,
     ca: Annotated[
@@ -65,6 +72,9 @@ def credentials(
         typer.Option(envvar="LOOKALIKE_API_KEY_FILE", help="A file with the API key.", metavar="FILE"),
     ] = None,
     api_key: Annotated[str | None, typer.Option(envvar="LOOKALIKE_API_KEY", hidden=True)] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
     """Find the images that look like a given one, among millions to billions.
 
@@ -89,5 +99,5 @@ def _read_key(file: Path) -> str:
 
 
 def print_json(document: Any) -> None:
-    json.dump(document, sys.stdout, ensure_ascii=False, indent=2)
-    sys.stdout.write("\n")
+    """At once, so that `| grep -q` has had all of it when it ends."""
+    sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -27,8 +28,16 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH, soft_wrap=True, highlight=False)
 
 
-def status_view(answer: ClusterStatus) -> RenderableType:
-    lines: list[RenderableType] = [Text(f"cluster {answer.cluster}, version {answer.version}"), _replicas(answer)]
+def status_view(answer: ClusterStatus, *totals: str) -> RenderableType:
+    """totals: lines above the table, which may be longer than the terminal."""
+    states = [replica.state for part in answer.partitions for replica in part.replicas]
+    serving = states.count("serving")
+    lines: list[RenderableType] = [
+        Text(f"cluster {answer.cluster}, version {answer.version}"),
+        Text(f"{serving} of {len(states)} replicas serve", "" if serving == len(states) else "bold red"),
+        *map(Text, totals),
+        _replicas(answer),
+    ]
     lines += [
         Text(f"partition {part.partition}, replica {replica.replica}: {damage}", "bold red")
         for part in answer.partitions
@@ -39,7 +48,7 @@ def status_view(answer: ClusterStatus) -> RenderableType:
     detail = encoder.reason
     if encoder.code_space is not None:
         detail = f"{encoder.code_space.backbone}, {encoder.code_space.hash_method}, {encoder.code_space.bits} bits"
-    lines.append(Text(f"encoder {encoder.address} {encoder.state} {detail}".rstrip()))
+    lines.append(Text(" ".join(filter(None, ("encoder", encoder.address, encoder.state, detail)))))
     lines += [
         Text(
             f"collection {collection.name}: {collection.rows:,} rows, {collection.code_space.bits} bits,"
@@ -51,9 +60,10 @@ def status_view(answer: ClusterStatus) -> RenderableType:
 
 
 def _replicas(answer: ClusterStatus) -> Table:
-    table = Table(
-        "partition", "replica", "address", "state", "slots", "rows", "lag", "memory", box=None, padding=(0, 2)
-    )
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("partition", "replica", "address", "state", "slots", "rows", "lag", "memory"):
+        # On a narrow terminal only the reason of a state, which may be long, takes more than one line.
+        table.add_column(heading, no_wrap=heading != "state")
     for part in answer.partitions:
         for replica in part.replicas:
             table.add_row(
@@ -82,7 +92,8 @@ def rebalance_view(answer: ClusterStatus) -> RenderableType:
 def rebalance_line(answer: ClusterStatus) -> str:
     found = answer.rebalance
     drained = f", drained: {', '.join(map(str, found.drained))}" if found.drained else ""
-    state = "balanced" if not found.slots_to_move else f"{found.slots_to_move} slots to move"
+    is_balanced = not found.slots_to_move and not found.slots_unserved
+    state = "balanced" if is_balanced else f"{found.slots_to_move} slots to move"
     return (
         f"{state}, {found.slots_moving} on their way, {found.slots_unserved} unserved;"
         f" {found.partitions} partitions (epoch {found.epoch}){drained}"
@@ -91,6 +102,8 @@ def rebalance_line(answer: ClusterStatus) -> str:
 
 def watch(client: Client, seconds: float, as_json: bool) -> None:
     """Show the status every so many seconds until Ctrl-C: on a terminal in one place, else one after the other."""
+    # So that the terminal is left as it was.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if as_json:
             for answer in _answers(client, seconds):
@@ -134,8 +147,8 @@ def _views(answers: Iterator[ClusterStatus | LookalikeError]) -> Iterator[Render
         now, rows = time.monotonic(), sum(collection.rows for collection in answer.collections)
         rate = "" if last is None else f", {(rows - last[1]) / (now - last[0]):+,.0f} a second"
         last = now, rows
-        yield Group(
-            status_view(answer),
-            Text(rebalance_line(answer)),
-            Text(f"{rows:,} rows in all{rate}; {time.strftime('%H:%M:%S')}, Ctrl-C ends"),
+        yield status_view(
+            answer,
+            rebalance_line(answer),
+            f"{rows:,} rows in all{rate}; {time.strftime('%H:%M:%S')}, Ctrl-C ends",
         )

@@ -206,7 +206,7 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(source: Cluster, tmp
     with source.client() as client:
         client.create_collection("nowhere", bits=64)
     (tmp_path / "file").write_text("not a folder")
-    for url in (str(tmp_path / "file"), "nothing://bucket"):
+    for url in (str(tmp_path / "file"), "/proc/nowhere", "nothing://bucket"):
         run = subprocess.run(
             [sys.executable, "-m", "lookalike", "backup", url, "-c", "nowhere", "--server", source.address],
             capture_output=True, text=True, check=False,

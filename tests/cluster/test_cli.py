@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
+import os
+import pty
 import signal
 import socket
 import subprocess
@@ -16,6 +20,7 @@ import psutil
 import pytest
 
 from lookalike import Client, Record
+from lookalike.cli import view
 from lookalike.config import dump_config
 from lookalike.throwaway import throwaway_config
 from tests.conftest import Cluster, wait_until
@@ -66,11 +71,55 @@ def test_status_shows_all_parts_and_tells_by_its_exit_code(cluster: Cluster) -> 
     assert run("status", "--server", cluster.address).stdout.count("serving") == 3
 
 
-@pytest.mark.parametrize("command", ["status", "rebalance status"])
+@pytest.mark.parametrize("command", ["status", "rebalance status", "rebalance status --json"])
 def test_what_a_script_looks_for_is_found_though_the_looker_leaves_first(cluster: Cluster, command: str) -> None:
-    script = f"{sys.executable} -m lookalike {command} --server {cluster.address} | grep -q ."
+    script = f"PYTHONUNBUFFERED=1 {sys.executable} -m lookalike {command} --server {cluster.address} | grep -q ."
     for _ in range(3):
         subprocess.run(["bash", "-o", "pipefail", "-c", script], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("options", "output", "code", "error"),
+    [
+        ("status", ">&-", 0, ""),
+        ("status --json", ">&-", 0, ""),
+        ("status", "> /dev/full", 1, "error: [Errno 28] No space left on device\n"),
+        ("--help", "> /dev/full", 1, "error: [Errno 28] No space left on device\n"),
+    ],
+)
+def test_output_that_goes_nowhere_is_no_traceback(
+    cluster: Cluster, options: str, output: str, code: int, error: str
+) -> None:
+    script = f"LOOKALIKE_SERVER={cluster.address} {sys.executable} -m lookalike {options} {output}"
+    result = subprocess.run(["bash", "-c", script], stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert (result.returncode, result.stderr) == (code, error)
+
+
+def test_a_watched_status_leaves_the_terminal_as_it_was(cluster: Cluster) -> None:
+    outer, inner = pty.openpty()
+    command = [sys.executable, "-m", "lookalike", "status", "--watch", "--server", cluster.address]
+    with subprocess.Popen(command, stdin=inner, stdout=inner, env={**os.environ, "TERM": "xterm"}) as process:
+        os.close(inner)
+        shown = b""
+        while b"Ctrl-C ends" not in shown:
+            shown += os.read(outer, 65_536)
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(OSError):  # what Linux says at the end
+            while more := os.read(outer, 65_536):
+                shown += more
+        assert process.wait(10) == 0
+    os.close(outer)
+    assert shown.count(b"\x1b[?1049h") == shown.count(b"\x1b[?1049l") == 1
+    # On 80 columns, as here, a shard's address is shown whole.
+    assert all(cluster.config.shard_address(partition).encode() in shown for partition in range(3))
+
+
+def test_slots_that_nobody_serves_are_not_balanced(cluster: Cluster, client: Client) -> None:
+    found = client.status()
+    assert view.rebalance_line(found).startswith("balanced, ")
+    missing = dataclasses.replace(found.rebalance, slots_unserved=340)
+    line = view.rebalance_line(dataclasses.replace(found, rebalance=missing))
+    assert line.startswith("0 slots to move, 0 on their way, 340 unserved")
 
 
 def test_errors_are_one_line(cluster: Cluster, tmp_path: Path) -> None:
@@ -86,6 +135,8 @@ def test_errors_are_one_line(cluster: Cluster, tmp_path: Path) -> None:
     assert "does not answer; is the cluster up?" in failure(
         "status", "--server", f"127.0.0.1:{port}", "--timeout", 2
     )
+    shard = cluster.config.shard_address(0)
+    assert f"server: {shard} is no coordinator" in failure("status", "--server", shard)
     assert run("search", "--no-such-option").returncode == 2
 
 

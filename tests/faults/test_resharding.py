@@ -120,3 +120,18 @@ def test_a_partition_whose_port_is_in_use_comes_when_the_port_is_free(tmp_path: 
             assert len(cluster.reports) == 1
         wait_until(lambda: is_balanced(client, 2), 60)
         assert len(client.search(code=bytes(8), k=1_000, collection="c").hits) == 200
+
+
+def test_fewer_partitions_and_another_number_of_replicas_at_once(tmp_path: Path) -> None:
+    with running_cluster(tmp_path, partitions=2) as cluster, cluster.client() as client:
+        client.create_collection("c", bits=64)
+        client.upsert([Record(f"k{i}", code=bytes(8)) for i in range(200)], collection="c")
+        # The partition that goes needs the new replica, too: all of them say that a slot has moved.
+        cluster.reload(cluster.config.model_copy(update={"partitions": 1, "replicas": 2}))
+        wait_until(lambda: is_balanced(client, 1) and len(client.status().partitions) == 1, 60)
+        assert [replica.state for replica in client.status().partitions[0].replicas] == ["serving"] * 2
+        cluster.reload(cluster.config.model_copy(update={"replicas": 1}))
+        wait_until(lambda: not (tmp_path / "run" / "shard-r1-0.pid").exists(), 30)
+        wait_until(lambda: len(client.status().partitions[0].replicas) == 1, 30)
+        assert len(client.search(code=bytes(8), k=1_000, collection="c").hits) == 200
+    assert not [report for report in cluster.reports if "ended: " in report]
