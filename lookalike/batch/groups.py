@@ -148,9 +148,9 @@ class _Search:
                 cut += self._batch(waiting[start : start + size], k)
                 report(self._done)
             waiting = cut
-            if k == MAX_K or len(self._codes) <= _CODES_A_HIT * k:
+            before, k = k, min(MAX_K, 10 * k)
+            if before == MAX_K or len(self._codes) <= _CODES_A_HIT * k:
                 break
-            k = min(MAX_K, 10 * k)
         for number in waiting:
             self._compare_with_all(number)
             report(self._done)
