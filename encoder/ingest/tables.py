@@ -86,6 +86,11 @@ def find_tables(path: str, format: str) -> list[Table]:
 
 
 def _open(url: str, format: str, mark: str) -> Table:
+    with _explained(url):
+        return _opened(url, format, mark)
+
+
+def _opened(url: str, format: str, mark: str) -> Table:
     if format == PARQUET:
         import pyarrow as pa
         import pyarrow.parquet as parquet

@@ -128,6 +128,12 @@ def test_globs_and_folders_of_tables(tmp_path: Path) -> None:
     assert len(find_tables(str(tmp_path), "jsonl")) == 3
 
 
+def test_the_table_that_cannot_be_read_is_named_not_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "empty.parquet").touch()
+    with pytest.raises(InvalidRequest, match=r"empty.parquet cannot be read"):
+        find_tables(str(tmp_path), "parquet")
+
+
 def test_manifests_may_be_compressed(tmp_path: Path) -> None:
     for name, text in (("m.jsonl.gz", '{"key": "a"}\n'), ("m.tsv.gz", "key\tn\na\t1\n")):
         (tmp_path / name).write_bytes(gzip.compress(text.encode()))
