@@ -238,10 +238,14 @@ def _checked(records: Sequence[VersionedRecord]) -> list[VersionedRecord]:
 
 
 def _check_all(drafts: Sequence[Draft], layout: Layout, check_image: CheckImage) -> list[str | LookalikeError]:
-    return [_check(draft, layout, check_image) for draft in drafts]
+    # Attributes of one request are often alike.
+    canonical = functools.cache(lambda text: attributes_text(parse_attributes(text)))
+    return [_check(draft, layout, check_image, canonical) for draft in drafts]
 
 
-def _check(draft: Draft, layout: Layout, check_image: CheckImage) -> str | LookalikeError:
+def _check(
+    draft: Draft, layout: Layout, check_image: CheckImage, canonical: Callable[[str], str]
+) -> str | LookalikeError:
     """A draft's attributes in their one canonical form, so that the store finds names and values however a
     client wrote them; or what is wrong with the draft."""
     try:
@@ -259,7 +263,7 @@ def _check(draft: Draft, layout: Layout, check_image: CheckImage) -> str | Looka
         else:
             raise InvalidRequest("needs an image or a code")
         check_thumbnail(draft.thumbnail)
-        return attributes_text(parse_attributes(draft.attributes))
+        return canonical(draft.attributes)
     except InvalidRequest as error:
         return type(error)(f"record {draft.key!r}: {error.message}")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -31,5 +33,5 @@ def progress_bar(as_json: bool, unit: str = "images") -> Progress:
     return Progress(
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(unit),
         TextColumn("left"), TimeRemainingColumn(),
-        console=Console(stderr=True), disable=as_json,
+        console=Console(stderr=True), disable=as_json or not sys.stderr.isatty(),
     )  # fmt: skip

@@ -247,11 +247,12 @@ def _messages(records: Sequence[Record], max_records: int, max_bytes: int) -> It
     size = 0
     for record in records:
         message = wire.record_to_wire(record)
-        if part and (len(part) == max_records or size + message.ByteSize() > max_bytes):
+        own = message.ByteSize()
+        if part and (len(part) == max_records or size + own > max_bytes):
             yield part
             part, size = [], 0
         part.append(message)
-        size += message.ByteSize()
+        size += own
     if part:
         yield part
 

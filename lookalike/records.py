@@ -9,7 +9,7 @@ import hashlib
 import json
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,9 @@ SLOTS = 1_024
 # Both are asked of every record of every write.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 _SCALARS = frozenset((str, int, float, bool, type(None)))
+# What is common first: abstract classes are slow to ask.
+_OBJECTS = (dict, Mapping)
+_NESTED = (dict, list, tuple, Mapping)
 # As many as a request has records: coordinator and shard ask several times for each of them.
 _IDS_REMEMBERED = 16_384
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
@@ -147,19 +150,21 @@ def attributes_text(attributes: object) -> str:
 
 
 def _check_nesting(value: object, depth: int) -> None:
-    if type(value) in _SCALARS or not isinstance(value, Mapping | list | tuple):
+    if not isinstance(value, _NESTED):
         return
     if depth > MAX_ATTRIBUTES_DEPTH:
         raise InvalidRequest(f"attributes: are nested over {MAX_ATTRIBUTES_DEPTH} deep; flatten them")
-    if isinstance(value, Mapping):
+    parts: Iterable[object] = value
+    if isinstance(value, _OBJECTS):
         for name in value:
             if not isinstance(name, str):
                 raise InvalidRequest(
                     f"attributes: have a name that is {type(name).__name__}; JSON's names are text"
                 )
-        value = list(value.values())
-    for part in value:
-        _check_nesting(part, depth + 1)
+        parts = value.values()
+    for part in parts:
+        if type(part) not in _SCALARS:
+            _check_nesting(part, depth + 1)
 
 
 def parse_attributes(text: str) -> dict[str, Any]:

@@ -216,10 +216,12 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
             if record.version >= VERSION_LIMIT:
                 raise InvalidRequest(f"version: {record.version} is not one that a clock gives; set the clock")
             if record.code is not None:
-                parse_attributes(record.attributes)
                 check_code(record.code, engine.space, f"record {record.key!r}")
                 _check_features(record, engine.indexing)
                 check_thumbnail(record.thumbnail)
+        # Those of one write are often alike.
+        for attributes in {record.attributes for record in records if record.code is not None}:
+            parse_attributes(attributes)
         try:
             result = await self._writes.submit(work.Write(engine, records))
         except Corruption as error:

@@ -11,11 +11,21 @@ from encoder.datasets.coco import without_outline
 
 def rows(file: IO[bytes]) -> list[dict[str, Any]]:
     """The images of an instances file, by file name: key and uri, `labels` (the names of the categories in it),
-    `boxes` (its objects), width, height and coco_id. Raises ValueError, KeyError or TypeError for another file."""
+    `boxes` (its objects), width, height and coco_id. Raises ValueError for another file."""
     content = json.load(file, object_hook=without_outline)
+    try:
+        return _rows(content)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"is no COCO file of instances ({type(error).__name__}: {error}); for JSON lines use --format jsonl"
+        ) from None
+
+
+def _rows(content: Any) -> list[dict[str, Any]]:
+    # Test sets have images and categories alone.
     names = {category["id"]: category["name"] for category in content["categories"]}
     found: dict[int, list[str]] = collections.defaultdict(list)
-    for annotation in content["annotations"]:
+    for annotation in content.get("annotations", ()):
         found[annotation["image_id"]].append(names[annotation["category_id"]])
     return [
         {

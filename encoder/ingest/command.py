@@ -141,7 +141,7 @@ def ingest(
             sources = list_images(files, tables, images, choice, letters, summary)
             if dry_run:
                 _try_images(job, sources)
-            else:
+            elif sources:
                 _ingest_images(job, sources, settings, workers, thumbnails)
     summary.seconds = time.monotonic() - started
     _print_summary(job, "records" if has_codes else "images")

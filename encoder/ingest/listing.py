@@ -11,7 +11,7 @@ from fsspec.core import url_to_fs
 from encoder.ingest.account import Summary
 from encoder.ingest.choice import Choice
 from encoder.ingest.letters import DeadLetters
-from encoder.ingest.rows import absolute, source_of
+from encoder.ingest.rows import absolute, check_columns, source_of
 from encoder.ingest.sources import Source, find_sources
 from encoder.ingest.tables import COCO, IMAGES, Table, Unreadable, find_tables, format_of
 from lookalike.errors import InvalidRequest
@@ -22,7 +22,10 @@ def split(paths: Sequence[str], format: str | None) -> tuple[list[str], list[Tab
     without. Raises InvalidRequest."""
     formats = [(path, format or format_of(path)) for path in paths]
     images = [path for path, found in formats if found == IMAGES]
-    return images, [table for path, found in formats if found != IMAGES for table in find_tables(path, found)]
+    tables = [table for path, found in formats if found != IMAGES for table in find_tables(path, found)]
+    for table in tables:
+        check_columns(table)
+    return images, tables
 
 
 def list_images(

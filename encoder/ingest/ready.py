@@ -13,8 +13,9 @@ from encoder.hashing import LinearHash, from_bytes
 from encoder.ingest.account import Summary
 from encoder.ingest.choice import Choice
 from encoder.ingest.letters import DeadLetters
+from encoder.ingest.pictures import row_url
 from encoder.ingest.rate import TokenBucket
-from encoder.ingest.rows import Ready, ready_of
+from encoder.ingest.rows import Ready, ready_of, remains_of
 from encoder.ingest.sending import stream
 from encoder.ingest.tables import Table, Unreadable
 from lookalike.batch import notes
@@ -57,7 +58,8 @@ def _readable(
             yield ready_of(table, number, row)
         except InvalidRequest as error:
             summary.unreadable += 1
-            letters.add(f"{table.url}#row={number}", _key_of(row), error.message)
+            remains = remains_of(table, number, row)
+            letters.add(row_url(table.url, number), _key_of(row), error.message, *remains)
 
 
 def _key_of(row: object) -> str | None:

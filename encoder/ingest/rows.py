@@ -14,6 +14,7 @@ features to hash.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import decimal
@@ -34,6 +35,7 @@ from lookalike.thumbnails import check_thumbnail
 
 _NAMES = frozenset("key image uri code feature features thumbnail attributes version".split())
 _READY = frozenset(("code", "feature", "features"))
+_IMAGES = frozenset(("image", "uri"))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,6 +54,15 @@ class Ready:
 def is_ready(columns: frozenset[str]) -> bool:
     """Whether rows with these columns bring codes, or features."""
     return bool(columns & _READY)
+
+
+def check_columns(table: Table) -> None:
+    """Raise InvalidRequest unless the table's rows can bring something to store."""
+    if table.columns and not table.columns & (_READY | _IMAGES):
+        shown = ", ".join(repr(name[:40]) for name in sorted(table.columns)[:5])
+        raise InvalidRequest(
+            f"path: {table.url} cannot be read: none of its columns ({shown}…) is code, features, image or uri"
+        )
 
 
 def ready_of(table: Table, number: int, row: Mapping[str, Any]) -> Ready:
@@ -83,6 +94,19 @@ def source_of(table: Table, number: int, row: Mapping[str, Any], folder: str) ->
         mark = ""
     digest = hashlib.blake2b(f"{mark} {url} {attributes_text(fields)}".encode(), digest_size=8).hexdigest()
     return Source(_key(row, given), url, fields, digest)
+
+
+def remains_of(table: Table, number: int, row: object) -> tuple[Mapping[str, Any], bytes]:
+    """Attributes and code of a row that is no record, for the dead letters. The code only where nothing but the
+    key is wrong: a letter that is ingested as it is must not store less than its row had."""
+    if not isinstance(row, dict):
+        return {}, b""
+    with contextlib.suppress(InvalidRequest):
+        ready = ready_of(table, number, {**row, "key": "any"})
+        return ready.fields, ready.code or b""
+    with contextlib.suppress(InvalidRequest):
+        return _attributes(row), b""
+    return {}, b""
 
 
 def absolute(uri: str, folder: str) -> str:

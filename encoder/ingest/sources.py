@@ -60,20 +60,34 @@ def find_sources(paths: Sequence[str]) -> tuple[list[Source], list[tuple[str, st
 def _expand(path: str) -> Iterator[Source]:
     try:
         system, root = url_to_fs(path)
-        if any(mark in root for mark in "*?["):
+        if is_glob(system, root):
             # A glob's keys start at the last folder that has no pattern in it.
             fixed = PurePosixPath(*_before_pattern(PurePosixPath(root).parts))
-            yield from _sources(system, str(fixed), system.glob(root, detail=True))
+            files = system.glob(root, detail=True)
+            if not files:
+                raise FileNotFoundError
+            yield from _sources(system, str(fixed), files)
             return
         info = system.info(root)
         if info["type"] == "directory":
             yield from _sources(system, root, system.find(root, detail=True))
         else:
             yield _source(system, str(PurePosixPath(root).parent), info)
-    except FileNotFoundError:
-        raise InvalidRequest(f"path: {path} does not exist") from None
-    except (OSError, ValueError, ImportError) as error:
+    except FileNotFoundError as error:
+        raise does_not_exist(path, error) from None
+    except Exception as error:  # each store's library raises its own
         raise InvalidRequest(f"path: {path} cannot be read: {error}") from None
+
+
+def is_glob(system: Any, root: str) -> bool:
+    """Whether a path is a pattern. One that is there is none, as a folder `Album [2019]`."""
+    return any(mark in root for mark in "*?[") and not system.exists(root)
+
+
+def does_not_exist(path: str, error: FileNotFoundError) -> InvalidRequest:
+    """What to say of a path that is not there. A host that does not answer looks the same, but for its cause."""
+    cause = f" ({error.__cause__})" if error.__cause__ else ""
+    return InvalidRequest(f"path: {path} does not exist{cause}")
 
 
 def _before_pattern(parts: Sequence[str]) -> Iterator[str]:

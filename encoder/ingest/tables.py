@@ -15,8 +15,8 @@ from typing import Any
 import fsspec
 from fsspec.core import url_to_fs
 
-from encoder.ingest.sources import signature
-from lookalike.errors import InvalidRequest
+from encoder.ingest.sources import does_not_exist, is_glob, signature
+from lookalike.errors import InvalidRequest, LookalikeError
 
 IMAGES, PARQUET, JSONL, CSV, COCO = FORMATS = ("images", "parquet", "jsonl", "csv", "coco")
 _ENDINGS = {
@@ -62,8 +62,9 @@ class Table:
 
 
 def format_of(path: str) -> str:
-    """A path's format by its ending."""
-    return _ENDINGS.get(PurePosixPath(path.partition("?")[0]).suffix.lower(), IMAGES)
+    """A path's format by its ending, before one of gzip."""
+    name = path.partition("?")[0].lower().removesuffix(".gz")
+    return _ENDINGS.get(PurePosixPath(name).suffix, IMAGES)
 
 
 def find_tables(path: str, format: str) -> list[Table]:
@@ -71,11 +72,11 @@ def find_tables(path: str, format: str) -> list[Table]:
     Raises InvalidRequest when there is none, or one cannot be read."""
     with _explained(path):
         system, root = url_to_fs(path)
-        if any(mark in root for mark in "*?[") and "://" not in root:
+        if "://" not in root and is_glob(system, root):
             files = system.glob(root, detail=True)
         elif (info := system.info(root))["type"] == "directory":
             found = system.find(root, detail=True)
-            files = {name: found[name] for name in found if _ENDINGS.get(PurePosixPath(name).suffix) == format}
+            files = {name: found[name] for name in found if format_of(name) == format}
         else:
             files = {root: info}
         if not files:
@@ -85,6 +86,11 @@ def find_tables(path: str, format: str) -> list[Table]:
 
 
 def _open(url: str, format: str, mark: str) -> Table:
+    with _explained(url):
+        return _opened(url, format, mark)
+
+
+def _opened(url: str, format: str, mark: str) -> Table:
     if format == PARQUET:
         import pyarrow as pa
         import pyarrow.parquet as parquet
@@ -118,7 +124,7 @@ def _parquet(table: Table) -> Iterator[list[Row]]:
 
 def _json_lines(table: Table) -> Iterator[list[Row]]:
     portion: list[Row] = []
-    with fsspec.open(table.url, "rb") as file:
+    with fsspec.open(table.url, "rb", compression="infer") as file:
         for line in file:
             if line.strip():
                 portion.append(_json_row(line))
@@ -138,14 +144,21 @@ def _json_row(line: bytes) -> Row:
 
 
 def _csv(table: Table) -> Iterator[list[Row]]:
-    delimiter = "\t" if table.url.lower().endswith(".tsv") else ","
+    delimiter = "\t" if ".tsv" in table.url.lower() else ","
     portion: list[Row] = []
-    with fsspec.open(table.url, "r", encoding="utf-8-sig", newline="") as file:
-        for row in csv.DictReader(file, delimiter=delimiter, restkey="", strict=True):
-            portion.append(_csv_row(row))
-            if len(portion) == PORTION_ROWS:
-                yield portion
-                portion = []
+    # Bytes that are no UTF-8 are found by the checks of the row that has them.
+    with fsspec.open(
+        table.url, "r", compression="infer", encoding="utf-8-sig", errors="surrogateescape", newline=""
+    ) as file:
+        reader = csv.DictReader(file, delimiter=delimiter, restkey="", strict=True)
+        try:
+            for row in reader:
+                portion.append(_csv_row(row))
+                if len(portion) == PORTION_ROWS:
+                    yield portion
+                    portion = []
+        except csv.Error as error:
+            raise ValueError(f"line {reader.reader.line_num:,}: {error}") from None
     if portion:
         yield portion
 
@@ -196,9 +209,9 @@ class _explained:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if isinstance(error, FileNotFoundError):
-            raise InvalidRequest(f"path: {self._path} does not exist") from None
-        # pyarrow's errors are ValueErrors and OSErrors too.
-        if isinstance(error, OSError | ValueError | KeyError | TypeError | ImportError | csv.Error):
+            raise does_not_exist(self._path, error) from None
+        # Each store's library raises its own.
+        if isinstance(error, Exception) and not isinstance(error, LookalikeError):
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InvalidRequest(f"path: {self._path} cannot be read: {reason}") from None
 

@@ -53,6 +53,10 @@ def dedup(
 
     A group is a connected component: each of its records is within the distance of another of the group, but two
     may differ in more."""
+    # Hours of searching are not to end at a place that cannot be written to.
+    for path, field in ((output, "output"), (sheet, "html")):
+        if path is not None:
+            _write(path, field, (), "a")
     with connect(server, timeout) as client, records_bar("reading") as bar:
         found = client.get_collection(collection)
         check_max_distance(max_distance, found.code_space.bits)
@@ -102,9 +106,9 @@ def _records(client: Client, collection: str, groups: Sequence[Group], each: int
     return records
 
 
-def _write(path: Path, field: str, parts: Iterable[str]) -> None:
+def _write(path: Path, field: str, parts: Iterable[str], mode: str = "w") -> None:
     try:
-        with path.open("w", encoding="utf-8") as file:
+        with path.open(mode, encoding="utf-8") as file:
             file.writelines(parts)
     except OSError as error:
         raise InvalidRequest(f"{field}: {path} cannot be written to ({error.strerror}); name a file") from None

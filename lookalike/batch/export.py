@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -140,16 +141,27 @@ def _appearing(output: str) -> Iterator[Path]:
     system, path = _place(output)
     with tempfile.TemporaryDirectory(prefix="lookalike-export-") as folder:
         file = Path(folder) / "whole.parquet"
-        yield file
+        try:
+            yield file
+        except OSError as error:
+            raise CannotStart(f"TMPDIR: {folder} cannot be written to ({error}); name a larger one") from None
         try:
             if "file" in system.protocol:
-                system.put_file(str(file), f"{path}.part")
-                system.mv(f"{path}.part", path)
+                _put_in_place(file, Path(path))
             else:
                 # A store of objects shows one when it is whole.
                 system.put_file(str(file), path)
         except Exception as error:  # each store's library raises its own
             raise CannotStart(f"output: {output} cannot be written to ({error})") from None
+
+
+def _put_in_place(file: Path, target: Path) -> None:
+    part = target.with_name(f"{target.name}.part")
+    try:
+        shutil.copyfile(file, part)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _place(output: str) -> tuple[Any, str]:
@@ -161,6 +173,10 @@ def _place(output: str) -> tuple[Any, str]:
         parent = system._parent(path)
         if "file" in system.protocol and not system.isdir(parent):
             raise InvalidRequest(f"output: {parent} is no folder; make it first")
-    except (OSError, ValueError, ImportError) as error:
+        if "file" in system.protocol and system.exists(path) and not system.isfile(path):
+            raise InvalidRequest(f"output: {output} is no file that can be replaced whole; name another")
+    except InvalidRequest:
+        raise
+    except Exception as error:  # each store's library raises its own
         raise InvalidRequest(f"output: {output} cannot be written to ({error})") from None
     return system, path

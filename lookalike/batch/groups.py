@@ -2,8 +2,8 @@
 their codes differ in at most so many bits. So two records of a group may differ in more: others lie between them.
 
 Exact as of when the collection was read: every code is searched for in the cluster, by range. Equal codes are
-joined here and searched for once. An answer that is full may be cut, and is asked for again with more room; a
-code with more neighbours than any answer has room for is compared here, with all. What is written while the job
+joined here and searched for once. An answer that is full may be cut, and is asked for again with more room, or the
+code is compared here with all, where that is less work or no answer has room enough. What is written while the job
 runs may be missing; what it finds is checked against the codes that were read."""
 
 from __future__ import annotations
@@ -24,8 +24,11 @@ _FIRST_K = 100
 # Of keys in one answer: well below what a message holds.
 _ANSWER_BYTES = 8 * 1024 * 1024
 _COMPARED_BYTES = 64 * 1024 * 1024
+# Codes that are compared here in the time that a hit takes to find, send and read.
+_CODES_A_HIT = 100
 
 Codes = npt.NDArray[np.uint8]
+Numbers = npt.NDArray[np.int64]
 Report = Callable[[int], None]
 
 
@@ -91,27 +94,25 @@ def find_groups(
 
 
 class Roots:
-    """Which numbers are connected, as trees of parents (union-find, with halved paths)."""
+    """Which numbers are connected, as trees of parents (union-find). A parent is never higher."""
 
     def __init__(self, count: int) -> None:
-        self._parents = list(range(count))
+        self._parents = np.arange(count)
 
-    def of(self, number: int) -> int:
-        """The number that stands for all that are connected with this one."""
-        parents = self._parents
-        while parents[number] != number:
-            parents[number] = parents[parents[number]]
-            number = parents[number]
-        return number
+    def join(self, number: int, others: Numbers) -> None:
+        """Connect a number with others. The lowest root stands for all."""
+        near = np.append(others, number)
+        roots = self._of(np.unique(self._parents[near]))
+        self._parents[roots] = self._parents[near] = roots.min()
 
-    def join(self, a: int, b: int) -> None:
-        """Connect two. The lower root stands for both."""
-        a, b = self.of(a), self.of(b)
-        self._parents[max(a, b)] = min(a, b)
-
-    def all(self) -> npt.NDArray[np.int64]:
+    def all(self) -> Numbers:
         """Of each number its root."""
-        return np.array([self.of(number) for number in range(len(self._parents))], np.int64)
+        return self._of(self._parents)
+
+    def _of(self, numbers: Numbers) -> Numbers:
+        while not np.array_equal(parents := self._parents[numbers], numbers):
+            numbers = parents
+        return numbers
 
 
 class _Search:
@@ -129,6 +130,7 @@ class _Search:
         self._client = client
         self._collection = collection
         self._codes = codes
+        self._words = _as_words(codes)
         self._of_key = of_key
         self._max_distance = max_distance
         self._roots = roots
@@ -146,9 +148,9 @@ class _Search:
                 cut += self._batch(waiting[start : start + size], k)
                 report(self._done)
             waiting = cut
-            if k == MAX_K:
+            before, k = k, min(MAX_K, 10 * k)
+            if before == MAX_K or len(self._codes) <= _CODES_A_HIT * k:
                 break
-            k = min(MAX_K, 10 * k)
         for number in waiting:
             self._compare_with_all(number)
             report(self._done)
@@ -177,22 +179,28 @@ class _Search:
     def _join(self, number: int, others: Sequence[int]) -> None:
         if not others:
             return
-        distances = np.bitwise_count(self._codes[others] ^ self._codes[number]).sum(axis=1, dtype=np.int64)
-        for other, distance in zip(others, distances.tolist(), strict=True):
-            if distance <= self._max_distance:
-                self._roots.join(number, other)
+        near = _distances(self._words[others], self._words[number]) <= self._max_distance
+        self._roots.join(number, np.array(others)[near])
 
     def _compare_with_all(self, number: int) -> None:
         step = max(1, _COMPARED_BYTES // self._codes.shape[1])
-        for start in range(0, len(self._codes), step):
-            part = self._codes[start : start + step]
-            distances = np.bitwise_count(part ^ self._codes[number]).sum(axis=1, dtype=np.int64)
-            for other in np.flatnonzero(distances <= self._max_distance).tolist():
-                self._roots.join(number, start + other)
+        for start in range(0, len(self._words), step):
+            distances = _distances(self._words[start : start + step], self._words[number])
+            self._roots.join(number, start + np.flatnonzero(distances <= self._max_distance))
         self._done += 1
 
 
-def _groups(snapshot: Snapshot, roots: npt.NDArray[np.int64]) -> list[Group]:
+def _as_words(codes: Codes) -> npt.NDArray[np.uint64]:
+    """Codes as uint64 (n, words), for they are compared eight bytes at once; what is added is equal in all."""
+    return np.pad(codes, ((0, 0), (0, -codes.shape[1] % 8))).view(np.uint64)
+
+
+def _distances(words: npt.NDArray[np.uint64], one: npt.NDArray[np.uint64]) -> Numbers:
+    """In bits, of each from one."""
+    return np.bitwise_count(words ^ one).sum(axis=1, dtype=np.int64)
+
+
+def _groups(snapshot: Snapshot, roots: Numbers) -> list[Group]:
     order = np.argsort(roots, kind="stable")
     bounds = np.flatnonzero(np.diff(roots[order])) + 1
     groups = []

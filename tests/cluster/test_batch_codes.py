@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import os
 import socket
 import threading
 import time
@@ -21,7 +23,7 @@ from encoder.hashing import drawn
 from encoder.ingest.command import ingest
 from lookalike import Client, CodeSpace, Record
 from lookalike.batch.export import export, export_to
-from lookalike.errors import CodeSpaceMismatch, InvalidRequest, NotFound, PartitionUnavailable
+from lookalike.errors import CannotStart, CodeSpaceMismatch, InvalidRequest, NotFound, PartitionUnavailable
 from tests.conftest import Cluster
 
 JPEG = b"\xff\xd8\xff" + b"j" * 300
@@ -106,7 +108,7 @@ def test_what_is_refused_comes_back_mended_as_a_manifest(
         {"key": "nul", "code": "00" * 8, "attributes": {"a": "\0"}},
         {"key": "surrogate", "code": "00" * 8, "attributes": '{"a": "\\ud800"}'},
         {"key": "list", "code": "00" * 8, "attributes": [1]},
-        {"key": "hex", "code": "zz"},
+        {"key": "hex", "code": "zz", "attributes": {"label": "cow"}},
         {"key": "none"},
     ]
     (tmp_path / "bad.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -116,13 +118,18 @@ def test_what_is_refused_comes_back_mended_as_a_manifest(
     assert "the collection's codes have 8" in reasons["narrow"]
     assert "exactly that many" in reasons["narrow"]
     for letter in dead:
-        if letter["key"] == "narrow":
+        if letter["key"] in ("narrow", "hex"):
             letter["code"] = "11" * 8
+        if letter["key"] == "":
+            letter["key"] = "named"
     (tmp_path / "mended.jsonl").write_text("".join(json.dumps(letter) + "\n" for letter in dead))
     summary, dead = run(tmp_path / "mended.jsonl", collection=collection, dead_letters=tmp_path / "again.jsonl")
-    assert summary["stored"] >= 1
-    (record,) = client.get(["narrow"], collection=collection)
-    assert (record.code, record.attributes) == (b"\x11" * 8, {"label": "cat"})
+    # Of the others nothing: one without its attributes would be another record.
+    assert summary["stored"] == 3
+    narrow, hexadecimal, named = client.get(["narrow", "hex", "named"], collection=collection)
+    assert (narrow.code, narrow.attributes) == (b"\x11" * 8, {"label": "cat"})
+    assert (hexadecimal.code, hexadecimal.attributes) == (b"\x11" * 8, {"label": "cow"})
+    assert named.code == bytes(8)
 
 
 def test_dead_letters_are_not_written_over_what_is_ingested(collection: str, run: Any, tmp_path: Path) -> None:
@@ -202,7 +209,7 @@ def test_codes_and_images_do_not_mix(collection: str, run: Any, tmp_path: Path) 
         ("x.parquet", b"PAR1 but not really"),
         ("x.csv", b'key,code\n"a'),
         ("x.json", b'{"images": 3}'),
-        ("x.csv", b"\xff\xfe,"),
+        ("x.csv", "key,code\na,00\n".encode("utf-16")),
     ],
 )
 def test_a_file_that_is_none_of_its_kind_is_one_clear_error(
@@ -304,6 +311,24 @@ def test_an_export_of_another_code_space_is_refused(
     assert run(tmp_path / "o.parquet", collection=collection)[0]["stored"] == 1_999
 
 
+def test_an_export_to_a_full_disk_leaves_what_was_there(
+    client: Client, kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/dev/full takes nothing, whoever asks."""
+    output = tmp_path / "out.parquet"
+    output.write_text("before")
+    (tmp_path / "out.parquet.part").symlink_to("/dev/full")
+    with pytest.raises(CannotStart, match=r"out.parquet cannot be written to .*No space"):
+        export_to(client, client.get_collection(kept), str(output), False, False, 5)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
+    assert output.read_text() == "before"
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "whole.parquet").symlink_to("/dev/full")
+    monkeypatch.setattr("tempfile.TemporaryDirectory", lambda prefix: contextlib.nullcontext(tmp_path / "full"))
+    with pytest.raises(CannotStart, match=r"TMPDIR: .* cannot be written to .*No space"):
+        export_to(client, client.get_collection(kept), str(output), False, False, 5)
+
+
 def test_an_export_that_fails_leaves_no_file(client: Client, kept: str, tmp_path: Path) -> None:
     def fail(_: int) -> None:
         raise RuntimeError
@@ -314,6 +339,10 @@ def test_an_export_that_fails_leaves_no_file(client: Client, kept: str, tmp_path
     with pytest.raises(InvalidRequest, match="make it first"):
         export_to(client, client.get_collection(kept), str(tmp_path / "no" / "x.parquet"), False, False, 5)
     assert list(tmp_path.iterdir()) == []
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InvalidRequest, match="no file that can be replaced"):
+        export_to(client, client.get_collection(kept), str(tmp_path / "pipe"), False, False, 5)
+    assert (tmp_path / "pipe").is_fifo()
     export_to(client, client.get_collection(kept), "memory://bucket/out.parquet", False, False, 5)
     import fsspec
 

@@ -13,7 +13,7 @@ import pytest
 from lookalike import Client, Record
 from lookalike.batch.dedup import dedup
 from lookalike.batch.groups import find_groups, read_snapshot
-from lookalike.errors import InvalidRequest
+from lookalike.errors import InvalidRequest, NotFound
 from lookalike.records import MAX_K
 from tests.conftest import Cluster
 
@@ -58,8 +58,14 @@ def found(client: Client, collection: str, max_distance: int, first_k: int = 100
     return [list(group.keys) for group in groups]
 
 
+@pytest.mark.parametrize("codes_a_hit", [0, 100])
 @pytest.mark.parametrize(("max_distance", "first_k"), [(0, 100), (4, 100), (4, 1), (4, 2), (16, 3)])
-def test_groups_are_those_of_all_pairs(client: Client, collection: str, max_distance: int, first_k: int) -> None:
+def test_groups_are_those_of_all_pairs(
+    client: Client, collection: str, max_distance: int, first_k: int, codes_a_hit: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Whether a full answer is asked for again with more room, or its code is compared here with all."""
+    monkeypatch.setattr("lookalike.batch.groups._CODES_A_HIT", codes_a_hit)
     codes = near_codes(np.random.default_rng(max_distance + first_k), 150, 4, 5)
     store(client, collection, codes)
     expected = oracle(codes, max_distance)
@@ -123,6 +129,16 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
+
+
+def test_a_place_that_cannot_be_written_to_is_said_before_the_work(cluster: Cluster, tmp_path: Path) -> None:
+    for options in ({"output": tmp_path / "no" / "x.jsonl"}, {"sheet": tmp_path / "no" / "x.html"}):
+        with pytest.raises(InvalidRequest, match="cannot be written to"):
+            dedup(collection="nobody-made-it", server=cluster.address, **options)
+    (tmp_path / "kept.jsonl").write_text("before")
+    with pytest.raises(NotFound):
+        dedup(collection="nobody-made-it", server=cluster.address, output=tmp_path / "kept.jsonl")
+    assert (tmp_path / "kept.jsonl").read_text() == "before"
 
 
 def test_the_command_lists_groups_and_draws_them_safely(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import gzip
+import json
 import math
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from encoder.ingest.choice import Choice
+from encoder.ingest.listing import split
 from encoder.ingest.pictures import read, row_url
 from encoder.ingest.rate import TokenBucket
 from encoder.ingest.rows import absolute, ready_of, source_of
@@ -33,6 +36,7 @@ TABLE = Table("file:///data/t.parquet", "parquet", frozenset(), False, "mark")
         ("a/b.PARQUET", "parquet"), ("s3://x/y.pq", "parquet"), ("m.jsonl", "jsonl"), ("m.ndjson", "jsonl"),
         ("m.csv", "csv"), ("m.tsv", "csv"), ("instances.json", "coco"), ("folder", "images"), ("a.jpg", "images"),
         ("https://host/m.csv?token=1.jpg", "csv"), ("dir/*.parquet", "parquet"),
+        ("m.jsonl.gz", "jsonl"),
     ],
 )  # fmt: skip
 def test_a_path_says_what_it_is(path: str, format: str) -> None:
@@ -119,6 +123,66 @@ def test_globs_and_folders_of_tables(tmp_path: Path) -> None:
         find_tables(f"{tmp_path}/*.parquet", "parquet")
     with pytest.raises(InvalidRequest, match="does not exist"):
         find_tables(f"{tmp_path}/none.csv", "csv")
+    (tmp_path / "of [2019].JSONL").write_text('{"key": 1}\n')
+    assert len(find_tables(f"{tmp_path}/of [2019].JSONL", "jsonl")) == 1
+    assert len(find_tables(str(tmp_path), "jsonl")) == 3
+
+
+def test_the_table_that_cannot_be_read_is_named_not_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "empty.parquet").touch()
+    with pytest.raises(InvalidRequest, match=r"empty.parquet cannot be read"):
+        find_tables(str(tmp_path), "parquet")
+
+
+def test_manifests_may_be_compressed(tmp_path: Path) -> None:
+    for name, text in (("m.jsonl.gz", '{"key": "a"}\n'), ("m.tsv.gz", "key\tn\na\t1\n")):
+        (tmp_path / name).write_bytes(gzip.compress(text.encode()))
+        (table,) = find_tables(str(tmp_path / name), format_of(name))
+        ((row,),) = table.portions()
+        assert isinstance(row, dict)
+        assert row["key"] == "a"
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b"0" * 100)[:-9])
+    with pytest.raises(InvalidRequest, match=r"cut.jsonl.gz cannot be read"):
+        find_tables(str(tmp_path / "cut.jsonl.gz"), "jsonl")
+
+
+def test_a_csv_says_where_it_is_none_and_survives_a_row_that_is_no_utf_8(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_bytes(b"key,name\na,caf\xe9\nb,x\n")
+    ((odd, sound),) = find_tables(str(file), "csv")[0].portions()
+    assert isinstance(odd, dict)
+    with pytest.raises(InvalidRequest, match="not valid Unicode"):
+        source_of(TABLE, 0, {**odd, "uri": "a.jpg"}, "")
+    assert sound == {"key": "b", "name": "x"}
+    file.write_text('key,name\na,x\nb,"x" y\n')
+    with pytest.raises(InvalidRequest, match=r"t.csv cannot be read: line 3: ',' expected"):
+        find_tables(str(file), "csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ([1, 2], "no COCO file of instances"),
+        ({"images": [], "annotations": []}, "no COCO file of instances .*'categories'"),
+        ({"images": [], "annotations": [{"image_id": 1, "category_id": 9}], "categories": []}, "KeyError: 9"),
+    ],
+)
+def test_what_is_no_coco_file_is_said(tmp_path: Path, content: object, reason: str) -> None:
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    with pytest.raises(InvalidRequest, match=reason):
+        find_tables(str(tmp_path / "c.json"), "coco")
+
+
+def test_coco_images_without_annotations_are_rows(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text('{"images": [{"id": 1, "file_name": "a.jpg"}], "categories": []}')
+    ((row,),) = find_tables(str(tmp_path / "c.json"), "coco")[0].portions()
+    assert row == {"key": "a.jpg", "uri": "a.jpg", "labels": [], "boxes": 0, "coco_id": 1}
+
+
+def test_a_table_of_which_nothing_can_be_stored_is_said_at_once(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("key;code\na;00\n")
+    with pytest.raises(InvalidRequest, match=r"none of its columns .'key;code'"):
+        split([str(tmp_path / "t.csv")], None)
 
 
 def test_a_csv_row_that_is_too_long_is_unreadable(tmp_path: Path) -> None:

@@ -73,6 +73,25 @@ def test_a_key_that_is_too_long_goes_to_the_report(tree: Path) -> None:
 def test_a_path_that_is_not_there_is_said(tree: Path) -> None:
     with pytest.raises(InvalidRequest, match="does not exist"):
         find_sources([str(tree / "none")])
+    with pytest.raises(InvalidRequest, match="does not exist"):
+        find_sources([f"{tree}/*.nothing"])
+
+
+def test_a_name_with_a_patterns_characters_is_that_name(tree: Path) -> None:
+    (tree / "Album [2019]").mkdir()
+    (tree / "Album [2019]" / "p[1].jpg").write_bytes(b"p")
+    for path in ("Album [2019]", "Album [2019]/p[1].jpg"):
+        (source,) = find_sources([str(tree / path)])[0]
+        assert (source.key, read(source.url, 10)) == ("p[1].jpg", b"p")
+
+
+def test_what_a_stores_library_raises_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(InvalidRequest, match=r"s3://bucket/photos cannot be read: .*credentials"):
+        find_sources(["s3://bucket/photos"])
 
 
 def test_a_file_over_the_limit_is_not_read_into_memory(tree: Path) -> None:
