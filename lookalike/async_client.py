@@ -29,8 +29,9 @@ from lookalike.calls import (
     was_never_sent,
 )
 from lookalike.codespace import CodeSpace
-from lookalike.coordinators import Coordinators
+from lookalike.coordinators import Coordinator, Coordinators
 from lookalike.dump import Head, Mark
+from lookalike.errors import InvalidRequest
 from lookalike.features import NONE
 from lookalike.indexing import SCAN, Indexing
 from lookalike.observe import tracing
@@ -52,7 +53,8 @@ from lookalike.v1 import search_pb2 as pb
 
 
 class AsyncClient:
-    """`Client` for asyncio: the same methods, awaited; `ingest` is an asynchronous iterator."""
+    """`Client` for asyncio: the same methods, awaited; `ingest` is an asynchronous iterator. Made anywhere,
+    it belongs to the event loop of its first call."""
 
     def __init__(
         self,
@@ -64,6 +66,7 @@ class AsyncClient:
     ) -> None:
         self._calls = Calls(timeout)
         self._coordinators = Coordinators(grpc.aio, address, api_key, tls)
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -74,7 +77,7 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        for channel in self._coordinators.channels:
+        for channel in self._coordinators.end():
             await channel.close()
 
     async def search(
@@ -187,7 +190,7 @@ class AsyncClient:
         attempt = 0
         try:
             while True:
-                coordinator = self._coordinators.next()
+                coordinator = self._next()
                 try:
                     with tracing.calling("Ingest") as metadata:
                         stream = coordinator.stub.Ingest(
@@ -256,7 +259,7 @@ class AsyncClient:
         self, collection: str, slots: SlotSet, since: Sequence[Mark] = ()
     ) -> AsyncIterator[Head | list[VersionedRecord]]:
         """See `Client.backup`."""
-        coordinator = self._coordinators.next()
+        coordinator = self._next()
         try:
             async for part in coordinator.stub.Backup(wire.dump_request_to_wire(collection, slots, since)):
                 for found in wire.dump_part_from_wire(part):
@@ -280,6 +283,13 @@ class AsyncClient:
             return known
         return (await self._run(self._calls.get_collection(collection), deadline)).code_space.fingerprint
 
+    def _next(self) -> Coordinator:
+        loop = asyncio.get_running_loop()
+        if self._loop not in (None, loop):
+            raise InvalidRequest("client: is of another event loop; make an AsyncClient in each")
+        self._loop = loop
+        return self._coordinators.next()
+
     async def _run(self, call: Call[Answer], deadline: float | None = None) -> Answer:
         with tracing.calling(call.name) as metadata:
             return await self._repeated(call, deadline or self._calls.deadline(), metadata)
@@ -287,7 +297,7 @@ class AsyncClient:
     async def _repeated(self, call: Call[Answer], deadline: float, metadata: tracing.Metadata | None) -> Answer:
         attempt = 0
         while True:
-            coordinator = self._coordinators.next()
+            coordinator = self._next()
             remaining = deadline - time.monotonic()
             try:
                 sent = getattr(coordinator.stub, call.name)(call.request, timeout=remaining, metadata=metadata)

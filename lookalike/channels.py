@@ -3,7 +3,8 @@ secret)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import grpc
@@ -38,15 +39,21 @@ def open_channel(
     return _Bearing(channel, tuple(bearing)) if bearing else channel
 
 
-def open_client_channel(flavour: Any, address: str, api_key: str | None, tls: Tls | bool, options: Options) -> Any:
-    """A client's channel to a coordinator. Raises InvalidRequest for a key or TLS files that cannot be used."""
+def client_channels(flavour: Any, api_key: str | None, tls: Tls | bool, options: Options) -> Callable[[str], Any]:
+    """What opens a client's channel to an address. Raises InvalidRequest for a key or TLS files that are none."""
     if api_key is not None and not (isinstance(api_key, str) and api_key.isascii() and api_key.isprintable()):
         raise InvalidRequest("api_key: is not a line of ASCII text; give the key as `lookalike keys` printed it")
+    if not isinstance(tls, Tls | bool):
+        raise InvalidRequest(f"tls: is {tls!r:.80}; use True, False or a lookalike.Tls with the files")
     bearing = ((AUTHORIZATION_KEY, f"Bearer {api_key}"),) if api_key else ()
     if tls is False:
-        return open_channel(flavour, address, bearing=bearing, options=options)
+        return partial(open_channel, flavour, bearing=bearing, options=options)
     settings = Tls() if tls is True else tls
-    return open_channel(flavour, address, channel_credentials(settings), settings.server_name, bearing, options)
+    credentials = channel_credentials(settings)
+    return partial(
+        open_channel, flavour, credentials=credentials, server_name=settings.server_name, bearing=bearing,
+        options=options,
+    )  # fmt: skip
 
 
 class _Bearing:

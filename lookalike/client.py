@@ -82,7 +82,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        for channel in self._coordinators.channels:
+        for channel in self._coordinators.end():
             channel.close()
 
     def search(

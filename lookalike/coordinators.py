@@ -13,10 +13,10 @@ import json
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lookalike.channels import open_client_channel
+from lookalike.channels import client_channels
 from lookalike.errors import DeadlineExceeded, InvalidRequest, LookalikeError, PartitionUnavailable
 from lookalike.rpc import CHANNEL_OPTIONS
 from lookalike.security.tls import Tls
@@ -53,22 +53,30 @@ class Coordinators:
         tls: Tls | bool = False,
     ) -> None:
         """grpc_module: `grpc` or `grpc.aio`. Raises InvalidRequest for what cannot be used."""
-        self._members = []
-        for one in addresses_of(address):
-            channel = open_client_channel(grpc_module, one, api_key, tls, _OPTIONS)
-            self._members.append(Coordinator(one, channel, SearchServiceStub(channel)))
+        self._addresses = addresses_of(address)
+        self._open = client_channels(grpc_module, api_key, tls, _OPTIONS)
+        # Opened for the first call, as an asynchronous channel belongs to the loop that runs then.
+        self._members: list[Coordinator] = []
+        self._is_ended = False
         # Many clients that make one call each begin at different ones.
-        self._turns = itertools.count(random.randrange(len(self._members)))
+        self._turns = itertools.count(random.randrange(len(self._addresses)))
         self._lock = threading.Lock()
 
-    @property
-    def channels(self) -> list[Any]:
-        return [member.channel for member in self._members]
+    def end(self) -> list[Any]:
+        """Let nobody call any more. Returns the channels that are to be closed."""
+        with self._lock:
+            self._is_ended = True
+            return [member.channel for member in self._members]
 
     def next(self) -> Coordinator:
-        """The one whose turn it is among those that do not rest; if all do, the first to be back."""
+        """The one whose turn it is among those that do not rest; if all do, the first to be back. Raises
+        InvalidRequest after the end."""
         now = time.monotonic()
         with self._lock:
+            if self._is_ended:
+                raise InvalidRequest("client: is closed; make another one")
+            if not self._members:
+                self._members = [self._opened(address) for address in self._addresses]
             awake = [member for member in self._members if member.rests_until <= now]
             turn = next(self._turns)
         return awake[turn % len(awake)] if awake else min(self._members, key=lambda member: member.rests_until)
@@ -83,10 +91,20 @@ class Coordinators:
         member.rests_until = now + REST_SECONDS
         return isinstance(error, PartitionUnavailable) and any(one.rests_until <= now for one in self._members)
 
+    def _opened(self, address: str) -> Coordinator:
+        channel = self._open(address)
+        return Coordinator(address, channel, SearchServiceStub(channel))
+
 
 def addresses_of(address: str | Sequence[str]) -> list[str]:
     """The addresses in a list, or in text with commas between them. Raises InvalidRequest."""
-    given = address.split(",") if isinstance(address, str) else list(address)
-    if not given or not all(isinstance(one, str) and one.strip() for one in given):
+    given = address.split(",") if isinstance(address, str) else address
+    given = list(given) if isinstance(given, Iterable) else []
+    if not given or not all(map(_is_address, given)):
         raise InvalidRequest(f"address: is {address!r}; give HOST:PORT, or several of them with commas between")
     return [one.strip() for one in given]
+
+
+def _is_address(one: object) -> bool:
+    """gRPC itself takes all else for the name of a host that does not answer."""
+    return isinstance(one, str) and ":" in one.strip()[1:] and not one.strip().startswith(("http:", "https:"))

@@ -33,6 +33,7 @@ from lookalike.observe import logs, metrics, requests
 from lookalike.observe.calls import seen
 from lookalike.rpc import SERVER_OPTIONS, error_of, trailing_metadata
 from lookalike.security.gate import Gate, refusal
+from lookalike.security.keys import Key
 from lookalike.security.tls import ServerTls
 
 log = logging.getLogger("lookalike.serving")
@@ -103,7 +104,8 @@ class Server:
 
 class Boundary(grpc.aio.ServerInterceptor):
     """What lies between gRPC and the handlers: turns what one raises into a status, once, for unary calls and
-    streams alike; keeps from them who may not, what is no message, what comes too late, and what is too much."""
+    streams alike; keeps from them who may not, what is no message, what comes too late, and what is too much. Who
+    has no business here is refused before any message of theirs is read."""
 
     def __init__(self, admission: Admission, gate: Gate | None) -> None:
         self._admission = admission
@@ -119,7 +121,11 @@ class Boundary(grpc.aio.ServerInterceptor):
         if handler is None or not method.startswith("/lookalike."):
             return handler  # type: ignore[no-any-return]
         decode = _decode_or_explain(handler.request_deserializer)
-        door = _Door(method, self._admission, self._gate)
+        door = _Door(handler_call_details, self._admission, self._gate)
+        try:
+            door.enter()
+        except Exception as error:
+            return _refuse(door, error)
         if handler.unary_unary:
             unary = _guard_unary(handler.unary_unary, door)
             return grpc.unary_unary_rpc_method_handler(unary, decode, handler.response_serializer)
@@ -148,37 +154,40 @@ def _decode_or_explain(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]
 
 
 class _Door:
-    """One method's: what a request has to pass before the method works on it."""
+    """One call's: what its requests have to pass before the method works on them."""
 
-    def __init__(self, method: str, admission: Admission, gate: Gate | None) -> None:
-        """method: its whole name, "/PACKAGE.SERVICE/METHOD"."""
-        self.method = method
-        self._name = method.rpartition("/")[2]
+    def __init__(self, call: grpc.HandlerCallDetails, admission: Admission, gate: Gate | None) -> None:
+        """Of a method's whole name, "/PACKAGE.SERVICE/METHOD", the gate gets the last part."""
+        self.method: str = call.method
+        self._name = self.method.rpartition("/")[2]
+        self._metadata = call.invocation_metadata
         self._admission = admission
         self._gate = gate
+        self._key: Key | None = None
 
     @contextlib.contextmanager
     def taken_on(self, request: Any, context: Context) -> Iterator[None]:
         """The block works on a request that may be made, is a message, is in time, and has room."""
-        self.enter(context)
         self._check_message(request)
         remaining = context.time_remaining()
         if remaining is not None and remaining <= 0:
             raise DeadlineExceeded("the deadline had passed before the request's turn came; allow more time")
-        if wait := self._seconds_to_wait(request, context):
+        if wait := self._seconds_to_wait(request):
             raise refusal(wait)
         with self._admission.admit(request.ByteSize()):
             yield
 
-    def enter(self, context: Context) -> None:
+    def enter(self) -> None:
         """Refuse a caller who has no business here."""
         if self._gate is not None:
-            self._gate.enter(self._name, _bearing(context))
+            self._key = self._gate.enter(self._name, _bearing(self._metadata))
 
-    async def admit_in_turn(self, request: Any, context: Context) -> None:
-        """Check one request of a stream; one that comes too fast waits, and its sender with it."""
+    async def admit_in_turn(self, request: Any) -> None:
+        """Check one request of a stream, and the key that may have been taken back since; one that comes too fast
+        waits, and its sender with it."""
+        self.enter()
         self._check_message(request)
-        while wait := self._seconds_to_wait(request, context):  # noqa: ASYNC110 -- room comes with time alone
+        while wait := self._seconds_to_wait(request):  # noqa: ASYNC110 -- room comes with time alone
             await asyncio.sleep(wait)
 
     def _check_message(self, request: Any) -> None:
@@ -187,12 +196,21 @@ class _Door:
                 "request: is not a valid message of this method (a string that is not UTF-8, or a cut message)"
             )
 
-    def _seconds_to_wait(self, request: Any, context: Context) -> float:
-        return 0.0 if self._gate is None else self._gate.pass_request(self._name, _bearing(context), request)
+    def _seconds_to_wait(self, request: Any) -> float:
+        return 0.0 if self._gate is None else self._gate.pass_request(self._name, self._key, request)
 
 
-def _bearing(context: Context) -> dict[str, str]:
-    return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+def _bearing(metadata: Any) -> dict[str, str]:
+    return {key: value for key, value in metadata or () if isinstance(value, str)}
+
+
+def _refuse(door: _Door, error: Exception) -> grpc.RpcMethodHandler[Any, Any]:
+    async def refused(requests: AsyncIterator[Any], context: Context) -> None:
+        with seen(door.method, context, is_stream=False):
+            await _abort(context, error)
+
+    # As if a stream were asked for, whatever is: gRPC reads the message of any other call by itself.
+    return grpc.stream_unary_rpc_method_handler(refused)
 
 
 def _guard_unary(
@@ -230,12 +248,11 @@ def _guard_stream(
     async def guarded(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
         async def admitted() -> AsyncIterator[Any]:
             async for request in requests:
-                await door.admit_in_turn(request, context)
+                await door.admit_in_turn(request)
                 yield request
 
         with seen(door.method, context, is_stream=True):
             try:
-                door.enter(context)
                 async for response in handle(admitted(), context):
                     yield response
             except Exception as error:

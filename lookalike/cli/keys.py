@@ -14,6 +14,8 @@ from lookalike.cli.options import Json, print_json
 from lookalike.errors import CannotStart, InvalidRequest
 from lookalike.security.keys import KeyRing, describe, load_keys, parse_grant, save_keys
 
+_TEN_YEARS = 10 * 365 * 24
+
 app = typer.Typer(no_args_is_help=True, help="API keys: who may search, write or administer which collections.")
 
 File = Annotated[Path, typer.Option("--file", "-f", envvar="LOOKALIKE_KEYS", help="The key file.", metavar="FILE")]
@@ -61,7 +63,9 @@ def list_keys(file: File, as_json: Json = False) -> None:
 def rotate(
     name: Name,
     file: File,
-    keep_hours: Annotated[float, typer.Option(min=0, help="How long the old key still works.")] = 24.0,
+    keep_hours: Annotated[
+        float, typer.Option(min=0, max=_TEN_YEARS, help="How long the old key still works.")
+    ] = 24.0,
     as_json: Json = False,
 ) -> None:
     """Give a holder a new key and print it; the old one works for a while beside it."""

@@ -28,6 +28,12 @@ def start(form: Literal["text", "json"], level: str, process: dict[str, Any]) ->
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for package in PACKAGES:
         logging.getLogger(package).setLevel(level.upper())
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_quotes_no_metadata)
+
+
+def _quotes_no_metadata(record: logging.LogRecord) -> bool:
+    """gRPC itself logs metadata that is not UTF-8, whole: what came as an API key, among others."""
+    return not str(record.msg).startswith("Invalid encoding on")
 
 
 def without_quotes(text: str) -> str:

@@ -18,7 +18,7 @@ from lookalike.security.keys import EVERY_COLLECTION, Key, KeyRing, Role, load_k
 from lookalike.security.watched import Watched, read_file
 
 SECRET_KEY = "lookalike-cluster-secret"
-_BEARER = "Bearer "
+_BEARER = "bearer"
 MIN_SECRET_BYTES = 32
 
 # What a method is for. A method that is not here is refused to everyone, so that a new one cannot be forgotten.
@@ -51,12 +51,12 @@ _caller: contextvars.ContextVar[Key | None] = contextvars.ContextVar("caller", d
 class Gate(Protocol):
     """Stands before every method of a server."""
 
-    def enter(self, method: str, bearing: Mapping[str, str]) -> None:
-        """A call begins. Raises Unauthenticated or PermissionDenied."""
+    def enter(self, method: str, bearing: Mapping[str, str]) -> Key | None:
+        """A call begins, or goes on. Returns the key that it bears, if it needs one. Raises Unauthenticated."""
 
-    def pass_request(self, method: str, bearing: Mapping[str, str], request: Any) -> float:
-        """A request of the call is there. Raises as `enter`. Returns 0, or the seconds after which one that comes
-        too fast may ask again."""
+    def pass_request(self, method: str, key: Key | None, request: Any) -> float:
+        """A request of the call is there; key: of its `enter`. Returns 0, or the seconds after which one that
+        comes too fast may ask again. Raises PermissionDenied."""
 
 
 class ClusterGate:
@@ -71,7 +71,7 @@ class ClusterGate:
                 f"{method}: is for the cluster's own processes (security.cluster_secret); call a coordinator"
             )
 
-    def pass_request(self, method: str, bearing: Mapping[str, str], request: Any) -> float:
+    def pass_request(self, method: str, key: Key | None, request: Any) -> float:
         return 0.0
 
 
@@ -90,14 +90,12 @@ class KeyGate:
         self._wall_clock = wall_clock
         self._buckets: dict[str, Bucket] = {}
 
-    def enter(self, method: str, bearing: Mapping[str, str]) -> None:
-        if self._ring().keys:
-            self._holder(bearing)
+    def enter(self, method: str, bearing: Mapping[str, str]) -> Key | None:
+        return self._holder(bearing) if self._ring().keys else None
 
-    def pass_request(self, method: str, bearing: Mapping[str, str], request: Any) -> float:
-        if not self._ring().keys:
+    def pass_request(self, method: str, key: Key | None, request: Any) -> float:
+        if key is None:
             return 0.0
-        key = self._holder(bearing)
         role = _ROLES.get(method)
         collection = EVERY_COLLECTION if method in _OF_NO_COLLECTION else _collection_of(request)
         if role is None or not (method in _OF_NO_COLLECTION or key.may(role, collection)):
@@ -112,7 +110,8 @@ class KeyGate:
             raise Unauthenticated(
                 "authorization: no API key came with the call; send `Bearer KEY` (Client(..., api_key=KEY))"
             )
-        key = self._ring().holder(presented.removeprefix(_BEARER), self._wall_clock())
+        scheme, _, rest = presented.partition(" ")
+        key = self._ring().holder(rest if scheme.lower() == _BEARER else presented, self._wall_clock())
         if key is None:
             raise Unauthenticated("authorization: the API key is not known here, or has run out; ask for another")
         return key

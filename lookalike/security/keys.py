@@ -24,12 +24,14 @@ from pathlib import Path
 from typing import Any, Literal, Self, cast
 
 from lookalike.errors import CannotStart, InvalidRequest, NotFound
+from lookalike.records import check_collection_name
 
 Role = Literal["search", "write", "admin"]
 ROLES: tuple[Role, ...] = ("search", "write", "admin")
 EVERY_COLLECTION = "*"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _KEY = re.compile(r"lk_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _NOBODY = hashlib.sha256(b"nobody").hexdigest()
 
 
@@ -87,6 +89,8 @@ class KeyRing:
             raise InvalidRequest(f"name: {name!r} has a key; rotate it, or remove it first")
         if not grants:
             raise InvalidRequest("grant: is missing; say what the key is for, as in --grant search:photos")
+        if rate is not None and not 0 < rate < math.inf:
+            raise InvalidRequest(f"rate: is {rate}; use a number a second above 0, or leave it out for any")
         secret, issued = _issue()
         return self._with(Key(name, grants, rate, (secret,))), issued
 
@@ -123,7 +127,15 @@ def parse_grant(text: str) -> tuple[str, Role]:
         raise InvalidRequest(
             f"grant: {text!r:.80} has no role; write ROLE:COLLECTION, ROLE one of {', '.join(ROLES)}"
         )
-    return collection or EVERY_COLLECTION, role
+    if not collection:
+        return EVERY_COLLECTION, role
+    try:
+        return check_collection_name(collection), role
+    except InvalidRequest:
+        raise InvalidRequest(
+            f"grant: {collection!r:.80} can be no collection's name; write one name, or leave it out for every"
+            " collection"
+        ) from None
 
 
 def load_keys(path: Path) -> KeyRing:
@@ -135,7 +147,7 @@ def load_keys(path: Path) -> KeyRing:
         raise CannotStart(
             f"config: security.keys: {path} cannot be read ({error.strerror}); `lookalike keys add` makes it"
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         raise CannotStart(f"config: security.keys: {path} is not a file made by `lookalike keys`") from None
 
 
@@ -181,8 +193,18 @@ def describe(key: Key, now: float) -> dict[str, Any]:
 def _read_key(entry: Any) -> Key:
     grants = {str(name): _role(role) for name, role in entry["grants"].items()}
     rate = entry.get("rate")
-    found = tuple(Secret(str(one["id"]), str(one["sha256"]), one.get("expires")) for one in entry["secrets"])
-    return Key(str(entry["name"]), grants, None if rate is None else float(rate), found)
+    if rate is not None and not 0 < rate < math.inf:
+        raise ValueError(rate)
+    return Key(str(entry["name"]), grants, rate, tuple(map(_read_secret, entry["secrets"])))
+
+
+def _read_secret(entry: Any) -> Secret:
+    expires = entry.get("expires")
+    if expires is not None:
+        _moment(expires)  # refuses what is no time
+    if not _SHA256.fullmatch(entry["sha256"]):
+        raise ValueError(entry["id"])
+    return Secret(str(entry["id"]), entry["sha256"], expires)
 
 
 def _role(role: Any) -> Role:

@@ -34,11 +34,12 @@ class Tls:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Material:
-    """PEM texts. roots: whom one trusts."""
+    """PEM texts, and what the ssl module made of them. roots: whom one trusts."""
 
     certificate: bytes
     key: bytes
     roots: bytes
+    context: ssl.SSLContext
 
 
 class ServerTls:
@@ -60,22 +61,11 @@ class ServerTls:
         )
 
     def web_context(self) -> ssl.SSLContext:
-        """For an HTTPS server that asks for the same. Reads a changed certificate when the next client comes."""
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        if self._roots:
-            context.verify_mode = ssl.CERT_REQUIRED
-            context.load_verify_locations(cadata=self._material.value.roots.decode("ascii"))
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(self._certificate, self._key)
-        loaded = self._material.current_generation
+        """For an HTTPS server that asks for the same: each client meets what the files say when it comes."""
+        context = self._material.value.context
 
         def renew(connection: ssl.SSLObject, name: str | None, used: ssl.SSLContext) -> None:
-            nonlocal loaded
-            newest = self._material.current_generation
-            if newest != loaded:
-                context.load_cert_chain(self._certificate, self._key)
-                loaded = newest
-                connection.context = context
+            connection.context = self._material.value.context
 
         context.sni_callback = renew
         return context
@@ -89,21 +79,25 @@ class ServerTls:
         return _configuration(self._material.value)
 
     def _read(self) -> Material:
-        material = Material(
-            read_file(self._certificate, "security.tls.certificate"),
-            read_file(self._key, "security.tls.key"),
-            b"\n".join(read_file(path, "security.tls.ca") for path in self._roots),
-        )
+        certificate = read_file(self._certificate, "security.tls.certificate")
+        key = read_file(self._key, "security.tls.key")
+        roots = b"\n".join(read_file(path, "security.tls.ca") for path in self._roots)
         try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._certificate, self._key, _no_password)
-            if material.roots:
-                ssl.create_default_context(cadata=material.roots.decode("ascii"))
+            return Material(certificate, key, roots, self._context(roots))
         except (ssl.SSLError, ValueError, OSError) as error:
             raise CannotStart(
                 f"config: security.tls: {self._certificate}, {self._key} and the CA are no matching PEM files"
                 f" ({getattr(error, 'reason', None) or error}); a key must have no password"
             ) from None
-        return material
+
+    def _context(self, roots: bytes) -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(self._certificate, self._key, _no_password)
+        if roots:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(cadata=roots.decode("ascii"))
+        return context
 
 
 def channel_credentials(tls: Tls) -> grpc.ChannelCredentials:

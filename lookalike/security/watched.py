@@ -74,7 +74,8 @@ def _stamp(path: Path) -> tuple[int, int, int]:
         status = path.stat()
     except OSError:
         return (0, 0, 0)
-    return (status.st_mtime_ns, status.st_size, status.st_ino)
+    # Its change time, for a file that may be read at last has no other sign of it.
+    return (status.st_ctime_ns, status.st_size, status.st_ino)
 
 
 def read_file(path: Path, field: str) -> bytes:

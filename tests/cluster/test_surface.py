@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import signal
 import threading
@@ -126,6 +127,35 @@ async def test_the_async_client_mirrors_the_sync_one(cluster: Cluster) -> None:
         assert (await client.status()).cluster == "throwaway"
         with pytest.raises(NotFound):
             await client.get_collection("mirrored")
+
+
+def test_a_closed_client_says_so(cluster: Cluster, collection: str) -> None:
+    client = cluster.client()
+    outcomes = client.ingest((Record(f"k{i}", code=bytes(8)) for i in itertools.count()), collection=collection)
+    assert next(outcomes).ok
+    client.close()
+    with pytest.raises(InvalidRequest, match="client: is closed"):
+        client.status()
+    with pytest.raises(InvalidRequest, match="client: is closed"):
+        list(outcomes)
+    client.close()
+
+
+def test_an_asynchronous_client_may_be_made_before_its_loop_and_says_that_it_is_of_one(cluster: Cluster) -> None:
+    client = AsyncClient(cluster.address)
+
+    async def partitions() -> int:
+        return len((await client.status()).partitions)
+
+    async def twice_and_closed() -> None:
+        assert await partitions() == await partitions() == 3
+        await client.close()
+        with pytest.raises(InvalidRequest, match="client: is closed"):
+            await partitions()
+
+    asyncio.run(twice_and_closed())
+    with pytest.raises(InvalidRequest, match="client: is of another event loop; make an AsyncClient in each"):
+        asyncio.run(partitions())
 
 
 def test_collections_are_made_listed_and_dropped(client: Client) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import secrets
 import socket
 import ssl
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -29,7 +30,8 @@ from lookalike.errors import (
 from lookalike.security.gate import SECRET_KEY
 from lookalike.security.keys import KeyRing, load_keys, save_keys
 from lookalike.slots import all_slots
-from lookalike.v1 import shard_pb2
+from lookalike.v1 import search_pb2, shard_pb2
+from lookalike.v1.search_pb2_grpc import SearchServiceStub
 from lookalike.v1.shard_pb2_grpc import ShardServiceStub
 from tests.conftest import second_coordinator, wait_until
 from tests.security.conftest import HOST, Certificates, Locked
@@ -135,6 +137,31 @@ def test_a_key_that_cannot_be_sent_is_refused_before_it_is(locked: Locked) -> No
     for key in ("two\nlines", "schlüssel"):
         with pytest.raises(InvalidRequest, match="api_key: is not a line of ASCII"):
             Client(locked.cluster.address, api_key=key)
+
+
+def test_who_has_no_key_is_turned_away_before_its_message_is_read(locked: Locked) -> None:
+    silence = threading.Event()
+
+    def never() -> Iterator[bytes]:
+        silence.wait(20)
+        yield b""
+
+    with channel_of(locked, locked.cluster.address) as channel:
+        call = channel.stream_unary("/lookalike.v1.SearchService/Upsert")
+        with pytest.raises(grpc.RpcError) as refused:
+            call(never(), timeout=5)
+        silence.set()
+    assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_the_scheme_of_a_key_may_be_written_in_any_case(locked: Locked) -> None:
+    with channel_of(locked, locked.cluster.address) as channel:
+        for scheme in ("Bearer ", "bearer ", "BEARER ", ""):
+            metadata = [("authorization", scheme + locked.keys["search"])]
+            listed = SearchServiceStub(channel).ListCollections(
+                search_pb2.ListCollectionsRequest(), timeout=5, metadata=metadata
+            )
+            assert [collection.name for collection in listed.collections] == ["photos"]
 
 
 def test_one_sees_only_the_collections_that_one_may_search(locked: Locked) -> None:
@@ -334,7 +361,39 @@ def test_limits_of_a_config_hold(locked: Locked, monkeypatch: pytest.MonkeyPatch
             client.search(image=bytes(2**20 + 1), k=1, collection="photos")
 
 
+def list_collections_with_header(locked: Locked, value: bytes) -> bytes:
+    """What the coordinator sends back to a call whose authorization is this, which gRPC's own clients may refuse
+    to send. HTTP/2 by hand: RFC 9113 for frames, RFC 7541 for headers."""
+
+    def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+        return len(payload).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + payload
+
+    headers = {
+        b":method": b"POST", b":scheme": b"https", b":authority": HOST.encode(), b"te": b"trailers",
+        b":path": b"/lookalike.v1.SearchService/ListCollections", b"content-type": b"application/grpc",
+        b"authorization": value,
+    }  # fmt: skip
+    block = b"".join(bytes([0, len(name)]) + name + bytes([len(text)]) + text for name, text in headers.items())
+    context = ssl.create_default_context(cafile=str(locked.certificates.ca))
+    context.set_alpn_protocols(["h2"])
+    host, _, port = locked.cluster.address.rpartition(":")
+    answer = b""
+    with (
+        socket.create_connection((host, int(port)), timeout=5) as plain,
+        context.wrap_socket(plain, server_hostname=HOST) as secure,
+    ):
+        secure.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"") + frame(1, 4, 1, block))
+        secure.sendall(frame(0, 1, 1, bytes(5)))
+        while b"grpc-status" not in answer:
+            received = secure.recv(4096)
+            assert received, answer
+            answer += received
+    return answer
+
+
 def test_secrets_are_in_no_log_and_no_status(locked: Locked) -> None:
+    mistyped = f"Bearer {locked.keys['search']}".encode() + b"\xff"
+    assert b"Unauthenticated" in list_collections_with_header(locked, mistyped)
     with locked.client() as client:
         status = repr(client.status())
         with pytest.raises(NotFound):

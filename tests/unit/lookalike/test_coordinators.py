@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import pytest
@@ -17,7 +18,7 @@ SILENCE = PartitionUnavailable("does not answer")
 def three() -> Iterator[Coordinators]:
     coordinators = Coordinators(grpc, ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"])
     yield coordinators
-    for channel in coordinators.channels:
+    for channel in coordinators.end():
         channel.close()
 
 
@@ -28,10 +29,16 @@ def test_addresses_come_as_text_or_as_a_list() -> None:
     assert addresses_of(["ipv4:1.2.3.4:5,1.2.3.5:5"]) == ["ipv4:1.2.3.4:5,1.2.3.5:5"]
 
 
-@pytest.mark.parametrize("given", ["", "a:1,", [], [""], [7]])
-def test_no_address_is_a_clear_error(given: str | list[str]) -> None:
+@pytest.mark.parametrize("given", ["", "a:1,", [], [""], [7], None, "a", "http://a:1"])
+def test_no_address_is_a_clear_error(given: Any) -> None:
     with pytest.raises(InvalidRequest, match=r"address: is .* give HOST:PORT"):
         addresses_of(given)
+
+
+@pytest.mark.parametrize("tls", [None, "ca.pem"])
+def test_what_says_nothing_of_tls_is_a_clear_error(tls: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"tls: is .* use True, False or a lookalike.Tls"):
+        Coordinators(grpc, "a:1", tls=tls)
 
 
 def test_they_take_turns(three: Coordinators) -> None:

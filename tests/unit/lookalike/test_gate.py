@@ -43,21 +43,19 @@ def test_every_method_asks_for_a_key_and_for_its_role(method: str) -> None:
     for wrong in ({}, {"authorization": "Bearer lk_0"}, {"authorization": "Basic x"}):
         with pytest.raises(Unauthenticated):
             gate.enter(method, wrong)
-        with pytest.raises(Unauthenticated):
-            gate.pass_request(method, wrong, request)
     if method != "Drain":
-        assert gate.pass_request(method, bearing, request) == 0
+        assert gate.pass_request(method, gate.enter(method, bearing), request) == 0
     gate, bearing, _ = gate_for(others="admin")
     if method not in ("ListCollections", "ClusterStatus"):
         with pytest.raises(PermissionDenied, match="key 'shop': may not"):
-            gate.pass_request(method, bearing, request)
+            gate.pass_request(method, gate.enter(method, bearing), request)
 
 
 def test_before_there_is_a_key_everyone_passes_and_afterwards_nobody_without() -> None:
     rings = [KeyRing()]
     gate = KeyGate(lambda: rings[-1])
-    gate.enter("DropCollection", {})
-    assert gate.pass_request("DropCollection", {}, pb.DropCollectionRequest(name="photos")) == 0
+    assert gate.enter("DropCollection", {}) is None
+    assert gate.pass_request("DropCollection", None, pb.DropCollectionRequest(name="photos")) == 0
     rings.append(KeyRing().added("first", {"others": "search"}, None)[0])
     with pytest.raises(Unauthenticated):
         gate.enter("DropCollection", {})
@@ -66,18 +64,20 @@ def test_before_there_is_a_key_everyone_passes_and_afterwards_nobody_without() -
 def test_a_method_that_nobody_thought_of_is_refused() -> None:
     gate, bearing, _ = gate_for(**{"*": "admin"})
     with pytest.raises(PermissionDenied):
-        gate.pass_request("Reindex", bearing, pb.SearchRequest(collection="photos"))
+        gate.pass_request("Reindex", gate.enter("Reindex", bearing), pb.SearchRequest(collection="photos"))
 
 
 def test_searching_does_not_let_write_and_writing_does_not_let_drop() -> None:
     gate, bearing, _ = gate_for(photos="search")
     with pytest.raises(PermissionDenied, match="takes role write"):
-        gate.pass_request("Upsert", bearing, pb.UpsertRequest(collection="photos"))
+        gate.pass_request("Upsert", gate.enter("Upsert", bearing), pb.UpsertRequest(collection="photos"))
     gate, bearing, _ = gate_for(photos="write")
     with pytest.raises(PermissionDenied, match="takes role admin"):
-        gate.pass_request("DropCollection", bearing, pb.DropCollectionRequest(name="photos"))
+        gate.pass_request(
+            "DropCollection", gate.enter("DropCollection", bearing), pb.DropCollectionRequest(name="photos")
+        )
     with pytest.raises(PermissionDenied, match="the whole cluster"):
-        gate.pass_request("Drain", bearing, pb.DrainRequest(partition=1))
+        gate.pass_request("Drain", gate.enter("Drain", bearing), pb.DrainRequest(partition=1))
 
 
 def test_a_key_that_has_run_out_is_unknown() -> None:
@@ -94,11 +94,11 @@ def test_a_key_that_has_run_out_is_unknown() -> None:
 def test_a_batch_counts_as_many_and_holds_up_what_follows() -> None:
     gate, bearing, clock = gate_for(rate=10, photos="search")
     batch = pb.SearchBatchRequest(collection="photos", queries=[pb.Query(key="a")] * 30)
-    assert gate.pass_request("SearchBatch", bearing, batch) == 0
-    wait = gate.pass_request("Search", bearing, pb.SearchRequest(collection="photos"))
+    assert gate.pass_request("SearchBatch", gate.enter("SearchBatch", bearing), batch) == 0
+    wait = gate.pass_request("Search", gate.enter("Search", bearing), pb.SearchRequest(collection="photos"))
     assert 2.0 < wait <= 2.2
     clock.now += wait
-    assert gate.pass_request("Search", bearing, pb.SearchRequest(collection="photos")) == 0
+    assert gate.pass_request("Search", gate.enter("Search", bearing), pb.SearchRequest(collection="photos")) == 0
 
 
 def test_a_bucket_lets_its_rate_through_and_no_more() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -104,6 +106,28 @@ def test_a_file_that_is_no_key_file_is_said_so(tmp_path: Path, text: str) -> Non
         load_keys(path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rate": 0},
+        {"rate": -1},
+        {"rate": "fast"},
+        {"rate": math.inf},
+        {"secrets": [{"id": "0" * 12, "sha256": "0" * 64, "expires": "2030"}]},
+        {"secrets": [{"id": "0" * 12, "sha256": "0" * 64, "expires": 1e300}]},
+        {"secrets": [{"id": "0" * 12, "sha256": "é" * 64, "expires": None}]},
+    ],
+)
+def test_a_file_changed_by_hand_into_what_no_key_can_be_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    path = tmp_path / "keys.json"
+    save_keys(path, KeyRing().added("shop", {"*": "search"}, 1)[0])
+    document = json.loads(path.read_text())
+    document["keys"][0] |= change
+    path.write_text(json.dumps(document))
+    with pytest.raises(CannotStart, match="is not a file made by `lookalike keys`"):
+        load_keys(path)
+
+
 def test_a_missing_file_names_the_command_that_makes_it(tmp_path: Path) -> None:
     with pytest.raises(CannotStart, match="`lookalike keys add` makes it"):
         load_keys(tmp_path / "none.json")
@@ -114,6 +138,11 @@ def test_grants_are_read_and_refused() -> None:
     assert parse_grant("admin") == ("*", "admin")
     with pytest.raises(InvalidRequest, match="grant: 'root:photos' has no role"):
         parse_grant("root:photos")
+    for pattern in ("pho*", "../photos", "a,b"):
+        with pytest.raises(InvalidRequest, match=r"grant: .* can be no collection's name; write one name"):
+            parse_grant(f"search:{pattern}")
+    with pytest.raises(InvalidRequest, match="rate: is inf; use a number a second"):
+        KeyRing().added("shop", {"*": "search"}, math.inf)
     with pytest.raises(InvalidRequest, match="grant: is missing"):
         KeyRing().added("shop", {}, None)
     with pytest.raises(InvalidRequest, match=r"name: .* is none"):
