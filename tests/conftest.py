@@ -19,10 +19,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lookalike import Client, throwaway
 from lookalike.channels import open_channel
-from lookalike.config import ClusterConfig, EncoderConfig
+from lookalike.config import ClusterConfig, EncoderConfig, TracingConfig
 from lookalike.security.tls import Tls, channel_credentials
 from lookalike.supervisor import Supervisor
 from lookalike.throwaway import throwaway_config
+from tests.spans import Collector, collecting
 
 
 def pytest_configure() -> None:
@@ -150,13 +151,21 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def encoder_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two partitions and the real encoder on Ray, which shows its metrics."""
+def encoder_spans() -> Iterator[Collector]:
+    """What the processes of `encoder_cluster` trace."""
+    with collecting() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="session")
+def encoder_cluster(encoder_spans: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two partitions and the real encoder on Ray, which shows its metrics and spans."""
     data = tmp_path_factory.mktemp("encoders")
     config = throwaway_config(data, 2, EncoderConfig(bits=256))
     assert config.encoder is not None
     encoder = config.encoder.model_copy(update={"metrics": f"{config.coordinator.listen[:-2]}95"})
-    cluster = Cluster(config.model_copy(update={"encoder": encoder}), data)
+    tracing = TracingConfig(otlp=encoder_spans.address)
+    cluster = Cluster(config.model_copy(update={"encoder": encoder, "tracing": tracing}), data)
     try:
         cluster.start()
         yield cluster

@@ -6,19 +6,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import grpc
 import pytest
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from lookalike import Client
 from lookalike.config import TracingConfig
 from lookalike.throwaway import throwaway_config
 from tests.cluster.scraping import running
 from tests.conftest import Cluster, wait_until
+from tests.spans import Collector, collecting
 
 # A program that traces: its provider is its own affair, so it has a process of its own.
 PROGRAM = """
@@ -28,96 +25,63 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from lookalike import AsyncClient, Client
+from lookalike import AsyncClient, Client, Record
 
-collector, server, searches = sys.argv[1], sys.argv[2], int(sys.argv[3])
+collector, server, what = sys.argv[1:]
 provider = TracerProvider(resource=Resource.create({"service.name": "program"}))
 provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(collector, insecure=True)))
 trace.set_tracer_provider(provider)
 
-async def together():
+async def together(searches):
     async with AsyncClient(server) as client:
         await client.get_collection("c")
         await asyncio.gather(*(client.search(code=bytes([i % 256] * 8), collection="c") for i in range(searches)))
 
-if searches == 1:
+if not what.isdigit():
+    with Client(server) as client:
+        client.upsert([Record("a", image=what)], collection="traced")
+        client.search(image=what, collection="traced")
+elif what == "1":
     with Client(server) as client:
         client.search(code=bytes(8), collection="c")
 else:
-    asyncio.run(together())
+    asyncio.run(together(int(what)))
 provider.shutdown()
 """
 
 
-class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """Keeps every span that it is sent, with the service that sent it."""
-
-    def __init__(self) -> None:
-        self.spans: list[tuple[str, Span]] = []
-
-    def Export(
-        self, request: trace_service_pb2.ExportTraceServiceRequest, context: grpc.ServicerContext
-    ) -> trace_service_pb2.ExportTraceServiceResponse:
-        for resource in request.resource_spans:
-            service = next(
-                item.value.string_value for item in resource.resource.attributes if item.key == "service.name"
-            )
-            for scope in resource.scope_spans:
-                self.spans += [(service, span) for span in scope.spans]
-        return trace_service_pb2.ExportTraceServiceResponse()
-
-    def named(self, service: str, name: str) -> list[Span]:
-        return [span for one, span in list(self.spans) if one == service and span.name == name]
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    with collecting() as collected:
+        yield collected
 
 
 @pytest.fixture(scope="module")
-def collector() -> Iterator[tuple[Collector, str]]:
-    server = grpc.server(ThreadPoolExecutor(4))
-    collected = Collector()
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collected, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield collected, f"http://127.0.0.1:{port}"
-    server.stop(1).wait()
-
-
-@pytest.fixture(scope="module")
-def traced(collector: tuple[Collector, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def traced(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     data = tmp_path_factory.mktemp("traced")
     config = throwaway_config(data, partitions=2)
-    with running(config.model_copy(update={"tracing": TracingConfig(otlp=collector[1])}), data) as cluster:
+    with running(config.model_copy(update={"tracing": TracingConfig(otlp=collector.address)}), data) as cluster:
         with cluster.client() as client:
             client.create_collection("c", bits=64)
         yield cluster
 
 
-def run_program(cluster: Cluster, collector: str, searches: int) -> None:
-    command = [sys.executable, "-c", PROGRAM, collector, cluster.address, str(searches)]
+def run_program(cluster: Cluster, collector: Collector, what: int | Path) -> None:
+    command = [sys.executable, "-c", PROGRAM, collector.address, cluster.address, str(what)]
     subprocess.run(command, check=True, timeout=60)
 
 
 def test_one_trace_leads_from_the_client_through_the_coordinator_to_both_shards(
-    traced: Cluster, collector: tuple[Collector, str]
+    traced: Cluster, collector: Collector
 ) -> None:
-    collected, address = collector
-    collected.spans.clear()
-    run_program(traced, address, 1)
-    wait_until(lambda: len(collected.named("lookalike-shard", "scan")) == 2, 20)
-    wait_until(lambda: bool(collected.named("lookalike-coordinator", "SearchService/Search")), 20)
-    (call,) = collected.named("program", "lookalike.Client/Search")
-    mine = [(service, span) for service, span in collected.spans if span.trace_id == call.trace_id]
-    by_id = {span.span_id: (service, span) for service, span in mine}
-
-    def way(span: Span) -> list[str]:
-        names = []
-        found: tuple[str, Span] | None = ("", span)
-        while found is not None:
-            names.append(found[1].name)
-            found = by_id.get(found[1].parent_span_id)
-        return names
-
+    collector.spans.clear()
+    run_program(traced, collector, 1)
+    wait_until(lambda: len(collector.named("lookalike-shard", "scan")) == 2, 20)
+    wait_until(lambda: bool(collector.named("lookalike-coordinator", "SearchService/Search")), 20)
+    (call,) = collector.named("program", "lookalike.Client/Search")
+    mine = [(service, span) for service, span in collector.spans if span.trace_id == call.trace_id]
     scans = [span for service, span in mine if (service, span.name) == ("lookalike-shard", "scan")]
-    assert [way(scan) for scan in scans] == 2 * [
+    assert [collector.way(scan) for scan in scans] == 2 * [
         [
             "scan", "ShardService/Scan", "ShardService/Scan", "round", "fan-out", "SearchService/Search",
             "lookalike.Client/Search",
@@ -129,19 +93,18 @@ def test_one_trace_leads_from_the_client_through_the_coordinator_to_both_shards(
     asked = {item.value.int_value for span in calls for item in span.attributes if item.key == "partition"}
     assert asked == {0, 1}
     (merge,) = [span for _, span in mine if span.name == "merge"]
-    assert way(merge)[1:3] == ["fan-out", "SearchService/Search"]
+    assert collector.way(merge)[1:3] == ["fan-out", "SearchService/Search"]
 
 
-def test_searches_that_share_a_round_are_linked_to_it(traced: Cluster, collector: tuple[Collector, str]) -> None:
-    collected, address = collector
-    collected.spans.clear()
+def test_searches_that_share_a_round_are_linked_to_it(traced: Cluster, collector: Collector) -> None:
+    collector.spans.clear()
     searches = 60
-    run_program(traced, address, searches)
-    wait_until(lambda: len(collected.named("lookalike-coordinator", "fan-out")) == searches, 20)
-    rounds = collected.named("lookalike-coordinator", "round")
-    wait_until(lambda: len(collected.named("lookalike-coordinator", "round")) == len(rounds), 5)
+    run_program(traced, collector, searches)
+    wait_until(lambda: len(collector.named("lookalike-coordinator", "fan-out")) == searches, 20)
+    rounds = collector.named("lookalike-coordinator", "round")
+    wait_until(lambda: len(collector.named("lookalike-coordinator", "round")) == len(rounds), 5)
     assert len(rounds) < searches
-    fan_outs = {span.span_id: span for span in collected.named("lookalike-coordinator", "fan-out")}
+    fan_outs = {span.span_id: span for span in collector.named("lookalike-coordinator", "fan-out")}
     served = 0
     for one in rounds:
         waited = [fan_outs[id] for id in (one.parent_span_id, *(link.span_id for link in one.links))]
@@ -153,14 +116,31 @@ def test_searches_that_share_a_round_are_linked_to_it(traced: Cluster, collector
     assert served == searches
 
 
-def test_nothing_is_traced_unless_asked_for(traced: Cluster, collector: tuple[Collector, str]) -> None:
+def test_a_trace_leads_through_the_encoder(
+    encoder_cluster: Cluster, encoder_spans: Collector, photographs: Path
+) -> None:
+    with encoder_cluster.client() as client:
+        client.create_collection("traced")
+    run_program(encoder_cluster, encoder_spans, next(photographs.rglob("*.jpg")))
+    encoded = ("batch", "EncoderService/Encode", "EncoderService/Encode")
+    wanted = {
+        (*encoded, "SearchService/Upsert", "lookalike.Client/Upsert"),
+        (*encoded, "encode", "SearchService/Search", "lookalike.Client/Search"),
+    }
+
+    def ways() -> set[tuple[str, ...]]:
+        return {tuple(encoder_spans.way(span)) for span in encoder_spans.named("lookalike-encoder", "batch")}
+
+    wait_until(lambda: wanted <= ways(), 20)
+
+
+def test_nothing_is_traced_unless_asked_for(traced: Cluster, collector: Collector) -> None:
     """Polls between coordinator and shards go on all the time."""
-    collected, _ = collector
-    collected.spans.clear()
+    collector.spans.clear()
     with Client(traced.address) as client:
         client.status()
-    wait_until(lambda: bool(collected.named("lookalike-coordinator", "SearchService/ClusterStatus")), 20)
-    begun = [span.name for _, span in collected.spans if not span.parent_span_id]
+    wait_until(lambda: bool(collector.named("lookalike-coordinator", "SearchService/ClusterStatus")), 20)
+    begun = [span.name for _, span in collector.spans if not span.parent_span_id]
     assert begun
     for name in begun:
         assert name.startswith(("SearchService/", "lookalike.Client/")), name
