@@ -24,8 +24,14 @@ def read(url: str, limit_bytes: int) -> bytes:
     if found := _ROW.fullmatch(url):
         data = _row(found[1], int(found[2]))
     else:
-        with fsspec.open(url, "rb") as file:
-            data = file.read(limit_bytes + 1)
+        try:
+            with fsspec.open(url, "rb") as file:
+                data = file.read(limit_bytes + 1)
+        except FileNotFoundError as error:
+            if error.strerror:
+                raise
+            # A store's says where alone; a host that does not answer differs by its cause.
+            raise ValueError(f"does not exist ({error.__cause__ or 'the store has none there'})") from None
     if len(data) > limit_bytes:
         raise ValueError(f"has over {limit_bytes:,} bytes; at most that many are read; scale it down")
     return data

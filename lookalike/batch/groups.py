@@ -197,7 +197,8 @@ def _as_words(codes: Codes) -> npt.NDArray[np.uint64]:
 
 def _distances(words: npt.NDArray[np.uint64], one: npt.NDArray[np.uint64]) -> Numbers:
     """In bits, of each from one."""
-    return np.bitwise_count(words ^ one).sum(axis=1, dtype=np.int64)
+    distances: Numbers = np.bitwise_count(words ^ one).sum(axis=1, dtype=np.int64)
+    return distances
 
 
 def _groups(snapshot: Snapshot, roots: Numbers) -> list[Group]:

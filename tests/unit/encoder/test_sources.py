@@ -85,6 +85,15 @@ def test_a_name_with_a_patterns_characters_is_that_name(tree: Path) -> None:
         assert (source.key, read(source.url, 10)) == ("p[1].jpg", b"p")
 
 
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [("http://127.0.0.1:9/a.jpg", "Connect call failed"), ("memory://bucket/no.jpg", "the store has none there")],
+)
+def test_an_image_that_a_store_does_not_give_says_why(url: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"does not exist .*{reason}"):
+        read(url, 10)
+
+
 def test_what_a_stores_library_raises_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
