@@ -248,9 +248,9 @@ class Supervisor:
         that the config asks for, also new ones: a slot has moved when each of them says so."""
         leaving = set()
         for folder in self._data.glob("r*-*/shard.json"):
-            replica, _, partition = folder.parent.name.removeprefix("r").partition("-")
-            if replica.isdecimal() and partition.isdecimal() and not (folder.parent / EMPTY_FILE).exists():
-                leaving.add(int(partition))
+            numbers = folder.parent.name.removeprefix("r").split("-")
+            if all(map(str.isdecimal, numbers)) and not (folder.parent / EMPTY_FILE).exists():
+                leaving.add(int(numbers[1]))
         for partition in sorted(leaving - set(range(self._config.partitions))):
             for replica in range(self._config.replicas):
                 if not (self._data / f"r{replica}-{partition}" / EMPTY_FILE).exists():
