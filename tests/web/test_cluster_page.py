@@ -10,6 +10,7 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Route, expect
 
 from lookalike import Record
@@ -55,6 +56,7 @@ async def test_with_nothing_to_search_the_page_says_what_to_do(chromium: Browser
         await expect(page.get_by_role("heading", name="Nothing to search yet")).to_be_visible()
         await expect(page.locator("pre")).to_have_text("lookalike ingest FOLDER -c photos")
         await expect(page.locator("#ask")).to_be_hidden()
+        assert [violation["id"] for violation in (await Axe().run(page)).response["violations"]] == []
         with own_cluster.client() as client:
             client.create_collection("codes", bits=64)
             client.upsert([Record(f"k{n}", code=n.to_bytes(8, "big")) for n in range(40)], collection="codes")
