@@ -122,5 +122,5 @@ class EngineMachine(RuleBasedStateMachine):
         assert found == {key: code for key, (code, _) in self.model.items()}
 
 
-EngineMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+EngineMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=30)
 test_engine_machine = EngineMachine.TestCase

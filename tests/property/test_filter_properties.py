@@ -53,7 +53,7 @@ conditions = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(documents, min_size=1, max_size=6),
     st.lists(conditions, min_size=1, max_size=4),
@@ -80,7 +80,7 @@ def test_sql_means_what_the_contract_says(
         store.close()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(conditions)
 def test_a_filter_survives_the_wire(condition: filters.Filter) -> None:
     message = wire.filter_to_wire(condition)

@@ -29,7 +29,7 @@ def build(codes: np.ndarray, ids: np.ndarray) -> CodeMatrix:
     return matrix
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(seeds, widths, st.integers(0, 5_000), st.integers(1, 300), st.integers(1, 6))
 def test_answers_equal_the_oracle(seed: int, bits: int, n: int, k: int, q: int) -> None:
     rng = np.random.default_rng(seed)
@@ -38,7 +38,7 @@ def test_answers_equal_the_oracle(seed: int, bits: int, n: int, k: int, q: int) 
     assert answer(build(codes, ids), queries, k) == [nearest(codes, ids, query, k) for query in queries]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seeds, widths, st.lists(st.tuples(st.integers(0, 400), st.floats(0, 1)), min_size=1, max_size=8))
 def test_appends_and_deletions_in_any_order_equal_the_oracle(
     seed: int, bits: int, steps: list[tuple[int, float]]
@@ -59,7 +59,7 @@ def test_appends_and_deletions_in_any_order_equal_the_oracle(
         assert len(matrix) == alive.sum()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seeds, widths, st.integers(1, 6))
 def test_any_number_of_shards_gives_one_answer(seed: int, bits: int, shards: int) -> None:
     rng = np.random.default_rng(seed)
@@ -70,7 +70,7 @@ def test_any_number_of_shards_gives_one_answer(seed: int, bits: int, shards: int
     assert sorted(hit for part in parts for hit in part)[:30] == answer(build(codes, ids), query, 30)[0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seeds, widths)
 def test_flipping_the_same_bits_everywhere_changes_nothing(seed: int, bits: int) -> None:
     rng = np.random.default_rng(seed)
@@ -79,7 +79,7 @@ def test_flipping_the_same_bits_everywhere_changes_nothing(seed: int, bits: int)
     assert answer(build(codes ^ mask, ids), codes[:2] ^ mask, 40) == answer(build(codes, ids), codes[:2], 40)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seeds, widths)
 def test_permuting_bit_positions_changes_nothing(seed: int, bits: int) -> None:
     rng = np.random.default_rng(seed)
@@ -89,7 +89,7 @@ def test_permuting_bit_positions_changes_nothing(seed: int, bits: int) -> None:
     assert answer(build(permuted, ids), permuted[:2], 40) == answer(build(codes, ids), codes[:2], 40)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seeds, st.integers(1, 200))
 def test_a_flood_of_equal_codes_is_ordered_by_id(seed: int, k: int) -> None:
     rng = np.random.default_rng(seed)

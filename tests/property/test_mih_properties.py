@@ -39,7 +39,7 @@ def answer(matches: Matches) -> list[list[tuple[int, int, int]]]:
     ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     seeds,
     st.sampled_from([64, 128, 192, 256, 512]),

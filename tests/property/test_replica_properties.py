@@ -46,7 +46,7 @@ def content(engine: Engine) -> dict[str, tuple[int, bytes | None]]:
     return {found.key: (found.version, found.code) for found in engine.fetch(KEYS, include_deleted=True)}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), writes=writes, replicas=st.integers(2, 3))
 def test_replicas_end_alike(data: st.DataObject, writes: list[tuple[str, int, bool]], replicas: int) -> None:
     with TemporaryDirectory() as folder:

@@ -19,7 +19,7 @@ def totals(codes: np.ndarray, query: np.ndarray, weights: np.ndarray) -> np.ndar
     return (np.unpackbits(codes ^ query, axis=1) * weights.astype(np.int64)).sum(axis=1)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     seeds, widths, st.integers(0, 3_000), st.integers(1, 200), st.sampled_from([0, 1, 40, 65_535]), st.booleans()
 )
@@ -60,7 +60,7 @@ def _alive(view: object, n: int) -> np.ndarray:
     return alive
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seeds, widths, st.integers(1, 2_000))
 def test_rows_are_weighed_in_any_order_of_their_numbers(seed: int, bits: int, n: int) -> None:
     rng = np.random.default_rng(seed)
@@ -75,7 +75,7 @@ def test_rows_are_weighed_in_any_order_of_their_numbers(seed: int, bits: int, n:
     assert found.tolist() == totals(codes[numbers], query, weights).tolist()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seeds, widths)
 def test_equal_weights_rank_like_the_plain_distance(seed: int, bits: int) -> None:
     rng = np.random.default_rng(seed)

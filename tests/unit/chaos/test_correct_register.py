@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.chaos.checker import Search, SeenHit, SeenRecord, Span, distance, judge_get, judge_search, rank
@@ -105,7 +105,6 @@ def _hits(search: Search, records: list[SeenRecord]) -> list[SeenHit]:
     return [hit for hit in hits if search.max_distance is None or hit.distance <= search.max_distance][: search.k]
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_a_correct_store_is_never_accused(seed: int) -> None:
     _Simulation(random.Random(seed)).run()

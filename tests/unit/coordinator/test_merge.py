@@ -53,7 +53,7 @@ def test_first_leaves_a_record_out() -> None:
     assert hits.first(3, "missing") == hits
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2**64 - 1)), max_size=60, unique_by=lambda row: row[1]),
     st.integers(1, 70),
