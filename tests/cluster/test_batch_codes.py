@@ -21,6 +21,7 @@ import pytest
 
 from encoder.hashing import drawn
 from encoder.ingest.command import ingest
+from encoder.progress import progress_bar
 from lookalike import Client, CodeSpace, Record
 from lookalike.batch.export import export, export_to
 from lookalike.errors import CannotStart, CodeSpaceMismatch, InvalidRequest, NotFound, PartitionUnavailable
@@ -249,6 +250,18 @@ def test_metrics_are_served_while_the_job_runs(collection: str, run: Any, tmp_pa
     assert any('lookalike_ingest_records_total{outcome="read"} 41.0' in text for text in texts)
     assert any('lookalike_ingest_records_total{outcome="failed"} 1.0' in text for text in texts)
     assert all(name in texts[-1] for name in ("lookalike_ingest_bytes_total", "lookalike_ingest_seconds"))
+
+
+def test_a_folder_without_images_asks_nobody_and_draws_no_bar(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray would take half a minute to start, and neither it nor a cluster is there."""
+    (tmp_path / "empty").mkdir()
+    ingest([str(tmp_path / "empty")], server="127.0.0.1:1", dead_letters=tmp_path / "dead.jsonl")
+    assert "0 images: 0 stored" in capsys.readouterr().out
+    with progress_bar(as_json=False) as bar:
+        bar.add_task("encoding", total=1)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_wrong_address_is_said_at_once(tmp_path: Path) -> None:
