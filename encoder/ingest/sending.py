@@ -63,9 +63,10 @@ def store(
 def stream(
     client: Client, collection: str, records: Iterable[Record], patience_seconds: float, refused: Refusal
 ) -> Iterator[int]:
-    """As `store`, for any number of records, over one stream. Yields how many more are stored, now and then."""
+    """As `store`, for any number of records, over one stream. Yields how many more are stored, now and then. Of
+    records with one key the last one stays."""
     sent: collections.deque[Record] = collections.deque()
-    again: list[Record] = []
+    again = Again()
 
     def noted() -> Iterator[Record]:
         for record in records:
@@ -76,17 +77,39 @@ def stream(
     for outcome in client.ingest(noted(), collection=collection):
         record = sent.popleft()
         if isinstance(outcome.error, _TRANSIENT):
-            again.append(record)
+            stored += again.add(record)
         elif isinstance(outcome.error, LookalikeError):
             refused(record, outcome.error)
         else:
-            stored += 1
-            if stored == _COUNTED_AT_ONCE:
+            stored += 1 + again.outdone_by(record)
+            if stored >= _COUNTED_AT_ONCE:
                 yield stored
                 stored = 0
-        if len(again) >= _AGAIN_AT_ONCE:
-            yield store(client, collection, again, patience_seconds, refused)
-            again.clear()
+        if len(again.records) >= _AGAIN_AT_ONCE:
+            yield store(client, collection, again.take(), patience_seconds, refused)
     yield stored
-    if again:
-        yield store(client, collection, again, patience_seconds, refused)
+    yield store(client, collection, again.take(), patience_seconds, refused)
+
+
+class Again:
+    """The records that are to be sent again. One that a later record of its key has outdone is not: sent now, it
+    would be the newer. It counts as stored, as it does when both are stored in their turn."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, Record] = {}
+
+    def add(self, record: Record) -> int:
+        """Returns how many are outdone."""
+        outdone = self.outdone_by(record)
+        self.records[record.key] = record
+        return outdone
+
+    def outdone_by(self, record: Record) -> int:
+        """A later record: stored, or to be sent again itself. Returns how many are outdone."""
+        return 0 if self.records.pop(record.key, None) is None else 1
+
+    def take(self) -> list[Record]:
+        """All of them, to be sent now."""
+        taken = list(self.records.values())
+        self.records.clear()
+        return taken
