@@ -10,11 +10,13 @@ from PIL import Image
 from playwright.async_api import Browser, Request, expect
 
 from lookalike import Record
+from lookalike.security.keys import load_keys, save_keys
 from tests.security.conftest import Locked
 from tests.web.chromium import watched_page
 from tests.web.conftest import chromium as chromium
 from tests.web.test_search_page import TILES
 
+MANY = 8
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
@@ -25,6 +27,9 @@ def pictures(locked: Locked) -> None:
     with locked.client() as client:
         client.create_collection("0-pictures", bits=64)
         client.upsert([Record("a", code=bytes(8), thumbnail=drawn.getvalue())], collection="0-pictures")
+        client.create_collection("1-many", bits=64)
+        many = [Record(f"k{i}", code=bytes(8), thumbnail=drawn.getvalue()) for i in range(MANY)]
+        client.upsert(many, collection="1-many")
 
 
 async def test_a_key_is_asked_for_kept_in_the_tab_and_sent_with_everything(
@@ -53,6 +58,18 @@ async def test_a_key_is_asked_for_kept_in_the_tab_and_sent_with_everything(
         assert sent == {"", f"Bearer {right[:-1]}", f"Bearer {right}"}
         assert await page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
         assert right not in page.url
+
+
+async def test_a_key_with_a_rate_shows_all_pictures_in_their_turn(locked: Locked, chromium: Browser) -> None:
+    ring, key = load_keys(locked.keys_file).added("slow", {"1-many": "search"}, MANY / 2)
+    save_keys(locked.keys_file, ring)
+    async with watched_page(chromium, locked.cluster.config.web_url, ignore_https_errors=True) as page:
+        await page.goto("/#c=1-many")
+        await page.fill("#api-key", key)
+        await page.press("#api-key", "Enter")
+        shown = page.locator(f'{TILES} img[src^="blob:"]')
+        await expect(shown).to_have_count(MANY, timeout=20_000)
+        await expect(page.locator(f"{TILES} .blank")).to_have_count(0)
 
 
 async def test_the_cluster_page_asks_for_a_key_too(locked: Locked, chromium: Browser) -> None:

@@ -5,9 +5,9 @@ import { byId, element } from "./dom.js";
 const KEY = "lookalike-api-key";
 
 export class ApiError extends Error {
-  constructor(http, { code, message, requestId }) {
+  constructor(http, { code, message, requestId, retryAfterMs }) {
     super(message);
-    Object.assign(this, { http, code, requestId });
+    Object.assign(this, { http, code, requestId, retryAfterMs });
   }
 }
 
@@ -89,6 +89,7 @@ export function showThumbnail(image, collection, key, missing) {
   near.observe(image);
 }
 
+/** A key may allow fewer requests a second than there are pictures: the others come in their turn. */
 async function fetchThumbnail(image, path, missing) {
   try {
     const url = URL.createObjectURL(await (await request(path)).blob());
@@ -96,8 +97,9 @@ async function fetchThumbnail(image, path, missing) {
     image.addEventListener("load", release, { once: true });
     image.addEventListener("error", release, { once: true });
     image.src = url;
-  } catch {
-    missing();
+  } catch (error) {
+    if (error.http !== 429 || !error.retryAfterMs) missing();
+    else if (image.isConnected) setTimeout(fetchThumbnail, error.retryAfterMs, image, path, missing);
   }
 }
 
