@@ -3,8 +3,12 @@ the file (security.keys) take a change over within seconds, without a restart.""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -40,8 +44,10 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Make a key and print it, this once. The file is made if it is not there."""
-    ring, issued = (_load(file) if file.exists() else KeyRing()).added(name, dict(map(parse_grant, grant)), rate)
-    save_keys(file, ring)
+    with _alone(file):
+        ring = _load(file) if file.exists() else KeyRing()
+        ring, issued = ring.added(name, dict(map(parse_grant, grant)), rate)
+        save_keys(file, ring)
     _print_issued(name, issued, as_json)
 
 
@@ -69,8 +75,9 @@ def rotate(
     as_json: Json = False,
 ) -> None:
     """Give a holder a new key and print it; the old one works for a while beside it."""
-    ring, issued = _load(file).rotated(name, keep_hours * 3600, time.time())
-    save_keys(file, ring)
+    with _alone(file):
+        ring, issued = _load(file).rotated(name, keep_hours * 3600, time.time())
+        save_keys(file, ring)
     _print_issued(name, issued, as_json)
 
 
@@ -83,13 +90,29 @@ def remove(
     ] = False,
 ) -> None:
     """Take a holder's keys back, at once."""
-    ring = _load(file).removed(name)
-    if not ring.keys and not open_to_everyone:
-        raise InvalidRequest(
-            f"name: {name!r} has the last key; without it everyone may do everything. Add another first, or say"
-            " --open-to-everyone"
-        )
-    save_keys(file, ring)
+    with _alone(file):
+        ring = _load(file).removed(name)
+        if not ring.keys and not open_to_everyone:
+            raise InvalidRequest(
+                f"name: {name!r} has the last key; without it everyone may do everything. Add another first, or"
+                " say --open-to-everyone"
+            )
+        save_keys(file, ring)
+
+
+@contextlib.contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Of two that change the file at once, the second reads what the first wrote. Its folder is locked, for the
+    file itself is replaced."""
+    try:
+        folder = os.open(file.parent, os.O_RDONLY)
+    except OSError as error:
+        raise InvalidRequest(f"file: {file} cannot be written: {error.strerror}") from None
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _load(file: Path) -> KeyRing:

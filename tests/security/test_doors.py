@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import secrets
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -425,3 +429,28 @@ def test_the_last_key_is_not_removed_by_accident(tmp_path: Path) -> None:
     assert load_keys(file).keys
     assert runner.invoke(app, ["keys", "remove", "only", "--file", str(file), "--open-to-everyone"]).exit_code == 0
     assert not load_keys(file).keys
+
+
+def test_of_keys_that_are_added_at_once_none_is_lost(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    folder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    command = [
+        sys.executable,
+        "-m",
+        "lookalike",
+        "keys",
+        "add",
+        "second",
+        "--grant",
+        "search",
+        "--file",
+        str(file),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as second:
+        opened = Path(f"/proc/{second.pid}/fd")
+        wait_until(lambda: any(link.resolve() == tmp_path for link in opened.iterdir()), 60)
+        save_keys(file, KeyRing().added("first", {"*": "admin"}, None)[0])
+        os.close(folder)
+        assert second.wait(60) == 0
+    assert sorted(load_keys(file).keys) == ["first", "second"]
