@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from s3fs import S3FileSystem
 
 from encoder.ingest.pictures import read
 from encoder.ingest.sources import find_sources
@@ -94,6 +96,15 @@ def test_an_image_that_a_store_does_not_give_says_why(url: str, reason: str) -> 
         read(url, 10)
 
 
+@pytest.fixture
+def s3_anew() -> Iterator[None]:
+    """fsspec keeps a store as the environment was when it was first asked."""
+    S3FileSystem.clear_instance_cache()
+    yield
+    S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.usefixtures("s3_anew")
 def test_what_a_stores_library_raises_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
