@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
 from lookalike.backup import giving, taking
 from lookalike.backup.folder import Folder, Manifest
@@ -23,6 +18,7 @@ from lookalike.cli.options import (
     connect,
     print_json,
 )
+from lookalike.cli.progress import records_bar
 from lookalike.errors import NotFound
 from lookalike.records import SLOTS
 
@@ -42,11 +38,10 @@ def backup(
 ) -> None:
     """Back a collection up, as it is now, while it serves. After the first time only what came since is stored."""
     folder = Folder(url, collection)
-    with connect(server, timeout) as client, _progress() as progress:
-        task = progress.add_task("slots", total=SLOTS, records=0)
+    with connect(server, timeout) as client, records_bar("slots", SLOTS) as bar:
         manifest = taking.take(
             client, folder, full, timeout,
-            lambda slots, records: progress.update(task, completed=slots, records=records),
+            lambda slots, records: bar.completed(records, slots),
         )  # fmt: skip
     if as_json:
         print_json(_summary(manifest))
@@ -84,11 +79,8 @@ def restore(
         _print_checked(chain, as_json)
         return
     name = into or collection
-    with connect(server, timeout) as client, _progress() as progress:
-        task = progress.add_task("records", total=sum(manifest.records for manifest in chain), records=0)
-        rows = giving.restore(
-            client, folder, chain, name, merge, lambda done: progress.update(task, completed=done, records=done)
-        )
+    with connect(server, timeout) as client, records_bar("records", sum(one.records for one in chain)) as bar:
+        rows = giving.restore(client, folder, chain, name, merge, bar.completed)
     if as_json:
         print_json({**_summary(latest), "restored_as": name, "rows": rows})
         return
@@ -109,11 +101,3 @@ def _print_checked(chain: list[Manifest], as_json: bool) -> None:
     numbers = ", ".join(str(manifest.number) for manifest in chain)
     size = sum(manifest.size for manifest in chain)
     print(f"sound: backup {numbers}, {size:,} bytes; {chain[-1].rows:,} records")
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[records]:,} records"))
-    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
-        yield progress

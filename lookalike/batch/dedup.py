@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from lookalike.batch.groups import Group, check_max_distance, find_groups, read_snapshot
-from lookalike.batch.progress import records_bar
 from lookalike.batch.sheet import page
 from lookalike.cli.options import (
     DEFAULT_COLLECTION,
@@ -21,6 +20,7 @@ from lookalike.cli.options import (
     connect,
     print_json,
 )
+from lookalike.cli.progress import records_bar
 from lookalike.client import Client
 from lookalike.errors import InvalidRequest
 from lookalike.records import StoredRecord

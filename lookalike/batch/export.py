@@ -20,7 +20,6 @@ import typer
 
 from lookalike import features as stored_features
 from lookalike.batch import notes
-from lookalike.batch.progress import records_bar
 from lookalike.cli.options import (
     DEFAULT_COLLECTION,
     DEFAULT_SERVER,
@@ -30,6 +29,7 @@ from lookalike.cli.options import (
     connect,
     print_json,
 )
+from lookalike.cli.progress import records_bar
 from lookalike.client import Client
 from lookalike.dumping import read_part, take_parts
 from lookalike.errors import CannotStart, InvalidRequest

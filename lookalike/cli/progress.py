@@ -13,21 +13,22 @@ from rich.progress import BarColumn, Progress, TextColumn
 class Bar:
     """One line on standard error, if that is a terminal."""
 
-    def __init__(self, progress: Progress, title: str) -> None:
+    def __init__(self, progress: Progress, title: str, total: int | None) -> None:
         self._progress = progress
-        self._task = progress.add_task(title, total=None, records=0)
+        self._task = progress.add_task(title, total=total, records=0)
 
     def start(self, title: str, total: int) -> None:
         """Go on with the next step."""
         self._progress.reset(self._task, description=title, total=total, records=0)
 
-    def completed(self, records: int) -> None:
-        self._progress.update(self._task, completed=records, records=records)
+    def completed(self, records: int, of_total: int | None = None) -> None:
+        """of_total: how much of the total that is, where it does not count records."""
+        self._progress.update(self._task, completed=records if of_total is None else of_total, records=records)
 
 
 @contextlib.contextmanager
-def records_bar(title: str) -> Iterator[Bar]:
+def records_bar(title: str, total: int | None = None) -> Iterator[Bar]:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[records]:,} records"))
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
-        yield Bar(progress, title)
+        yield Bar(progress, title, total)
