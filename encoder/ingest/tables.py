@@ -63,8 +63,11 @@ class Table:
 
 def format_of(path: str) -> str:
     """A path's format by its ending, before one of gzip."""
-    name = path.partition("?")[0].lower().removesuffix(".gz")
-    return _ENDINGS.get(PurePosixPath(name).suffix, IMAGES)
+    return _ENDINGS.get(_ending(path), IMAGES)
+
+
+def _ending(path: str) -> str:
+    return PurePosixPath(path.partition("?")[0].lower().removesuffix(".gz")).suffix
 
 
 def find_tables(path: str, format: str) -> list[Table]:
@@ -144,7 +147,7 @@ def _json_row(line: bytes) -> Row:
 
 
 def _csv(table: Table) -> Iterator[list[Row]]:
-    delimiter = "\t" if ".tsv" in table.url.lower() else ","
+    delimiter = "\t" if _ending(table.url) == ".tsv" else ","
     portion: list[Row] = []
     # Bytes that are no UTF-8 are found by the checks of the row that has them.
     with fsspec.open(

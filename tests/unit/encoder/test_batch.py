@@ -146,6 +146,16 @@ def test_manifests_may_be_compressed(tmp_path: Path) -> None:
         find_tables(str(tmp_path / "cut.jsonl.gz"), "jsonl")
 
 
+def test_what_parts_a_row_goes_by_the_files_ending_not_by_its_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "old.tsv.d"
+    folder.mkdir()
+    (folder / "m.csv").write_text("key,code\na,00\n")
+    (table,) = find_tables(str(folder / "m.csv"), "csv")
+    ((row,),) = table.portions()
+    assert isinstance(row, dict)
+    assert (row["key"], row["code"]) == ("a", "00")
+
+
 def test_a_csv_says_where_it_is_none_and_survives_a_row_that_is_no_utf_8(tmp_path: Path) -> None:
     file = tmp_path / "t.csv"
     file.write_bytes(b"key,name\na,caf\xe9\nb,x\n")
