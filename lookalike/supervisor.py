@@ -222,10 +222,7 @@ class Supervisor:
             ) from None
 
     def _write_config(self) -> None:
-        """Whole or not at all: the processes look at it by themselves."""
-        unfinished = self.config_file.with_suffix(".new")
-        unfinished.write_text(dump_config(self._config), encoding="utf-8")
-        unfinished.rename(self.config_file)
+        _write_whole(self.config_file, dump_config(self._config))
 
     def _plan(self) -> Iterator[_Process]:
         config = self._config
@@ -284,10 +281,7 @@ class Supervisor:
         if process.name.startswith("shard-"):
             (self._data / process.name.removeprefix("shard-") / EMPTY_FILE).unlink(missing_ok=True)
         process.started = time.monotonic()
-        # Whoever reads it finds a pid in it, the old one or the new.
-        fresh = self._pid_file(process).with_suffix(".new")
-        fresh.write_text(f"{process.popen.pid}\n")
-        fresh.replace(self._pid_file(process))
+        _write_whole(self._pid_file(process), f"{process.popen.pid}\n")
 
     def _tend(self, process: _Process) -> None:
         now = time.monotonic()
@@ -347,6 +341,13 @@ class Supervisor:
         state = wire.state_from_wire(answer)
         removed = state.partition >= state.target.partitions or state.partition in state.target.drained
         return bool(removed and not state.table.writable.any() and not state.rows_left_over)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Whoever reads the file meanwhile finds the old text or the new."""
+    fresh = path.with_suffix(".new")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(path)
 
 
 def _partition_of(shard: _Process) -> int:
