@@ -85,6 +85,8 @@ class Placer:
         placed = _Placed([False] * len(records), {})
         asked: list[set[int]] = [set() for _ in records]
         stored: list[bool] = [False] * len(records)
+        # Of these, a partition that was to be asked is no longer part of the cluster.
+        astray: set[int] = set()
         waiting = self._by_owner(slots, range(len(records)))
         for hop in range(_HOPS):
             results = await asyncio.gather(
@@ -95,6 +97,9 @@ class Placer:
             )
             further: dict[int, set[int]] = {}
             for (partition, indices), answers in zip(waiting.items(), results, strict=True):
+                if answers is None:
+                    astray.update(indices)
+                    continue
                 needed = self._cluster.group(partition).writes_needed
                 self._note(placed, indices, answers)
                 elsewhere = _named(answers)
@@ -107,12 +112,13 @@ class Placer:
             waiting = {partition: sorted(indices) for partition, indices in further.items()}
             if waiting:
                 continue
-            lost = [i for i, is_stored in enumerate(stored) if not is_stored]
+            lost = [i for i, is_stored in enumerate(stored) if not is_stored or i in astray]
             if not lost:
                 return placed
             # Nobody that was asked has the slot, or not enough replicas yet: look again who has.
             await asyncio.sleep(_PAUSE_SECONDS * hop)
             await self._cluster.refresh()
+            astray.clear()
             for i in lost:
                 asked[i].clear()
             waiting = self._by_owner(slots, lost)
@@ -126,8 +132,9 @@ class Placer:
         records: Sequence[VersionedRecord],
         deadline: float,
         is_new: bool,
-    ) -> list[WriteResult]:
-        """is_new: slots move there just now; some of its replicas may not have heard of the collection yet."""
+    ) -> list[WriteResult] | None:
+        """What enough replicas answered; None if the partition is no longer part of the cluster. is_new: slots
+        move there just now; some of its replicas may not have heard of the collection yet."""
         loop = asyncio.get_running_loop()
         until = min(deadline, loop.time() + _NEW_SECONDS) if is_new else 0.0
         while True:
@@ -135,6 +142,8 @@ class Placer:
                 return await self._cluster.group(partition).write(
                     collection, layout.space.fingerprint, layout.indexing.features_text, records, deadline
                 )
+            except SlotMoved:
+                return None
             except NotFound:
                 if loop.time() >= until:
                     raise

@@ -219,7 +219,8 @@ class ReplicaGroup:
         deadline: float,
     ) -> list[WriteResult]:
         """Have the records stored by so many replicas as are needed; those that are left are tried on. Returns
-        what they answered. Raises when there were too few, and says that some may have stored them."""
+        what they answered. Raises when there were too few, and says that some may have stored them; SlotMoved if
+        the partition is no longer part of the cluster."""
         loop = asyncio.get_running_loop()
         give_up = min(deadline, loop.time() + WRITE_PATIENCE_SECONDS)
 
@@ -229,7 +230,7 @@ class ReplicaGroup:
                 try:
                     return await link.write(collection, fingerprint, features, records, deadline)
                 except PartitionUnavailable as error:
-                    if loop.time() + wait >= give_up:
+                    if link.is_let_go or loop.time() + wait >= give_up:
                         raise error
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, _WRITE_RETRY_MAX_SECONDS)
@@ -247,7 +248,7 @@ class ReplicaGroup:
                     if len(results) >= self.writes_needed:
                         self._let_finish(tasks)
                         return results
-                    if len(self.links) - len(errors) < self.writes_needed:
+                    if len(tasks) - len(errors) < self.writes_needed:
                         break
         except TimeoutError:
             errors.append(DeadlineExceeded(f"partition {self.partition} did not answer in time"))

@@ -4,8 +4,9 @@ into errors that name the partition."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -49,6 +50,8 @@ class ShardLink:
         self.address = address
         # Calls on their way.
         self.outstanding = 0
+        # It is no longer part of the cluster: every further call raises SlotMoved.
+        self.is_let_go = False
         # What it said last, and when; None if it did not answer the last time.
         self.last_state: ShardState | None = None
         self._is_serving = True
@@ -64,6 +67,7 @@ class ShardLink:
 
     async def finish(self) -> None:
         """Close, but let calls on their way end: whoever waits for one would be cancelled with it."""
+        self.is_let_go = True
         await self._connection.finish()
 
     @property
@@ -231,12 +235,13 @@ class ShardLink:
 
     async def dump(self, request: pb.DumpRequest) -> AsyncIterator[pb.DumpPart]:
         """See ShardService.Dump."""
-        try:
-            stub: Any = self._connection.stub(ShardServiceStub)
-            async for part in stub.Dump(request):
-                yield part
-        except grpc.RpcError as call:
-            raise self._explain(error_of(call)) from None
+        with self._explained():
+            try:
+                stub: Any = self._connection.stub(ShardServiceStub)
+                async for part in stub.Dump(request):
+                    yield part
+            except grpc.RpcError as call:
+                raise error_of(call) from None
 
     async def drop_collection(self, name: str, incarnation: int, deadline: float) -> bool:
         """Drop this incarnation or an earlier one. Returns whether there was one."""
@@ -254,11 +259,17 @@ class ShardLink:
         return state
 
     async def _call(self, name: str, request: Any, deadline: float) -> Any:
+        span = tracing.span(f"ShardService/{name}", is_call=True, partition=self.partition, replica=self.replica)
+        with self._explained(), span:
+            return await call_by(getattr(self._connection.stub(ShardServiceStub), name), request, deadline)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """The block calls the shard."""
         try:
-            with tracing.span(
-                f"ShardService/{name}", is_call=True, partition=self.partition, replica=self.replica
-            ):
-                return await call_by(getattr(self._connection.stub(ShardServiceStub), name), request, deadline)
+            if self.is_let_go:
+                raise SlotMoved(f"replica {self.replica} is no longer part of the cluster")
+            yield
         except LookalikeError as error:
             raise self._explain(error) from None
 
