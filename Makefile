@@ -7,7 +7,7 @@ SECONDS ?= 600
 SEED ?= 1
 RULES := deploy/kubernetes/components/monitoring/rules.yaml
 
-.PHONY: help setup demo test check format protos docs bench chaos manifests clean
+.PHONY: help setup demo test check types style format protos docs bench chaos manifests clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -22,13 +22,18 @@ setup: .venv/.installed  ## Make .venv and install everything into it, once
 demo: setup  ## Run the demo: real photographs, four shards, demo.html (ARGS="--keep" leaves it up)
 	$(BIN)/lookalike demo $(ARGS)
 
-test: check  ## Run every check and test, as CI does (ARGS goes to pytest; WORKERS=1 for one after the other)
+test: setup  ## Run every check and test, as CI does (ARGS goes to pytest; WORKERS=1 for one after the other)
+	@$(MAKE) --no-print-directory -j 2 check
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
-check: setup  ## Format, lint, types, layers, stubs and docs/api up to date
+check: types style  ## Format, lint, types, layers, stubs and docs/api up to date
+
+types: setup
+	$(BIN)/mypy
+
+style: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python protos/generate.py --check
 	$(BIN)/python docs/generate.py --check

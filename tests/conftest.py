@@ -102,10 +102,11 @@ class Cluster:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> None:
-    """Poll until a condition holds; fail the test at the deadline."""
-    deadline = time.monotonic() + seconds
+    """Poll until a condition holds; fail the test when it does not for three times the seconds that a calm machine
+    needs at most."""
+    deadline = time.monotonic() + 3 * seconds
     while not condition():
-        assert time.monotonic() < deadline, f"not so within {seconds} s: {condition}"
+        assert time.monotonic() < deadline, f"not so within {3 * seconds} s: {condition}"
         time.sleep(0.05)
 
 

@@ -48,7 +48,7 @@ def test_a_frozen_partition_is_an_error_that_names_it(stopped: Cluster) -> None:
         pytest.raises(DeadlineExceeded, match="partition 1 did not answer"),
     ):
         client.search(code=bytes(8), collection="c")
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 10
 
 
 async def test_a_frozen_encoder_is_an_error_that_names_it() -> None:
@@ -139,7 +139,7 @@ async def test_cancelling_a_search_reaches_the_shard(own_cluster: Cluster) -> No
     with own_cluster.client() as client:
         started = time.monotonic()
         assert client.search(code=bytes(8), k=ROWS, collection="c").exact
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 10
 
 
 def _fingerprint(cluster: Cluster) -> str:

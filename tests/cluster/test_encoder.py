@@ -139,13 +139,11 @@ def test_the_job_stores_what_can_be_read_and_reports_the_rest(
     (record,) = client.get([f"{images[0].parent.name}/{images[0].name}"], collection="job")
     assert record.attributes["label"] == images[0].parent.name
     versions = {r.key: r.version for r in _records(client, folder)}
+    (folder / record.key).write_bytes(images[5].read_bytes())
     again = ingest(encoder_cluster, report, folder, "--collection", "job")
-    assert (again["stored"], again["already_stored"], again["unreadable"]) == (0, 6, 3)
-    assert {r.key: r.version for r in _records(client, folder)} == versions
-    changed = folder / images[0].parent.name / images[0].name
-    changed.write_bytes(images[5].read_bytes())
-    third = ingest(encoder_cluster, report, folder, "--collection", "job")
-    assert (third["stored"], third["already_stored"]) == (1, 5)
+    assert (again["stored"], again["already_stored"], again["unreadable"]) == (1, 5, 3)
+    changed = {r.key for r in _records(client, folder) if r.version != versions[r.key]}
+    assert changed == {record.key}
 
 
 def _records(client: Client, folder: Path) -> list[Any]:
@@ -172,7 +170,7 @@ def test_a_killed_job_resumes_without_encoding_again_what_was_acknowledged(
     folder = tmp_path / "many"
     folder.mkdir()
     images = [path.read_bytes() for path in sorted(photographs.rglob("*.jpg"))]
-    total = 400
+    total = 256
     for number in range(total):
         (folder / f"{number:04d}.jpg").write_bytes(images[number % len(images)])
     client.create_collection("resumed")

@@ -215,4 +215,4 @@ def test_the_error_comes_within_the_timeout_when_none_answers(two: Started) -> N
         pytest.raises(PartitionUnavailable, match="does not answer"),
     ):
         client.get(["k"], collection="c")
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
