@@ -46,7 +46,8 @@ DEFAULT_TIMEOUT_SECONDS = 30.0
 MAX_TIMEOUT_SECONDS = 86_400.0
 _RETRY_BASE_SECONDS = 0.1
 _RETRY_MAX_SECONDS = 2.0
-_ATTEMPTS = 6
+# With the waits between them 3.5 to 7 seconds: a coordinator that is started again is back by then.
+_ATTEMPTS = 7
 _STREAM_RECORDS = 256
 _STREAM_BYTES = 8 * 1024 * 1024
 _UPSERT_BYTES = 48 * 1024 * 1024

@@ -77,8 +77,8 @@ def test_a_rolling_restart_costs_nothing(tmp_path: Path) -> None:
                 began = time.monotonic()
                 old = cluster.kill(name, signal.SIGTERM)
                 cluster.wait_restarted(name, old)
-                # A client repeats a call for 2.5 seconds or more; a coordinator that starts for longer lacked a
-                # processor.
+                # A client repeats a call for 3.5 seconds or more, and may need one to find a server that is back;
+                # a coordinator that takes longer lacked a processor.
                 was_slow = time.monotonic() - began > 2
         finally:
             for user in users:
