@@ -30,6 +30,7 @@ from lookalike.errors import CannotStart
 from lookalike.inside import Inside
 from lookalike.v1 import shard_pb2
 from lookalike.v1.shard_pb2_grpc import ShardServiceStub
+from lookalike.whole_file import whole_file
 
 POLL_SECONDS = 0.1
 STOP_SECONDS = 20.0
@@ -222,7 +223,8 @@ class Supervisor:
             ) from None
 
     def _write_config(self) -> None:
-        _write_whole(self.config_file, dump_config(self._config))
+        with whole_file(self.config_file) as file:
+            file.write(dump_config(self._config).encode())
 
     def _plan(self) -> Iterator[_Process]:
         config = self._config
@@ -281,7 +283,8 @@ class Supervisor:
         if process.name.startswith("shard-"):
             (self._data / process.name.removeprefix("shard-") / EMPTY_FILE).unlink(missing_ok=True)
         process.started = time.monotonic()
-        _write_whole(self._pid_file(process), f"{process.popen.pid}\n")
+        with whole_file(self._pid_file(process)) as file:
+            file.write(b"%d\n" % process.popen.pid)
 
     def _tend(self, process: _Process) -> None:
         now = time.monotonic()
@@ -341,13 +344,6 @@ class Supervisor:
         state = wire.state_from_wire(answer)
         removed = state.partition >= state.target.partitions or state.partition in state.target.drained
         return bool(removed and not state.table.writable.any() and not state.rows_left_over)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Whoever reads the file meanwhile finds the old text or the new."""
-    fresh = path.with_suffix(".new")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(path)
 
 
 def _partition_of(shard: _Process) -> int:
