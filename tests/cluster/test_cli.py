@@ -127,7 +127,10 @@ def test_errors_are_one_line(cluster: Cluster, tmp_path: Path) -> None:
     assert "does not exist" in failure("search", "--key", "a", "-c", "nowhere", *at)
     assert "exactly one of image, code and key" in failure("search", *at)
     assert "not hexadecimal" in failure("search", "--code", "xyz", *at)
-    assert "filter: is not JSON" in failure("search", "--key", "a", "--filter", "{", *at)
+    bad_filter = failure("search", "--key", "a", "--filter", "{", *at)
+    assert "filter: is not JSON" in bad_filter
+    assert """write it as in '{"label": "cat"}'""" in bad_filter
+    assert "name one with the key" in failure("--api-key-file", tmp_path / "none", "status", *at)
     assert "cannot be read" in failure("search", tmp_path / "none.jpg", *at)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
