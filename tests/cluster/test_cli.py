@@ -23,12 +23,12 @@ from lookalike import Client, Record
 from lookalike.cli import view
 from lookalike.config import dump_config
 from lookalike.throwaway import throwaway_config
+from tests.command import lookalike
 from tests.conftest import Cluster, wait_until
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "lookalike", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.CompletedProcess(arguments, *lookalike(*arguments))
 
 
 def document(*arguments: object) -> Any:
@@ -157,12 +157,8 @@ class Up:
         self.config = folder / "config.yaml"
         self.config.write_text(text)
         self.data = folder / "data"
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "lookalike", "up", "--config", self.config, "--data", self.data],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        self.command = [sys.executable, "-m", "lookalike", "up", "--config", self.config, "--data", self.data]
+        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def ready(self) -> str:
         assert self.process.stdout is not None
@@ -293,7 +289,7 @@ def test_fewer_partitions_at_the_next_start_lose_nothing(tmp_path: Path) -> None
 def test_data_in_use_by_another_cluster_ends_the_start(tmp_path: Path) -> None:
     up = Up(tmp_path, config_text(tmp_path))
     assert up.ready().startswith("ready:")
-    second = run("up", "--config", up.config, "--data", up.data)
+    second = subprocess.run(up.command, capture_output=True, text=True, check=False, timeout=60)
     assert second.returncode == 1
     assert "is in use by another cluster" in second.stderr
     assert up.process.poll() is None

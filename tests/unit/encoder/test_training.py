@@ -27,8 +27,8 @@ from encoder.training.loop import CHECKPOINT, LOG
 from encoder.training.objectives import HashHead, class_loss, hash_centres, hash_loss, targets
 from encoder.training.recipes import Recipe, hash_of, schedule_for, train_head
 from lookalike.errors import CannotStart, InvalidRequest
+from tests.command import lookalike
 from tests.conftest import wait_until
-from tests.unit.encoder.command import lookalike
 
 MODEL = "tf_efficientnet_lite0"
 CPU = torch.device("cpu")
