@@ -116,7 +116,7 @@ class Supervisor:
     def reload(self, config: ClusterConfig) -> None:
         """Have `watch` go over to another config: start the shards that it adds, and let those that it has no more
         hand over what they hold. What stands in the way is reported, and the change waits until it is gone: a port
-        that is in use, or the config's change of what only a new start can change."""
+        that is in use, a full disk, or the config's change of what only a new start can change."""
         self._next = config
         self._take_over_at = 0.0
 
@@ -158,7 +158,7 @@ class Supervisor:
         for name, process in planned.items():
             if name not in running:
                 self._processes.append(process)
-                self._spawn(process)
+                self._respawn(process, time.monotonic())
 
     @staticmethod
     def _addresses(processes: Iterable[_Process]) -> Iterator[tuple[str, str]]:
@@ -223,8 +223,13 @@ class Supervisor:
             ) from None
 
     def _write_config(self) -> None:
-        with whole_file(self.config_file) as file:
-            file.write(dump_config(self._config).encode())
+        try:
+            with whole_file(self.config_file) as file:
+                file.write(dump_config(self._config).encode())
+        except OSError as error:
+            raise CannotStart(
+                f"data: {self.config_file} cannot be written ({error.strerror}); make room for it"
+            ) from None
 
     def _plan(self) -> Iterator[_Process]:
         config = self._config
