@@ -158,7 +158,7 @@ class Supervisor:
         for name, process in planned.items():
             if name not in running:
                 self._processes.append(process)
-                self._respawn(process, time.monotonic())
+                self._try_to_spawn(process, time.monotonic())
 
     @staticmethod
     def _addresses(processes: Iterable[_Process]) -> Iterator[tuple[str, str]]:
@@ -295,7 +295,7 @@ class Supervisor:
         now = time.monotonic()
         if process.popen is None:
             if now >= process.restart_at:
-                self._respawn(process, now)
+                self._try_to_spawn(process, now)
             return
         if (code := process.popen.poll()) is None:
             if process.failures and now - process.started > STEADY_SECONDS:
@@ -311,7 +311,7 @@ class Supervisor:
         process.failures += 1
         process.restart_at = now + delay
 
-    def _respawn(self, process: _Process, now: float) -> None:
+    def _try_to_spawn(self, process: _Process, now: float) -> None:
         try:
             self._spawn(process)
         except OSError as error:  # a full disk, say: the others go on, and this one is tried again
