@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import csv
-import http.server
 import io
 import json
-import threading
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,6 +20,7 @@ from lookalike.thumbnails import MAX_THUMBNAIL_BYTES, format_of
 from tests.cluster.test_encoder import ingest
 from tests.command import lookalike
 from tests.conftest import Cluster
+from tests.served import served
 
 
 @pytest.fixture
@@ -39,14 +37,8 @@ def images(photographs: Path) -> list[Path]:
 @pytest.fixture
 def web(photographs: Path) -> Iterator[str]:
     """The photographs over HTTP."""
-    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(photographs))
-    handler.log_message = lambda *_: None  # type: ignore[attr-defined]
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with served(photographs) as address:
+        yield f"http://{address}"
 
 
 def test_one_job_takes_images_from_every_kind_of_table(
