@@ -75,7 +75,7 @@ def test_status_shows_all_parts_and_tells_by_its_exit_code(cluster: Cluster) -> 
 def test_what_a_script_looks_for_is_found_though_the_looker_leaves_first(cluster: Cluster, command: str) -> None:
     script = f"PYTHONUNBUFFERED=1 {sys.executable} -m lookalike {command} --server {cluster.address} | grep -q ."
     for _ in range(3):
-        subprocess.run(["bash", "-o", "pipefail", "-c", script], check=True, timeout=60)
+        subprocess.run(["bash", "-o", "pipefail", "-c", script], check=True)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_output_that_goes_nowhere_is_no_traceback(
     cluster: Cluster, options: str, output: str, code: int, error: str
 ) -> None:
     script = f"LOOKALIKE_SERVER={cluster.address} {sys.executable} -m lookalike {options} {output}"
-    result = subprocess.run(["bash", "-c", script], stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    result = subprocess.run(["bash", "-c", script], stderr=subprocess.PIPE, text=True, check=False)
     assert (result.returncode, result.stderr) == (code, error)
 
 
@@ -289,7 +289,7 @@ def test_fewer_partitions_at_the_next_start_lose_nothing(tmp_path: Path) -> None
 def test_data_in_use_by_another_cluster_ends_the_start(tmp_path: Path) -> None:
     up = Up(tmp_path, config_text(tmp_path))
     assert up.ready().startswith("ready:")
-    second = subprocess.run(up.command, capture_output=True, text=True, check=False, timeout=60)
+    second = subprocess.run(up.command, capture_output=True, text=True, check=False)
     assert second.returncode == 1
     assert "is in use by another cluster" in second.stderr
     assert up.process.poll() is None
