@@ -96,7 +96,6 @@ class ReplicaGroup:
         self.partition = partition
         self.links: list[ShardLink] = []
         self.writes_needed = writes_needed
-        self.hedges_sent = 0
         self._hedges = Hedges()
         self._turn = 0
         self._latecomers: set[asyncio.Task[WriteResult]] = set()
@@ -189,7 +188,6 @@ class ReplicaGroup:
         for attempt in slow:
             attempt.look_at = now + _STALL_SECONDS / 4
         if (stalled or self._hedges.spend()) and start(True):
-            self.hedges_sent += 1
             metrics.HEDGES_SENT.labels(str(self.partition)).inc()
 
     async def scan(

@@ -316,6 +316,7 @@ class AsyncClient:
 async def async_portions(
     records: Iterable[Record] | AsyncIterable[Sequence[Record]],
 ) -> AsyncIterator[Sequence[Record]]:
+    """The caller's own portions, or those of `portions`."""
     if isinstance(records, AsyncIterable):
         async for portion in records:
             yield portion

@@ -295,6 +295,7 @@ def _checked_keys(keys: Iterable[str]) -> list[str]:
 
 
 def one_fingerprint(records: Sequence[Record]) -> str | None:
+    """Of the code space that the records name; None if none does. Raises InvalidRequest if they name several."""
     given = {record.fingerprint for record in records if isinstance(record, Record) and record.fingerprint}
     if len(given) > 1:
         raise InvalidRequest("fingerprint: the records are of several code spaces; send each space on its own")
@@ -302,10 +303,12 @@ def one_fingerprint(records: Sequence[Record]) -> str | None:
 
 
 def has_codes(records: Sequence[Record]) -> bool:
+    """Whether any brings a code, so that the collection's code space must be known."""
     return any(isinstance(record, Record) and record.code is not None for record in records)
 
 
 def portions(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """As many records at once as an ingest stream takes in one message; the last may be fewer."""
     portion: list[Record] = []
     for record in records:
         portion.append(record)

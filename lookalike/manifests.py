@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from lookalike.errors import CannotStart
+from lookalike.whole_file import whole_file
 
 CONFIG_FILE = "lookalike.yaml"
 SHARDS_FILE = "shards.yaml"
@@ -56,12 +57,10 @@ def written(template: str, text: str, partitions: int, replicas: int) -> str:
 
 def save(file: Path, content: str) -> None:
     """Whole or not at all. Raises CannotStart."""
-    unfinished = file.with_name(f".{file.name}")
     try:
-        unfinished.write_text(content, encoding="utf-8")
-        unfinished.replace(file)
+        with whole_file(file) as whole:
+            whole.write(content.encode())
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         raise CannotStart(f"manifests: {file} cannot be written: {error.strerror}") from None
 
 

@@ -30,6 +30,7 @@ from lookalike.errors import CannotStart
 from lookalike.inside import Inside
 from lookalike.v1 import shard_pb2
 from lookalike.v1.shard_pb2_grpc import ShardServiceStub
+from lookalike.whole_file import whole_file
 
 POLL_SECONDS = 0.1
 STOP_SECONDS = 20.0
@@ -115,7 +116,7 @@ class Supervisor:
     def reload(self, config: ClusterConfig) -> None:
         """Have `watch` go over to another config: start the shards that it adds, and let those that it has no more
         hand over what they hold. What stands in the way is reported, and the change waits until it is gone: a port
-        that is in use, or the config's change of what only a new start can change."""
+        that is in use, a full disk, or the config's change of what only a new start can change."""
         self._next = config
         self._take_over_at = 0.0
 
@@ -157,7 +158,7 @@ class Supervisor:
         for name, process in planned.items():
             if name not in running:
                 self._processes.append(process)
-                self._spawn(process)
+                self._try_to_spawn(process, time.monotonic())
 
     @staticmethod
     def _addresses(processes: Iterable[_Process]) -> Iterator[tuple[str, str]]:
@@ -222,7 +223,13 @@ class Supervisor:
             ) from None
 
     def _write_config(self) -> None:
-        _write_whole(self.config_file, dump_config(self._config))
+        try:
+            with whole_file(self.config_file) as file:
+                file.write(dump_config(self._config).encode())
+        except OSError as error:
+            raise CannotStart(
+                f"data: {self.config_file} cannot be written ({error.strerror}); make room for it"
+            ) from None
 
     def _plan(self) -> Iterator[_Process]:
         config = self._config
@@ -281,13 +288,14 @@ class Supervisor:
         if process.name.startswith("shard-"):
             (self._data / process.name.removeprefix("shard-") / EMPTY_FILE).unlink(missing_ok=True)
         process.started = time.monotonic()
-        _write_whole(self._pid_file(process), f"{process.popen.pid}\n")
+        with whole_file(self._pid_file(process)) as file:
+            file.write(b"%d\n" % process.popen.pid)
 
     def _tend(self, process: _Process) -> None:
         now = time.monotonic()
         if process.popen is None:
             if now >= process.restart_at:
-                self._respawn(process, now)
+                self._try_to_spawn(process, now)
             return
         if (code := process.popen.poll()) is None:
             if process.failures and now - process.started > STEADY_SECONDS:
@@ -303,7 +311,7 @@ class Supervisor:
         process.failures += 1
         process.restart_at = now + delay
 
-    def _respawn(self, process: _Process, now: float) -> None:
+    def _try_to_spawn(self, process: _Process, now: float) -> None:
         try:
             self._spawn(process)
         except OSError as error:  # a full disk, say: the others go on, and this one is tried again
@@ -341,13 +349,6 @@ class Supervisor:
         state = wire.state_from_wire(answer)
         removed = state.partition >= state.target.partitions or state.partition in state.target.drained
         return bool(removed and not state.table.writable.any() and not state.rows_left_over)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Whoever reads the file meanwhile finds the old text or the new."""
-    fresh = path.with_suffix(".new")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(path)
 
 
 def _partition_of(shard: _Process) -> int:

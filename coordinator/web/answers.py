@@ -1,12 +1,13 @@
-"""Owns what every HTTP answer has in common: the request's id, safe headers, and errors as JSON with the status
-that belongs to their class."""
+"""Owns what HTTP answers have in common: the request's id, safe headers, errors as JSON with the status that
+belongs to their class, and that what a client has is not sent again."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
@@ -77,6 +78,17 @@ def json_response(document: str, status: int = 200) -> web.Response:
     return web.Response(
         text=document, status=status, content_type="application/json", headers={"Cache-Control": "no-store"}
     )
+
+
+def unless_known(
+    request: web.Request, body: bytes, content_type: str, headers: Mapping[str, str], charset: str | None = None
+) -> web.Response:
+    """The body and its ETag; the ETag alone, with status 304, if the client says that it has that body."""
+    etag = hashlib.blake2b(body, digest_size=12).hexdigest()
+    headers = {**headers, "ETag": f'"{etag}"'}
+    if any(tag.value == etag for tag in request.if_none_match or ()):
+        return web.Response(status=304, headers=headers)
+    return web.Response(body=body, content_type=content_type, charset=charset, headers=headers)
 
 
 def error_response(error: LookalikeError, request_id: str) -> web.Response:

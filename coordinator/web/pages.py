@@ -4,12 +4,11 @@ nothing from anywhere else. A file is looked up by its name among these, so no p
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from importlib import resources
 
 from aiohttp import web
 
-from coordinator.web.answers import Handler
+from coordinator.web.answers import Handler, unless_known
 
 PAGES = {"/": "search.html", "/cluster": "cluster.html"}
 STATIC = "/static/{file}"
@@ -32,7 +31,6 @@ _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg"
 class _File:
     content: bytes
     media_type: str
-    etag: str
 
 
 class Pages:
@@ -63,7 +61,7 @@ class Pages:
 
 
 def _file(name: str, content: bytes) -> _File:
-    return _File(content, _TYPES[name.rpartition(".")[2]], hashlib.blake2b(content, digest_size=12).hexdigest())
+    return _File(content, _TYPES[name.rpartition(".")[2]])
 
 
 def _served(file: _File, request: web.Request) -> web.Response:
@@ -72,8 +70,5 @@ def _served(file: _File, request: web.Request) -> web.Response:
         "Cache-Control": "no-cache",
         "Content-Security-Policy": POLICY,
         "Cross-Origin-Opener-Policy": "same-origin",
-        "ETag": f'"{file.etag}"',
     }
-    if any(tag.value == file.etag for tag in request.if_none_match or ()):
-        return web.Response(status=304, headers=headers)
-    return web.Response(body=file.content, content_type=file.media_type, charset="utf-8", headers=headers)
+    return unless_known(request, file.content, file.media_type, headers, charset="utf-8")

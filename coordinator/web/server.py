@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import hashlib
 import json
 import ssl
-from typing import Any
 
 from aiohttp import web
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from coordinator.web import routes
-from coordinator.web.answers import REQUEST_ID, Handler, json_response, with_id_and_errors
+from coordinator.web.answers import REQUEST_ID, Handler, json_response, unless_known, with_id_and_errors
 from coordinator.web.bodies import LARGE_BYTES, Bodies
 from coordinator.web.gateway import Caller, Gateway, caller_of
 from coordinator.web.hosts import needs_check, only_loopback
@@ -123,7 +121,8 @@ class _Handlers:
             raise NotFound(
                 f"thumbnail: {keys[0][:64]!r} has none in {name!r}; ingest with thumbnails to keep them"
             )
-        return _picture(records[0].thumbnail, request)
+        picture = records[0].thumbnail
+        return unless_known(request, picture, _picture_type(picture), {"Cache-Control": "private, no-cache"})
 
     async def close(self, application: web.Application) -> None:
         await self._gateway.close()
@@ -142,14 +141,6 @@ async def _as_json(message: Message) -> str:
         )
 
     return await asyncio.to_thread(written) if message.ByteSize() > LARGE_BYTES else written()
-
-
-def _picture(data: bytes, request: web.Request) -> web.Response:
-    etag = hashlib.blake2b(data, digest_size=12).hexdigest()
-    headers: dict[str, Any] = {"ETag": f'"{etag}"', "Cache-Control": "private, no-cache"}
-    if any(tag.value == etag for tag in request.if_none_match or ()):
-        return web.Response(status=304, headers=headers)
-    return web.Response(body=data, content_type=_picture_type(data), headers=headers)
 
 
 def _picture_type(data: bytes) -> str:

@@ -245,7 +245,6 @@ class _Progress:
             TimeElapsedColumn(), console=console(), disable=as_json or not console().is_terminal, transient=True,
         )  # fmt: skip
         self._task: TaskID | None = None
-        self._phase = ""
 
     def __enter__(self) -> _Progress:
         self._bar.start()

@@ -36,6 +36,7 @@ from lookalike.errors import CannotStart, InvalidRequest
 from lookalike.indexing import Indexing
 from lookalike.records import Collection, VersionedRecord
 from lookalike.slots import SlotSet
+from lookalike.whole_file import whole_file
 
 _COPIED_ROWS = 8_192
 
@@ -147,21 +148,13 @@ def _appearing(output: str) -> Iterator[Path]:
             raise CannotStart(f"TMPDIR: {folder} cannot be written to ({error}); name a larger one") from None
         try:
             if "file" in system.protocol:
-                _put_in_place(file, Path(path))
+                with whole_file(Path(path)) as whole, file.open("rb") as made:
+                    shutil.copyfileobj(made, whole)
             else:
                 # A store of objects shows one when it is whole.
                 system.put_file(str(file), path)
         except Exception as error:  # each store's library raises its own
             raise CannotStart(f"output: {output} cannot be written to ({error})") from None
-
-
-def _put_in_place(file: Path, target: Path) -> None:
-    part = target.with_name(f"{target.name}.part")
-    try:
-        shutil.copyfile(file, part)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _place(output: str) -> tuple[Any, str]:

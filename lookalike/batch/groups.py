@@ -214,8 +214,7 @@ def _groups(snapshot: Snapshot, roots: Numbers) -> list[Group]:
     return sorted(groups, key=lambda group: (-len(group.keys), group.keys[0]))
 
 
-def check_max_distance(max_distance: int, bits: int) -> int:
-    """Return `max_distance` if codes can differ in so many bits, and not all do."""
+def check_max_distance(max_distance: int, bits: int) -> None:
+    """Raise InvalidRequest unless codes of so many bits can differ in `max_distance`, and some in more."""
     if not 0 <= max_distance < bits:
         raise InvalidRequest(f"max-distance: is {max_distance}; use 0..{bits - 1} bits, as codes have {bits}")
-    return max_distance

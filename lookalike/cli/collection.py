@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from lookalike.cli.options import DEFAULT_SERVER, Json, Server, connect, print_json
-from lookalike.errors import NotFound
+from lookalike.errors import InvalidRequest, NotFound
 from lookalike.features import NONE
 from lookalike.indexing import SCAN
 from lookalike.records import Collection
@@ -83,7 +83,10 @@ def hash_(
         data = client.get_hash_file(name)
     if not data:
         raise NotFound(f"hash: collection {name!r} keeps none; its codes are made elsewhere")
-    output.write_bytes(data)
+    try:
+        output.write_bytes(data)
+    except OSError as error:
+        raise InvalidRequest(f"output: {output} cannot be written to ({error.strerror}); name a file") from None
     if as_json:
         print_json({"output": str(output), "bytes": len(data)})
     else:

@@ -95,7 +95,9 @@ def _read_key(file: Path) -> str:
     try:
         return file.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"api-key-file: {file} cannot be read: {error}") from None
+        raise InvalidRequest(
+            f"api-key-file: {file} cannot be read ({error}); name one with the key as `lookalike keys` printed it"
+        ) from None
 
 
 def print_json(document: Any) -> None:

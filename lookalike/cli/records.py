@@ -23,6 +23,7 @@ from lookalike.cli.thumbnails import write_thumbnails
 from lookalike.errors import InvalidRequest, NotFound
 from lookalike.records import DEFAULT_OVERSAMPLING, SearchResult, StoredRecord
 
+_EXAMPLE = '{"label": "cat"}'
 Keys = Annotated[list[str], typer.Argument(help="Keys of records.")]
 
 
@@ -133,13 +134,15 @@ def json_filter(text: str | None, field: str) -> dict[str, Any] | None:
     try:
         document = json.loads(text)
     except json.JSONDecodeError as error:
-        raise InvalidRequest(f"{field}: is not JSON ({error.msg} at character {error.pos})") from None
+        raise InvalidRequest(
+            f"{field}: is not JSON ({error.msg} at character {error.pos}); write it as in '{_EXAMPLE}'"
+        ) from None
     except (ValueError, RecursionError):
         raise InvalidRequest(
-            f"{field}: is not JSON that can be read (a number too long, or nested too deep)"
+            f"{field}: is not JSON that can be read (a number too long, or nested too deep); write a smaller one"
         ) from None
     if not isinstance(document, dict):
-        raise InvalidRequest(f"{field}: is not a JSON object")
+        raise InvalidRequest(f"{field}: is not a JSON object; write it as in '{_EXAMPLE}'")
     return document
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import prometheus_client
 from prometheus_client import CollectorRegistry
 
-from lookalike.batcher import Batcher
 from lookalike.config import ClusterConfig, dump_config
 from lookalike.errors import CannotStart
 from lookalike.observe import logs, metrics, tracing
@@ -107,7 +106,3 @@ class Observation:
             ),
             1,
         )
-
-
-def of_queue(name: str, queue: Batcher[Any, Any]) -> metrics.Sample:
-    return metrics.QUEUE_WAITING, (name,), queue.waiting

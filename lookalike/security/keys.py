@@ -8,23 +8,21 @@ to guess, and no slow hash is needed. A key that is rotated has two secrets unti
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 import hashlib
 import hmac
 import json
 import math
-import os
 import re
 import secrets
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
 from lookalike.errors import CannotStart, InvalidRequest, NotFound
 from lookalike.records import check_collection_name
+from lookalike.whole_file import whole_file
 
 Role = Literal["search", "write", "admin"]
 ROLES: tuple[Role, ...] = ("search", "write", "admin")
@@ -152,28 +150,14 @@ def load_keys(path: Path) -> KeyRing:
 
 
 def save_keys(path: Path, ring: KeyRing) -> None:
-    """Write a key file whole: a new one for its owner alone to read, another with the owner and mode that it has,
-    for the processes that read it run as someone else."""
+    """Write a key file: a new one for its owner alone to read, another with the owner and mode that it has, for
+    the processes that read it run as someone else. Raises InvalidRequest."""
     document = {"keys": [dataclasses.asdict(key) for key in ring.keys.values()]}
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            json.dump(document, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            _pass_on(path.stat(), fresh)
-        fresh.replace(path)
+        with whole_file(path, mode=0o600) as file:
+            file.write(json.dumps(document, indent=1).encode())
     except OSError as error:
-        fresh.unlink(missing_ok=True)
         raise InvalidRequest(f"file: {path} cannot be written: {error.strerror}") from None
-
-
-def _pass_on(found: os.stat_result, fresh: Path) -> None:
-    fresh.chmod(stat.S_IMODE(found.st_mode))
-    # Only root may give files away; for others the mode says who may read it.
-    with contextlib.suppress(PermissionError):
-        os.chown(fresh, found.st_uid, found.st_gid)
 
 
 def describe(key: Key, now: float) -> dict[str, Any]:

@@ -113,7 +113,10 @@ def channel_credentials(tls: Tls) -> grpc.ChannelCredentials:
         if roots is not None:
             ssl.create_default_context(cadata=roots.decode("ascii"))
     except (OSError, ValueError) as error:
-        raise InvalidRequest(f"tls: {', '.join(map(str, tls.files))} cannot be used: {error}") from None
+        raise InvalidRequest(
+            f"tls: {', '.join(map(str, tls.files))} cannot be used ({error}); give PEM files, the key without a"
+            " password"
+        ) from None
     return grpc.ssl_channel_credentials(roots, key, chain)
 
 

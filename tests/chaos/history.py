@@ -63,9 +63,6 @@ class History:
     def last(self, key: str) -> Write:
         return self._writes[key][-1]
 
-    def last_acknowledged(self, key: str) -> Write:
-        return next(write for write in reversed(self._writes[key]) if write.acknowledged is not None)
-
     def upserts(self, key: str) -> list[Write]:
         """The key's acknowledged writes with a content."""
         return [write for write in self._writes[key] if not write.is_delete and write.acknowledged is not None]

@@ -6,8 +6,6 @@ import contextlib
 import dataclasses
 import json
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +28,7 @@ from lookalike.errors import (
 )
 from lookalike.records import VersionedRecord
 from lookalike.slots import all_slots, no_slots
+from tests.command import lookalike
 from tests.conftest import Cluster, running_cluster
 
 ROWS = 2_000
@@ -65,11 +64,9 @@ def fill(client: Client, name: str, seed: int = 0) -> dict[str, Record]:
 
 def command(*arguments: str) -> dict[str, Any]:
     """Run `lookalike` with --json; fails the test unless it exits with 0."""
-    run = subprocess.run(
-        [sys.executable, "-m", "lookalike", *arguments, "--json"], capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stderr
-    found: dict[str, Any] = json.loads(run.stdout)
+    code, said, complaint = lookalike(*arguments, "--json")
+    assert code == 0, complaint
+    found: dict[str, Any] = json.loads(said)
     return found
 
 
@@ -168,14 +165,10 @@ def test_a_damaged_backup_is_refused_before_anything_is_written(
             file.write_bytes(bytes(data) if harm == "flip" else bytes(data)[:-3])
         with pytest.raises(Corruption, match=r"part-\d+"):
             giving.verify(folder, folder.chain(1))
-        run = subprocess.run(
-            [sys.executable, "-m", "lookalike", "restore", str(tmp_path), "-c", name, "--into", "never",
-             "--server", source.address],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert run.returncode == 1
-        assert run.stderr.startswith("error: ")
-        assert "Traceback" not in run.stderr
+        code, _, said = lookalike("restore", tmp_path, "-c", name, "--into", "never", "--server", source.address)
+        assert code == 1
+        assert said.startswith("error: ")
+        assert said.count("\n") == 1
         assert "never" not in [found.name for found in client.list_collections()]
 
 
@@ -207,13 +200,10 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(source: Cluster, tmp
         client.create_collection("nowhere", bits=64)
     (tmp_path / "file").write_text("not a folder")
     for url in (str(tmp_path / "file"), "/proc/nowhere", "nothing://bucket"):
-        run = subprocess.run(
-            [sys.executable, "-m", "lookalike", "backup", url, "-c", "nowhere", "--server", source.address],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert run.returncode == 1
-        assert run.stderr.startswith("error: url: ")
-        assert run.stderr.count("\n") == 1
+        code, _, said = lookalike("backup", url, "-c", "nowhere", "--server", source.address)
+        assert code == 1
+        assert said.startswith("error: url: ")
+        assert said.count("\n") == 1
 
 
 def test_two_backups_at_once_leave_one_that_can_be_restored(source: Cluster, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import json
 import os
 import socket
@@ -328,11 +329,16 @@ def test_an_export_to_a_full_disk_leaves_what_was_there(
     client: Client, kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """/dev/full takes nothing, whoever asks."""
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     output = tmp_path / "out.parquet"
     output.write_text("before")
-    (tmp_path / "out.parquet.part").symlink_to("/dev/full")
-    with pytest.raises(CannotStart, match=r"out.parquet cannot be written to .*No space"):
-        export_to(client, client.get_collection(kept), str(output), False, False, 5)
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", full)
+        with pytest.raises(CannotStart, match=r"out.parquet cannot be written to .*No space"):
+            export_to(client, client.get_collection(kept), str(output), False, False, 5)
     assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
     assert output.read_text() == "before"
     (tmp_path / "full").mkdir()

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import csv
-import http.server
 import io
 import json
-import threading
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
-from lookalike import Client
+from encoder.ingest.rows import source_of
+from encoder.ingest.tables import find_tables
+from lookalike import Client, Record
 from lookalike.thumbnails import MAX_THUMBNAIL_BYTES, format_of
 from tests.cluster.test_encoder import ingest
+from tests.command import lookalike
 from tests.conftest import Cluster
+from tests.served import served
 
 
 @pytest.fixture
@@ -37,14 +37,8 @@ def images(photographs: Path) -> list[Path]:
 @pytest.fixture
 def web(photographs: Path) -> Iterator[str]:
     """The photographs over HTTP."""
-    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(photographs))
-    handler.log_message = lambda *_: None  # type: ignore[attr-defined]
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with served(photographs) as address:
+        yield f"http://{address}"
 
 
 def test_one_job_takes_images_from_every_kind_of_table(
@@ -68,64 +62,42 @@ def test_one_job_takes_images_from_every_kind_of_table(
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     with (tmp_path / "table.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["image", "year"], [images[0], 1999]])
+    names = ("inside.parquet", "hub.parquet", "manifest.jsonl", "table.csv")
+    tables = [*(tmp_path / name for name in names), "-c", "tables", "--where", '{"$not": {"label": "dog"}}']
+    # What a dry run finds wrong, one of it mended, and what an earlier job has stored.
     report = tmp_path / "dead.jsonl"
-    summary = ingest(
-        encoder_cluster, report, tmp_path / "inside.parquet", tmp_path / "hub.parquet", tmp_path /
-        "manifest.jsonl", tmp_path / "table.csv", "-c", "tables", "--where", '{"$not": {"label": "dog"}}',
-    )  # fmt: skip
-    assert (summary["found"], summary["stored"], summary["skipped"]) == (10, 6, 1)
-    dead = {letter["key"]: letter for letter in map(json.loads, report.read_text().splitlines())}
+    code, said, complaint = lookalike("ingest", *tables, "--report", report, "--dry-run", "--json")
+    assert code == 0, complaint
+    tried = json.loads(said)
+    assert (tried["found"], tried["encoded"], tried["skipped"]) == (10, 6, 1)
+    dead = letters(report)
     assert set(dead) == {"bad", "gone", str(images[0])}
     assert "occurs twice" in dead[str(images[0])]["reason"]
-    keys = ["p0", "hub", "relative", "web", str(images[0])]
-    found = client.get([*keys, "p1"], collection="tables", include_thumbnails=True)
-    assert len({record.code for record in found[:5]}) == 1
-    assert found[5].code != found[0].code
-    assert found[0].attributes["size"] == 1
-    assert found[2].attributes["label"] == "cat"
-    assert all(format_of(record.thumbnail) == "jpeg" for record in found)
-    assert all(len(record.thumbnail) <= MAX_THUMBNAIL_BYTES for record in found)
-    with Image.open(io.BytesIO(found[0].thumbnail)) as picture:
-        assert max(picture.size) == 192
-    # Run again from its own dead letters, one of them mended.
     dead["bad"]["uri"] = f"file://{images[2]}"
     (tmp_path / "again.jsonl").write_text("".join(json.dumps(dead[key]) + "\n" for key in ("bad", "gone")))
-    summary = ingest(
-        encoder_cluster, tmp_path / "r", tmp_path / "again.jsonl", tmp_path / "inside.parquet", "-c", "tables",
-        "--no-thumbnails",
-    )  # fmt: skip
-    assert (summary["stored"], summary["already_stored"]) == (1, 2)
-    (record,) = client.get(["bad"], collection="tables", include_thumbnails=True)
-    assert (record.attributes["size"], record.thumbnail) == (3, b"")
+    (inside,) = find_tables(str(tmp_path / "inside.parquet"), "parquet")
+    stored = source_of(inside, 1, {"key": "p1", "size": 2}, inside.folder)
+    client.create_collection("tables")
+    client.upsert([Record("p1", code=bytes(32), attributes=stored.attributes)], collection="tables")
+
+    summary = ingest(encoder_cluster, report, tmp_path / "again.jsonl", *tables)
+    assert (summary["found"], summary["stored"], summary["skipped"]) == (12, 6, 1)
+    assert (summary["already_stored"], summary["unreadable"]) == (1, 4)
+    assert set(letters(report)) == {"bad", "gone", str(images[0])}
+    keys = ["p0", "hub", "relative", "web", str(images[0])]
+    found = client.get([*keys, "bad", "p1"], collection="tables", include_thumbnails=True)
+    assert len({record.code for record in found[:5]}) == 1
+    assert found[5].code != found[0].code
+    assert found[6].code == bytes(32)
+    assert found[0].attributes["size"] == 1
+    assert found[2].attributes["label"] == "cat"
+    assert found[5].attributes["size"] == 3
+    assert all(format_of(record.thumbnail) == "jpeg" for record in found[:6])
+    assert all(len(record.thumbnail) <= MAX_THUMBNAIL_BYTES for record in found[:6])
+    with Image.open(io.BytesIO(found[0].thumbnail)) as picture:
+        assert max(picture.size) == 192
 
 
-def test_coco_annotations_become_attributes_without_an_encoder_in_a_dry_run(
-    encoder_cluster: Cluster, images: list[Path], tmp_path: Path
-) -> None:
-    (tmp_path / "val2017").mkdir()
-    (tmp_path / "annotations").mkdir()
-    for number, path in enumerate(images[:3]):
-        (tmp_path / "val2017" / f"{number}.jpg").write_bytes(path.read_bytes())
-    content: dict[str, Any] = {
-        "categories": [{"id": 7, "name": "cat"}, {"id": 3, "name": "dog"}],
-        "images": [{"id": number, "file_name": f"{number}.jpg", "width": 9, "height": 8} for number in range(4)],
-        "annotations": [
-            {"image_id": 0, "category_id": 7, "segmentation": [[1.0]]},
-            {"image_id": 0, "category_id": 7},
-            {"image_id": 0, "category_id": 3},
-            {"image_id": 2, "category_id": 3},
-        ],
-    }
-    file = tmp_path / "annotations" / "instances_val2017.json"
-    file.write_text(json.dumps(content))
-    report = tmp_path / "dead.jsonl"
-    summary = ingest(encoder_cluster, report, file, "-c", "coco", "--dry-run")
-    assert (summary["found"], summary["encoded"], summary["unreadable"]) == (4, 3, 1)
-    summary = ingest(encoder_cluster, report, file, "-c", "coco", "--dry-run", "--where", '{"labels": "dog"}')
-    assert (summary["encoded"], summary["skipped"]) == (2, 2)
-    summary = ingest(
-        encoder_cluster, report, file, "-c", "coco", "--dry-run", "--where", '{"boxes": {"$gte": 3}}', "--images",
-        tmp_path / "elsewhere",
-    )  # fmt: skip
-    (letter,) = map(json.loads, report.read_text().splitlines())
-    assert letter["attributes"] == {"labels": ["cat", "dog"], "boxes": 3, "coco_id": 0, "width": 9, "height": 8}
+def letters(report: Path) -> dict[str, dict[str, object]]:
+    """The dead letters by key."""
+    return {letter["key"]: letter for letter in map(json.loads, report.read_text().splitlines())}

@@ -23,12 +23,12 @@ from lookalike import Client, Record
 from lookalike.cli import view
 from lookalike.config import dump_config
 from lookalike.throwaway import throwaway_config
+from tests.command import lookalike
 from tests.conftest import Cluster, wait_until
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "lookalike", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.CompletedProcess(arguments, *lookalike(*arguments))
 
 
 def document(*arguments: object) -> Any:
@@ -75,7 +75,7 @@ def test_status_shows_all_parts_and_tells_by_its_exit_code(cluster: Cluster) -> 
 def test_what_a_script_looks_for_is_found_though_the_looker_leaves_first(cluster: Cluster, command: str) -> None:
     script = f"PYTHONUNBUFFERED=1 {sys.executable} -m lookalike {command} --server {cluster.address} | grep -q ."
     for _ in range(3):
-        subprocess.run(["bash", "-o", "pipefail", "-c", script], check=True, timeout=60)
+        subprocess.run(["bash", "-o", "pipefail", "-c", script], check=True)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_output_that_goes_nowhere_is_no_traceback(
     cluster: Cluster, options: str, output: str, code: int, error: str
 ) -> None:
     script = f"LOOKALIKE_SERVER={cluster.address} {sys.executable} -m lookalike {options} {output}"
-    result = subprocess.run(["bash", "-c", script], stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    result = subprocess.run(["bash", "-c", script], stderr=subprocess.PIPE, text=True, check=False)
     assert (result.returncode, result.stderr) == (code, error)
 
 
@@ -127,7 +127,10 @@ def test_errors_are_one_line(cluster: Cluster, tmp_path: Path) -> None:
     assert "does not exist" in failure("search", "--key", "a", "-c", "nowhere", *at)
     assert "exactly one of image, code and key" in failure("search", *at)
     assert "not hexadecimal" in failure("search", "--code", "xyz", *at)
-    assert "filter: is not JSON" in failure("search", "--key", "a", "--filter", "{", *at)
+    bad_filter = failure("search", "--key", "a", "--filter", "{", *at)
+    assert "filter: is not JSON" in bad_filter
+    assert """write it as in '{"label": "cat"}'""" in bad_filter
+    assert "name one with the key" in failure("--api-key-file", tmp_path / "none", "status", *at)
     assert "cannot be read" in failure("search", tmp_path / "none.jpg", *at)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -154,12 +157,8 @@ class Up:
         self.config = folder / "config.yaml"
         self.config.write_text(text)
         self.data = folder / "data"
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "lookalike", "up", "--config", self.config, "--data", self.data],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        self.command = [sys.executable, "-m", "lookalike", "up", "--config", self.config, "--data", self.data]
+        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def ready(self) -> str:
         assert self.process.stdout is not None
@@ -290,7 +289,7 @@ def test_fewer_partitions_at_the_next_start_lose_nothing(tmp_path: Path) -> None
 def test_data_in_use_by_another_cluster_ends_the_start(tmp_path: Path) -> None:
     up = Up(tmp_path, config_text(tmp_path))
     assert up.ready().startswith("ready:")
-    second = run("up", "--config", up.config, "--data", up.data)
+    second = subprocess.run(up.command, capture_output=True, text=True, check=False)
     assert second.returncode == 1
     assert "is in use by another cluster" in second.stderr
     assert up.process.poll() is None

@@ -5,14 +5,11 @@ that is in test_batch_images.py."""
 
 from __future__ import annotations
 
-import http.server
 import json
 import re
 import shlex
 import shutil
-import threading
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import boto3
@@ -26,6 +23,7 @@ from encoder.hashing import drawn
 from lookalike import Client, CodeSpace, Record
 from lookalike.cli import app
 from tests.conftest import Cluster
+from tests.served import served
 
 PAGE = Path(__file__).parents[2] / "docs" / "INGESTION.md"
 COMMANDS = [
@@ -36,11 +34,6 @@ COMMANDS = [
 ]
 RNG = np.random.default_rng(3)
 JPEG = b"\xff\xd8\xff" + bytes(50)
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        """Says nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -104,12 +97,8 @@ def collections(cluster: Cluster) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def web(folder: Path) -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with served(folder) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import pytest
 from encoder.fitting import fit
 from encoder.hashing import LinearHash, from_bytes
 from lookalike import AsyncClient, Client, CodeSpace, Record, SearchResult
+from lookalike.cli.collection import hash_
 from lookalike.errors import InvalidRequest
 from lookalike.features import cosines, pack, unpack
 from lookalike.indexing import Indexing
@@ -255,9 +256,13 @@ def test_features_come_with_codes_where_they_are_kept_and_nowhere_else(
     assert client.get_collection(collection).rows == 0
 
 
-def test_the_hash_that_a_collection_keeps_makes_its_codes_again(cluster: Cluster, names: list[str]) -> None:
+def test_the_hash_that_a_collection_keeps_makes_its_codes_again(
+    cluster: Cluster, names: list[str], tmp_path: Path
+) -> None:
     with cluster.client() as client:
         kept: LinearHash = from_bytes(client.get_hash_file(names[0]), "the collection's hash")
+    with pytest.raises(InvalidRequest, match=r"output: .* cannot be written to .*; name a file"):
+        hash_(names[0], tmp_path / "none" / "hash.npz", cluster.address)
     assert (kept.codes(QUERIES) == HASH.codes(QUERIES)).all()
     assert kept.digest == HASH.digest
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +12,7 @@ from lookalike.errors import InvalidRequest
 from lookalike.records import VersionedRecord, record_id
 from lookalike.thumbnails import MAX_THUMBNAIL_BYTES
 from lookalike.v1 import record_pb2, search_pb2
+from tests.command import lookalike
 from tests.conftest import Cluster
 
 JPEG = b"\xff\xd8\xff" + b"j" * 500
@@ -23,10 +21,11 @@ WEBP = b"RIFF\x10\0\0\0WEBP" + b"w" * 500
 CODE = bytes(8)
 
 
-def run(cluster: Cluster, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "lookalike", *map(str, arguments)]
-    environment = {**os.environ, "LOOKALIKE_SERVER": cluster.address}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+def run(cluster: Cluster, *arguments: object) -> str:
+    """What a command that ends well prints."""
+    code, said, complaint = lookalike(*arguments, "--server", cluster.address)
+    assert code == 0, complaint
+    return said
 
 
 async def test_a_thumbnail_comes_back_only_when_asked_for(
@@ -84,15 +83,14 @@ def test_the_command_names_files_by_id_and_never_by_key(
     folder.mkdir()
     outside.write_text("mine")
     (folder / f"{record_id('../../escape'):016x}.jpg").symlink_to(outside)
-    shown = json.loads(run(cluster, "get", *keys, "-c", collection, "--thumbnails", folder, "--json").stdout)
+    shown = json.loads(run(cluster, "get", *keys, "-c", collection, "--thumbnails", folder, "--json"))
     files = {record["key"]: Path(record["thumbnail"]) for record in shown if "thumbnail" in record}
     assert {key: path.read_bytes() for key, path in files.items()} == {k: p for k, p in keys.items() if p}
     assert sorted(folder.iterdir()) == sorted(files.values())
     assert {path.suffix for path in files.values()} == {".jpg", ".png", ".webp"}
     assert outside.read_text() == "mine"
-    assert (
-        str(files["../../escape"])
-        in run(cluster, "get", "../../escape", "-c", collection, "--thumbnails", folder).stdout
+    assert str(files["../../escape"]) in run(
+        cluster, "get", "../../escape", "-c", collection, "--thumbnails", folder
     )
 
 

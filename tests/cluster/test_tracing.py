@@ -68,7 +68,7 @@ def traced(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> It
 
 def run_program(cluster: Cluster, collector: Collector, what: int | Path) -> None:
     command = [sys.executable, "-c", PROGRAM, collector.address, cluster.address, str(what)]
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True)
 
 
 def test_one_trace_leads_from_the_client_through_the_coordinator_to_both_shards(
@@ -154,7 +154,7 @@ def test_without_the_packages_it_is_said_what_to_install(tmp_path: Path) -> None
         "with tracing.span('x') as span: assert span is None\n"
         "tracing.start(TracingConfig(otlp='http://127.0.0.1:4317'), {})\n"
     )
-    failed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    failed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert failed.returncode
     assert "CannotStart: tracing.otlp: needs opentelemetry" in failed.stderr
     assert "pip install 'lookalike[tracing]'" in failed.stderr

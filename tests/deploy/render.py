@@ -14,6 +14,8 @@ from typing import Any
 import yaml
 from dockerfile_parse import DockerfileParser
 
+from tests.command import lookalike
+
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 OVERLAYS = ("small", "production", "gpu")
@@ -38,8 +40,9 @@ def copied(target: Path) -> Path:
 
 def manifests(folder: Path, *options: str) -> str:
     """Run `lookalike manifests FOLDER`; returns what it printed on standard error."""
-    command = [sys.executable, "-m", "lookalike", "manifests", str(folder), *options]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stderr
+    code, _, said = lookalike("manifests", folder, *options)
+    assert code == 0, said
+    return said
 
 
 def kustomize_text(folder: Path) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,13 +12,13 @@ import trustme
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from lookalike.serving import LIVENESS
+from tests.command import lookalike
 from tests.conftest import Cluster
 
 
 def ask(address: str, *options: str) -> tuple[int, str]:
-    command = [sys.executable, "-m", "lookalike", "health", "--address", address, *options]
-    result = subprocess.run(command, check=False, capture_output=True, text=True)
-    return result.returncode, (result.stdout + result.stderr).strip()
+    code, said, complaint = lookalike("health", "--address", address, *options)
+    return code, (said + complaint).strip()
 
 
 @pytest.fixture

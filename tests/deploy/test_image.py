@@ -46,12 +46,13 @@ def test_what_is_copied_makes_a_whole_program(tmp_path: Path) -> None:
     given = {str(file.relative_to(source)) for name in packages for file in (source / name).rglob("*.*")}
     assert not given - installed, "files that the program reads, but that are not installed"
     environment = {**os.environ, "PYTHONPATH": str(site)}
+    names = ", ".join(f"{name}.__file__" for name in packages)
+    where = subprocess.run(
+        [sys.executable, "-c", f"import {', '.join(packages)}; print({names}, sep='\\n')"],
+        env=environment, cwd=tmp_path, check=True, capture_output=True, text=True,
+    ).stdout.splitlines()  # fmt: skip
+    assert [Path(file).parent for file in where] == [site / name for name in packages]
     for command in (["lookalike", "health"], ["shard"], ["coordinator"], ["encoder"]):
-        where = subprocess.run(
-            [sys.executable, "-c", f"import {command[0]}; print({command[0]}.__file__)"],
-            env=environment, cwd=tmp_path, check=True, capture_output=True, text=True,
-        ).stdout  # fmt: skip
-        assert where.startswith(str(site))
         subprocess.run(
             [sys.executable, "-m", *command, "--help"],
             env=environment, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import yaml
 from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
 
 from lookalike.config import load_config
+from tests.command import lookalike
 from tests.deploy.render import DEPLOY, OVERLAYS, Document, copied, kustomize, of_kind
 
 SCHEMA = yaml.safe_load((Path(__file__).parent / "rayservice.schema.yaml").read_text())
@@ -175,9 +174,8 @@ def test_the_ingestion_job_is_a_command_that_there_is() -> None:
     (container,) = template["spec"]["containers"]
     program, *command = container["command"]
     assert program == "lookalike"
-    arguments = [sys.executable, "-m", "lookalike", *command, *container["args"], "--help"]
-    result = subprocess.run(arguments, check=False, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    code, _, said = lookalike(*command, *container["args"], "--help")
+    assert code == 0, said
 
 
 def test_the_ingestion_job_runs_once_what_the_nightly_one_runs() -> None:

@@ -13,6 +13,7 @@ import trustme
 
 from lookalike import Client, Tls
 from lookalike.config import SecurityConfig, TlsConfig
+from lookalike.errors import Unauthenticated
 from lookalike.security.keys import KeyRing, save_keys
 from lookalike.throwaway import throwaway_config
 from tests.conftest import Cluster
@@ -60,6 +61,15 @@ class Locked:
 
     def client(self, role: str = "admin", timeout: float = 20) -> Client:
         return Client(self.cluster.address, timeout=timeout, api_key=self.keys[role], tls=self.tls)
+
+    def knows(self, key: str) -> bool:
+        """Whether the coordinator lets this key in by now."""
+        with Client(self.cluster.address, timeout=20, api_key=key, tls=self.tls) as client:
+            try:
+                client.list_collections()
+            except Unauthenticated:
+                return False
+        return True
 
 
 @pytest.fixture(scope="session")

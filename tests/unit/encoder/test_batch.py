@@ -16,16 +16,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
+from PIL import Image
 
 from encoder.ingest.choice import Choice
 from encoder.ingest.listing import split
 from encoder.ingest.pictures import read, row_url
+from encoder.ingest.pipeline import _EncodeActor
 from encoder.ingest.rate import TokenBucket
 from encoder.ingest.rows import absolute, ready_of, source_of
 from encoder.ingest.sources import Source
 from encoder.ingest.tables import Table, Unreadable, find_tables, format_of
+from encoder.spec import EncoderSpec
 from lookalike import filters
 from lookalike.errors import InvalidRequest
+from tests.command import lookalike
 
 TABLE = Table("file:///data/t.parquet", "parquet", frozenset(), False, "mark")
 
@@ -187,6 +191,52 @@ def test_coco_images_without_annotations_are_rows(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text('{"images": [{"id": 1, "file_name": "a.jpg"}], "categories": []}')
     ((row,),) = find_tables(str(tmp_path / "c.json"), "coco")[0].portions()
     assert row == {"key": "a.jpg", "uri": "a.jpg", "labels": [], "boxes": 0, "coco_id": 1}
+
+
+def test_coco_annotations_become_attributes_without_an_encoder_in_a_dry_run(tmp_path: Path) -> None:
+    for folder in ("val2017", "annotations"):
+        (tmp_path / folder).mkdir()
+    for number in range(3):
+        Image.new("RGB", (9, 8)).save(tmp_path / "val2017" / f"{number}.jpg")
+    content = {
+        "categories": [{"id": 7, "name": "cat"}, {"id": 3, "name": "dog"}],
+        "images": [{"id": number, "file_name": f"{number}.jpg", "width": 9, "height": 8} for number in range(4)],
+        "annotations": [
+            {"image_id": 0, "category_id": 7, "segmentation": [[1.0]]},
+            {"image_id": 0, "category_id": 7},
+            {"image_id": 0, "category_id": 3},
+            {"image_id": 2, "category_id": 3},
+        ],
+    }
+    file, letters = tmp_path / "annotations" / "instances_val2017.json", tmp_path / "dead.jsonl"
+    file.write_text(json.dumps(content))
+
+    def tried(*options: object) -> dict[str, Any]:
+        code, said, complaint = lookalike(
+            "ingest", file, "--dead-letters", letters, "--dry-run", "--json", *options
+        )
+        assert code == 0, complaint
+        summary: dict[str, Any] = json.loads(said)
+        return summary
+
+    summary = tried()
+    assert (summary["found"], summary["encoded"], summary["unreadable"]) == (4, 3, 1)
+    summary = tried("--where", '{"labels": "dog"}')
+    assert (summary["encoded"], summary["skipped"]) == (2, 2)
+    tried("--where", '{"boxes": {"$gte": 3}}', "--images", tmp_path / "elsewhere")
+    (letter,) = map(json.loads, letters.read_text().splitlines())
+    assert letter["attributes"] == {"labels": ["cat", "dog"], "boxes": 3, "coco_id": 0, "width": 9, "height": 8}
+
+
+@pytest.mark.parametrize("is_asked_for", [True, False])
+def test_a_thumbnail_is_made_where_one_is_asked_for(tmp_path: Path, is_asked_for: bool) -> None:
+    Image.new("RGB", (300, 200), "teal").save(tmp_path / "a.jpg")
+    actor = _EncodeActor(EncoderSpec("tf_efficientnet_lite0", 64, 0), 1, False, is_asked_for)
+    batch = {"url": [f"file://{tmp_path}/{name}.jpg" for name in ("a", "none")], "place": [0, 1]}
+    made = actor(batch)
+    assert [bool(thumbnail) for thumbnail in made["thumbnail"]] == [is_asked_for, False]
+    assert [len(code) for code in made["code"]] == [8, 0]
+    assert made["error"][1] == "cannot be read: No such file or directory"
 
 
 def test_a_table_of_which_nothing_can_be_stored_is_said_at_once(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from encoder.evaluation.rankings import judge, judge_top
 from encoder.evaluation.raw_index import RawIndex
 from encoder.evaluation.systems import Split, hashed_distances, raw_distances
 from encoder.hashing import drawn
-from tests.unit.encoder.command import lookalike
+from tests.command import lookalike
 
 MODEL = "tf_efficientnet_lite0"
 

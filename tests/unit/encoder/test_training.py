@@ -27,8 +27,8 @@ from encoder.training.loop import CHECKPOINT, LOG
 from encoder.training.objectives import HashHead, class_loss, hash_centres, hash_loss, targets
 from encoder.training.recipes import Recipe, hash_of, schedule_for, train_head
 from lookalike.errors import CannotStart, InvalidRequest
+from tests.command import lookalike
 from tests.conftest import wait_until
-from tests.unit.encoder.command import lookalike
 
 MODEL = "tf_efficientnet_lite0"
 CPU = torch.device("cpu")
@@ -278,7 +278,7 @@ def test_a_killed_training_goes_on_and_its_hash_serves(photographs: Path, cache:
     # A run that began again would write this line again.
     lines = (parts / LOG).read_text().splitlines()
     (parts / LOG).write_text("\n".join(['{"epoch": 1, "loss": "of the killed run"}', *lines[1:]]) + "\n")
-    again = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (again.returncode, again.stderr) == (0, "")
     assert "of the killed run" in (parts / LOG).read_text()
     found, whole = read_hash(parts / "hash.npz"), read_hash(tmp_path / "whole" / "hash.npz")

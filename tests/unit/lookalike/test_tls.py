@@ -10,8 +10,9 @@ import pytest
 import trustme
 from cryptography import x509
 
+from lookalike.errors import InvalidRequest
 from lookalike.security import watched
-from lookalike.security.tls import ServerTls
+from lookalike.security.tls import ServerTls, Tls, channel_credentials
 
 HOST = "localhost"
 
@@ -86,3 +87,10 @@ def test_a_web_server_trusts_the_newest_ca(tmp_path: Path) -> None:
     new.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     assert opens(new)
     assert not opens(old)
+
+
+def test_a_client_is_told_which_files_it_cannot_use(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate")
+    for name in ("ca.pem", "none.pem"):
+        with pytest.raises(InvalidRequest, match=f"tls: .*{name} cannot be used .*; give PEM files"):
+            channel_credentials(Tls(ca=tmp_path / name))

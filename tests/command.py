@@ -1,4 +1,5 @@
-"""Owns the `lookalike` command in the process of a test."""
+"""Owns the `lookalike` command in the process of a test: a process of its own takes a second to start, and many on
+a busy machine."""
 
 from __future__ import annotations
 
