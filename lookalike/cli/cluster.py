@@ -15,6 +15,7 @@ import typer
 
 from lookalike.cli import view
 from lookalike.cli.options import DEFAULT_SERVER, Json, Server, Timeout, connect, print_json
+from lookalike.coordinators import addresses_of
 from lookalike.errors import CannotStart
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def status(
     """Show partitions, replicas, encoder and collections. Exit code 1 when a part does not serve."""
     with connect(server, timeout) as client:
         if watch:
-            view.watch(client, interval, as_json)
+            view.watch(client, len(addresses_of(server)), interval, as_json)
             return
         answer = client.status()
     if as_json:

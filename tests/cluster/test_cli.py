@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import pty
@@ -101,7 +102,7 @@ def test_a_watched_status_leaves_the_terminal_as_it_was(cluster: Cluster) -> Non
     with subprocess.Popen(command, stdin=inner, stdout=inner, env={**os.environ, "TERM": "xterm"}) as process:
         os.close(inner)
         shown = b""
-        while b"Ctrl-C ends" not in shown:
+        while b"Ctrl-C ends" not in shown or b"queries a second" not in shown:
             shown += os.read(outer, 65_536)
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(OSError):  # what Linux says at the end
@@ -112,6 +113,26 @@ def test_a_watched_status_leaves_the_terminal_as_it_was(cluster: Cluster) -> Non
     assert shown.count(b"\x1b[?1049h") == shown.count(b"\x1b[?1049l") == 1
     # On 80 columns, as here, a shard's address is shown whole.
     assert all(cluster.config.shard_address(partition).encode() in shown for partition in range(3))
+
+
+def test_a_watched_status_tells_how_fast_searches_are_answered(cluster: Cluster, client: Client) -> None:
+    client.create_collection("watched", bits=64)
+    command = [sys.executable, "-m", "lookalike", "status", "--watch", "--json", "--interval", "0.1"]
+    with subprocess.Popen([*command, "--server", cluster.address], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        first = json.loads(process.stdout.readline())
+        assert first["rates"] is None
+        for _ in range(20):
+            client.search(code=bytes(8), collection="watched")
+        seen = [first]
+        while seen[-1]["coordinator"]["queries"] < first["coordinator"]["queries"] + 20:
+            seen.append(json.loads(process.stdout.readline()))
+        process.terminate()
+    client.drop_collection("watched")
+    for before, after in itertools.pairwise(seen):
+        answered = after["coordinator"]["queries"] - before["coordinator"]["queries"]
+        assert (after["rates"]["queries_per_second"] > 0) == (answered > 0)
+    assert any((document["rates"] or {}).get("p50_ms") for document in seen)
 
 
 def test_slots_that_nobody_serves_are_not_balanced(cluster: Cluster, client: Client) -> None:
