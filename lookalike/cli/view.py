@@ -18,7 +18,7 @@ from rich.text import Text
 from lookalike.cli.rates import Watched
 from lookalike.client import Client
 from lookalike.errors import LookalikeError
-from lookalike.records import ClusterStatus
+from lookalike.records import ClusterStatus, PartitionStatus
 
 _PIPED_WIDTH = 160
 _STYLES = {"serving": "green", "recovering": "yellow", "unavailable": "bold red"}
@@ -85,9 +85,17 @@ def rebalance_view(answer: ClusterStatus) -> RenderableType:
     for part in answer.partitions:
         table.add_row(
             str(part.partition), str(part.slots), str(part.target_slots),
-            "empty: may be removed" if part.removable else "",
+            "empty: may be removed" if part.removable else _awaited(part),
         )  # fmt: skip
     return Group(Text(rebalance_line(answer)), table)
+
+
+def _awaited(part: PartitionStatus) -> str:
+    """Who keeps slots from leaving a partition: they have left once all its replicas say so."""
+    silent = [replica for replica in part.replicas if replica.state == "unavailable"]
+    if part.slots <= part.target_slots or not silent:
+        return ""
+    return "waits for " + ", ".join(f"replica {replica.replica} at {replica.address}" for replica in silent)
 
 
 def rebalance_line(answer: ClusterStatus) -> str:
