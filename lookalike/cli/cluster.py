@@ -33,12 +33,12 @@ def up(
 
     Prints one line when it serves: "ready: grpc ADDRESS web URL"."""
     try:
-        from lookalike.config import load_config
+        from lookalike.config import content_of, load_config
         from lookalike.supervisor import Supervisor
     except ModuleNotFoundError as error:
         raise CannotStart(f"up: needs {error.name}; pip install 'lookalike[all]'") from None
     loaded = load_config(config)
-    content = config.read_bytes()
+    content = content_of(config)
     folder = (data or loaded.shard.data).absolute()
     supervisor = Supervisor(loaded, folder, lambda line: print(line, file=sys.stderr, flush=True))
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -62,10 +62,10 @@ def up(
 
 
 @contextlib.contextmanager
-def _following(path: Path, seen: bytes, supervisor: Supervisor) -> Iterator[None]:
+def _following(path: Path, seen: bytes | None, supervisor: Supervisor) -> Iterator[None]:
     """While the block lasts, the cluster goes over to what the file says after SIGHUP, or when it has changed
     since `seen`."""
-    from lookalike.config import CONFIG_POLL_SECONDS, load_config
+    from lookalike.config import CONFIG_POLL_SECONDS, content_of, load_config
 
     asked, ended = threading.Event(), threading.Event()
     signal.signal(signal.SIGHUP, lambda *_: asked.set())
@@ -74,13 +74,14 @@ def _following(path: Path, seen: bytes, supervisor: Supervisor) -> Iterator[None
         nonlocal seen
         while not ended.is_set():
             is_asked = asked.wait(CONFIG_POLL_SECONDS)
+            asked.clear()
             try:
-                content = path.read_bytes()
-                if (is_asked or content != seen) and not ended.is_set():
-                    asked.clear()
+                content = content_of(path)
+                # Empty is a file that somebody has begun to write.
+                if content != b"" and (is_asked or content != seen) and not ended.is_set():
                     seen = content
                     supervisor.reload(load_config(path))
-            except (OSError, CannotStart) as error:
+            except CannotStart as error:
                 print(f"the config is not taken over: {error}", file=sys.stderr, flush=True)
 
     thread = threading.Thread(target=follow, daemon=True)

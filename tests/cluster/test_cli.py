@@ -227,6 +227,23 @@ def test_up_serves_restarts_what_dies_and_leaves_nothing_behind(number: signal.S
     assert list((up.data / "run").glob("*.pid")) == []
 
 
+def test_a_config_that_is_away_for_a_moment_is_said_once(tmp_path: Path) -> None:
+    text = config_text(tmp_path, partitions=1)
+    up = Up(tmp_path, text)
+    address = up.ready().split()[2]
+    up.config.unlink()
+    up.process.send_signal(signal.SIGHUP)
+    assert up.process.stderr is not None
+    while "is not taken over: " not in (line := up.process.stderr.readline()):
+        assert line
+    up.config.write_text("")
+    up.config.write_text(text.replace("partitions: 1", "partitions: 2"))
+    with Client(address) as client:
+        wait_until(lambda: len(client.status().partitions) == 2, 30)
+    assert up.end(signal.SIGTERM) == 0
+    assert "is not taken over" not in up.errors
+
+
 def test_nothing_outlives_a_killed_up(tmp_path: Path) -> None:
     up = Up(tmp_path, config_text(tmp_path))
     assert up.ready().startswith("ready:")
