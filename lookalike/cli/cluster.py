@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import signal
 import sys
+import termios
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +31,7 @@ def up(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Start a whole local cluster and keep it running until Ctrl-C or SIGTERM.
+    """Start a whole local cluster and keep it running until Ctrl-C, SIGTERM or the end of the terminal.
 
     Prints one line when it serves: "ready: grpc ADDRESS web URL"."""
     try:
@@ -49,13 +51,13 @@ def up(
         supervisor.wait_ready()
         if supervisor.stopping:
             return
-        grpc_address, web = loaded.coordinator.listen, loaded.web_url
-        if as_json:
-            print_json({"ready": {"grpc": grpc_address, "web": web}})
-        else:
-            print(f"ready: grpc {grpc_address} web {web}")
-        sys.stdout.flush()
         with _following(config, content, supervisor):
+            grpc_address, web = loaded.coordinator.listen, loaded.web_url
+            if as_json:
+                print_json({"ready": {"grpc": grpc_address, "web": web}})
+            else:
+                print(f"ready: grpc {grpc_address} web {web}")
+            sys.stdout.flush()
             supervisor.watch()
     finally:
         supervisor.stop()
@@ -64,11 +66,11 @@ def up(
 @contextlib.contextmanager
 def _following(path: Path, seen: bytes | None, supervisor: Supervisor) -> Iterator[None]:
     """While the block lasts, the cluster goes over to what the file says after SIGHUP, or when it has changed
-    since `seen`."""
+    since `seen`; it stops when SIGHUP says that the terminal was closed."""
     from lookalike.config import CONFIG_POLL_SECONDS, content_of, load_config
 
     asked, ended = threading.Event(), threading.Event()
-    signal.signal(signal.SIGHUP, lambda *_: asked.set())
+    signal.signal(signal.SIGHUP, lambda *_: supervisor.ask_to_stop() if _terminal_is_gone() else asked.set())
 
     def follow() -> None:
         nonlocal seen
@@ -92,6 +94,15 @@ def _following(path: Path, seen: bytes | None, supervisor: Supervisor) -> Iterat
         ended.set()
         asked.set()
         thread.join()
+
+
+def _terminal_is_gone() -> bool:
+    """Whether the errors of this process went to a terminal that was closed."""
+    try:
+        termios.tcgetattr(2)
+    except termios.error as error:
+        return bool(error.args[0] == errno.EIO)
+    return False
 
 
 def status(

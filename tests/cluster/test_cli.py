@@ -239,9 +239,28 @@ def test_a_config_that_is_away_for_a_moment_is_said_once(tmp_path: Path) -> None
     up.config.write_text("")
     up.config.write_text(text.replace("partitions: 1", "partitions: 2"))
     with Client(address) as client:
-        wait_until(lambda: len(client.status().partitions) == 2, 30)
+        wait_until(lambda: len(client.status().partitions) == 2, 60)
     assert up.end(signal.SIGTERM) == 0
     assert "is not taken over" not in up.errors
+
+
+def test_a_terminal_that_is_closed_ends_the_cluster_in_it(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(config_text(tmp_path, partitions=1))
+    outer, inner = pty.openpty()
+    command = [sys.executable, "-m", "lookalike", "up", "--config", config, "--data", tmp_path / "data"]
+    with subprocess.Popen(command, stdin=inner, stdout=inner, stderr=inner) as process:
+        os.close(inner)
+        shown = b""
+        while b"ready: " not in shown:
+            shown += os.read(outer, 65_536)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGHUP)  # which is heard as the wish to look at the config
+        assert process.poll() is None
+        os.close(outer)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(60) == 0
+    assert not any(child.is_running() for child in children)
 
 
 def test_nothing_outlives_a_killed_up(tmp_path: Path) -> None:

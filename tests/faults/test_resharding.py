@@ -119,7 +119,7 @@ def test_slots_that_wait_for_a_replica_say_so_without_end_but_not_in_the_log(tmp
         cluster.kill("shard-r1-1")
         client.drain(1)
         waited_for = f"waits for replica 1 at {config.shard_address(1, 1)}"
-        wait_until(lambda: waited_for in text_of(rebalance_view(client.status())), 30)
+        wait_until(lambda: waited_for in text_of(rebalance_view(client.status())), 60)
         asked = ("lookalike_rpc_seconds_count", (("code", "OK"), ("rpc", "HandOver")))
         wait_until(lambda: scrape(config.shard_metrics(1, 0)).get(asked, 0) >= 30, 60)
         lines = (tmp_path / "logs" / "shard-r0-0.log").read_text().splitlines()
