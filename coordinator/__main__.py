@@ -43,7 +43,7 @@ async def _serve(config_path: Path, watch_stdin: bool, web_to_grpc: str) -> None
         await servicer.reload(config)
         observation.follow(config)
 
-    following = asyncio.create_task(follow_config(config_path, reload))
+    following = asyncio.create_task(follow_config(config_path, config, reload))
     await server.set_ready()
     await until_stopped(watch_stdin)
     servicer.drain()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import socket
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
@@ -16,7 +18,7 @@ from coordinator.cluster import Cluster
 from coordinator.encoder_link import EncoderLink
 from coordinator.merge import QueryHits
 from coordinator.search import Answer, Options, Query, Searcher
-from coordinator.status import cluster_levels, cluster_status
+from coordinator.status import cluster_levels, cluster_status, coordinator_status
 from coordinator.writes import Draft, Writer
 from lookalike import wire
 from lookalike.admission import Admission
@@ -52,6 +54,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         self._config = config
         self._admission = admission
         self._draining = asyncio.Event()
+        self._started = time.monotonic()
         self._cluster = Cluster(config, inside)
         self._encoder = EncoderLink(
             config.encoder.address if config.encoder else None, inside, config.limits.max_image_bytes
@@ -85,7 +88,9 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         yield from cluster_levels(self._cluster)
 
     async def status(self) -> ClusterStatus:
-        return await cluster_status(self._config.cluster, self._cluster, self._encoder)
+        name = f"{socket.gethostname()}:{self._config.coordinator.listen.rpartition(':')[2]}"
+        own = coordinator_status(name, time.monotonic() - self._started)
+        return await cluster_status(self._config.cluster, self._cluster, self._encoder, own)
 
     async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
         answer = await self._search(

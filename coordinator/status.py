@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 
 import numpy as np
+from prometheus_client import Counter, Histogram
+from prometheus_client.samples import Sample
 
 from coordinator.catalog import sum_up
 from coordinator.cluster import Cluster
@@ -14,14 +17,23 @@ from coordinator.encoder_link import EncoderLink
 from coordinator.shard_link import ShardLink
 from lookalike.errors import LookalikeError
 from lookalike.observe import metrics
-from lookalike.records import ClusterStatus, EncoderStatus, PartitionStatus, Rebalance, ReplicaStatus
+from lookalike.records import (
+    ClusterStatus,
+    CoordinatorStatus,
+    EncoderStatus,
+    PartitionStatus,
+    Rebalance,
+    ReplicaStatus,
+)
 from lookalike.shard_state import ShardState
 from lookalike.slots import SlotState
 
 STATUS_TIMEOUT_SECONDS = 2.0
 
 
-async def cluster_status(cluster: str, view: Cluster, encoder: EncoderLink) -> ClusterStatus:
+async def cluster_status(
+    cluster: str, view: Cluster, encoder: EncoderLink, own: CoordinatorStatus
+) -> ClusterStatus:
     """Ask every part; one that does not answer within two seconds is unavailable."""
     deadline = asyncio.get_running_loop().time() + STATUS_TIMEOUT_SECONDS
     await view.refresh()
@@ -43,7 +55,27 @@ async def cluster_status(cluster: str, view: Cluster, encoder: EncoderLink) -> C
             )
         )
     rebalance = _rebalance(view, [state for _, state in every])
-    return ClusterStatus(cluster, version("lookalike"), partitions, encoder_status, sum_up(states), rebalance)
+    return ClusterStatus(cluster, version("lookalike"), partitions, encoder_status, sum_up(states), rebalance, own)
+
+
+def coordinator_status(name: str, uptime_seconds: float) -> CoordinatorStatus:
+    """What this process has answered, as its metrics count it."""
+    queries = sum(sample.value for sample in _samples(metrics.QUERIES, "_total"))
+    up_to = [
+        (float(sample.labels["le"]), int(sample.value)) for sample in _samples(metrics.TOTAL_SECONDS, "_bucket")
+    ]
+    at_most = [count for _, count in up_to]
+    return CoordinatorStatus(
+        name,
+        uptime_seconds,
+        int(queries),
+        [seconds * 1000 for seconds, _ in up_to[:-1]],
+        [after - before for before, after in itertools.pairwise((0, *at_most))],
+    )
+
+
+def _samples(metric: Counter | Histogram, suffix: str) -> Iterator[Sample]:
+    return (found for family in metric.collect() for found in family.samples if found.name.endswith(suffix))
 
 
 def cluster_levels(view: Cluster) -> Iterator[metrics.Sample]:

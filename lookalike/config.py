@@ -194,6 +194,14 @@ def load_config(path: Path, environment: Mapping[str, str] = os.environ) -> Clus
     return config
 
 
+def content_of(path: Path) -> bytes | None:
+    """What is compared to see whether the file has changed. None if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
 def dump_config(config: ClusterConfig) -> str:
     """The config as YAML that `load_config` reads back."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

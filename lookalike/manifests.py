@@ -24,15 +24,18 @@ _HEADER = (
     "# Written by `lookalike manifests` from {template}: {partitions} x {replicas} shards."
     " Change {config}, not this.\n"
 )
-_ORIGIN = re.compile(r"# Written by `lookalike manifests` from (?P<template>\S+): (?P<partitions>\d+) x ")
+_ORIGIN = re.compile(
+    r"# Written by `lookalike manifests` from (?P<template>\S+): (?P<partitions>\d+) x (?P<replicas>\d+) "
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Origin:
-    """What the first line of a written file says: its template, as seen from its folder, and its partitions."""
+    """What the first line of a written file says: its template, as seen from its folder, and how many shards."""
 
     template: str
     partitions: int
+    replicas: int
 
     @classmethod
     def read(cls, file: Path) -> Self:
@@ -46,7 +49,7 @@ class Origin:
                 f"manifests: {file} does not begin with `# Written by `lookalike manifests` from TEMPLATE: ...`;"
                 " copy the folder from deploy/ anew"
             )
-        return cls(match["template"], int(match["partitions"]))
+        return cls(match["template"], int(match["partitions"]), int(match["replicas"]))
 
 
 def written(template: str, text: str, partitions: int, replicas: int) -> str:

@@ -361,10 +361,26 @@ class EncoderStatus:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class CoordinatorStatus:
+    """What one coordinator has answered since it started, itself alone. searches[i] took over bounds_ms[i - 1] and
+    at most bounds_ms[i]; the last, for which there is no bound, took longer. A batch is one search of several
+    queries."""
+
+    name: str
+    uptime_seconds: float
+    queries: int
+    bounds_ms: Sequence[float]
+    searches: Sequence[int]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ClusterStatus:
+    """coordinator: the one that answered; None if it is of an older version."""
+
     cluster: str
     version: str
     partitions: Sequence[PartitionStatus]
     encoder: EncoderStatus
     collections: Sequence[Collection]
     rebalance: Rebalance
+    coordinator: CoordinatorStatus | None = None

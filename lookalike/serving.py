@@ -20,7 +20,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from lookalike.admission import Admission
-from lookalike.config import CONFIG_POLL_SECONDS, ClusterConfig, load_config
+from lookalike.config import CONFIG_POLL_SECONDS, ClusterConfig, content_of, load_config
 from lookalike.errors import (
     Cancelled,
     CannotStart,
@@ -300,33 +300,30 @@ def _as_lookalike_error(error: Exception) -> LookalikeError | None:
 Reload = Callable[[ClusterConfig], Awaitable[None]]
 
 
-async def follow_config(path: Path, reload: Reload) -> None:
-    """Call `reload` whenever SIGHUP comes or the file has changed, with what it says then. A file that cannot be
-    read changes nothing: what is wrong with it is logged. Runs until cancelled."""
+async def follow_config(path: Path, config: ClusterConfig, reload: Reload) -> None:
+    """Call `reload` whenever SIGHUP comes or the file says something else than `config`, which the process started
+    with, or than what was taken over last. A file that cannot be read changes nothing: what is wrong with it is
+    logged. Runs until cancelled."""
     asked = asyncio.Event()
-    # What changed while the process started is taken over, too.
-    asked.set()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
-    seen = _content(path)
+    # It may have changed while the process started.
+    seen = None
     while True:
+        content = content_of(path)
+        is_asked = asked.is_set()
+        asked.clear()
+        # Empty is a file that somebody has begun to write.
+        if content != b"" and (content != seen or is_asked):
+            seen = content
+            try:
+                found = load_config(path)
+                if is_asked or found != config:
+                    await reload(found)
+                    config = found
+            except CannotStart as error:
+                log.error("the config is not taken over: %s", error.message)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asked.wait(), CONFIG_POLL_SECONDS)
-        content = _content(path)
-        if content == seen and not asked.is_set():
-            continue
-        asked.clear()
-        seen = content
-        try:
-            await reload(load_config(path))
-        except CannotStart as error:
-            log.error("the config is not taken over: %s", error.message)
-
-
-def _content(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return None
 
 
 async def until_stopped(watch_stdin: bool) -> None:

@@ -55,7 +55,7 @@ async def serve(config_path: Path, partition: int, replica: int, watch_stdin: bo
     background = [
         asyncio.create_task(keeper.run()),
         asyncio.create_task(Scrubber(node, servicer, config.shard.scrub_hours).run()),
-        asyncio.create_task(follow_config(config_path, reload)),
+        asyncio.create_task(follow_config(config_path, config, reload)),
     ]
     await until_stopped(watch_stdin)
     await server.stop()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import signal
 import sys
+import termios
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ import typer
 
 from lookalike.cli import view
 from lookalike.cli.options import DEFAULT_SERVER, Json, Server, Timeout, connect, print_json
+from lookalike.coordinators import addresses_of
 from lookalike.errors import CannotStart
 
 if TYPE_CHECKING:
@@ -28,16 +31,16 @@ def up(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Start a whole local cluster and keep it running until Ctrl-C or SIGTERM.
+    """Start a whole local cluster and keep it running until Ctrl-C, SIGTERM or the end of the terminal.
 
     Prints one line when it serves: "ready: grpc ADDRESS web URL"."""
     try:
-        from lookalike.config import load_config
+        from lookalike.config import content_of, load_config
         from lookalike.supervisor import Supervisor
     except ModuleNotFoundError as error:
         raise CannotStart(f"up: needs {error.name}; pip install 'lookalike[all]'") from None
     loaded = load_config(config)
-    content = config.read_bytes()
+    content = content_of(config)
     folder = (data or loaded.shard.data).absolute()
     supervisor = Supervisor(loaded, folder, lambda line: print(line, file=sys.stderr, flush=True))
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -48,38 +51,39 @@ def up(
         supervisor.wait_ready()
         if supervisor.stopping:
             return
-        grpc_address, web = loaded.coordinator.listen, loaded.web_url
-        if as_json:
-            print_json({"ready": {"grpc": grpc_address, "web": web}})
-        else:
-            print(f"ready: grpc {grpc_address} web {web}")
-        sys.stdout.flush()
         with _following(config, content, supervisor):
+            grpc_address, web = loaded.coordinator.listen, loaded.web_url
+            if as_json:
+                print_json({"ready": {"grpc": grpc_address, "web": web}})
+            else:
+                print(f"ready: grpc {grpc_address} web {web}")
+            sys.stdout.flush()
             supervisor.watch()
     finally:
         supervisor.stop()
 
 
 @contextlib.contextmanager
-def _following(path: Path, seen: bytes, supervisor: Supervisor) -> Iterator[None]:
+def _following(path: Path, seen: bytes | None, supervisor: Supervisor) -> Iterator[None]:
     """While the block lasts, the cluster goes over to what the file says after SIGHUP, or when it has changed
-    since `seen`."""
-    from lookalike.config import CONFIG_POLL_SECONDS, load_config
+    since `seen`; it stops when SIGHUP says that the terminal was closed."""
+    from lookalike.config import CONFIG_POLL_SECONDS, content_of, load_config
 
     asked, ended = threading.Event(), threading.Event()
-    signal.signal(signal.SIGHUP, lambda *_: asked.set())
+    signal.signal(signal.SIGHUP, lambda *_: supervisor.ask_to_stop() if _terminal_is_gone() else asked.set())
 
     def follow() -> None:
         nonlocal seen
         while not ended.is_set():
             is_asked = asked.wait(CONFIG_POLL_SECONDS)
+            asked.clear()
             try:
-                content = path.read_bytes()
-                if (is_asked or content != seen) and not ended.is_set():
-                    asked.clear()
+                content = content_of(path)
+                # Empty is a file that somebody has begun to write.
+                if content != b"" and (is_asked or content != seen) and not ended.is_set():
                     seen = content
                     supervisor.reload(load_config(path))
-            except (OSError, CannotStart) as error:
+            except CannotStart as error:
                 print(f"the config is not taken over: {error}", file=sys.stderr, flush=True)
 
     thread = threading.Thread(target=follow, daemon=True)
@@ -92,6 +96,15 @@ def _following(path: Path, seen: bytes, supervisor: Supervisor) -> Iterator[None
         thread.join()
 
 
+def _terminal_is_gone() -> bool:
+    """Whether the errors of this process went to a terminal that was closed."""
+    try:
+        termios.tcgetattr(2)
+    except termios.error as error:
+        return bool(error.args[0] == errno.EIO)
+    return False
+
+
 def status(
     watch: Annotated[bool, typer.Option("--watch", help="Show it again and again until Ctrl-C.")] = False,
     interval: Annotated[float, typer.Option(help="Seconds between two looks of --watch.", min=0.1)] = 2.0,
@@ -102,7 +115,7 @@ def status(
     """Show partitions, replicas, encoder and collections. Exit code 1 when a part does not serve."""
     with connect(server, timeout) as client:
         if watch:
-            view.watch(client, interval, as_json)
+            view.watch(client, len(addresses_of(server)), interval, as_json)
             return
         answer = client.status()
     if as_json:

@@ -55,6 +55,12 @@ def manifests(
             " then run this again with --server",
             file=sys.stderr,
         )
+    if config.replicas < origin.replicas - 1:
+        print(
+            f"replicas go from {origin.replicas} to {config.replicas} at once: a write that only those have"
+            " that go is lost with them; lower them by one, and wait until `lookalike status` shows no lag",
+            file=sys.stderr,
+        )
 
 
 def _held(server: str) -> int:

@@ -15,9 +15,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from lookalike.cli.rates import Watched
 from lookalike.client import Client
 from lookalike.errors import LookalikeError
-from lookalike.records import ClusterStatus
+from lookalike.records import ClusterStatus, PartitionStatus
 
 _PIPED_WIDTH = 160
 _STYLES = {"serving": "green", "recovering": "yellow", "unavailable": "bold red"}
@@ -84,9 +85,17 @@ def rebalance_view(answer: ClusterStatus) -> RenderableType:
     for part in answer.partitions:
         table.add_row(
             str(part.partition), str(part.slots), str(part.target_slots),
-            "empty: may be removed" if part.removable else "",
+            "empty: may be removed" if part.removable else _awaited(part),
         )  # fmt: skip
     return Group(Text(rebalance_line(answer)), table)
+
+
+def _awaited(part: PartitionStatus) -> str:
+    """Who keeps slots from leaving a partition: they have left once all its replicas say so."""
+    silent = [replica for replica in part.replicas if replica.state == "unavailable"]
+    if part.slots <= part.target_slots or not silent:
+        return ""
+    return "waits for " + ", ".join(f"replica {replica.replica} at {replica.address}" for replica in silent)
 
 
 def rebalance_line(answer: ClusterStatus) -> str:
@@ -100,17 +109,19 @@ def rebalance_line(answer: ClusterStatus) -> str:
     )
 
 
-def watch(client: Client, seconds: float, as_json: bool) -> None:
-    """Show the status every so many seconds until Ctrl-C: on a terminal in one place, else one after the other."""
+def watch(client: Client, coordinators: int, seconds: float, as_json: bool) -> None:
+    """Show the status every so many seconds until Ctrl-C: on a terminal in one place, else one after the other.
+    coordinators: so many addresses take turns."""
     # So that the terminal is left as it was.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    watched = Watched(coordinators)
     try:
         if as_json:
             for answer in _answers(client, seconds):
-                print(json.dumps(_as_json(answer)), flush=True)
+                print(json.dumps(_as_json(answer, watched)), flush=True)
             return
         out = console()
-        views = _views(_answers(client, seconds))
+        views = _views(_answers(client, seconds), watched)
         if not out.is_terminal:
             for view in views:
                 out.print(view)
@@ -123,8 +134,11 @@ def watch(client: Client, seconds: float, as_json: bool) -> None:
         return
 
 
-def _as_json(answer: ClusterStatus | LookalikeError) -> dict[str, Any]:
-    return {"error": answer.message} if isinstance(answer, LookalikeError) else dataclasses.asdict(answer)
+def _as_json(answer: ClusterStatus | LookalikeError, watched: Watched) -> dict[str, Any]:
+    if isinstance(answer, LookalikeError):
+        return {"error": answer.message}
+    rates = watched.take(answer.coordinator) if answer.coordinator is not None else None
+    return {**dataclasses.asdict(answer), "rates": rates and dataclasses.asdict(rates)}
 
 
 def _answers(client: Client, seconds: float) -> Iterator[ClusterStatus | LookalikeError]:
@@ -137,8 +151,8 @@ def _answers(client: Client, seconds: float) -> Iterator[ClusterStatus | Lookali
         time.sleep(max(0.0, began + seconds - time.monotonic()))
 
 
-def _views(answers: Iterator[ClusterStatus | LookalikeError]) -> Iterator[RenderableType]:
-    """Each answer with how fast records have come since the one before."""
+def _views(answers: Iterator[ClusterStatus | LookalikeError], watched: Watched) -> Iterator[RenderableType]:
+    """Each answer with how fast records have come and searches were answered since the one before."""
     last: tuple[float, int] | None = None
     for answer in answers:
         if isinstance(answer, LookalikeError):
@@ -147,8 +161,11 @@ def _views(answers: Iterator[ClusterStatus | LookalikeError]) -> Iterator[Render
         now, rows = time.monotonic(), sum(collection.rows for collection in answer.collections)
         rate = "" if last is None else f", {(rows - last[1]) / (now - last[0]):+,.0f} a second"
         last = now, rows
+        if answer.coordinator is not None:
+            watched.take(answer.coordinator)
         yield status_view(
             answer,
             rebalance_line(answer),
+            *watched.lines(),
             f"{rows:,} rows in all{rate}; {time.strftime('%H:%M:%S')}, Ctrl-C ends",
         )

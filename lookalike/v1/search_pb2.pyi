@@ -888,6 +888,7 @@ class ClusterStatusResponse(_message.Message):
     ENCODER_FIELD_NUMBER: _builtins.int
     COLLECTIONS_FIELD_NUMBER: _builtins.int
     REBALANCE_FIELD_NUMBER: _builtins.int
+    COORDINATOR_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     """The name in the cluster config."""
     version: _builtins.str
@@ -900,6 +901,8 @@ class ClusterStatusResponse(_message.Message):
     def collections(self) -> _containers.RepeatedCompositeFieldContainer[_codespace_pb2.Collection]: ...
     @_builtins.property
     def rebalance(self) -> Global___Rebalance: ...
+    @_builtins.property
+    def coordinator(self) -> Global___CoordinatorStatus: ...
     def __init__(
         self,
         *,
@@ -909,14 +912,58 @@ class ClusterStatusResponse(_message.Message):
         encoder: Global___EncoderStatus | None = ...,
         collections: _abc.Iterable[_codespace_pb2.Collection] | None = ...,
         rebalance: Global___Rebalance | None = ...,
+        coordinator: Global___CoordinatorStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["encoder", b"encoder", "rebalance", b"rebalance"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["coordinator", b"coordinator", "encoder", b"encoder", "rebalance", b"rebalance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "collections", b"collections", "encoder", b"encoder", "partitions", b"partitions", "rebalance", b"rebalance", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "collections", b"collections", "coordinator", b"coordinator", "encoder", b"encoder", "partitions", b"partitions", "rebalance", b"rebalance", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ClusterStatusResponse: _TypeAlias = ClusterStatusResponse  # noqa: Y015
+
+@_typing.final
+class CoordinatorStatus(_message.Message):
+    """What the coordinator that answers has answered since it started, itself alone: what two readings differ by, over
+    their difference in uptime, is how fast.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    UPTIME_SECONDS_FIELD_NUMBER: _builtins.int
+    QUERIES_FIELD_NUMBER: _builtins.int
+    BOUNDS_MS_FIELD_NUMBER: _builtins.int
+    SEARCHES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its host's name and its port."""
+    uptime_seconds: _builtins.float
+    queries: _builtins.int
+    """Queries answered; a batch has several."""
+    @_builtins.property
+    def bounds_ms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Searches answered, a batch being one, by how long they took: searches[i] took more than bounds_ms[i - 1] and at
+        most bounds_ms[i]; the last, for which there is no bound, took longer than that.
+        """
+
+    @_builtins.property
+    def searches(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        uptime_seconds: _builtins.float = ...,
+        queries: _builtins.int = ...,
+        bounds_ms: _abc.Iterable[_builtins.float] | None = ...,
+        searches: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounds_ms", b"bounds_ms", "name", b"name", "queries", b"queries", "searches", b"searches", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CoordinatorStatus: _TypeAlias = CoordinatorStatus  # noqa: Y015
 
 @_typing.final
 class Rebalance(_message.Message):

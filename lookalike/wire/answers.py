@@ -9,6 +9,7 @@ from lookalike import errors
 from lookalike.errors import LookalikeError
 from lookalike.records import (
     ClusterStatus,
+    CoordinatorStatus,
     Coverage,
     EncoderStatus,
     Hit,
@@ -126,6 +127,17 @@ def status_to_wire(status: ClusterStatus) -> search_pb2.ClusterStatusResponse:
             slots_moving=status.rebalance.slots_moving,
             slots_unserved=status.rebalance.slots_unserved,
         ),
+        coordinator=None if status.coordinator is None else _coordinator_to_wire(status.coordinator),
+    )
+
+
+def _coordinator_to_wire(status: CoordinatorStatus) -> search_pb2.CoordinatorStatus:
+    return search_pb2.CoordinatorStatus(
+        name=status.name,
+        uptime_seconds=status.uptime_seconds,
+        queries=status.queries,
+        bounds_ms=status.bounds_ms,
+        searches=status.searches,
     )
 
 
@@ -168,6 +180,13 @@ def status_from_wire(message: search_pb2.ClusterStatusResponse) -> ClusterStatus
             message.rebalance.slots_moving,
             message.rebalance.slots_unserved,
         ),
+        _coordinator_from_wire(message.coordinator) if message.HasField("coordinator") else None,
+    )
+
+
+def _coordinator_from_wire(message: search_pb2.CoordinatorStatus) -> CoordinatorStatus:
+    return CoordinatorStatus(
+        message.name, message.uptime_seconds, message.queries, list(message.bounds_ms), list(message.searches)
     )
 
 

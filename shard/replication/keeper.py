@@ -62,6 +62,7 @@ class Keeper:
         self._throttle = Throttle(config.shard.rebalance_mb_per_second * 1e6)
         self._peers: dict[Place, Peer] = {}
         self._states: dict[Place, ShardState] = {}
+        self._hindered: dict[Place, str] = {}
         self._poked = asyncio.Event()
         self._started = time.monotonic()
         self._heard_all_at = -HEAR_ALL_SECONDS
@@ -376,8 +377,9 @@ class Keeper:
                     pulled = await self._repairer.pull(peer, shared, self._throttle.pause)
                     metrics.PULLED.labels("move").inc(pulled)
                     copied += shared
+                self._hindered.pop((source, replica), None)
             except LookalikeError as error:
-                log.info("partition %d, replica %d: %s", source, replica, error.message)
+                self._note((source, replica), error)
         complete = slots & (copied >= self._quorum.reads)
         if complete.any():
             await self._change_table(lambda table: table.received(complete))
@@ -398,12 +400,19 @@ class Keeper:
                     slots = slots & await self._peer((source, replica)).release(
                         slots, self._partition, generations
                     )
+                    self._hindered.pop((source, replica), None)
                 except LookalikeError as error:
-                    log.info("partition %d, replica %d: %s", source, replica, error.message)
+                    self._note((source, replica), error)
                     slots = no_slots()
             if slots.any():
                 settled = slots
                 await self._change_table(lambda table, s=settled: table.settle(s))  # type: ignore[misc]
+
+    def _note(self, place: Place, error: LookalikeError) -> None:
+        """A shard hinders a move. Ten rounds a second may find that: what they find is logged when it changes."""
+        if self._hindered.get(place) != error.message:
+            log.info("slots wait for partition %d, replica %d: %s", *place, error.message)
+        self._hindered[place] = error.message
 
     def _own_places(self) -> list[Place]:
         return [(self._partition, r) for r in range(self._config.replicas) if (self._partition, r) != self._place]

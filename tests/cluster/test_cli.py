@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import pty
@@ -101,7 +102,7 @@ def test_a_watched_status_leaves_the_terminal_as_it_was(cluster: Cluster) -> Non
     with subprocess.Popen(command, stdin=inner, stdout=inner, env={**os.environ, "TERM": "xterm"}) as process:
         os.close(inner)
         shown = b""
-        while b"Ctrl-C ends" not in shown:
+        while b"Ctrl-C ends" not in shown or b"queries a second" not in shown:
             shown += os.read(outer, 65_536)
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(OSError):  # what Linux says at the end
@@ -112,6 +113,26 @@ def test_a_watched_status_leaves_the_terminal_as_it_was(cluster: Cluster) -> Non
     assert shown.count(b"\x1b[?1049h") == shown.count(b"\x1b[?1049l") == 1
     # On 80 columns, as here, a shard's address is shown whole.
     assert all(cluster.config.shard_address(partition).encode() in shown for partition in range(3))
+
+
+def test_a_watched_status_tells_how_fast_searches_are_answered(cluster: Cluster, client: Client) -> None:
+    client.create_collection("watched", bits=64)
+    command = [sys.executable, "-m", "lookalike", "status", "--watch", "--json", "--interval", "0.1"]
+    with subprocess.Popen([*command, "--server", cluster.address], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        first = json.loads(process.stdout.readline())
+        assert first["rates"] is None
+        for _ in range(20):
+            client.search(code=bytes(8), collection="watched")
+        seen = [first]
+        while seen[-1]["coordinator"]["queries"] < first["coordinator"]["queries"] + 20:
+            seen.append(json.loads(process.stdout.readline()))
+        process.terminate()
+    client.drop_collection("watched")
+    for before, after in itertools.pairwise(seen):
+        answered = after["coordinator"]["queries"] - before["coordinator"]["queries"]
+        assert (after["rates"]["queries_per_second"] > 0) == (answered > 0)
+    assert any((document["rates"] or {}).get("p50_ms") for document in seen)
 
 
 def test_slots_that_nobody_serves_are_not_balanced(cluster: Cluster, client: Client) -> None:
@@ -203,6 +224,42 @@ def test_up_serves_restarts_what_dies_and_leaves_nothing_behind(number: signal.S
     assert "signal SIGKILL" in up.errors
     assert not any(child.is_running() for child in children)
     assert list((up.data / "run").glob("*.pid")) == []
+
+
+def test_a_config_that_is_away_for_a_moment_is_said_once(tmp_path: Path) -> None:
+    text = config_text(tmp_path, partitions=1)
+    up = Up(tmp_path, text)
+    address = up.ready().split()[2]
+    up.config.unlink()
+    up.process.send_signal(signal.SIGHUP)
+    assert up.process.stderr is not None
+    while "is not taken over: " not in (line := up.process.stderr.readline()):
+        assert line
+    up.config.write_text("")
+    up.config.write_text(text.replace("partitions: 1", "partitions: 2"))
+    with Client(address) as client:
+        wait_until(lambda: len(client.status().partitions) == 2, 60)
+    assert up.end(signal.SIGTERM) == 0
+    assert "is not taken over" not in up.errors
+
+
+def test_a_terminal_that_is_closed_ends_the_cluster_in_it(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(config_text(tmp_path, partitions=1))
+    outer, inner = pty.openpty()
+    command = [sys.executable, "-m", "lookalike", "up", "--config", config, "--data", tmp_path / "data"]
+    with subprocess.Popen(command, stdin=inner, stdout=inner, stderr=inner) as process:
+        os.close(inner)
+        shown = b""
+        while b"ready: " not in shown:
+            shown += os.read(outer, 65_536)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGHUP)  # which is heard as the wish to look at the config
+        assert process.poll() is None
+        os.close(outer)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(60) == 0
+    assert not any(child.is_running() for child in children)
 
 
 def test_nothing_outlives_a_killed_up(tmp_path: Path) -> None:

@@ -96,6 +96,20 @@ def test_searches_are_counted_by_collection_and_coverage_and_timed_by_stage(coor
         assert value(coordinator, "lookalike_search_stage_seconds_sum", labels) > 0
 
 
+def test_the_status_counts_searches_as_the_metrics_do(seen: Cluster, coordinator: Samples) -> None:
+    with seen.client() as client:
+        told = client.status().coordinator
+    assert told is not None
+    assert told.queries == QUERIES + 9
+    total = {"stage": "total"}
+    assert sum(told.searches) == value(coordinator, "lookalike_search_stage_seconds_count", total)
+    upper = told.bounds_ms[6]
+    assert sum(told.searches[:7]) == value(
+        coordinator, "lookalike_search_stage_seconds_bucket", {**total, "le": str(upper / 1000)}
+    )
+    assert len(told.searches) == len(told.bounds_ms) + 1
+
+
 def test_hedges_show_when_a_replica_stalls(coordinator: Samples) -> None:
     sent = value(coordinator, "lookalike_hedges_sent_total", {"partition": "0"})
     assert 1 <= value(coordinator, "lookalike_hedges_won_total", {"partition": "0"}) <= sent

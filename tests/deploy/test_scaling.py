@@ -92,6 +92,13 @@ def test_a_partition_fewer_is_kept_until_a_coordinator_says_that_it_is_empty(ove
     assert [one["spec"]["replicas"] for one in sets] == [4, 4]
 
 
+def test_replicas_fewer_by_several_are_warned_of(overlay: Path) -> None:
+    assert change(overlay, "replicas: 2", "replicas: 3") == ""
+    assert "replicas go from 3 to 1 at once" in change(overlay, "replicas: 3", "replicas: 1")
+    assert change(overlay, "replicas: 1", "replicas: 2") == ""
+    assert change(overlay, "replicas: 2", "replicas: 1") == ""
+
+
 @pytest.mark.parametrize(
     "folder", [DEPLOY / "compose/cluster", *(DEPLOY / "kubernetes/overlays" / x for x in OVERLAYS)]
 )

@@ -10,9 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console, RenderableType
 
 from lookalike import Client, Record
+from lookalike.cli.view import rebalance_view
 from lookalike.supervisor import TAKE_OVER_SECONDS
+from tests.cluster.scraping import running, scrape, visible_config
 from tests.conftest import Cluster, running_cluster, wait_until
 from tests.oracle import nearest_keys
 
@@ -105,6 +108,31 @@ def test_a_drained_partition_is_emptied_and_takes_its_share_again(tmp_path: Path
         client.drain(1, undo=True)
         wait_until(lambda: client.status().partitions[1].slots == before, 30)
         assert len(client.search(code=bytes(8), k=1_000, collection="c").hits) == 600
+
+
+def test_slots_that_wait_for_a_replica_say_so_without_end_but_not_in_the_log(tmp_path: Path) -> None:
+    config = visible_config(tmp_path, partitions=2, replicas=2)
+    with running(config, tmp_path) as cluster, cluster.client() as client:
+        stored = tmp_path / "r1-1" / "shard.json"
+        content = stored.read_text()
+        stored.write_text("damaged")
+        cluster.kill("shard-r1-1")
+        client.drain(1)
+        waited_for = f"waits for replica 1 at {config.shard_address(1, 1)}"
+        wait_until(lambda: waited_for in text_of(rebalance_view(client.status())), 60)
+        asked = ("lookalike_rpc_seconds_count", (("code", "OK"), ("rpc", "HandOver")))
+        wait_until(lambda: scrape(config.shard_metrics(1, 0)).get(asked, 0) >= 30, 60)
+        lines = (tmp_path / "logs" / "shard-r0-0.log").read_text().splitlines()
+        assert 1 <= sum("slots wait for partition 1, replica 1: " in line for line in lines) <= 5
+        stored.write_text(content)
+        wait_until(lambda: client.status().partitions[1].removable, 60)
+
+
+def text_of(view: RenderableType) -> str:
+    out = Console(width=200)
+    with out.capture() as capture:
+        out.print(view)
+    return capture.get()
 
 
 def test_a_partition_whose_port_is_in_use_comes_when_the_port_is_free(tmp_path: Path) -> None:
