@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
+import os
 import signal
 import sys
-import termios
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,7 +69,15 @@ def _following(path: Path, seen: bytes | None, supervisor: Supervisor) -> Iterat
     from lookalike.config import CONFIG_POLL_SECONDS, content_of, load_config
 
     asked, ended = threading.Event(), threading.Event()
-    signal.signal(signal.SIGHUP, lambda *_: supervisor.ask_to_stop() if _terminal_is_gone() else asked.set())
+    had_terminal = os.isatty(2)
+
+    def hung_up(*_: object) -> None:
+        if had_terminal and not os.isatty(2):
+            supervisor.ask_to_stop()
+        else:
+            asked.set()
+
+    signal.signal(signal.SIGHUP, hung_up)
 
     def follow() -> None:
         nonlocal seen
@@ -94,15 +101,6 @@ def _following(path: Path, seen: bytes | None, supervisor: Supervisor) -> Iterat
         ended.set()
         asked.set()
         thread.join()
-
-
-def _terminal_is_gone() -> bool:
-    """Whether the errors of this process went to a terminal that was closed."""
-    try:
-        termios.tcgetattr(2)
-    except termios.error as error:
-        return bool(error.args[0] == errno.EIO)
-    return False
 
 
 def status(
