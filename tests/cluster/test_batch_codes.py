@@ -141,6 +141,16 @@ def test_dead_letters_are_not_written_over_what_is_ingested(collection: str, run
     assert (tmp_path / "dead.jsonl").read_text() == line
 
 
+def test_a_full_disk_under_the_dead_letters_ends_the_job(
+    cluster: Cluster, client: Client, collection: str, tmp_path: Path
+) -> None:
+    """A row that is refused, and in no list either, would be lost."""
+    (tmp_path / "m.jsonl").write_text('{"key": "a", "code": "zz"}\n')
+    with pytest.raises(CannotStart, match="dead-letters: /dev/full cannot be written to .No space"):
+        ingest([str(tmp_path / "m.jsonl")], collection, server=cluster.address, dead_letters=Path("/dev/full"))
+    assert client.get_collection(collection).rows == 0
+
+
 def test_where_and_limit_choose(client: Client, collection: str, run: Any, tmp_path: Path) -> None:
     rows = [{"key": f"k{i}", "code": "00" * 8, "i": i, "even": i % 2 == 0} for i in range(5_000)]
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
