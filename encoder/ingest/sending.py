@@ -67,8 +67,8 @@ def store(
 
 def _given_up(error: LookalikeError, patience_seconds: float) -> LookalikeError:
     given_up = type(error)(
-        f"patience: the cluster took no record for {patience_seconds:g} s ({error.message}); start the job again, or"
-        " with more --patience"
+        f"patience: the cluster took no record for {patience_seconds:g} s ({error.message}); start the job again,"
+        " or with more --patience"
     )
     given_up.request_id = error.request_id
     return given_up

@@ -63,7 +63,9 @@ sys.meta_path.insert(0, Interrupting())
 from {script.module} import {script.attr}
 {script.attr}()
 """
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
 
 
