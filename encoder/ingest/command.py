@@ -133,7 +133,7 @@ def ingest(
         )
     settings = encoder_section(config)
     summary = Summary()
-    with _opened(dead_letters) as letters, serving(metrics, summary):
+    with DeadLetters(dead_letters) as letters, serving(metrics, summary):
         job = _Job(server, collection, letters, summary, choice, TokenBucket(rate), patience, dry_run, as_json)
         if has_codes:
             _ingest_ready(job, tables)
@@ -227,15 +227,6 @@ def _try_ready(
         ready_job.require_space(target, ready_job.noted_space(tables))
         maker = ready_job.maker_for(client, target)
     ready_job.dry_run(portions, maker, job.letters, job.summary, progress)
-
-
-def _opened(path: Path) -> DeadLetters:
-    try:
-        return DeadLetters(path)
-    except OSError as error:
-        raise InvalidRequest(
-            f"dead-letters: {path} cannot be written to ({error.strerror}); name a file"
-        ) from None
 
 
 def _require_reachable(server: str) -> None:

@@ -20,7 +20,7 @@ from encoder.ingest.sending import store
 from encoder.ingest.sources import Source
 from encoder.spec import EncoderSpec
 from lookalike.client import Client
-from lookalike.errors import CodeSpaceMismatch, LookalikeError, NotFound
+from lookalike.errors import AlreadyExists, CodeSpaceMismatch, LookalikeError, NotFound
 from lookalike.records import Collection, Record
 
 CHECK_KEYS = 1_000
@@ -40,7 +40,10 @@ def open_collection(client: Client, name: str) -> Collection:
     try:
         return client.get_collection(name)
     except NotFound:
-        return client.create_collection(name)
+        # Or another job makes it at this moment.
+        with contextlib.suppress(AlreadyExists):
+            client.create_collection(name)
+        return client.get_collection(name)
 
 
 def missing_sources(

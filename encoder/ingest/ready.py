@@ -3,6 +3,7 @@ hash, go from the table to the cluster's stream. Neither Ray nor torch; memory h
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +22,7 @@ from encoder.ingest.tables import Table, Unreadable
 from lookalike.batch import notes
 from lookalike.client import Client
 from lookalike.codespace import CodeSpace
-from lookalike.errors import CodeSpaceMismatch, InvalidRequest, LookalikeError, NotFound
+from lookalike.errors import AlreadyExists, CodeSpaceMismatch, InvalidRequest, LookalikeError, NotFound
 from lookalike.indexing import Indexing
 from lookalike.records import Collection, Record, attributes_text, check_code
 
@@ -157,10 +158,13 @@ def open_collection(
         found = client.get_collection(name)
     except NotFound:
         space, indexing, portions = _new_collection(tables, portions)
-        return client.create_collection(
-            name, code_space=space, index=indexing.kind, index_attributes=indexing.attributes,
-            features=indexing.features, feature_width=indexing.feature_width,
-        ), portions  # fmt: skip
+        # Or another job makes it at this moment.
+        with contextlib.suppress(AlreadyExists):
+            client.create_collection(
+                name, code_space=space, index=indexing.kind, index_attributes=indexing.attributes,
+                features=indexing.features, feature_width=indexing.feature_width,
+            )  # fmt: skip
+        found = client.get_collection(name)
     require_space(found, noted_space(tables))
     return found, portions
 

@@ -29,6 +29,8 @@ _ENDINGS = {
     ".json": COCO,
 }
 PORTION_ROWS = 1_024
+# A cell that is too large for a record is refused with its row, not with its file.
+csv.field_size_limit(16 * 1024 * 1024)
 
 
 class Unreadable(str):
@@ -67,7 +69,9 @@ def format_of(path: str) -> str:
 
 
 def _ending(path: str) -> str:
-    return PurePosixPath(path.partition("?")[0].lower().removesuffix(".gz")).suffix
+    # Elsewhere a question mark is part of a name, or of a glob.
+    name = path.partition("?")[0] if path.startswith(("http://", "https://")) else path
+    return PurePosixPath(name.lower().removesuffix(".gz")).suffix
 
 
 def find_tables(path: str, format: str) -> list[Table]:

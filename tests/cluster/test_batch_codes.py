@@ -21,11 +21,17 @@ import pyarrow.parquet as parquet
 import pytest
 
 from encoder.hashing import drawn
+from encoder.ingest.account import Summary
+from encoder.ingest.choice import Choice
 from encoder.ingest.command import ingest
+from encoder.ingest.letters import DeadLetters
+from encoder.ingest.ready import open_collection, read_ready
+from encoder.ingest.tables import find_tables
 from encoder.progress import progress_bar
 from lookalike import Client, CodeSpace, Record
 from lookalike.batch.export import export, export_to
 from lookalike.errors import CannotStart, CodeSpaceMismatch, InvalidRequest, NotFound, PartitionUnavailable
+from lookalike.records import Collection
 from tests.conftest import Cluster
 
 JPEG = b"\xff\xd8\xff" + b"j" * 300
@@ -142,6 +148,16 @@ def test_dead_letters_are_not_written_over_what_is_ingested(collection: str, run
     assert (tmp_path / "dead.jsonl").read_text() == line
 
 
+def test_a_full_disk_under_the_dead_letters_ends_the_job(
+    cluster: Cluster, client: Client, collection: str, tmp_path: Path
+) -> None:
+    """A row that is refused, and in no list either, would be lost."""
+    (tmp_path / "m.jsonl").write_text('{"key": "a", "code": "zz"}\n')
+    with pytest.raises(CannotStart, match=r"dead-letters: /dev/full cannot be written to \(No space"):
+        ingest([str(tmp_path / "m.jsonl")], collection, server=cluster.address, dead_letters=Path("/dev/full"))
+    assert client.get_collection(collection).rows == 0
+
+
 def test_where_and_limit_choose(client: Client, collection: str, run: Any, tmp_path: Path) -> None:
     rows = [{"key": f"k{i}", "code": "00" * 8, "i": i, "even": i % 2 == 0} for i in range(5_000)]
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -173,6 +189,26 @@ def test_a_collection_that_is_missing_is_made_for_the_codes(client: Client, run:
     (tmp_path / "f.jsonl").write_text('{"key": "a", "features": [1, 2]}\n')
     with pytest.raises(NotFound, match="collection create"):
         run(tmp_path / "f.jsonl", collection="made-for-features")
+
+
+def test_of_two_jobs_that_make_a_collection_both_go_on(cluster: Cluster, client: Client, tmp_path: Path) -> None:
+    class Beaten(Client):
+        """Another makes the collection after this one has looked for it."""
+
+        def get_collection(self, name: str) -> Collection:
+            try:
+                return super().get_collection(name)
+            except NotFound:
+                client.create_collection(name, bits=64)
+                raise
+
+    (tmp_path / "m.jsonl").write_text('{"key": "a", "code": "' + "00" * 8 + '"}\n')
+    tables = find_tables(str(tmp_path / "m.jsonl"), "jsonl")
+    with DeadLetters(tmp_path / "dead.jsonl") as letters, Beaten(cluster.address) as beaten:
+        portions = read_ready(tables, Choice(), letters, Summary())
+        found, portions = open_collection(beaten, "made-by-two", tables, portions)
+        assert found == client.get_collection("made-by-two")
+        assert [ready.key for portion in portions for ready in portion] == ["a"]
 
 
 def test_features_are_hashed_by_the_collections_hash(client: Client, run: Any, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ TABLE = Table("file:///data/t.parquet", "parquet", frozenset(), False, "mark")
         ("a/b.PARQUET", "parquet"), ("s3://x/y.pq", "parquet"), ("m.jsonl", "jsonl"), ("m.ndjson", "jsonl"),
         ("m.csv", "csv"), ("m.tsv", "csv"), ("instances.json", "coco"), ("folder", "images"), ("a.jpg", "images"),
         ("https://host/m.csv?token=1.jpg", "csv"), ("dir/*.parquet", "parquet"),
-        ("m.jsonl.gz", "jsonl"),
+        ("m.jsonl.gz", "jsonl"), ("codes-?.jsonl", "jsonl"), ("s3://x/why?/m.csv", "csv"),
     ],
 )  # fmt: skip
 def test_a_path_says_what_it_is(path: str, format: str) -> None:
@@ -158,6 +158,23 @@ def test_what_parts_a_row_goes_by_the_files_ending_not_by_its_folder(tmp_path: P
     ((row,),) = table.portions()
     assert isinstance(row, dict)
     assert (row["key"], row["code"]) == ("a", "00")
+
+
+def test_a_folder_with_a_question_mark_in_its_name_is_a_folder_of_tables(tmp_path: Path) -> None:
+    folder = tmp_path / "why?"
+    folder.mkdir()
+    (folder / "m.jsonl").write_text('{"key": "a", "code": "00"}\n')
+    assert len(find_tables(str(folder), "jsonl")) == 1
+
+
+def test_a_csv_is_read_on_after_a_cell_that_is_too_large_for_a_record(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text(f"key,uri,text\na,a.jpg,{'x' * 200_000}\nb,b.jpg,y\n")
+    ((large, sound),) = find_tables(str(file), "csv")[0].portions()
+    assert isinstance(large, dict)
+    with pytest.raises(InvalidRequest, match="use at most 65,536"):
+        source_of(TABLE, 0, large, "")
+    assert sound == {"key": "b", "uri": "b.jpg", "text": "y"}
 
 
 def test_a_csv_says_where_it_is_none_and_survives_a_row_that_is_no_utf_8(tmp_path: Path) -> None:
