@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -47,27 +46,6 @@ def failure(*arguments: object) -> str:
     assert result.stderr.count("\n") == 1, result.stderr
     assert result.stdout == ""
     return result.stderr
-
-
-def test_an_interrupt_while_modules_are_loaded_ends_a_command_quietly() -> None:
-    """As the installed script begins, with Ctrl-C at the import of the commands."""
-    [script] = entry_points(group="console_scripts", name="lookalike")
-    program = f"""
-import signal, sys
-
-class Interrupting:
-    def find_spec(self, name, path=None, target=None):
-        if name == "lookalike.cli":
-            signal.raise_signal(signal.SIGINT)
-
-sys.meta_path.insert(0, Interrupting())
-from {script.module} import {script.attr}
-{script.attr}()
-"""
-    ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
 
 
 def test_a_collection_from_its_creation_to_its_end(cluster: Cluster, client: Client) -> None:
