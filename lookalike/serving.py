@@ -19,7 +19,7 @@ import uvloop
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from lookalike.admission import Admission
+from lookalike.admission import Admission, Unread
 from lookalike.config import CONFIG_POLL_SECONDS, ClusterConfig, load_config
 from lookalike.errors import (
     Cancelled,
@@ -107,6 +107,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         self._admission = admission
         self._gate = gate
         self._lobby = Lobby()
+        self._unread = Unread(admission.limit)
 
     async def intercept_service(
         self,
@@ -126,8 +127,8 @@ class Boundary(grpc.aio.ServerInterceptor):
         except Exception as error:
             return _refuse(door, error)
         if handler.unary_unary:
-            unary = _guard_unary(handler.unary_unary, door)
-            return grpc.unary_unary_rpc_method_handler(unary, decode, handler.response_serializer)
+            unary = _guard_unary(handler.unary_unary, door, handler.response_serializer, self._unread)
+            return grpc.unary_unary_rpc_method_handler(unary, decode)
         if handler.unary_stream:
             answers = _guard_answers(handler.unary_stream, door)
             return grpc.unary_stream_rpc_method_handler(answers, decode, handler.response_serializer)
@@ -213,13 +214,17 @@ def _refuse(door: _Door, error: Exception) -> grpc.RpcMethodHandler[Any, Any]:
 
 
 def _guard_unary(
-    handle: Callable[[Any, Any], Awaitable[Any]], door: _Door
-) -> Callable[[Any, Any], Awaitable[Any]]:
-    async def guarded(request: Any, context: Context) -> Any:
+    handle: Callable[[Any, Any], Awaitable[Any]], door: _Door, encode: Callable[[Any], bytes], unread: Unread
+) -> Callable[[Any, Any], Awaitable[bytes | None]]:
+    async def guarded(request: Any, context: Context) -> bytes | None:
         with seen(door.method, context, is_stream=False):
             try:
                 with door.taken_on(request, context):
-                    return await handle(request, context)
+                    answer = encode(await handle(request, context))
+                if let_go := unread.hold(len(answer)):
+                    # The call is done when its caller has taken the answer, or has gone.
+                    context.add_done_callback(lambda call: let_go())
+                return answer
             except Exception as error:
                 await _abort(context, error)
 

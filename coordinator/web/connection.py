@@ -56,12 +56,13 @@ class Runner(web.AppRunner):
 
     @property
     def server(self) -> Any:
-        """What makes each connection."""
-        return functools.partial(
+        """What makes each connection; None before the setup."""
+        served = super().server
+        return served and functools.partial(
             Connection,
-            super().server,
+            served,
             loop=asyncio.get_running_loop(),
-            access_log=None,
+            access_log=None,  # type: ignore[arg-type]  # how aiohttp is told to keep none
             auto_decompress=False,
             keepalive_timeout=IDLE_SECONDS,
             max_line_size=_MAX_LINE_BYTES,
