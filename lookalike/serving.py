@@ -215,15 +215,15 @@ def _refuse(door: _Door, error: Exception) -> grpc.RpcMethodHandler[Any, Any]:
 
 def _guard_unary(
     handle: Callable[[Any, Any], Awaitable[Any]], door: _Door, encode: Callable[[Any], bytes], unread: Unread
-) -> Callable[[Any, Any], Awaitable[bytes | None]]:
-    async def guarded(request: Any, context: Context) -> bytes | None:
+) -> Callable[[Any, Any], Awaitable[Any]]:
+    async def guarded(request: Any, context: Context) -> Any:
         with seen(door.method, context, is_stream=False):
             try:
                 with door.taken_on(request, context):
                     answer = encode(await handle(request, context))
                 if let_go := unread.hold(len(answer)):
                     # The call is done when its caller has taken the answer, or has gone.
-                    context.add_done_callback(lambda call: let_go())
+                    context.add_done_callback(lambda call: let_go())  # type: ignore[arg-type]
                 return answer
             except Exception as error:
                 await _abort(context, error)

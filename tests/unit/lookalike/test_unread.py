@@ -23,13 +23,13 @@ LARGE, SMALL = pb.GetRequest(keys=["large"]), pb.GetRequest(keys=["small"])
 
 class Answers(search_pb2_grpc.SearchServiceServicer):
     async def Get(self, request: pb.GetRequest, context: Any) -> pb.GetResponse:
-        size = 4 * MIB - 100 if request.keys == ["large"] else 1_000
+        size = 8 * MIB if request.keys == ["large"] else 1_000
         return pb.GetResponse(records=[record_pb2.Record(attributes="x" * size)])
 
 
 @pytest.fixture
 async def address() -> AsyncIterator[str]:
-    server = Server([], Admission(20 * MIB))
+    server = Server([], Admission(50 * MIB))
     search_pb2_grpc.add_SearchServiceServicer_to_server(Answers(), server.grpc)
     yield f"127.0.0.1:{await server.start('127.0.0.1:0')}"
     await server.grpc.stop(None)
@@ -51,8 +51,8 @@ async def test_unread_answers_keep_out_large_ones_alone_and_only_until_their_cal
         asyncio.timeout(30),
     ):
         stub: Any = search_pb2_grpc.SearchServiceStub(channel)
-        # As if a stream were asked for: gRPC reads its answer when someone asks for it.
-        unread = [hoarding.unary_stream(GET)(LARGE.SerializeToString()) for _ in range(5)]
+        # As if a stream were asked for: gRPC reads its answer, but for some MiB, when someone asks for it.
+        unread = [hoarding.unary_stream(GET)(LARGE.SerializeToString()) for _ in range(6)]
         for call in unread:
             await call.initial_metadata()  # its message is behind it
         assert re.search("RESOURCE_EXHAUSTED .* are not read yet.*retry-after-ms", await refusal(stub))
