@@ -1,12 +1,13 @@
-"""Owns how much a server takes on at once: the bytes of the requests in work. What is over that is refused before
-memory grows, or, from a stream, read later."""
+"""Owns how much a server takes on at once: the bytes of the requests in work, and of the answers that nobody has
+read yet. What is over that is refused before memory grows, or, from a stream, read later."""
 
 from __future__ import annotations
 
 import asyncio
 import collections
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 from lookalike.errors import Overloaded
 
@@ -15,6 +16,9 @@ _REQUEST_BYTES = 4_096
 _RETRY_AFTER_MS = 200
 # What streams may fill together, so that there is room for a search beside any number of them.
 _STREAMS_SHARE = 0.75
+# Answers up to here need no room: those of all calls that a server takes are 512 MiB together, and whoever leaves
+# large ones unread keeps nobody from these.
+_SMALL_ANSWER_BYTES = 64 * 1024
 
 
 class Admission:
@@ -96,3 +100,29 @@ class Admission:
                 self._let_stream_in(size)
                 waiting.set_result(None)
             self._waiting.popleft()
+
+
+class Unread:
+    """Room for answers of `limit` bytes together until their callers have read them. One that is larger alone is
+    given when nothing else is held."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held = 0
+
+    def hold(self, size: int) -> Callable[[], None] | None:
+        """Room for an answer of so many bytes. Returns what gives it back, None for a small one that needs none.
+        Raises Overloaded when there is none."""
+        if size <= _SMALL_ANSWER_BYTES:
+            return None
+        if self._held and self._held + size > self._limit:
+            raise Overloaded(
+                f"answers of {self._held / 2**20:,.0f} MiB are not read yet, of at most {self._limit / 2**20:,.0f}"
+                " MiB; read what you asked for, set deadlines, or ask for less",
+                retry_after_ms=_RETRY_AFTER_MS,
+            )
+        self._held += size
+        return functools.partial(self._free, size)
+
+    def _free(self, size: int) -> None:
+        self._held -= size

@@ -16,10 +16,10 @@ from typing import Any
 
 import grpc
 import uvloop
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from lookalike.admission import Admission
+from lookalike.admission import Admission, Unread
 from lookalike.config import CONFIG_POLL_SECONDS, ClusterConfig, content_of, load_config
 from lookalike.errors import (
     Cancelled,
@@ -29,6 +29,7 @@ from lookalike.errors import (
     InvalidRequest,
     LookalikeError,
 )
+from lookalike.lobby import Health, Lobby
 from lookalike.observe import logs, metrics, requests
 from lookalike.observe.calls import seen
 from lookalike.rpc import SERVER_OPTIONS, error_of, trailing_metadata
@@ -58,7 +59,7 @@ class Server:
         self._services = service_names
         self._admission = admission
         self._is_ready = False
-        self._health = health.aio.HealthServicer()
+        self._health = Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         reflection.enable_server_reflection(
             [*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME], self.grpc
@@ -75,20 +76,19 @@ class Server:
             raise CannotStart(
                 f"listen: {listen} cannot be bound: the port is in use or the address is not this machine's"
             ) from None
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+        self._health.set(["", *self._services], is_serving=False)
+        self._health.set([LIVENESS], is_serving=True)
         await self.grpc.start()
         return port
 
     async def set_ready(self, is_ready: bool = True) -> None:
         self._is_ready = is_ready
-        states = health_pb2.HealthCheckResponse
-        await self._set_health(states.SERVING if is_ready else states.NOT_SERVING)
+        self._health.set(["", *self._services], is_ready)
 
     async def stop(self) -> None:
         """Say NOT_SERVING, let calls in flight finish, and stop."""
         self._is_ready = False
-        await self._health.enter_graceful_shutdown()
+        self._health.end()
         await self.grpc.stop(DRAIN_SECONDS)
 
     def levels(self) -> Iterator[metrics.Sample]:
@@ -96,10 +96,6 @@ class Server:
         yield metrics.READY, (), self._is_ready
         yield metrics.REQUEST_BYTES, (), self._admission.taken
         yield metrics.REQUEST_BYTES_LIMIT, (), self._admission.limit
-
-    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
-        for name in ("", *self._services):
-            await self._health.set(name, status)
 
 
 class Boundary(grpc.aio.ServerInterceptor):
@@ -110,6 +106,8 @@ class Boundary(grpc.aio.ServerInterceptor):
     def __init__(self, admission: Admission, gate: Gate | None) -> None:
         self._admission = admission
         self._gate = gate
+        self._lobby = Lobby()
+        self._unread = Unread(admission.limit)
 
     async def intercept_service(
         self,
@@ -118,8 +116,10 @@ class Boundary(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         handler: Any = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or not method.startswith("/lookalike."):
-            return handler  # type: ignore[no-any-return]
+        if handler is None:
+            return None
+        if not method.startswith("/lookalike."):
+            return self._lobby.bounded(handler)
         decode = _decode_or_explain(handler.request_deserializer)
         door = _Door(handler_call_details, self._admission, self._gate)
         try:
@@ -127,8 +127,8 @@ class Boundary(grpc.aio.ServerInterceptor):
         except Exception as error:
             return _refuse(door, error)
         if handler.unary_unary:
-            unary = _guard_unary(handler.unary_unary, door)
-            return grpc.unary_unary_rpc_method_handler(unary, decode, handler.response_serializer)
+            unary = _guard_unary(handler.unary_unary, door, handler.response_serializer, self._unread)
+            return grpc.unary_unary_rpc_method_handler(unary, decode)
         if handler.unary_stream:
             answers = _guard_answers(handler.unary_stream, door)
             return grpc.unary_stream_rpc_method_handler(answers, decode, handler.response_serializer)
@@ -214,13 +214,17 @@ def _refuse(door: _Door, error: Exception) -> grpc.RpcMethodHandler[Any, Any]:
 
 
 def _guard_unary(
-    handle: Callable[[Any, Any], Awaitable[Any]], door: _Door
+    handle: Callable[[Any, Any], Awaitable[Any]], door: _Door, encode: Callable[[Any], bytes], unread: Unread
 ) -> Callable[[Any, Any], Awaitable[Any]]:
     async def guarded(request: Any, context: Context) -> Any:
         with seen(door.method, context, is_stream=False):
             try:
                 with door.taken_on(request, context):
-                    return await handle(request, context)
+                    answer = encode(await handle(request, context))
+                if let_go := unread.hold(len(answer)):
+                    # The call is done when its caller has taken the answer, or has gone.
+                    context.add_done_callback(lambda call: let_go())  # type: ignore[arg-type]
+                return answer
             except Exception as error:
                 await _abort(context, error)
 

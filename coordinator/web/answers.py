@@ -68,6 +68,11 @@ async def with_id_and_errors(request: web.Request, handler: Handler) -> web.Stre
     except Exception:
         log.exception("request %s failed: %s %s", request_id, request.method, request.path)
         response = error_response(Internal(f"internal error; quote request id {request_id}"), request_id)
+    return made_safe(response, request_id)
+
+
+def made_safe(response: web.StreamResponse, request_id: str) -> web.StreamResponse:
+    """The answer with the headers that each one bears."""
     response.headers[REQUEST_ID_HEADER] = request_id
     for name, value in _SAFE_HEADERS.items():
         response.headers.setdefault(name, value)

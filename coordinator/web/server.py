@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from coordinator.web import routes
 from coordinator.web.answers import REQUEST_ID, Handler, json_response, unless_known, with_id_and_errors
 from coordinator.web.bodies import LARGE_BYTES, Bodies
+from coordinator.web.connection import Runner
 from coordinator.web.gateway import Caller, Gateway, caller_of
 from coordinator.web.hosts import needs_check, only_loopback
 from coordinator.web.openapi import document
@@ -22,11 +23,8 @@ from lookalike import wire
 from lookalike.config import ClusterConfig
 from lookalike.errors import CannotStart, Internal, InvalidRequest, NotFound
 from lookalike.rpc import MAX_MESSAGE_BYTES
-from lookalike.serving import DRAIN_SECONDS
 from lookalike.thumbnails import format_of
 from lookalike.v1 import search_pb2 as pb
-
-_MAX_LINE_BYTES = 64 * 1024
 
 
 async def start_web(
@@ -35,14 +33,7 @@ async def start_web(
     """Serve REST and the pages on the config's `coordinator.web`. grpc_address: where this coordinator's own gRPC
     server listens for it. Raises CannotStart."""
     listen = config.coordinator.web
-    runner = web.AppRunner(
-        application(config, grpc_address),
-        access_log=None,
-        handler_cancellation=True,
-        auto_decompress=False,
-        max_line_size=_MAX_LINE_BYTES,
-        shutdown_timeout=DRAIN_SECONDS,
-    )
+    runner = Runner(application(config, grpc_address))
     await runner.setup()
     host, _, port = listen.rpartition(":")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import gzip
@@ -14,7 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
+from coordinator.web import connection
 from coordinator.web.gateway import Caller, Gateway
 from lookalike import Client
 from lookalike.errors import DeadlineExceeded
@@ -194,6 +197,45 @@ def test_what_can_be_read_answers_head(rest: Rest, path: str) -> None:
         answer = asked.getresponse()
         assert (answer.status, answer.read()) == (200, b"")
         assert answer.headers["content-type"] == read.headers["content-type"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        (b"GET / HTTP/9.9\r\n\r\n", "Bad status line"),
+        (b"GET / HTTP/1.1\r\n\r\n", "Missing 'Host' header"),
+        (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"x" * 10_000 + b"\r\n\r\n", "more than 8190 bytes"),
+        (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer lk_KEY\r\r\n\r\n", "Missing expected LF"),
+    ],
+)
+def test_what_is_no_http_gets_an_error_like_all_others_and_is_not_quoted(
+    rest: Rest, cluster: Cluster, sent: bytes, words: str
+) -> None:
+    host, _, port = rest.address.partition(":")
+    with socket.create_connection((host, int(port)), timeout=30) as sending:
+        sending.sendall(sent)
+        answer = http.client.HTTPResponse(sending)
+        answer.begin()
+        error = json.loads(answer.read())["error"]
+    assert (answer.status, answer.headers["server"]) == (400, "lookalike")
+    assert error["code"] == "InvalidRequest"
+    assert words in error["message"]
+    log = (cluster.data / "logs" / "coordinator.log").read_text()
+    assert "no HTTP request from" in log
+    assert "lk_KEY" not in log
+
+
+async def test_a_connection_that_asks_for_nothing_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "IDLE_SECONDS", 0.1)
+    runner = connection.Runner(web.Application())
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    async with asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection(*runner.addresses[0])
+        writer.write(b"GET / HT")
+        assert await reader.read() == b""
+    writer.close()
+    await runner.cleanup()
 
 
 async def test_a_timeout_that_passes_is_named(tmp_path: Path) -> None:
