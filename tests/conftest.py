@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, settings
 from lookalike import Client, throwaway
 from lookalike.channels import open_channel
 from lookalike.config import ClusterConfig, EncoderConfig, TracingConfig
+from lookalike.errors import LookalikeError
 from lookalike.security.tls import Tls, channel_credentials
 from lookalike.supervisor import Supervisor
 from lookalike.throwaway import throwaway_config
@@ -83,12 +84,12 @@ class Cluster:
         def restarted() -> bool:
             if self.pid(name) == old_pid:
                 return False
-            with Client(self.address, timeout=5) as client:
-                return all(
-                    replica.state == "serving"
-                    for partition in client.status().partitions
-                    for replica in partition.replicas
-                )
+            try:
+                with self.client(timeout=5) as client:
+                    status = client.status()
+            except LookalikeError:
+                return False
+            return all(replica.state == "serving" for part in status.partitions for replica in part.replicas)
 
         wait_until(restarted, 60)
 

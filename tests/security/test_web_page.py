@@ -62,7 +62,7 @@ async def test_a_key_is_asked_for_kept_in_the_tab_and_sent_with_everything(
 
 
 async def test_a_key_with_a_rate_shows_all_pictures_in_their_turn(locked: Locked, chromium: Browser) -> None:
-    ring, key = load_keys(locked.keys_file).added("slow", {"1-many": "search"}, MANY / 2)
+    ring, key = load_keys(locked.keys_file).added("leisurely", {"1-many": "search"}, MANY / 2)
     save_keys(locked.keys_file, ring)
     wait_until(lambda: locked.knows(key), 20)
     async with watched_page(chromium, locked.cluster.config.web_url, ignore_https_errors=True) as page:
