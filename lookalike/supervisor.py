@@ -15,7 +15,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -76,7 +75,7 @@ class Supervisor:
         self._report = report
         self._processes: list[_Process] = []
         self._lock: IO[str] | None = None
-        self._stopping = threading.Event()
+        self.stopping = False
         self._next: ClusterConfig | None = None
         self._take_over_at = 0.0
         self._refusal = ""
@@ -95,7 +94,7 @@ class Supervisor:
         """Return once everything serves, or `ask_to_stop` was called. Raises CannotStart as soon as one
         process has ended."""
         waiting = list(self._processes)
-        while waiting and not self._stopping.wait(POLL_SECONDS):
+        while waiting and not self._stopped_within(POLL_SECONDS):
             for process in self._processes:
                 assert process.popen is not None
                 if (code := process.popen.poll()) is not None:
@@ -105,7 +104,7 @@ class Supervisor:
     def watch(self) -> None:
         """Restart what dies, and stop what is left empty, until `ask_to_stop` is called."""
         look_at = 0.0
-        while not self._stopping.wait(POLL_SECONDS):
+        while not self._stopped_within(POLL_SECONDS):
             self._take_over()
             for process in list(self._processes):
                 self._tend(process)
@@ -189,12 +188,14 @@ class Supervisor:
         self._pid_file(process).unlink(missing_ok=True)
 
     def ask_to_stop(self) -> None:
-        """End `wait_ready` or `watch`. May be called from a signal handler."""
-        self._stopping.set()
+        """End `wait_ready` or `watch`. A signal handler may call it, so it takes no lock: the thread that it
+        interrupts may hold that one."""
+        self.stopping = True
 
-    @property
-    def stopping(self) -> bool:
-        return self._stopping.is_set()
+    def _stopped_within(self, seconds: float) -> bool:
+        if not self.stopping:
+            time.sleep(seconds)
+        return self.stopping
 
     def stop(self) -> None:
         """Stop the coordinator, so that no new work comes, then the rest; kill what takes too long."""

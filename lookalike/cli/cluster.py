@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import queue
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -68,26 +69,30 @@ def _following(path: Path, seen: bytes | None, supervisor: Supervisor) -> Iterat
     since `seen`; it stops when SIGHUP says that the terminal was closed."""
     from lookalike.config import CONFIG_POLL_SECONDS, content_of, load_config
 
-    asked, ended = threading.Event(), threading.Event()
+    # No events: a handler that interrupts their own `set` or `wait` would wait for their lock without an end.
+    wishes: queue.SimpleQueue[Literal["look", "end"]] = queue.SimpleQueue()
     had_terminal = os.isatty(2)
 
     def hung_up(*_: object) -> None:
         if had_terminal and not os.isatty(2):
             supervisor.ask_to_stop()
         else:
-            asked.set()
+            wishes.put("look")
 
     signal.signal(signal.SIGHUP, hung_up)
 
     def follow() -> None:
         nonlocal seen
-        while not ended.is_set():
-            is_asked = asked.wait(CONFIG_POLL_SECONDS)
-            asked.clear()
+        while True:
+            wish = None
+            with contextlib.suppress(queue.Empty):
+                wish = wishes.get(timeout=CONFIG_POLL_SECONDS)
+            if wish == "end":
+                return
             try:
                 content = content_of(path)
                 # Empty is a file that somebody has begun to write.
-                if content != b"" and (is_asked or content != seen) and not ended.is_set():
+                if content != b"" and (wish == "look" or content != seen):
                     seen = content
                     supervisor.reload(load_config(path))
             except CannotStart as error:
@@ -98,8 +103,7 @@ def _following(path: Path, seen: bytes | None, supervisor: Supervisor) -> Iterat
     try:
         yield
     finally:
-        ended.set()
-        asked.set()
+        wishes.put("end")
         thread.join()
 
 
