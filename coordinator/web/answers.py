@@ -85,11 +85,19 @@ def json_response(document: str, status: int = 200) -> web.Response:
     )
 
 
+def etag_of(body: bytes) -> str:
+    return hashlib.blake2b(body, digest_size=12).hexdigest()
+
+
 def unless_known(
-    request: web.Request, body: bytes, content_type: str, headers: Mapping[str, str], charset: str | None = None
+    request: web.Request,
+    body: bytes,
+    etag: str,
+    content_type: str,
+    headers: Mapping[str, str],
+    charset: str | None = None,
 ) -> web.Response:
     """The body and its ETag; the ETag alone, with status 304, if the client says that it has that body."""
-    etag = hashlib.blake2b(body, digest_size=12).hexdigest()
     headers = {**headers, "ETag": f'"{etag}"'}
     if any(tag.value == etag for tag in request.if_none_match or ()):
         return web.Response(status=304, headers=headers)

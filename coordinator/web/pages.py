@@ -8,7 +8,7 @@ from importlib import resources
 
 from aiohttp import web
 
-from coordinator.web.answers import Handler, unless_known
+from coordinator.web.answers import Handler, etag_of, unless_known
 
 PAGES = {"/": "search.html", "/cluster": "cluster.html"}
 STATIC = "/static/{file}"
@@ -31,6 +31,7 @@ _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg"
 class _File:
     content: bytes
     media_type: str
+    etag: str
 
 
 class Pages:
@@ -61,7 +62,7 @@ class Pages:
 
 
 def _file(name: str, content: bytes) -> _File:
-    return _File(content, _TYPES[name.rpartition(".")[2]])
+    return _File(content, _TYPES[name.rpartition(".")[2]], etag_of(content))
 
 
 def _served(file: _File, request: web.Request) -> web.Response:
@@ -71,4 +72,4 @@ def _served(file: _File, request: web.Request) -> web.Response:
         "Content-Security-Policy": POLICY,
         "Cross-Origin-Opener-Policy": "same-origin",
     }
-    return unless_known(request, file.content, file.media_type, headers, charset="utf-8")
+    return unless_known(request, file.content, file.etag, file.media_type, headers, charset="utf-8")

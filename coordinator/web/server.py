@@ -12,7 +12,14 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from coordinator.web import routes
-from coordinator.web.answers import REQUEST_ID, Handler, json_response, unless_known, with_id_and_errors
+from coordinator.web.answers import (
+    REQUEST_ID,
+    Handler,
+    etag_of,
+    json_response,
+    unless_known,
+    with_id_and_errors,
+)
 from coordinator.web.bodies import LARGE_BYTES, Bodies
 from coordinator.web.connection import Runner
 from coordinator.web.gateway import Caller, Gateway, caller_of
@@ -113,7 +120,8 @@ class _Handlers:
                 f"thumbnail: {keys[0][:64]!r} has none in {name!r}; ingest with thumbnails to keep them"
             )
         picture = records[0].thumbnail
-        return unless_known(request, picture, _picture_type(picture), {"Cache-Control": "private, no-cache"})
+        headers = {"Cache-Control": "private, no-cache"}
+        return unless_known(request, picture, etag_of(picture), _picture_type(picture), headers)
 
     async def close(self, application: web.Application) -> None:
         await self._gateway.close()
