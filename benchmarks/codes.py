@@ -22,11 +22,11 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
-from lookalike.client import Client
-from lookalike.codespace import CodeSpace
-from lookalike.indexing import Indexing
-from lookalike.supervisor import Supervisor
-from lookalike.throwaway import throwaway_config
+from lookalike.client.sync_client import Client
+from lookalike.local.ephemeral import ephemeral_config
+from lookalike.local.supervisor import Supervisor
+from lookalike.model.codespace import CodeSpace
+from lookalike.model.indexing import Indexing
 from shard.store import Store
 
 ROWS = 100_000
@@ -84,7 +84,7 @@ def _sqlite(path: Path, codes: np.ndarray[Any, np.dtype[np.uint8]]) -> float:
 def _job(
     data: Path, file: Path, codes: np.ndarray[Any, np.dtype[np.uint8]], partitions: int, alone: float
 ) -> dict[str, Any]:
-    config = throwaway_config(data, partitions)
+    config = ephemeral_config(data, partitions)
     supervisor = Supervisor(config, data, lambda line: print(line, file=sys.stderr))
     try:
         supervisor.launch()

@@ -15,9 +15,9 @@ import grpc
 import numpy as np
 
 from lookalike import Client, Record
-from lookalike.rpc import CHANNEL_OPTIONS
-from lookalike.supervisor import Supervisor
-from lookalike.throwaway import throwaway_config
+from lookalike.local.ephemeral import ephemeral_config
+from lookalike.local.supervisor import Supervisor
+from lookalike.transport.rpc import CHANNEL_OPTIONS
 from lookalike.v1 import search_pb2 as pb
 from lookalike.v1.search_pb2_grpc import SearchServiceStub
 
@@ -30,7 +30,7 @@ def measure(rows: int, seconds: float, rounds: int) -> Iterator[dict[str, Any]]:
     rows = min(rows, 20_000)
     codes = [row.tobytes() for row in np.random.default_rng(0).integers(0, 256, (rows, BITS // 8), np.uint8)]
     with tempfile.TemporaryDirectory() as folder:
-        config = throwaway_config(Path(folder), 2)
+        config = ephemeral_config(Path(folder), 2)
         supervisor = Supervisor(config, Path(folder), lambda line: print(line, file=sys.stderr))
         try:
             supervisor.launch()

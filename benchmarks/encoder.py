@@ -19,11 +19,11 @@ from PIL import Image
 from torchvision import transforms
 
 from encoder.backbones import OFFLINE_MODEL, load_backbone
-from encoder.datasets import load_dataset
-from encoder.demo.photographs import bundled_photographs, write_views
-from encoder.evaluation.rankings import judge
 from encoder.features import FeatureModel, ahead, stacked
 from encoder.hashing import normalised
+from lab.datasets import load_dataset
+from lab.demo.photographs import bundled_photographs, write_views
+from lab.evaluation.rankings import judge
 
 BATCH, ROUNDS, VIEWS = 32, 3, 32
 # Threads of the plain loop, and of the encoder those that decode beside the one that computes.

@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from encoder.demo.photographs import bundled_photographs, write_views
 from encoder.ingest.sources import find_sources
-from lookalike.config import EncoderConfig
-from lookalike.supervisor import Supervisor
-from lookalike.throwaway import throwaway_config
+from lab.demo.photographs import bundled_photographs, write_views
+from lookalike.local.ephemeral import ephemeral_config
+from lookalike.local.supervisor import Supervisor
+from lookalike.server.config import EncoderConfig
 
 _VIEWS_EACH = 50
 _LOOP = """
@@ -77,7 +77,7 @@ def _run_loop(paths: list[str]) -> dict[str, Any]:
 
 def _run_job(images: Path, folder: Path) -> tuple[dict[str, Any], float]:
     """The job's summary, and the seconds that its command took."""
-    config = throwaway_config(folder / "cluster", 4, EncoderConfig())
+    config = ephemeral_config(folder / "cluster", 4, EncoderConfig())
     supervisor = Supervisor(config, folder / "cluster", lambda line: print(line, file=sys.stderr))
     try:
         supervisor.launch()

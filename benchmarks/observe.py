@@ -22,10 +22,10 @@ import numpy as np
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 from lookalike import Client, Record
-from lookalike.config import ClusterConfig, TracingConfig
-from lookalike.observe import metrics
-from lookalike.supervisor import Supervisor
-from lookalike.throwaway import throwaway_config
+from lookalike.local.ephemeral import ephemeral_config
+from lookalike.local.supervisor import Supervisor
+from lookalike.server.config import ClusterConfig, TracingConfig
+from lookalike.server.observe import metrics
 
 ROWS, BITS, CLIENTS, PARTITIONS = 100_000, 256, 16, 2
 _SCRAPE_SECONDS = 1.0
@@ -68,9 +68,9 @@ def measure(seconds: float, rounds: int) -> Iterator[dict[str, Any]]:
 @contextlib.contextmanager
 def _cluster(changes: dict[str, Any]) -> Iterator[ClusterConfig]:
     with tempfile.TemporaryDirectory() as folder:
-        config = throwaway_config(Path(folder), PARTITIONS)
+        config = ephemeral_config(Path(folder), PARTITIONS)
         if changes.pop("metrics", False):
-            spare = throwaway_config(Path(folder), PARTITIONS)
+            spare = ephemeral_config(Path(folder), PARTITIONS)
             changes["shard"] = config.shard.model_copy(update={"metrics": spare.shard.address})
             changes["coordinator"] = config.coordinator.model_copy(update={"metrics": spare.coordinator.listen})
         config = config.model_copy(update=changes)

@@ -22,9 +22,9 @@ import grpc
 import numpy as np
 
 from lookalike import Client, Record
-from lookalike.rpc import CHANNEL_OPTIONS
-from lookalike.supervisor import Supervisor
-from lookalike.throwaway import throwaway_config
+from lookalike.local.ephemeral import ephemeral_config
+from lookalike.local.supervisor import Supervisor
+from lookalike.transport.rpc import CHANNEL_OPTIONS
 from lookalike.v1.search_pb2 import Query, SearchOptions, SearchRequest
 from lookalike.v1.search_pb2_grpc import SearchServiceStub
 
@@ -86,7 +86,7 @@ def measure(rows: int, seconds: float) -> Iterator[dict[str, Any]]:
     """Two replicas of one partition with `rows` codes of 256 bits; each load for so long."""
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
-        config = throwaway_config(data, 1, replicas=2)
+        config = ephemeral_config(data, 1, replicas=2)
         supervisor = Supervisor(config, data, lambda line: None)
         watcher = threading.Thread(target=supervisor.watch)
         try:

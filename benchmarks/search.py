@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from encoder.demo.photographs import bundled_photographs, write_views
 from encoder.ingest.sources import find_sources
+from lab.demo.photographs import bundled_photographs, write_views
 from lookalike import Client, Record
-from lookalike.config import EncoderConfig
-from lookalike.supervisor import Supervisor
-from lookalike.throwaway import throwaway_config
+from lookalike.local.ephemeral import ephemeral_config
+from lookalike.local.supervisor import Supervisor
+from lookalike.server.config import EncoderConfig
 
 ROWS = 100_000
 BITS = 256
@@ -31,7 +31,7 @@ def measure(images: Path | None) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pictures = _pictures(images, folder)
-        config = throwaway_config(folder / "cluster", 4, EncoderConfig(bits=BITS))
+        config = ephemeral_config(folder / "cluster", 4, EncoderConfig(bits=BITS))
         supervisor = Supervisor(config, folder / "cluster", lambda line: print(line, file=sys.stderr))
         started = time.perf_counter()
         try:

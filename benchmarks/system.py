@@ -29,10 +29,10 @@ from rich.table import Table
 
 from benchmarks import faiss_cluster
 from lookalike import Client, Record
-from lookalike.codespace import CodeSpace
-from lookalike.rpc import CHANNEL_OPTIONS
-from lookalike.supervisor import Supervisor
-from lookalike.throwaway import throwaway_config
+from lookalike.local.ephemeral import ephemeral_config
+from lookalike.local.supervisor import Supervisor
+from lookalike.model.codespace import CodeSpace
+from lookalike.transport.rpc import CHANNEL_OPTIONS
 from lookalike.v1.record_pb2 import Hit
 from lookalike.v1.search_pb2 import Query, SearchBatchRequest, SearchOptions, SearchRequest
 from lookalike.v1.search_pb2_grpc import SearchServiceStub
@@ -112,7 +112,7 @@ def measure(rows: int, seconds: float, rounds: int) -> Iterator[dict[str, Any]]:
         started = time.perf_counter()
         _fill(ours, codes)
         yield {"figure": "load", "rows": rows, "rows_per_second": round(rows / (time.perf_counter() - started))}
-        theirs = throwaway_config(folder, SHARDS)
+        theirs = ephemeral_config(folder, SHARDS)
         clusters.enter_context(faiss_cluster.running(theirs, folder / "codes.npy"))
         addresses = dict(zip(SYSTEMS, (ours, theirs.coordinator.listen), strict=True))
         _check(addresses, codes, rng.integers(0, 256, (CHECKED_QUERIES, BITS // 8), np.uint8))
@@ -124,7 +124,7 @@ def measure(rows: int, seconds: float, rounds: int) -> Iterator[dict[str, Any]]:
 @contextlib.contextmanager
 def _lookalike(folder: Path) -> Iterator[str]:
     """A local cluster without an encoder. Gives the coordinator's address."""
-    config = throwaway_config(folder, SHARDS)
+    config = ephemeral_config(folder, SHARDS)
     supervisor = Supervisor(config, folder, lambda line: print(line, file=sys.stderr))
     try:
         supervisor.launch()

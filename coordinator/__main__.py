@@ -7,12 +7,12 @@ from pathlib import Path
 
 from coordinator.server import SearchServicer
 from coordinator.web import private_address, start_web
-from lookalike.admission import Admission
-from lookalike.config import ClusterConfig, load_config
-from lookalike.inside import Inside
-from lookalike.observe.process import Observation, Process
-from lookalike.security.gate import key_gate
-from lookalike.serving import Server, follow_config, process_arguments, run_process, until_stopped
+from lookalike.server.admission import Admission
+from lookalike.server.config import ClusterConfig, load_config
+from lookalike.server.observe.process import Observation, Process
+from lookalike.server.peer_channels import PeerChannels
+from lookalike.server.security.authorizer import key_gate
+from lookalike.server.serving import Server, follow_config, process_arguments, run_process, until_stopped
 from lookalike.v1 import search_pb2, search_pb2_grpc
 
 
@@ -27,10 +27,10 @@ async def _serve(config_path: Path, watch_stdin: bool, web_to_grpc: str) -> None
     observation = Observation(config, Process("coordinator"))
     observation.trace()
     admission = Admission(config.max_request_bytes)
-    inside = Inside(config.security)
-    servicer = SearchServicer(config, admission, inside)
+    peer_channels = PeerChannels(config.security)
+    servicer = SearchServicer(config, admission, peer_channels)
     service = search_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name
-    tls = inside.outer_tls()
+    tls = peer_channels.outer_tls()
     server = Server([service], admission, key_gate(config.security.keys))
     search_pb2_grpc.add_SearchServiceServicer_to_server(servicer, server.grpc)
     server.grpc.add_insecure_port(web_to_grpc)

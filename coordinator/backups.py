@@ -12,9 +12,9 @@ from coordinator.cluster import Cluster
 from coordinator.replicas import ReplicaGroup, another_may_do_better
 from coordinator.shard_link import ShardLink
 from lookalike import wire
-from lookalike.dump import Mark
-from lookalike.errors import InvalidRequest, LookalikeError, NotFound, PartitionUnavailable
-from lookalike.records import SLOTS, check_collection_name
+from lookalike.cluster.dump import Mark
+from lookalike.model.errors import InvalidRequest, LookalikeError, NotFound, PartitionUnavailable
+from lookalike.model.records import SLOTS, check_collection_name
 from lookalike.v1 import shard_pb2
 
 # A replica that is in order or lags; it catches up before it gives anything.

@@ -15,8 +15,9 @@ from typing import TypeVar
 
 from coordinator.cluster import Cluster
 from coordinator.shard_link import ShardLink
-from lookalike.codespace import CodeSpace
-from lookalike.errors import (
+from lookalike.cluster.shard_state import ShardState
+from lookalike.model.codespace import CodeSpace
+from lookalike.model.errors import (
     AlreadyExists,
     CodeSpaceMismatch,
     DeadlineExceeded,
@@ -25,10 +26,9 @@ from lookalike.errors import (
     NotFound,
     PartitionUnavailable,
 )
-from lookalike.indexing import Indexing
-from lookalike.observe.metrics import OTHER, CollectionLabels
-from lookalike.records import Collection, check_collection_name
-from lookalike.shard_state import ShardState
+from lookalike.model.indexing import Indexing
+from lookalike.model.records import Collection, check_collection_name
+from lookalike.server.observe.metrics import OTHER, CollectionLabels
 
 # Its first replica decides which collections there are.
 _REGISTRAR = 0

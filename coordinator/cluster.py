@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from coordinator.replicas import ReplicaGroup
 from coordinator.routing import Place, Routing
 from coordinator.shard_link import ShardLink
-from lookalike.config import ClusterConfig
-from lookalike.errors import LookalikeError, Recovering
-from lookalike.inside import Inside
-from lookalike.placement import Target
-from lookalike.shard_state import ShardState
-from lookalike.slots import SlotTable, partitions_named, served_by_any, slots_to_bytes
+from lookalike.cluster.placement import Target
+from lookalike.cluster.shard_state import ShardState
+from lookalike.cluster.slots import SlotTable, partitions_named, served_by_any, slots_to_bytes
+from lookalike.model.errors import LookalikeError, Recovering
+from lookalike.server.config import ClusterConfig
+from lookalike.server.peer_channels import PeerChannels
 
 POLL_SECONDS = 1.0
 POLL_TIMEOUT_SECONDS = 1.0
@@ -30,9 +30,9 @@ _STATE_SECONDS = 2.0
 class Cluster:
     """Every shard of the cluster, by partition and replica."""
 
-    def __init__(self, config: ClusterConfig, inside: Inside) -> None:
+    def __init__(self, config: ClusterConfig, peer_channels: PeerChannels) -> None:
         self._config = config
-        self._inside = inside
+        self._peer_channels = peer_channels
         self._groups: dict[int, ReplicaGroup] = {}
         self._links: dict[Place, ShardLink] = {}
         self._tables: dict[Place, SlotTable] = {}
@@ -221,7 +221,9 @@ class Cluster:
     def _add(self, partition: int) -> None:
         group = self._groups.setdefault(partition, ReplicaGroup(partition, self._config.writes_needed))
         for replica in range(len(group.links), self._config.replicas):
-            link = ShardLink(partition, replica, self._config.shard_address(partition, replica), self._inside)
+            link = ShardLink(
+                partition, replica, self._config.shard_address(partition, replica), self._peer_channels
+            )
             group.links.append(link)
             self._links[partition, replica] = link
             self._watches[partition, replica] = asyncio.create_task(link.watch())

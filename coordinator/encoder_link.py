@@ -10,11 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike import wire
-from lookalike.codespace import CodeSpace
-from lookalike.errors import CodeSpaceMismatch, DeadlineExceeded, InvalidRequest, PartitionUnavailable
-from lookalike.inside import Inside
-from lookalike.observe import tracing
-from lookalike.rpc import call_by
+from lookalike.model.codespace import CodeSpace
+from lookalike.model.errors import (
+    CodeSpaceMismatch,
+    DeadlineExceeded,
+    InvalidRequest,
+    PartitionUnavailable,
+)
+from lookalike.server.peer_channels import PeerChannels
+from lookalike.transport import tracing
+from lookalike.transport.rpc import call_by
 from lookalike.v1 import encoder_pb2 as pb
 from lookalike.v1.encoder_pb2_grpc import EncoderServiceStub
 
@@ -43,11 +48,11 @@ class Description:
 class EncoderLink:
     """Calls to the encoder, if the cluster has one. Deadlines are times of the running loop's clock."""
 
-    def __init__(self, address: str | None, inside: Inside, max_image_bytes: int) -> None:
+    def __init__(self, address: str | None, peer_channels: PeerChannels, max_image_bytes: int) -> None:
         self.address = address or ""
         self._max_image_bytes = max_image_bytes
         if address:
-            self._connection = inside.connect(address)
+            self._connection = peer_channels.connect(address)
 
     async def close(self) -> None:
         if self.address:

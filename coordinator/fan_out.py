@@ -14,10 +14,11 @@ from typing import Any
 from coordinator.cluster import Cluster
 from coordinator.merge import QueryHits, merge
 from coordinator.routing import Share
-from lookalike.batcher import Batcher
-from lookalike.errors import DeadlineExceeded, InvalidRequest, LookalikeError
-from lookalike.observe import metrics, tracing
-from lookalike.scan import ScanGroup, ScanHits, Scoring
+from lookalike.cluster.scan import ScanGroup, ScanHits, Scoring
+from lookalike.model.errors import DeadlineExceeded, InvalidRequest, LookalikeError
+from lookalike.server.batcher import Batcher
+from lookalike.server.observe import metrics
+from lookalike.transport import tracing
 
 MAX_ROUND_QUERIES = 1_024
 MAX_WAITING_QUERIES = 16_384

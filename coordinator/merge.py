@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lookalike.scan import ScanHits
+from lookalike.cluster.scan import ScanHits
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ import numpy as np
 
 from coordinator.replicas import ReplicaGroup
 from coordinator.shard_link import ShardLink
-from lookalike.errors import Corruption, LookalikeError, Overloaded, SlotMoved
-from lookalike.records import MAX_K
-from lookalike.scan import ScanGroup, ScanHits, Scoring
+from lookalike.cluster.scan import ScanGroup, ScanHits, Scoring
+from lookalike.model.errors import Corruption, LookalikeError, Overloaded, SlotMoved
+from lookalike.model.records import MAX_K
 
 # Order, key, version, attributes, rank and distance of a hit.
 _Order = tuple[float, int, str]

@@ -15,7 +15,8 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import TypeVar
 
 from coordinator.shard_link import ShardLink
-from lookalike.errors import (
+from lookalike.cluster.scan import ScanGroup, ScanHits, WriteResult
+from lookalike.model.errors import (
     Corruption,
     DeadlineExceeded,
     LookalikeError,
@@ -24,9 +25,8 @@ from lookalike.errors import (
     PartitionUnavailable,
     SlotMoved,
 )
-from lookalike.observe import metrics
-from lookalike.records import VersionedRecord
-from lookalike.scan import ScanGroup, ScanHits, WriteResult
+from lookalike.model.records import VersionedRecord
+from lookalike.server.observe import metrics
 
 log = logging.getLogger("coordinator.replicas")
 HEDGE_SHARE = 0.05

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lookalike.placement import Target
-from lookalike.records import SLOTS, record_id, slot_of
-from lookalike.slots import SlotSet, SlotTable, slots_to_bytes
+from lookalike.cluster.placement import Target
+from lookalike.cluster.slots import SlotSet, SlotTable, slots_to_bytes
+from lookalike.model.records import SLOTS, record_id, slot_of
 
 Place = tuple[int, int]  # partition, replica
 

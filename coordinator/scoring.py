@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from coordinator.catalog import NotInLayout
 from coordinator.merge import QueryHits
-from lookalike.errors import InvalidRequest
-from lookalike.indexing import Indexing
-from lookalike.records import MAX_K
-from lookalike.scan import Codes, Inputs, Scoring
+from lookalike.cluster.scan import Codes, Inputs, Scoring
+from lookalike.model.errors import InvalidRequest
+from lookalike.model.indexing import Indexing
+from lookalike.model.records import MAX_K
 
 # Features that one request may have compared, some seconds' work; and bytes of query features that go to each
 # shard.

@@ -20,8 +20,9 @@ from coordinator.merge import QueryHits
 from coordinator.routing import Share
 from coordinator.scoring import Plan
 from coordinator.shard_link import ShardLink
-from lookalike import features as stored_features
-from lookalike.errors import (
+from lookalike.cluster.scan import ScanGroup, ScanHits
+from lookalike.model import features as stored_features
+from lookalike.model.errors import (
     CodeSpaceMismatch,
     DeadlineExceeded,
     InvalidRequest,
@@ -30,9 +31,8 @@ from lookalike.errors import (
     PartitionUnavailable,
     SlotMoved,
 )
-from lookalike.filters import Filter
-from lookalike.observe import metrics, tracing
-from lookalike.records import (
+from lookalike.model.filters import Filter
+from lookalike.model.records import (
     DEFAULT_OVERSAMPLING,
     MAX_ANSWER_BYTES,
     MAX_BATCH_HITS,
@@ -45,7 +45,8 @@ from lookalike.records import (
     check_code,
     check_key,
 )
-from lookalike.scan import ScanGroup, ScanHits
+from lookalike.server.observe import metrics
+from lookalike.transport import tracing
 
 # A partial answer, or the name of the partition that was silent, must be back before the client's own deadline
 # ends the call.

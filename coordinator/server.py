@@ -21,14 +21,10 @@ from coordinator.search import Answer, Options, Query, Searcher
 from coordinator.status import cluster_levels, cluster_status, coordinator_status
 from coordinator.writes import Draft, Writer
 from lookalike import wire
-from lookalike.admission import Admission
-from lookalike.codespace import CodeSpace
-from lookalike.config import ClusterConfig
-from lookalike.errors import InvalidRequest, LookalikeError, NotFound, PartitionUnavailable
-from lookalike.indexing import Indexing
-from lookalike.inside import Inside
-from lookalike.observe import metrics
-from lookalike.records import (
+from lookalike.model.codespace import CodeSpace
+from lookalike.model.errors import InvalidRequest, LookalikeError, NotFound, PartitionUnavailable
+from lookalike.model.indexing import Indexing
+from lookalike.model.records import (
     DEFAULT_OVERSAMPLING,
     ClusterStatus,
     Outcome,
@@ -36,7 +32,11 @@ from lookalike.records import (
     check_k,
     check_oversampling,
 )
-from lookalike.security.gate import visible
+from lookalike.server.admission import Admission
+from lookalike.server.config import ClusterConfig
+from lookalike.server.observe import metrics
+from lookalike.server.peer_channels import PeerChannels
+from lookalike.server.security.authorizer import visible
 from lookalike.v1 import record_pb2, search_pb2_grpc, shard_pb2
 from lookalike.v1 import search_pb2 as pb
 
@@ -50,14 +50,14 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class SearchServicer(search_pb2_grpc.SearchServiceServicer):
     """Serves a cluster config. Holds connections, no data."""
 
-    def __init__(self, config: ClusterConfig, admission: Admission, inside: Inside) -> None:
+    def __init__(self, config: ClusterConfig, admission: Admission, peer_channels: PeerChannels) -> None:
         self._config = config
         self._admission = admission
         self._draining = asyncio.Event()
         self._started = time.monotonic()
-        self._cluster = Cluster(config, inside)
+        self._cluster = Cluster(config, peer_channels)
         self._encoder = EncoderLink(
-            config.encoder.address if config.encoder else None, inside, config.limits.max_image_bytes
+            config.encoder.address if config.encoder else None, peer_channels, config.limits.max_image_bytes
         )
         self._catalog = Catalog(self._cluster)
         self._searcher = Searcher(self._cluster, self._catalog, self._encoder)

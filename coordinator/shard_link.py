@@ -13,8 +13,11 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lookalike import wire
-from lookalike.codespace import CodeSpace
-from lookalike.errors import (
+from lookalike.cluster.placement import Target
+from lookalike.cluster.scan import ScanGroup, ScanHits, WriteResult
+from lookalike.cluster.shard_state import ShardState
+from lookalike.model.codespace import CodeSpace
+from lookalike.model.errors import (
     Cancelled,
     DeadlineExceeded,
     InvalidRequest,
@@ -22,14 +25,12 @@ from lookalike.errors import (
     PartitionUnavailable,
     SlotMoved,
 )
-from lookalike.indexing import Indexing
-from lookalike.inside import Inside
-from lookalike.observe import metrics, tracing
-from lookalike.placement import Target
-from lookalike.records import VersionedRecord
-from lookalike.rpc import call_by, error_of
-from lookalike.scan import ScanGroup, ScanHits, WriteResult
-from lookalike.shard_state import ShardState
+from lookalike.model.indexing import Indexing
+from lookalike.model.records import VersionedRecord
+from lookalike.server.observe import metrics
+from lookalike.server.peer_channels import PeerChannels
+from lookalike.transport import tracing
+from lookalike.transport.rpc import call_by, error_of
 from lookalike.v1 import shard_pb2 as pb
 from lookalike.v1.shard_pb2_grpc import ShardServiceStub
 
@@ -44,7 +45,7 @@ _WATCH_PAUSE_SECONDS = 0.25
 class ShardLink:
     """Calls to one replica of one partition. Deadlines are times of the running loop's clock."""
 
-    def __init__(self, partition: int, replica: int, address: str, inside: Inside) -> None:
+    def __init__(self, partition: int, replica: int, address: str, peer_channels: PeerChannels) -> None:
         self.partition = partition
         self.replica = replica
         self.address = address
@@ -59,7 +60,7 @@ class ShardLink:
         self._failures = 0
         self._shunned_until = 0.0
         self._missed_at: float | None = None
-        self._connection = inside.connect(address)
+        self._connection = peer_channels.connect(address)
         self._scan_seconds = metrics.SHARD_SECONDS.labels(str(partition), str(replica))
 
     async def close(self) -> None:

@@ -15,9 +15,10 @@ from coordinator.catalog import sum_up
 from coordinator.cluster import Cluster
 from coordinator.encoder_link import EncoderLink
 from coordinator.shard_link import ShardLink
-from lookalike.errors import LookalikeError
-from lookalike.observe import metrics
-from lookalike.records import (
+from lookalike.cluster.shard_state import ShardState
+from lookalike.cluster.slots import SlotState
+from lookalike.model.errors import LookalikeError
+from lookalike.model.records import (
     ClusterStatus,
     CoordinatorStatus,
     EncoderStatus,
@@ -25,8 +26,7 @@ from lookalike.records import (
     Rebalance,
     ReplicaStatus,
 )
-from lookalike.shard_state import ShardState
-from lookalike.slots import SlotState
+from lookalike.server.observe import metrics
 
 STATUS_TIMEOUT_SECONDS = 2.0
 

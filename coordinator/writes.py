@@ -15,24 +15,19 @@ from coordinator.catalog import Catalog, Layout, NotInLayout
 from coordinator.clock import Clock
 from coordinator.cluster import Cluster
 from coordinator.encoder_link import EncoderLink
-from coordinator.placing import Placer
-from lookalike.errors import (
-    CodeSpaceMismatch,
-    InvalidRequest,
-    LookalikeError,
-    NotFound,
-)
-from lookalike.features import pack, read
-from lookalike.indexing import Indexing
-from lookalike.observe import metrics
-from lookalike.records import (
+from coordinator.write_router import Placer
+from lookalike.model.errors import CodeSpaceMismatch, InvalidRequest, LookalikeError, NotFound
+from lookalike.model.features import pack, read
+from lookalike.model.indexing import Indexing
+from lookalike.model.records import (
     VersionedRecord,
     attributes_text,
     check_code,
     check_key,
     parse_attributes,
 )
-from lookalike.thumbnails import check_thumbnail
+from lookalike.model.thumbnails import check_thumbnail
+from lookalike.server.observe import metrics
 
 _LARGE_ATTRIBUTES = 256 * 1024
 CheckImage = Callable[[bytes], bytes]

@@ -24,8 +24,8 @@ from google.protobuf.descriptor_pb2 import (
 from grpc_tools import protoc
 
 import lookalike
-from lookalike import errors, filters
 from lookalike.cli import app
+from lookalike.model import errors, filters
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "docs" / "api"
@@ -189,7 +189,7 @@ def _parameter(one: inspect.Parameter) -> str:
 
 def _error_table(module: ModuleType) -> Iterator[str]:
     rows = [
-        (f"`{name}`", f"`{kind.status.name}`", _line(inspect.getdoc(kind) or ""))
+        (f"`{name}`", f"`{kind.status}`", _line(inspect.getdoc(kind) or ""))
         for name, kind in vars(module).items()
         if isinstance(kind, type) and issubclass(kind, errors.LookalikeError) and not name.startswith("_")
     ]

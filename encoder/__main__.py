@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from lookalike.config import load_config
-from lookalike.errors import CannotStart
-from lookalike.observe.process import Observation, Process
-from lookalike.serving import process_arguments, run_process, until_stopped
+from lookalike.model.errors import CannotStart
+from lookalike.server.config import load_config
+from lookalike.server.observe.process import Observation, Process
+from lookalike.server.serving import process_arguments, run_process, until_stopped
 
 
 async def serve(config_path: Path, watch_stdin: bool) -> None:

@@ -14,9 +14,9 @@ from ray import serve
 
 from encoder.deployment import models
 from encoder.front import Front
-from lookalike.config import ClusterConfig, EncoderConfig, load_config
-from lookalike.errors import CannotStart
-from lookalike.observe.process import Observation, Process
+from lookalike.model.errors import CannotStart
+from lookalike.server.config import ClusterConfig, EncoderConfig, load_config
+from lookalike.server.observe.process import Observation, Process
 
 FRONT_RESOURCE = "front"
 

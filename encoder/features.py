@@ -13,7 +13,7 @@ from encoder.backbones import POOLED, load_backbone
 from encoder.fusion import fuse
 from encoder.hashing import Features
 from encoder.images import MAX_PIXELS, Pixels, UnreadableImage, decode
-from lookalike.errors import CannotStart
+from lookalike.model.errors import CannotStart
 
 BATCH_IMAGES = 32
 

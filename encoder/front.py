@@ -8,12 +8,12 @@ from typing import Any, Self
 from encoder.deployment import ReplicaWatch
 from encoder.server import EncoderServicer
 from encoder.spec import Description
-from lookalike.admission import Admission
-from lookalike.config import ClusterConfig, EncoderConfig
-from lookalike.errors import CannotStart
-from lookalike.inside import Inside
-from lookalike.observe.process import Observation
-from lookalike.serving import Server
+from lookalike.model.errors import CannotStart
+from lookalike.server.admission import Admission
+from lookalike.server.config import ClusterConfig, EncoderConfig
+from lookalike.server.observe.process import Observation
+from lookalike.server.peer_channels import PeerChannels
+from lookalike.server.serving import Server
 from lookalike.v1 import encoder_pb2, encoder_pb2_grpc
 
 
@@ -38,15 +38,15 @@ class Front:
         if isinstance(description, str):
             raise CannotStart(description)
         observation.trace()
-        inside = Inside(cluster.security)
+        peer_channels = PeerChannels(cluster.security)
         server = Server(
             [encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name],
             Admission(cluster.max_request_bytes),
-            inside.gate(),
+            peer_channels.gate(),
         )
         servicer = EncoderServicer(handle, description, config.max_replicas, cluster.limits.max_image_bytes)
         encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server.grpc)
-        await server.start(config.listen or config.address, inside.inner_tls())
+        await server.start(config.listen or config.address, peer_channels.inner_tls())
         watch = ReplicaWatch(config.max_replicas)
         observation.serve_metrics(config.metrics, server.levels, servicer.levels, watch.levels)
         await server.set_ready()

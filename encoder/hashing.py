@@ -1,8 +1,8 @@
 """Owns the hash: features to sign bits by hyperplanes, drawn (LSH for cosine; Charikar 2002) or fitted, and the
 file that keeps it. Plain NumPy; `encoder.model` does the same arithmetic on the device.
 
-Every method gives a `LinearHash`, so encoder, cluster and file know one kind only. `encoder.fitting` fits hashes
-to a sample, `encoder.training` to labels."""
+Every method gives a `LinearHash`, so encoder, cluster and file know one kind only. `lab.fitting` fits hashes
+to a sample, `lab.training` to labels."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lookalike.codespace import MAX_BITS, MIN_BITS
-from lookalike.errors import CannotStart
-from lookalike.records import MAX_HASH_BYTES
+from lookalike.model.codespace import MAX_BITS, MIN_BITS
+from lookalike.model.errors import CannotStart
+from lookalike.model.records import MAX_HASH_BYTES
 
 LSH = "lsh"
 # Orthogonal hyperplanes spread better than independent ones (Ji et al., NIPS 2012), but only so many can be
@@ -103,7 +103,7 @@ def _too_large(bits: int, width: int) -> CannotStart:
 
 def drawn(width: int, bits: int, seed: int, mean: Features | None = None, features: str = "") -> LinearHash:
     """Random hyperplanes in a space of `width` features. They pass through zero or, with a mean (float32
-    (width,), fitted on a sample by `encoder.fitting`), through that."""
+    (width,), fitted on a sample by `lab.fitting`), through that."""
     if mean is not None and mean.shape != (width,):
         raise CannotStart(
             f"encoder.mean: has shape {mean.shape}, the features have ({width},);"

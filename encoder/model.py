@@ -11,8 +11,8 @@ from encoder.features import FeatureModel, stacked
 from encoder.hashing import Features, LinearHash, drawn, from_bytes
 from encoder.images import MAX_PIXELS, Pixels, UnreadableImage
 from encoder.spec import Encoded, EncoderSpec
-from lookalike.codespace import CodeSpace
-from lookalike.errors import CannotStart
+from lookalike.model.codespace import CodeSpace
+from lookalike.model.errors import CannotStart
 
 
 class EncoderModel:

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from lookalike.config import EncoderConfig, load_config
-from lookalike.errors import CannotStart, InvalidRequest
+from lookalike.model.errors import CannotStart, InvalidRequest
+from lookalike.server.config import EncoderConfig, load_config
 
 Paths = Annotated[list[str], typer.Argument(help="Folders, globs, files, or URLs such as s3://bucket/photos.")]
 Config = Annotated[

@@ -16,7 +16,7 @@ from pathlib import Path
 import ray
 
 from encoder.ray_reaper import reaper
-from lookalike.errors import CannotStart
+from lookalike.model.errors import CannotStart
 
 LOG_FILE = Path(tempfile.gettempdir()) / "lookalike-ray.log"
 _OBJECT_STORE_BYTES = 512 * 1024 * 1024

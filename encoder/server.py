@@ -16,9 +16,10 @@ from encoder.deployment import ONGOING_BATCHES
 from encoder.hashing import Features
 from encoder.spec import Description, Encoded
 from lookalike import wire
-from lookalike.batcher import Batcher
-from lookalike.errors import InvalidRequest, PartitionUnavailable
-from lookalike.observe import metrics, tracing
+from lookalike.model.errors import InvalidRequest, PartitionUnavailable
+from lookalike.server.batcher import Batcher
+from lookalike.server.observe import metrics
+from lookalike.transport import tracing
 from lookalike.v1 import encoder_pb2 as pb
 from lookalike.v1 import encoder_pb2_grpc
 

@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 
 from encoder.hashing import Features, read_hash
-from lookalike.codespace import CodeSpace
-from lookalike.config import DEFAULT_BITS, EncoderConfig
-from lookalike.errors import CannotStart
+from lookalike.model.codespace import CodeSpace
+from lookalike.model.errors import CannotStart
+from lookalike.server.config import DEFAULT_BITS, EncoderConfig
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

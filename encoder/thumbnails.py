@@ -10,7 +10,7 @@ from typing import IO
 from PIL import Image, ImageOps
 
 from encoder.images import FORMATS, MAX_PIXELS, UnreadableImage, to_rgb
-from lookalike.thumbnails import MAX_THUMBNAIL_BYTES
+from lookalike.model.thumbnails import MAX_THUMBNAIL_BYTES
 
 _SIDE = 192
 # Tried in turn until the file is small enough; the last always is.

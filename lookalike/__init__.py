@@ -1,11 +1,11 @@
 """Lookalike's client. `Client` and `AsyncClient` talk to a cluster's coordinators; `Record`, `Hit`,
 `Coverage` and `SearchResult` are what goes in and comes out; `lookalike.errors` is what can go wrong."""
 
-from lookalike.async_client import AsyncClient
-from lookalike.client import Client
-from lookalike.codespace import CodeSpace
-from lookalike.errors import LookalikeError
-from lookalike.records import (
+from lookalike.client.async_client import AsyncClient
+from lookalike.client.sync_client import Client
+from lookalike.model.codespace import CodeSpace
+from lookalike.model.errors import LookalikeError
+from lookalike.model.records import (
     ClusterStatus,
     Collection,
     Coverage,
@@ -15,7 +15,7 @@ from lookalike.records import (
     SearchResult,
     StoredRecord,
 )
-from lookalike.security.tls import Tls
+from lookalike.transport.tls import Tls
 
 __all__ = [
     "AsyncClient",

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from lookalike.admission import Admission
-from lookalike.config import MAX_REPLICAS, ClusterConfig, load_config
-from lookalike.errors import CannotStart
-from lookalike.inside import Inside
-from lookalike.observe.process import Observation, Process
-from lookalike.placement import MAX_PARTITIONS
-from lookalike.serving import Server, follow_config, process_arguments, run_process, until_stopped
+from lookalike.cluster.placement import MAX_PARTITIONS
+from lookalike.model.errors import CannotStart
+from lookalike.server.admission import Admission
+from lookalike.server.config import MAX_REPLICAS, ClusterConfig, load_config
+from lookalike.server.observe.process import Observation, Process
+from lookalike.server.peer_channels import PeerChannels
+from lookalike.server.serving import Server, follow_config, process_arguments, run_process, until_stopped
 from lookalike.v1 import shard_pb2, shard_pb2_grpc
 from shard.membership import Identity
 from shard.node import Node
-from shard.replication.keeper import Keeper
+from shard.replication.reconciler import Reconciler
 from shard.scrub import Scrubber
 from shard.server import ShardServicer
 
@@ -33,27 +33,27 @@ async def serve(config_path: Path, partition: int, replica: int, watch_stdin: bo
     identity = Identity(config.cluster, partition, replica)
     folder = config.shard.data / f"r{replica}-{partition}"
     node = Node(folder, identity, config.partitions, config.shard.scan_threads)
-    inside = Inside(config.security)
+    peer_channels = PeerChannels(config.security)
     server = Server(
         [shard_pb2.DESCRIPTOR.services_by_name["ShardService"].full_name],
         Admission(config.max_request_bytes),
-        inside.gate(),
+        peer_channels.gate(),
     )
     servicer = ShardServicer(node)
     shard_pb2_grpc.add_ShardServiceServicer_to_server(servicer, server.grpc)
-    await server.start(config.shard_listen(partition, replica), inside.inner_tls())
-    keeper = Keeper(node, servicer, config, inside, server.set_ready)
+    await server.start(config.shard_listen(partition, replica), peer_channels.inner_tls())
+    reconciler = Reconciler(node, servicer, config, peer_channels, server.set_ready)
     observation.serve_metrics(
-        config.shard_metrics(partition, replica), server.levels, servicer.levels, keeper.levels
+        config.shard_metrics(partition, replica), server.levels, servicer.levels, reconciler.levels
     )
     await servicer.load()
 
     async def reload(config: ClusterConfig) -> None:
-        await keeper.reload(config)
+        await reconciler.reload(config)
         observation.follow(config)
 
     background = [
-        asyncio.create_task(keeper.run()),
+        asyncio.create_task(reconciler.run()),
         asyncio.create_task(Scrubber(node, servicer, config.shard.scrub_hours).run()),
         asyncio.create_task(follow_config(config_path, config, reload)),
     ]

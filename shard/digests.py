@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lookalike.records import SLOTS
+from lookalike.model.records import SLOTS
 
 SLOT_SHIFT = np.uint64(54)
 

@@ -18,14 +18,14 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lookalike import features
-from lookalike.dump import Mark
-from lookalike.errors import Corruption, NotFound
-from lookalike.filters import Filter, compared_fields
-from lookalike.indexing import MIH
-from lookalike.records import MAX_ANSWER_BYTES, SLOTS, VersionedRecord, answer_too_large
-from lookalike.scan import Codes, ScanGroup, ScanHits, Scoring, WriteResult
-from lookalike.slots import SlotSet
+from lookalike.cluster.dump import Mark
+from lookalike.cluster.scan import Codes, ScanGroup, ScanHits, Scoring, WriteResult
+from lookalike.cluster.slots import SlotSet
+from lookalike.model import features
+from lookalike.model.errors import Corruption, NotFound
+from lookalike.model.filters import Filter, compared_fields
+from lookalike.model.indexing import MIH
+from lookalike.model.records import MAX_ANSWER_BYTES, SLOTS, VersionedRecord, answer_too_large
 from shard.digests import SLOT_SHIFT, Rows, SlotSums
 from shard.kernel import CodeMatrix, Matches, ScanStopped, Selection, View, live_rows, mask_by_id, weighted
 from shard.store import Described, Store

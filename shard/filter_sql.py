@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from lookalike.filters import And, Equals, Exists, Filter, In, Not, Or, Range, Scalar
+from lookalike.model.filters import And, Equals, Exists, Filter, In, Not, Or, Range, Scalar
 
 Parameters = list[str | int | float]
 # Conditions on an element's {type} and {value}, one of which must hold, with their parameters.

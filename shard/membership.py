@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from lookalike.errors import CannotStart
-from lookalike.placement import Target
-from lookalike.slots import SlotTable
+from lookalike.cluster.placement import Target
+from lookalike.cluster.slots import SlotTable
+from lookalike.model.errors import CannotStart
 
 FILE = "shard.json"
 

@@ -20,11 +20,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from lookalike.codespace import CodeSpace
-from lookalike.errors import CannotStart, CodeSpaceMismatch, Corruption, NotFound, Overloaded
-from lookalike.indexing import Indexing
-from lookalike.records import Collection, check_collection_name
-from lookalike.slots import SlotSet, SlotTable
+from lookalike.cluster.slots import SlotSet, SlotTable
+from lookalike.model.codespace import CodeSpace
+from lookalike.model.errors import CannotStart, CodeSpaceMismatch, Corruption, NotFound, Overloaded
+from lookalike.model.indexing import Indexing
+from lookalike.model.records import Collection, check_collection_name
 from shard import membership as memberships
 from shard.engine import Engine
 from shard.membership import Identity, Membership, sync_folder, write_whole

@@ -17,7 +17,7 @@ import numpy as np
 import typer
 
 from lookalike.cli.options import Json, print_json
-from lookalike.errors import InvalidRequest
+from lookalike.model.errors import InvalidRequest
 from shard.bench.kernel import Bench, random_codes
 from shard.bench.timing import best_seconds, processor
 

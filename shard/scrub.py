@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from lookalike.errors import Corruption, LookalikeError
-from lookalike.observe import metrics
+from lookalike.model.errors import Corruption, LookalikeError
+from lookalike.server.observe import metrics
 from shard.engine import Engine
 from shard.node import Node
 from shard.server import ShardServicer

@@ -19,9 +19,11 @@ import grpc
 import numpy as np
 
 from lookalike import wire
-from lookalike.batcher import Batcher
-from lookalike.dump import Head
-from lookalike.errors import (
+from lookalike.cluster.dump import Head
+from lookalike.cluster.scan import ScanHits, WriteResult
+from lookalike.cluster.shard_state import CollectionDigest, ShardState
+from lookalike.cluster.slots import SlotState, no_slots, slots_to_bytes
+from lookalike.model.errors import (
     Corruption,
     Internal,
     InvalidRequest,
@@ -31,10 +33,9 @@ from lookalike.errors import (
     Recovering,
     SlotMoved,
 )
-from lookalike.features import is_sound
-from lookalike.indexing import Indexing
-from lookalike.observe import metrics, tracing
-from lookalike.records import (
+from lookalike.model.features import is_sound
+from lookalike.model.indexing import Indexing
+from lookalike.model.records import (
     MAX_HASH_BYTES,
     VERSION_LIMIT,
     VersionedRecord,
@@ -44,10 +45,10 @@ from lookalike.records import (
     record_id,
     slot_of,
 )
-from lookalike.scan import ScanHits, WriteResult
-from lookalike.shard_state import CollectionDigest, ShardState
-from lookalike.slots import SlotState, no_slots, slots_to_bytes
-from lookalike.thumbnails import check_thumbnail
+from lookalike.model.thumbnails import check_thumbnail
+from lookalike.server.batcher import Batcher
+from lookalike.server.observe import metrics
+from lookalike.transport import tracing
 from lookalike.v1 import shard_pb2 as pb
 from lookalike.v1 import shard_pb2_grpc
 from shard import work

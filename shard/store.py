@@ -21,12 +21,12 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from lookalike.codespace import CodeSpace
-from lookalike.errors import Corruption, InvalidRequest, Overloaded
-from lookalike.filters import Filter, Not
-from lookalike.indexing import Indexing
-from lookalike.records import VersionedRecord, answer_too_large, record_id, slot_of
-from lookalike.slots import SlotSet
+from lookalike.cluster.slots import SlotSet
+from lookalike.model.codespace import CodeSpace
+from lookalike.model.errors import Corruption, InvalidRequest, Overloaded
+from lookalike.model.filters import Filter, Not
+from lookalike.model.indexing import Indexing
+from lookalike.model.records import VersionedRecord, answer_too_large, record_id, slot_of
 from shard.digests import Rows
 from shard.filter_sql import index_of, where
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from lookalike.errors import DeadlineExceeded, LookalikeError, SlotMoved
-from lookalike.records import VersionedRecord, record_id, slot_of
-from lookalike.scan import ScanGroup, ScanHits, WriteResult
-from lookalike.slots import SlotSet, slots_from_bytes
+from lookalike.cluster.scan import ScanGroup, ScanHits, WriteResult
+from lookalike.cluster.slots import SlotSet, slots_from_bytes
+from lookalike.model.errors import DeadlineExceeded, LookalikeError, SlotMoved
+from lookalike.model.records import VersionedRecord, record_id, slot_of
 from shard.engine import Engine
 from shard.kernel import ScanStopped
 from shard.node import Node

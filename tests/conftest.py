@@ -18,13 +18,14 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import HealthCheck, settings
 
-from lookalike import Client, throwaway
-from lookalike.channels import open_channel
-from lookalike.config import ClusterConfig, EncoderConfig, TracingConfig
-from lookalike.errors import LookalikeError
-from lookalike.security.tls import Tls, channel_credentials
-from lookalike.supervisor import Supervisor
-from lookalike.throwaway import throwaway_config
+from lookalike import Client
+from lookalike.local import ephemeral as throwaway
+from lookalike.local.ephemeral import ephemeral_config
+from lookalike.local.supervisor import Supervisor
+from lookalike.model.errors import LookalikeError
+from lookalike.server.config import ClusterConfig, EncoderConfig, TracingConfig
+from lookalike.transport.channels import open_channel
+from lookalike.transport.tls import Tls, channel_credentials
 from tests.spans import Collector, collecting
 
 # How long an example takes says nothing on a machine that others use, too.
@@ -115,7 +116,7 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> None:
 def running_cluster(
     data: Path, partitions: int, encoder: EncoderConfig | None = None, replicas: int = 1
 ) -> Iterator[Cluster]:
-    cluster = Cluster(throwaway_config(data, partitions, encoder, replicas=replicas), data)
+    cluster = Cluster(ephemeral_config(data, partitions, encoder, replicas=replicas), data)
     try:
         cluster.start()
         yield cluster
@@ -133,7 +134,7 @@ def second_coordinator(cluster: Cluster, tls: Tls | None = None) -> Iterator[str
 @contextlib.contextmanager
 def coordinator_process(cluster: Cluster, tls: Tls | None = None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Another coordinator of the same cluster, on ports of its own, that nobody starts again."""
-    spare = throwaway_config(cluster.data, 1).coordinator
+    spare = ephemeral_config(cluster.data, 1).coordinator
     environment = {
         **os.environ,
         "LOOKALIKE__COORDINATOR__LISTEN": spare.listen,
@@ -168,7 +169,7 @@ def encoder_spans() -> Iterator[Collector]:
 def encoder_cluster(encoder_spans: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Two partitions and the real encoder on Ray, which shows its metrics and spans."""
     data = tmp_path_factory.mktemp("encoders")
-    config = throwaway_config(data, 2, EncoderConfig(bits=256))
+    config = ephemeral_config(data, 2, EncoderConfig(bits=256))
     assert config.encoder is not None
     encoder = config.encoder.model_copy(update={"metrics": f"{config.coordinator.listen[:-2]}95"})
     tracing = TracingConfig(otlp=encoder_spans.address)
@@ -197,7 +198,7 @@ def collection(request: pytest.FixtureRequest, client: Client) -> str:
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty views of ten real photographs, a folder each."""
-    from encoder.demo.photographs import bundled_photographs, write_views
+    from lab.demo.photographs import bundled_photographs, write_views
 
     folder = tmp_path_factory.mktemp("photographs")
     for photograph in bundled_photographs()[:10]:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lookalike.filters import And, Equals, Exists, Filter, In, Not, Or, Range
-from lookalike.records import record_id
+from lookalike.model.filters import And, Equals, Exists, Filter, In, Not, Or, Range
+from lookalike.model.records import record_id
 
 Codes = npt.NDArray[np.uint8]
 

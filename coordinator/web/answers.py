@@ -10,29 +10,28 @@ import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-import grpc
 from aiohttp import web
 
 from coordinator.web.gateway import REQUEST_ID_HEADER, request_id_of
-from lookalike.errors import Internal, InvalidRequest, LookalikeError, NotFound, name_of
+from lookalike.model.errors import Internal, InvalidRequest, LookalikeError, NotFound, name_of
 
 log = logging.getLogger("lookalike.web")
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 
 _HTTP_STATUS = {
-    grpc.StatusCode.INVALID_ARGUMENT: 400,
-    grpc.StatusCode.UNAUTHENTICATED: 401,
-    grpc.StatusCode.PERMISSION_DENIED: 403,
-    grpc.StatusCode.NOT_FOUND: 404,
-    grpc.StatusCode.ALREADY_EXISTS: 409,
+    "INVALID_ARGUMENT": 400,
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "ALREADY_EXISTS": 409,
     # The request is sound but does not go with what the collection is; 412 is for conditional headers.
-    grpc.StatusCode.FAILED_PRECONDITION: 409,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
-    grpc.StatusCode.CANCELLED: 499,
-    grpc.StatusCode.INTERNAL: 500,
-    grpc.StatusCode.DATA_LOSS: 500,
-    grpc.StatusCode.UNAVAILABLE: 503,
-    grpc.StatusCode.DEADLINE_EXCEEDED: 504,
+    "FAILED_PRECONDITION": 409,
+    "RESOURCE_EXHAUSTED": 429,
+    "CANCELLED": 499,
+    "INTERNAL": 500,
+    "DATA_LOSS": 500,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
 }
 ERROR_STATUSES = (*sorted({*_HTTP_STATUS.values()} - {499}), 405, 413, 415)
 _SAFE_HEADERS = {
@@ -108,7 +107,7 @@ def error_response(error: LookalikeError, request_id: str) -> web.Response:
     """The error's class, gRPC status, text and request id; how long to wait, where waiting helps."""
     body: dict[str, Any] = {
         "code": name_of(error),
-        "status": error.status.name,
+        "status": error.status,
         "message": error.message,
         "requestId": error.request_id or request_id,
     }

@@ -16,9 +16,9 @@ from google.protobuf.message import Message
 from coordinator.web.answers import TooLarge, WrongMediaType
 from coordinator.web.gateway import request_class
 from coordinator.web.routes import Call
-from lookalike.admission import Admission
-from lookalike.errors import DeadlineExceeded, InvalidRequest
-from lookalike.rpc import MAX_MESSAGE_BYTES
+from lookalike.model.errors import DeadlineExceeded, InvalidRequest
+from lookalike.server.admission import Admission
+from lookalike.transport.rpc import MAX_MESSAGE_BYTES
 
 READ_SECONDS = 60.0
 MAX_OPTIONS_BYTES = 1024 * 1024

@@ -13,9 +13,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from coordinator.web.answers import error_response, made_safe
 from coordinator.web.gateway import request_id_of
-from lookalike.errors import InvalidRequest
-from lookalike.observe import logs
-from lookalike.serving import DRAIN_SECONDS
+from lookalike.model.errors import InvalidRequest
+from lookalike.server.observe import logs
+from lookalike.server.serving import DRAIN_SECONDS
 
 log = logging.getLogger("lookalike.web")
 # Without a request, or with a part of one; longer than the minute that proxies keep theirs.

@@ -16,8 +16,8 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from lookalike.errors import CannotStart, DeadlineExceeded, InvalidRequest, Unauthenticated
-from lookalike.rpc import CHANNEL_OPTIONS, REQUEST_ID_KEY, error_of
+from lookalike.model.errors import CannotStart, DeadlineExceeded, InvalidRequest, Unauthenticated
+from lookalike.transport.rpc import CHANNEL_OPTIONS, REQUEST_ID_KEY, error_of
 from lookalike.v1 import search_pb2
 
 SERVICE = search_pb2.DESCRIPTOR.services_by_name["SearchService"]

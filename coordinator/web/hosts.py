@@ -8,8 +8,8 @@ import ipaddress
 from aiohttp import web
 
 from coordinator.web.answers import Handler
-from lookalike.config import ClusterConfig
-from lookalike.errors import PermissionDenied
+from lookalike.model.errors import PermissionDenied
+from lookalike.server.config import ClusterConfig
 
 
 def needs_check(config: ClusterConfig) -> bool:

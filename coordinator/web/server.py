@@ -27,10 +27,10 @@ from coordinator.web.hosts import needs_check, only_loopback
 from coordinator.web.openapi import document
 from coordinator.web.pages import Pages
 from lookalike import wire
-from lookalike.config import ClusterConfig
-from lookalike.errors import CannotStart, Internal, InvalidRequest, NotFound
-from lookalike.rpc import MAX_MESSAGE_BYTES
-from lookalike.thumbnails import format_of
+from lookalike.model.errors import CannotStart, Internal, InvalidRequest, NotFound
+from lookalike.model.thumbnails import format_of
+from lookalike.server.config import ClusterConfig
+from lookalike.transport.rpc import MAX_MESSAGE_BYTES
 from lookalike.v1 import search_pb2 as pb
 
 

@@ -13,19 +13,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from encoder.ingest import ready as ready_job
-from encoder.ingest.account import Summary
-from encoder.ingest.choice import Choice
-from encoder.ingest.letters import DeadLetters
+from encoder.ingest import precomputed as ready_job
+from encoder.ingest.dead_letters import DeadLetters
 from encoder.ingest.listing import list_images, split
-from encoder.ingest.meters import serving
+from encoder.ingest.metrics import serving
 from encoder.ingest.rate import TokenBucket
 from encoder.ingest.rows import is_ready
+from encoder.ingest.selection import Choice
 from encoder.ingest.sources import Source
+from encoder.ingest.stats import Summary
 from encoder.ingest.tables import Table, columns_of
 from encoder.options import Config, encoder_section
 from encoder.progress import progress_bar
-from lookalike import filters
 from lookalike.cli.options import (
     DEFAULT_COLLECTION,
     DEFAULT_SERVER,
@@ -36,9 +35,10 @@ from lookalike.cli.options import (
     print_json,
 )
 from lookalike.cli.records import json_filter
-from lookalike.client import Client
-from lookalike.config import EncoderConfig
-from lookalike.errors import InvalidRequest, NotFound, PartitionUnavailable
+from lookalike.client.sync_client import Client
+from lookalike.model import filters
+from lookalike.model.errors import InvalidRequest, NotFound, PartitionUnavailable
+from lookalike.server.config import EncoderConfig
 
 if TYPE_CHECKING:
     from encoder.ingest.job import Workers
@@ -182,7 +182,7 @@ def _ingest_images(
 
 
 def _try_images(job: _Job, sources: Sequence[Source]) -> None:
-    from encoder.ingest.trial import try_images
+    from encoder.ingest.dry_run import try_images
 
     with progress_bar(job.as_json) as progress:
         task = progress.add_task("reading", total=len(sources))

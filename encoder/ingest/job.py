@@ -12,16 +12,16 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from encoder.ingest.account import Summary
-from encoder.ingest.letters import DeadLetters
+from encoder.ingest.dead_letters import DeadLetters
 from encoder.ingest.pipeline import Result, encode_urls
 from encoder.ingest.rate import TokenBucket
 from encoder.ingest.sending import store
 from encoder.ingest.sources import Source
+from encoder.ingest.stats import Summary
 from encoder.spec import EncoderSpec
-from lookalike.client import Client
-from lookalike.errors import AlreadyExists, CodeSpaceMismatch, LookalikeError, NotFound
-from lookalike.records import Collection, Record
+from lookalike.client.sync_client import Client
+from lookalike.model.errors import AlreadyExists, CodeSpaceMismatch, LookalikeError, NotFound
+from lookalike.model.records import Collection, Record
 
 CHECK_KEYS = 1_000
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from fsspec.core import url_to_fs
 
-from encoder.ingest.account import Summary
-from encoder.ingest.choice import Choice
-from encoder.ingest.letters import DeadLetters
+from encoder.ingest.dead_letters import DeadLetters
 from encoder.ingest.rows import absolute, check_columns, source_of
+from encoder.ingest.selection import Choice
 from encoder.ingest.sources import Source, find_sources
+from encoder.ingest.stats import Summary
 from encoder.ingest.tables import COCO, IMAGES, Table, Unreadable, find_tables, format_of
-from lookalike.errors import InvalidRequest
+from lookalike.model.errors import InvalidRequest
 
 
 def split(paths: Sequence[str], format: str | None) -> tuple[list[str], list[Table]]:

@@ -13,10 +13,10 @@ import numpy as np
 import ray.data
 
 from encoder.hashing import Features
-from encoder.ingest.pictures import read
+from encoder.ingest.images import read
 from encoder.spec import Encoded, EncoderSpec
 from encoder.thumbnails import thumbnail
-from lookalike.rpc import MAX_IMAGE_BYTES
+from lookalike.transport.rpc import MAX_IMAGE_BYTES
 
 BATCH_IMAGES = 32
 READ_THREADS = 8

@@ -26,12 +26,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from encoder.ingest.pictures import row_url
+from encoder.ingest.images import row_url
 from encoder.ingest.sources import Source
 from encoder.ingest.tables import Table
-from lookalike.errors import InvalidRequest
-from lookalike.records import attributes_text, check_key, parse_attributes
-from lookalike.thumbnails import check_thumbnail
+from lookalike.model.errors import InvalidRequest
+from lookalike.model.records import attributes_text, check_key, parse_attributes
+from lookalike.model.thumbnails import check_thumbnail
 
 _NAMES = frozenset("key image uri code feature features thumbnail attributes version".split())
 _READY = frozenset(("code", "feature", "features"))

@@ -9,8 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 
-from lookalike.client import Client
-from lookalike.errors import (
+from lookalike.client.sync_client import Client
+from lookalike.model.errors import (
     Cancelled,
     DeadlineExceeded,
     Internal,
@@ -18,7 +18,7 @@ from lookalike.errors import (
     Overloaded,
     PartitionUnavailable,
 )
-from lookalike.records import Record
+from lookalike.model.records import Record
 
 _STREAM_SECONDS = 120.0
 # Less would end calls to a cluster that is only slow.

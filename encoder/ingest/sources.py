@@ -11,8 +11,8 @@ from typing import Any
 
 from fsspec.core import url_to_fs
 
-from lookalike.errors import InvalidRequest
-from lookalike.records import check_key
+from lookalike.model.errors import InvalidRequest
+from lookalike.model.records import check_key
 
 _NAMES = "jpg jpeg jpe jfif png gif webp bmp dib tif tiff ppm pgm pbm avif jp2 j2k"
 EXTENSIONS = frozenset(f".{name}" for name in _NAMES.split())
@@ -20,7 +20,7 @@ EXTENSIONS = frozenset(f".{name}" for name in _NAMES.split())
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Source:
-    """One image: a file, or a row of a table (see `encoder.ingest.pictures`). `signature` changes when that does,
+    """One image: a file, or a row of a table (see `encoder.ingest.images`). `signature` changes when that does,
     so a changed image is encoded again. fields: the record's attributes, but for the note of where it comes
     from."""
 

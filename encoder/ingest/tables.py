@@ -16,7 +16,7 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from encoder.ingest.sources import does_not_exist, is_glob, signature
-from lookalike.errors import InvalidRequest, LookalikeError
+from lookalike.model.errors import InvalidRequest, LookalikeError
 
 IMAGES, PARQUET, JSONL, CSV, COCO = FORMATS = ("images", "parquet", "jsonl", "csv", "coco")
 _ENDINGS = {

@@ -14,7 +14,7 @@ from typing import Any
 import typer
 
 from lookalike.cli import cluster, collection, health, keys, manifests, options, records
-from lookalike.errors import InvalidRequest, LookalikeError
+from lookalike.model.errors import InvalidRequest, LookalikeError
 
 _ENTRY_POINTS = "lookalike.commands"
 

@@ -17,11 +17,11 @@ import typer
 
 from lookalike.cli import view
 from lookalike.cli.options import DEFAULT_SERVER, Json, Server, Timeout, connect, print_json
-from lookalike.coordinators import addresses_of
-from lookalike.errors import CannotStart
+from lookalike.client.endpoints import addresses_of
+from lookalike.model.errors import CannotStart
 
 if TYPE_CHECKING:
-    from lookalike.supervisor import Supervisor
+    from lookalike.local.supervisor import Supervisor
 
 
 def up(
@@ -35,8 +35,8 @@ def up(
 
     Prints one line when it serves: "ready: grpc ADDRESS web URL"."""
     try:
-        from lookalike.config import content_of, load_config
-        from lookalike.supervisor import Supervisor
+        from lookalike.local.supervisor import Supervisor
+        from lookalike.server.config import content_of, load_config
     except ModuleNotFoundError as error:
         raise CannotStart(f"up: needs {error.name}; pip install 'lookalike[all]'") from None
     loaded = load_config(config)
@@ -67,7 +67,7 @@ def up(
 def _following(path: Path, seen: bytes | None, supervisor: Supervisor) -> Iterator[None]:
     """While the block lasts, the cluster goes over to what the file says after SIGHUP, or when it has changed
     since `seen`; it stops when SIGHUP says that the terminal was closed."""
-    from lookalike.config import CONFIG_POLL_SECONDS, content_of, load_config
+    from lookalike.server.config import CONFIG_POLL_SECONDS, content_of, load_config
 
     # No events: a handler that interrupts their own `set` or `wait` would wait for their lock without an end.
     wishes: queue.SimpleQueue[Literal["look", "end"]] = queue.SimpleQueue()

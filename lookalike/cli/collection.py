@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from lookalike.cli.options import DEFAULT_SERVER, Json, Server, connect, print_json
-from lookalike.errors import InvalidRequest, NotFound
-from lookalike.features import NONE
-from lookalike.indexing import SCAN
-from lookalike.records import Collection
+from lookalike.model.errors import InvalidRequest, NotFound
+from lookalike.model.features import NONE
+from lookalike.model.indexing import SCAN
+from lookalike.model.records import Collection
 
 app = typer.Typer(
     no_args_is_help=True,

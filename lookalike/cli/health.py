@@ -9,11 +9,11 @@ from typing import Annotated
 import grpc
 import typer
 
-from lookalike.channels import open_channel
 from lookalike.cli.options import DEFAULT_SERVER
-from lookalike.errors import CannotStart, PartitionUnavailable
-from lookalike.rpc import error_of
-from lookalike.security.tls import Tls, channel_credentials
+from lookalike.model.errors import CannotStart, PartitionUnavailable
+from lookalike.transport.channels import open_channel
+from lookalike.transport.rpc import error_of
+from lookalike.transport.tls import Tls, channel_credentials
 
 HEALTHY = "SERVING"
 

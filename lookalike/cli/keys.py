@@ -15,8 +15,8 @@ from typing import Annotated
 import typer
 
 from lookalike.cli.options import Json, print_json
-from lookalike.errors import CannotStart, InvalidRequest
-from lookalike.security.keys import KeyRing, describe, load_keys, parse_grant, save_keys
+from lookalike.model.errors import CannotStart, InvalidRequest
+from lookalike.server.security.keys import KeyRing, describe, load_keys, parse_grant, save_keys
 
 _TEN_YEARS = 10 * 365 * 24
 

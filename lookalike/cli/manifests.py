@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from lookalike.cli.options import connect
-from lookalike.errors import CannotStart, InvalidRequest
-from lookalike.manifests import CONFIG_FILE, SHARDS_FILE, Origin, save, written
+from lookalike.local.manifests import CONFIG_FILE, SHARDS_FILE, Origin, save, written
+from lookalike.model.errors import CannotStart, InvalidRequest
 
 
 def manifests(
@@ -30,7 +30,7 @@ def manifests(
     A partition that the config has no more is kept until a coordinator (--server) says that it is empty: whoever
     stopped it earlier would take away records that it has not handed over."""
     try:
-        from lookalike.config import load_config
+        from lookalike.server.config import load_config
     except ModuleNotFoundError as error:
         raise CannotStart(f"manifests: needs {error.name}; pip install 'lookalike[server]'") from None
     config = load_config(folder / CONFIG_FILE, environment={})

@@ -13,10 +13,10 @@ from typing import Annotated, Any
 
 import typer
 
-from lookalike.calls import DEFAULT_TIMEOUT_SECONDS
-from lookalike.client import Client
-from lookalike.errors import InvalidRequest
-from lookalike.security.tls import Tls
+from lookalike.client.calls import DEFAULT_TIMEOUT_SECONDS
+from lookalike.client.sync_client import Client
+from lookalike.model.errors import InvalidRequest
+from lookalike.transport.tls import Tls
 
 Server = Annotated[
     str,

@@ -20,8 +20,8 @@ from lookalike.cli.options import (
     print_json,
 )
 from lookalike.cli.thumbnails import write_thumbnails
-from lookalike.errors import InvalidRequest, NotFound
-from lookalike.records import DEFAULT_OVERSAMPLING, SearchResult, StoredRecord
+from lookalike.model.errors import InvalidRequest, NotFound
+from lookalike.model.records import DEFAULT_OVERSAMPLING, SearchResult, StoredRecord
 
 _EXAMPLE = '{"label": "cat"}'
 Keys = Annotated[list[str], typer.Argument(help="Keys of records.")]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from lookalike.errors import InvalidRequest
-from lookalike.records import StoredRecord, record_id
-from lookalike.thumbnails import ENDINGS, format_of
+from lookalike.model.errors import InvalidRequest
+from lookalike.model.records import StoredRecord, record_id
+from lookalike.model.thumbnails import ENDINGS, format_of
 
 
 def write_thumbnails(folder: Path, records: Iterable[StoredRecord]) -> dict[str, Path]:

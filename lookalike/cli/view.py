@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from lookalike.cli.rates import Watched
-from lookalike.client import Client
-from lookalike.errors import LookalikeError
-from lookalike.records import ClusterStatus, PartitionStatus
+from lookalike.client.sync_client import Client
+from lookalike.model.errors import LookalikeError
+from lookalike.model.records import ClusterStatus, PartitionStatus
 
 _PIPED_WIDTH = 160
 _STYLES = {"serving": "green", "recovering": "yellow", "unavailable": "bold red"}

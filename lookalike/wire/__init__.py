@@ -3,7 +3,7 @@
 Reading from the wire checks form (types, widths of packed arrays); the rules of the domain are checked by whoever
 takes the data in."""
 
-from lookalike.wire.answers import (
+from lookalike.wire.public.answers import (
     coverage_from_wire,
     coverage_to_wire,
     outcome_from_wire,
@@ -15,7 +15,7 @@ from lookalike.wire.answers import (
     stored_record_from_wire,
     stored_record_to_wire,
 )
-from lookalike.wire.collections import (
+from lookalike.wire.public.collections import (
     collection_from_wire,
     collection_to_wire,
     indexing_from_wire,
@@ -23,15 +23,22 @@ from lookalike.wire.collections import (
     space_from_wire,
     space_to_wire,
 )
-from lookalike.wire.dumps import (
+from lookalike.wire.public.filters import filter_from_wire, filter_to_wire
+from lookalike.wire.public.requests import (
+    consistency_to_wire,
+    image_bytes,
+    options_to_wire,
+    query_to_wire,
+    record_to_wire,
+)
+from lookalike.wire.shard.dumps import (
     dump_part_from_wire,
     dump_request_to_wire,
     head_to_wire,
     mark_from_wire,
     mark_to_wire,
 )
-from lookalike.wire.filters import filter_from_wire, filter_to_wire
-from lookalike.wire.membership import (
+from lookalike.wire.shard.membership import (
     generations_from_wire,
     generations_to_wire,
     slots_from_wire,
@@ -42,14 +49,7 @@ from lookalike.wire.membership import (
     target_from_wire,
     target_to_wire,
 )
-from lookalike.wire.requests import (
-    consistency_to_wire,
-    image_bytes,
-    options_to_wire,
-    query_to_wire,
-    record_to_wire,
-)
-from lookalike.wire.shards import (
+from lookalike.wire.shard.scans import (
     scan_group_from_wire,
     scan_group_to_wire,
     scan_hits_from_wire,

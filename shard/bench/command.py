@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from lookalike.cli.options import Json
-from lookalike.errors import InvalidRequest
+from lookalike.model.errors import InvalidRequest
 from shard.bench import filters, kernel, report
 from shard.bench.timing import Figure, machine
 

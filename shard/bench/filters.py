@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from lookalike import filters
-from lookalike.codespace import CodeSpace
-from lookalike.indexing import Indexing
-from lookalike.records import VersionedRecord
-from lookalike.scan import ScanGroup
+from lookalike.cluster.scan import ScanGroup
+from lookalike.model import filters
+from lookalike.model.codespace import CodeSpace
+from lookalike.model.indexing import Indexing
+from lookalike.model.records import VersionedRecord
 from shard.bench.timing import Figure, best_seconds, once_seconds
 from shard.engine import Engine
 from shard.store import Store

@@ -243,8 +243,8 @@ def other_processors() -> Iterator[Figure]:
 
 
 def _elsewhere(environment: dict[str, str], *arguments: str) -> dict[str, float]:
-    """What `shard.bench.elsewhere` says in a process of its own."""
-    command = [sys.executable, "-m", "shard.bench.elsewhere", *arguments]
+    """What `shard.bench.other_processors` says in a process of its own."""
+    command = [sys.executable, "-m", "shard.bench.other_processors", *arguments]
     done = subprocess.run(
         command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True, check=True, timeout=300
     )

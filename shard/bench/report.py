@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lookalike.errors import InvalidRequest
+from lookalike.model.errors import InvalidRequest
 from shard.bench.timing import Figure
 
 

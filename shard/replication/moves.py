@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lookalike.placement import Target
-from lookalike.shard_state import ShardState
-from lookalike.slots import SlotSet, SlotState, SlotTable, no_slots
+from lookalike.cluster.placement import Target
+from lookalike.cluster.shard_state import ShardState
+from lookalike.cluster.slots import SlotSet, SlotState, SlotTable, no_slots
 from shard.membership import Membership
 
 # Slots that a shard begins to take from other partitions at once: so many are twice written and half copied.

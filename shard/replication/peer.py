@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike import wire
-from lookalike.inside import Inside
-from lookalike.placement import Target
-from lookalike.records import VersionedRecord
-from lookalike.rpc import call_by
-from lookalike.shard_state import ShardState
-from lookalike.slots import SlotSet, slots_from_bytes, slots_to_bytes
+from lookalike.cluster.placement import Target
+from lookalike.cluster.shard_state import ShardState
+from lookalike.cluster.slots import SlotSet, slots_from_bytes, slots_to_bytes
+from lookalike.model.records import VersionedRecord
+from lookalike.server.peer_channels import PeerChannels
+from lookalike.transport.rpc import call_by
 from lookalike.v1 import shard_pb2 as pb
 from lookalike.v1.shard_pb2_grpc import ShardServiceStub
 from shard.digests import Rows
@@ -28,10 +28,10 @@ WORK_SECONDS = 30.0
 class Peer:
     """Calls to one other shard. Every method raises the LookalikeError of the failure."""
 
-    def __init__(self, partition: int, replica: int, address: str, inside: Inside) -> None:
+    def __init__(self, partition: int, replica: int, address: str, peer_channels: PeerChannels) -> None:
         self.partition = partition
         self.replica = replica
-        self._connection = inside.connect(address)
+        self._connection = peer_channels.connect(address)
 
     @property
     def _stub(self) -> Any:

@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable
 import numpy as np
 import numpy.typing as npt
 
-from lookalike.errors import Corruption, LookalikeError, NotFound
-from lookalike.shard_state import CollectionDigest, ShardState
-from lookalike.slots import SlotSet
+from lookalike.cluster.shard_state import CollectionDigest, ShardState
+from lookalike.cluster.slots import SlotSet
+from lookalike.model.errors import Corruption, LookalikeError, NotFound
 from shard.digests import Rows
 from shard.node import Node
 from shard.replication.peer import Peer

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lookalike import Client
-from lookalike.errors import CannotStart
+from lookalike.model.errors import CannotStart
 from tests.chaos import disks
 from tests.chaos.cluster import Cluster, wait_until
 from tests.chaos.content import Codes, Images, Source

@@ -15,7 +15,7 @@ import enum
 import itertools
 from collections.abc import Callable, Sequence
 
-from lookalike.records import record_id
+from lookalike.model.records import record_id
 from tests.chaos.history import History, Write
 
 Rank = tuple[int, int, str]

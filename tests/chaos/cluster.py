@@ -12,9 +12,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lookalike import Client
-from lookalike.config import ClusterConfig, CoordinatorConfig, EncoderConfig, ShardConfig, dump_config
-from lookalike.errors import LookalikeError
-from lookalike.records import SLOTS, ClusterStatus
+from lookalike.model.errors import LookalikeError
+from lookalike.model.records import SLOTS, ClusterStatus
+from lookalike.server.config import (
+    ClusterConfig,
+    CoordinatorConfig,
+    EncoderConfig,
+    ShardConfig,
+    dump_config,
+)
 from tests.chaos.clocks import Clocks
 from tests.chaos.disks import Disks
 from tests.chaos.keeper import Command, Keeper

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lookalike import Client, Record
-from lookalike.errors import AlreadyExists
+from lookalike.model.errors import AlreadyExists
 
 BITS = 64
 _IMAGES = 24

@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Callable
 
 from lookalike import Client
-from lookalike.records import SearchResult
+from lookalike.model.records import SearchResult
 from tests.chaos.content import Source
 from tests.chaos.history import History, Write
 from tests.chaos.reading import Answerer

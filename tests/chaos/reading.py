@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from lookalike import Client
-from lookalike.errors import LookalikeError
-from lookalike.records import Hit, SearchResult, StoredRecord
+from lookalike.model.errors import LookalikeError
+from lookalike.model.records import Hit, SearchResult, StoredRecord
 from tests.chaos.checker import Search, SeenHit, SeenRecord, Span, judge_get, judge_search
 from tests.chaos.content import Content, Source, code_number
 from tests.chaos.history import History

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from lookalike import Client
-from lookalike.errors import LookalikeError
+from lookalike.model.errors import LookalikeError
 from tests.chaos.content import Content, Source
 from tests.chaos.history import History, Write
 from tests.chaos.meter import Meter

@@ -10,8 +10,8 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from lookalike.config import ClusterConfig
-from lookalike.throwaway import throwaway_config
+from lookalike.local.ephemeral import ephemeral_config
+from lookalike.server.config import ClusterConfig
 from tests.conftest import Cluster
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -19,7 +19,7 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 def visible_config(data: Path, partitions: int, replicas: int, **changes: Any) -> ClusterConfig:
     """A throw-away config with metrics on: each beside its process's own port."""
-    config = throwaway_config(data, partitions, replicas=replicas)
+    config = ephemeral_config(data, partitions, replicas=replicas)
     thousand, last = config.coordinator.listen.removeprefix("127.0.0.1:")[:2], config.coordinator.listen[-3]
     return config.model_copy(
         update={

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from coordinator.shard_link import ShardLink
-from lookalike.errors import PartitionUnavailable
-from lookalike.inside import Inside
+from lookalike.model.errors import PartitionUnavailable
+from lookalike.server.peer_channels import PeerChannels
 from shard.replication.peer import Peer
 from tests.conftest import Cluster
 
@@ -20,7 +20,7 @@ async def test_another_shards_answer_is_not_taken(cluster: Cluster, partition: i
     """Partition 0 is there; asked for as partition 1, or as another replica, it is as good as absent."""
     address = cluster.config.shard_address(0)
     place = (partition, 1 - partition)
-    inside = Inside(cluster.config.security)
+    inside = PeerChannels(cluster.config.security)
     peer, link = Peer(*place, address, inside), ShardLink(*place, address, inside)
     try:
         with pytest.raises(PartitionUnavailable, match="its address belongs to partition 0"):

@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from lookalike import AsyncClient, Record
-from lookalike.rpc import CHANNEL_OPTIONS, RETRY_AFTER_KEY
+from lookalike.transport.rpc import CHANNEL_OPTIONS, RETRY_AFTER_KEY
 from lookalike.v1 import record_pb2, search_pb2_grpc
 from lookalike.v1 import search_pb2 as pb
 from tests.conftest import running_cluster

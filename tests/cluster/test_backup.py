@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 
 from lookalike import Client, Record
-from lookalike.backup import giving, taking
-from lookalike.backup.folder import Folder
-from lookalike.dump import Head, Mark
-from lookalike.errors import (
+from lookalike.cluster.dump import Head, Mark
+from lookalike.cluster.slots import all_slots, no_slots
+from lookalike.jobs.backup import backup as taking
+from lookalike.jobs.backup import restore as giving
+from lookalike.jobs.backup.folder import Folder
+from lookalike.model.errors import (
     AlreadyExists,
     CodeSpaceMismatch,
     Corruption,
@@ -26,8 +28,7 @@ from lookalike.errors import (
     NotFound,
     Overloaded,
 )
-from lookalike.records import VersionedRecord
-from lookalike.slots import all_slots, no_slots
+from lookalike.model.records import VersionedRecord
 from tests.command import lookalike
 from tests.conftest import Cluster, running_cluster
 

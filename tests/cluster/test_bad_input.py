@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from lookalike import Client, CodeSpace, Record
-from lookalike.errors import CodeSpaceMismatch, InvalidRequest, LookalikeError, NotFound
-from lookalike.rpc import MAX_MESSAGE_BYTES, error_of
+from lookalike.model.errors import CodeSpaceMismatch, InvalidRequest, LookalikeError, NotFound
+from lookalike.transport.rpc import MAX_MESSAGE_BYTES, error_of
 from lookalike.v1 import codespace_pb2, filter_pb2, record_pb2, shard_pb2, shard_pb2_grpc
 from lookalike.v1 import search_pb2 as pb
 from lookalike.v1.search_pb2_grpc import SearchServiceStub

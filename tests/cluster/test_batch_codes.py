@@ -19,19 +19,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
+from lookalike.jobs.export.export import export, export_to
 
 from encoder.hashing import drawn
-from encoder.ingest.account import Summary
-from encoder.ingest.choice import Choice
 from encoder.ingest.command import ingest
-from encoder.ingest.letters import DeadLetters
-from encoder.ingest.ready import open_collection, read_ready
+from encoder.ingest.dead_letters import DeadLetters
+from encoder.ingest.precomputed import open_collection, read_ready
+from encoder.ingest.selection import Choice
+from encoder.ingest.stats import Summary
 from encoder.ingest.tables import find_tables
 from encoder.progress import progress_bar
 from lookalike import Client, CodeSpace, Record
-from lookalike.batch.export import export, export_to
-from lookalike.errors import CannotStart, CodeSpaceMismatch, InvalidRequest, NotFound, PartitionUnavailable
-from lookalike.records import Collection
+from lookalike.model.errors import (
+    CannotStart,
+    CodeSpaceMismatch,
+    InvalidRequest,
+    NotFound,
+    PartitionUnavailable,
+)
+from lookalike.model.records import Collection
 from tests.conftest import Cluster
 
 JPEG = b"\xff\xd8\xff" + b"j" * 300

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from lookalike import Client, Record
-from lookalike.batch.dedup import dedup
-from lookalike.batch.groups import find_groups, read_snapshot
-from lookalike.errors import InvalidRequest, NotFound
-from lookalike.records import MAX_K
+from lookalike.cli.dedup import dedup
+from lookalike.jobs.dedup.groups import find_groups, read_snapshot
+from lookalike.model.errors import InvalidRequest, NotFound
+from lookalike.model.records import MAX_K
 from tests.conftest import Cluster
 
 JPEG = b"\xff\xd8\xff" + b"j" * 300
@@ -65,7 +65,7 @@ def test_groups_are_those_of_all_pairs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Whether a full answer is asked for again with more room, or its code is compared here with all."""
-    monkeypatch.setattr("lookalike.batch.groups._CODES_A_HIT", codes_a_hit)
+    monkeypatch.setattr("lookalike.jobs.dedup.groups._CODES_A_HIT", codes_a_hit)
     codes = near_codes(np.random.default_rng(max_distance + first_k), 150, 4, 5)
     store(client, collection, codes)
     expected = oracle(codes, max_distance)
@@ -90,7 +90,7 @@ def test_more_neighbours_than_any_answer_holds_are_not_lost(
     client: Client, collection: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert MAX_K == 10_000
-    monkeypatch.setattr("lookalike.batch.groups.MAX_K", 50)
+    monkeypatch.setattr("lookalike.jobs.dedup.groups.MAX_K", 50)
     codes = near_codes(np.random.default_rng(2), 5, 120, 3)
     store(client, collection, codes)
     assert found(client, collection, 6, first_k=5) == oracle(codes, 6)

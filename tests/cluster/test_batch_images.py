@@ -16,7 +16,7 @@ from PIL import Image
 from encoder.ingest.rows import source_of
 from encoder.ingest.tables import find_tables
 from lookalike import Client, Record
-from lookalike.thumbnails import MAX_THUMBNAIL_BYTES, format_of
+from lookalike.model.thumbnails import MAX_THUMBNAIL_BYTES, format_of
 from tests.cluster.test_encoder import ingest
 from tests.command import lookalike
 from tests.conftest import Cluster

@@ -22,8 +22,8 @@ import pytest
 
 from lookalike import Client, Record
 from lookalike.cli import view
-from lookalike.config import dump_config
-from lookalike.throwaway import throwaway_config
+from lookalike.local.ephemeral import ephemeral_config
+from lookalike.server.config import dump_config
 from tests.command import lookalike
 from tests.conftest import Cluster, wait_until
 
@@ -195,7 +195,7 @@ class Up:
 
 
 def config_text(folder: Path, partitions: int = 2) -> str:
-    return dump_config(throwaway_config(folder / "data", partitions))
+    return dump_config(ephemeral_config(folder / "data", partitions))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -291,7 +291,7 @@ def start_failure(tmp_path: Path, text: str) -> str:
 
 
 def test_a_port_in_use_ends_the_start(tmp_path: Path) -> None:
-    config = throwaway_config(tmp_path / "data", 2)
+    config = ephemeral_config(tmp_path / "data", 2)
     host, _, port = config.shard_address(1).rpartition(":")
     with socket.socket() as holder:
         holder.bind((host, int(port)))
@@ -301,7 +301,7 @@ def test_a_port_in_use_ends_the_start(tmp_path: Path) -> None:
 
 
 def test_the_web_port_in_use_ends_the_start(tmp_path: Path) -> None:
-    config = throwaway_config(tmp_path / "data", 1)
+    config = ephemeral_config(tmp_path / "data", 1)
     host, _, port = config.coordinator.web.rpartition(":")
     with socket.socket() as holder:
         holder.bind((host, int(port)))
@@ -354,10 +354,10 @@ def test_data_in_use_by_another_cluster_ends_the_start(tmp_path: Path) -> None:
 
 
 def test_missing_weights_end_the_start(tmp_path: Path) -> None:
-    from lookalike.config import EncoderConfig
+    from lookalike.server.config import EncoderConfig
 
     encoder = EncoderConfig(weights=str(tmp_path / "none.pth"))
-    text = dump_config(throwaway_config(tmp_path / "data", 1, encoder))
+    text = dump_config(ephemeral_config(tmp_path / "data", 1, encoder))
     assert "encoder: encoder.weights:" in start_failure(tmp_path, text)
 
 

@@ -14,9 +14,9 @@ import pytest
 
 from coordinator.encoder_link import EncoderLink
 from lookalike import AsyncClient, Record
-from lookalike.config import SecurityConfig
-from lookalike.errors import DeadlineExceeded, PartitionUnavailable
-from lookalike.inside import Inside
+from lookalike.model.errors import DeadlineExceeded, PartitionUnavailable
+from lookalike.server.config import SecurityConfig
+from lookalike.server.peer_channels import PeerChannels
 from lookalike.v1 import shard_pb2, shard_pb2_grpc
 from tests.conftest import Cluster, running_cluster
 
@@ -54,7 +54,7 @@ def test_a_frozen_partition_is_an_error_that_names_it(stopped: Cluster) -> None:
 async def test_a_frozen_encoder_is_an_error_that_names_it() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        link = EncoderLink(address, Inside(SecurityConfig()), 1)
+        link = EncoderLink(address, PeerChannels(SecurityConfig()), 1)
         with pytest.raises(DeadlineExceeded, match=f"the encoder at {address} did not answer in time"):
             await link.describe(asyncio.get_running_loop().time() + 0.2)
         await link.close()

@@ -20,8 +20,8 @@ import pytest
 from encoder.model import EncoderModel
 from encoder.spec import EncoderSpec
 from lookalike import Client, CodeSpace, Record
-from lookalike.config import EncoderConfig
-from lookalike.errors import CannotStart, CodeSpaceMismatch, InvalidRequest, PartitionUnavailable
+from lookalike.model.errors import CannotStart, CodeSpaceMismatch, InvalidRequest, PartitionUnavailable
+from lookalike.server.config import EncoderConfig
 from lookalike.v1 import encoder_pb2, encoder_pb2_grpc
 from tests.conftest import Cluster, running_cluster, wait_until
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lookalike import Client, Record
-from lookalike.errors import AlreadyExists, InvalidRequest
+from lookalike.model.errors import AlreadyExists, InvalidRequest
 from tests.cluster.test_cli import document, failure
 from tests.conftest import Cluster
 from tests.oracle import nearest_keys, random_codes

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from lookalike import Record
-from lookalike.errors import CannotStart, InvalidRequest, NotFound
-from lookalike.observe import metrics
-from lookalike.supervisor import Supervisor
+from lookalike.local.supervisor import Supervisor
+from lookalike.model.errors import CannotStart, InvalidRequest, NotFound
+from lookalike.server.observe import metrics
 from lookalike.v1 import search_pb2 as pb
 from lookalike.v1.search_pb2_grpc import SearchServiceStub
 from tests.cluster.scraping import Samples, running, scrape, value, visible_config

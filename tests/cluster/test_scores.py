@@ -13,14 +13,14 @@ import grpc
 import numpy as np
 import pytest
 
-from encoder.fitting import fit
 from encoder.hashing import LinearHash, from_bytes
+from lab.fitting import fit
 from lookalike import AsyncClient, Client, CodeSpace, Record, SearchResult
 from lookalike.cli.collection import hash_
-from lookalike.errors import InvalidRequest
-from lookalike.features import cosines, pack, unpack
-from lookalike.indexing import Indexing
-from lookalike.records import record_id
+from lookalike.model.errors import InvalidRequest
+from lookalike.model.features import cosines, pack, unpack
+from lookalike.model.indexing import Indexing
+from lookalike.model.records import record_id
 from lookalike.v1 import codespace_pb2, shard_pb2, shard_pb2_grpc
 from tests.conftest import Cluster, running_cluster, second_coordinator
 

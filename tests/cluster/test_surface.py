@@ -18,12 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from lookalike import AsyncClient, Client, CodeSpace, Record
-from lookalike.errors import (
-    AlreadyExists,
-    CodeSpaceMismatch,
-    InvalidRequest,
-    NotFound,
-)
+from lookalike.model.errors import AlreadyExists, CodeSpaceMismatch, InvalidRequest, NotFound
 from tests.conftest import Cluster, running_cluster, second_coordinator
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from lookalike import AsyncClient, Client, Record
-from lookalike.errors import InvalidRequest
-from lookalike.records import VersionedRecord, record_id
-from lookalike.thumbnails import MAX_THUMBNAIL_BYTES
+from lookalike.model.errors import InvalidRequest
+from lookalike.model.records import VersionedRecord, record_id
+from lookalike.model.thumbnails import MAX_THUMBNAIL_BYTES
 from lookalike.v1 import record_pb2, search_pb2
 from tests.command import lookalike
 from tests.conftest import Cluster

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lookalike import Client
-from lookalike.config import TracingConfig
-from lookalike.throwaway import throwaway_config
+from lookalike.local.ephemeral import ephemeral_config
+from lookalike.server.config import TracingConfig
 from tests.cluster.scraping import running
 from tests.conftest import Cluster, wait_until
 from tests.spans import Collector, collecting
@@ -59,7 +59,7 @@ def collector() -> Iterator[Collector]:
 @pytest.fixture(scope="module")
 def traced(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     data = tmp_path_factory.mktemp("traced")
-    config = throwaway_config(data, partitions=2)
+    config = ephemeral_config(data, partitions=2)
     with running(config.model_copy(update={"tracing": TracingConfig(otlp=collector.address)}), data) as cluster:
         with cluster.client() as client:
             client.create_collection("c", bits=64)
@@ -149,10 +149,10 @@ def test_nothing_is_traced_unless_asked_for(traced: Cluster, collector: Collecto
 def test_without_the_packages_it_is_said_what_to_install(tmp_path: Path) -> None:
     program = (
         "import sys; sys.modules['opentelemetry'] = None\n"
-        "from lookalike.config import TracingConfig; from lookalike.observe import tracing\n"
-        "assert tracing.start(TracingConfig(), {}) is None\n"
+        "from lookalike.server.config import TracingConfig; from lookalike.server.observe import exporter\n"
+        "assert exporter.start(TracingConfig(), {}) is None\n"
         "with tracing.span('x') as span: assert span is None\n"
-        "tracing.start(TracingConfig(otlp='http://127.0.0.1:4317'), {})\n"
+        "exporter.start(TracingConfig(otlp='http://127.0.0.1:4317'), {})\n"
     )
     failed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert failed.returncode

@@ -155,7 +155,7 @@ class Hosts:
 
 
 def _may_be_read_by_others() -> bool:
-    command = [*_USER, "python", "-c", "import lookalike.supervisor"]
+    command = [*_USER, "python", "-c", "import lookalike.local.supervisor"]
     environment = {"PATH": f"{_PYTHON}:/usr/bin:/bin"}
     return subprocess.run(command, cwd="/", env=environment, capture_output=True, check=False).returncode == 0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 from compose_spec import PyCompose
 
-from lookalike.config import load_config
+from lookalike.server.config import load_config
 from tests.deploy.render import DEPLOY, compose, copied
 
 COMPOSE = DEPLOY / "compose"

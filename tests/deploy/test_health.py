@@ -11,7 +11,7 @@ import pytest
 import trustme
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from lookalike.serving import LIVENESS
+from lookalike.server.serving import LIVENESS
 from tests.command import lookalike
 from tests.conftest import Cluster
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
 
-from lookalike.config import load_config
+from lookalike.server.config import load_config
 from tests.command import lookalike
 from tests.deploy.render import DEPLOY, OVERLAYS, Document, copied, kustomize, of_kind
 

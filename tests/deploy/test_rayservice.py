@@ -22,9 +22,9 @@ import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from encoder.ray_reaper import reaper
-from lookalike.config import EncoderConfig, dump_config
-from lookalike.rpc import CHANNEL_OPTIONS
-from lookalike.throwaway import throwaway_config
+from lookalike.local.ephemeral import ephemeral_config
+from lookalike.server.config import EncoderConfig, dump_config
+from lookalike.transport.rpc import CHANNEL_OPTIONS
 from lookalike.v1 import encoder_pb2
 from lookalike.v1.encoder_pb2_grpc import EncoderServiceStub
 from tests.conftest import wait_until
@@ -58,7 +58,7 @@ def test_serve_knows_the_config(service: Document) -> None:
 
 def test_kuberay_starts_an_encoder_that_serves(service: Document, tmp_path: Path, photographs: Path) -> None:
     encoder = EncoderConfig(bits=256)
-    config = throwaway_config(tmp_path, 1, encoder)
+    config = ephemeral_config(tmp_path, 1, encoder)
     (tmp_path / "lookalike.yaml").write_text(dump_config(config))
     document = yaml.safe_load(service["serveConfigV2"])
     # This machine has one node, so one front; and the config lies elsewhere.

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lookalike.errors import CannotStart
-from lookalike.manifests import Origin, render
+from lookalike.local.manifests import Origin, render
+from lookalike.model.errors import CannotStart
 from tests.deploy.render import DEPLOY, OVERLAYS, ROOT, Document, compose, copied, kustomize, manifests
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 
-from lookalike.config import ClusterConfig
-from lookalike.throwaway import throwaway_config
+from lookalike.local.ephemeral import ephemeral_config
+from lookalike.server.config import ClusterConfig
 from tests.docs.blocks import ROOT, Block
 
 BLOCK_SECONDS = 240
@@ -45,7 +45,7 @@ class Workplace:
             if (ROOT / name).exists():
                 (folder / name).symlink_to(ROOT / name)
         self._up_data = folder / "srv"
-        config = running or throwaway_config(self._up_data, MAX_PARTITIONS, replicas=MAX_REPLICAS)
+        config = running or ephemeral_config(self._up_data, MAX_PARTITIONS, replicas=MAX_REPLICAS)
         self._stands_for = {
             "127.0.0.1:7700": config.coordinator.listen,
             "127.0.0.1:7780": config.coordinator.web,

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from lookalike import AsyncClient, Client, Record
-from lookalike.errors import LookalikeError, PartitionUnavailable
+from lookalike.model.errors import LookalikeError, PartitionUnavailable
 from tests.conftest import Cluster, coordinator_process, running_cluster, wait_until
 
 CODE = bytes(range(8))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lookalike import Client, Record
-from lookalike.errors import NotFound
+from lookalike.model.errors import NotFound
 from tests.conftest import Cluster, running_cluster
 
 SECONDS = 5.0

@@ -12,11 +12,11 @@ import grpc
 import pytest
 
 from coordinator.clock import Clock
-from lookalike.codespace import CodeSpace
-from lookalike.config import dump_config
-from lookalike.errors import Overloaded
-from lookalike.rpc import error_of
-from lookalike.throwaway import throwaway_config
+from lookalike.local.ephemeral import ephemeral_config
+from lookalike.model.codespace import CodeSpace
+from lookalike.model.errors import Overloaded
+from lookalike.server.config import dump_config
+from lookalike.transport.rpc import error_of
 from lookalike.v1 import shard_pb2 as pb
 from lookalike.v1.shard_pb2_grpc import ShardServiceStub
 from lookalike.wire import space_to_wire
@@ -41,7 +41,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_refuses_writes_and_loses_none(small_disk: Path, tmp_path: Path) -> None:
-    config = throwaway_config(small_disk, 1)
+    config = ephemeral_config(small_disk, 1)
     path = tmp_path / "config.yaml"
     path.write_text(dump_config(config))
     command = [sys.executable, "-m", "shard", "--config", path, "--partition", "0"]

@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 from lookalike import Record
-from lookalike.errors import LookalikeError
+from lookalike.model.errors import LookalikeError
 from tests.conftest import running_cluster
 
 ROUNDS = 3

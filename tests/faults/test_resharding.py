@@ -14,7 +14,7 @@ from rich.console import Console, RenderableType
 
 from lookalike import Client, Record
 from lookalike.cli.view import rebalance_view
-from lookalike.supervisor import TAKE_OVER_SECONDS
+from lookalike.local.supervisor import TAKE_OVER_SECONDS
 from tests.cluster.scraping import running, scrape, visible_config
 from tests.conftest import Cluster, running_cluster, wait_until
 from tests.oracle import nearest_keys

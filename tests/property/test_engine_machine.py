@@ -12,11 +12,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from lookalike import filters
-from lookalike.codespace import CodeSpace
-from lookalike.indexing import MIH, Indexing
-from lookalike.records import VersionedRecord, attributes_text
-from lookalike.scan import ScanGroup
+from lookalike.cluster.scan import ScanGroup
+from lookalike.model import filters
+from lookalike.model.codespace import CodeSpace
+from lookalike.model.indexing import MIH, Indexing
+from lookalike.model.records import VersionedRecord, attributes_text
 from shard.engine import Engine
 from shard.store import Store
 from tests.oracle import meets, nearest_keys

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lookalike import filters, wire
-from lookalike.codespace import CodeSpace
-from lookalike.indexing import Indexing
-from lookalike.matching import matches
-from lookalike.records import VersionedRecord, attributes_text
+from lookalike import wire
+from lookalike.model import filters
+from lookalike.model.codespace import CodeSpace
+from lookalike.model.indexing import Indexing
+from lookalike.model.matching import matches
+from lookalike.model.records import VersionedRecord, attributes_text
 from shard.store import Store
 from tests.oracle import meets
 

@@ -9,10 +9,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lookalike.codespace import CodeSpace
-from lookalike.indexing import Indexing
-from lookalike.records import VersionedRecord
-from lookalike.slots import all_slots
+from lookalike.cluster.slots import all_slots
+from lookalike.model.codespace import CodeSpace
+from lookalike.model.indexing import Indexing
+from lookalike.model.records import VersionedRecord
 from shard.digests import Rows
 from shard.engine import Engine
 from shard.store import Store

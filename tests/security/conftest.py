@@ -12,10 +12,10 @@ import pytest
 import trustme
 
 from lookalike import Client, Tls
-from lookalike.config import SecurityConfig, TlsConfig
-from lookalike.errors import Unauthenticated
-from lookalike.security.keys import KeyRing, save_keys
-from lookalike.throwaway import throwaway_config
+from lookalike.local.ephemeral import ephemeral_config
+from lookalike.model.errors import Unauthenticated
+from lookalike.server.config import SecurityConfig, TlsConfig
+from lookalike.server.security.keys import KeyRing, save_keys
 from tests.conftest import Cluster
 
 HOST = "127.0.0.1"
@@ -88,7 +88,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Locked]:
     }.items():
         ring, keys[name] = ring.added(name, grants, None)  # type: ignore[arg-type]
     save_keys(keys_file, ring)
-    config = throwaway_config(folder / "data", partitions=2, replicas=2).model_copy(
+    config = ephemeral_config(folder / "data", partitions=2, replicas=2).model_copy(
         update={
             "security": SecurityConfig(
                 tls=TlsConfig(certificate=certificate, key=key, ca=certificates.ca),

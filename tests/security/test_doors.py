@@ -22,7 +22,8 @@ from typer.testing import CliRunner
 
 from lookalike import AsyncClient, Client, Record, Tls
 from lookalike.cli import app
-from lookalike.errors import (
+from lookalike.cluster.slots import all_slots
+from lookalike.model.errors import (
     DeadlineExceeded,
     InvalidRequest,
     LookalikeError,
@@ -32,9 +33,8 @@ from lookalike.errors import (
     PermissionDenied,
     Unauthenticated,
 )
-from lookalike.security.gate import SECRET_KEY
-from lookalike.security.keys import KeyRing, load_keys, save_keys
-from lookalike.slots import all_slots
+from lookalike.server.security.authorizer import SECRET_KEY
+from lookalike.server.security.keys import KeyRing, load_keys, save_keys
 from lookalike.v1 import search_pb2, shard_pb2
 from lookalike.v1.search_pb2_grpc import SearchServiceStub
 from lookalike.v1.shard_pb2_grpc import ShardServiceStub

@@ -10,7 +10,7 @@ from PIL import Image
 from playwright.async_api import Browser, Request, expect
 
 from lookalike import Record
-from lookalike.security.keys import load_keys, save_keys
+from lookalike.server.security.keys import load_keys, save_keys
 from tests.conftest import wait_until
 from tests.security.conftest import Locked
 from tests.web.chromium import watched_page

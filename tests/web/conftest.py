@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser
 
-from encoder.demo.photographs import bundled_photographs, write_views
+from lab.demo.photographs import bundled_photographs, write_views
 from lookalike import Client, Record
 from tests.conftest import Cluster
 from tests.web.chromium import browser, find_chromium

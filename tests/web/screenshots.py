@@ -12,9 +12,9 @@ from pathlib import Path
 from PIL import Image
 from playwright.async_api import Page
 
-from encoder.demo.photographs import bundled_photographs, held_out_photograph, write_views
+from lab.demo.photographs import bundled_photographs, held_out_photograph, write_views
 from lookalike import Record
-from lookalike.config import EncoderConfig
+from lookalike.server.config import EncoderConfig
 from tests.conftest import running_cluster
 from tests.web.chromium import browser, find_chromium, watched_page
 from tests.web.photographs import fill

@@ -14,9 +14,9 @@ from coordinator.web.openapi import document
 from coordinator.web.pages import PAGES, STATIC
 from coordinator.web.routes import CALLS
 from coordinator.web.server import application
-from lookalike import errors
-from lookalike.config import ClusterConfig
-from lookalike.errors import LookalikeError
+from lookalike.model import errors
+from lookalike.model.errors import LookalikeError
+from lookalike.server.config import ClusterConfig
 from lookalike.v1 import search_pb2
 from tests.web.rest import Rest
 
@@ -81,7 +81,7 @@ def test_every_class_of_error_has_its_status(kind: type[LookalikeError], status:
     assert json.loads(response.text) == {
         "error": {
             "code": kind.__name__,
-            "status": kind.status.name,
+            "status": kind.status,
             "message": "x: is wrong; mend it",
             "requestId": "id-1",
             "retryAfterMs": 1_200,

@@ -20,8 +20,8 @@ from aiohttp import web
 from coordinator.web import connection
 from coordinator.web.gateway import Caller, Gateway
 from lookalike import Client
-from lookalike.errors import DeadlineExceeded
-from lookalike.rpc import MAX_MESSAGE_BYTES
+from lookalike.model.errors import DeadlineExceeded
+from lookalike.transport.rpc import MAX_MESSAGE_BYTES
 from lookalike.v1.search_pb2 import ClusterStatusRequest
 from tests.conftest import Cluster
 from tests.web.conftest import PICTURE

@@ -8,10 +8,10 @@ import pytest
 
 from coordinator.cluster import Cluster
 from coordinator.replicas import ReplicaGroup
-from lookalike.config import ClusterConfig, ShardConfig
-from lookalike.errors import LookalikeError, SlotMoved
-from lookalike.inside import Inside
-from lookalike.records import VersionedRecord
+from lookalike.model.errors import LookalikeError, SlotMoved
+from lookalike.model.records import VersionedRecord
+from lookalike.server.config import ClusterConfig, ShardConfig
+from lookalike.server.peer_channels import PeerChannels
 from lookalike.v1 import shard_pb2
 
 
@@ -20,7 +20,7 @@ def test_a_replica_that_goes_while_all_are_asked_spoils_no_answer() -> None:
     config = ClusterConfig(partitions=1, replicas=2, shard=nobody, encoder=None)
 
     async def ask_and_take_one_away() -> list[tuple[int, bool]]:
-        view = Cluster(config, Inside(config.security))
+        view = Cluster(config, PeerChannels(config.security))
         await view.start()
         asked = asyncio.create_task(view.every_state(asyncio.get_running_loop().time() + 5))
         for _ in range(50):
@@ -38,7 +38,7 @@ def test_a_shard_that_was_let_go_sends_its_callers_to_look_anew() -> None:
     config = ClusterConfig(partitions=1, replicas=2, shard=nobody, encoder=None)
 
     async def use_what_was_let_go() -> list[LookalikeError]:
-        view = Cluster(config, Inside(config.security))
+        view = Cluster(config, PeerChannels(config.security))
         await view.start()
         link = view.links[0, 1]
         group = ReplicaGroup(0, writes_needed=1)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.merge import QueryHits, merge
-from lookalike.scan import ScanHits
+from lookalike.cluster.scan import ScanHits
 
 Row = tuple[int, int, str]
 

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.routing import Place, Routing
-from lookalike.placement import Target
-from lookalike.records import SLOTS, record_id, slot_of
-from lookalike.slots import SlotState, SlotTable, no_slots, slots_from_bytes
+from lookalike.cluster.placement import Target
+from lookalike.cluster.slots import SlotState, SlotTable, no_slots, slots_from_bytes
+from lookalike.model.records import SLOTS, record_id, slot_of
 
 TARGET = Target(1, 3)
 

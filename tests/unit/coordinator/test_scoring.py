@@ -7,8 +7,8 @@ import pytest
 
 from coordinator import scoring
 from coordinator.merge import QueryHits, merge
-from lookalike.errors import InvalidRequest
-from lookalike.scan import ScanHits, Scoring
+from lookalike.cluster.scan import ScanHits, Scoring
+from lookalike.model.errors import InvalidRequest
 
 
 @pytest.mark.parametrize(

@@ -18,17 +18,17 @@ import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
-from encoder.ingest.choice import Choice
+from encoder.ingest.images import read, row_url
 from encoder.ingest.listing import split
-from encoder.ingest.pictures import read, row_url
 from encoder.ingest.pipeline import _EncodeActor
 from encoder.ingest.rate import TokenBucket
 from encoder.ingest.rows import absolute, ready_of, source_of
+from encoder.ingest.selection import Choice
 from encoder.ingest.sources import Source
 from encoder.ingest.tables import Table, Unreadable, find_tables, format_of
 from encoder.spec import EncoderSpec
-from lookalike import filters
-from lookalike.errors import InvalidRequest
+from lookalike.model import filters
+from lookalike.model.errors import InvalidRequest
 from tests.command import lookalike
 
 TABLE = Table("file:///data/t.parquet", "parquet", frozenset(), False, "mark")
@@ -318,7 +318,7 @@ def test_there_is_a_model_for_each_processor_that_this_process_may_use() -> None
     """Not for each that the machine has: a container's share may be small."""
     program = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
-        "from encoder.ingest.command import _workers; from lookalike.config import EncoderConfig;"
+        "from encoder.ingest.command import _workers; from lookalike.server.config import EncoderConfig;"
         "print(_workers(EncoderConfig(), None).count)"
     )
     result = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)

@@ -13,7 +13,7 @@ import pytest
 
 from encoder import hashing
 from encoder.hashing import Features, LinearHash, drawn, fitted, from_bytes, normalised, read_hash
-from lookalike.errors import CannotStart
+from lookalike.model.errors import CannotStart
 
 WIDTH = 24
 

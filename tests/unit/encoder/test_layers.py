@@ -12,7 +12,7 @@ import torchvision
 from encoder.backbones import CLASSIFIER, LAYERS, MAP, POOLED, for_classes, load_backbone
 from encoder.features import FeatureModel
 from encoder.images import Pixels
-from lookalike.errors import CannotStart
+from lookalike.model.errors import CannotStart
 
 LITE = "tf_efficientnet_lite0"
 POSITIONS = 7 * 7

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from encoder.backbones import load_backbone
-from encoder.fitting import fit_mean
 from encoder.hashing import drawn
 from encoder.model import EncoderModel
 from encoder.spec import EncoderSpec
-from lookalike.config import EncoderConfig
-from lookalike.errors import CannotStart
+from lab.fitting import fit_mean
+from lookalike.model.errors import CannotStart
+from lookalike.server.config import EncoderConfig
 
 MODEL = "tf_efficientnet_lite0"
 

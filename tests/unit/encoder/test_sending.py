@@ -8,7 +8,7 @@ import pytest
 
 from encoder.ingest.sending import Again, store
 from lookalike import Client, Record
-from lookalike.errors import PartitionUnavailable
+from lookalike.model.errors import PartitionUnavailable
 
 
 def row(key: str, number: int) -> Record:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from s3fs import S3FileSystem
 
-from encoder.ingest.pictures import read
+from encoder.ingest.images import read
 from encoder.ingest.sources import find_sources
-from lookalike.errors import InvalidRequest
+from lookalike.model.errors import InvalidRequest
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from encoder.thumbnails import thumbnail
-from lookalike.thumbnails import MAX_THUMBNAIL_BYTES, check_thumbnail, format_of
+from lookalike.model.thumbnails import MAX_THUMBNAIL_BYTES, check_thumbnail, format_of
 
 
 def file_of(image: Image.Image, kind: str = "PNG", **options: Any) -> io.BytesIO:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from lookalike.codespace import CodeSpace
-from lookalike.dump import Mark
-from lookalike.indexing import Indexing
-from lookalike.records import VersionedRecord, record_id, slot_of
-from lookalike.slots import SlotSet, all_slots, no_slots
+from lookalike.cluster.dump import Mark
+from lookalike.cluster.slots import SlotSet, all_slots, no_slots
+from lookalike.model.codespace import CodeSpace
+from lookalike.model.indexing import Indexing
+from lookalike.model.records import VersionedRecord, record_id, slot_of
 from shard.engine import Engine
 from shard.store import Store
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lookalike.placement import Target
-from lookalike.records import SLOTS
-from lookalike.slots import SlotSet, SlotState, SlotTable, no_slots, partitions_named
+from lookalike.cluster.placement import Target
+from lookalike.cluster.slots import SlotSet, SlotState, SlotTable, no_slots, partitions_named
+from lookalike.model.records import SLOTS
 from shard.replication import moves
 from shard.replication.moves import Quorum
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from lookalike.errors import InvalidRequest
+from lookalike.model.errors import InvalidRequest
 from shard.plan import Load, Machine, plan
 
 LOAD = Load(images=10**9, bits=256, qps=500, p99_ms=100, replicas=2, overhead_ms=15)

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lookalike.codespace import CodeSpace
-from lookalike.features import pack
-from lookalike.indexing import Indexing
-from lookalike.records import VersionedRecord
-from lookalike.scan import ScanGroup, Scoring
+from lookalike.cluster.scan import ScanGroup, Scoring
+from lookalike.model.codespace import CodeSpace
+from lookalike.model.features import pack
+from lookalike.model.indexing import Indexing
+from lookalike.model.records import VersionedRecord
 from shard.engine import Engine
 from shard.kernel import ScanStopped
 from shard.store import Store

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lookalike.codespace import CodeSpace
-from lookalike.errors import CannotStart, CodeSpaceMismatch, Corruption, InvalidRequest, NotFound
-from lookalike.indexing import Indexing
-from lookalike.records import VersionedRecord
-from lookalike.scan import ScanGroup
-from lookalike.slots import all_slots
+from lookalike.cluster.scan import ScanGroup
+from lookalike.cluster.slots import all_slots
+from lookalike.model.codespace import CodeSpace
+from lookalike.model.errors import CannotStart, CodeSpaceMismatch, Corruption, InvalidRequest, NotFound
+from lookalike.model.indexing import Indexing
+from lookalike.model.records import VersionedRecord
 from shard.engine import Engine
 from shard.membership import Identity
 from shard.node import STORE_FILE, Node

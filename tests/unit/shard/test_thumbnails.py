@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lookalike.codespace import CodeSpace
-from lookalike.indexing import Indexing
-from lookalike.records import VersionedRecord, record_id
-from lookalike.scan import ScanGroup
-from lookalike.slots import all_slots
+from lookalike.cluster.scan import ScanGroup
+from lookalike.cluster.slots import all_slots
+from lookalike.model.codespace import CodeSpace
+from lookalike.model.indexing import Indexing
+from lookalike.model.records import VersionedRecord, record_id
 from shard.engine import Engine
 from shard.store import Store
 

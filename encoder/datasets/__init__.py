@@ -1,7 +1,0 @@
-"""Labelled image sets: their images, classes and splits (`labelled`), those with a name (`named`, of which COCO's
-format is in `coco`), image folders (`folders`), and archives of them (`archives`)."""
-
-from encoder.datasets.labelled import LabelledImages
-from encoder.datasets.named import load_dataset
-
-__all__ = ["LabelledImages", "load_dataset"]

@@ -1,0 +1,309 @@
+"""Owns `lookalike evaluate`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from encoder.options import CacheFolder, DataFolder, Dataset, Limit, Weights, console, require_folder
+from lookalike.cli.options import Json, print_json
+from lookalike.model.codespace import CodeSpace
+from lookalike.model.errors import CannotStart, InvalidRequest
+from lookalike.model.records import DEFAULT_OVERSAMPLING, check_oversampling
+
+if TYPE_CHECKING:
+    from lab.evaluation.buckets import Layout
+    from lab.evaluation.sweep import Plan, Prepared, Result, Row
+    from lab.evaluation.tables import Table
+
+_BITS = "16,32,64,128,256,512,1024,2048"
+
+
+def evaluate(
+    dataset: Dataset,
+    models: Annotated[
+        str,
+        typer.Option(
+            help="Networks, comma-separated; `paper` is the paper's eight, of those whose weights are here."
+        ),
+    ] = "tf_efficientnet_lite0",
+    layers: Annotated[str, typer.Option(help="Of map, pooled, classifier.")] = "pooled",
+    bits: Annotated[str, typer.Option(help="Code lengths, comma-separated.")] = _BITS,
+    methods: Annotated[
+        str, typer.Option(help="Of lsh, centred, pca, itq, and csq, which learns from the indexed images' labels.")
+    ] = "lsh,centred,pca,itq",
+    seeds: Annotated[
+        str, typer.Option(help="Of split and hash; with several, standard deviations are shown.")
+    ] = "0",
+    k: Annotated[int, typer.Option("-k", help="How many results count for mAP@k and P@k.", min=1, max=1_000)] = 5,
+    tables: Annotated[str, typer.Option(help="Also look up buckets: tables x key bits, such as 1x16,4x12.")] = "",
+    unseen: Annotated[
+        float,
+        typer.Option(
+            help="Fit to the other classes only, and search this share of the classes alone.", min=0, max=0.9
+        ),
+    ] = 0.0,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Also search a throw-away cluster, with each score and rerank.")
+    ] = False,
+    oversampling: Annotated[
+        int, typer.Option(help="Candidates per result of the cluster's reranks.")
+    ] = DEFAULT_OVERSAMPLING,
+    raw_partitions: Annotated[
+        int, typer.Option(help="Also time the raw index in so many processes on Ray.", min=0, max=64)
+    ] = 0,
+    output: Annotated[Path, typer.Option(help="The folder for results, plots and report.")] = Path("evaluation"),
+    hashes: Annotated[
+        list[Path] | None,
+        typer.Option("--hash", help="A file by `lookalike fit` or `train` to judge too; can be repeated."),
+    ] = None,
+    weights: Weights = None,
+    limit: Limit = None,
+    data: DataFolder = None,
+    cache: CacheFolder = None,
+    as_json: Json = False,
+) -> None:
+    """Measure retrieval on labelled images: networks, layers, code lengths and methods side by side.
+
+    Prints the paper's tables with ours, and writes results.csv, results.jsonl, plots and report.html. Features are
+    kept on disk, so a second sweep over the same images encodes nothing."""
+    with _evaluation_extra():
+        from lab.evaluation import report, sweep
+        from lab.evaluation.tables import tables_of
+        from lab.feature_cache import default_folder
+
+    began = time.monotonic()
+    plan = _plan(
+        dataset, models, layers, bits, methods, seeds, k, tables, unseen, limit, weights,
+        check_oversampling(oversampling), hashes or [],
+    )  # fmt: skip
+    require_folder("output", output)
+    cache = require_folder("cache", cache or default_folder())
+    rows: list[Row] = []
+    results: list[Result] = []
+    first: Prepared | None = None
+    with _Progress(as_json) as progress:
+        for prepared in _prepared(plan, models, data or cache / "datasets", cache, progress):
+            first = first or prepared
+            found = list(sweep.evaluate(prepared, plan, progress, _say_left_out))
+            if prepared is first:
+                results = found
+            rows += [result.row for result in found]
+            if cluster:
+                rows += _through_cluster(prepared, plan, progress)
+    assert first is not None
+    averaged = sweep.averaged(rows)
+    shown = tables_of(averaged)
+    if raw_partitions:
+        shown.append(_time_raw_cluster(first, plan.k, raw_partitions))
+    seconds = time.monotonic() - began
+    facts = _facts(first, plan, seconds)
+    page = report.write(output, rows, averaged, results, shown, first, facts)
+    if as_json:
+        print_json({"report": str(page), "seconds": seconds, "results": [dataclasses.asdict(row) for row in rows]})
+        return
+    for table in shown:
+        _print(table)
+    print("; ".join(f"{name}: {value}" for name, value in facts))
+    print(f"report: {page}")
+
+
+def _plan(
+    dataset: str, models: str, layers: str, bits: str, methods: str, seeds: str, k: int, tables: str,
+    unseen: float, limit: int | None, weights: Path | None, oversampling: int,
+    hashes: Sequence[Path],
+) -> Plan:  # fmt: skip
+    from encoder.backbones import LAYERS
+    from lab.evaluation.paper import MODELS
+    from lab.evaluation.sweep import Plan
+    from lab.evaluation.systems import METHODS
+
+    lengths = [_whole("bits", part) for part in _listed("bits", bits)]
+    for length in lengths:
+        CodeSpace(length)
+    layouts = [_layout(part) for part in _listed("tables", tables, may_be_empty=True)]
+    names = MODELS if models == "paper" else _listed("models", models)
+    return Plan(
+        dataset, names, _among("layers", layers, LAYERS), _among("methods", methods, METHODS), lengths,
+        [_whole("seeds", part) for part in _listed("seeds", seeds)], k, layouts, unseen, limit, weights,
+        oversampling, hashes,
+    )  # fmt: skip
+
+
+def _prepared(plan: Plan, models: str, data: Path, cache: Path, progress: _Progress) -> Iterator[Prepared]:
+    """Every model, layer and seed, one at a time: their features take much memory."""
+    from lab.evaluation.sweep import prepare
+
+    threads = os.cpu_count() or 1
+    found = 0
+    for model in plan.models:
+        try:
+            for layer in plan.layers:
+                for seed in plan.seeds:
+                    yield prepare(plan, model, layer, seed, data, cache, threads, progress)
+                    found += 1
+        except CannotStart as error:
+            if models != "paper" or "pretrained weights" not in error.message:
+                raise
+            _say_left_out(f"{model}: {error.message}")
+    if not found:
+        raise CannotStart("models: the weights of none of the paper's networks are here; see the lines above")
+
+
+def _say_left_out(what: str) -> None:
+    console().print(f"left out: {what}", style="yellow", markup=False)
+
+
+def _through_cluster(prepared: Prepared, plan: Plan, progress: _Progress) -> list[Row]:
+    from lab.evaluation import through_cluster
+
+    with through_cluster.cluster() as client:
+        return list(through_cluster.evaluate(client, prepared, plan, progress))
+
+
+def _time_raw_cluster(prepared: Prepared, k: int, partitions: int) -> Table:
+    """Time the raw index in one process, and in several that answer as one."""
+    import numpy as np
+
+    from encoder.ray_session import native_output_in_log, ray_session
+    from lab.evaluation.raw_index import RawCluster, RawIndex
+    from lab.evaluation.tables import Table
+    from lookalike.model.records import record_id
+
+    split = prepared.split
+    ids = np.array([record_id(key) for key in prepared.indexed_keys], np.uint64)
+    single = RawIndex(split.indexed.shape[1])
+    half = len(ids) // 2
+    with native_output_in_log(), ray_session(None, partitions):
+        several = RawCluster(split.indexed.shape[1], partitions)
+        times = []
+        for index in (single, several):
+            index.append(split.indexed[:half], ids[:half])
+            index.append(split.indexed[half:], ids[half:])
+            index.search(split.queries[:1], k)
+            began = time.perf_counter()
+            answers = index.search(split.queries, k)
+            times.append((time.perf_counter() - began, answers[1]))
+    equal = float((times[0][1] == times[1][1]).all(axis=1).mean())
+    cells = [
+        [name, f"{1000 * seconds / len(split.queries):.3f}"]
+        for name, (seconds, _) in zip(("1 process", f"{partitions} on Ray"), times, strict=True)
+    ]
+    title = f"Raw index, all queries in one batch; the same answer for {100 * equal:.1f} % of them"
+    return Table(title, ["index", "ms a query"], cells)
+
+
+def _facts(prepared: Prepared, plan: Plan, seconds: float) -> list[tuple[str, str]]:
+    from lab.evaluation.rankings import chance_of
+
+    split = prepared.split
+    facts = [
+        ("data set", prepared.images.name),
+        ("indexed", f"{len(split.indexed):,}"),
+        ("queries", f"{len(split.queries):,}"),
+        ("classes", f"{len(prepared.images.classes):,}"),
+        ("chance", f"mAP@{plan.k} {100 * chance_of(split.indexed_labels, split.query_labels, plan.k):.1f} %"),
+        ("seeds", ", ".join(map(str, plan.seeds))),
+        ("seconds", f"{seconds:.1f}"),
+    ]
+    if plan.unseen:
+        known = "no hash was fitted to them" + (", but the weights given may know them" if plan.weights else "")
+        facts.append(("unseen", f"{100 * plan.unseen:.0f} % of the classes: {known}"))
+    if prepared.unlabelled:
+        facts.append(("unlabelled", f"{prepared.unlabelled:,} queries without a label, left out"))
+    if prepared.dropped:
+        facts.append(("left out", f"{prepared.dropped:,} images that cannot be read"))
+    return facts
+
+
+class _Progress:
+    """A bar for each phase, on standard error."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._bar = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TimeElapsedColumn(), console=console(), disable=as_json or not console().is_terminal, transient=True,
+        )  # fmt: skip
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> _Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        if self._task is None:
+            self._task = self._bar.add_task(phase, total=total)
+        self._bar.update(self._task, description=phase, completed=done, total=total)
+
+
+def _print(table: Table) -> None:
+    made = RichTable(title=table.title, title_justify="left")
+    for number, name in enumerate(table.header):
+        made.add_column(name, justify="left" if number == 0 else "right")
+    for row in table.rows:
+        made.add_row(*map(Text, row))
+    out = Console(width=160)
+    out.print(made)
+
+
+@contextlib.contextmanager
+def _evaluation_extra() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise InvalidRequest(
+            f"evaluate: needs {error.name}, which is not installed; pip install 'lookalike[evaluate]'"
+        ) from None
+
+
+def _listed(field: str, text: str, may_be_empty: bool = False) -> list[str]:
+    parts = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not parts and not may_be_empty:
+        raise InvalidRequest(f"{field}: is empty; name at least one")
+    return parts
+
+
+def _among(field: str, text: str, known: Sequence[str]) -> list[str]:
+    parts = _listed(field, text)
+    for part in parts:
+        if part not in known:
+            raise InvalidRequest(f"{field}: {part!r} is not known; use {', '.join(known)}")
+    return parts
+
+
+def _whole(field: str, text: str) -> int:
+    if not re.fullmatch(r"\d{1,10}", text) or int(text) >= 2**32:
+        raise InvalidRequest(f"{field}: {text!r} is not a whole number below 2^32; give them separated by commas")
+    return int(text)
+
+
+def _layout(text: str) -> Layout:
+    from lab.evaluation.buckets import Layout
+
+    found = re.fullmatch(r"(\d{1,3})x(\d{1,3})", text)
+    if not found or not all(int(part) for part in found.groups()):
+        raise InvalidRequest(f"tables: {text!r} is not TABLESxBITS, such as 4x12")
+    return Layout(int(found[1]), int(found[2]))

@@ -1,0 +1,133 @@
+"""Owns the judgement of a ranking: distances of every query to every indexed image, to one set of figures.
+
+Ranks go by (distance, place in the index), and the index is in the order of the records' ids: so ties fall as they
+do in a cluster."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from lab.evaluation import metrics
+
+_BLOCK_DISTANCES = 20_000_000
+
+Labels = npt.NDArray[np.bool_]
+# Rows of queries to their distances from all indexed images, (rows, n).
+Distances = Callable[[slice], npt.NDArray[np.generic]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Quality:
+    """Means over queries, 0..1. top: the first k indexed images of each query, (q, k). precisions: of the
+    precision-recall curve at 101 evenly spaced recalls. confusion: (classes, classes) by the vote of the first k,
+    None where images have several labels."""
+
+    map_k: float
+    map_by_k: float
+    map_k_macro: float
+    map_all: float
+    precision_k: float
+    recall_k: float
+    top: npt.NDArray[np.int64]
+    precisions: npt.NDArray[np.float64]
+    confusion: npt.NDArray[np.int64] | None
+
+    @property
+    def precision(self) -> float | None:
+        """Of the queries that vote for a class the share that is of it; the mean over classes."""
+        return None if self.confusion is None else metrics.macro_mean(metrics.precision_per_class(self.confusion))
+
+    @property
+    def recall(self) -> float | None:
+        """Of a class's queries the share that votes for it; the mean over classes."""
+        return None if self.confusion is None else metrics.macro_mean(metrics.recall_per_class(self.confusion))
+
+    @property
+    def accuracy(self) -> float | None:
+        """The share of queries whose first k vote for their class."""
+        return None if self.confusion is None else metrics.accuracy(self.confusion)
+
+
+def judge(distances: Distances, indexed: Labels, queries: Labels, k: int, is_multi_label: bool) -> Quality:
+    """indexed: bool (n, classes); queries: bool (q, classes). Relevant is what shares a class."""
+    parts = []
+    step = _block(indexed)
+    for start in range(0, len(queries), step):
+        rows = slice(start, start + step)
+        parts.append(_judge_block(distances(rows), indexed, queries[rows], k))
+    ap, ap_by_k, ap_all, precision, recall, curves, totals, top = (
+        np.concatenate([part[at] for part in parts]) for at in range(len(parts[0]))
+    )
+    confusion = None
+    if not is_multi_label:
+        votes = metrics.vote(indexed[top])
+        confusion = metrics.confusion_matrix(queries.argmax(axis=1), votes, queries.shape[1])
+    return Quality(
+        metrics.micro_mean(ap),
+        metrics.micro_mean(ap_by_k),
+        metrics.macro_mean(metrics.per_class_mean(ap, queries)),
+        metrics.micro_mean(ap_all),
+        metrics.micro_mean(precision),
+        metrics.micro_mean(recall),
+        top,
+        metrics.mean_curve(curves, totals),
+        confusion,
+    )
+
+
+def judge_top(top: npt.NDArray[np.int64], indexed: Labels, queries: Labels, k: int) -> tuple[float, float]:
+    """mAP@k and precision@k of results that something else ranked: (q, k) places in the index, -1 for none."""
+    relevant = _relevant(queries, indexed[top]) & (top >= 0)
+    return (
+        metrics.micro_mean(metrics.average_precision(relevant, k)),
+        metrics.micro_mean(metrics.precision_at(relevant, k)),
+    )
+
+
+def chance_of(indexed: Labels, queries: Labels, k: int) -> float:
+    """The mAP@k of results drawn at random. indexed: bool (n, classes); queries: bool (q, classes)."""
+    step = _block(indexed)
+    shares = [
+        _shared(queries[start : start + step], indexed).mean(axis=1) for start in range(0, len(queries), step)
+    ]
+    return metrics.micro_mean(metrics.chance_average_precision(np.concatenate(shares), k))
+
+
+def _judge_block(
+    distances: npt.NDArray[np.generic], indexed: Labels, queries: Labels, k: int
+) -> tuple[npt.NDArray[np.float64] | npt.NDArray[np.int64], ...]:
+    order = np.argsort(distances, axis=1, kind="stable")
+    relevant = np.take_along_axis(_shared(queries, indexed), order, axis=1)
+    totals = relevant.sum(axis=1)
+    return (
+        metrics.average_precision(relevant, k),
+        metrics.average_precision_by_k(relevant, k),
+        metrics.average_precision_all(relevant, totals),
+        metrics.precision_at(relevant, k),
+        metrics.recall_at(relevant, k, totals),
+        metrics.interpolated_precision(relevant, totals),
+        totals,
+        order[:, :k],
+    )
+
+
+def _block(indexed: Labels) -> int:
+    """How many queries to judge at once."""
+    return max(1, _BLOCK_DISTANCES // max(1, len(indexed)))
+
+
+def _shared(queries: Labels, indexed: Labels) -> npt.NDArray[np.bool_]:
+    """Whether a query and an indexed image share a class: (q, n)."""
+    shared: npt.NDArray[np.bool_] = queries.astype(np.float32) @ indexed.T.astype(np.float32) > 0
+    return shared
+
+
+def _relevant(queries: Labels, found: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """queries: (q, classes); found: (q, k, classes). Returns (q, k)."""
+    shared = queries[:, None, :] & found
+    relevant: npt.NDArray[np.bool_] = np.logical_or.reduce(shared, axis=2)
+    return relevant

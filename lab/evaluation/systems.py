@@ -1,0 +1,71 @@
+"""Owns what is compared: features as they are, and hashes of them by every method, each as distances of queries to
+indexed images."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from encoder.hashing import Features, LinearHash, normalised
+from lab import fitting
+from lab.evaluation.rankings import Distances
+from lab.training.loop import Schedule
+from lab.training.recipes import CSQ, Recipe, hash_of, schedule_for, train_head
+
+METHODS = (*fitting.METHODS, CSQ)
+RAW = "raw"
+HAMMING, ASYMMETRIC = "hamming", "asymmetric"
+COSINE, EUCLIDEAN = "cosine", "euclidean"
+
+Labels = npt.NDArray[np.bool_]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Split:
+    """indexed: float32 (n, width), in the order of their records' ids; queries: float32 (q, width); labels of
+    both. sample and sample_labels: what hashes are fitted to, the indexed images unless classes are held out."""
+
+    indexed: Features
+    queries: Features
+    indexed_labels: Labels
+    query_labels: Labels
+    sample: Features
+    sample_labels: Labels
+    features: str
+
+
+def raw_distances(split: Split) -> dict[str, Distances]:
+    """By the cosine and by Euclidean distance."""
+    unit_indexed, unit_queries = normalised(split.indexed), normalised(split.queries)
+    squares = np.einsum("nw,nw->n", split.indexed, split.indexed)
+    return {
+        COSINE: lambda rows: -(unit_queries[rows] @ unit_indexed.T),
+        EUCLIDEAN: lambda rows: squares - 2 * (split.queries[rows] @ split.indexed.T),
+    }
+
+
+def fit(method: str, split: Split, bits: int, seed: int) -> LinearHash:
+    """A hash by one of METHODS, fitted to the split's sample."""
+    if method != CSQ:
+        return fitting.fit(method, split.sample, bits, seed, split.features)
+    schedule: Schedule = schedule_for(False, None, None, None, seed)
+    recipe = Recipe("", None, "", "hash", bits, False, schedule)
+    head = train_head(split.sample, split.sample_labels, recipe, {}, torch.device("cpu"), None, lambda *_: None)
+    return hash_of(head, split.features)
+
+
+def hashed_distances(found: LinearHash, split: Split) -> dict[str, Distances]:
+    """By Hamming distance, and asymmetrically: the query's projections, in the whole weights of a cluster, against
+    stored bits. Whole numbers, so rows tie here that tie there."""
+    corners = np.where(found.projections(split.indexed) > 0, np.float32(1), np.float32(-1))
+    projections = found.projections(split.queries)
+    signs = np.where(projections > 0, np.float32(1), np.float32(-1))
+    sizes = np.abs(projections.astype(np.float64))
+    weights = signs * np.rint(sizes * (65_535 / np.maximum(sizes.max(axis=1, keepdims=True), 1e-300)))
+    return {
+        HAMMING: lambda rows: ((found.bits - signs[rows] @ corners.T) / 2).astype(np.uint16),
+        ASYMMETRIC: lambda rows: -(weights[rows] @ corners.T),
+    }

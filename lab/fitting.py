@@ -1,0 +1,99 @@
+"""Owns hashes fitted to a sample of features, without labels: mean-centred LSH, PCA rotation, and ITQ.
+
+PCA and ITQ work on features of unit length, where Euclidean and cosine distance agree. Both rotate the directions
+of the greatest variance, so that each bit carries as much of it: PCA at random, ITQ (Gong & Lazebnik, CVPR 2011)
+so that the rotated features lie near the corners of the cube, which the signs then keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+from threadpoolctl import threadpool_limits
+
+from encoder.hashing import LSH, Features, LinearHash, drawn, fitted, normalised
+from lookalike.model.errors import InvalidRequest
+
+CENTRED, PCA, ITQ = "centred", "pca", "itq"
+METHODS = (LSH, CENTRED, PCA, ITQ)
+# Directions that one rotation turns. More bits than that get further rotations of the same directions: measured
+# on photographs, that is better than taking in directions of little variance, and costs less to fit.
+_DIRECTIONS = 128
+_ITERATIONS = 50
+
+_Matrix = npt.NDArray[np.float64]
+
+
+def fit(method: str, sample: Features, bits: int, seed: int = 0, features: str = "") -> LinearHash:
+    """A hash by one of METHODS. sample: float32 (n, width), of the images to be indexed. features: canonical text
+    of what made them. Raises InvalidRequest when the sample is too small."""
+    if method == LSH:
+        return drawn(sample.shape[1], bits, seed)
+    if method == CENTRED:
+        return drawn(sample.shape[1], bits, seed, fit_mean(sample), features)
+    if method not in METHODS:
+        raise InvalidRequest(f"method: {method!r} is none that can be fitted; use one of {', '.join(METHODS)}")
+    rotate = _itq_rotation if method == ITQ else _random_rotation
+    # Threads gain nothing on matrices this small, and on a busy machine they wait for each other.
+    with threadpool_limits(1, "blas"):
+        planes, mean = _rotated_directions(normalised(sample).astype(np.float64), bits, seed, rotate)
+    return fitted(method, planes.astype(np.float32), -(planes @ mean).astype(np.float32), True, features)
+
+
+def fit_mean(features: Features) -> Features:
+    """The mean of a sample of features, float32 (n, width) -> (width,)."""
+    mean: Features = features.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return mean
+
+
+def _rotated_directions(
+    sample: _Matrix, bits: int, seed: int, rotate: Callable[[_Matrix, np.random.RandomState], _Matrix]
+) -> tuple[_Matrix, _Matrix]:
+    """Returns planes (bits, width), and the mean that they pass through."""
+    mean = sample.mean(axis=0)
+    directions = _principal_directions(sample - mean, min(bits, _DIRECTIONS))
+    components = (sample - mean) @ directions.T
+    random = np.random.RandomState(seed)
+    rotations = []
+    for start in range(0, bits, len(directions)):
+        count = min(len(directions), bits - start)
+        rotations.append(rotate(components[:, :count], random).T @ directions[:count])
+    return np.concatenate(rotations), mean
+
+
+def _principal_directions(centred: _Matrix, count: int) -> _Matrix:
+    """The unit directions of greatest variance, (count or fewer, width): as many as the sample spans."""
+    n, width = centred.shape
+    if n < width:
+        values, vectors = np.linalg.eigh(centred @ centred.T)
+        vectors = centred.T @ vectors
+    else:
+        values, vectors = np.linalg.eigh(centred.T @ centred)
+    order = np.argsort(-values)[:count]
+    order = order[values[order] > values.max(initial=0.0) * 1e-9]
+    if len(order) < min(count, 8):
+        raise InvalidRequest(
+            f"sample: its {n:,} images span {len(order)} directions only; fit on more, and different, images"
+        )
+    chosen = vectors[:, order].T
+    directions: _Matrix = chosen / np.linalg.norm(chosen, axis=1, keepdims=True)
+    return directions
+
+
+def _random_rotation(components: _Matrix, random: np.random.RandomState) -> _Matrix:
+    """(d, d), orthogonal."""
+    q, r = np.linalg.qr(random.standard_normal((components.shape[1],) * 2))
+    rotation: _Matrix = q * np.sign(np.diag(r))
+    return rotation
+
+
+def _itq_rotation(components: _Matrix, random: np.random.RandomState) -> _Matrix:
+    """(d, d), orthogonal: alternately the nearest corner to each row, and the rotation that brings the rows
+    nearest to those corners (orthogonal Procrustes)."""
+    rotation = _random_rotation(components, random)
+    for _ in range(_ITERATIONS):
+        corners = np.where(components @ rotation > 0, 1.0, -1.0)
+        u, _s, vt = np.linalg.svd(components.T @ corners)
+        rotation = u @ vt
+    return rotation

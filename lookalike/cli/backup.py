@@ -1,0 +1,104 @@
+"""Owns `lookalike backup` and `lookalike restore`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import typer
+
+from lookalike.cli.options import (
+    DEFAULT_COLLECTION,
+    DEFAULT_SERVER,
+    CollectionName,
+    Json,
+    Server,
+    connect,
+    print_json,
+)
+from lookalike.cli.progress import records_bar
+from lookalike.jobs.backup import backup as backups
+from lookalike.jobs.backup import restore as restores
+from lookalike.jobs.backup.folder import Folder, Manifest
+from lookalike.model.errors import NotFound
+from lookalike.model.records import SLOTS
+
+Url = Annotated[str, typer.Argument(help="A folder, or a URL such as s3://bucket/backups; what fsspec reaches.")]
+Patience = Annotated[float, typer.Option("--timeout", help="Seconds to try on while a part is away.", min=0.001)]
+
+
+def backup(
+    url: Url,
+    collection: CollectionName = DEFAULT_COLLECTION,
+    full: Annotated[
+        bool, typer.Option("--full", help="All records, not only what came since the last one.")
+    ] = False,
+    server: Server = DEFAULT_SERVER,
+    timeout: Patience = 120.0,
+    as_json: Json = False,
+) -> None:
+    """Back a collection up, as it is now, while it serves. After the first time only what came since is stored."""
+    folder = Folder(url, collection)
+    with connect(server, timeout) as client, records_bar("slots", SLOTS) as bar:
+        manifest = backups.take(
+            client, folder, full, timeout,
+            lambda slots, records: bar.completed(records, slots),
+        )  # fmt: skip
+    if as_json:
+        print_json(_summary(manifest))
+        return
+    added = "" if manifest.base is None else f" since backup {manifest.base}"
+    print(
+        f"backup {manifest.number} of {collection}: {manifest.records:,} records{added} in"
+        f" {manifest.size:,} bytes; {manifest.rows:,} records in all"
+    )
+
+
+def restore(
+    url: Url,
+    collection: CollectionName = DEFAULT_COLLECTION,
+    number: Annotated[int | None, typer.Option(min=1, help="Which backup; the last by default.")] = None,
+    into: Annotated[str | None, typer.Option(help="Another name for the restored collection.")] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Into a collection that is there; records of other keys stay.")
+    ] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only verify the checksums of the backup.")] = False,
+    server: Server = DEFAULT_SERVER,
+    timeout: Patience = 120.0,
+    as_json: Json = False,
+) -> None:
+    """Bring a collection back from its backup. Everything is verified first; the cluster may have any number of
+    partitions."""
+    folder = Folder(url, collection)
+    finished = folder.finished()
+    if not finished:
+        raise NotFound(f"backup: there is none of {collection!r} at {url!r}; `lookalike backup` makes one")
+    chain = folder.chain(finished[-1] if number is None else number)
+    restores.verify(folder, chain)
+    latest = chain[-1]
+    if check:
+        _print_checked(chain, as_json)
+        return
+    name = into or collection
+    with connect(server, timeout) as client, records_bar("records", sum(one.records for one in chain)) as bar:
+        rows = restores.restore(client, folder, chain, name, merge, bar.completed)
+    if as_json:
+        print_json({**_summary(latest), "restored_as": name, "rows": rows})
+        return
+    print(f"restored backup {latest.number} of {collection} as {name}: {rows:,} records")
+
+
+def _summary(manifest: Manifest) -> dict[str, object]:
+    named = ("number", "base", "collection", "records", "rows", "size")
+    return {name: getattr(manifest, name) for name in named} | {
+        "parts": [dataclasses.asdict(part) for part in manifest.parts]
+    }
+
+
+def _print_checked(chain: list[Manifest], as_json: bool) -> None:
+    if as_json:
+        print_json({"sound": True, "backups": [_summary(manifest) for manifest in chain]})
+        return
+    numbers = ", ".join(str(manifest.number) for manifest in chain)
+    size = sum(manifest.size for manifest in chain)
+    print(f"sound: backup {numbers}, {size:,} bytes; {chain[-1].rows:,} records")

@@ -1,0 +1,206 @@
+"""Owns what a shard is to each of the 1,024 slots, and the steps from one to the next. Pure.
+
+A slot's records belong to one partition at a time, or to two while it moves. Its generation counts its moves: the
+partition that holds it in generation g hands it to another, which holds it in g + 1.
+
+    at the partition that has it          at the partition that takes it
+    OWNED                                 NONE
+                                          RECEIVING   takes writes, copies what there is
+    SHARING  writes go to both            RECEIVING
+    SHARING                               RECEIVED    has all that was acknowledged
+    SHARING                               TAKING      serves; writes go to both
+    MOVED    neither reads nor writes     TAKING
+    MOVED                                 OWNED
+
+Each replica keeps a table of its own; docs/CONSISTENCY.md says why this loses nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from lookalike.model.records import SLOTS
+
+SLOTS_BYTES = SLOTS // 8
+# True for the slots that are meant.
+SlotSet = npt.NDArray[np.bool_]
+
+
+class SlotState(enum.IntEnum):
+    NONE = 0
+    RECEIVING = 1
+    RECEIVED = 2
+    TAKING = 3
+    OWNED = 4
+    SHARING = 5
+    MOVED = 6
+
+
+_SERVING = np.array([False, False, False, True, True, True, False])
+_WRITABLE = np.array([False, True, True, True, True, True, False])
+_SHARED = np.array([False, True, True, True, False, True, False])
+
+
+def no_slots() -> SlotSet:
+    return np.zeros(SLOTS, np.bool_)
+
+
+def all_slots() -> SlotSet:
+    return np.ones(SLOTS, np.bool_)
+
+
+def slots_to_bytes(slots: SlotSet) -> bytes:
+    return np.packbits(slots).tobytes()
+
+
+def slots_from_bytes(data: bytes) -> SlotSet:
+    """Raises ValueError unless there is a bit per slot."""
+    if len(data) != SLOTS_BYTES:
+        raise ValueError(f"slots: have {len(data)} bytes; send {SLOTS_BYTES}, a bit per slot")
+    return np.unpackbits(np.frombuffer(data, np.uint8)).view(np.bool_)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SlotTable:
+    """What one replica of partition `own` is to each slot. states: SlotState; partners: the other partition of a
+    slot that moves or has moved, or `own`; generations: as above, 0 where nothing is known."""
+
+    own: int
+    states: npt.NDArray[np.uint8]
+    partners: npt.NDArray[np.uint16]
+    generations: npt.NDArray[np.uint32]
+
+    @classmethod
+    def empty(cls, own: int) -> SlotTable:
+        return cls(own, np.zeros(SLOTS, np.uint8), np.full(SLOTS, own, np.uint16), np.zeros(SLOTS, np.uint32))
+
+    @classmethod
+    def founded(cls, own: int, slots: SlotSet) -> SlotTable:
+        """The table of a shard that has had these slots from the beginning."""
+        empty = cls.empty(own)
+        return empty.put(slots, SlotState.OWNED, own, np.where(slots, 1, 0))
+
+    @property
+    def serving(self) -> SlotSet:
+        """The slots whose reads this replica answers."""
+        serving: SlotSet = _SERVING[self.states]
+        return serving
+
+    @property
+    def writable(self) -> SlotSet:
+        """The slots whose writes it takes."""
+        writable: SlotSet = _WRITABLE[self.states]
+        return writable
+
+    @property
+    def shared(self) -> SlotSet:
+        """The slots whose writes must be stored by the partner as well."""
+        shared: SlotSet = _SHARED[self.states] & (self.partners != self.own)
+        return shared
+
+    def are(self, *states: SlotState) -> SlotSet:
+        found: SlotSet = np.isin(self.states, states)
+        return found
+
+    def put(
+        self,
+        slots: SlotSet,
+        state: SlotState,
+        partner: int | None = None,
+        generations: npt.NDArray[np.integer] | None = None,
+    ) -> SlotTable:
+        """The table with these slots in another state; partner and generations stay unless given."""
+        return SlotTable(
+            self.own,
+            np.where(slots, state, self.states).astype(np.uint8),
+            self.partners if partner is None else np.where(slots, partner, self.partners).astype(np.uint16),
+            self.generations
+            if generations is None
+            else np.where(slots, generations, self.generations).astype(np.uint32),
+        )
+
+    def receive(self, slots: SlotSet, source: int, generations: npt.NDArray[np.integer]) -> SlotTable:
+        """Begin to take slots from a partition, or, when that is `own`, from its other replicas."""
+        fresh = slots & self.are(SlotState.NONE, SlotState.MOVED, SlotState.RECEIVING)
+        behind = slots & (self.generations < generations)
+        return self.put(fresh | behind, SlotState.RECEIVING, source, generations)
+
+    def received(self, slots: SlotSet) -> SlotTable:
+        """All that was acknowledged before is here."""
+        return self.put(slots & self.are(SlotState.RECEIVING), SlotState.RECEIVED)
+
+    def take(self, slots: SlotSet) -> SlotTable:
+        """Begin to serve."""
+        ready = slots & self.are(SlotState.RECEIVED)
+        from_peers = ready & (self.partners == self.own)
+        return self.put(from_peers, SlotState.OWNED).put(ready & ~from_peers, SlotState.TAKING)
+
+    def settle(self, slots: SlotSet) -> SlotTable:
+        """The partition that had them serves them no longer."""
+        return self.put(slots & self.are(SlotState.TAKING), SlotState.OWNED, self.own)
+
+    def share(self, slots: SlotSet, taker: int, generations: npt.NDArray[np.integer]) -> SlotTable:
+        """Have writes go to the taker too, which will hold the slots in these generations. Not slots that are on
+        another way."""
+        able = slots & self.are(SlotState.OWNED) & (self.generations + 1 == generations)
+        return self.put(able, SlotState.SHARING, taker)
+
+    def shared_with(self, taker: int, generations: npt.NDArray[np.integer]) -> SlotSet:
+        """The slots whose writers are told of the taker."""
+        sharing = self.are(SlotState.SHARING) & (self.partners == taker)
+        shared: SlotSet = sharing & (self.generations + 1 == generations)
+        return shared
+
+    def release(self, slots: SlotSet, taker: int, generations: npt.NDArray[np.integer]) -> SlotTable:
+        """Stop serving slots that the taker holds in these generations. What has moved on since then stays."""
+        mine = slots & (self.generations < generations)
+        return self.put(mine, SlotState.MOVED, taker, np.maximum(generations, 1) - 1)
+
+    def follow(self, peer: SlotTable) -> SlotTable:
+        """Take over from another replica of the partition what it was told while this one was away: that writes go
+        to a taker too, or that the slot has moved."""
+        behind = self.are(SlotState.OWNED) & (peer.generations == self.generations) & peer.are(SlotState.SHARING)
+        table = self
+        for taker in np.unique(peer.partners[behind]):
+            table = table.put(behind & (peer.partners == taker), SlotState.SHARING, int(taker))
+        gone = (
+            table.are(SlotState.OWNED, SlotState.SHARING)
+            & (peer.generations == table.generations)
+            & peer.are(SlotState.MOVED)
+        )
+        for taker in np.unique(peer.partners[gone]):
+            table = table.put(gone & (peer.partners == taker), SlotState.MOVED, int(taker))
+        return table
+
+    def same_as(self, other: SlotTable) -> bool:
+        return (
+            np.array_equal(self.states, other.states)
+            and np.array_equal(self.partners, other.partners)
+            and np.array_equal(self.generations, other.generations)
+        )
+
+
+def partitions_named(tables: Sequence[SlotTable]) -> int:
+    """One more than the highest partition that may hold something, going by these tables, some of which may be
+    old: what one says of a slot counts unless another serves it in a later generation."""
+    served = np.zeros(SLOTS, np.uint32)
+    for table in tables:
+        served = np.maximum(served, np.where(table.serving, table.generations, 0))
+    highest = 0
+    for table in tables:
+        holds = table.writable & (table.generations >= served)
+        named = table.partners[holds | (table.are(SlotState.MOVED) & (table.generations + 1 > served))]
+        highest = max(highest, table.own + 1 if holds.any() else 0, int(named.max()) + 1 if len(named) else 0)
+    return highest
+
+
+def served_by_any(tables: Iterable[SlotTable]) -> SlotSet:
+    """The slots that at least one of these serves."""
+    served = no_slots()
+    for table in tables:
+        served |= table.serving
+    return served

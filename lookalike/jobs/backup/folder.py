@@ -1,0 +1,219 @@
+"""Owns what lies where: URL/COLLECTION/NUMBER/manifest.json beside the parts that it names.
+
+A backup counts once it has its manifest, which is written last and whole; a folder without one is what an
+interrupted backup left."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import fsspec
+
+from lookalike.cluster.dump import Mark
+from lookalike.cluster.slots import SlotSet, no_slots, slots_from_bytes
+from lookalike.model.codespace import CodeSpace
+from lookalike.model.errors import AlreadyExists, Corruption, InvalidRequest, NotFound
+from lookalike.model.indexing import Indexing
+from lookalike.model.records import SLOTS, check_collection_name
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+_UNFINISHED = "manifest.json.new"
+_CHECKSUM = "sha256"
+_FILE = re.compile(r"[a-z]+(-[0-9a-f]+)+\.[a-z.]+")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Part:
+    """One file. slots, whole: hex of a bit per slot. store, number, partition and replica: see
+    `lookalike.cluster.dump.Mark`. rows: live records of its slots in the cluster; records: in the file, deletions
+    included."""
+
+    file: str
+    sha256: str
+    size: int
+    records: int
+    rows: int
+    slots: str
+    whole: str
+    store: str
+    number: int
+    partition: int
+    replica: int
+
+    @property
+    def mark(self) -> Mark:
+        """From where the next backup goes on."""
+        return Mark(
+            self.store, self.number, slots_from_bytes(bytes.fromhex(self.slots)), self.partition, self.replica
+        )
+
+    @property
+    def whole_slots(self) -> SlotSet:
+        return slots_from_bytes(bytes.fromhex(self.whole))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Manifest:
+    """One backup. base: the number of the one that this adds to; None for a whole one. hash_file: its name, empty
+    if there is none; hash_sha256: of it. started: seconds since 1970."""
+
+    format: int
+    number: int
+    base: int | None
+    cluster: str
+    started: float
+    collection: str
+    incarnation: int
+    code_space: CodeSpace
+    indexing: Indexing
+    hash_file: str
+    hash_sha256: str
+    parts: tuple[Part, ...]
+
+    @property
+    def rows(self) -> int:
+        """Live records of the collection."""
+        return sum(part.rows for part in self.parts)
+
+    @property
+    def records(self) -> int:
+        """Records in the files, deletions included."""
+        return sum(part.records for part in self.parts)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the files."""
+        return sum(part.size for part in self.parts)
+
+
+class Folder:
+    """The backups of one collection below a URL. Raises InvalidRequest when the URL cannot be used."""
+
+    def __init__(self, url: str, collection: str) -> None:
+        check_collection_name(collection)
+        try:
+            self._files, root = fsspec.core.url_to_fs(url)
+        except (ImportError, ValueError, OSError) as error:
+            raise InvalidRequest(f"url: {url!r} cannot be used: {' '.join(str(error).split())}") from None
+        self.url = url
+        self.collection = collection
+        self._root = f"{root.rstrip('/')}/{collection}"
+
+    def numbers(self) -> list[int]:
+        """Of all backups, in order, unfinished ones included."""
+        self._files.invalidate_cache()
+        try:
+            found = self._files.ls(self._root, detail=False)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise InvalidRequest(f"url: {self.url!r} cannot be read: {error}") from None
+        names = [path.rstrip("/").rpartition("/")[2] for path in found]
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def finished(self) -> list[int]:
+        """Of the backups that are complete, in order."""
+        return [number for number in self.numbers() if self._files.exists(self._path(number, MANIFEST))]
+
+    @contextlib.contextmanager
+    def open(self, number: int, name: str, mode: str) -> Iterator[Any]:
+        """A file of a backup, open for the block. Raises Corruption when it is missing, InvalidRequest when it,
+        or the URL, cannot be used."""
+        path = self._path(number, name)
+        try:
+            if mode == "wb":
+                self._files.makedirs(self._path(number), exist_ok=True)
+            with self._files.open(path, mode) as file:
+                yield file
+        except OSError as error:
+            if mode == "rb" and isinstance(error, FileNotFoundError):
+                raise Corruption(f"{path}: is missing; the backup is not whole") from None
+            raise InvalidRequest(f"url: {path} cannot be used: {error.strerror or error}") from None
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Complete a backup: whole or not at all. Raises AlreadyExists when another took its place meanwhile."""
+        if self._files.exists(self._path(manifest.number, MANIFEST)):
+            raise AlreadyExists(
+                f"backup: {manifest.number} was finished by another meanwhile; one at a time, start again"
+            )
+        document = dataclasses.asdict(manifest)
+        data = json.dumps({**document, _CHECKSUM: _checksum(document)}, indent=1).encode()
+        with self.open(manifest.number, _UNFINISHED, "wb") as file:
+            file.write(data)
+        self._files.mv(self._path(manifest.number, _UNFINISHED), self._path(manifest.number, MANIFEST))
+
+    def manifest(self, number: int) -> Manifest:
+        """Raises NotFound if there is no such backup, Corruption if its manifest cannot be read."""
+        path = self._path(number, MANIFEST)
+        try:
+            document = json.loads(self._files.cat_file(path))
+            if document["format"] != FORMAT:
+                raise Corruption(f"{path}: has format {document['format']!r}, this release reads {FORMAT}")
+            if document.pop(_CHECKSUM) != _checksum(document):
+                raise ValueError("its checksum is another")
+            indexing = document["indexing"]
+            manifest = Manifest(
+                **{
+                    **document,
+                    "code_space": CodeSpace(**document["code_space"]),
+                    "indexing": Indexing(**{**indexing, "attributes": tuple(indexing["attributes"])}),
+                    "parts": tuple(Part(**part) for part in document["parts"]),
+                }
+            )
+            _check_parts(manifest.parts)
+            return manifest
+        except FileNotFoundError:
+            raise NotFound(f"backup: {path} does not exist; `lookalike backup` makes one") from None
+        except OSError as error:
+            raise InvalidRequest(f"url: {path} cannot be used: {error.strerror or error}") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Corruption(f"{path}: is damaged ({error}); restore an earlier backup with --number") from None
+
+    def restorable(self, number: int) -> Manifest | None:
+        """The manifest of this backup, if every file of it, and of those that it adds to, is there in its size."""
+        try:
+            chain = self.chain(number)
+            for manifest in chain:
+                for part in manifest.parts:
+                    if self._files.size(self._path(manifest.number, part.file)) != part.size:
+                        return None
+        except (NotFound, Corruption, InvalidRequest, OSError):
+            return None
+        return chain[-1]
+
+    def chain(self, number: int) -> list[Manifest]:
+        """The backups that make up this one: from the whole one to it."""
+        manifests = [self.manifest(number)]
+        while (base := manifests[-1].base) is not None:
+            if base >= manifests[-1].number:
+                raise Corruption(f"{self._path(manifests[-1].number, MANIFEST)}: names a later one as its base")
+            manifests.append(self.manifest(base))
+        return manifests[::-1]
+
+    def _path(self, number: int, name: str = "") -> str:
+        return f"{self._root}/{number:06d}" + (f"/{name}" if name else "")
+
+
+def _checksum(document: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def _check_parts(parts: Sequence[Part]) -> None:
+    """Raises ValueError unless every slot is in one part, and files lie in the backup's own folder."""
+    seen = no_slots()
+    for part in parts:
+        slots = part.mark.slots
+        if (seen & slots).any() or (part.whole_slots & ~slots).any():
+            raise ValueError("its parts overlap")
+        if not _FILE.fullmatch(part.file):
+            raise ValueError("a part's name is none")
+        seen |= slots
+    if int(seen.sum()) != SLOTS:
+        raise ValueError("slots are missing")

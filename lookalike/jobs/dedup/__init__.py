@@ -1,0 +1,1 @@
+"""Near-duplicates: found in groups (`groups`) and shown on one page (`sheet`)."""

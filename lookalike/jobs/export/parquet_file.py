@@ -1,0 +1,140 @@
+"""Owns a collection as one parquet file that `lookalike ingest` and any other tool can read.
+
+Columns: key, code, attributes (JSON text), version; features and thumbnail if asked for. The file's notes hold the
+code space and the indexing. It is written aside and appears whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import fsspec.core
+import pyarrow as pa
+import pyarrow.parquet as parquet
+
+from lookalike.client.sync_client import Client
+from lookalike.cluster.slots import SlotSet
+from lookalike.files.atomic import atomic_write
+from lookalike.jobs.export import notes
+from lookalike.jobs.partitions import read_part, take_parts
+from lookalike.model import features as stored_features
+from lookalike.model.errors import CannotStart, InvalidRequest
+from lookalike.model.indexing import Indexing
+from lookalike.model.records import Collection, VersionedRecord
+
+_COPIED_ROWS = 8_192
+
+Report = Callable[[int], None]
+
+
+def export_to(
+    client: Client,
+    collection: Collection,
+    output: str,
+    with_features: bool,
+    with_thumbnails: bool,
+    patience_seconds: float,
+    report: Report = lambda records: None,
+) -> int:
+    """Write the collection to a file; returns its records. report: told the records done so far."""
+    if with_features and not collection.indexing.keeps_features:
+        raise InvalidRequest(f"features: collection {collection.name!r} keeps none; leave --features out")
+    schema = _schema(collection, with_features, with_thumbnails)
+    count = 0
+    with _appearing(output) as target, parquet.ParquetWriter(target, schema, compression="zstd") as writer:
+
+        def take(missing: SlotSet) -> SlotSet:
+            nonlocal count
+            head, portions = read_part(client, collection, missing)
+            # Aside first: a part that breaks off is read again, maybe from another shard.
+            with tempfile.TemporaryFile() as aside:
+                with parquet.ParquetWriter(aside, schema, compression="zstd") as part:
+                    for portion in portions:
+                        part.write_batch(_batch(portion, schema, collection.indexing))
+                aside.seek(0)
+                for batch in parquet.ParquetFile(aside).iter_batches(_COPIED_ROWS):
+                    writer.write_batch(batch)
+                    count += len(batch)
+            report(count)
+            return head.mark.slots
+
+        take_parts(take, patience_seconds)
+    return count
+
+
+def _schema(collection: Collection, with_features: bool, with_thumbnails: bool) -> Any:
+    columns = [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("code", pa.binary(collection.code_space.code_bytes), nullable=False),
+        pa.field("attributes", pa.string(), nullable=False),
+        pa.field("version", pa.uint64(), nullable=False),
+    ]
+    if with_features:
+        columns.append(pa.field("features", pa.list_(pa.float32()), nullable=False))
+    if with_thumbnails:
+        columns.append(pa.field("thumbnail", pa.binary()))
+    indexing = (
+        collection.indexing
+        if with_features
+        else dataclasses.replace(collection.indexing, features=stored_features.NONE, feature_width=0)
+    )
+    return pa.schema(columns, notes.write(collection.code_space, indexing))
+
+
+def _batch(records: Sequence[VersionedRecord], schema: Any, indexing: Indexing) -> Any:
+    columns: dict[str, list[Any]] = {
+        "key": [record.key for record in records],
+        "code": [record.code for record in records],
+        "attributes": [record.attributes for record in records],
+        "version": [record.version for record in records],
+        "thumbnail": [record.thumbnail or None for record in records],
+    }
+    if "features" in schema.names:
+        columns["features"] = list(
+            stored_features.unpack(indexing.features, [record.features for record in records])
+        )
+    return pa.record_batch([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
+
+
+@contextlib.contextmanager
+def _appearing(output: str) -> Iterator[Path]:
+    """A file that is written aside and put in its place once the block is done; after an error it never was."""
+    system, path = _place(output)
+    with tempfile.TemporaryDirectory(prefix="lookalike-export-") as folder:
+        file = Path(folder) / "whole.parquet"
+        try:
+            yield file
+        except OSError as error:
+            raise CannotStart(f"TMPDIR: {folder} cannot be written to ({error}); name a larger one") from None
+        try:
+            if "file" in system.protocol:
+                with atomic_write(Path(path)) as whole, file.open("rb") as made:
+                    shutil.copyfileobj(made, whole)
+            else:
+                # A store of objects shows one when it is whole.
+                system.put_file(str(file), path)
+        except Exception as error:  # each store's library raises its own
+            raise CannotStart(f"output: {output} cannot be written to ({error})") from None
+
+
+def _place(output: str) -> tuple[Any, str]:
+    """The file system and the path in it. Raises InvalidRequest before any work when that cannot be."""
+    try:
+        system, path = fsspec.core.url_to_fs(output)
+        if system.isdir(path):
+            raise InvalidRequest(f"output: {output} is a folder; name a file")
+        parent = system._parent(path)
+        if "file" in system.protocol and not system.isdir(parent):
+            raise InvalidRequest(f"output: {parent} is no folder; make it first")
+        if "file" in system.protocol and system.exists(path) and not system.isfile(path):
+            raise InvalidRequest(f"output: {output} is no file that can be replaced whole; name another")
+    except InvalidRequest:
+        raise
+    except Exception as error:  # each store's library raises its own
+        raise InvalidRequest(f"output: {output} cannot be written to ({error})") from None
+    return system, path

@@ -1,0 +1,2 @@
+"""Clusters from one config on one machine (`supervisor`, `ephemeral`), and the manifests that start one elsewhere
+(`manifests`)."""

@@ -1,0 +1,72 @@
+"""Owns the code space: what makes two codes comparable, its fingerprint, and the limits on code width."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+
+from lookalike.model.errors import CodeSpaceMismatch, InvalidRequest
+
+MIN_BITS = 16
+MAX_BITS = 8192
+MAX_TEXT = 256
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CodeSpace:
+    """Backbone, weights, layer, preprocessing, hash method with its parameters, and width.
+
+    Codes of two code spaces have no meaningful distance, however equal their widths."""
+
+    bits: int
+    backbone: str = "external"
+    weights_digest: str = ""
+    layer: str = ""
+    preprocessing: str = ""
+    hash_method: str = "external"
+    hash_digest: str = ""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.bits, bool) or not isinstance(self.bits, int):
+            raise InvalidRequest(f"bits: is {type(self.bits).__name__}; use a whole number")
+        if not MIN_BITS <= self.bits <= MAX_BITS or self.bits % 8:
+            raise InvalidRequest(
+                f"bits: {self.bits} is not a code width; use a multiple of 8 from {MIN_BITS} to {MAX_BITS}"
+            )
+        for field in dataclasses.fields(self)[1:]:
+            text = getattr(self, field.name)
+            if not isinstance(text, str) or len(text) > MAX_TEXT or not text.isprintable():
+                raise InvalidRequest(
+                    f"code_space: {field.name} is not printable text of at most {MAX_TEXT} characters"
+                )
+
+    @property
+    def code_bytes(self) -> int:
+        return self.bits // 8
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 over every field, as canonical JSON."""
+        return _fingerprint(self)
+
+    def require(self, fingerprint: str, subject: str) -> None:
+        """Raise unless `subject`'s codes carry this code space's fingerprint."""
+        if not fingerprint:
+            raise InvalidRequest(
+                f"fingerprint: {subject} brings a code without its code space's fingerprint;"
+                " take it from the encoder that made the code, or from GetCollection"
+            )
+        if fingerprint != self.fingerprint:
+            raise CodeSpaceMismatch(
+                f"fingerprint: {subject} is of code space {fingerprint[:12]}…, the collection of"
+                f" {self.fingerprint[:12]}… ({self.backbone}, {self.hash_method}, {self.bits} bits);"
+                " encode again in the collection's code space"
+            )
+
+
+@functools.lru_cache
+def _fingerprint(space: CodeSpace) -> str:
+    canonical = json.dumps(dataclasses.asdict(space), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

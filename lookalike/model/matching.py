@@ -1,0 +1,77 @@
+"""Owns the evaluation of a filter on one record's attributes, for programs that hold the record. The shard
+evaluates the same filters in SQL (`shard.filter_sql`); both mean the same, down to numbers that do not fit in 64
+bits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lookalike.model.filters import And, Equals, Exists, Filter, In, Not, Or, Range
+
+_ABSENT = object()
+_WHOLE = range(-(2**63), 2**63)
+
+
+def matches(condition: Filter, attributes: Mapping[str, Any]) -> bool:
+    """Whether attributes, as JSON gives them, meet the filter."""
+    match condition:
+        case And(filters):
+            return all(matches(part, attributes) for part in filters)
+        case Or(filters):
+            return any(matches(part, attributes) for part in filters)
+        case Not(part):
+            return not matches(part, attributes)
+        case Exists(field):
+            return _value(attributes, field) is not _ABSENT
+        case Equals(field, value):
+            return _kinded(value) in map(_kinded, _elements(attributes, field))
+        case In(field, values):
+            wanted = set(map(_kinded, values))
+            return any(_kinded(element) in wanted for element in _elements(attributes, field))
+        case Range(field):
+            return any(_is_within(condition, element) for element in _elements(attributes, field))
+
+
+def _value(attributes: Any, field: str) -> Any:
+    value = attributes
+    for name in field.split("."):
+        value = value.get(name, _ABSENT) if isinstance(value, Mapping) else _ABSENT
+    return value
+
+
+def _elements(attributes: Mapping[str, Any], field: str) -> Sequence[Any]:
+    """What is compared: the scalars of a list, or the one scalar."""
+    value = _value(attributes, field)
+    values = value if isinstance(value, list | tuple) else [value]
+    return [element for element in values if isinstance(element, str | int | float)]
+
+
+def _kinded(value: Any) -> tuple[str, Any]:
+    """A scalar so that it equals what JSON would call equal: true is not 1, but 1.0 is."""
+    if isinstance(value, bool):
+        return ("truth", value)
+    return ("text", value) if isinstance(value, str) else ("number", _number(value))
+
+
+def _number(value: float) -> float:
+    """Whole numbers beyond 64 bits are floats to SQLite."""
+    if isinstance(value, float) or value in _WHOLE:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def _is_within(bounds: Range, element: Any) -> bool:
+    if isinstance(element, bool | str):
+        return False
+    number = _number(element)
+    return (
+        (bounds.gt is None or number > bounds.gt)
+        and (bounds.gte is None or number >= bounds.gte)
+        and (bounds.lt is None or number < bounds.lt)
+        and (bounds.lte is None or number <= bounds.lte)
+    )

@@ -1,0 +1,386 @@
+"""Owns the domain's plain data: records, hits, coverage, results and status, and the rules that a key,
+its attributes and a query must obey. Knows nothing of gRPC."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import operator
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lookalike.model.codespace import CodeSpace
+from lookalike.model.errors import InvalidRequest
+from lookalike.model.indexing import Indexing
+
+MAX_K = 10_000
+DEFAULT_OVERSAMPLING = 10
+# What a collection keeps of its hash; a message carries it whole.
+MAX_HASH_BYTES = 48 * 1024 * 1024
+MAX_OVERSAMPLING = 1_000
+MAX_KEY_BYTES = 512
+MAX_ATTRIBUTES_BYTES = 64 * 1024
+MAX_ATTRIBUTES_DEPTH = 64
+MAX_BATCH_QUERIES = 1_024
+# Queries times k: what one request may ask to be held in memory at once.
+MAX_BATCH_HITS = 200_000
+# Keys and attributes of one answer: two such answers fit into a message.
+MAX_ANSWER_BYTES = 28 * 1024 * 1024
+MAX_MERGED_BYTES = 2 * MAX_ANSWER_BYTES
+# Versions at and above this leave a clock no room.
+VERSION_LIMIT = 2**62
+MAX_BATCH_RECORDS = 10_000
+SLOTS = 1_024
+
+# Both are asked of every record of every write.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+_SCALARS = frozenset((str, int, float, bool, type(None)))
+# What is common first: abstract classes are slow to ask.
+_OBJECTS = (dict, Mapping)
+_NESTED = (dict, list, tuple, Mapping)
+# As many as a request has records: coordinator and shard ask several times for each of them.
+_IDS_REMEMBERED = 16_384
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+_COLLECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+@functools.lru_cache(_IDS_REMEMBERED)
+def record_id(key: str) -> int:
+    """The uint64 that routes a record and breaks ties between equal distances."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
+
+
+def slot_of(identifier: int) -> int:
+    """The slot, 0..1023, of a record id."""
+    return identifier >> 54
+
+
+def check_key(key: object) -> str:
+    """Return `key` if it is a valid record key; raise InvalidRequest otherwise."""
+    if not isinstance(key, str):
+        raise InvalidRequest(f"key: is {type(key).__name__}, not a string; use text, 1..{MAX_KEY_BYTES} bytes")
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        raise InvalidRequest(f"key: {key!r} cannot be written as UTF-8; use valid Unicode text") from None
+    if not 1 <= size <= MAX_KEY_BYTES:
+        shown = f"{key[:24]!r}… has {size} bytes" if size else "is empty"
+        raise InvalidRequest(f"key: {shown}; use 1..{MAX_KEY_BYTES} bytes of UTF-8")
+    return key
+
+
+def check_collection_name(name: object) -> str:
+    """Return `name` if it can name a collection (and a folder); raise InvalidRequest otherwise."""
+    if not isinstance(name, str):
+        raise InvalidRequest(f"collection: is {type(name).__name__}; use its name")
+    if not _COLLECTION_NAME.fullmatch(name):
+        raise InvalidRequest(
+            f"collection: {name[:140]!r} is not a name; use 1..128 letters, digits, '.', '_' and '-',"
+            " starting with a letter or digit"
+        )
+    return name
+
+
+def check_count(field: str, count: int) -> None:
+    """Raise unless a request may bring so many records or keys."""
+    if not 1 <= count <= MAX_BATCH_RECORDS:
+        raise InvalidRequest(f"{field}: are {count:,}; send 1..{MAX_BATCH_RECORDS:,} a request")
+
+
+def check_code(code: bytes, space: CodeSpace, subject: str) -> bytes:
+    """Return `code` if it has the code space's width; raise InvalidRequest otherwise."""
+    if len(code) != space.code_bytes:
+        raise InvalidRequest(
+            f"code: {subject} has {len(code)} bytes, the collection's codes have {space.code_bytes}"
+            f" ({space.bits} bits); send exactly that many"
+        )
+    return code
+
+
+def check_k(k: int, most: int = MAX_K) -> int:
+    """Return `k` if it is a number of hits one may ask for; raise InvalidRequest otherwise."""
+    whole = operator.index(k) if hasattr(k, "__index__") and not isinstance(k, bool) else 0
+    if not 1 <= whole <= most:
+        raise InvalidRequest(f"k: is {k!r:.40}; use a whole number from 1 to {most:,}")
+    return whole
+
+
+def answer_too_large(max_bytes: int = MAX_ANSWER_BYTES) -> InvalidRequest:
+    """What to say when keys and attributes of an answer would take more than this."""
+    return InvalidRequest(
+        f"k: the answer would take over {max_bytes:,} bytes; ask for fewer hits, queries or candidates"
+        " (oversampling) at once, or leave the attributes out"
+    )
+
+
+def check_oversampling(factor: int) -> int:
+    """Return `factor` if a rerank can take so many candidates per hit; raise InvalidRequest otherwise."""
+    whole = operator.index(factor) if hasattr(factor, "__index__") and not isinstance(factor, bool) else 0
+    if not 1 <= whole <= MAX_OVERSAMPLING:
+        raise InvalidRequest(f"oversampling: is {factor!r:.40}; use a whole number from 1 to {MAX_OVERSAMPLING:,}")
+    return whole
+
+
+def attributes_text(attributes: object) -> str:
+    """Attributes as canonical JSON text; raise InvalidRequest unless they are a JSON object."""
+    if type(attributes) is not dict and not isinstance(attributes, Mapping):
+        raise InvalidRequest(f"attributes: are {type(attributes).__name__}, not a JSON object; use a dict")
+    _check_nesting(attributes, 1)
+    try:
+        text = _ENCODER.encode(attributes)
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise InvalidRequest("attributes: hold text that is not valid Unicode (a lone surrogate)") from None
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(
+            f"attributes: are not JSON ({error}); use text, numbers, booleans, null, lists, objects"
+        ) from None
+    if size > MAX_ATTRIBUTES_BYTES:
+        raise InvalidRequest(f"attributes: take {size:,} bytes; use at most {MAX_ATTRIBUTES_BYTES:,}")
+    if "\\u0000" in text and _NUL.search(text):
+        raise InvalidRequest("attributes: hold a NUL character, which no filter could compare; leave it out")
+    return text
+
+
+def _check_nesting(value: object, depth: int) -> None:
+    if not isinstance(value, _NESTED):
+        return
+    if depth > MAX_ATTRIBUTES_DEPTH:
+        raise InvalidRequest(f"attributes: are nested over {MAX_ATTRIBUTES_DEPTH} deep; flatten them")
+    parts: Iterable[object] = value
+    if isinstance(value, _OBJECTS):
+        for name in value:
+            if not isinstance(name, str):
+                raise InvalidRequest(
+                    f"attributes: have a name that is {type(name).__name__}; JSON's names are text"
+                )
+        parts = value.values()
+    for part in parts:
+        if type(part) not in _SCALARS:
+            _check_nesting(part, depth + 1)
+
+
+def parse_attributes(text: str) -> dict[str, Any]:
+    """The JSON object that `text` holds ("" is {}); raise InvalidRequest unless it is one."""
+    if not text or text == "{}":
+        return {}
+    if len(text.encode()) > MAX_ATTRIBUTES_BYTES:
+        raise InvalidRequest(f"attributes: take over {MAX_ATTRIBUTES_BYTES:,} bytes; send less")
+    try:
+        value = _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        reason = f"{error.msg} at character {error.pos}"
+        raise InvalidRequest(f"attributes: are not valid JSON ({reason}); send a JSON object") from None
+    except (ValueError, RecursionError):
+        raise InvalidRequest(
+            "attributes: are not JSON that can be kept (a number too long, NaN or Infinity, or nested too deep)"
+        ) from None
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"attributes: are a JSON {type(value).__name__}, not an object; send {{...}}")
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Record:
+    """One image to store. Exactly one of `image` (an encoded image file's bytes, or its path) and `code`
+    (bits / 8 bytes). `fingerprint` names the code's code space; without it the collection's is assumed.
+    `features`: float32 (width,), with a code for a collection that keeps features. `thumbnail`: a small JPEG, PNG
+    or WebP to show, see `lookalike.model.thumbnails`."""
+
+    key: str
+    image: bytes | str | Path | None = None
+    code: bytes | None = None
+    attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    fingerprint: str | None = None
+    features: npt.NDArray[np.float32] | None = None
+    thumbnail: bytes | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StoredRecord:
+    """A record as the cluster holds it. `version` is the hybrid logical clock of its last write; `thumbnail` is
+    empty when there is none, or it was not asked for."""
+
+    key: str
+    code: bytes
+    attributes: dict[str, Any]
+    version: int
+    thumbnail: bytes = b""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class VersionedRecord:
+    """A record as coordinator and shard hand it on: `attributes` is canonical JSON text, `code` is None in
+    a tombstone, `features` are as the collection keeps them (see `lookalike.model.features`), `thumbnail` is empty
+    without one."""
+
+    key: str
+    code: bytes | None
+    attributes: str
+    version: int
+    features: bytes = b""
+    thumbnail: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes in a message."""
+        described = len(self.key) + len(self.code or b"") + len(self.attributes)
+        return described + len(self.features) + len(self.thumbnail)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one record of an ingest stream. `error` is None when it is stored durably."""
+
+    key: str
+    error: Exception | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.error is None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Hit:
+    """One result: `distance` in differing bits; `score` = share of equal bits, weighted by an asymmetric score, or
+    the features' cosine by their rerank."""
+
+    key: str
+    distance: int
+    score: float
+    attributes: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Coverage:
+    """Which part of the collection an answer speaks for. `missing` maps a partition to the reason. stale_ms: every
+    write acknowledged so long ago is in it."""
+
+    partitions: int
+    answered: int
+    rows_searched: int
+    rows_known: int
+    missing: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    stale_ms: int = 0
+
+    @property
+    def complete(self) -> bool:
+        return self.answered == self.partitions
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Timings:
+    """Milliseconds, measured at the coordinator."""
+
+    encode_ms: float
+    search_ms: float
+    merge_ms: float
+    total_ms: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SearchResult:
+    """Hits, nearest first: by (distance, id, key), or by score and id; and how far they can be relied on."""
+
+    hits: list[Hit]
+    coverage: Coverage
+    exact: bool
+    timings: Timings
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Collection:
+    """`incarnation` tells a collection from an earlier one of the same name: higher is later."""
+
+    name: str
+    code_space: CodeSpace
+    rows: int
+    incarnation: int
+    indexing: Indexing = dataclasses.field(default_factory=Indexing)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    replica: int
+    address: str
+    state: str
+    reason: str
+    rows: int
+    memory_bytes: int
+    uptime_seconds: float
+    lag_ms: int = 0
+    damaged: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PartitionStatus:
+    """removable: it holds nothing and shall hold nothing."""
+
+    partition: int
+    slots: int
+    replicas: Sequence[ReplicaStatus]
+    target_slots: int = 0
+    removable: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rebalance:
+    """How far the cluster is from the division that its config asks for. slots_to_move: not where they shall be,
+    of which slots_moving are on their way; slots_unserved: no replica that answers serves them."""
+
+    epoch: int
+    partitions: int
+    drained: Sequence[int]
+    slots_to_move: int
+    slots_moving: int
+    slots_unserved: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EncoderStatus:
+    """`state` is "serving", "unavailable" or "none"; `code_space` is known when serving."""
+
+    address: str
+    state: str
+    reason: str
+    code_space: CodeSpace | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CoordinatorStatus:
+    """What one coordinator has answered since it started, itself alone. searches[i] took over bounds_ms[i - 1] and
+    at most bounds_ms[i]; the last, for which there is no bound, took longer. A batch is one search of several
+    queries."""
+
+    name: str
+    uptime_seconds: float
+    queries: int
+    bounds_ms: Sequence[float]
+    searches: Sequence[int]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ClusterStatus:
+    """coordinator: the one that answered; None if it is of an older version."""
+
+    cluster: str
+    version: str
+    partitions: Sequence[PartitionStatus]
+    encoder: EncoderStatus
+    collections: Sequence[Collection]
+    rebalance: Rebalance
+    coordinator: CoordinatorStatus | None = None

@@ -1,0 +1,152 @@
+"""Owns coalescing: items that arrive while a batch runs wait, and share the next batch.
+
+Serves the coordinator (queries to a partition share an RPC), the shard (queries share a scan, writes
+share a commit) and the encoder (images share a forward pass). Its queue is bounded; an item whose caller
+went away is dropped, and a batch that nobody waits for any more is cancelled. A batch runs in the name of all
+whose items are in it (`lookalike.transport.requests`)."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import dataclasses
+import functools
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from lookalike.model.errors import Overloaded
+from lookalike.transport import requests
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclasses.dataclass(slots=True)
+class _Entry(Generic[Item, Result]):
+    item: Item
+    weight: int
+    future: asyncio.Future[Result]
+    origin: requests.Origin
+
+    def take_weight(self) -> int:
+        """The weight that it still holds in the queue; none from now on."""
+        weight, self.weight = self.weight, 0
+        return weight
+
+
+class Batcher(Generic[Item, Result]):
+    """Runs items in batches of weight `max_weight` at most (one item may exceed it alone), at most
+    `concurrency` batches at once, with items of weight `max_waiting` at most in the queue.
+
+    `run` gets the items and returns one result per item, in order; an exception instance among the
+    results is raised for its item alone, an exception raised by `run` for all of the batch."""
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
+        *,
+        max_weight: int,
+        max_waiting: int,
+        concurrency: int = 1,
+        weigh: Callable[[Item], int] = lambda item: 1,
+        retry_after_ms: int = 100,
+    ) -> None:
+        self._run = run
+        self._weigh = weigh
+        self._max_weight = max_weight
+        self._max_waiting = max_waiting
+        self._concurrency = concurrency
+        self._retry_after_ms = retry_after_ms
+        self._waiting: collections.deque[_Entry[Item, Result]] = collections.deque()
+        self._waiting_weight = 0
+        self._running: set[asyncio.Task[None]] = set()
+
+    @property
+    def waiting(self) -> int:
+        """Items in the queue."""
+        return len(self._waiting)
+
+    async def submit(self, item: Item) -> Result:
+        """The item's result. Raises Overloaded when the queue is full."""
+        weight = self._weigh(item)
+        if self._waiting and self._waiting_weight + weight > self._max_waiting:
+            raise Overloaded(
+                f"{self._waiting_weight:,} items are waiting; come back later",
+                retry_after_ms=self._retry_after_ms,
+            )
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        entry = _Entry(item, weight, future, requests.origin())
+        self._waiting.append(entry)
+        self._waiting_weight += weight
+        self._start_batches()
+        try:
+            return await entry.future
+        finally:
+            # Whoever left the queue by being cancelled makes room at once.
+            self._waiting_weight -= entry.take_weight()
+
+    async def close(self) -> None:
+        """Cancel what runs and what waits."""
+        for entry in self._waiting:
+            entry.future.cancel()
+        self._waiting.clear()
+        tasks = list(self._running)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _start_batches(self) -> None:
+        while self._waiting and len(self._running) < self._concurrency:
+            batch = self._take_batch()
+            if not batch:
+                return
+            context = requests.together([entry.origin for entry in batch])
+            task = asyncio.create_task(self._run_batch(batch), context=context)
+            self._running.add(task)
+            task.add_done_callback(self._finished)
+            futures = [entry.future for entry in batch]
+            for future in futures:
+                future.add_done_callback(functools.partial(_cancel_unwanted, task, futures))
+
+    def _take_batch(self) -> list[_Entry[Item, Result]]:
+        batch: list[_Entry[Item, Result]] = []
+        total = 0
+        while self._waiting:
+            entry = self._waiting[0]
+            if batch and total + entry.weight > self._max_weight:
+                break
+            self._waiting.popleft()
+            if not entry.future.done():
+                batch.append(entry)
+                total += entry.weight
+            self._waiting_weight -= entry.take_weight()
+        return batch
+
+    async def _run_batch(self, batch: list[_Entry[Item, Result]]) -> None:
+        try:
+            results = await self._run([entry.item for entry in batch])
+            assert len(results) == len(batch), "run must return one result per item"
+        except asyncio.CancelledError:
+            for entry in batch:
+                entry.future.cancel()
+            raise
+        except Exception as error:
+            results = [error] * len(batch)
+        for entry, result in zip(batch, results, strict=True):
+            if entry.future.done():
+                continue
+            if isinstance(result, Exception):
+                entry.future.set_exception(result)
+            else:
+                entry.future.set_result(result)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._start_batches()
+
+
+def _cancel_unwanted(
+    task: asyncio.Task[None], batch: list[asyncio.Future[Result]], _: asyncio.Future[Result]
+) -> None:
+    if not task.done() and all(future.cancelled() for future in batch):
+        task.cancel()

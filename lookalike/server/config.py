@@ -1,0 +1,259 @@
+"""Owns the cluster config: one typed tree, read once per process from one YAML file and the environment.
+
+`LOOKALIKE__PARTITIONS=3` and `LOOKALIKE__SHARD__DATA=...` override the file. Unknown keys and values out
+of range raise CannotStart with the key's path. Every field stands, explained, in deploy/local.yaml."""
+
+from __future__ import annotations
+
+import os
+import string
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from lookalike.model.codespace import MAX_BITS, MIN_BITS
+from lookalike.model.errors import CannotStart
+
+_ENVIRONMENT_PREFIX = "LOOKALIKE__"
+DEFAULT_BITS = 256
+MAX_REPLICAS = 7
+# A config that is mounted, as in Kubernetes, changes without a signal.
+CONFIG_POLL_SECONDS = 2.0
+
+
+def _check_address(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{address!r} is not HOST:PORT")
+    return address
+
+
+def _check_shard_address(template: str) -> str:
+    names = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+    if not names <= {"partition", "replica"}:
+        raise ValueError(f"{template!r} has a placeholder that is neither {{partition}} nor {{replica}}")
+    _check_address(template.format(partition=0, replica=0))
+    return template
+
+
+def _check_bits(bits: int | None) -> int | None:
+    if bits is not None and bits % 8:
+        raise ValueError(f"{bits} is not a multiple of 8")
+    return bits
+
+
+Address = Annotated[str, AfterValidator(_check_address)]
+ShardAddress = Annotated[str, AfterValidator(_check_shard_address)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ShardConfig(_Section):
+    address: ShardAddress = "127.0.0.1:17{replica}{partition:02d}"
+    # Where it binds, if not at the address by which it is found: "0.0.0.0:7710" in a container.
+    listen: ShardAddress | None = None
+    metrics: ShardAddress | None = "127.0.0.1:18{replica}{partition:02d}"
+    data: Path = Path("lookalike-data")
+    scan_threads: int = Field(default=1, ge=1, le=256)
+    sync_seconds: float = Field(default=2.0, ge=0.1, le=3_600)
+    rebalance_mb_per_second: float = Field(default=64.0, gt=0, le=100_000)
+    tombstone_hours: float = Field(default=24.0, ge=0.01, le=24 * 365)
+    scrub_hours: float = Field(default=24.0, gt=0, le=24 * 365)
+
+
+class CoordinatorConfig(_Section):
+    listen: Address = "127.0.0.1:7700"
+    web: Address = "127.0.0.1:7780"
+    metrics: Address | None = "127.0.0.1:7781"
+
+
+class EncoderConfig(_Section):
+    address: Address = "127.0.0.1:7720"
+    # Where it binds, if not at the address by which it is found.
+    listen: Address | None = None
+    metrics: Address | None = "127.0.0.1:7721"
+    model: str = "tf_efficientnet_lite0"
+    weights: str | None = None
+    layer: Literal["map", "pooled", "classifier"] = "pooled"
+    # Without it DEFAULT_BITS, or as many as the hash has.
+    bits: Annotated[int | None, Field(ge=MIN_BITS, le=MAX_BITS), AfterValidator(_check_bits)] = None
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    mean: Path | None = None
+    hash: Path | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    min_replicas: int = Field(default=1, ge=1, le=1_000)
+    max_replicas: int = Field(default=1, ge=1, le=1_000)
+    gpus_per_replica: float = Field(default=0, ge=0, le=8)
+    ray_address: str | None = None
+
+
+class TlsConfig(_Section):
+    """PEM files, read again when they change. `ca` signs the cluster's own processes: a shard and the encoder
+    ask for its certificates. `client_ca`, if set, signs clients: the coordinator then asks them for one."""
+
+    certificate: Path
+    key: Path
+    ca: Path
+    client_ca: Path | None = None
+    # What a peer's certificate is made out to, if not to the host in its address.
+    server_name: str | None = None
+
+
+class SecurityConfig(_Section):
+    tls: TlsConfig | None = None
+    # Who may do what, made by `lookalike keys`; without a key in it everyone may do everything.
+    keys: Path | None = None
+    # A file with a secret that the cluster's processes show each other.
+    cluster_secret: Path | None = None
+
+
+class LimitsConfig(_Section):
+    max_image_mb: int = Field(default=32, ge=1, le=32)
+    max_image_megapixels: int = Field(default=100, ge=1, le=1_000)
+    max_k: int = Field(default=10_000, ge=1, le=10_000)
+    max_batch: int = Field(default=1_024, ge=1, le=1_024)
+
+    @property
+    def max_image_bytes(self) -> int:
+        return self.max_image_mb * 2**20
+
+    @property
+    def max_image_pixels(self) -> int:
+        return self.max_image_megapixels * 1_000_000
+
+
+class TracingConfig(_Section):
+    # Where OpenTelemetry spans go, by OTLP over gRPC: "http://collector:4317".
+    otlp: str | None = None
+    sample: float = Field(default=1.0, ge=0, le=1)
+
+
+class ClusterConfig(_Section):
+    cluster: str = Field(default="local", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    partitions: int = Field(default=4, ge=1, le=1_024)
+    replicas: int = Field(default=1, ge=1, le=MAX_REPLICAS)
+    write_quorum: Literal["one", "majority", "all"] = "majority"
+    # Of requests in work at once, in each process; what is over that is told to come back later.
+    max_request_mb: int = Field(default=512, ge=128, le=1_000_000)
+    shard: ShardConfig = ShardConfig()
+    coordinator: CoordinatorConfig = CoordinatorConfig()
+    encoder: EncoderConfig | None = EncoderConfig()
+    security: SecurityConfig = SecurityConfig()
+    limits: LimitsConfig = LimitsConfig()
+    tracing: TracingConfig = TracingConfig()
+    logs: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning"] = "info"
+
+    @property
+    def web_url(self) -> str:
+        return f"{'https' if self.security.tls else 'http'}://{self.coordinator.web}"
+
+    @property
+    def max_request_bytes(self) -> int:
+        return self.max_request_mb * 2**20
+
+    @property
+    def writes_needed(self) -> int:
+        """So many replicas of a partition must have a write on disk before it is acknowledged."""
+        return {"one": 1, "majority": self.replicas // 2 + 1, "all": self.replicas}[self.write_quorum]
+
+    def shard_address(self, partition: int, replica: int = 0) -> str:
+        return self.shard.address.format(partition=partition, replica=replica)
+
+    def shard_listen(self, partition: int, replica: int = 0) -> str:
+        return (self.shard.listen or self.shard.address).format(partition=partition, replica=replica)
+
+    def shard_metrics(self, partition: int, replica: int = 0) -> str | None:
+        return self.shard.metrics and self.shard.metrics.format(partition=partition, replica=replica)
+
+
+def load_config(path: Path, environment: Mapping[str, str] = os.environ) -> ClusterConfig:
+    """The config in `path` with the environment's overrides. Raises CannotStart, naming the key."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CannotStart(f"config: {path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CannotStart(f"config: {path} is not YAML: {' '.join(str(error).split())}") from None
+    if document is None:
+        document = {}
+    if not isinstance(document, dict):
+        raise CannotStart(f"config: {path} holds a {type(document).__name__}, not a mapping of keys")
+    _apply_environment(document, environment)
+    try:
+        config = ClusterConfig.model_validate(document)
+    except ValidationError as error:
+        raise CannotStart(f"config: {path}: " + "; ".join(_explain(error))) from None
+    _check_consistency(config, path)
+    return config
+
+
+def content_of(path: Path) -> bytes | None:
+    """What is compared to see whether the file has changed. None if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def dump_config(config: ClusterConfig) -> str:
+    """The config as YAML that `load_config` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _apply_environment(document: dict[str, Any], environment: Mapping[str, str]) -> None:
+    for name, value in sorted(environment.items()):
+        if not name.startswith(_ENVIRONMENT_PREFIX):
+            continue
+        *sections, key = name.removeprefix(_ENVIRONMENT_PREFIX).lower().split("__")
+        section = document
+        for part in sections:
+            inner = section.get(part)
+            if not isinstance(inner, dict):
+                inner = section[part] = {}
+            section = inner
+        try:
+            section[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            section[key] = value
+
+
+def _explain(error: ValidationError) -> Iterable[str]:
+    for problem in error.errors():
+        path = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            yield f"{path}: is not a known key; remove it or mend its spelling"
+        else:
+            yield f"{path}: {problem['msg'].removeprefix('Value error, ')} (is {problem['input']!r})"
+
+
+def _check_consistency(config: ClusterConfig, path: Path) -> None:
+    addresses = [
+        config.shard_address(partition, replica)
+        for partition in range(config.partitions)
+        for replica in range(config.replicas)
+    ]
+    if len(set(addresses)) < len(addresses):
+        raise CannotStart(
+            f"config: {path}: shard.address: {config.shard.address!r} gives two shards one address;"
+            " use {partition} (and {replica}) in it"
+        )
+    for address in addresses:
+        try:
+            _check_address(address)
+        except ValueError as error:
+            raise CannotStart(f"config: {path}: shard.address: {error}") from None
+    encoder = config.encoder
+    if encoder and encoder.hash and encoder.mean:
+        raise CannotStart(f"config: {path}: encoder.mean: a hash file has its own centre; leave mean out")
+    if encoder and encoder.min_replicas > encoder.max_replicas:
+        raise CannotStart(
+            f"config: {path}: encoder.min_replicas: {encoder.min_replicas} is above max_replicas"
+            f" ({encoder.max_replicas})"
+        )

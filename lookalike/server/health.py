@@ -1,0 +1,118 @@
+"""Owns what anyone who reaches a port may call, key or not: health and reflection. None of it may stand in the way
+of those who have a key, nor of the server's end, whatever its callers do or leave undone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+
+MAX_STREAMS = 1_024
+MESSAGE_SECONDS = 10.0
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # its stubs are untyped
+    """The states of a server's services by name. gRPC's own servicer writes to each watcher while it holds the
+    lock that a new state needs, so that one watcher who reads nothing keeps a server from ever stopping."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, HealthCheckResponse.ServingStatus.ValueType] = {}
+        self._changed = asyncio.Event()
+        self._is_ended = False
+
+    def set(self, names: Iterable[str], is_serving: bool) -> None:
+        """Say so of these services, to watchers too. Nothing changes after the end."""
+        if not self._is_ended:
+            state = HealthCheckResponse.SERVING if is_serving else HealthCheckResponse.NOT_SERVING
+            self._states |= dict.fromkeys(names, state)
+            self._changed.set()
+            self._changed = asyncio.Event()
+
+    def end(self) -> None:
+        """None of them serves any more. Whoever watches is told, and that stream ends."""
+        self.set(list(self._states), is_serving=False)
+        self._is_ended = True
+
+    async def Check(self, request: HealthCheckRequest, context: Context) -> HealthCheckResponse:
+        if request.service not in self._states:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "service: is unknown here; leave it out for the server")
+        return HealthCheckResponse(status=self._states[request.service])
+
+    async def Watch(self, request: HealthCheckRequest, context: Context) -> AsyncIterator[HealthCheckResponse]:
+        told = None
+        while True:
+            changed = self._changed
+            status = self._states.get(request.service, HealthCheckResponse.SERVICE_UNKNOWN)
+            if status != told:
+                yield HealthCheckResponse(status=status)
+                told = status
+            elif self._is_ended:
+                return
+            else:
+                await changed.wait()
+
+
+class HealthService:
+    """Holds the calls of a server's open methods to bounds of their own."""
+
+    def __init__(self) -> None:
+        self._streams = 0
+
+    def bounded(self, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
+        """The handler, for fewer streams than a server takes calls, and for messages that come in time. All kinds
+        become streams of requests: gRPC would wait for the message of any other by itself, without an end."""
+        if handler.unary_unary:
+            return grpc.stream_unary_rpc_method_handler(
+                _in_time(handler.unary_unary), handler.request_deserializer, handler.response_serializer
+            )
+        answers = handler.stream_stream or _after_its_message(handler.unary_stream)
+        return grpc.stream_stream_rpc_method_handler(
+            self._counted(answers), handler.request_deserializer, handler.response_serializer
+        )
+
+    def _counted(self, answers: Any) -> Any:
+        async def counted(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+            if self._streams >= MAX_STREAMS:
+                await context.abort(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    f"{MAX_STREAMS:,} callers watch or reflect; come back later",
+                )
+            self._streams += 1
+            context.add_done_callback(self._left)  # type: ignore[arg-type]  # the stubs ask for a class
+            async for answer in answers(requests, context):
+                yield answer
+
+        return counted
+
+    def _left(self, context: Context) -> None:
+        self._streams -= 1
+
+
+def _in_time(handle: Any) -> Any:
+    async def handled(requests: AsyncIterator[Any], context: Context) -> Any:
+        return await handle(await _message(requests, context), context)
+
+    return handled
+
+
+def _after_its_message(answers: Any) -> Any:
+    async def answered(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+        async for answer in answers(await _message(requests, context), context):
+            yield answer
+
+    return answered
+
+
+async def _message(requests: AsyncIterator[Any], context: Context) -> Any:
+    try:
+        async with asyncio.timeout(MESSAGE_SECONDS):
+            return await anext(aiter(requests))
+    except (TimeoutError, StopAsyncIteration):
+        text = f"request: did not come within {MESSAGE_SECONDS:.0f} s; send it with the call"
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)

@@ -1,0 +1,1 @@
+"""How a server process is observed: metrics, logs and spans. `process` starts all three."""

@@ -1,0 +1,96 @@
+"""Owns what is seen of a call that a server answers: its request id, its span, its time and status, and a line in
+the log when it was slow or failed."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import time
+from types import TracebackType
+from typing import Any
+
+import grpc
+from prometheus_client import Gauge, Histogram
+
+from lookalike.server.observe import metrics
+from lookalike.transport import requests, tracing
+
+log = logging.getLogger("lookalike.client.calls")
+SLOW_SECONDS = 1.0
+_PUBLIC = "/lookalike.v1.SearchService/"
+_FAULTS = (
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.DATA_LOSS,
+    grpc.StatusCode.UNAVAILABLE,
+)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class seen:  # a context manager, written out because every call pays for it
+    """The block answers a call. is_stream: it may take as long as it likes."""
+
+    __slots__ = ("_began", "_context", "_in_flight", "_is_stream", "_request", "_span")
+
+    def __init__(self, method: str, context: Context, *, is_stream: bool) -> None:
+        self._context = context
+        self._is_stream = is_stream
+        sent_id = traceparent = None
+        for key, value in context.invocation_metadata() or ():
+            if key == requests.REQUEST_ID_KEY:
+                sent_id = str(value)
+            elif key == tracing.TRACEPARENT:
+                traceparent = str(value)
+        # Neither is taken back at the end: gRPC has a task for each call, and theirs is all that the task does.
+        self._request = requests.begin(method.rpartition("/")[2], sent_id)
+        self._span = tracing.Served(method, traceparent, method.startswith(_PUBLIC))
+        self._in_flight = _in_flight(self._request.rpc)
+        self._began = time.perf_counter()
+
+    def __enter__(self) -> None:
+        self._in_flight.inc()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        seconds = time.perf_counter() - self._began
+        self._in_flight.dec()
+        rpc, code = self._request.rpc, _status(self._context, failure)
+        _seconds(rpc, code).observe(seconds)
+        self._span.ended(code.name, code.value[0], code in _FAULTS, request_id=self._request.id)
+        is_slow = seconds >= SLOW_SECONDS and not self._is_stream
+        if is_slow or log.isEnabledFor(logging.DEBUG):
+            log.log(
+                logging.INFO if is_slow else logging.DEBUG, "%s: %s in %.1f ms", rpc, code.name, seconds * 1000
+            )
+
+
+# Looking a label up costs as much as counting.
+@functools.cache
+def _in_flight(rpc: str) -> Gauge:
+    return metrics.RPCS_IN_FLIGHT.labels(rpc)
+
+
+@functools.cache
+def _seconds(rpc: str, code: grpc.StatusCode) -> Histogram:
+    return metrics.RPC_SECONDS.labels(rpc, code.name)
+
+
+def _status(context: Context, failure: BaseException | None) -> grpc.StatusCode:
+    if failure is None:
+        return grpc.StatusCode.OK
+    if isinstance(failure, asyncio.CancelledError | GeneratorExit):
+        remaining = context.time_remaining()
+        is_late = remaining is not None and remaining <= 0
+        return grpc.StatusCode.DEADLINE_EXCEEDED if is_late else grpc.StatusCode.CANCELLED
+    return _STATUSES.get(_number(context.code()), grpc.StatusCode.UNKNOWN)
+
+
+_STATUSES = {status.value[0]: status for status in grpc.StatusCode}
+
+
+def _number(code: Any) -> int:
+    """gRPC gives the status of a call as a number or as a StatusCode."""
+    return int(code.value[0]) if isinstance(code, grpc.StatusCode) else int(code)

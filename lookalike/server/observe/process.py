@@ -1,0 +1,108 @@
+"""Owns the start of all that shows a server process from outside: its logs, metrics and spans."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
+from typing import Any
+
+import prometheus_client
+from prometheus_client import CollectorRegistry
+
+from lookalike.model.errors import CannotStart
+from lookalike.server.config import ClusterConfig, dump_config
+from lookalike.server.observe import exporter, logs, metrics
+
+_DIGEST_DIGITS = 12
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Process:
+    """Which of the cluster's processes this is. kind: a key of `metrics.BY_PROCESS`."""
+
+    kind: str
+    partition: int | None = None
+    replica: int | None = None
+
+    @property
+    def place(self) -> dict[str, int]:
+        places = {"partition": self.partition, "replica": self.replica}
+        return {name: value for name, value in places.items() if value is not None}
+
+
+class Observation:
+    """What is seen of this process. `start` it once the config is read, `stop` it at the end."""
+
+    def __init__(self, config: ClusterConfig, process: Process) -> None:
+        """Log as the config says. Raises CannotStart when spans have nowhere to go."""
+        logs.start(
+            config.logs, config.log_level, {"cluster": config.cluster, "process": process.kind, **process.place}
+        )
+        self._process = process
+        self._server: Any = None
+        self._provider: Any = None
+        self.follow(config)
+
+    def follow(self, config: ClusterConfig) -> None:
+        """Another config is in force."""
+        self._config = config
+        self._digest = hashlib.sha256(dump_config(config).encode()).hexdigest()[:_DIGEST_DIGITS]
+
+    def trace(self) -> None:
+        """Send spans, if the config says where to. Raises CannotStart."""
+        resource = {
+            "service.name": f"lookalike-{self._process.kind}",
+            "service.namespace": self._config.cluster,
+            "service.version": version("lookalike"),
+            **{f"lookalike.{name}": str(value) for name, value in self._process.place.items()},
+        }
+        self._provider = exporter.start(self._config.tracing, resource)
+
+    def serve_metrics(self, address: str | None, *reads: Callable[[], Iterable[metrics.Sample]]) -> None:
+        """Answer GET /metrics on "host:port", with these levels among others. Raises CannotStart."""
+        if address is None:
+            return
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+        registry = CollectorRegistry()
+        registry.register(metrics.EVERY.registry)
+        registry.register(metrics.BY_PROCESS[self._process.kind].registry)
+        registry.register(metrics.Levels(self._info, *reads))
+        for collector in (
+            prometheus_client.ProcessCollector,
+            prometheus_client.PlatformCollector,
+            prometheus_client.GCCollector,
+        ):
+            collector(registry=registry)
+        host, _, port = address.rpartition(":")
+        try:
+            self._server, _ = prometheus_client.start_http_server(int(port), host.strip("[]"), registry)
+        except OSError as error:
+            raise CannotStart(
+                f"{self._process.kind}.metrics: {address} cannot be bound ({error.strerror}); free the port, name"
+                " another, or write null"
+            ) from None
+
+    def stop(self) -> None:
+        """Send the last spans, and let go of the metrics' port."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+        if self._provider is not None:
+            self._provider.shutdown()
+
+    def _info(self) -> Iterable[metrics.Sample]:
+        place = self._process.place
+        yield (
+            metrics.INFO,
+            (
+                self._config.cluster,
+                version("lookalike"),
+                self._process.kind,
+                str(place.get("partition", "")),
+                str(place.get("replica", "")),
+                self._digest,
+            ),
+            1,
+        )

@@ -1,0 +1,113 @@
+"""Owns what the cluster's own processes show each other, and the connections between them. When certificates or
+the secret change, a connection is opened anew at its next call; calls on their way end on the old one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import grpc
+
+from lookalike.files.watched import Watched
+from lookalike.model.errors import CannotStart, InvalidRequest
+from lookalike.server.config import SecurityConfig
+from lookalike.server.security.authorizer import SECRET_KEY, ClusterAuthorizer, ClusterSecret
+from lookalike.transport.channels import Bearing, open_channel
+from lookalike.transport.tls import ServerTls, Tls, channel_credentials
+
+Stub = TypeVar("Stub")
+_GRACE_SECONDS = 60.0
+
+
+class PeerChannels:
+    """One process's means of speaking with the others. Raises CannotStart for files that cannot be used."""
+
+    def __init__(self, security: SecurityConfig) -> None:
+        self._secret = ClusterSecret(security.cluster_secret) if security.cluster_secret else None
+        self._config = security.tls
+        self._credentials: Watched[grpc.ChannelCredentials] | None = None
+        if security.tls is not None:
+            tls = Tls(security.tls.ca, security.tls.certificate, security.tls.key)
+            self._credentials = Watched(tls.files, lambda: _credentials(tls))
+
+    @property
+    def generation(self) -> int:
+        """Another number whenever what is shown has changed."""
+        credentials = self._credentials.current_generation if self._credentials else 0
+        return credentials + (self._secret.lines.current_generation if self._secret else 0)
+
+    @property
+    def bearing(self) -> Bearing:
+        return ((SECRET_KEY, self._secret.shown),) if self._secret else ()
+
+    def open(self, address: str, flavour: Any = grpc.aio) -> Any:
+        """A channel to another process; with grpc as flavour one for code that waits."""
+        if self._config is None or self._credentials is None:
+            return open_channel(flavour, address, bearing=self.bearing)
+        return open_channel(flavour, address, self._credentials.value, self._config.server_name, self.bearing)
+
+    def connect(self, address: str) -> Connection:
+        return Connection(address, self)
+
+    def gate(self) -> ClusterAuthorizer | None:
+        """What stands before the methods of a shard or an encoder; nothing if the config names no secret."""
+        return ClusterAuthorizer(self._secret) if self._secret else None
+
+    def inner_tls(self) -> ServerTls | None:
+        """Of a server for the cluster's own processes: it asks for their certificates."""
+        config = self._config
+        return ServerTls(config.certificate, config.key, [config.ca]) if config else None
+
+    def outer_tls(self) -> ServerTls | None:
+        """Of a server for clients: it asks for certificates if the config says who signs them."""
+        config = self._config
+        roots = [config.client_ca, config.ca] if config and config.client_ca else []
+        return ServerTls(config.certificate, config.key, roots) if config else None
+
+
+class Connection:
+    """A connection to one of the cluster's own processes."""
+
+    def __init__(self, address: str, inside: PeerChannels) -> None:
+        self.address = address
+        self._peer_channels = inside
+        self._generation = inside.generation
+        self._channel = inside.open(address)
+        self._stubs: dict[Any, Any] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def stub(self, kind: Callable[[Any], Stub]) -> Stub:
+        """A stub of the connection as it is now; not to be kept."""
+        if self._generation != self._peer_channels.generation:
+            self._renew()
+        if kind not in self._stubs:
+            self._stubs[kind] = kind(self._channel)
+        return self._stubs[kind]  # type: ignore[no-any-return]
+
+    async def close(self) -> None:
+        for task in self._closing:
+            task.cancel()
+        await asyncio.gather(*self._closing, return_exceptions=True)
+        await self._channel.close()
+
+    async def finish(self) -> None:
+        """Close once the calls on their way have ended, or have had time enough."""
+        await self._channel.close(_GRACE_SECONDS)
+        await self.close()
+
+    def _renew(self) -> None:
+        old = self._channel
+        self._generation = self._peer_channels.generation
+        self._channel = self._peer_channels.open(self.address)
+        self._stubs = {}
+        task = asyncio.get_running_loop().create_task(old.close(_GRACE_SECONDS))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+
+def _credentials(tls: Tls) -> grpc.ChannelCredentials:
+    try:
+        return channel_credentials(tls)
+    except InvalidRequest as error:
+        raise CannotStart(f"config: security.{error.message}") from None

@@ -1,0 +1,1 @@
+"""Messages of the public service, in both directions."""

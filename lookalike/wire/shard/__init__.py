@@ -1,0 +1,1 @@
+"""Messages between coordinators and shards, in both directions."""

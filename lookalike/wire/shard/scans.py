@@ -1,0 +1,148 @@
+"""Owns what goes between coordinator and shard: scans, their hits, and versioned records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lookalike.cluster.scan import Inputs, ScanGroup, ScanHits, Scoring
+from lookalike.model import errors
+from lookalike.model.codespace import CodeSpace
+from lookalike.model.errors import InvalidRequest, LookalikeError
+from lookalike.model.indexing import Indexing
+from lookalike.model.records import MAX_BATCH_HITS, MAX_K, VersionedRecord
+from lookalike.v1 import shard_pb2
+from lookalike.wire.public.filters import filter_from_wire, filter_to_wire
+
+_DISTANCE, _ID = np.dtype("<u2"), np.dtype("<u8")
+_WEIGHT, _FEATURE, _RANK = np.dtype("<u2"), np.dtype("<f4"), np.dtype("<f8")
+
+
+def scan_group_to_wire(group: ScanGroup) -> shard_pb2.ScanGroup:
+    return shard_pb2.ScanGroup(
+        collection=group.collection,
+        fingerprint=group.fingerprint,
+        codes=group.codes.tobytes(),
+        k=group.k,
+        max_distance=group.max_distance,
+        filter=None if group.filter is None else filter_to_wire(group.filter),
+        include_attributes=group.include_attributes,
+        features=group.features,
+        scoring=shard_pb2.Scoring.Value(f"SCORING_{group.scoring.name}"),
+        inputs=b"" if group.inputs is None else group.inputs.tobytes(),
+        include_versions=group.include_versions,
+    )
+
+
+def scan_group_from_wire(message: shard_pb2.ScanGroup, space: CodeSpace, indexing: Indexing) -> ScanGroup:
+    """A checked group. Raises InvalidRequest or CodeSpaceMismatch."""
+    queries = len(message.codes) // space.code_bytes
+    if message.k > MAX_K + 1 or queries * message.k > 2 * MAX_BATCH_HITS:
+        raise InvalidRequest(f"k: {message.k:,} hits for each of {queries:,} queries are too many; ask for fewer")
+    space.require(message.fingerprint, "the query")
+    indexing.require_features(message.features, "the query")
+    if not message.codes or len(message.codes) % space.code_bytes:
+        raise InvalidRequest(
+            f"codes: {len(message.codes)} bytes are no whole number of codes of {space.code_bytes} bytes"
+        )
+    if message.k < 1:
+        raise InvalidRequest("k: is 0; use at least 1")
+    return ScanGroup(
+        message.collection,
+        message.fingerprint,
+        np.frombuffer(message.codes, np.uint8).reshape(-1, space.code_bytes),
+        message.k,
+        message.max_distance if message.HasField("max_distance") else None,
+        filter_from_wire(message.filter) if message.HasField("filter") else None,
+        message.include_attributes,
+        message.features,
+        *_scoring_from_wire(message, queries, space, indexing),
+        message.include_versions,
+    )
+
+
+def _scoring_from_wire(
+    message: shard_pb2.ScanGroup, queries: int, space: CodeSpace, indexing: Indexing
+) -> tuple[Scoring, Inputs | None]:
+    try:
+        scoring = Scoring(message.scoring or shard_pb2.SCORING_HAMMING)
+    except ValueError:
+        raise InvalidRequest(f"scoring: {message.scoring} is not known; use a newer shard") from None
+    if scoring is Scoring.HAMMING:
+        return scoring, None
+    kind: np.dtype[Any]
+    if scoring is Scoring.RERANK_FEATURES:
+        if not indexing.keeps_features:
+            raise InvalidRequest(
+                "rerank: this collection keeps no features; make it with features int8 or float16"
+            )
+        kind, width = _FEATURE, indexing.feature_width
+    else:
+        kind, width = _WEIGHT, space.bits
+    if len(message.inputs) != queries * width * kind.itemsize:
+        raise InvalidRequest(f"inputs: have {len(message.inputs)} bytes; send {width:,} values for each query")
+    inputs: Any = np.frombuffer(message.inputs, kind).reshape(queries, width)
+    if kind is _FEATURE and not np.isfinite(inputs).all():
+        raise InvalidRequest("inputs: hold NaN or infinity; send finite numbers")
+    return scoring, inputs
+
+
+def scan_hits_to_wire(hits: ScanHits | LookalikeError) -> shard_pb2.ScanHits:
+    if isinstance(hits, LookalikeError):
+        return shard_pb2.ScanHits(error=errors.name_of(hits), message=hits.message)
+    return shard_pb2.ScanHits(
+        counts=hits.counts,
+        distances=hits.distances.astype(_DISTANCE, copy=False).tobytes(),
+        ids=hits.ids.astype(_ID, copy=False).tobytes(),
+        keys=hits.keys,
+        attributes=hits.attributes,
+        rows=hits.rows,
+        unknown_fields=hits.unknown_fields,
+        known_fields=hits.known_fields,
+        ranks=hits.ranks.astype(_RANK, copy=False).tobytes(),
+        versions=np.array(hits.versions, _ID).tobytes(),
+    )
+
+
+def scan_hits_from_wire(message: shard_pb2.ScanHits, stale_ms: int = 0) -> ScanHits | LookalikeError:
+    if message.error:
+        return errors.by_name(message.error, message.message)
+    return ScanHits(
+        list(message.counts),
+        np.frombuffer(message.distances, _DISTANCE),
+        np.frombuffer(message.ids, _ID),
+        list(message.keys),
+        list(message.attributes),
+        message.rows,
+        list(message.unknown_fields),
+        list(message.known_fields),
+        np.frombuffer(message.ranks, _RANK),
+        np.frombuffer(message.versions, _ID).tolist(),
+        stale_ms,
+    )
+
+
+def versioned_to_wire(record: VersionedRecord) -> shard_pb2.ShardRecord:
+    return shard_pb2.ShardRecord(
+        key=record.key,
+        code=record.code or b"",
+        attributes=record.attributes,
+        version=record.version,
+        deleted=record.code is None,
+        features=record.features,
+        thumbnail=record.thumbnail,
+    )
+
+
+def versioned_from_wire(message: shard_pb2.ShardRecord) -> VersionedRecord:
+    if message.deleted:
+        return VersionedRecord(message.key, None, "", message.version)
+    return VersionedRecord(
+        message.key,
+        message.code,
+        message.attributes or "{}",
+        message.version,
+        message.features,
+        message.thumbnail,
+    )

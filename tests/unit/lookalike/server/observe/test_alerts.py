@@ -1,0 +1,82 @@
+"""The alert rules and the Prometheus config: promtool takes them, they fire when they should, and each is
+explained."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[5]
+ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
+DASHBOARDS = sorted((ROOT / "deploy" / "grafana" / "dashboards").glob("*.json"))
+
+
+@pytest.fixture(scope="module")
+def promtool() -> str:
+    found = shutil.which("promtool")
+    if found is None:
+        if os.environ.get("LOOKALIKE_REQUIRE_PROMTOOL") == "1":
+            pytest.fail("promtool is not there; it comes with Debian's package prometheus")
+        pytest.skip("promtool is not there; it comes with Debian's package prometheus")
+    return found
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check", "rules", ALERTS),
+        ("check", "config", ROOT / "deploy" / "prometheus" / "prometheus.yml"),
+        ("test", "rules", Path(__file__).with_name("alerts_test.yml")),
+    ],
+    ids=["rules", "config", "what fires"],
+)
+def test_promtool_is_content(promtool: str, arguments: tuple[str, str, Path]) -> None:
+    done = subprocess.run([promtool, *map(str, arguments)], capture_output=True, text=True, timeout=300)
+    assert not done.returncode, done.stdout + done.stderr
+
+
+def _alerts() -> list[dict[str, object]]:
+    return [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
+
+
+def test_every_alert_is_tried() -> None:
+    tried = set(re.findall("alertname=.(Lookalike\\w+)", Path(__file__).with_name("alerts_test.yml").read_text()))
+    assert tried == {rule["alert"] for rule in _alerts()}
+
+
+@pytest.mark.parametrize("rule", _alerts(), ids=lambda rule: str(rule["alert"]))
+def test_every_alert_leads_to_what_to_do(rule: dict[str, dict[str, str]]) -> None:
+    page, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+    headings = re.findall("^#+ (.+)$", (ROOT / page).read_text(), re.MULTILINE)
+    assert anchor in [re.sub("[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+    assert rule["labels"]["severity"] in ("warning", "critical")
+
+
+@pytest.mark.parametrize("file", DASHBOARDS, ids=lambda file: file.stem)
+def test_dashboards_are_whole_and_use_the_provisioned_datasource(
+    promtool: str, file: Path, tmp_path: Path
+) -> None:
+    datasources = ROOT / "deploy" / "grafana" / "provisioning" / "datasources" / "lookalike.yaml"
+    uid = yaml.safe_load(datasources.read_text())["datasources"][0]["uid"]
+    dashboard = json.loads(file.read_text())
+    panels = dashboard["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels) > 0
+    rules = []
+    for panel in panels:
+        assert panel["datasource"]["uid"] == uid
+        assert panel["targets"]
+        for target in panel["targets"]:
+            expression = target["expr"].replace("$__rate_interval", "5m")
+            rules.append({"record": f"panel:{panel['id']}:{target['refId']}", "expr": expression})
+    # Every expression as a rule: promtool reads each.
+    as_rules = tmp_path / "rules.yml"
+    as_rules.write_text(yaml.safe_dump({"groups": [{"name": file.stem, "rules": rules}]}))
+    done = subprocess.run([promtool, "check", "rules", as_rules], capture_output=True, text=True, timeout=300)
+    assert not done.returncode, done.stdout + done.stderr

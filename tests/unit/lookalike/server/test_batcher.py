@@ -1,0 +1,155 @@
+"""The batcher: who shares a batch, who is refused, and what cancellation does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from lookalike.model.errors import InvalidRequest, Overloaded
+from lookalike.server.batcher import Batcher
+
+
+class Gate:
+    """A `run` that records its batches and waits until it is let through."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.cancelled = 0
+        self.open = asyncio.Event()
+
+    async def run(self, items: Sequence[int]) -> list[int | Exception]:
+        self.batches.append(list(items))
+        try:
+            await self.open.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return [InvalidRequest("odd") if item % 2 else item * 10 for item in items]
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_what_arrives_while_a_batch_runs_shares_the_next() -> None:
+    gate = Gate()
+    batcher: Batcher[int, int] = Batcher(gate.run, max_weight=3, max_waiting=100)
+    tasks = [asyncio.create_task(batcher.submit(item)) for item in (0, 2, 4, 6, 8)]
+    await settle()
+    assert gate.batches == [[0]]
+    gate.open.set()
+    assert await asyncio.gather(*tasks) == [0, 20, 40, 60, 80]
+    assert gate.batches == [[0], [2, 4, 6], [8]]
+
+
+async def test_an_error_is_raised_for_its_item_alone() -> None:
+    gate = Gate()
+    gate.open.set()
+    batcher: Batcher[int, int] = Batcher(gate.run, max_weight=10, max_waiting=100, concurrency=2)
+    results = await asyncio.gather(*map(batcher.submit, range(4)), return_exceptions=True)
+    assert [r if isinstance(r, int) else type(r) for r in results] == [0, InvalidRequest, 20, InvalidRequest]
+
+
+async def test_a_failed_run_fails_all_of_its_batch_and_no_other() -> None:
+    calls = 0
+
+    async def run(items: Sequence[int]) -> list[int | Exception]:
+        nonlocal calls
+        calls += 1
+        await asyncio.sleep(0)
+        if calls == 2:
+            raise RuntimeError("broken")
+        return list(items)
+
+    batcher: Batcher[int, int] = Batcher(run, max_weight=2, max_waiting=100)
+    results = await asyncio.gather(*map(batcher.submit, range(5)), return_exceptions=True)
+    assert [r if isinstance(r, int) else type(r) for r in results] == [0, RuntimeError, RuntimeError, 3, 4]
+
+
+async def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
+    gate = Gate()
+    batcher: Batcher[int, int] = Batcher(gate.run, max_weight=1, max_waiting=2, retry_after_ms=70)
+    tasks = [asyncio.create_task(batcher.submit(item)) for item in (0, 2, 4)]
+    await settle()
+    with pytest.raises(Overloaded) as refusal:
+        await batcher.submit(6)
+    assert refusal.value.retry_after_ms == 70
+    gate.open.set()
+    assert await asyncio.gather(*tasks) == [0, 20, 40]
+
+
+async def test_weight_counts_and_one_heavy_item_still_passes() -> None:
+    gate = Gate()
+    batcher: Batcher[int, int] = Batcher(gate.run, max_weight=10, max_waiting=100, weigh=lambda item: item)
+    tasks = [asyncio.create_task(batcher.submit(item)) for item in (2, 40, 4, 6, 8)]
+    gate.open.set()
+    await asyncio.gather(*tasks)
+    assert gate.batches == [[2], [40], [4, 6], [8]]
+
+
+async def test_a_waiting_item_whose_caller_left_is_not_worked_on() -> None:
+    gate = Gate()
+    batcher: Batcher[int, int] = Batcher(gate.run, max_weight=10, max_waiting=100)
+    first, second, third = (asyncio.create_task(batcher.submit(item)) for item in (0, 2, 4))
+    await settle()
+    second.cancel()
+    gate.open.set()
+    assert await asyncio.gather(first, third) == [0, 40]
+    assert gate.batches == [[0], [4]]
+
+
+async def test_a_batch_is_cancelled_only_when_nobody_waits_for_it() -> None:
+    gate = Gate()
+    batcher: Batcher[int, int] = Batcher(gate.run, max_weight=10, max_waiting=100)
+    blocker = asyncio.create_task(batcher.submit(0))
+    await settle()
+    pair = [asyncio.create_task(batcher.submit(item)) for item in (2, 4)]
+    await settle()
+    blocker.cancel()
+    await settle()
+    assert (gate.cancelled, gate.batches) == (1, [[0], [2, 4]])
+    pair[0].cancel()
+    await settle()
+    assert gate.cancelled == 1
+    pair[1].cancel()
+    await settle()
+    assert gate.cancelled == 2
+
+
+async def test_close_cancels_what_runs_and_what_waits() -> None:
+    gate = Gate()
+    batcher: Batcher[int, int] = Batcher(gate.run, max_weight=1, max_waiting=100)
+    tasks = [asyncio.create_task(batcher.submit(item)) for item in (0, 2)]
+    await settle()
+    await batcher.close()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(result, asyncio.CancelledError) for result in results)
+
+
+async def test_whoever_leaves_the_queue_makes_room_at_once() -> None:
+    gate = Gate()
+    batcher: Batcher[int, int] = Batcher(gate.run, max_weight=1, max_waiting=2)
+    tasks = [asyncio.create_task(batcher.submit(item)) for item in (0, 2, 4)]
+    await settle()
+    tasks[1].cancel()
+    tasks[2].cancel()
+    await settle()
+    later = asyncio.create_task(batcher.submit(6))
+    await settle()
+    gate.open.set()
+    assert await asyncio.gather(tasks[0], later) == [0, 60]
+
+
+async def test_a_run_that_breaks_its_word_fails_its_batch_and_not_the_batcher() -> None:
+    answers = iter([[], [1]])
+
+    async def run(items: Sequence[int]) -> list[int | Exception]:
+        return list(next(answers))
+
+    batcher: Batcher[int, int] = Batcher(run, max_weight=1, max_waiting=9)
+    with pytest.raises(AssertionError, match="one result per item"):
+        await batcher.submit(0)
+    assert await batcher.submit(1) == 1

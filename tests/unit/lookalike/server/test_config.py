@@ -1,0 +1,98 @@
+"""The config: defaults, overrides, and one clear error for each kind of mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lookalike.model.errors import CannotStart
+from lookalike.server.config import ClusterConfig, dump_config, load_config
+
+ROOT = Path(__file__).parents[4]
+
+
+def load(tmp_path: Path, text: str, **environment: str) -> ClusterConfig:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    return load_config(path, environment)
+
+
+def test_the_documented_file_has_every_field_at_its_default() -> None:
+    path = ROOT / "deploy" / "local.yaml"
+    assert load_config(path, {}) == ClusterConfig()
+    documented = yaml.safe_load(path.read_text())
+    defaults = ClusterConfig().model_dump(mode="json")
+    assert set(documented) == set(defaults)
+    for section in ("shard", "coordinator", "encoder"):
+        assert set(documented[section]) == set(defaults[section])
+
+
+def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
+    assert load(tmp_path, "") == ClusterConfig()
+
+
+def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
+    config = load(
+        tmp_path,
+        "partitions: 2\nencoder: null",
+        LOOKALIKE__PARTITIONS="3",
+        LOOKALIKE__SHARD__DATA="/srv/codes",
+        LOOKALIKE__ENCODER__BITS="512",
+        LOOKALIKE_SERVER="not ours",
+    )
+    assert config.partitions == 3
+    assert config.shard.data == Path("/srv/codes")
+    assert config.encoder is not None
+    assert config.encoder.bits == 512
+
+
+def test_what_is_dumped_loads_as_the_same(tmp_path: Path) -> None:
+    config = ClusterConfig(partitions=7, encoder=None)
+    assert load(tmp_path, dump_config(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("partition: 3", "partition: is not a known key"),
+        ("encoder: {bit: 3}", "encoder.bit: is not a known key"),
+        ("partitions: 0", "partitions: Input should be greater than or equal to 1"),
+        ("partitions: many", "partitions: .*integer"),
+        ("replicas: 8", "replicas: Input should be less than or equal to 7"),
+        ("write_quorum: some", "write_quorum: .*'one', 'majority' or 'all'"),
+        ("encoder: {bits: 20}", "encoder.bits: 20 is not a multiple of 8"),
+        ("encoder: {bits: 9000}", "encoder.bits: .*8192"),
+        ("encoder: {min_replicas: 4, max_replicas: 2}", "encoder.min_replicas: 4 is above max_replicas"),
+        ("coordinator: {listen: here}", "coordinator.listen: 'here' is not HOST:PORT"),
+        ("shard: {address: '127.0.0.1:7710'}", "shard.address: .* gives two shards one address"),
+        ("shard: {address: 'host-{part}:7710'}", "shard.address: .* neither"),
+        ("partitions: 200\nshard: {address: '127.0.0.1:655{partition}'}", "shard.address: .* is not HOST:PORT"),
+        ("[1, 2]", "holds a list"),
+        ("a: [", "is not YAML"),
+    ],
+)
+def test_a_mistake_is_named_with_its_key(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(CannotStart, match=words) as error:
+        load(tmp_path, text)
+    assert "\n" not in error.value.message
+
+
+def test_a_bad_override_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CannotStart, match=r"shard\.speed: is not a known key"):
+        load(tmp_path, "", LOOKALIKE__SHARD__SPEED="9")
+
+
+def test_a_missing_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(CannotStart, match="cannot be read: No such file"):
+        load_config(tmp_path / "none.yaml", {})
+
+
+def test_a_shard_binds_where_listen_says(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text('shard: {address: "shard-r{replica}-{partition}:7710"}')
+    assert load_config(path, {}).shard_listen(2, 1) == "shard-r1-2:7710"
+    overridden = load_config(path, {"LOOKALIKE__SHARD__LISTEN": "0.0.0.0:7710"})
+    assert overridden.shard_listen(2, 1) == "0.0.0.0:7710"
+    assert overridden.shard_address(2, 1) == "shard-r1-2:7710"

@@ -1,0 +1,72 @@
+"""Answers that nobody reads fill their share of memory and no more."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+
+from lookalike.server.admission import Admission
+from lookalike.server.serving import Server
+from lookalike.transport.rpc import CHANNEL_OPTIONS
+from lookalike.v1 import record_pb2, search_pb2_grpc
+from lookalike.v1 import search_pb2 as pb
+
+MIB = 2**20
+GET = "/lookalike.v1.SearchService/Get"
+# Without them a client takes in as much by itself as the way there seems to hold.
+TAKES_LITTLE = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536)]
+LARGE, SMALL = pb.GetRequest(keys=["large"]), pb.GetRequest(keys=["small"])
+
+
+class Answers(search_pb2_grpc.SearchServiceServicer):
+    async def Get(self, request: pb.GetRequest, context: Any) -> pb.GetResponse:
+        size = 8 * MIB if request.keys == ["large"] else 1_000
+        return pb.GetResponse(records=[record_pb2.Record(attributes="x" * size)])
+
+
+@pytest.fixture
+async def address() -> AsyncIterator[str]:
+    server = Server([], Admission(50 * MIB))
+    search_pb2_grpc.add_SearchServiceServicer_to_server(Answers(), server.grpc)
+    yield f"127.0.0.1:{await server.start('127.0.0.1:0')}"
+    await server.grpc.stop(None)
+
+
+async def refusal(stub: Any) -> str:
+    """Of a large answer; empty if it is given."""
+    try:
+        await stub.Get(LARGE)
+    except grpc.aio.AioRpcError as refused:
+        return f"{refused.code()} {refused.details()} {refused.trailing_metadata()}"
+    return ""
+
+
+async def test_unread_answers_keep_out_large_ones_alone_and_only_until_their_callers_go(address: str) -> None:
+    async with (
+        grpc.aio.insecure_channel(address, options=[*CHANNEL_OPTIONS, *TAKES_LITTLE]) as hoarding,
+        grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel,
+        asyncio.timeout(30),
+    ):
+        stub: Any = search_pb2_grpc.SearchServiceStub(channel)
+        # As if a stream were asked for: gRPC reads its answer when someone asks for it.
+        unread = [hoarding.unary_stream(GET)(LARGE.SerializeToString()) for _ in range(6)]
+        for call in unread:
+            await call.initial_metadata()  # its message is behind it
+        assert re.search("RESOURCE_EXHAUSTED .* are not read yet.*retry-after-ms", await refusal(stub))
+        assert len((await stub.Get(SMALL)).records) == 1
+        for call in unread:
+            call.cancel()
+        while await refusal(stub):
+            pass
+
+
+async def test_answers_that_are_read_at_once_are_all_given(address: str) -> None:
+    async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel, asyncio.timeout(30):
+        stub: Any = search_pb2_grpc.SearchServiceStub(channel)
+        for _ in range(10):
+            assert len((await stub.Get(LARGE)).records) == 1
