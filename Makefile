@@ -17,6 +17,7 @@ setup: .venv/.installed  ## Make .venv and install everything into it, once
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	$(BIN)/pip download --quiet --disable-pip-version-check -c constraints.txt -d .venv/wheelhouse .
 	@touch $@
 
 demo: setup  ## Run the demo: real photographs, four shards, demo.html (ARGS="--keep" leaves it up)
