@@ -51,6 +51,36 @@ SCORING_ASYMMETRIC: Scoring.ValueType  # 4
 """The k nearest by asymmetric rank."""
 Global___Scoring: _TypeAlias = Scoring  # noqa: Y015
 
+class _Readiness:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReadinessEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Readiness.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    READINESS_UNSPECIFIED: _Readiness.ValueType  # 0
+    """The sender is older than this field: go by `ready`."""
+    READINESS_LOADING: _Readiness.ValueType  # 1
+    """It reads its collections into memory, or has not met the other shards since it started."""
+    READINESS_CATCHING_UP: _Readiness.ValueType  # 2
+    """It compares itself with the other replicas of its partition."""
+    READINESS_FILLING: _Readiness.ValueType  # 3
+    """It copies slots that it lacks from the other replicas of its partition."""
+    READINESS_READY: _Readiness.ValueType  # 4
+
+class Readiness(_Readiness, metaclass=_ReadinessEnumTypeWrapper):
+    """Whether a shard answers reads, and if not, what it is doing."""
+
+READINESS_UNSPECIFIED: Readiness.ValueType  # 0
+"""The sender is older than this field: go by `ready`."""
+READINESS_LOADING: Readiness.ValueType  # 1
+"""It reads its collections into memory, or has not met the other shards since it started."""
+READINESS_CATCHING_UP: Readiness.ValueType  # 2
+"""It compares itself with the other replicas of its partition."""
+READINESS_FILLING: Readiness.ValueType  # 3
+"""It copies slots that it lacks from the other replicas of its partition."""
+READINESS_READY: Readiness.ValueType  # 4
+Global___Readiness: _TypeAlias = Readiness  # noqa: Y015
+
 @_typing.final
 class Target(_message.Message):
     """How the cluster shall be divided. The higher epoch wins; equal epochs, the one with more partitions."""
@@ -95,7 +125,7 @@ class SlotTable(_message.Message):
     PARTNERS_FIELD_NUMBER: _builtins.int
     GENERATIONS_FIELD_NUMBER: _builtins.int
     states: _builtins.bytes
-    """A byte per slot: see lookalike/slots.py."""
+    """A byte per slot: see lookalike/cluster/slots.py."""
     partners: _builtins.bytes
     """uint16 little-endian per slot: the other partition of a slot that moves or has moved."""
     generations: _builtins.bytes
@@ -914,6 +944,7 @@ class ShardStatusResponse(_message.Message):
     DAMAGED_FIELD_NUMBER: _builtins.int
     ROWS_LEFT_OVER_FIELD_NUMBER: _builtins.int
     FORMED_FIELD_NUMBER: _builtins.int
+    READINESS_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     partition: _builtins.int
     replica: _builtins.int
@@ -932,6 +963,7 @@ class ShardStatusResponse(_message.Message):
     rows_left_over: _builtins.int
     """Rows, tombstones included, of slots that are not this shard's any more."""
     formed: _builtins.bool
+    readiness: Global___Readiness.ValueType
     @_builtins.property
     def collections(self) -> _containers.RepeatedCompositeFieldContainer[_codespace_pb2.Collection]: ...
     @_builtins.property
@@ -970,10 +1002,11 @@ class ShardStatusResponse(_message.Message):
         damaged: _abc.Iterable[Global___DamagedCollection] | None = ...,
         rows_left_over: _builtins.int = ...,
         formed: _builtins.bool = ...,
+        readiness: Global___Readiness.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["slots", b"slots", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "collections", b"collections", "damaged", b"damaged", "digests", b"digests", "dropped", b"dropped", "formed", b"formed", "founders", b"founders", "instance", b"instance", "memory_bytes", b"memory_bytes", "newest_version", b"newest_version", "partition", b"partition", "ready", b"ready", "reason", b"reason", "replica", b"replica", "rows_left_over", b"rows_left_over", "slots", b"slots", "stale_ms", b"stale_ms", "target", b"target", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "collections", b"collections", "damaged", b"damaged", "digests", b"digests", "dropped", b"dropped", "formed", b"formed", "founders", b"founders", "instance", b"instance", "memory_bytes", b"memory_bytes", "newest_version", b"newest_version", "partition", b"partition", "readiness", b"readiness", "ready", b"ready", "reason", b"reason", "replica", b"replica", "rows_left_over", b"rows_left_over", "slots", b"slots", "stale_ms", b"stale_ms", "target", b"target", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

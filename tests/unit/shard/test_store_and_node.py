@@ -157,7 +157,7 @@ def test_a_later_incarnation_replaces_what_a_failed_drop_left(tmp_path: Path) ->
     assert not node.drop_collection("c", 4)
     assert node.open_collection("c", SPACE, Indexing(), 6, False) == (True, 6)
     assert node.engine("c").rows == 0
-    with pytest.raises(CodeSpaceMismatch, match="made later"):
+    with pytest.raises(CodeSpaceMismatch, match="created later"):
         node.open_collection("c", SPACE, Indexing(), 5, False)
     node.close()
 
