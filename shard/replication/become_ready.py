@@ -1,4 +1,4 @@
-"""Become ready: a shard that starts answers reads once it has what a live sibling has, or there is none."""
+"""Owns the decision to answer reads: once a shard that starts has what a live sibling has, or there is none."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Follow: learns from other shards which collections exist, and what happened to this partition's slots while this
-shard was away."""
+"""Owns the follow step: learns from other shards which collections exist, and what happened to this partition's
+slots while this shard was away."""
 
 from __future__ import annotations
 

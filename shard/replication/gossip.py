@@ -1,4 +1,4 @@
-"""Gossip: asks other shards for their state, tells them this shard's target, and adopts a later one."""
+"""Owns gossip: asks other shards for their state, sends them this shard's target, and adopts a later one."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Join: a shard with a new folder forms a cluster with the others of its config, or joins the one that there
-is."""
+"""Owns the join step: a shard with a new folder forms a cluster with the others of its config, or joins one."""
 
 from __future__ import annotations
 

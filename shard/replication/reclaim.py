@@ -1,4 +1,4 @@
-"""Reclaim: removes the rows of slots that belong to other partitions now."""
+"""Owns the reclaim step: removes the rows of slots that belong to other partitions now."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Repair: compares this shard with its siblings, pulls the rows that differ, and records how fresh it is."""
+"""Owns the repair step: compares this shard with its siblings, pulls missing rows, and records how fresh it is."""
 
 from __future__ import annotations
 

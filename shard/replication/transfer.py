@@ -1,6 +1,6 @@
-"""Transfer: takes the slots that shall be this partition's from the partitions that hold them, a step each round.
+"""Owns the transfer of slots to this partition from the partitions that hold them, one step per round.
 
-docs/CONSISTENCY.md describes the steps and why they lose nothing."""
+docs/CONSISTENCY.md describes the steps and why no record is lost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger("shard.replication")
 
 
 class Transfer:
-    """Remembers which shards block transfers, since ten rounds a second may find that: a reason is logged when it
+    """Remembers why shards block transfers: ten rounds per second may find a reason, and it is logged only when it
     changes."""
 
     def __init__(self) -> None:
@@ -94,7 +94,8 @@ async def _begin(context: Context) -> None:
 
 
 async def _take(context: Context) -> None:
-    ready = moves.ready_to_take(context.node.table, await _current_sibling_tables(context), context.quorum)
+    siblings = await _current_sibling_tables(context)
+    ready = moves.ready_to_take(context.node.table, siblings, context.quorum)
     if ready.any():
         await context.change_table(lambda table: table.take(ready))
 
