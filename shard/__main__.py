@@ -13,11 +13,14 @@ from lookalike.server.observe.process import Observation, Process
 from lookalike.server.peer_channels import PeerChannels
 from lookalike.server.serving import Server, follow_config, process_arguments, run_process, until_stopped
 from lookalike.v1 import shard_pb2, shard_pb2_grpc
+from shard.executor import ShardExecutor
 from shard.membership import Identity
 from shard.node import Node
+from shard.readiness import ReadinessTracker
 from shard.replication.reconciler import Reconciler
 from shard.scrub import Scrubber
 from shard.server import ShardServicer
+from shard.status import ShardStatus
 
 
 async def serve(config_path: Path, partition: int, replica: int, watch_stdin: bool) -> None:
@@ -39,14 +42,22 @@ async def serve(config_path: Path, partition: int, replica: int, watch_stdin: bo
         Admission(config.max_request_bytes),
         peer_channels.gate(),
     )
-    servicer = ShardServicer(node)
+    executor = ShardExecutor(node)
+    readiness = ReadinessTracker(partition)
+    status = ShardStatus(node, readiness)
+    servicer = ShardServicer(node, executor, readiness, status)
     shard_pb2_grpc.add_ShardServiceServicer_to_server(servicer, server.grpc)
     await server.start(config.shard_listen(partition, replica), peer_channels.inner_tls())
-    reconciler = Reconciler(node, servicer, config, peer_channels, server.set_ready)
+    reconciler = Reconciler(node, executor, readiness, config, peer_channels, server.set_ready)
     observation.serve_metrics(
-        config.shard_metrics(partition, replica), server.levels, servicer.levels, reconciler.levels
+        config.shard_metrics(partition, replica),
+        server.levels,
+        executor.gauges,
+        status.gauges,
+        reconciler.gauges,
     )
-    await servicer.load()
+    await executor.load()
+    readiness.mark_loaded()
 
     async def reload(config: ClusterConfig) -> None:
         await reconciler.reload(config)
@@ -54,7 +65,7 @@ async def serve(config_path: Path, partition: int, replica: int, watch_stdin: bo
 
     background = [
         asyncio.create_task(reconciler.run()),
-        asyncio.create_task(Scrubber(node, servicer, config.shard.scrub_hours).run()),
+        asyncio.create_task(Scrubber(node, executor, config.shard.scrub_hours).run()),
         asyncio.create_task(follow_config(config_path, config, reload)),
     ]
     await until_stopped(watch_stdin)
@@ -62,7 +73,8 @@ async def serve(config_path: Path, partition: int, replica: int, watch_stdin: bo
     for task in background:
         task.cancel()
     await asyncio.gather(*background, return_exceptions=True)
-    await servicer.close()
+    await executor.close()
+    node.close()
     observation.stop()
 
 

@@ -43,6 +43,7 @@ from lookalike.wire.shard.dumps import (
 from lookalike.wire.shard.membership import (
     generations_from_wire,
     generations_to_wire,
+    hand_over_from_wire,
     slots_from_wire,
     state_from_wire,
     state_to_wire,
@@ -59,6 +60,7 @@ from lookalike.wire.shard.scans import (
     versioned_from_wire,
     versioned_to_wire,
 )
+from lookalike.wire.shard.writes import write_from_wire, write_result_to_wire
 
 __all__ = [
     "collection_from_wire",
@@ -73,6 +75,7 @@ __all__ = [
     "filter_to_wire",
     "generations_from_wire",
     "generations_to_wire",
+    "hand_over_from_wire",
     "head_to_wire",
     "image_bytes",
     "indexing_from_wire",
@@ -106,4 +109,6 @@ __all__ = [
     "target_to_wire",
     "versioned_from_wire",
     "versioned_to_wire",
+    "write_from_wire",
+    "write_result_to_wire",
 ]

@@ -350,7 +350,7 @@ def test_a_shard_refuses_features_that_are_no_numbers(cluster: Cluster, names: l
         request = shard_pb2.WriteRequest(
             collection=names[0], fingerprint=fingerprint, records=[record], features=features
         )
-        with pytest.raises(grpc.RpcError, match="hold NaN or infinity"):
+        with pytest.raises(grpc.RpcError, match="has NaN or infinity"):
             stub.Write(request)
         with pytest.raises(grpc.RpcError, match="it was made anew"):
             stub.Write(shard_pb2.WriteRequest(collection=names[0], fingerprint=fingerprint, records=[record]))
