@@ -8,45 +8,12 @@ version never changes, so a row's hash covers id, version and whether it is a to
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from lookalike.cluster.rows import Rows
 from lookalike.model.records import SLOTS
-
-SLOT_SHIFT = np.uint64(54)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Rows:
-    """Rows as replicas list them to each other.
-
-    Attributes:
-        ids: uint64 (n,).
-        versions: uint64 (n,).
-        deleted: bool (n,), True for tombstones.
-    """
-
-    ids: npt.NDArray[np.uint64]
-    versions: npt.NDArray[np.uint64]
-    deleted: npt.NDArray[np.bool_]
-
-    @classmethod
-    def of(cls, rows: Sequence[tuple[int, int, bool]]) -> Rows:
-        """Converts tuples of id, version and whether the row is a tombstone."""
-        ids, versions, deleted = zip(*rows, strict=True) if rows else ((), (), ())
-        return cls(np.array(ids, np.uint64), np.array(versions, np.uint64), np.array(deleted, np.bool_))
-
-    @property
-    def slots(self) -> npt.NDArray[np.intp]:
-        """intp (n,): the slot of each row."""
-        return (self.ids >> SLOT_SHIFT).astype(np.intp)
-
-    @property
-    def hashes(self) -> npt.NDArray[np.uint64]:
-        """uint64 (n,): the hash of each row."""
-        return _mixed(self.ids ^ _mixed(self.versions * np.uint64(2) + self.deleted))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,10 +43,3 @@ class SlotSums:
             add.at(live, slots, (~part.deleted).astype(np.int64))
             add.at(rows, slots, 1)
         return SlotSums(digests, live, rows)
-
-
-def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The finalizer of SplitMix64 (Steele, Lea and Flood, 2014): every input bit affects every output bit."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from lookalike.cluster.scan import ScanHits, WriteResult
+from lookalike.cluster.scan import ScanResult, WriteResult
 from lookalike.model.errors import Overloaded
 from lookalike.server.batcher import Batcher
 from lookalike.server.observe import metrics
@@ -48,7 +48,7 @@ class ShardExecutor:
         self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._read_threads = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read")
         self._dump_threads: set[ThreadPoolExecutor] = set()
-        self._scans: Batcher[work.Scan, ScanHits] = Batcher(
+        self._scans: Batcher[work.Scan, ScanResult] = Batcher(
             self._run_scans,
             max_weight=MAX_SCAN_QUERIES,
             max_waiting=MAX_WAITING_QUERIES,
@@ -66,7 +66,7 @@ class ShardExecutor:
         await _run_in(self._scan_thread, CodeMatrix(64).warm_up)
         await _run_in(self._write_thread, self._node.load)
 
-    async def scan(self, scan: work.Scan) -> ScanHits:
+    async def scan(self, scan: work.Scan) -> ScanResult:
         """Runs a scan, in one pass with others that wait. Raises Overloaded when too many wait."""
         return await self._scans.submit(scan)
 
@@ -128,7 +128,7 @@ class ShardExecutor:
         for threads in (self._scan_thread, self._write_thread, self._read_threads):
             threads.shutdown()
 
-    async def _run_scans(self, scans: Sequence[work.Scan]) -> Sequence[ScanHits | Exception]:
+    async def _run_scans(self, scans: Sequence[work.Scan]) -> Sequence[ScanResult | Exception]:
         stop = threading.Event()
         queries = sum(len(scan.group.codes) for scan in scans)
         began = time.perf_counter()
@@ -143,7 +143,7 @@ class ShardExecutor:
         metrics.SCAN_SECONDS.observe(time.perf_counter() - began)
         metrics.SCAN_QUERIES.observe(queries)
         metrics.CODES_COMPARED.inc(
-            sum(hits.rows * len(hits.counts) for hits in answers if isinstance(hits, ScanHits))
+            sum(answer.rows * answer.hits.queries for answer in answers if isinstance(answer, ScanResult))
         )
         return answers
 

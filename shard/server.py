@@ -10,11 +10,10 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
-import numpy as np
 
 from lookalike import wire
 from lookalike.cluster.dump import Head
-from lookalike.cluster.scan import ScanHits
+from lookalike.cluster.scan import ScanResult
 from lookalike.cluster.slots import no_slots, slots_to_bytes
 from lookalike.model.errors import Corruption, Internal, InvalidRequest, LookalikeError, NotFound, SlotMoved
 from lookalike.model.records import MAX_HASH_BYTES, record_id, slot_of
@@ -51,9 +50,9 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
         if request.slots:
             work.require_served(self._node, wire.slots_from_wire(request.slots))
         answers = await asyncio.gather(*(self._scan_group(group, request.slots) for group in request.groups))
-        return pb.ScanResponse(groups=[wire.scan_hits_to_wire(answer) for answer in answers], stale_ms=stale_ms)
+        return pb.ScanResponse(groups=[wire.scan_result_to_wire(answer) for answer in answers], stale_ms=stale_ms)
 
-    async def _scan_group(self, message: pb.ScanGroup, slots: bytes) -> ScanHits | LookalikeError:
+    async def _scan_group(self, message: pb.ScanGroup, slots: bytes) -> ScanResult | LookalikeError:
         """Returns one group's hits or its error: the groups of an RPC belong to different clients."""
         engine = None
         try:
@@ -139,17 +138,11 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
     async def ListRows(self, request: pb.ListRowsRequest, context: Context) -> pb.ListRowsResponse:
         engine = self._engine_of(request.collection, request.incarnation)
         slots = wire.slots_from_wire(request.slots)
-        listing = await self._executor.read(lambda: engine.listing(slots))
-        return pb.ListRowsResponse(
-            numbers=listing.numbers.astype("<u4").tobytes(),
-            ids=listing.rows.ids.astype("<u8").tobytes(),
-            versions=listing.rows.versions.astype("<u8").tobytes(),
-            deleted=listing.rows.deleted.astype(np.uint8).tobytes(),
-        )
+        return wire.listing_to_wire(await self._executor.read(lambda: engine.listing(slots)))
 
     async def ReadRows(self, request: pb.ReadRowsRequest, context: Context) -> pb.ReadRowsResponse:
         engine = self._engine_of(request.collection, request.incarnation)
-        numbers = np.frombuffer(request.numbers, "<u4").tolist()
+        numbers = wire.numbers_from_wire(request.numbers)
         records, read = await self._executor.read(lambda: engine.read(numbers))
         return pb.ReadRowsResponse(records=[wire.versioned_to_wire(record) for record in records], read=read)
 

@@ -6,12 +6,12 @@ from functools import partial
 
 from lookalike.cluster.shard_state import ShardState
 from lookalike.model.records import Collection
+from lookalike.server.shard_client import ShardClient
 from shard.executor import ShardExecutor
 from shard.node import Node
-from shard.replication.peer import Peer
 
 
-async def follow_catalog(node: Node, executor: ShardExecutor, peer: Peer, state: ShardState) -> None:
+async def follow_catalog(node: Node, executor: ShardExecutor, peer: ShardClient, state: ShardState) -> None:
     """Drops the collections that were dropped, creates those that are missing here, and recreates those that are
     damaged here, empty, to be filled again.
 
@@ -28,7 +28,7 @@ async def follow_catalog(node: Node, executor: ShardExecutor, peer: Peer, state:
 
 
 async def _follow_collection(
-    node: Node, executor: ShardExecutor, peer: Peer, state: ShardState, theirs: Collection
+    node: Node, executor: ShardExecutor, peer: ShardClient, state: ShardState, theirs: Collection
 ) -> None:
     name, incarnation = theirs.name, theirs.incarnation
     here = node.incarnation(name)

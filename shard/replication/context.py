@@ -12,11 +12,11 @@ from lookalike.cluster.shard_state import ShardState
 from lookalike.cluster.slots import SlotTable
 from lookalike.server.config import ClusterConfig
 from lookalike.server.peer_channels import PeerChannels
+from lookalike.server.shard_client import ShardClient
 from shard.executor import ShardExecutor
 from shard.node import Node
 from shard.readiness import ReadinessTracker
 from shard.replication.moves import Place, Quorum
-from shard.replication.peer import Peer
 from shard.replication.pull import Puller, Throttle
 
 
@@ -50,16 +50,16 @@ class Context:
         self.partition = node.identity.partition
         self.place: Place = (self.partition, node.identity.replica)
         self._peer_channels = peer_channels
-        self._peers: dict[Place, Peer] = {}
+        self._peers: dict[Place, ShardClient] = {}
 
     @property
     def quorum(self) -> Quorum:
         return Quorum(self.config.replicas, self.config.writes_needed)
 
-    def peer(self, place: Place) -> Peer:
+    def peer(self, place: Place) -> ShardClient:
         """Returns the connection to a shard, opened at first use."""
         if place not in self._peers:
-            self._peers[place] = Peer(*place, self.config.shard_address(*place), self._peer_channels)
+            self._peers[place] = ShardClient(*place, self.config.shard_address(*place), self._peer_channels)
         return self._peers[place]
 
     def sibling_places(self) -> list[Place]:

@@ -14,15 +14,15 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from lookalike.cluster.rows import Rows
 from lookalike.cluster.shard_state import CollectionDigest, ShardState
 from lookalike.cluster.slots import SlotSet
 from lookalike.model.errors import Corruption, NotFound
+from lookalike.server.shard_client import ShardClient
 from shard import work
-from shard.digests import Rows
 from shard.executor import ShardExecutor
 from shard.node import Node
 from shard.replication.catalog import follow_catalog
-from shard.replication.peer import Peer
 
 log = logging.getLogger("shard.replication")
 # Rows listed at once: some 20 MB.
@@ -66,7 +66,7 @@ class Puller:
         self._executor = executor
         self.slots_differing = 0
 
-    async def pull(self, peer: Peer, slots: SlotSet, pause: Pause = no_pause, recheck: bool = False) -> int:
+    async def pull(self, peer: ShardClient, slots: SlotSet, pause: Pause = no_pause, recheck: bool = False) -> int:
         """Stores every row of these slots that the peer has when this is called.
 
         Args:
@@ -112,7 +112,7 @@ class Puller:
         return differing
 
     async def _pull_collection(
-        self, peer: Peer, name: str, theirs: CollectionDigest, slots: SlotSet, pause: Pause
+        self, peer: ShardClient, name: str, theirs: CollectionDigest, slots: SlotSet, pause: Pause
     ) -> int:
         engine = self._node.engine(name, include_filling=True)
         if theirs.horizon > engine.horizon:

@@ -9,11 +9,12 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lookalike.cluster.rows import Rows
 from lookalike.cluster.slots import all_slots
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.indexing import Indexing
 from lookalike.model.records import VersionedRecord
-from shard.digests import Rows, SlotSums
+from shard.digests import SlotSums
 from shard.engine import Engine
 from shard.store import Store
 

@@ -46,9 +46,19 @@ def write_result_to_wire(result: WriteResult) -> shard_pb2.WriteResponse:
         superseded_by=result.superseded.values(),
         newest_version=result.newest_version,
         elsewhere=[
-            shard_pb2.Elsewhere(slot=slot, partition=partition) for slot, partition in result.elsewhere.items()
+            shard_pb2.Elsewhere(slot=slot, partition=partition) for slot, partition in result.forward_to.items()
         ],
         refused=sorted(result.refused),
+    )
+
+
+def write_result_from_wire(message: shard_pb2.WriteResponse) -> WriteResult:
+    return WriteResult(
+        list(message.existed),
+        dict(zip(message.superseded, message.superseded_by, strict=True)),
+        message.newest_version,
+        {other.slot: other.partition for other in message.elsewhere},
+        frozenset(message.refused),
     )
 
 

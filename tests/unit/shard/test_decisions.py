@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from lookalike.cluster.placement import Target
+from lookalike.cluster.rows import Rows
 from lookalike.cluster.slots import SlotState, SlotTable, all_slots, no_slots
 from lookalike.model.records import SLOTS
-from shard.digests import Rows
 from shard.replication import pull
 from shard.replication.gossip import partitions_to_ask
 from shard.replication.repair import tombstone_horizon

@@ -34,7 +34,7 @@ def test_rerank_checks_whether_to_stop_before_each_query(tmp_path: Path, scoring
         asked += 1
         return asked > count
 
-    assert len(engine.scan(group, lambda: stop_after(10**6)).ranks) == 160
+    assert len(engine.scan(group, lambda: stop_after(10**6)).hits.ranks) == 160
     total, asked = asked, 0
     with pytest.raises(ScanStopped):
         engine.scan(group, lambda: stop_after(total - 1))

@@ -140,13 +140,13 @@ def test_failed_write_stores_nothing(tmp_path: Path) -> None:
 
 def test_two_keys_with_one_id_stay_two_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Real collisions are too expensive to find, so the hash is made to collide."""
-    monkeypatch.setattr("shard.store.record_id", lambda key: 7)
+    monkeypatch.setattr("shard.staging.record_id", lambda key: 7)
     Store.create(tmp_path / "s", SPACE, Indexing())
     engine = Engine(Store(tmp_path / "s"))
     engine.write([record(key) for key in "dbaec"])
     for k in range(1, 7):
         group = ScanGroup("c", SPACE.fingerprint, np.frombuffer(b"12345678", np.uint8)[None], k)
-        assert list(engine.scan(group).keys) == list("abcde")[:k]
+        assert list(engine.scan(group).hits.keys) == list("abcde")[:k]
     engine.close()
 
 
@@ -176,7 +176,7 @@ def test_read_after_a_drop_is_not_found(tmp_path: Path) -> None:
     engine.write([record("a")])
     node.drop_collection("c", 1)
     node.open_collection("c", SPACE, Indexing(), 2, False)
-    with ThreadPoolExecutor(1) as thread, pytest.raises(NotFound, match="dropped meanwhile"):
+    with ThreadPoolExecutor(1) as thread, pytest.raises(NotFound, match="dropped in the meantime"):
         thread.submit(engine.fetch, ["a"]).result()
     node.close()
 
@@ -194,7 +194,7 @@ def test_store_is_renumbered_after_billions_of_writes(tmp_path: Path, monkeypatc
     engine = Engine(store)
     engine.write([record("d", 100)])
     group = ScanGroup("c", SPACE.fingerprint, np.frombuffer(b"12345678", np.uint8)[None], 9)
-    assert sorted(engine.scan(group).keys) == ["a", "c", "d"]
+    assert sorted(engine.scan(group).hits.keys) == ["a", "c", "d"]
     engine.close()
 
 
@@ -209,7 +209,7 @@ def test_repeated_writes_use_no_numbers(tmp_path: Path) -> None:
 
 
 def test_store_of_a_later_release_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shard.store.SCHEMA_VERSION", "4")
+    monkeypatch.setattr("shard.store_schema.SCHEMA_VERSION", "4")
     Store.create(tmp_path / "s", SPACE, Indexing())
     monkeypatch.undo()
     with pytest.raises(Corruption, match="schema is '4'"):
@@ -217,12 +217,12 @@ def test_store_of_a_later_release_is_refused(tmp_path: Path, monkeypatch: pytest
 
 
 def test_answer_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shard.engine.MAX_ANSWER_BYTES", 100)
+    monkeypatch.setattr("shard.scanner.MAX_ANSWER_BYTES", 100)
     Store.create(tmp_path / "s", SPACE, Indexing())
     engine = Engine(Store(tmp_path / "s"))
     engine.write([VersionedRecord(f"k{i}", b"12345678", '{"text":"' + "x" * 30 + '"}', 1) for i in range(9)])
     group = ScanGroup("c", SPACE.fingerprint, np.frombuffer(b"12345678", np.uint8)[None], 9)
-    assert len(engine.scan(group).keys) == 9
+    assert len(engine.scan(group).hits.keys) == 9
     with pytest.raises(InvalidRequest, match="leave the attributes out"):
         engine.scan(dataclasses.replace(group, include_attributes=True))
     engine.close()

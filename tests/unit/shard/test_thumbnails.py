@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,27 +12,13 @@ from lookalike.cluster.scan import ScanGroup
 from lookalike.cluster.slots import all_slots
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.indexing import Indexing
-from lookalike.model.records import VersionedRecord, record_id
+from lookalike.model.records import VersionedRecord
 from shard.engine import Engine
 from shard.store import Store
+from shard.store_rows import checksum
 
 SPACE = CodeSpace(64)
 THUMBNAIL = b"\xff\xd8\xff" + bytes(9_000)
-# The schema before there were thumbnails.
-SCHEMA_2 = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE fields (name TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE records (
-    number INTEGER PRIMARY KEY,
-    key TEXT NOT NULL UNIQUE,
-    id INTEGER NOT NULL,
-    version INTEGER NOT NULL,
-    code BLOB,
-    attributes TEXT,
-    checksum INTEGER
-);
-CREATE INDEX IF NOT EXISTS tombstones ON records (number, id, version) WHERE code IS NULL;
-"""
 
 
 def record(key: str, version: int, thumbnail: bytes = THUMBNAIL, features: bytes = b"") -> VersionedRecord:
@@ -121,39 +105,17 @@ def test_renumbering_keeps_each_thumbnail_with_its_record(tmp_path: Path, monkey
     engine.close()
 
 
-def test_store_with_the_schema_before_thumbnails_accepts_them(tmp_path: Path) -> None:
-    path = tmp_path / "s.db"
-    with sqlite3.connect(path) as connection:
-        connection.executescript(SCHEMA_2)
-        meta = {
-            "schema": "2",
-            "store": "s",
-            "code_space": json.dumps(asdict(SPACE)),
-            "indexing": json.dumps(asdict(Indexing())),
-        }
-        connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
-        identifier = record_id("old")
-        signed = identifier - 2**64 if identifier >= 2**63 else identifier
-        # CRC-32 of "7 {} old" and the code.
-        connection.execute(
-            "INSERT INTO records VALUES (3, 'old', ?, 7, ?, '{}', ?)", (signed, b"12345678", 0xDE9BD499)
-        )
-    connection.close()
-    for _ in range(2):
-        engine = Engine(Store(path))
-        engine.write([record("new", 8)])
-        assert thumbnails(engine, "old", "new") == [b"", THUMBNAIL]
-        assert engine.damaged_rows(0, 10) == (0, None)
-        engine.close()
-
-
 def test_search_reads_no_thumbnail(tmp_path: Path) -> None:
     engine = make(tmp_path)
     engine.write([record(f"k{i}", 1) for i in range(100)])
     statements: list[str] = []
-    engine._store._reader().set_trace_callback(statements.append)
+    engine._store._database.reader.set_trace_callback(statements.append)
     group = ScanGroup("c", SPACE.fingerprint, np.frombuffer(b"12345678", np.uint8)[None], 50, None, None, True)
-    assert len(engine.scan(group).keys) == 50
+    assert len(engine.scan(group).hits.keys) == 50
     assert statements
     assert not any("thumbnails" in statement for statement in statements)
     engine.close()
+
+
+def test_checksum_format_does_not_change() -> None:
+    assert checksum("old", 7, b"12345678", "{}", b"", b"") == 0xDE9BD499
