@@ -203,7 +203,7 @@ def test_the_server_checks_what_the_sdk_would(client: Client, raw: Raw, filled: 
         ("Search", search(fingerprint=""), InvalidRequest, "without its code space's fingerprint"),
         ("Search", search(fingerprint="f" * 64), CodeSpaceMismatch, "encode again"),
         ("Search", search(collection=""), InvalidRequest, "is not a name"),
-        ("SearchBatch", pb.SearchBatchRequest(collection=filled), InvalidRequest, "queries: are 0"),
+        ("SearchBatch", pb.SearchBatchRequest(collection=filled), InvalidRequest, "queries: 0 in one request"),
         ("Get", pb.GetRequest(collection=filled), InvalidRequest, "keys: are 0"),
         ("Get", pb.GetRequest(collection=filled, keys=[""]), InvalidRequest, "key: is empty"),
         ("Delete", pb.DeleteRequest(collection=filled, keys=["x" * 513]), InvalidRequest, "has 513 bytes"),

@@ -246,9 +246,9 @@ def test_features_come_with_codes_where_they_are_kept_and_nowhere_else(
     ):
         with pytest.raises(InvalidRequest, match=words):
             client.upsert([record], collection=names[0])
-    with pytest.raises(InvalidRequest, match="this collection keeps none"):
+    with pytest.raises(InvalidRequest, match="this collection stores none"):
         client.upsert([Record("x", code=code, features=FEATURES[0])], collection=collection)
-    with pytest.raises(InvalidRequest, match="this collection keeps no features"):
+    with pytest.raises(InvalidRequest, match="this collection stores no features"):
         client.search(collection=collection, code=code, rerank="features", features=FEATURES[0])
     with pytest.raises(InvalidRequest, match="feature_width: is missing"):
         client.create_collection("unwidened", bits=64, features="int8")
