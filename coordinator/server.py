@@ -18,7 +18,7 @@ from coordinator.cluster import Cluster
 from coordinator.encoder_link import EncoderLink
 from coordinator.merge import QueryHits
 from coordinator.search import Answer, Options, Query, Searcher
-from coordinator.status import cluster_levels, cluster_status, coordinator_status
+from coordinator.status import cluster_gauges, cluster_status, coordinator_status
 from coordinator.writes import Draft, Writer
 from lookalike import wire
 from lookalike.model.codespace import CodeSpace
@@ -82,10 +82,10 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         await self._cluster.close()
         await self._encoder.close()
 
-    def levels(self) -> Iterator[metrics.Sample]:
+    def gauges(self) -> Iterator[metrics.Sample]:
         """What its metrics show of it and of the cluster."""
         yield metrics.QUEUE_WAITING, ("round",), self._searcher.waiting
-        yield from cluster_levels(self._cluster)
+        yield from cluster_gauges(self._cluster)
 
     async def status(self) -> ClusterStatus:
         name = f"{socket.gethostname()}:{self._config.coordinator.listen.rpartition(':')[2]}"

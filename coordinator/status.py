@@ -78,7 +78,7 @@ def _samples(metric: Counter | Histogram, suffix: str) -> Iterator[Sample]:
     return (found for family in metric.collect() for found in family.samples if found.name.endswith(suffix))
 
 
-def cluster_levels(view: Cluster) -> Iterator[metrics.Sample]:
+def cluster_gauges(view: Cluster) -> Iterator[metrics.Sample]:
     """What the metrics show of the cluster, as it was heard of last."""
     links = view.links
     for (partition, replica), link in links.items():

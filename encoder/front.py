@@ -42,13 +42,13 @@ class Front:
         server = Server(
             [encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name],
             Admission(cluster.max_request_bytes),
-            peer_channels.gate(),
+            peer_channels.authorizer(),
         )
         servicer = EncoderServicer(handle, description, config.max_replicas, cluster.limits.max_image_bytes)
         encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server.grpc)
         await server.start(config.listen or config.address, peer_channels.inner_tls())
         watch = ReplicaWatch(config.max_replicas)
-        observation.serve_metrics(config.metrics, server.levels, servicer.levels, watch.levels)
+        observation.serve_metrics(config.metrics, server.gauges, servicer.gauges, watch.gauges)
         await server.set_ready()
         return cls(server, servicer, watch, observation)
 

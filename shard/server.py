@@ -150,7 +150,7 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
         """Run what reads stores for long."""
         return await self._in(self._read_threads, call)
 
-    def levels(self) -> Iterator[metrics.Sample]:
+    def gauges(self) -> Iterator[metrics.Sample]:
         """What its metrics show of it."""
         identity, node, table = self._node.identity, self._node, self._node.table
         place = (str(identity.partition), str(identity.replica))

@@ -96,7 +96,7 @@ def _following(path: Path, seen: bytes | None, supervisor: Supervisor) -> Iterat
                     seen = content
                     supervisor.reload(load_config(path))
             except CannotStart as error:
-                print(f"the config is not taken over: {error}", file=sys.stderr, flush=True)
+                print(f"the config is not applied: {error}", file=sys.stderr, flush=True)
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()

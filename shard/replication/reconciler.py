@@ -92,7 +92,7 @@ class Reconciler:
             for peer in self._peers.values():
                 await peer.close()
 
-    def levels(self) -> Iterator[metrics.Sample]:
+    def gauges(self) -> Iterator[metrics.Sample]:
         """What the metrics show of it."""
         place = (str(self._partition), str(self._node.identity.replica))
         if self._synced_at is not None and self._config.replicas > 1:
