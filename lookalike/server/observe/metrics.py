@@ -2,7 +2,7 @@
 them as they stand here.
 
 Events are counted where they happen. What can be looked up at any time is a level: declared here and read when it
-is scraped (`Levels`). No label has more values than there are partitions, replicas, calls or, of collections,
+is scraped (`Gauges`). No label has more values than there are partitions, replicas, calls or, of collections,
 MAX_COLLECTIONS; a key is never one."""
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class Declarations:
         self._declare(name, "histogram", text, labels)
         return Histogram(name, text, labels, registry=self.registry, buckets=buckets)
 
-    def level(self, name: str, text: str, *labels: str) -> Declared:
-        """A gauge that `Levels` reads."""
+    def sampled_gauge(self, name: str, text: str, *labels: str) -> Declared:
+        """A gauge that `Gauges` reads."""
         return self._declare(name, "gauge", text, labels)
 
     def _declare(self, name: str, kind: str, text: str, labels: tuple[str, ...]) -> Declared:
@@ -69,7 +69,7 @@ class Declarations:
         return self.all[-1]
 
 
-class Levels(Collector):
+class Gauges(Collector):
     """Reads levels when they are scraped, in the scrape's own thread: `read` must not rely on the event loop."""
 
     def __init__(self, *reads: Callable[[], Iterable[Sample]]) -> None:
@@ -112,19 +112,21 @@ def by_collection(found: Mapping[str, Value]) -> dict[str, list[Value]]:
 
 
 EVERY = Declarations("Every process")
-INFO = EVERY.level(
+INFO = EVERY.sampled_gauge(
     "lookalike_info", "1; what runs here, and the digest of the config that it follows.",
     "cluster", "version", "process", "partition", "replica", "config_digest",
 )  # fmt: skip
-READY = EVERY.level("lookalike_ready", "1 while the process serves, as its health check says it.")
+READY = EVERY.sampled_gauge("lookalike_ready", "1 while the process serves, as its health check says it.")
 RPC_SECONDS = EVERY.histogram(
     "lookalike_rpc_seconds", "Seconds from a call's arrival to its end, by gRPC status; a stream is one call.",
     "rpc", "code",
 )  # fmt: skip
 RPCS_IN_FLIGHT = EVERY.gauge("lookalike_rpcs_in_flight", "Calls in work.", "rpc")
-REQUEST_BYTES = EVERY.level("lookalike_request_bytes", "Bytes of the requests in work.")
-REQUEST_BYTES_LIMIT = EVERY.level("lookalike_request_bytes_limit", "So many are taken on (max_request_mb).")
-QUEUE_WAITING = EVERY.level(
+REQUEST_BYTES = EVERY.sampled_gauge("lookalike_request_bytes", "Bytes of the requests in work.")
+REQUEST_BYTES_LIMIT = EVERY.sampled_gauge(
+    "lookalike_request_bytes_limit", "So many are taken on (max_request_mb)."
+)
+QUEUE_WAITING = EVERY.sampled_gauge(
     "lookalike_queue_waiting",
     "What waits to share the next batch: queries for a round or a scan, writes for a commit, images for a batch.",
     "queue",
@@ -178,47 +180,49 @@ RECORDS_WRITTEN = COORDINATOR.counter(
     "Records by operation (upsert, ingest, delete, restore) and outcome (acknowledged, failed).",
     "collection", "operation", "outcome",
 )  # fmt: skip
-REPLICA_LIVE = COORDINATOR.level(
+REPLICA_LIVE = COORDINATOR.sampled_gauge(
     "lookalike_replica_live", "1 while the shard answers and has caught up.", "partition", "replica"
 )
-REPLICA_LAG = COORDINATOR.level(
+REPLICA_LAG = COORDINATOR.sampled_gauge(
     "lookalike_replica_lag_seconds",
     "Every write acknowledged so long ago is there, for certain.",
     "partition",
     "replica",
 )
-PARTITIONS = COORDINATOR.level("lookalike_partitions", "Partitions that the cluster is to have.")
-SLOTS_TO_MOVE = COORDINATOR.level("lookalike_slots_to_move", "Of 1,024 slots, those not where they shall be.")
-SLOTS_MOVING = COORDINATOR.level("lookalike_slots_moving", "Of those, the ones on their way.")
-SLOTS_UNSERVED = COORDINATOR.level("lookalike_slots_unserved", "Slots that no shard that answers serves.")
+PARTITIONS = COORDINATOR.sampled_gauge("lookalike_partitions", "Partitions that the cluster is to have.")
+SLOTS_TO_MOVE = COORDINATOR.sampled_gauge(
+    "lookalike_slots_to_move", "Of 1,024 slots, those not where they shall be."
+)
+SLOTS_MOVING = COORDINATOR.sampled_gauge("lookalike_slots_moving", "Of those, the ones on their way.")
+SLOTS_UNSERVED = COORDINATOR.sampled_gauge("lookalike_slots_unserved", "Slots that no shard that answers serves.")
 
 SHARD = Declarations("Shard")
-ROWS = SHARD.level(
+ROWS = SHARD.sampled_gauge(
     "lookalike_rows", "Live records in the slots that the shard serves.", "collection", "partition", "replica"
 )
-COLLECTION_BYTES = SHARD.level(
+COLLECTION_BYTES = SHARD.sampled_gauge(
     "lookalike_collection_bytes", "Memory that the codes take.", "collection", "partition", "replica"
 )
-STALE_SECONDS = SHARD.level(
+STALE_SECONDS = SHARD.sampled_gauge(
     "lookalike_shard_stale_seconds", "Every write acknowledged so long ago is here.", "partition", "replica"
 )
-SYNC_AGE_SECONDS = SHARD.level(
+SYNC_AGE_SECONDS = SHARD.sampled_gauge(
     "lookalike_shard_sync_age_seconds",
     "Since the shard last compared itself with a majority.",
     "partition",
     "replica",
 )
-SLOTS_DIFFERING = SHARD.level(
+SLOTS_DIFFERING = SHARD.sampled_gauge(
     "lookalike_shard_slots_differing", "Slots in which another replica had something else when last compared.",
     "partition", "replica",
 )  # fmt: skip
-SLOTS = SHARD.level(
+SLOTS = SHARD.sampled_gauge(
     "lookalike_shard_slots", "What the shard is to the 1,024 slots.", "partition", "replica", "state"
 )
-ROWS_LEFT_OVER = SHARD.level(
+ROWS_LEFT_OVER = SHARD.sampled_gauge(
     "lookalike_shard_rows_left_over", "Rows of slots that moved away, still to be cleared.", "partition", "replica"
 )
-QUARANTINED = SHARD.level(
+QUARANTINED = SHARD.sampled_gauge(
     "lookalike_collections_quarantined", "Collections set aside as damaged.", "partition", "replica"
 )
 PULLED = SHARD.counter(
@@ -249,9 +253,11 @@ BATCH_SECONDS = ENCODER.histogram("lookalike_encoder_batch_seconds", "Seconds of
 IMAGES = ENCODER.counter(
     "lookalike_encoder_images_total", "Images: encoded, unreadable, or failed with their batch.", "outcome"
 )
-ENCODER_REPLICAS = ENCODER.level(
+ENCODER_REPLICAS = ENCODER.sampled_gauge(
     "lookalike_encoder_replicas", "Replicas of the model, by Ray Serve's state.", "state"
 )
-ENCODER_REPLICAS_MAX = ENCODER.level("lookalike_encoder_replicas_max", "So many there may be (max_replicas).")
+ENCODER_REPLICAS_MAX = ENCODER.sampled_gauge(
+    "lookalike_encoder_replicas_max", "So many there may be (max_replicas)."
+)
 
 BY_PROCESS = {"coordinator": COORDINATOR, "shard": SHARD, "encoder": ENCODER}

@@ -61,14 +61,14 @@ class Observation:
         self._provider = exporter.start(self._config.tracing, resource)
 
     def serve_metrics(self, address: str | None, *reads: Callable[[], Iterable[metrics.Sample]]) -> None:
-        """Answer GET /metrics on "host:port", with these levels among others. Raises CannotStart."""
+        """Answer GET /metrics on "host:port", with these gauges among others. Raises CannotStart."""
         if address is None:
             return
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         registry = CollectorRegistry()
         registry.register(metrics.EVERY.registry)
         registry.register(metrics.BY_PROCESS[self._process.kind].registry)
-        registry.register(metrics.Levels(self._info, *reads))
+        registry.register(metrics.Gauges(self._info, *reads))
         for collector in (
             prometheus_client.ProcessCollector,
             prometheus_client.PlatformCollector,

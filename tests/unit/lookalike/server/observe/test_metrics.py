@@ -12,7 +12,7 @@ from lookalike.server.observe.metrics import (
     OTHER,
     CollectionLabels,
     Declared,
-    Levels,
+    Gauges,
     by_collection,
 )
 
@@ -58,7 +58,7 @@ def test_collections_beyond_the_first_hundred_share_a_label() -> None:
 def test_levels_are_read_when_they_are_scraped() -> None:
     queue: list[int] = []
     waiting = Declared("lookalike_waiting", "gauge", "What waits.", ("queue",))
-    levels = Levels(lambda: [(waiting, ("a",), len(queue))], lambda: [(waiting, ("b",), 7)])
+    levels = Gauges(lambda: [(waiting, ("a",), len(queue))], lambda: [(waiting, ("b",), 7)])
     assert [[sample.value for sample in family.samples] for family in levels.collect()] == [[0, 7]]
     queue += [1, 2]
     assert [[sample.value for sample in family.samples] for family in levels.collect()] == [[2, 7]]
