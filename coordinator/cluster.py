@@ -16,6 +16,7 @@ from lookalike.cluster.placement import Target
 from lookalike.cluster.shard_state import ShardState
 from lookalike.cluster.slots import SlotTable, partitions_named, served_by_any, slots_to_bytes
 from lookalike.model.errors import LookalikeError, Recovering
+from lookalike.server.background import BackgroundTasks
 from lookalike.server.config import ClusterConfig
 from lookalike.server.peer_channels import PeerChannels
 
@@ -46,11 +47,12 @@ class Cluster:
         self.on_version: Callable[[int], None] = lambda version: None
         self.routing = Routing.of({}, frozenset(), self._target)
 
-    async def start(self) -> None:
-        """Look around once, and go on doing so."""
+    async def start(self, background: BackgroundTasks) -> None:
+        """Polls every shard once, and starts to poll and watch them in the background."""
+        self._background = background
         self._look_for_partitions()
         await self.refresh()
-        self._poller = asyncio.create_task(self._poll())
+        self._poller = background.start("cluster poll", self._poll)
 
     async def reload(self, config: ClusterConfig) -> None:
         """Go on with another config: with other partitions, replicas or quorum."""
@@ -226,4 +228,6 @@ class Cluster:
             )
             group.links.append(link)
             self._links[partition, replica] = link
-            self._watches[partition, replica] = asyncio.create_task(link.watch())
+            self._watches[partition, replica] = self._background.start(
+                f"health watch of shard r{replica}-{partition}", link.watch
+            )

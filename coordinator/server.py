@@ -33,6 +33,7 @@ from lookalike.model.records import (
     check_oversampling,
 )
 from lookalike.server.admission import Admission
+from lookalike.server.background import BackgroundTasks
 from lookalike.server.config import ClusterConfig
 from lookalike.server.observe import metrics
 from lookalike.server.peer_channels import PeerChannels
@@ -65,9 +66,9 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         self._cluster.on_version = clock.observe
         self._writer = Writer(self._cluster, self._catalog, self._encoder, clock)
 
-    async def start(self) -> None:
-        """Look for the shards."""
-        await self._cluster.start()
+    async def start(self, background: BackgroundTasks) -> None:
+        """Looks for the shards, and follows their state in the background."""
+        await self._cluster.start(background)
 
     async def reload(self, config: ClusterConfig) -> None:
         """Go on with another config. Its addresses of this process and of the encoder need a restart."""

@@ -10,6 +10,7 @@ from coordinator.cluster import Cluster
 from coordinator.replicas import ReplicaGroup
 from lookalike.model.errors import LookalikeError, SlotMoved
 from lookalike.model.records import VersionedRecord
+from lookalike.server.background import BackgroundTasks
 from lookalike.server.config import ClusterConfig, ShardConfig
 from lookalike.server.peer_channels import PeerChannels
 from lookalike.v1 import shard_pb2
@@ -21,7 +22,7 @@ def test_a_replica_that_goes_while_all_are_asked_spoils_no_answer() -> None:
 
     async def ask_and_take_one_away() -> list[tuple[int, bool]]:
         view = Cluster(config, PeerChannels(config.security))
-        await view.start()
+        await view.start(BackgroundTasks())
         asked = asyncio.create_task(view.every_state(asyncio.get_running_loop().time() + 5))
         for _ in range(50):
             await asyncio.sleep(0)
@@ -39,7 +40,7 @@ def test_a_shard_that_was_let_go_sends_its_callers_to_look_anew() -> None:
 
     async def use_what_was_let_go() -> list[LookalikeError]:
         view = Cluster(config, PeerChannels(config.security))
-        await view.start()
+        await view.start(BackgroundTasks())
         link = view.links[0, 1]
         group = ReplicaGroup(0, writes_needed=1)
         group.links.append(link)
