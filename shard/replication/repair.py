@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from lookalike.cluster.shard_state import CollectionDigest, ShardState
 from lookalike.cluster.slots import SlotSet
 from lookalike.model.errors import Corruption, LookalikeError, NotFound
+from lookalike.server.token_bucket import TokenBucket
 from shard.digests import Rows
 from shard.node import Node
 from shard.replication.peer import Peer
@@ -36,13 +36,10 @@ class Throttle:
     """Keeps what is pulled under so many bytes a second."""
 
     def __init__(self, bytes_per_second: float) -> None:
-        self._rate = bytes_per_second
-        self._free_at = 0.0
+        self._bucket = TokenBucket(bytes_per_second, burst=0)
 
     async def pause(self, size: int) -> None:
-        now = time.monotonic()
-        self._free_at = max(self._free_at, now) + size / self._rate
-        await asyncio.sleep(self._free_at - now)
+        await asyncio.sleep(self._bucket.take(size))
 
 
 class Repairer:
