@@ -91,6 +91,8 @@ class Reconciler:
         finally:
             for peer in self._peers.values():
                 await peer.close()
+            # A restart after an error opens them again.
+            self._peers.clear()
 
     def gauges(self) -> Iterator[metrics.Sample]:
         """What the metrics show of it."""
