@@ -115,5 +115,5 @@ async def test_check_without_a_message_ends(server: tuple[Server, str], monkeypa
     monkeypatch.setattr(lobby, "MESSAGE_SECONDS", 0.1)
 
     async with grpc.aio.insecure_channel(server[1]) as channel, asyncio.timeout(20):
-        with pytest.raises(grpc.aio.AioRpcError, match="did not come"):
+        with pytest.raises(grpc.aio.AioRpcError, match="did not arrive"):
             await channel.stream_unary(CHECK)()

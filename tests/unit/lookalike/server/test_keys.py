@@ -129,7 +129,7 @@ def test_file_with_an_invalid_key_is_refused(tmp_path: Path, change: dict[str, A
 
 
 def test_missing_file_names_the_command_that_creates_it(tmp_path: Path) -> None:
-    with pytest.raises(CannotStart, match="`lookalike keys add` makes it"):
+    with pytest.raises(CannotStart, match="`lookalike keys add` creates it"):
         load_keys(tmp_path / "none.json")
 
 
@@ -139,11 +139,11 @@ def test_grants_are_parsed_and_invalid_ones_refused() -> None:
     with pytest.raises(InvalidRequest, match="grant: 'root:photos' has no role"):
         parse_grant("root:photos")
     for pattern in ("pho*", "../photos", "a,b"):
-        with pytest.raises(InvalidRequest, match=r"grant: .* can be no collection's name; write one name"):
+        with pytest.raises(InvalidRequest, match=r"grant: .* is not a valid collection name; write one name"):
             parse_grant(f"search:{pattern}")
-    with pytest.raises(InvalidRequest, match="rate: is inf; use a number a second"):
+    with pytest.raises(InvalidRequest, match="rate: is inf; use a number per second"):
         KeyRing().added("shop", {"*": "search"}, math.inf)
     with pytest.raises(InvalidRequest, match="grant: is missing"):
         KeyRing().added("shop", {}, None)
-    with pytest.raises(InvalidRequest, match=r"name: .* is none"):
+    with pytest.raises(InvalidRequest, match=r"name: .* is not a valid name"):
         KeyRing().added("two words", {"*": "search"}, None)
