@@ -1,4 +1,5 @@
-"""The cluster's front: where a record lives (`placement`), fan-out to the shards (`shard_link`, `search`,
-`merge`), writes (`writes`, `clock`), collections (`catalog`), served over gRPC (`server`) and HTTP (`web`).
+"""The cluster's entry point: searches (`search`, `fan_out`, `replicas`), reads by key (`reader`), writes
+(`writes`, `write_router`, `clock`) and collections (`catalog`), routed by what the shards report (`cluster`,
+`routing`) and served over gRPC (`server`) and HTTP (`web`).
 
-Stateless: all that it knows it can ask again, so any number of coordinators can run."""
+Stateless: everything it knows, it can request again from the shards, so any number of coordinators can run."""

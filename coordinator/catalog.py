@@ -1,8 +1,8 @@
-"""Owns the collections: which there are, in which code space, and what they keep beside their codes.
+"""Owns the collections: which exist, in which code space, and what they store next to their codes.
 
-The shards hold the truth; this is a cache of it that is dropped when a shard disagrees. Partition 0 decides, by
-its first replica: a collection exists if it exists there, in the incarnation that is there. It is made and dropped
-there first; the other shards learn it from the coordinator or, if they were away, from each other."""
+The shards hold the truth; this is a cache, dropped when a shard disagrees. The registrar, the first replica of
+partition 0, decides: a collection exists if it exists there, in the incarnation that is there. It is created and
+dropped there first; the other shards learn of it from the coordinator or, if they were away, from each other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from typing import TypeVar
 
 from coordinator.cluster import Cluster
-from coordinator.shard_link import ShardLink
 from lookalike.cluster.shard_state import ShardState
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import (
@@ -29,10 +28,11 @@ from lookalike.model.errors import (
 from lookalike.model.indexing import Indexing
 from lookalike.model.records import Collection, check_collection_name
 from lookalike.server.observe.metrics import OTHER, CollectionLabels
+from lookalike.server.shard_client import ShardClient
 
-# Its first replica decides which collections there are.
+# The partition whose first replica is the registrar.
 _REGISTRAR = 0
-# How long a drop waits for the shards that do not decide.
+# How long a drop waits for the other shards.
 _OTHERS_SECONDS = 1.0
 
 Result = TypeVar("Result")
@@ -42,14 +42,14 @@ log = logging.getLogger("coordinator.catalog")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Layout:
-    """What a collection's codes are, and what it keeps beside them: all that a request must know of it."""
+    """What a request must know of a collection: its code space, and what it stores next to the codes."""
 
     space: CodeSpace
     indexing: Indexing
 
 
 class NotInLayout(InvalidRequest):
-    """Refused because of what the collection keeps, as it is remembered: which may be out of date."""
+    """Rejected because of what the collection stores, according to a cached layout, which may be out of date."""
 
 
 class Catalog:
@@ -61,7 +61,7 @@ class Catalog:
         self._labels = CollectionLabels()
 
     async def layout(self, name: str, deadline: float) -> Layout:
-        """The collection's layout. Raises as `get` does."""
+        """Returns the collection's layout, from the cache if possible. Raises what `get` raises."""
         known = self._layouts.get(name)
         if known is None:
             collection = await self.get(name, deadline)
@@ -69,16 +69,20 @@ class Catalog:
         return known
 
     def label(self, name: str) -> str:
-        """The name in metrics: only of collections that exist, for a client may send any."""
+        """Returns the name to use in metrics. Clients may send any name, so names that do not exist share one
+        label."""
         return self._labels.of(name) if name in self._layouts else OTHER
 
     def forget(self, name: str) -> None:
-        """Ask the shards again next time."""
+        """Drops the cached layout."""
         self._layouts.pop(name, None)
 
     async def in_layout(self, name: str, deadline: float, call: Callable[[Layout], Awaitable[Result]]) -> Result:
-        """What `call` returns for the collection's layout. Called again if it fails because the collection was
-        made anew, by way of another coordinator, in another layout than the one remembered."""
+        """Returns what `call` returns for the collection's layout.
+
+        If it fails because the cached layout is out of date, as when another coordinator recreated the collection,
+        it is called again with the new layout.
+        """
         layout = await self.layout(name, deadline)
         try:
             return await call(layout)
@@ -88,13 +92,17 @@ class Catalog:
         return await call(await self.layout(name, deadline))
 
     async def is_outdated(self, name: str, layout: Layout, deadline: float) -> bool:
-        """Ask the shards whether the collection has another layout than this one. Raises as `get` does."""
+        """Asks the shards whether the collection's layout differs from this one. Raises what `get` raises."""
         self.forget(name)
         return await self.layout(name, deadline) != layout
 
     async def get(self, name: str, deadline: float) -> Collection:
-        """The collection with its rows on the partitions that answer. Raises NotFound, and
-        PartitionUnavailable when no partition that could know it answers."""
+        """Returns the collection, with its rows on the partitions that answer.
+
+        Raises:
+            NotFound: If it does not exist.
+            PartitionUnavailable: If no partition that could know it answers.
+        """
         check_collection_name(name)
         states = await self._cluster.states(deadline)
         for collection in sum_up(states):
@@ -106,21 +114,26 @@ class Catalog:
         raise NotFound(f"collection: {name!r} does not exist; create it first")
 
     async def list(self, deadline: float) -> list[Collection]:
-        """All collections, by name, as the partitions that answer know them."""
+        """Returns all collections that the partitions that answer know, ordered by name."""
         states = await self._cluster.states(deadline)
         if all(isinstance(state, LookalikeError) for state in states.values()):
             raise PartitionUnavailable("no partition answers; see the cluster's status")
         return sum_up(states)
 
     async def hash_file(self, name: str, deadline: float) -> bytes:
-        """The file that the collection's hash came in, or nothing."""
-        return await self._cluster.group(_REGISTRAR).first(lambda link: link.fetch_hash(name, deadline), deadline)
+        """Returns the collection's hash file; empty if it was created without one."""
+        return await self._cluster.group(_REGISTRAR).first(
+            lambda client: client.fetch_hash(name, deadline), deadline
+        )
 
     async def create(
         self, name: str, space: CodeSpace, indexing: Indexing, hash_file: bytes, deadline: float
     ) -> Collection:
-        """Make a collection on every partition, or finish making it. Raises AlreadyExists if it is
-        everywhere, or exists in another code space or indexed otherwise."""
+        """Creates a collection on every partition, or completes an earlier attempt.
+
+        Raises:
+            AlreadyExists: If it exists everywhere, or with another code space or indexing.
+        """
         check_collection_name(name)
         indexing.require_bits(space.bits)
         states = await self._cluster.states(deadline)
@@ -128,69 +141,73 @@ class Catalog:
         candidate = max([time.time_ns(), *(incarnation + 1 for incarnation in earlier)])
         first = self._registrar
         try:
-            made, incarnation = await first.open_collection(
+            is_new, incarnation = await first.open_collection(
                 name, space, indexing, candidate, True, hash_file, deadline
             )
-            created = await self._open_elsewhere(name, space, indexing, incarnation, hash_file, deadline)
+            is_new |= await self._open_on_others(name, space, indexing, incarnation, hash_file, deadline)
         except CodeSpaceMismatch as error:
             raise AlreadyExists(error.message) from None
-        if not made and not created:
+        if not is_new:
             raise AlreadyExists(f"collection: {name!r} exists; drop it first or take another name")
         self._layouts[name] = Layout(space, indexing)
-        # A drop that came meanwhile may have begun before this was done; then the collection is not there.
+        # A concurrent drop may have started before this was done; then the collection does not exist.
         collection = await self.get(name, deadline)
         if collection.incarnation != incarnation:
-            raise AlreadyExists(f"collection: {name!r} was dropped and made anew meanwhile")
+            raise AlreadyExists(f"collection: {name!r} was dropped and created again in the meantime")
         return collection
 
     async def drop(self, name: str, deadline: float) -> None:
-        """Delete a collection everywhere. Raises NotFound if there is none. Shards that do not answer drop it once
-        they hear of it from the others."""
+        """Drops a collection everywhere. Shards that do not answer drop it when they learn of it from the others.
+
+        Raises:
+            NotFound: If it does not exist.
+        """
         collection = await self.get(name, deadline)
         self.forget(name)
         incarnation = collection.incarnation
         if not await self._registrar.drop_collection(name, incarnation, deadline):
-            raise NotFound(f"collection: {name!r} does not exist; it was dropped meanwhile")
+            raise NotFound(f"collection: {name!r} does not exist; it was dropped in the meantime")
 
         soon = min(deadline, asyncio.get_running_loop().time() + _OTHERS_SECONDS)
 
-        async def drop(link: ShardLink) -> None:
+        async def drop(client: ShardClient) -> None:
             try:
-                await link.drop_collection(name, incarnation, soon)
+                await client.drop_collection(name, incarnation, soon)
             except (PartitionUnavailable, DeadlineExceeded) as error:
-                log.info("collection %s is not dropped yet everywhere: %s", name, error.message)
+                log.info("collection %s is not dropped everywhere yet: %s", name, error.message)
 
-        await asyncio.gather(*(drop(link) for link in self._others()))
+        await asyncio.gather(*(drop(client) for client in self._others()))
 
     @property
-    def _registrar(self) -> ShardLink:
-        return self._cluster.replicas(_REGISTRAR)[0]
+    def _registrar(self) -> ShardClient:
+        return self._cluster.replicas(_REGISTRAR)[0].client
 
-    def _others(self) -> Sequence[ShardLink]:
-        links = [link for partition in self._cluster.partitions for link in self._cluster.replicas(partition)]
-        return [link for link in links if link is not self._registrar]
+    def _others(self) -> Sequence[ShardClient]:
+        groups = [self._cluster.replicas(partition) for partition in self._cluster.partitions]
+        clients = [replica.client for group in groups for replica in group]
+        return [client for client in clients if client is not self._registrar]
 
-    async def _open_elsewhere(
+    async def _open_on_others(
         self, name: str, space: CodeSpace, indexing: Indexing, incarnation: int, hash_file: bytes, deadline: float
     ) -> bool:
-        """Make the collection on the other shards: on as many replicas of each partition as a write needs, at
-        least. Returns whether one of them had it not."""
+        """Creates the collection on the other shards: on at least as many replicas of each partition as a write
+        needs. Returns whether one of them did not have it."""
         open_on = [
-            (link, link.open_collection(name, space, indexing, incarnation, False, hash_file, deadline))
-            for link in self._others()
+            (client, client.open_collection(name, space, indexing, incarnation, False, hash_file, deadline))
+            for client in self._others()
         ]
         answers = await asyncio.gather(*(call for _, call in open_on), return_exceptions=True)
         opened = {_REGISTRAR: 1}
         failures: list[BaseException] = []
         created = False
-        for (link, _), answer in zip(open_on, answers, strict=True):
+        for (client, _), answer in zip(open_on, answers, strict=True):
             if isinstance(answer, BaseException):
                 failures.append(answer)
                 if not isinstance(answer, PartitionUnavailable):
                     raise answer
                 continue
             created = created or answer[0]
-            opened[link.partition] = opened.get(link.partition, 0) + 1
+            opened[client.partition] = opened.get(client.partition, 0) + 1
         for partition in self._cluster.partitions:
             if failures and opened.get(partition, 0) < self._cluster.group(partition).writes_needed:
                 raise failures[0]
@@ -198,8 +215,8 @@ class Catalog:
 
 
 def sum_up(states: Mapping[int, ShardState | LookalikeError]) -> list[Collection]:
-    """The collections that exist, by name, with their rows added up over the partitions that answered. Without
-    partition 0, those of the others' latest incarnations."""
+    """Returns the collections that exist, ordered by name, with their rows summed over the partitions that
+    answered. Without an answer from partition 0, the latest incarnations that the others have."""
     first = states[_REGISTRAR]
     decisive: Sequence[ShardState | LookalikeError] = (
         [first] if isinstance(first, ShardState) else list(states.values())

@@ -1,5 +1,5 @@
-"""Owns the versions of writes: a hybrid logical clock (Kulkarni et al., 2014), so that a later write has a
-higher version even when a wall clock steps back."""
+"""Owns the versions of writes: a hybrid logical clock (Kulkarni et al., 2014), so that a later write has a higher
+version even if the wall clock steps back."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ def _wall_ms() -> int:
 
 
 class Clock:
-    """Versions have 63 bits: milliseconds since 1970, a counter of 9 bits, and 12 bits that tell the clocks
-    apart, drawn at random when one is made. So two clocks do not give one version to two writes, and a clock
-    knows its own versions again."""
+    """Versions have 63 bits: milliseconds since 1970, a 9-bit counter, and 12 bits that identify the clock, drawn
+    at random when it is created. So two clocks do not issue the same version, and a clock recognizes its own."""
 
     def __init__(self, wall_ms: Callable[[], int] = _wall_ms, node: int | None = None) -> None:
         self._wall_ms = wall_ms
@@ -27,15 +26,15 @@ class Clock:
         self._last = 0
 
     def next(self) -> int:
-        """A version above every one given or observed before."""
+        """Returns a version above all that were issued or observed before."""
         now = self._wall_ms() << (_COUNTER_BITS + _NODE_BITS)
         self._last = max(self._last + _STEP, now) // _STEP * _STEP + self._node
         return self._last
 
     def observe(self, version: int) -> None:
-        """Take note of a version that another clock gave."""
+        """Records a version that another clock issued."""
         self._last = max(self._last, version)
 
-    def gave(self, version: int) -> bool:
-        """Whether a version is one of this clock's own."""
+    def issued(self, version: int) -> bool:
+        """Returns whether this clock issued the version."""
         return version % _STEP == self._node

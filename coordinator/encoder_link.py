@@ -1,4 +1,4 @@
-"""Owns the connection to the encoder: images to codes, and the code space that those codes are in."""
+"""Owns the calls to the encoder: images to codes, and the code space of those codes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BYTES_PER_CALL = 48 * 1024 * 1024
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EncodedImage:
-    """features (width,) and projections (bits,) are there when they were asked for."""
+    """features (width,) and projections (bits,): None unless requested."""
 
     code: bytes
     features: npt.NDArray[np.float32] | None
@@ -38,7 +38,7 @@ class EncodedImage:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Description:
-    """What an encoder says of itself. hash_file: empty unless asked for."""
+    """What an encoder reports about itself. hash_file: empty unless requested."""
 
     space: CodeSpace
     feature_width: int
@@ -59,7 +59,7 @@ class EncoderLink:
             await self._connection.close()
 
     def check_image(self, image: bytes) -> bytes:
-        """Return an image whose size one may send; raise InvalidRequest otherwise."""
+        """Returns the image. Raises InvalidRequest if it is empty or too large."""
         if not image:
             raise InvalidRequest("image: is empty (0 bytes); send an encoded image file")
         if len(image) > self._max_image_bytes:
@@ -69,10 +69,10 @@ class EncoderLink:
         return image
 
     async def describe(self, deadline: float, include_hash: bool = False) -> Description:
-        """The codes and features that the encoder makes now."""
+        """Returns the code space and feature width that the encoder has now."""
         if not self.address:
             raise InvalidRequest(
-                "encoder: this cluster has none; give the collection's bits and send codes,"
+                "encoder: this cluster has none; set the collection's bits and send codes,"
                 " or add an encoder to the config"
             )
         answer = await self._call("Describe", pb.DescribeRequest(include_hash=include_hash), deadline)
@@ -87,21 +87,34 @@ class EncoderLink:
         feature_width: int = 0,
         include_projections: bool = False,
     ) -> list[EncodedImage | InvalidRequest]:
-        """A code per image, or the reason why there is none; with features, if it is said how many there must be.
-        Raises CodeSpaceMismatch if the encoder does not work in the collection's code space."""
+        """Encodes images.
+
+        Args:
+            images: Encoded image files.
+            space: The collection's code space.
+            deadline: A time of the running loop's clock.
+            feature_width: The width that features must have; 0 to request none.
+            include_projections: Whether to request projections.
+
+        Returns:
+            Per image its code, or why it could not be encoded.
+
+        Raises:
+            CodeSpaceMismatch: If the encoder uses another code space.
+        """
         if not self.address:
             raise InvalidRequest("image: this cluster has no encoder; send codes, or add one to the config")
         results: list[EncodedImage | InvalidRequest] = []
-        for part in _portions(images):
+        for part in _batches(images):
             request = pb.EncodeRequest(
                 images=part, include_features=feature_width > 0, include_projections=include_projections
             )
             answer = await self._call("Encode", request, deadline)
             if answer.fingerprint != space.fingerprint:
                 raise CodeSpaceMismatch(
-                    f"image: the encoder works in code space {answer.fingerprint[:12]}…, the collection in"
+                    f"image: the encoder uses code space {answer.fingerprint[:12]}…, the collection in"
                     f" {space.fingerprint[:12]}… ({space.backbone}, {space.hash_method}, {space.bits} bits);"
-                    " send codes of the collection's own, or ingest into a collection made with this encoder"
+                    " send codes of the collection's own code space, or use a collection created with this encoder"
                 )
             results.extend(
                 InvalidRequest(f"image: {image.error}") if image.error else _read(image, feature_width)
@@ -127,8 +140,8 @@ def _read(image: pb.EncodedImage, feature_width: int) -> EncodedImage | InvalidR
     features = _floats(image.features)
     if features is not None and len(features) != feature_width:
         return InvalidRequest(
-            f"image: the encoder's features have {len(features):,} values, the collection keeps {feature_width:,};"
-            " make the collection with the encoder's width"
+            f"image: the encoder's features have {len(features):,} values, the collection stores"
+            f" {feature_width:,}; create the collection with the encoder's width"
         )
     return EncodedImage(image.code, features, _floats(image.projections))
 
@@ -137,13 +150,13 @@ def _floats(data: bytes) -> npt.NDArray[np.float32] | None:
     return np.frombuffer(data, "<f4") if data else None
 
 
-def _portions(images: Sequence[bytes]) -> list[list[bytes]]:
-    portions: list[list[bytes]] = [[]]
+def _batches(images: Sequence[bytes]) -> list[list[bytes]]:
+    batches: list[list[bytes]] = [[]]
     size = 0
     for image in images:
-        if portions[-1] and (len(portions[-1]) == _IMAGES_PER_CALL or size + len(image) > _BYTES_PER_CALL):
-            portions.append([])
+        if batches[-1] and (len(batches[-1]) == _IMAGES_PER_CALL or size + len(image) > _BYTES_PER_CALL):
+            batches.append([])
             size = 0
-        portions[-1].append(image)
+        batches[-1].append(image)
         size += len(image)
-    return portions
+    return batches

@@ -1,8 +1,8 @@
-"""Owns a search that a majority of each partition's replicas answers: what is stale on one of them is left out.
+"""Owns a scan answered by a majority of a partition's replicas, so that rows that are stale on one are left out.
 
-Each replica returns its best rows with their versions. A row that not all returned is looked up by key where it is
-missing: whoever has a higher version, or a deletion, says that it is stale. What the replicas hold together is
-known up to the least of their last rows; if too little is left up to there, they are asked for more."""
+Each replica returns its best rows with their versions. A row that some replicas did not return is looked up there
+by key: a higher version, or a tombstone, shows that it is stale. The replicas' joint result is certain up to the
+smallest of their last rows; if too few rows remain up to there, the replicas are asked for more."""
 
 from __future__ import annotations
 
@@ -12,30 +12,23 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from coordinator.replicas import ReplicaGroup
-from coordinator.shard_link import ShardLink
-from lookalike.cluster.scan import ScanGroup, ScanHits, Scoring
-from lookalike.model.errors import Corruption, LookalikeError, Overloaded, SlotMoved
+from lookalike.cluster.hits import HitTable, concat
+from lookalike.cluster.scan import ScanGroup, ScanResult, Scoring
+from lookalike.model.errors import LookalikeError, Overloaded
 from lookalike.model.records import MAX_K
+from lookalike.server.shard_client import ShardClient
 
-# Order, key, version, attributes, rank and distance of a hit.
+# Of a hit: its distance or rank, its id and its key.
 _Order = tuple[float, int, str]
+_Answers = Sequence[tuple[ShardClient, ScanResult]]
 _ROUNDS = 8
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Row:
-    order: _Order
-    distance: int
-    version: int
-    attributes: str
-    rank: float
 
 
 async def scan(
     group: ReplicaGroup, groups: Sequence[ScanGroup], slots: bytes, deadline: float
-) -> list[ScanHits | LookalikeError]:
-    """What a majority of the replicas answers to each group of queries, or why there is no answer."""
-    results: list[ScanHits | LookalikeError] = []
+) -> list[ScanResult | LookalikeError]:
+    """Returns a majority's answer to each group of queries, or the error."""
+    results: list[ScanResult | LookalikeError] = []
     for queries in groups:
         try:
             results.append(await _scan(group, queries, slots, deadline))
@@ -44,121 +37,93 @@ async def scan(
     return results
 
 
-async def _scan(group: ReplicaGroup, queries: ScanGroup, slots: bytes, deadline: float) -> ScanHits:
+async def _scan(group: ReplicaGroup, queries: ScanGroup, slots: bytes, deadline: float) -> ScanResult:
     asked = dataclasses.replace(queries, include_versions=True)
     for _ in range(_ROUNDS):
 
-        async def ask(link: ShardLink, asked: ScanGroup = asked) -> ScanHits:
-            (answer,) = await link.scan([asked], slots, deadline)
-            if isinstance(answer, Corruption | SlotMoved):
-                raise answer
+        async def ask(client: ShardClient, asked: ScanGroup = asked) -> ScanResult:
+            (answer,) = await client.scan([asked], slots, deadline)
             if isinstance(answer, LookalikeError):
                 raise answer
             return answer
 
         answers = await group.some(ask, group.majority, deadline)
-        if len(answers) == 1 or _are_alike([hits for _, hits in answers]):
-            return _cut(answers[0][1], queries.k)
-        merged = await _merged(answers, asked, queries.k, deadline)
-        if merged is not None:
-            return merged
+        hits = await _agreed(answers, asked, queries.k, deadline)
+        if hits is not None:
+            rows = max(result.rows for _, result in answers)
+            return dataclasses.replace(answers[0][1], hits=hits.head(queries.k), rows=rows, stale_ms=0)
         if asked.k > MAX_K:
             break
         asked = dataclasses.replace(asked, k=min(2 * asked.k + 8, MAX_K + 1))
     raise Overloaded(
-        f"partition {group.partition}: its replicas differ in too much to be compared; repeat in a moment",
+        f"partition {group.partition}: its replicas differ in too many rows to be compared; repeat in a moment",
         retry_after_ms=1_000,
     )
 
 
-def _are_alike(answers: Sequence[ScanHits]) -> bool:
-    first = answers[0]
-    return all(
-        other.keys == first.keys and other.versions == first.versions and other.counts == first.counts
-        for other in answers[1:]
+async def _agreed(answers: _Answers, asked: ScanGroup, k: int, deadline: float) -> HitTable | None:
+    """The replicas' current rows, at least the first k of each query; None if they must be asked for more."""
+    first, *others = (result.hits for _, result in answers)
+    if all(_is_same(first, other) for other in others):
+        return first
+    by_rank = asked.scoring is Scoring.ASYMMETRIC
+    newest = await _newest_versions(answers, asked.collection, deadline)
+    joined = concat([first, *others], len(asked.codes)).sort(by_rank)
+    orders = _orders(joined, by_rank)
+    queries, versions = joined.query_of.tolist(), joined.versions.tolist()
+    limits = _limits([first, *others], asked.k, by_rank)
+    rows: dict[tuple[int, _Order], int] = {}
+    for row, (query, order, version) in enumerate(zip(queries, orders, versions, strict=True)):
+        limit = limits[query]
+        if version == newest[order[2]] and (limit is None or order <= limit):
+            rows[query, order] = row
+    current = joined.take(np.array(list(rows.values()), np.intp))
+    for count, limit in zip(current.counts.tolist(), limits, strict=True):
+        if count < k and limit is not None:
+            return None
+    return current
+
+
+def _is_same(one: HitTable, other: HitTable) -> bool:
+    return (
+        np.array_equal(one.query_of, other.query_of)
+        and np.array_equal(one.keys, other.keys)
+        and np.array_equal(one.versions, other.versions)
     )
 
 
-async def _merged(
-    answers: Sequence[tuple[ShardLink, ScanHits]], asked: ScanGroup, k: int, deadline: float
-) -> ScanHits | None:
-    """The first k of what the replicas hold together, or None if they must be asked for more."""
-    by_replica = [(link, _rows(hits, asked)) for link, hits in answers]
+async def _newest_versions(answers: _Answers, collection: str, deadline: float) -> dict[str, int]:
+    """By key, the highest version that one of the replicas has, tombstones included."""
     newest: dict[str, int] = {}
-    for link, queries in by_replica:
-        shown = {row.order[2]: row.version for rows in queries for row in rows}
-        others = {row.order[2] for _, lists in by_replica for rows in lists for row in rows} - shown.keys()
-        for key, version in [*shown.items(), *(await _versions(link, asked.collection, others, deadline)).items()]:
+    everywhere = {key for _, result in answers for key in result.hits.keys.tolist()}
+    for client, result in answers:
+        shown = dict(zip(result.hits.keys.tolist(), result.hits.versions.tolist(), strict=True))
+        others = await _versions(client, collection, everywhere - shown.keys(), deadline)
+        for key, version in [*shown.items(), *others.items()]:
             newest[key] = max(version, newest.get(key, 0))
-    chosen: list[list[_Row]] = []
-    for q in range(len(asked.codes)):
-        lists = [queries[q] for _, queries in by_replica]
-        known_up_to = min((rows[-1].order for rows in lists if len(rows) >= asked.k), default=None)
-        current = {row.order: row for rows in lists for row in rows if row.version == newest[row.order[2]]}
-        found = sorted(order for order in current if known_up_to is None or order <= known_up_to)
-        if len(found) < k and known_up_to is not None:
-            return None
-        chosen.append([current[order] for order in found[:k]])
-    return _hits(chosen, answers, asked)
+    return newest
 
 
-async def _versions(link: ShardLink, collection: str, keys: set[str], deadline: float) -> Mapping[str, int]:
+async def _versions(client: ShardClient, collection: str, keys: set[str], deadline: float) -> Mapping[str, int]:
     if not keys:
         return {}
-    records = await link.fetch(collection, sorted(keys), deadline, include_deleted=True)
+    records = await client.fetch(collection, sorted(keys), deadline, include_deleted=True)
     return {record.key: record.version for record in records}
 
 
-def _rows(hits: ScanHits, asked: ScanGroup) -> list[list[_Row]]:
-    """Each query's rows."""
-    by_rank = asked.scoring is Scoring.ASYMMETRIC
-    distances, ids, ranks = hits.distances.tolist(), hits.ids.tolist(), hits.ranks.tolist()
-    queries = []
-    start = 0
-    for count in hits.counts:
-        rows = []
-        for i in range(start, start + count):
-            order = (ranks[i] if by_rank else distances[i], ids[i], hits.keys[i])
-            attributes = hits.attributes[i] if hits.attributes else ""
-            rows.append(_Row(order, distances[i], hits.versions[i], attributes, ranks[i] if ranks else 0.0))
-        queries.append(rows)
-        start += count
-    return queries
+def _limits(tables: Sequence[HitTable], k: int, by_rank: bool) -> list[_Order | None]:
+    """By query, the smallest of the replicas' last rows, up to which the joint result is certain; None if every
+    replica returned all its rows."""
+    limits: list[_Order | None] = [None] * tables[0].queries
+    for table in tables:
+        full = np.flatnonzero(table.counts >= k)
+        lasts = _orders(table.take(table.offsets[full + 1] - 1), by_rank)
+        for query, last in zip(full.tolist(), lasts, strict=True):
+            limit = limits[query]
+            limits[query] = last if limit is None else min(limit, last)
+    return limits
 
 
-def _hits(
-    chosen: Sequence[Sequence[_Row]], answers: Sequence[tuple[ShardLink, ScanHits]], asked: ScanGroup
-) -> ScanHits:
-    rows = [row for rows in chosen for row in rows]
-    first = answers[0][1]
-    is_ranked = asked.scoring is not Scoring.HAMMING
-    return dataclasses.replace(
-        first,
-        counts=[len(rows) for rows in chosen],
-        distances=np.array([row.distance for row in rows], np.uint16),
-        ids=np.array([row.order[1] for row in rows], np.uint64),
-        keys=[row.order[2] for row in rows],
-        attributes=[row.attributes for row in rows] if asked.include_attributes else [],
-        rows=max(hits.rows for _, hits in answers),
-        ranks=np.array([row.rank for row in rows] if is_ranked else [], np.float64),
-        versions=[],
-        stale_ms=0,
-    )
-
-
-def _cut(hits: ScanHits, k: int) -> ScanHits:
-    """Only the first k of each query, when more were asked for."""
-    hits = dataclasses.replace(hits, stale_ms=0, versions=[])
-    if max(hits.counts, default=0) <= k:
-        return hits
-    starts = np.cumsum([0, *hits.counts[:-1]])
-    kept = [int(start) + i for start, count in zip(starts, hits.counts, strict=True) for i in range(min(count, k))]
-    return dataclasses.replace(
-        hits,
-        counts=[min(count, k) for count in hits.counts],
-        distances=hits.distances[kept],
-        ids=hits.ids[kept],
-        keys=[hits.keys[i] for i in kept],
-        attributes=[hits.attributes[i] for i in kept] if hits.attributes else [],
-        ranks=hits.ranks[kept] if len(hits.ranks) else hits.ranks,
-    )
+def _orders(hits: HitTable, by_rank: bool) -> list[_Order]:
+    values = hits.ranks if by_rank else hits.distances
+    return list(zip(values.tolist(), hits.ids.tolist(), hits.keys.tolist(), strict=True))

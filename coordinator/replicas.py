@@ -1,21 +1,20 @@
-"""Owns the choice among a partition's replicas: which is asked, when another is asked as well, how many must have
-a write.
+"""Owns the choice among a partition's replicas: which one is called, when another is called as well, and how many
+must store a write.
 
-A read goes to the replica that serves, does not lag and has the fewest calls on their way. If it is slower than 95
-of 100 calls were lately, another is asked too, within a budget of one in twenty; if it fails, another at once."""
+A read goes to the healthiest replica with the fewest calls in flight. If that is slower than the 95th percentile
+of recent calls, another is called too, within a budget of one call in twenty; if it fails, another at once."""
 
 from __future__ import annotations
 
 import asyncio
-import collections
 import dataclasses
-import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import TypeVar
 
-from coordinator.shard_link import ShardLink
-from lookalike.cluster.scan import ScanGroup, ScanHits, WriteResult
+from coordinator.hedging import Hedges
+from coordinator.replica import Replica
+from lookalike.cluster.scan import ScanGroup, ScanResult, WriteResult
 from lookalike.model.errors import (
     Corruption,
     DeadlineExceeded,
@@ -27,63 +26,25 @@ from lookalike.model.errors import (
 )
 from lookalike.model.records import VersionedRecord
 from lookalike.server.observe import metrics
+from lookalike.server.shard_client import ShardClient
 
-log = logging.getLogger("coordinator.replicas")
-HEDGE_SHARE = 0.05
-_HEDGES_SAVED = 5.0
-_LATENCIES = 200
-_FEW_LATENCIES = 20
-_FIRST_HEDGE_SECONDS = 0.05
-_LEAST_HEDGE_SECONDS = 0.002
-# A call that takes so long is given up for another replica, whatever the budget.
+# After this time another replica is called, whatever the budget.
 _STALL_SECONDS = 1.0
+# A call is suspiciously slow after this many hedge delays.
 _SUSPECT_AFTER = 3
 # How long a write waits for replicas that are away for a moment, as in a restart.
 WRITE_PATIENCE_SECONDS = 10.0
 _WRITE_RETRY_SECONDS = 0.05
 _WRITE_RETRY_MAX_SECONDS = 0.5
-# How long a write that is acknowledged is still tried at the other replicas; after that, repair brings it there.
+# How long an acknowledged write is still sent to the other replicas; after that, repair brings it there.
 _LATECOMER_SECONDS = 2.0
 
 Result = TypeVar("Result")
 
 
-class Hedges:
-    """When to ask a second replica: the delay follows the latencies of late, the budget the calls."""
-
-    def __init__(self) -> None:
-        self._latencies: collections.deque[float] = collections.deque(maxlen=_LATENCIES)
-        self._budget = _HEDGES_SAVED
-        self._delay = _FIRST_HEDGE_SECONDS
-        self._since = 0
-
-    def called(self) -> None:
-        self._budget = min(_HEDGES_SAVED, self._budget + HEDGE_SHARE)
-
-    def answered(self, seconds: float) -> None:
-        self._latencies.append(seconds)
-        self._since += 1
-        if len(self._latencies) >= _FEW_LATENCIES and self._since >= _FEW_LATENCIES:
-            self._since = 0
-            ordered = sorted(self._latencies)
-            self._delay = max(_LEAST_HEDGE_SECONDS, ordered[int(len(ordered) * 0.95)])
-
-    @property
-    def delay(self) -> float:
-        """Seconds after which a call is slow: the 95th percentile of late."""
-        return self._delay
-
-    def spend(self) -> bool:
-        """Whether the budget allows for one more call."""
-        if self._budget < 1:
-            return False
-        self._budget -= 1
-        return True
-
-
 @dataclasses.dataclass(slots=True)
 class _Attempt:
-    link: ShardLink
+    replica: Replica
     began: float
     look_at: float
     is_hedge: bool
@@ -94,7 +55,7 @@ class ReplicaGroup:
 
     def __init__(self, partition: int, writes_needed: int) -> None:
         self.partition = partition
-        self.links: list[ShardLink] = []
+        self.replicas: list[Replica] = []
         self.writes_needed = writes_needed
         self._hedges = Hedges()
         self._turn = 0
@@ -102,47 +63,47 @@ class ReplicaGroup:
 
     @property
     def majority(self) -> int:
-        return len(self.links) // 2 + 1
+        return len(self.replicas) // 2 + 1
 
     async def close(self) -> None:
         for task in self._latecomers:
             task.cancel()
         await asyncio.gather(*self._latecomers, return_exceptions=True)
 
-    def choose(self, but: Iterable[ShardLink] = ()) -> ShardLink | None:
-        """The replica to ask next; None if all were."""
+    def choose(self, but: Iterable[Replica] = ()) -> Replica | None:
+        """Returns the replica to call next, other than these; None if there is no other."""
         excluded = set(but)
         self._turn += 1
         candidates = [
-            (link.reluctance, link.outstanding, (place + self._turn) % len(self.links), link)
-            for place, link in enumerate(self.links)
-            if link not in excluded
+            (replica.health.penalty, replica.in_flight, (place + self._turn) % len(self.replicas), replica)
+            for place, replica in enumerate(self.replicas)
+            if replica not in excluded
         ]
         return min(candidates, key=lambda candidate: candidate[:3])[3] if candidates else None
 
-    async def first(self, call: Callable[[ShardLink], Awaitable[Result]], deadline: float) -> Result:
-        """The answer of one replica; raises what the last one raised when all failed."""
+    async def first(self, call: Callable[[ShardClient], Awaitable[Result]], deadline: float) -> Result:
+        """Returns the answer of one replica. Raises what the last one raised if all failed."""
         return (await self.some(call, 1, deadline))[0][1]
 
     async def some(
-        self, call: Callable[[ShardLink], Awaitable[Result]], count: int, deadline: float
-    ) -> list[tuple[ShardLink, Result]]:
-        """The answers of so many replicas. Raises what the last one raised when too few are left."""
+        self, call: Callable[[ShardClient], Awaitable[Result]], count: int, deadline: float
+    ) -> list[tuple[ShardClient, Result]]:
+        """Returns the answers of `count` replicas. Raises what the last one raised if too few are left."""
         loop = asyncio.get_running_loop()
         running: dict[asyncio.Task[Result], _Attempt] = {}
-        tried: list[ShardLink] = []
-        answers: list[tuple[ShardLink, Result]] = []
+        tried: list[Replica] = []
+        answers: list[tuple[ShardClient, Result]] = []
         failure: LookalikeError = PartitionUnavailable(f"partition {self.partition} has no replicas")
-        self._hedges.called()
+        self._hedges.record_call()
 
         def start(is_hedge: bool = False) -> bool:
-            link = self.choose(tried)
-            if link is None:
+            replica = self.choose(tried)
+            if replica is None:
                 return False
-            tried.append(link)
+            tried.append(replica)
             now = loop.time()
-            attempt = _Attempt(link, now, now + self._hedges.delay, is_hedge)
-            running[asyncio.create_task(_counted(link, call))] = attempt
+            attempt = _Attempt(replica, now, now + self._hedges.delay, is_hedge)
+            running[asyncio.create_task(_counted(replica, call))] = attempt
             return True
 
         try:
@@ -157,31 +118,38 @@ class ReplicaGroup:
                 if not done:
                     if loop.time() >= deadline:
                         raise DeadlineExceeded(f"partition {self.partition} did not answer in time")
-                    self._look(running.values(), start)
+                    self._hedge(running.values(), start)
                 for task in done:
                     attempt = running.pop(task)
                     try:
                         answer = task.result()
                     except LookalikeError as error:
-                        failure = _worse(failure, error)
-                        attempt.link.failed(error)
-                        metrics.SHARD_FAILURES.labels(str(self.partition), str(attempt.link.replica)).inc()
-                        if not another_may_do_better(error):
-                            raise
+                        failure = _more_telling(failure, error)
+                        self._note_failure(attempt.replica, error)
                         continue
-                    self._hedges.answered(loop.time() - attempt.began)
-                    answers.append((attempt.link, answer))
-                    if attempt.is_hedge:
-                        metrics.HEDGES_WON.labels(str(self.partition)).inc()
+                    self._note_answer(attempt)
+                    answers.append((attempt.replica.client, answer))
             return answers
         finally:
             for task, attempt in running.items():
                 if loop.time() - attempt.began > _SUSPECT_AFTER * self._hedges.delay:
-                    attempt.link.suspect()
+                    attempt.replica.health.mark_suspect()
                 task.cancel()
 
-    def _look(self, running: Collection[_Attempt], start: Callable[[bool], bool]) -> None:
-        """Somebody is slow: ask another, if there is one and the budget allows it or the wait is too long."""
+    def _note_failure(self, replica: Replica, error: LookalikeError) -> None:
+        """Counts the failure. Raises it if no other replica would do better."""
+        replica.health.mark_failed(error)
+        metrics.SHARD_FAILURES.labels(str(self.partition), str(replica.replica)).inc()
+        if not is_replicas_own(error):
+            raise error
+
+    def _note_answer(self, attempt: _Attempt) -> None:
+        self._hedges.record_latency(asyncio.get_running_loop().time() - attempt.began)
+        if attempt.is_hedge:
+            metrics.HEDGES_WON.labels(str(self.partition)).inc()
+
+    def _hedge(self, running: Collection[_Attempt], start: Callable[[bool], bool]) -> None:
+        """Calls another replica if there is one and the budget allows it, or a call takes too long."""
         now = asyncio.get_running_loop().time()
         slow = [attempt for attempt in running if now >= attempt.look_at]
         stalled = any(now - attempt.began >= _STALL_SECONDS for attempt in slow)
@@ -192,13 +160,13 @@ class ReplicaGroup:
 
     async def scan(
         self, groups: Sequence[ScanGroup], slots: bytes, deadline: float
-    ) -> list[ScanHits | LookalikeError]:
-        """The answer of one replica to each group of queries, or why there is none."""
+    ) -> list[ScanResult | LookalikeError]:
+        """Returns one replica's answer to each group of queries, or the error."""
 
-        async def scan(link: ShardLink) -> list[ScanHits | LookalikeError]:
-            answers = await link.scan(groups, slots, deadline)
+        async def scan(client: ShardClient) -> list[ScanResult | LookalikeError]:
+            answers = await client.scan(groups, slots, deadline)
             for answer in answers:
-                # This replica's own trouble; the others may be sound.
+                # This replica's own failure; others may be sound.
                 if isinstance(answer, Corruption | SlotMoved):
                     raise answer
             return answers
@@ -216,24 +184,30 @@ class ReplicaGroup:
         records: Sequence[VersionedRecord],
         deadline: float,
     ) -> list[WriteResult]:
-        """Have the records stored by so many replicas as are needed; those that are left are tried on. Returns
-        what they answered. Raises when there were too few, and says that some may have stored them; SlotMoved if
-        the partition is no longer part of the cluster."""
-        loop = asyncio.get_running_loop()
-        give_up = min(deadline, loop.time() + WRITE_PATIENCE_SECONDS)
+        """Stores the records on `writes_needed` replicas, and goes on trying the others in the background.
 
-        async def write(link: ShardLink) -> WriteResult:
+        Returns:
+            The answers of the replicas that stored the records.
+
+        Raises:
+            SlotMoved: If the partition is no longer part of the cluster.
+            LookalikeError: If too few replicas stored them; the text says that some may have.
+        """
+        loop = asyncio.get_running_loop()
+        give_up_at = min(deadline, loop.time() + WRITE_PATIENCE_SECONDS)
+
+        async def write(client: ShardClient) -> WriteResult:
             wait = _WRITE_RETRY_SECONDS
             while True:
                 try:
-                    return await link.write(collection, fingerprint, features, records, deadline)
+                    return await client.write(collection, fingerprint, features, records, deadline)
                 except PartitionUnavailable as error:
-                    if link.is_let_go or loop.time() + wait >= give_up:
+                    if client.is_retired or loop.time() + wait >= give_up_at:
                         raise error
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, _WRITE_RETRY_MAX_SECONDS)
 
-        tasks = {asyncio.create_task(write(link)): link for link in self.links}
+        tasks = {asyncio.create_task(write(replica.client)): replica for replica in self.replicas}
         results: list[WriteResult] = []
         errors: list[LookalikeError] = []
         try:
@@ -244,7 +218,7 @@ class ReplicaGroup:
                     except LookalikeError as error:
                         errors.append(error)
                     if len(results) >= self.writes_needed:
-                        self._let_finish(tasks)
+                        self._finish_in_background(tasks)
                         return results
                     if len(tasks) - len(errors) < self.writes_needed:
                         break
@@ -256,64 +230,64 @@ class ReplicaGroup:
         _cancel(tasks)
         raise self._below_quorum(len(results), errors)
 
-    def _let_finish(self, tasks: dict[asyncio.Task[WriteResult], ShardLink]) -> None:
-        """Go on with the replicas that have not answered, for a while; who then has not is behind."""
+    def _finish_in_background(self, tasks: dict[asyncio.Task[WriteResult], Replica]) -> None:
+        """Waits a while for the replicas that have not answered. One that then has not lags."""
         now = time.monotonic()
-        for task, link in tasks.items():
+        for task, replica in tasks.items():
             if task.done():
                 if task.cancelled() or task.exception() is not None:
-                    link.missed(now)
+                    replica.health.mark_missed_write(now)
                 continue
             self._latecomers.add(task)
             timer = asyncio.get_running_loop().call_later(_LATECOMER_SECONDS, task.cancel)
 
             def finished(
-                task: asyncio.Task[WriteResult], link: ShardLink = link, timer: asyncio.TimerHandle = timer
+                task: asyncio.Task[WriteResult], replica: Replica = replica, timer: asyncio.TimerHandle = timer
             ) -> None:
                 timer.cancel()
                 self._latecomers.discard(task)
                 if task.cancelled() or task.exception() is not None:
-                    link.missed(now)
+                    replica.health.mark_missed_write(now)
 
             task.add_done_callback(finished)
 
     def _below_quorum(self, stored: int, errors: Sequence[LookalikeError]) -> LookalikeError:
-        worst = errors[-1] if errors else PartitionUnavailable("nobody answered")
+        worst = errors[-1] if errors else PartitionUnavailable("no replica answered")
         for error in errors:
             if not isinstance(error, PartitionUnavailable | DeadlineExceeded):
                 worst = error
-        if len(self.links) == 1 or not isinstance(worst, PartitionUnavailable | DeadlineExceeded):
+        if len(self.replicas) == 1 or not isinstance(worst, PartitionUnavailable | DeadlineExceeded):
             return worst
         text = (
-            f"partition {self.partition}: {stored} of {len(self.links)} replicas stored the write,"
+            f"partition {self.partition}: {stored} of {len(self.replicas)} replicas stored the write,"
             f" {self.writes_needed} are needed ({worst.message}); it may have been applied: repeat it, which is"
             " harmless"
         )
         return type(worst)(text, retry_after_ms=worst.retry_after_ms)
 
 
-async def _counted(link: ShardLink, call: Callable[[ShardLink], Awaitable[Result]]) -> Result:
-    link.outstanding += 1
+async def _counted(replica: Replica, call: Callable[[ShardClient], Awaitable[Result]]) -> Result:
+    replica.in_flight += 1
     try:
-        return await call(link)
+        return await call(replica.client)
     finally:
-        link.outstanding -= 1
+        replica.in_flight -= 1
 
 
 def _cancel(tasks: Iterable[asyncio.Task[WriteResult]]) -> None:
     for task in tasks:
         task.cancel()
-        # Whoever failed was counted already.
+        # The exceptions of those that failed were handled already.
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
-def another_may_do_better(error: LookalikeError) -> bool:
-    """Whether the failure is the replica's own, not the request's."""
+def is_replicas_own(error: LookalikeError) -> bool:
+    """Returns whether the failure is the replica's own, not the request's: then another replica may succeed."""
     return isinstance(error, PartitionUnavailable | Corruption | Overloaded | NotFound)
 
 
-def _worse(one: LookalikeError, other: LookalikeError) -> LookalikeError:
-    """Of two replicas' failures the one that says more."""
+def _more_telling(one: LookalikeError, other: LookalikeError) -> LookalikeError:
+    """Of two replicas' failures, the one that says more."""
     if isinstance(one, Corruption) or (isinstance(one, SlotMoved) and type(other) is PartitionUnavailable):
         return one
     return other

@@ -1,12 +1,13 @@
-"""Owns the routing: which partition each slot is asked of, as a pure function of what the shards said last.
+"""Owns the routing: which partition each slot is requested from, as a pure function of what the shards last
+reported.
 
-It may be out of date at any time: a shard answers only for the slots that it serves and says where records must be
-stored beside it, so a wrong guess costs another round and never an answer."""
+It may be out of date at any time: a shard answers only for the slots that it serves and names other partitions
+that must store a record, so a stale route costs another round trip and never an answer."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ Place = tuple[int, int]  # partition, replica
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Share:
-    """Slots that one partition is asked for; `data` a bit for each."""
+    """Slots requested from one partition. data: a bitmap of the slots; slots: how many there are."""
 
     partition: int
     data: bytes
@@ -29,8 +30,13 @@ class Share:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Routing:
-    """owners: the partition of each slot. shares: what each partition is asked for; together every slot once,
-    those that nobody serves, as far as is known, apart from the others."""
+    """Where each slot is requested.
+
+    Attributes:
+        owners: The partition of each slot, int32 (SLOTS,).
+        served: The slots that a live shard serves, as far as is known.
+        shares: What is requested from each partition: every slot once, with unserved slots in shares of their own.
+    """
 
     owners: npt.NDArray[np.int32]
     served: SlotSet
@@ -38,9 +44,17 @@ class Routing:
 
     @classmethod
     def of(cls, tables: Mapping[Place, SlotTable], live: frozenset[Place], target: Target) -> Routing:
-        """tables: of the shards that ever answered; live: those that do now. A slot is asked of the partition that
-        serves it in the latest generation: of two that serve it, the one that takes it. If no live shard serves
-        it, of the one that did; if none ever did, of the one that shall have it."""
+        """Computes the routing.
+
+        A slot is requested from the partition that serves it in the latest generation: of two that serve it, the
+        one that it moves to. If no live shard serves it, from the last one that did; if none ever did, from its
+        owner in the target.
+
+        Args:
+            tables: The slot tables of all shards that ever answered.
+            live: The shards that answer now.
+            target: How slots shall be divided.
+        """
         owners = target.owners().astype(np.int32)
         served = np.zeros(SLOTS, np.bool_)
         for is_live in (False, True):
@@ -60,13 +74,27 @@ class Routing:
                     shares.append(Share(partition, slots_to_bytes(slots), int(slots.sum())))
         return cls(owners, served, tuple(shares))
 
-    def split(self, keys: Sequence[str]) -> dict[int, list[int]]:
-        """The indices of the keys that each partition has, in order."""
+    def split(self, slots: Sequence[int], indices: Iterable[int]) -> dict[int, list[int]]:
+        """Groups items by the partition of their slots.
+
+        Args:
+            slots: The slot of every item.
+            indices: The items to group.
+
+        Returns:
+            By partition, the indices of its items, in the order given.
+        """
         parts: dict[int, list[int]] = {}
-        for index, key in enumerate(keys):
-            parts.setdefault(int(self.owners[slot_of(record_id(key))]), []).append(index)
+        for i in indices:
+            parts.setdefault(int(self.owners[slots[i]]), []).append(i)
         return parts
 
     def slots_of(self, partition: int) -> SlotSet:
+        """Returns the served slots of a partition."""
         slots: SlotSet = self.served & (self.owners == partition)
         return slots
+
+
+def slots_of_keys(keys: Sequence[str]) -> list[int]:
+    """Returns the slot of each key."""
+    return [slot_of(record_id(key)) for key in keys]

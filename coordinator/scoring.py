@@ -1,7 +1,7 @@
-"""Owns how hits are scored beyond their Hamming distance: what the shards need for that, and the final order.
+"""Owns how hits are scored beyond their Hamming distance, and what the shards need for that.
 
-The shards rank candidates, the coordinator chooses them: the nearest by Hamming distance over all partitions, cut
-there by the total order. So neither candidates nor answer depend on the number of shards."""
+The shards rank candidates, but the coordinator chooses them: the nearest by Hamming distance over all partitions,
+cut by the total order. So neither candidates nor answer depend on the number of shards."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from coordinator.catalog import NotInLayout
-from coordinator.merge import QueryHits
 from lookalike.cluster.scan import Codes, Inputs, Scoring
 from lookalike.model.errors import InvalidRequest
 from lookalike.model.indexing import Indexing
 from lookalike.model.records import MAX_K
+from lookalike.model.search_options import SearchOptions
 
-# Features that one request may have compared, some seconds' work; and bytes of query features that go to each
+# Limits of one request: feature values to compare, some seconds of work; and bytes of query features sent to each
 # shard.
 MAX_COMPARED = 300_000_000
 MAX_FEATURE_BYTES = 8 * 1024 * 1024
@@ -26,8 +26,8 @@ _MAX_WEIGHT = np.iinfo(np.uint16).max
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Plan:
-    """scoring: what the shards do. candidates: hits that they are asked for per query, k for no rerank."""
+class ScoringPlan:
+    """scoring: what the shards do. candidates: hits to request per query; k if there is no rerank."""
 
     scoring: Scoring
     candidates: int
@@ -45,27 +45,27 @@ class Plan:
         return self.scoring in (Scoring.RERANK_ASYMMETRIC, Scoring.RERANK_FEATURES)
 
 
-def plan(score: str, rerank: str, k: int, oversampling: int) -> Plan:
-    """score: "hamming" or "asymmetric"; rerank: "none", "asymmetric" or "features". Raises InvalidRequest for two
-    that do not go together."""
-    if score == "asymmetric":
+def plan(options: SearchOptions) -> ScoringPlan:
+    """Returns how to score a search. Raises InvalidRequest if score and rerank cannot be combined."""
+    k, rerank = options.k, options.rerank
+    if options.score == "asymmetric":
         if rerank != "none":
             raise InvalidRequest(
                 f"rerank: {rerank} goes with score hamming; score asymmetric compares all rows already"
             )
-        return Plan(Scoring.ASYMMETRIC, k)
+        return ScoringPlan(Scoring.ASYMMETRIC, k)
     if rerank == "none":
-        return Plan(Scoring.HAMMING, k)
+        return ScoringPlan(Scoring.HAMMING, k)
     scoring = Scoring.RERANK_ASYMMETRIC if rerank == "asymmetric" else Scoring.RERANK_FEATURES
-    return Plan(scoring, max(k, min(MAX_K, k * oversampling)))
+    return ScoringPlan(scoring, max(k, min(MAX_K, k * options.oversampling)))
 
 
-def check(plan: Plan, indexing: Indexing, queries: int) -> None:
-    """Raise InvalidRequest unless the collection can be searched by this plan, for so many queries at once."""
+def check(plan: ScoringPlan, indexing: Indexing, queries: int) -> None:
+    """Raises InvalidRequest if the collection cannot be searched by this plan for this number of queries."""
     if not plan.needs_features:
         return
     if not indexing.keeps_features:
-        raise NotInLayout("rerank: this collection keeps no features; make one with features int8 or float16")
+        raise NotInLayout("rerank: this collection stores no features; create one with features int8 or float16")
     compared = queries * plan.candidates * indexing.feature_width
     if compared > MAX_COMPARED or queries * indexing.feature_width * 4 > MAX_FEATURE_BYTES:
         raise InvalidRequest(
@@ -75,8 +75,12 @@ def check(plan: Plan, indexing: Indexing, queries: int) -> None:
 
 
 def weights(projections: npt.NDArray[np.float32], code: bytes) -> npt.NDArray[np.uint16]:
-    """How sure a query is of each bit, in whole numbers that every shard adds up alike: uint16 (bits,), the size
-    of its projections. Raises InvalidRequest unless their signs are the code's bits."""
+    """Returns a query's weight of each bit, uint16 (bits,): the magnitude of its projection, scaled. Whole
+    numbers, so that sums are equal on every shard.
+
+    Raises:
+        InvalidRequest: If the signs of the projections are not the code's bits.
+    """
     bits = np.unpackbits(np.frombuffer(code, np.uint8)).view(np.bool_)
     if ((projections > 0) != bits).any():
         raise InvalidRequest("projections: have other signs than the code's bits; send those that made the code")
@@ -85,10 +89,19 @@ def weights(projections: npt.NDArray[np.float32], code: bytes) -> npt.NDArray[np
     return np.rint(sizes * (_MAX_WEIGHT / top)).astype(np.uint16)
 
 
-def inputs(plan: Plan, codes: Codes, projections: Sequence[npt.NDArray[np.float32] | None],
+def inputs(plan: ScoringPlan, codes: Codes, projections: Sequence[npt.NDArray[np.float32] | None],
            features: Sequence[npt.NDArray[np.float32] | None]) -> Inputs | None:  # fmt: skip
-    """What the shards need per query, a row each. codes: uint8 (n, bits/8). A query without what the plan needs is
-    an InvalidRequest."""
+    """Returns what the shards need, one row per query; None if they need nothing.
+
+    Args:
+        plan: How to score.
+        codes: uint8 (n, bits/8).
+        projections: Each query's projections, (bits,), if it has them.
+        features: Each query's features, (width,), if it has them.
+
+    Raises:
+        InvalidRequest: If a query lacks what the plan needs.
+    """
     if plan.needs_projections:
         if any(own is None for own in projections):
             raise InvalidRequest(
@@ -105,9 +118,3 @@ def inputs(plan: Plan, codes: Codes, projections: Sequence[npt.NDArray[np.float3
             )
         return np.stack([own for own in features if own is not None])
     return None
-
-
-def reordered(hits: QueryHits) -> QueryHits:
-    """The hits by (rank, id) instead of by distance; those that agree in both stay in order."""
-    order = np.lexsort((np.array(hits.ids, np.uint64), np.array(hits.ranks)))
-    return hits.taken(order.tolist())

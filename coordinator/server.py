@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -16,33 +16,28 @@ from coordinator.catalog import Catalog
 from coordinator.clock import Clock
 from coordinator.cluster import Cluster
 from coordinator.encoder_link import EncoderLink
-from coordinator.merge import QueryHits
-from coordinator.search import Answer, Options, Query, Searcher
-from coordinator.status import cluster_levels, cluster_status, coordinator_status
-from coordinator.writes import Draft, Writer
+from coordinator.ingest_stream import IngestStream
+from coordinator.query_encoder import QueryEncoder
+from coordinator.reader import Reader
+from coordinator.search import Answer, Searcher
+from coordinator.status import cluster_gauges, cluster_status, coordinator_status
+from coordinator.writes import Writer
 from lookalike import wire
 from lookalike.model.codespace import CodeSpace
-from lookalike.model.errors import InvalidRequest, LookalikeError, NotFound, PartitionUnavailable
+from lookalike.model.errors import InvalidRequest, LookalikeError
 from lookalike.model.indexing import Indexing
-from lookalike.model.records import (
-    DEFAULT_OVERSAMPLING,
-    ClusterStatus,
-    Outcome,
-    check_count,
-    check_k,
-    check_oversampling,
-)
+from lookalike.model.records import ClusterStatus, Outcome, check_count
 from lookalike.server.admission import Admission
+from lookalike.server.background import BackgroundTasks
 from lookalike.server.config import ClusterConfig
 from lookalike.server.observe import metrics
 from lookalike.server.peer_channels import PeerChannels
 from lookalike.server.security.authorizer import visible
-from lookalike.v1 import record_pb2, search_pb2_grpc, shard_pb2
 from lookalike.v1 import search_pb2 as pb
+from lookalike.v1 import search_pb2_grpc, shard_pb2
 
 SEARCH_SECONDS = 10.0
 WRITE_SECONDS = 30.0
-INGEST_MESSAGES_IN_WORK = 4
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -60,21 +55,23 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             config.encoder.address if config.encoder else None, peer_channels, config.limits.max_image_bytes
         )
         self._catalog = Catalog(self._cluster)
-        self._searcher = Searcher(self._cluster, self._catalog, self._encoder)
+        self._reader = Reader(self._cluster, self._catalog)
+        queries = QueryEncoder(self._encoder, self._reader)
+        self._searcher = Searcher(self._cluster, self._catalog, queries)
         clock = Clock()
         self._cluster.on_version = clock.observe
         self._writer = Writer(self._cluster, self._catalog, self._encoder, clock)
 
-    async def start(self) -> None:
-        """Look for the shards."""
-        await self._cluster.start()
+    async def start(self, background: BackgroundTasks) -> None:
+        """Looks for the shards, and follows their state in the background."""
+        await self._cluster.start(background)
 
     async def reload(self, config: ClusterConfig) -> None:
-        """Go on with another config. Its addresses of this process and of the encoder need a restart."""
+        """Applies another config. Other addresses of this process or of the encoder need a restart."""
         await self._cluster.reload(config)
 
     def drain(self) -> None:
-        """Begin no new work of streams: they end once what they have taken in is answered."""
+        """Stops reading from ingest streams: they end once the messages that were read are answered."""
         self._draining.set()
 
     async def close(self) -> None:
@@ -82,10 +79,10 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         await self._cluster.close()
         await self._encoder.close()
 
-    def levels(self) -> Iterator[metrics.Sample]:
-        """What its metrics show of it and of the cluster."""
+    def gauges(self) -> Iterator[metrics.Sample]:
+        """Yields the gauges of this process and of the cluster."""
         yield metrics.QUEUE_WAITING, ("round",), self._searcher.waiting
-        yield from cluster_levels(self._cluster)
+        yield from cluster_gauges(self._cluster)
 
     async def status(self) -> ClusterStatus:
         name = f"{socket.gethostname()}:{self._config.coordinator.listen.rpartition(':')[2]}"
@@ -97,30 +94,30 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             request.collection, [request.query], request.fingerprint, request.options, context
         )
         return pb.SearchResponse(
-            hits=_hits(answer.results[0], answer.bits),
+            hits=wire.hits_to_wire(answer.hits, answer.bits)[0],
             coverage=wire.coverage_to_wire(answer.coverage),
-            exact=all(answer.is_exact),
-            timings=_timings(answer),
+            exact=answer.is_exact,
+            timings=wire.timings_to_wire(answer.timings),
         )
 
     async def SearchBatch(self, request: pb.SearchBatchRequest, context: Context) -> pb.SearchBatchResponse:
         most = self._config.limits.max_batch
         if not 1 <= len(request.queries) <= most:
-            raise InvalidRequest(f"queries: are {len(request.queries):,}; send 1..{most:,} a request")
+            raise InvalidRequest(f"queries: {len(request.queries):,} in one request; send 1..{most:,}")
         answer = await self._search(
             request.collection, request.queries, request.fingerprint, request.options, context
         )
         return pb.SearchBatchResponse(
-            results=[pb.Hits(hits=_hits(hits, answer.bits)) for hits in answer.results],
+            results=[pb.Hits(hits=hits) for hits in wire.hits_to_wire(answer.hits, answer.bits)],
             coverage=wire.coverage_to_wire(answer.coverage),
-            exact=all(answer.is_exact),
-            timings=_timings(answer),
+            exact=answer.is_exact,
+            timings=wire.timings_to_wire(answer.timings),
         )
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:
         check_count("keys", len(request.keys))
-        consistency = _named("consistency", _CONSISTENCIES, request.consistency)
-        records = await self._searcher.fetch(
+        consistency = wire.consistency_from_wire(request.consistency)
+        records = await self._reader.get(
             request.collection,
             request.keys,
             consistency,
@@ -131,7 +128,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
 
     async def Upsert(self, request: pb.UpsertRequest, context: Context) -> pb.UpsertResponse:
         check_count("records", len(request.records))
-        drafts = [_draft(record) for record in request.records]
+        drafts = [wire.draft_from_wire(record) for record in request.records]
         stored = await self._writer.upsert(
             request.collection, drafts, request.fingerprint, _deadline(context, WRITE_SECONDS)
         )
@@ -140,58 +137,12 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
     async def Ingest(
         self, requests: AsyncIterator[pb.IngestRequest], context: Context
     ) -> AsyncIterator[pb.IngestResponse]:
-        # Reading goes on while answers wait, so a sender that waits for an answer gets it; and stops while
-        # enough is in work, so a fast sender feels it.
-        in_work: asyncio.Queue[asyncio.Task[pb.IngestResponse] | None] = asyncio.Queue(INGEST_MESSAGES_IN_WORK)
-        tasks: set[asyncio.Task[pb.IngestResponse]] = set()
+        def check(request: pb.IngestRequest) -> None:
+            check_count("records", len(request.records))
 
-        async def read() -> None:
-            async for request in requests:
-                check_count("records", len(request.records))
-                room = await self._admission.take(request.ByteSize())
-                # Versions follow the order of arrival, whichever message is done first.
-                versions = self._writer.stamp(len(request.records))
-                task = asyncio.create_task(self._ingest(request, versions))
-                tasks.add(task)
-
-                def done(task: asyncio.Task[pb.IngestResponse], room: int = room) -> None:
-                    self._admission.give_back(room)
-                    tasks.discard(task)
-
-                task.add_done_callback(done)
-                await in_work.put(task)
-
-        async def read_until_draining() -> None:
-            reading, draining = asyncio.create_task(read()), asyncio.create_task(self._draining.wait())
-            try:
-                await asyncio.wait((reading, draining), return_when=asyncio.FIRST_COMPLETED)
-                if not reading.done():
-                    raise PartitionUnavailable(
-                        "this coordinator is stopping; send what was not answered again, which is harmless"
-                    )
-                await reading
-            finally:
-                for task in (reading, draining):
-                    task.cancel()
-                await asyncio.gather(reading, draining, return_exceptions=True)
-
-        async def read_to_end() -> None:
-            try:
-                await read_until_draining()
-            except Exception:
-                await in_work.put(None)
-                raise
-            await in_work.put(None)
-
-        reader = asyncio.create_task(read_to_end())
-        try:
-            while (task := await in_work.get()) is not None:
-                yield await task
-            await reader
-        finally:
-            for unfinished in (reader, *tasks):
-                unfinished.cancel()
-            await asyncio.gather(reader, *tasks, return_exceptions=True)
+        stream = IngestStream(self._admission, self._draining, check, self._start_ingest)
+        async for answer in stream.answers(requests):
+            yield answer
 
     async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:
         check_count("keys", len(request.keys))
@@ -213,7 +164,9 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
                 space, hash_file = own.space, own.hash_file
                 indexing = _with_width(indexing, own.feature_width)
         if request.hash_file and request.WhichOneof("space") != "code_space":
-            raise InvalidRequest("hash_file: comes with a code space; the encoder's own is kept by itself")
+            raise InvalidRequest(
+                "hash_file: needs a code space; the encoder's own hash file is stored automatically"
+            )
         indexing.require_width()
         collection = await self._catalog.create(request.name, space, indexing, hash_file, deadline)
         return pb.CreateCollectionResponse(collection=wire.collection_to_wire(collection))
@@ -257,19 +210,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         return pb.RestoreResponse(restored=restored)
 
     async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:
-        partition = request.partition
-        await self._cluster.refresh()
-        target = self._cluster.target
-        if partition >= target.partitions:
-            raise NotFound(f"partition: {partition} is not one of the {target.partitions} that the cluster has")
-        drained = set(target.drained) - {partition} if request.undo else {*target.drained, partition}
-        if len(drained) == target.partitions:
-            raise InvalidRequest(f"partition: {partition} is the last that is not drained; add one first")
-        if drained != set(target.drained):
-            changed = target.followed_by(target.partitions, tuple(sorted(drained)))
-            if not await self._cluster.tell(changed):
-                raise PartitionUnavailable("no shard answers; see the cluster's status")
-        return pb.DrainResponse(slots=int(self._cluster.routing.slots_of(partition).sum()))
+        return pb.DrainResponse(slots=await self._cluster.drain(request.partition, request.undo))
 
     async def ClusterStatus(self, request: pb.ClusterStatusRequest, context: Context) -> pb.ClusterStatusResponse:
         status = await self.status()
@@ -287,14 +228,18 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
     ) -> Answer:
         return await self._searcher.search(
             collection,
-            [_query(query) for query in queries],
+            [wire.query_from_wire(query) for query in queries],
             fingerprint,
-            _options(options, self._config.limits.max_k),
+            wire.options_from_wire(options, self._config.limits.max_k),
             _deadline(context, SEARCH_SECONDS),
         )
 
+    def _start_ingest(self, request: pb.IngestRequest) -> Coroutine[Any, Any, pb.IngestResponse]:
+        # Versions follow the order of arrival, whichever message is stored first.
+        return self._ingest(request, self._writer.stamp(len(request.records)))
+
     async def _ingest(self, request: pb.IngestRequest, versions: Sequence[int]) -> pb.IngestResponse:
-        drafts = [_draft(record) for record in request.records]
+        drafts = [wire.draft_from_wire(record) for record in request.records]
         deadline = asyncio.get_running_loop().time() + WRITE_SECONDS
         errors: Sequence[LookalikeError | None] = await self._writer.ingest(
             request.collection, drafts, versions, request.fingerprint, deadline
@@ -305,89 +250,15 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
 
 
 def _deadline(context: Context, default_seconds: float) -> float:
-    """The call's own deadline as a time of the loop's clock, or the default if the client set none."""
+    """The call's deadline as a time of the loop's clock; the default if the client set none."""
     remaining = context.time_remaining()
     return asyncio.get_running_loop().time() + (default_seconds if remaining is None else remaining)
 
 
-def _query(message: pb.Query) -> Query:
-    kind = message.WhichOneof("kind")
-    if kind is None:
-        raise InvalidRequest("query: is empty; set an image, a code or a key")
-    if kind != "code" and (message.projections or message.features):
-        raise InvalidRequest(
-            "query: projections and features come with a code; those of an image are made from it"
-        )
-    return Query(**{kind: getattr(message, kind)}, projections=message.projections, features=message.features)
-
-
 def _with_width(indexing: Indexing, width: int) -> Indexing:
-    """The indexing with the encoder's feature width, if features are kept. Raises InvalidRequest for another."""
+    """The indexing with the encoder's feature width, if it stores features. Raises InvalidRequest for another."""
     if indexing.feature_width not in (0, width):
         raise InvalidRequest(
             f"feature_width: is {indexing.feature_width:,}, the encoder's features have {width:,}; leave it out"
         )
     return dataclasses.replace(indexing, feature_width=width) if indexing.keeps_features else indexing
-
-
-def _options(message: pb.SearchOptions, max_k: int) -> Options:
-    return Options(
-        check_k(message.k, max_k),
-        message.max_distance if message.HasField("max_distance") else None,
-        wire.filter_from_wire(message.filter) if message.HasField("filter") else None,
-        message.include_attributes,
-        message.allow_partial,
-        _named("score", _SCORES, message.score),
-        _named("rerank", _RERANKS, message.rerank),
-        _named("consistency", _CONSISTENCIES, message.consistency),
-        check_oversampling(message.oversampling) if message.oversampling else DEFAULT_OVERSAMPLING,
-    )
-
-
-def _names(enum: Any, prefix: str) -> dict[int, str]:
-    """An enum's plain names by number; what is left out counts as the first one named."""
-    names = {number: name.removeprefix(f"{prefix}_").lower() for name, number in enum.items()}
-    return {**names, 0: names[1]}
-
-
-_SCORES, _RERANKS = _names(pb.Score, "SCORE"), _names(pb.Rerank, "RERANK")
-_CONSISTENCIES = _names(pb.Consistency, "CONSISTENCY")
-
-
-def _named(field: str, names: dict[int, str], value: int) -> str:
-    if value not in names:
-        raise InvalidRequest(
-            f"{field}: {value} is not known; use one of {', '.join(dict.fromkeys(names.values()))}"
-        )
-    return names[value]
-
-
-def _draft(message: record_pb2.Record) -> Draft:
-    kind = message.WhichOneof("content")
-    return Draft(
-        message.key,
-        message.image if kind == "image" else None,
-        message.code if kind == "code" else None,
-        message.attributes,
-        message.features,
-        message.thumbnail,
-    )
-
-
-def _hits(hits: QueryHits, bits: int) -> list[record_pb2.Hit]:
-    attributes = hits.attributes or [""] * len(hits.keys)
-    ranks = hits.ranks or [distance / bits for distance in hits.distances]
-    return [
-        record_pb2.Hit(key=key, distance=distance, score=1 - rank, attributes=text)
-        for key, distance, rank, text in zip(hits.keys, hits.distances, ranks, attributes, strict=True)
-    ]
-
-
-def _timings(answer: Answer) -> pb.Timings:
-    timings = answer.timings
-    return pb.Timings(
-        encode_ms=timings.encode_ms,
-        search_ms=timings.search_ms,
-        merge_ms=timings.merge_ms,
-        total_ms=timings.total_ms,
-    )

@@ -1,4 +1,4 @@
-"""Owns the cluster's status: what every part says of itself now, and who does not answer."""
+"""Owns the cluster's status: what every process reports now, and which do not answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prometheus_client.samples import Sample
 from coordinator.catalog import sum_up
 from coordinator.cluster import Cluster
 from coordinator.encoder_link import EncoderLink
-from coordinator.shard_link import ShardLink
+from coordinator.replica import Replica
 from lookalike.cluster.shard_state import ShardState
 from lookalike.cluster.slots import SlotState
 from lookalike.model.errors import LookalikeError
@@ -34,7 +34,7 @@ STATUS_TIMEOUT_SECONDS = 2.0
 async def cluster_status(
     cluster: str, view: Cluster, encoder: EncoderLink, own: CoordinatorStatus
 ) -> ClusterStatus:
-    """Ask every part; one that does not answer within two seconds is unavailable."""
+    """Asks every process. One that does not answer within `STATUS_TIMEOUT_SECONDS` is unavailable."""
     deadline = asyncio.get_running_loop().time() + STATUS_TIMEOUT_SECONDS
     await view.refresh()
     every, states, encoder_status = await asyncio.gather(
@@ -43,13 +43,13 @@ async def cluster_status(
     owners = view.target.owners()
     partitions = []
     for partition in view.partitions:
-        found = [(link, state) for link, state in every if link.partition == partition]
+        found = [(replica, state) for replica, state in every if replica.partition == partition]
         target_slots = int((owners == partition).sum())
         partitions.append(
             PartitionStatus(
                 partition,
                 int(view.routing.slots_of(partition).sum()),
-                [_replica(link, state) for link, state in found],
+                [_replica(replica, state) for replica, state in found],
                 target_slots,
                 not target_slots and bool(found) and all(_is_empty(state) for _, state in found),
             )
@@ -59,7 +59,7 @@ async def cluster_status(
 
 
 def coordinator_status(name: str, uptime_seconds: float) -> CoordinatorStatus:
-    """What this process has answered, as its metrics count it."""
+    """Returns what this process has answered, as counted by its metrics."""
     queries = sum(sample.value for sample in _samples(metrics.QUERIES, "_total"))
     up_to = [
         (float(sample.labels["le"]), int(sample.value)) for sample in _samples(metrics.TOTAL_SECONDS, "_bucket")
@@ -78,15 +78,16 @@ def _samples(metric: Counter | Histogram, suffix: str) -> Iterator[Sample]:
     return (found for family in metric.collect() for found in family.samples if found.name.endswith(suffix))
 
 
-def cluster_levels(view: Cluster) -> Iterator[metrics.Sample]:
-    """What the metrics show of the cluster, as it was heard of last."""
-    links = view.links
-    for (partition, replica), link in links.items():
-        place = (str(partition), str(replica))
-        yield metrics.REPLICA_LIVE, place, link.is_live
-        if (state := link.last_state) is not None:
+def cluster_gauges(view: Cluster) -> Iterator[metrics.Sample]:
+    """Yields the gauges of the cluster, as of the last poll."""
+    states = []
+    for (partition, number), replica in view.all_replicas.items():
+        place = (str(partition), str(number))
+        yield metrics.REPLICA_LIVE, place, replica.health.is_live
+        if (state := replica.health.last_state) is not None:
+            states.append(state)
             yield metrics.REPLICA_LAG, place, state.stale_ms / 1000
-    found = _rebalance(view, [link.last_state for link in links.values() if link.last_state is not None])
+    found = _rebalance(view, states)
     yield metrics.PARTITIONS, (), found.partitions
     yield metrics.SLOTS_TO_MOVE, (), found.slots_to_move
     yield metrics.SLOTS_MOVING, (), found.slots_moving
@@ -100,8 +101,8 @@ def _rebalance(view: Cluster, states: Iterable[ShardState | LookalikeError]) -> 
     for state in states:
         if isinstance(state, ShardState):
             table = state.table
-            on_the_way = table.are(SlotState.RECEIVING, SlotState.RECEIVED, SlotState.TAKING)
-            moving |= on_the_way & (table.partners != table.own)
+            arriving = table.are(SlotState.RECEIVING, SlotState.RECEIVED, SlotState.TAKING)
+            moving |= arriving & (table.partners != table.own)
     return Rebalance(
         target.epoch,
         target.partitions,
@@ -116,13 +117,13 @@ def _is_empty(state: ShardState | LookalikeError) -> bool:
     return isinstance(state, ShardState) and not state.table.writable.any() and not state.rows_left_over
 
 
-def _replica(link: ShardLink, state: ShardState | LookalikeError) -> ReplicaStatus:
+def _replica(replica: Replica, state: ShardState | LookalikeError) -> ReplicaStatus:
     if not isinstance(state, ShardState):
-        return ReplicaStatus(link.replica, link.address, "unavailable", state.message, 0, 0, 0.0)
+        return ReplicaStatus(replica.replica, replica.client.address, "unavailable", state.message, 0, 0, 0.0)
     rows = sum(collection.rows for collection in state.collections)
     return ReplicaStatus(
-        link.replica,
-        link.address,
+        replica.replica,
+        replica.client.address,
         "serving" if state.is_ready else "recovering",
         state.reason,
         rows,

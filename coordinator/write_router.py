@@ -1,8 +1,8 @@
-"""Owns where a write must be before it is acknowledged: at enough replicas of every partition that has its slot.
+"""Owns where a write must be stored before it is acknowledged: on enough replicas of every partition that has its
+slot.
 
-The shards say which those are, in their answers: the partition that is giving a slot away names the one that takes
-it, and that one the first, until the slot has moved. docs/CONSISTENCY.md says why no acknowledged write is
-missed."""
+The shards name those partitions in their answers: while a slot moves, the partition that has it names the one that
+receives it, and the other way round. docs/CONSISTENCY.md says why no acknowledged write is lost."""
 
 from __future__ import annotations
 
@@ -13,27 +13,52 @@ from collections.abc import Mapping, Sequence
 from coordinator.catalog import Layout
 from coordinator.clock import Clock
 from coordinator.cluster import Cluster
+from coordinator.routing import slots_of_keys
+from coordinator.routing_retry import RoutingRetry
 from lookalike.cluster.scan import WriteResult
 from lookalike.model.errors import LookalikeError, NotFound, Overloaded, SlotMoved
-from lookalike.model.records import VersionedRecord, record_id, slot_of
+from lookalike.model.records import VersionedRecord
 
 _SUPERSEDED_ATTEMPTS = 8
-# A slot that moves is written to two partitions; one that has moved again meanwhile, to a third.
+# A moving slot is written to two partitions; one that moved again in the meantime, to a third.
 _HOPS = 8
 _PAUSE_SECONDS = 0.05
 _NEW_SECONDS = 5.0
 
 
-@dataclasses.dataclass(slots=True)
-class _Placed:
-    """What the replicas said of the records of one write."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Destination:
+    """What all records of one call share."""
 
-    existed: list[bool]
-    superseded: dict[int, int]
+    collection: str
+    layout: Layout
+    deadline: float
 
 
-class Placer:
-    """Stores records of known versions."""
+class _Batch:
+    """Records of one slot owner, and what the replicas answered about each of them."""
+
+    def __init__(self, records: Sequence[VersionedRecord], slots: Sequence[int]) -> None:
+        self.records = records
+        self.slots = slots
+        self.existed = [False] * len(records)
+        self.is_stored = [False] * len(records)
+        # By index, the higher version that a record lost to.
+        self.superseded: dict[int, int] = {}
+
+    def apply(self, indices: Sequence[int], answers: Sequence[WriteResult], writes_needed: int) -> None:
+        """Records what one partition's replicas answered about the records with these indices."""
+        for place, i in enumerate(indices):
+            self.existed[i] |= any(answer.existed[place] for answer in answers)
+            self.is_stored[i] |= sum(place not in answer.refused for answer in answers) >= writes_needed
+        for answer in answers:
+            for place, version in answer.superseded.items():
+                i = indices[place]
+                self.superseded[i] = max(version, self.superseded.get(i, 0))
+
+
+class WriteRouter:
+    """Stores records whose versions are set."""
 
     def __init__(self, cluster: Cluster, clock: Clock) -> None:
         self._cluster = cluster
@@ -42,133 +67,137 @@ class Placer:
     async def store(
         self, collection: str, layout: Layout, records: Sequence[VersionedRecord], deadline: float
     ) -> list[bool | LookalikeError]:
-        """Returns per record whether a live one was there before, or why it is not stored."""
+        """Stores the records, each partition's independently of the others'.
+
+        Returns:
+            Per record, whether a live record with its key existed before, or why it is not stored.
+        """
+        destination = _Destination(collection, layout, deadline)
+        slots = slots_of_keys([record.key for record in records])
         results: list[bool | LookalikeError] = [False] * len(records)
 
-        async def store_part(indices: list[int]) -> None:
+        async def store_part(partition: int, indices: list[int]) -> None:
             try:
                 outcomes: Sequence[bool | LookalikeError] = await self._store_newest(
-                    collection, layout, [records[i] for i in indices], deadline
+                    destination, partition, [records[i] for i in indices], [slots[i] for i in indices]
                 )
             except LookalikeError as error:
                 outcomes = [error] * len(indices)
             for i, outcome in zip(indices, outcomes, strict=True):
                 results[i] = outcome
 
-        parts = self._cluster.routing.split([record.key for record in records])
-        await asyncio.gather(*map(store_part, parts.values()))
+        parts = self._cluster.routing.split(slots, range(len(records)))
+        await asyncio.gather(*(store_part(partition, indices) for partition, indices in parts.items()))
         return results
 
     async def _store_newest(
-        self, collection: str, layout: Layout, records: list[VersionedRecord], deadline: float
+        self, destination: _Destination, partition: int, records: list[VersionedRecord], slots: Sequence[int]
     ) -> list[bool]:
-        """A record that lost to a higher version of another coordinator's clock is written again above that: it
-        came later. One that lost to this clock came earlier, and is done."""
+        """Stores the records of one slot owner. Returns per record whether a live one existed before.
+
+        A record that lost to a higher version of another coordinator's clock came later than that, and is written
+        again with a higher version. One that lost to this clock came earlier, and is done.
+        """
         existed: list[bool] = [False] * len(records)
         pending = list(range(len(records)))
         for _ in range(_SUPERSEDED_ATTEMPTS):
-            placed = await self._place(collection, layout, [records[i] for i in pending], deadline)
-            for i, was_there in zip(pending, placed.existed, strict=True):
+            batch = _Batch([records[i] for i in pending], [slots[i] for i in pending])
+            await self._store_batch(destination, partition, batch)
+            for i, was_there in zip(pending, batch.existed, strict=True):
                 existed[i] = was_there
-            pending = [pending[i] for i, by in placed.superseded.items() if not self._clock.gave(by)]
+            pending = [pending[i] for i, by in batch.superseded.items() if not self._clock.issued(by)]
             if not pending:
                 return existed
             for i in pending:
                 records[i] = dataclasses.replace(records[i], version=self._clock.next())
-        raise Overloaded(f"collection {collection!r}: too many writers of the same keys", retry_after_ms=100)
+        raise Overloaded(
+            f"collection {destination.collection!r}: too many concurrent writers of the same keys",
+            retry_after_ms=100,
+        )
 
-    async def _place(
-        self, collection: str, layout: Layout, records: Sequence[VersionedRecord], deadline: float
-    ) -> _Placed:
-        """Store the records at every partition that has their slots. Raises if one cannot be reached."""
-        slots = [slot_of(record_id(record.key)) for record in records]
-        placed = _Placed([False] * len(records), {})
-        asked: list[set[int]] = [set() for _ in records]
-        stored: list[bool] = [False] * len(records)
-        # Of these, a partition that was to be asked is no longer part of the cluster.
-        astray: set[int] = set()
-        waiting = self._by_owner(slots, range(len(records)))
+    async def _store_batch(self, destination: _Destination, partition: int, batch: _Batch) -> None:
+        """Stores the batch at every partition that has its slots. Raises if one cannot be reached."""
+        retry = RoutingRetry(self._cluster, destination.deadline)
+        waiting = {partition: list(range(len(batch.records)))}
+        is_first = True
+        while lost := await self._store_and_forward(destination, batch, waiting, is_first):
+            # No partition that was called has their slots, or not on enough replicas yet.
+            if not await retry.refreshed():
+                raise SlotMoved("the records' slots are moving; repeat the write, which is harmless")
+            waiting = self._cluster.routing.split(batch.slots, lost)
+            is_first = False
+
+    async def _store_and_forward(
+        self, destination: _Destination, batch: _Batch, waiting: dict[int, list[int]], is_first: bool
+    ) -> list[int]:
+        """Stores the waiting records, and then at every partition that the answers name. Returns the indices of
+        those that are not stored everywhere."""
+        indices = [i for part in waiting.values() for i in part]
+        called: dict[int, set[int]] = {i: set() for i in indices}
+        # Indices whose route is stale: a partition to call is no longer part of the cluster.
+        stale_route: set[int] = set()
         for hop in range(_HOPS):
+            may_be_new = hop > 0 or not is_first
             results = await asyncio.gather(
                 *(
-                    self._write(partition, collection, layout, [records[i] for i in indices], deadline, hop > 0)
-                    for partition, indices in waiting.items()
+                    self._write(destination, partition, [batch.records[i] for i in part], may_be_new)
+                    for partition, part in waiting.items()
                 )
             )
             further: dict[int, set[int]] = {}
-            for (partition, indices), answers in zip(waiting.items(), results, strict=True):
+            for (partition, part), answers in zip(waiting.items(), results, strict=True):
                 if answers is None:
-                    astray.update(indices)
+                    stale_route.update(part)
                     continue
-                needed = self._cluster.group(partition).writes_needed
-                self._note(placed, indices, answers)
-                elsewhere = _named(answers)
-                for place, i in enumerate(indices):
-                    asked[i].add(partition)
-                    stored[i] |= sum(place not in answer.refused for answer in answers) >= needed
-                    for other in elsewhere.get(slots[i], ()):
-                        if other not in asked[i]:
-                            further.setdefault(other, set()).add(i)
-            waiting = {partition: sorted(indices) for partition, indices in further.items()}
-            if waiting:
-                continue
-            lost = [i for i, is_stored in enumerate(stored) if not is_stored or i in astray]
-            if not lost:
-                return placed
-            # Nobody that was asked has the slot, or not enough replicas yet: look again who has.
-            await asyncio.sleep(_PAUSE_SECONDS * hop)
-            await self._cluster.refresh()
-            astray.clear()
-            for i in lost:
-                asked[i].clear()
-            waiting = self._by_owner(slots, lost)
-        raise SlotMoved("the records' slots are on their way; repeat the write, which is harmless")
+                for answer in answers:
+                    self._clock.observe(answer.newest_version)
+                batch.apply(part, answers, self._cluster.group(partition).writes_needed)
+                forward_to = _forward_to(answers)
+                for i in part:
+                    called[i].add(partition)
+                    for other in forward_to.get(batch.slots[i], set()) - called[i]:
+                        further.setdefault(other, set()).add(i)
+            waiting = {partition: sorted(part) for partition, part in further.items()}
+            if not waiting:
+                break
+        unfinished = stale_route.union(*waiting.values())
+        return [i for i in indices if i in unfinished or not batch.is_stored[i]]
 
     async def _write(
         self,
+        destination: _Destination,
         partition: int,
-        collection: str,
-        layout: Layout,
         records: Sequence[VersionedRecord],
-        deadline: float,
-        is_new: bool,
+        may_be_new: bool,
     ) -> list[WriteResult] | None:
-        """What enough replicas answered; None if the partition is no longer part of the cluster. is_new: slots
-        move there just now; some of its replicas may not have heard of the collection yet."""
+        """Returns the answers of enough replicas; None if the partition is no longer part of the cluster.
+
+        may_be_new: Slots are moving to the partition, so some of its replicas may not have the collection yet.
+        """
         loop = asyncio.get_running_loop()
-        until = min(deadline, loop.time() + _NEW_SECONDS) if is_new else 0.0
+        give_up_at = min(destination.deadline, loop.time() + _NEW_SECONDS) if may_be_new else 0.0
+        layout = destination.layout
         while True:
             try:
                 return await self._cluster.group(partition).write(
-                    collection, layout.space.fingerprint, layout.indexing.features_text, records, deadline
+                    destination.collection,
+                    layout.space.fingerprint,
+                    layout.indexing.features_text,
+                    records,
+                    destination.deadline,
                 )
             except SlotMoved:
                 return None
             except NotFound:
-                if loop.time() >= until:
+                if loop.time() >= give_up_at:
                     raise
             await asyncio.sleep(_PAUSE_SECONDS)
 
-    def _by_owner(self, slots: Sequence[int], indices: Sequence[int]) -> dict[int, list[int]]:
-        parts: dict[int, list[int]] = {}
-        for i in indices:
-            parts.setdefault(int(self._cluster.routing.owners[slots[i]]), []).append(i)
-        return parts
 
-    def _note(self, placed: _Placed, indices: Sequence[int], answers: Sequence[WriteResult]) -> None:
-        for answer in answers:
-            self._clock.observe(answer.newest_version)
-            for place, i in enumerate(indices):
-                placed.existed[i] |= answer.existed[place]
-            for place, by in answer.superseded.items():
-                i = indices[place]
-                placed.superseded[i] = max(by, placed.superseded.get(i, 0))
-
-
-def _named(answers: Sequence[WriteResult]) -> Mapping[int, set[int]]:
-    """By slot, the partitions that the answers name beside the one that was asked."""
+def _forward_to(answers: Sequence[WriteResult]) -> Mapping[int, set[int]]:
+    """By slot, the other partitions that the answers name."""
     named: dict[int, set[int]] = {}
     for answer in answers:
-        for slot, partition in answer.elsewhere.items():
+        for slot, partition in answer.forward_to.items():
             named.setdefault(slot, set()).add(partition)
     return named

@@ -1,4 +1,4 @@
-"""Owns writes: records checked, images encoded, versions given."""
+"""Owns writes: checks records, encodes images and assigns versions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from coordinator.catalog import Catalog, Layout, NotInLayout
 from coordinator.clock import Clock
 from coordinator.cluster import Cluster
 from coordinator.encoder_link import EncoderLink
-from coordinator.write_router import Placer
+from coordinator.write_router import WriteRouter
+from lookalike.model.draft import Draft
 from lookalike.model.errors import CodeSpaceMismatch, InvalidRequest, LookalikeError, NotFound
 from lookalike.model.features import pack, read
 from lookalike.model.indexing import Indexing
@@ -35,21 +36,8 @@ CheckImage = Callable[[bytes], bytes]
 Value = TypeVar("Value")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Draft:
-    """A record as a client sent it: an image or a code, its attributes as JSON text, with a code perhaps its
-    features, float32 little-endian, and perhaps a thumbnail."""
-
-    key: str
-    image: bytes | None
-    code: bytes | None
-    attributes: str
-    features: bytes = b""
-    thumbnail: bytes = b""
-
-
 class Writer:
-    """Writes records and deletions."""
+    """Writes and deletes records. Deadlines are times of the running loop's clock."""
 
     def __init__(
         self,
@@ -58,23 +46,33 @@ class Writer:
         encoder: EncoderLink,
         clock: Clock,
     ) -> None:
-        self._placer = Placer(cluster, clock)
+        self._router = WriteRouter(cluster, clock)
         self._catalog = catalog
         self._encoder = encoder
         self._clock = clock
 
     def stamp(self, count: int) -> list[int]:
-        """Versions for `count` records, in the order in which they shall win over each other."""
+        """Returns `count` versions, ascending: of two records with one key, the higher version wins."""
         return [self._clock.next() for _ in range(count)]
 
     async def upsert(self, collection: str, drafts: Sequence[Draft], fingerprint: str, deadline: float) -> int:
-        """Store all records; nothing is written if one is invalid. Returns how many are stored."""
+        """Stores all records, or none if one is invalid.
+
+        Args:
+            collection: The collection's name.
+            drafts: The records.
+            fingerprint: The code space of the codes among them.
+            deadline: When to give up.
+
+        Returns:
+            The number of records.
+        """
         versions = self.stamp(len(drafts))
 
         async def upsert(layout: Layout) -> int:
             prepared = await self._prepare(layout, drafts, versions, fingerprint, deadline)
             records = [_or_raise(outcome) for outcome in prepared]
-            for result in await self._placer.store(collection, layout, records, deadline):
+            for result in await self._router.store(collection, layout, records, deadline):
                 _or_raise(result)
             return len(records)
 
@@ -89,17 +87,28 @@ class Writer:
         fingerprint: str,
         deadline: float,
     ) -> list[LookalikeError | None]:
-        """Store what can be stored. Returns per record None, or why it is not stored."""
+        """Stores the records that are valid.
+
+        Args:
+            collection: The collection's name.
+            drafts: The records.
+            versions: The records' versions, from `stamp`.
+            fingerprint: The code space of the codes among the records.
+            deadline: When to give up.
+
+        Returns:
+            Per record None, or why it is not stored.
+        """
 
         async def ingest(layout: Layout) -> list[LookalikeError | None]:
             prepared = await self._prepare(layout, drafts, versions, fingerprint, deadline)
             doubtful = any(isinstance(outcome, NotInLayout) for outcome in prepared)
             if doubtful and await self._catalog.is_outdated(collection, layout, deadline):
-                raise CodeSpaceMismatch(f"collection {collection!r} was made anew meanwhile")
+                raise CodeSpaceMismatch(f"collection {collection!r} was created again in the meantime")
             outcomes = [outcome if isinstance(outcome, LookalikeError) else None for outcome in prepared]
             good = [i for i, outcome in enumerate(outcomes) if outcome is None]
             records = [record for record in prepared if isinstance(record, VersionedRecord)]
-            results = await self._placer.store(collection, layout, records, deadline)
+            results = await self._router.store(collection, layout, records, deadline)
             for i, result in zip(good, results, strict=True):
                 if isinstance(result, NotFound | CodeSpaceMismatch):
                     raise result
@@ -116,7 +125,7 @@ class Writer:
         return outcomes
 
     async def delete(self, collection: str, keys: Sequence[str], deadline: float) -> int:
-        """Delete records. Returns how many existed."""
+        """Deletes records. Returns how many existed."""
         unique = list(dict.fromkeys(check_key(key) for key in keys))
         tombstones = [
             VersionedRecord(key, None, "", version)
@@ -124,7 +133,7 @@ class Writer:
         ]
 
         async def delete(layout: Layout) -> int:
-            results = await self._placer.store(collection, layout, tombstones, deadline)
+            results = await self._router.store(collection, layout, tombstones, deadline)
             return sum(_or_raise(existed) for existed in results)
 
         with self._counted(collection, "delete", len(unique)):
@@ -138,9 +147,19 @@ class Writer:
         features: str,
         deadline: float,
     ) -> int:
-        """Store records and deletions that a backup gave, as new writes. features: as the collection they were of
-        kept them. Returns how many."""
-        checked = await _aside_if_large(records, functools.partial(_checked, records))
+        """Stores the records and tombstones of a backup as new writes.
+
+        Args:
+            collection: The collection's name.
+            records: The records and tombstones.
+            fingerprint: The code space of the backup.
+            features: How the collection of the backup stored features, such as "int8 1280".
+            deadline: When to give up.
+
+        Returns:
+            The number of records and tombstones.
+        """
+        checked = await _in_thread_if_large(records, functools.partial(_checked, records))
         stamped = [
             dataclasses.replace(record, version=version)
             for record, version in zip(checked, self.stamp(len(records)), strict=True)
@@ -149,7 +168,7 @@ class Writer:
         async def restore(layout: Layout) -> int:
             layout.space.require(fingerprint, "the backup")
             layout.indexing.require_features(features, "the backup")
-            for result in await self._placer.store(collection, layout, stamped, deadline):
+            for result in await self._router.store(collection, layout, stamped, deadline):
                 _or_raise(result)
             return len(stamped)
 
@@ -158,7 +177,7 @@ class Writer:
 
     @contextlib.contextmanager
     def _counted(self, collection: str, operation: str, records: int) -> Iterator[None]:
-        """The block writes so many records, or raises."""
+        """Counts the records that the block writes, or fails to write."""
         try:
             yield
         except LookalikeError:
@@ -179,11 +198,11 @@ class Writer:
         fingerprint: str,
         deadline: float,
     ) -> list[VersionedRecord | LookalikeError]:
-        """Each draft as a record with a code, or what is wrong with it."""
+        """Each draft as a record with a code, or why it is invalid."""
         space, indexing = layout.space, layout.indexing
         if any(draft.code is not None for draft in drafts):
             space.require(fingerprint, "the write")
-        checked = await _aside_if_large(
+        checked = await _in_thread_if_large(
             drafts, functools.partial(_check_all, drafts, layout, self._encoder.check_image)
         )
         images = [
@@ -210,17 +229,16 @@ class Writer:
         return prepared
 
 
-async def _aside_if_large(
+async def _in_thread_if_large(
     records: Sequence[Draft] | Sequence[VersionedRecord], check: Callable[[], list[Value]]
 ) -> list[Value]:
-    """Megabytes of JSON take seconds to check: not in the way of everyone else."""
+    """Runs the check, in a thread if it would block the event loop: megabytes of JSON take seconds."""
     large = sum(len(record.attributes) for record in records) > _LARGE_ATTRIBUTES
     return await asyncio.to_thread(check) if large else check()
 
 
 def _checked(records: Sequence[VersionedRecord]) -> list[VersionedRecord]:
-    """Records of a backup, as a client would have written them. Raises InvalidRequest for the first that is
-    wrong."""
+    """The records of a backup in canonical form. Raises InvalidRequest for the first that is invalid."""
     return [
         dataclasses.replace(
             record,
@@ -233,7 +251,7 @@ def _checked(records: Sequence[VersionedRecord]) -> list[VersionedRecord]:
 
 
 def _check_all(drafts: Sequence[Draft], layout: Layout, check_image: CheckImage) -> list[str | LookalikeError]:
-    # Attributes of one request are often alike.
+    # Records of one request often have equal attributes.
     canonical = functools.cache(lambda text: attributes_text(parse_attributes(text)))
     return [_check(draft, layout, check_image, canonical) for draft in drafts]
 
@@ -241,8 +259,8 @@ def _check_all(drafts: Sequence[Draft], layout: Layout, check_image: CheckImage)
 def _check(
     draft: Draft, layout: Layout, check_image: CheckImage, canonical: Callable[[str], str]
 ) -> str | LookalikeError:
-    """A draft's attributes in their one canonical form, so that the store finds names and values however a
-    client wrote them; or what is wrong with the draft."""
+    """A draft's attributes in canonical form, so that the store finds names and values however a client wrote
+    them; or why the draft is invalid."""
     try:
         check_key(draft.key)
     except InvalidRequest as error:
@@ -251,7 +269,7 @@ def _check(
         if draft.image is not None:
             check_image(draft.image)
             if draft.features:
-                raise InvalidRequest("features: come with a code; those of an image are made from it")
+                raise InvalidRequest("features: need a code; the encoder computes those of an image")
         elif draft.code is not None:
             check_code(draft.code, layout.space, "the record")
             _check_features(draft, layout.indexing)
@@ -264,9 +282,9 @@ def _check(
 
 
 def _check_features(draft: Draft, indexing: Indexing) -> None:
-    """With a code come features where the collection keeps them, and nowhere else."""
+    """Features must come with a code if the collection stores them, and only then."""
     if draft.features and not indexing.keeps_features:
-        raise NotInLayout("features: this collection keeps none; leave them out, or make one that does")
+        raise NotInLayout("features: this collection stores none; leave them out, or create one that does")
     if not indexing.keeps_features:
         return
     try:

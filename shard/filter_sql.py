@@ -1,5 +1,5 @@
-"""Owns the translation of a filter into SQL over the `attributes` column. Names and values of a filter
-are always bound as parameters; the SQL text is made of this file's own words alone."""
+"""Owns the translation of a filter into SQL over the `attributes` column. Names and values from a filter are
+always bound as parameters; the SQL text consists of this file's own literals only."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from collections.abc import Iterable, Sequence
 from lookalike.model.filters import And, Equals, Exists, Filter, In, Not, Or, Range, Scalar
 
 Parameters = list[str | int | float]
-# Conditions on an element's {type} and {value}, one of which must hold, with their parameters.
+# Alternative conditions on an element's {type} and {value}, with their parameters.
 Tests = list[tuple[str, Parameters]]
 _NUMBER = "{type} IN ('integer', 'real')"
 
 
 def index_of(position: int, field: str) -> str:
-    """SQL that gives the records columns with an attribute's type and value, and an index on them. The field's
-    path has no quotes (`filters.check_field`) but single ones, which are doubled."""
+    """Returns SQL that adds columns with an attribute's type and value to the records, and an index on them.
+
+    Single quotes in the field are doubled; `filters.check_field` rejects other quotes.
+    """
     path = _path(field).replace("'", "''")
     return (
         f"ALTER TABLE records ADD COLUMN type_{position} TEXT AS (json_type(attributes, '{path}')) VIRTUAL;"
@@ -25,8 +27,15 @@ def index_of(position: int, field: str) -> str:
 
 
 def where(condition: Filter, indexed: Sequence[str] = ()) -> tuple[str, Parameters]:
-    """An SQL condition on a record's row, and its parameters in order. Fields that are indexed are compared by
-    their columns; their place among `indexed` is the columns' number."""
+    """Translates a filter.
+
+    Args:
+        condition: The filter.
+        indexed: The fields that have columns (`index_of`), by position; they are compared by those columns.
+
+    Returns:
+        An SQL condition on a row of records, and its parameters in order.
+    """
     match condition:
         case Equals(field, value):
             return _some_element(field, _equals_any([value]), indexed)
@@ -52,8 +61,8 @@ def _path(field: str) -> str:
 
 
 def _some_element(field: str, tests: Tests, indexed: Sequence[str]) -> tuple[str, Parameters]:
-    """True when the field's value, or an element of it if it is an array, passes a test. json_each gives a
-    scalar as one element, but would also open an object."""
+    """True if the field's value, or any element of it if it is an array, passes a test. json_each returns a scalar
+    as one element, but it would also iterate over an object."""
     path = _path(field)
     element = " OR ".join(test.format(type="e.type", value="e.value") for test, _ in tests)
     values = [value for _, values in tests for value in values]

@@ -1,15 +1,14 @@
-"""Owns what a shard knows of itself and the cluster, in FOLDER/shard.json: whose folder it is, who formed the
-cluster, how it shall be divided, and what this shard is to each slot.
+"""Owns what a shard knows about itself and the cluster, in FOLDER/shard.json: which shard the folder belongs to,
+the founders of the cluster, the target of placement, and what this shard is to each slot.
 
-It is on disk before anyone is told of it. The instance is drawn when the folder is made, so a replaced disk is not
-taken for the one before: it does not serve, empty as it is, what it would have had."""
+It is on disk before anyone learns of it. The instance is drawn when the folder is created, so a replaced disk is
+not mistaken for the previous one: an empty shard does not serve what the previous disk had."""
 
 from __future__ import annotations
 
 import base64
 import dataclasses
 import json
-import os
 import secrets
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 
 from lookalike.cluster.placement import Target
 from lookalike.cluster.slots import SlotTable
+from lookalike.files.atomic import write_bytes
 from lookalike.model.errors import CannotStart
 
 FILE = "shard.json"
@@ -25,7 +25,7 @@ FILE = "shard.json"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Identity:
-    """Which shard a folder belongs to."""
+    """The shard that a folder belongs to."""
 
     cluster: str
     partition: int
@@ -37,9 +37,18 @@ class Identity:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Membership:
-    """founders: "partition/replica/instance" of the shards that formed the cluster; empty in one that joined
-    later. configured: the number of partitions that this shard last read in its config. dropped: collections by
-    name, with the incarnation up to which they are dropped."""
+    """What a shard knows about itself and the cluster. Immutable; each method returns the next one.
+
+    Attributes:
+        instance: Drawn when the folder was created.
+        is_formed: Whether the shard belongs to a cluster.
+        founders: "partition/replica/instance" of the shards that formed the cluster; empty in one that joined
+            later.
+        configured: The number of partitions that this shard last read in its config.
+        target: The placement to reach.
+        table: What this shard is to each slot.
+        dropped: By collection, the incarnation up to which it is dropped.
+    """
 
     identity: Identity
     instance: str
@@ -52,16 +61,17 @@ class Membership:
 
     @classmethod
     def new(cls, identity: Identity, partitions: int) -> Membership:
-        """Of an empty folder: not formed yet, with no slots."""
+        """Returns the membership of an empty folder: not formed yet, with no slots."""
         table = SlotTable.empty(identity.partition)
         return cls(identity, secrets.token_hex(8), False, (), partitions, Target(0, partitions), table, {})
 
     @property
     def member(self) -> str:
+        """The shard's name among the founders."""
         return f"{self.identity.partition}/{self.identity.replica}/{self.instance}"
 
     def formed(self, founders: tuple[str, ...]) -> Membership:
-        """One of the founders of a cluster, with its share of the slots."""
+        """Becomes a founder of a cluster, with its share of the slots."""
         partitions = 1 + max(int(founder.partition("/")[0]) for founder in founders)
         target = Target(1, partitions)
         own = self.identity.partition
@@ -72,16 +82,16 @@ class Membership:
         )
 
     def joined(self, target: Target) -> Membership:
-        """A later member of a cluster: slots come to it."""
+        """Becomes a later member of a cluster. It begins without slots."""
         return dataclasses.replace(self, is_formed=True, target=target)
 
-    def told(self, target: Target) -> Membership:
-        """After hearing of a target: the later one holds."""
+    def with_target(self, target: Target) -> Membership:
+        """Adopts a target that another shard or a coordinator sent, if it is later."""
         return dataclasses.replace(self, target=target) if target.order > self.target.order else self
 
-    def read_config(self, partitions: int) -> Membership:
-        """After reading the config. A number that has changed since is a new target; one that others have changed
-        meanwhile is not."""
+    def with_config(self, partitions: int) -> Membership:
+        """Proposes the next target if the config's number of partitions changed since this shard last read it. A
+        number that only differs from the target was changed by other shards, and proposes nothing."""
         if partitions == self.configured or not self.is_formed:
             return self
         known = self.target
@@ -91,8 +101,11 @@ class Membership:
 
 
 def load(folder: Path, identity: Identity, partitions: int) -> Membership:
-    """What the folder's file says, or that of a new shard. Raises CannotStart if it is another shard's, or
-    damaged."""
+    """Reads a folder's membership, or returns that of a new shard.
+
+    Raises:
+        CannotStart: If the folder belongs to another shard, or the file is damaged.
+    """
     path = folder / FILE
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -104,7 +117,7 @@ def load(folder: Path, identity: Identity, partitions: int) -> Membership:
     if owner != identity:
         raise CannotStart(f"data: {folder} belongs to {owner}, this is {identity}; give each shard its own folder")
     if "instance" not in stored:
-        # Before there was resharding, all that the file had beside was the number of partitions.
+        # Before there was resharding, the file had the number of partitions instead.
         before = Membership.new(identity, partitions)
         founders = tuple(f"{partition}/0/" for partition in range(stored["partitions"]))
         return before.formed(founders)
@@ -115,7 +128,7 @@ def load(folder: Path, identity: Identity, partitions: int) -> Membership:
 
 
 def save(folder: Path, membership: Membership) -> None:
-    """Have it on disk when this returns."""
+    """Writes the file; it is on disk when this returns."""
     target, table = membership.target, membership.table
     stored = {
         **dataclasses.asdict(membership.identity),
@@ -132,26 +145,7 @@ def save(folder: Path, membership: Membership) -> None:
         "dropped": membership.dropped,
     }
     path = folder / FILE
-    write_whole(path, json.dumps(stored).encode())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Replace a file: a crash leaves the old one or the new one, and the new one is on disk when this returns."""
-    unfinished = path.with_name(f"{path.name}.new")
-    with unfinished.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.rename(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_bytes(path, json.dumps(stored).encode())
 
 
 def _read(stored: dict[str, Any], identity: Identity) -> Membership:

@@ -1,12 +1,12 @@
-"""Owns a shard's data folder: whose it is, who holds it, and the collections in it.
+"""Owns a shard's data folder: which shard it belongs to, which process holds it, and the collections in it.
 
-    FOLDER/shard.json              whose it is, and what the shard is to each slot (see `shard.membership`)
+    FOLDER/shard.json              the shard's membership (see `shard.membership`)
     FOLDER/lock                    held by the process that serves the folder
     FOLDER/collections/NAME@INCARNATION/   one store each, and the hash file that the collection was made with
 
-A collection comes and goes by a rename, so a crash leaves it whole or absent. One whose store is damaged is
-reported by name and refused; the others serve. The incarnation tells a collection from an earlier one of its
-name, so what a failed drop left behind never comes back to life."""
+A collection is created and dropped by a rename, so a crash leaves it whole or absent. One whose store is damaged
+is reported by name and refused; the others serve. The incarnation distinguishes a collection from an earlier one
+of the same name, so the remains of a failed drop never return."""
 
 from __future__ import annotations
 
@@ -20,27 +20,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from lookalike.cluster.slots import SlotSet, SlotTable
+import numpy as np
+import numpy.typing as npt
+
+from lookalike.cluster.slots import HandOver, SlotSet, SlotTable
+from lookalike.files.atomic import sync_folder, write_bytes
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import CannotStart, CodeSpaceMismatch, Corruption, NotFound, Overloaded
 from lookalike.model.indexing import Indexing
-from lookalike.model.records import Collection, check_collection_name
+from lookalike.model.records import SLOTS, Collection, check_collection_name
 from shard import membership as memberships
 from shard.engine import Engine
-from shard.membership import Identity, Membership, sync_folder, write_whole
+from shard.membership import Identity, Membership
 from shard.store import Store
 
 log = logging.getLogger("shard.node")
 STORE_FILE = "records.sqlite"
 HASH_FILE = "hash.npz"
-# Marks a collection that was damaged and is being filled again.
+# Present in a collection that was damaged and is being filled again.
 FILLING_FILE = "filling"
 _FILLING = "was damaged and is being filled again from another replica"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Open:
-    """is_whole: not being filled again from another replica after damage."""
+    """is_whole: False while the collection is being filled again from another replica after damage."""
 
     engine: Engine
     incarnation: int
@@ -54,11 +58,17 @@ class _Damaged:
 
 
 class Node:
-    """The collections of one shard. `load` must have returned before any other method is called."""
+    """The collections of one shard. `load` must have returned before they are used."""
 
     def __init__(self, folder: Path, identity: Identity, partitions: int = 1, scan_threads: int = 1) -> None:
-        """Claim the folder; partitions: of the config. Raises CannotStart if it is another shard's, another
-        process's, or unusable."""
+        """Locks the folder.
+
+        Args:
+            partitions: The number of partitions in the config.
+
+        Raises:
+            CannotStart: If the folder belongs to another shard, another process holds it, or it is unusable.
+        """
         self.identity = identity
         self._folder = folder
         self._collections_folder = folder / "collections"
@@ -70,7 +80,7 @@ class Node:
             self._lock = _lock(folder)
         except OSError as error:
             raise CannotStart(
-                f"data: {folder} cannot be used ({error.strerror}); make it a folder that this process may write"
+                f"data: {folder} cannot be used ({error.strerror}); make it writable for this process"
             ) from None
         self._changing = threading.Lock()
         try:
@@ -86,6 +96,7 @@ class Node:
 
     @property
     def membership(self) -> Membership:
+        """What this shard knows about itself and the cluster. May be read in any thread."""
         return self._membership
 
     @property
@@ -94,7 +105,7 @@ class Node:
         return self._membership.table
 
     def change(self, step: Callable[[Membership], Membership]) -> Membership:
-        """Take a step from one membership to the next; it is on disk when this returns."""
+        """Replaces the membership by `step` of it; the new one is on disk when this returns."""
         with self._changing:
             after = step(self._membership)
             if after is not self._membership:
@@ -103,7 +114,7 @@ class Node:
             return after
 
     def change_table(self, step: Callable[[SlotTable], SlotTable]) -> SlotTable:
-        """As `change`, for the slots."""
+        """Like `change`, for the table of slots."""
 
         def change(before: Membership) -> Membership:
             table = step(before.table)
@@ -111,8 +122,12 @@ class Node:
 
         return self.change(change).table
 
+    def hand_over(self, move: HandOver) -> SlotSet:
+        """Takes a step with slots that another partition takes. Returns the slots for which it is done."""
+        return self.change_table(lambda before: before.hand_over(move)).handed_over(move)
+
     def load(self) -> None:
-        """Read every collection into memory, and clear what a crash left half made or half dropped."""
+        """Reads every collection into memory, and deletes what a crash left half created or half dropped."""
         for folder in sorted(self._collections_folder.iterdir()):
             name, mark, incarnation = folder.name.rpartition("@")
             if folder.name.startswith((".new-", ".gone-")) and folder.is_dir():
@@ -125,15 +140,23 @@ class Node:
             collection.engine.close()
         self._lock.close()
 
-    def engine(self, name: str, to_fill: bool = False) -> Engine:
-        """The collection's engine; to_fill: also one that is being filled again. Raises NotFound or Corruption."""
+    def engine(self, name: str, include_filling: bool = False) -> Engine:
+        """Returns a collection's engine.
+
+        Args:
+            include_filling: Whether to return a collection that is being filled again, too.
+
+        Raises:
+            NotFound: If the collection does not exist.
+            Corruption: If it is damaged.
+        """
         damaged = self._damaged.get(name)
         if damaged is not None:
             raise Corruption(damaged.reason)
         found = self._open.get(name)
         if found is None:
             raise NotFound(f"collection: {name[:140]!r} does not exist; create it first")
-        if not (found.is_whole or to_fill):
+        if not (found.is_whole or include_filling):
             raise Corruption(f"collection: {name!r} {_FILLING}")
         return found.engine
 
@@ -146,18 +169,28 @@ class Node:
         keep_present: bool,
         hash_file: bytes = b"",
     ) -> tuple[bool, int]:
-        """Make sure that the collection is there, in this code space, so indexed, and in this incarnation or, with
-        `keep_present`, in whichever is there. An earlier incarnation is dropped. Returns whether it was made
-        now, and its incarnation."""
+        """Creates the collection unless it exists. An earlier incarnation is dropped first.
+
+        Args:
+            keep_present: Whether to keep the incarnation that exists, whichever it is; `incarnation` is then used
+                for a new collection only.
+
+        Returns:
+            Whether the collection was created now, and its incarnation.
+
+        Raises:
+            CodeSpaceMismatch: If it exists in another code space, with other indexing or in a later incarnation.
+            NotFound: If this incarnation was dropped.
+        """
         check_collection_name(name)
-        present = self._incarnation(name)
+        present = self.incarnation(name)
         dropped = self._membership.dropped.get(name, -1)
         if keep_present:
             incarnation = max(incarnation, dropped + 1)
         elif present is not None and present > incarnation:
-            raise CodeSpaceMismatch(f"collection: {name!r} exists and was made later than this request")
+            raise CodeSpaceMismatch(f"collection: {name!r} exists and was created later than this request")
         elif incarnation <= dropped:
-            raise NotFound(f"collection: {name!r} was dropped meanwhile")
+            raise NotFound(f"collection: {name!r} was dropped in the meantime")
         if present is not None and present < incarnation and not keep_present:
             self.drop_collection(name, present)
             present = None
@@ -168,19 +201,27 @@ class Node:
         return False, present
 
     def hash_file(self, name: str) -> bytes:
-        """The file that the collection's hash came in, empty if it was made without. Raises NotFound,
-        Corruption."""
+        """Returns the hash file that the collection was made with; empty if it has none.
+
+        Raises:
+            NotFound: If the collection does not exist.
+            Corruption: If it is damaged.
+        """
         self.engine(name)
-        present = self._incarnation(name)
+        present = self.incarnation(name)
         try:
             return (self._folder_of(name, present or 0) / HASH_FILE).read_bytes()
         except FileNotFoundError:
             return b""
 
     def drop_collection(self, name: str, incarnation: int) -> bool:
-        """Delete the collection, damaged or not, unless it is a later incarnation. Returns whether there was
-        one. A scan that still runs on it ends undisturbed: its files live on until it lets go of them."""
-        present = self._incarnation(name)
+        """Deletes the collection, damaged or not, unless it is a later incarnation. A scan in progress is not
+        disturbed: it keeps the files open until it ends.
+
+        Returns:
+            Whether there was a collection to delete.
+        """
+        present = self.incarnation(name)
         if present is not None and present > incarnation:
             return False
         self.change(lambda before: _with_dropped(before, name, incarnation))
@@ -197,15 +238,15 @@ class Node:
         return True
 
     def engines(self) -> dict[str, Engine]:
-        """Those of the collections that can be read, also of those being filled again."""
+        """Returns the engines of all collections that can be read, including those being filled again."""
         return {name: found.engine for name, found in self._open.copy().items()}
 
     def has_hash(self, name: str) -> bool:
-        """Whether the collection came with a hash file."""
-        return (self._folder_of(name, self._incarnation(name) or 0) / HASH_FILE).exists()
+        """Returns whether the collection has a hash file."""
+        return (self._folder_of(name, self.incarnation(name) or 0) / HASH_FILE).exists()
 
     def collections(self, slots: SlotSet) -> list[Collection]:
-        """The sound collections, by name, with their rows in these slots."""
+        """Returns the collections that can be read, ordered by name, with their live rows in these slots."""
         return [
             Collection(
                 name,
@@ -218,35 +259,43 @@ class Node:
         ]
 
     def damaged(self) -> dict[str, str]:
-        """The collections that cannot be read, by name, and why."""
+        """Returns the reason for each collection whose reads are refused."""
         reasons = {name: found.reason for name, found in self._damaged.copy().items()}
         filling = {name: _FILLING for name, found in self._open.copy().items() if not found.is_whole}
         return {**filling, **reasons}
 
     def incarnation(self, name: str) -> int | None:
-        """That of the collection that is here, damaged or not."""
-        return self._incarnation(name)
+        """Returns the incarnation of the collection that is here, damaged or not."""
+        found = self._open.get(name) or self._damaged.get(name)
+        return None if found is None else found.incarnation
 
-    def set_aside(self, name: str, reason: str) -> None:
-        """Take a damaged collection out of service; its files stay as they are until it is made anew."""
+    def slot_rows(self) -> npt.NDArray[np.int64]:
+        """Returns int64 (SLOTS,): the rows of each slot over all collections, tombstones included."""
+        rows = np.zeros(SLOTS, np.int64)
+        for engine in self.engines().values():
+            rows = rows + engine.sums.rows
+        return rows
+
+    def quarantine(self, name: str, reason: str) -> None:
+        """Takes a damaged collection out of service. Its files stay as they are until it is recreated."""
         found = self._open.pop(name)
         self._damaged[name] = _Damaged(reason, found.incarnation)
         found.engine.drop()
-        log.error("collection %s is set aside: %s", name, reason)
+        log.error("collection %s is quarantined: %s", name, reason)
 
-    def make_anew(
+    def recreate(
         self, name: str, space: CodeSpace, indexing: Indexing, incarnation: int, hash_file: bytes
     ) -> None:
-        """Put an empty collection in the place of a damaged one, to be filled from another replica: it takes
-        writes, and answers no reads until `is_filled`. The damaged files are kept beside."""
+        """Replaces a damaged collection by an empty one, to be filled from another replica. It accepts writes, and
+        answers no reads until `mark_filled`. The damaged files are kept next to it as `.damaged-...`."""
         folder = self._folder_of(name, self._damaged[name].incarnation)
         folder.rename(self._collections_folder / f".damaged-{folder.name}-{time.time_ns()}")
         sync_folder(self._collections_folder)
         self._make(name, space, indexing, incarnation, hash_file, is_whole=False)
         del self._damaged[name]
 
-    def is_filled(self, name: str) -> None:
-        """The collection has all that another replica has."""
+    def mark_filled(self, name: str) -> None:
+        """Answers reads of a collection that was filled again."""
         found = self._open[name]
         (self._folder_of(name, found.incarnation) / FILLING_FILE).unlink(missing_ok=True)
         self._open[name] = dataclasses.replace(found, is_whole=True)
@@ -279,9 +328,9 @@ class Node:
         unfinished.mkdir()
         Store.create(unfinished / STORE_FILE, space, indexing)
         if hash_file:
-            write_whole(unfinished / HASH_FILE, hash_file)
+            write_bytes(unfinished / HASH_FILE, hash_file)
         if not is_whole:
-            write_whole(unfinished / FILLING_FILE, b"")
+            write_bytes(unfinished / FILLING_FILE, b"")
         unfinished.rename(folder)
         try:
             sync_folder(self._collections_folder)
@@ -289,10 +338,6 @@ class Node:
         except BaseException:
             shutil.rmtree(folder)
             raise
-
-    def _incarnation(self, name: str) -> int | None:
-        found = self._open.get(name) or self._damaged.get(name)
-        return None if found is None else found.incarnation
 
     def _folder_of(self, name: str, incarnation: int) -> Path:
         return self._collections_folder / f"{name}@{incarnation}"
@@ -302,13 +347,13 @@ class Node:
         present = engine.space
         if present == space and engine.indexing != indexing:
             raise CodeSpaceMismatch(
-                f"collection: {name!r} exists and is indexed otherwise; drop it first or take another name"
+                f"collection: {name!r} exists with other indexing; drop it first or use another name"
             )
         if present != space:
             raise CodeSpaceMismatch(
                 f"collection: {name!r} exists in code space {present.fingerprint[:12]}…"
                 f" ({present.bits} bits), not {space.fingerprint[:12]}… ({space.bits} bits);"
-                " drop it first or take another name"
+                " drop it first or use another name"
             )
 
 
@@ -319,7 +364,7 @@ def _with_dropped(before: Membership, name: str, incarnation: int) -> Membership
 
 
 def _lock(folder: Path) -> IO[str]:
-    """Hold the folder until the returned file is closed or the process ends."""
+    """Locks the folder until the returned file is closed or the process ends."""
     file = open(folder / "lock", "a")  # noqa: SIM115  # closed by Node.close
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,9 +1,9 @@
-"""Owns `lookalike plan`: how many shards, replicas and machines a load needs, reckoned from this machine's speed.
+"""Owns `lookalike plan`: the number of shards and machines that a load needs, estimated from this machine's speed.
 
-A shard is one process with one scan thread. Every query goes to every partition, and queries that come while a
-scan runs share the next one. So a replica that gets `rate` queries a second settles at batches of b, the least b
-with rate * T(b) <= b, where T(b) is the time of a scan for b queries; a query waits for the scan before its own at
-worst, so all but few are answered within 2 * T(b) and the way through the network."""
+A shard is one process with one scan thread. Every query goes to every partition, and queries that arrive during a
+scan share the next one. So a replica that receives `rate` queries per second settles at batches of b, the smallest
+b with rate * T(b) <= b, where T(b) is the duration of a scan for b queries. In the worst case a query waits for
+the scan before its own, so almost all are answered within 2 * T(b) plus the network's share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from lookalike.model.errors import InvalidRequest
 from shard.bench.kernel import Bench, random_codes
 from shard.bench.timing import best_seconds, processor
 
-# Beside the code a row takes an id, a number and a deletion stamp in memory; the share is for all else there.
+# Besides its code, a row takes an id, a number and a deletion stamp in memory. The rest of the memory is for
+# everything else.
 ROW_BYTES = 16
 MEMORY_SHARE = 0.7
 MAX_PARTITIONS = 1_024
@@ -32,7 +33,13 @@ _SECONDS = 0.5
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Load:
-    """What is asked for. overhead_ms: what of a query's time is not the scan."""
+    """The load to carry.
+
+    Attributes:
+        qps: Queries per second.
+        p99_ms: The latency that 99 % of the queries must not exceed.
+        overhead_ms: The part of a query's latency that is not the scan.
+    """
 
     images: int
     bits: int
@@ -63,8 +70,14 @@ class Plan:
 
 
 def plan(load: Load, machine: Machine, speeds: Mapping[int, float]) -> Plan:
-    """The least partitions that carry the load while one replica is down. speeds: bytes of codes compared a second
-    by one thread, by batch. Raises InvalidRequest if no number of partitions would do."""
+    """Returns the smallest deployment that carries the load while one replica is down.
+
+    Args:
+        speeds: By batch size, the bytes of codes that one thread compares per second.
+
+    Raises:
+        InvalidRequest: If no number of partitions is enough.
+    """
     rate = load.qps / max(1, load.replicas - 1)
     row_bytes = load.bits // 8 + ROW_BYTES
     share = machine.memory_bytes * MEMORY_SHARE / machine.cores
@@ -84,13 +97,13 @@ def plan(load: Load, machine: Machine, speeds: Mapping[int, float]) -> Plan:
                 per_shard * shards, batch, scan_ms, p99_ms, "memory" if partitions == fitting else "time",
             )  # fmt: skip
     raise InvalidRequest(
-        f"plan: {MAX_PARTITIONS:,} partitions, the most there can be, are not enough; allow more time"
-        f" (--p99-ms), more replicas (--replicas), fewer bits, or larger machines (--memory-gb)"
+        f"plan: {MAX_PARTITIONS:,} partitions, the maximum, are not enough; allow more time (--p99-ms), or use"
+        f" more replicas (--replicas), fewer bits (--bits) or larger machines (--memory-gb)"
     )
 
 
 def _settled_batch(rate: float, code_bytes: float, speeds: Mapping[int, float]) -> int | None:
-    """The batch at which a shard keeps up with so many queries a second, or None if it never does."""
+    """Returns the batch size at which a shard keeps up with `rate` queries per second, or None if none does."""
     for batch in range(1, max(speeds) + 1):
         if rate * _scan_seconds(batch, code_bytes, speeds) <= batch:
             return batch
@@ -104,7 +117,7 @@ def _scan_seconds(batch: int, code_bytes: float, speeds: Mapping[int, float]) ->
 
 
 def measure(bits: int) -> dict[int, float]:
-    """Bytes of codes that one thread compares a second on this machine, by batch."""
+    """Measures the bytes of codes that one thread compares per second on this machine, by batch size."""
     bench = Bench.of(random_codes(bits, _MEGABYTES * 2**20 * 8 // bits), compare=False)
     return {
         batch: batch * bench.codes.nbytes / best_seconds({"own": bench.own(batch)}, _SECONDS)["own"]
@@ -113,21 +126,23 @@ def measure(bits: int) -> dict[int, float]:
 
 
 def command(
-    images: Annotated[float, typer.Option(min=1, help="Records in all, such as 1e9.")],
-    bits: Annotated[int, typer.Option(min=16, max=8192, help="Width of a code.")] = 256,
-    qps: Annotated[float, typer.Option(min=0.001, help="Queries a second.")] = 100,
-    p99_ms: Annotated[float, typer.Option(min=1, help="Time in which 99 of 100 queries are answered.")] = 100,
-    replicas: Annotated[int, typer.Option(min=1, max=16, help="Copies; the load is carried with one down.")] = 2,
-    cores: Annotated[int | None, typer.Option(min=1, help="Of a machine; by default this one's.")] = None,
-    memory_gb: Annotated[float | None, typer.Option(min=0.1, help="Of a machine; by default this one's.")] = None,
-    overhead_ms: Annotated[float, typer.Option(min=0, help="Of a query's time, what is not the scan.")] = 15,
+    images: Annotated[float, typer.Option(min=1, help="Total number of records, such as 1e9.")],
+    bits: Annotated[int, typer.Option(min=16, max=8192, help="Bits per code.")] = 256,
+    qps: Annotated[float, typer.Option(min=0.001, help="Queries per second.")] = 100,
+    p99_ms: Annotated[float, typer.Option(min=1, help="Latency of 99 % of the queries, in ms.")] = 100,
+    replicas: Annotated[int, typer.Option(min=1, max=16, help="Replicas of each partition; one may be down.")] = 2,
+    cores: Annotated[int | None, typer.Option(min=1, help="Cores per machine; default: this machine's.")] = None,
+    memory_gb: Annotated[
+        float | None, typer.Option(min=0.1, help="Memory per machine in GB; default: this machine's.")
+    ] = None,
+    overhead_ms: Annotated[float, typer.Option(min=0, help="Latency besides the scan, in ms.")] = 15,
     as_json: Json = False,
 ) -> None:
-    """Reckon shards, replicas and memory for a load from the scan's speed on this machine, without encoding."""
+    """Estimate shards, machines and memory for a load from the scan speed of this machine, without encoding."""
     if not math.isfinite(images * qps):
-        raise InvalidRequest("images, qps: must be numbers, not infinite ones")
+        raise InvalidRequest("images, qps: must be finite; use smaller numbers")
     if bits % 8:
-        raise InvalidRequest(f"bits: {bits} is not a multiple of 8")
+        raise InvalidRequest(f"bits: {bits} is not a multiple of 8; use one that is")
     memory = (
         os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if memory_gb is None else int(memory_gb * 1e9)
     )
@@ -148,17 +163,17 @@ def _explain(load: Load, machine: Machine, speeds: Mapping[int, float], made: Pl
     )
     return [
         f"partitions: {made.partitions}    replicas: {made.replicas}    machines like this: {made.machines}",
-        f"memory: {made.memory_bytes_per_shard / 1e9:.1f} GB a shard, {made.memory_bytes / 1e9:.1f} GB in all",
+        f"memory: {made.memory_bytes_per_shard / 1e9:.1f} GB per shard, {made.memory_bytes / 1e9:.1f} GB in total",
         "",
         f"Measured here, one thread on {processor()}:",
-        f"  GB of {load.bits}-bit codes compared a second: {measured}",
+        f"  GB of {load.bits}-bit codes compared per second: {measured}",
         "Reasoning:",
-        f"  A row takes {load.bits // 8} bytes of code and {ROW_BYTES} of id, number and stamp;"
-        f" a machine's {machine.cores} cores hold a shard each in {MEMORY_SHARE:.0%} of"
+        f"  A row takes {load.bits // 8} bytes of code and {ROW_BYTES} of id, number and stamp."
+        f" A machine has {machine.cores} cores, with one shard each, in {MEMORY_SHARE:.0%} of"
         f" {machine.memory_bytes / 1e9:.0f} GB.",
-        f"  {made.rows_per_partition:,} rows a partition; {load.qps:g} queries a second on {carried}"
+        f"  {made.rows_per_partition:,} rows per partition; {load.qps:g} queries per second on {carried}"
         f" settle at batches of {made.batch}, a scan of {made.scan_ms:.1f} ms.",
-        f"  A query waits for one scan and has its own: {made.p99_ms:.0f} ms with {load.overhead_ms:g} ms for the"
-        f" rest, of {load.p99_ms:g} ms allowed. The {made.bound_by} decides the partitions.",
-        "  Cores of one machine share its memory: single queries on all at once run slower than one alone.",
+        f"  A query waits for one scan and takes one: {made.p99_ms:.0f} ms with {load.overhead_ms:g} ms for the"
+        f" rest, of {load.p99_ms:g} ms allowed. The {made.bound_by} determines the number of partitions.",
+        "  Cores of one machine share its memory bandwidth: queries on all of them are slower than one alone.",
     ]

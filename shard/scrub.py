@@ -1,32 +1,37 @@
-"""Owns the search for damage in what is stored: every row's checksum, and SQLite's own pages and indexes.
+"""Owns the search for damage in what is stored: the checksum of every row, and SQLite's own pages and indexes.
 
-A collection with damage is set aside at once: its reads and writes are answered with DATA_LOSS, coordinators go to
-another replica, and the keeper fills it again from there."""
+A damaged collection is quarantined at once: its reads and writes fail with DATA_LOSS, coordinators ask another
+replica, and replication fills it again from there."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 
 from lookalike.model.errors import Corruption, LookalikeError
 from lookalike.server.observe import metrics
 from shard.engine import Engine
+from shard.executor import ShardExecutor
 from shard.node import Node
-from shard.server import ShardServicer
 
 log = logging.getLogger("shard.scrub")
 FIRST_SECONDS = 5.0
 _ROWS_AT_ONCE = 2_000
-# Between portions: a scrub takes a few per cent of a processor.
+# Between portions, so that a scrub takes a few per cent of a processor.
 _PAUSE_SECONDS = 0.1
 
 
 class Scrubber:
-    """Runs beside the servicer until cancelled."""
+    """Scrubs all collections again and again until cancelled.
 
-    def __init__(self, node: Node, servicer: ShardServicer, hours: float) -> None:
+    Args:
+        hours: The pause between two scrubs.
+    """
+
+    def __init__(self, node: Node, executor: ShardExecutor, hours: float) -> None:
         self._node = node
-        self._servicer = servicer
+        self._executor = executor
         self._seconds = hours * 3_600
 
     async def run(self) -> None:
@@ -37,7 +42,7 @@ class Scrubber:
                     await self._scrub(engine)
                 except Corruption as error:
                     metrics.SCRUB_DAMAGE.inc()
-                    await self._servicer.set_aside(name, engine, error.message)
+                    await self._executor.quarantine(name, engine, error.message)
                 except LookalikeError as error:
                     log.info("collection %s was not scrubbed: %s", name, error.message)
                 except Exception:
@@ -46,15 +51,13 @@ class Scrubber:
             await asyncio.sleep(self._seconds)
 
     async def _scrub(self, engine: Engine) -> None:
-        """Raises Corruption when anything is not as it was written."""
-        await self._servicer.in_reader(engine.check_structure)
+        """Raises Corruption if anything differs from what was written."""
+        await self._executor.read(engine.check_structure)
         first: int | None = 0
         while first is not None:
             start = first
-            damaged, first = await self._servicer.in_reader(
-                lambda start=start: engine.damaged_rows(start, _ROWS_AT_ONCE)  # type: ignore[misc]
-            )
+            damaged, first = await self._executor.read(partial(engine.damaged_rows, start, _ROWS_AT_ONCE))
             if damaged:
-                raise Corruption(f"{damaged} of its rows from number {start} on are not as they were written")
+                raise Corruption(f"{damaged} rows from number {start} on differ from what was written")
             await asyncio.sleep(_PAUSE_SECONDS)
         metrics.SCRUBBED.inc(engine.rows)

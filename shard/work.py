@@ -1,13 +1,13 @@
-"""Owns how requests that came together are answered together: scans that differ only in their codes by one scan,
-writes to one collection by one commit. And the rule of slots: what a shard does not serve it does not answer for,
-what it does not take it does not store."""
+"""Owns answering concurrent requests together: scans that differ only in their codes by one scan, writes to one
+collection by one commit. Also rejects reads of slots that the shard does not serve, and writes of slots that it
+does not accept."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from lookalike.cluster.scan import ScanGroup, ScanHits, WriteResult
+from lookalike.cluster.scan import ScanGroup, ScanResult, WriteResult
 from lookalike.cluster.slots import SlotSet, slots_from_bytes
 from lookalike.model.errors import DeadlineExceeded, LookalikeError, SlotMoved
 from lookalike.model.records import VersionedRecord, record_id, slot_of
@@ -20,7 +20,7 @@ _RECORD_BYTES = 256
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Scan:
-    """slots: a bit per slot to search; empty for all that are served."""
+    """slots: a bitmap of the slots to search; empty for all that are served."""
 
     engine: Engine
     group: ScanGroup
@@ -29,7 +29,7 @@ class Scan:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Write:
-    """is_repair: the records come from another shard, which has them already."""
+    """is_repair: the records come from another shard, so their slots are not checked."""
 
     engine: Engine
     records: Sequence[VersionedRecord]
@@ -37,18 +37,27 @@ class Write:
 
     @property
     def weight(self) -> int:
-        """About how many bytes it takes on its way to the disk."""
+        """The approximate number of bytes to write."""
         return sum(_RECORD_BYTES + record.size for record in self.records)
 
 
 def scan_together(
     node: Node, scans: Sequence[Scan], should_stop: Callable[[], bool]
-) -> list[ScanHits | Exception]:
-    """Answer scans that differ only in their codes by one scan of all their codes."""
-    results: list[ScanHits | Exception] = [DeadlineExceeded("the scan was stopped")] * len(scans)
+) -> list[ScanResult | Exception]:
+    """Answers scans, those that differ only in their codes by one scan.
+
+    Args:
+        node: The shard's collections.
+        scans: The requests.
+        should_stop: Polled now and then; True ends the scans.
+
+    Returns:
+        Per request its result, or its error.
+    """
+    results: list[ScanResult | Exception] = [DeadlineExceeded("the scan was stopped")] * len(scans)
     alike: dict[object, list[int]] = {}
     for index, scan in enumerate(scans):
-        alike.setdefault((id(scan.engine), scan.group.options, scan.slots), []).append(index)
+        alike.setdefault((id(scan.engine), scan.group.batch_key, scan.slots), []).append(index)
     for members in alike.values():
         try:
             joined = _scan_joined(node, [scans[i] for i in members], should_stop)
@@ -60,15 +69,18 @@ def scan_together(
             if len(members) == 1:
                 results[members[0]] = error
                 continue
-            # What is wrong with one of them, or only with all at once, must not fail the others.
+            # One invalid request, or a limit that only all together exceed, must not fail the others.
             for index in members:
                 results[index] = scan_together(node, [scans[index]], should_stop)[0]
     return results
 
 
 def require_served(node: Node, slots: SlotSet) -> object:
-    """Raise SlotMoved unless reads of all these slots are answered here. What it returns stays the same as long as
-    that holds without a break."""
+    """Raises SlotMoved unless this shard serves all these slots.
+
+    Returns:
+        A value that compares equal later if the slots were served without interruption.
+    """
     table = node.table
     if not table.serving[slots].all():
         partition = node.identity.partition
@@ -77,9 +89,13 @@ def require_served(node: Node, slots: SlotSet) -> object:
 
 
 def write_together(node: Node, writes: Sequence[Write]) -> list[WriteResult | Exception]:
-    """Apply the writes to one collection in one commit. Slots change in the same thread, so what is true of them
-    before a commit is true after it."""
-    results: list[WriteResult | Exception] = [DeadlineExceeded("the write was not tried")] * len(writes)
+    """Applies writes, those to one collection in one commit. Must run in the thread that changes slots, so that
+    slots do not change during a commit.
+
+    Returns:
+        Per write its result, or its error.
+    """
+    results: list[WriteResult | Exception] = [DeadlineExceeded("the write was not attempted")] * len(writes)
     by_engine: dict[int, list[int]] = {}
     for index, write in enumerate(writes):
         by_engine.setdefault(id(write.engine), []).append(index)
@@ -90,7 +106,7 @@ def write_together(node: Node, writes: Sequence[Write]) -> list[WriteResult | Ex
         except Exception as error:
             is_shared = isinstance(error, LookalikeError) or len(members) == 1
             for index in members:
-                # What is wrong with one of them must not fail the others.
+                # One write's error must not fail the others.
                 results[index] = error if is_shared else write_together(node, [writes[index]])[0]
             continue
         start = 0
@@ -102,39 +118,49 @@ def write_together(node: Node, writes: Sequence[Write]) -> list[WriteResult | Ex
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Admitted:
-    """Of a write of `count` records those that are stored, and where they stood in it."""
+    """The part of a write that may be stored.
+
+    Attributes:
+        count: The number of records in the write.
+        records: Those that may be stored.
+        places: Their indices in the write.
+        refused: Indices of records whose slots are not accepted here.
+        late: Indices of records below the horizon, with the horizon.
+        forward_to: By slot, another partition that must store the slot's records.
+    """
 
     count: int
     records: list[VersionedRecord]
     places: list[int]
     refused: frozenset[int]
     late: dict[int, int]
-    elsewhere: dict[int, int]
+    forward_to: dict[int, int]
 
     def result(self, joined: WriteResult, start: int) -> WriteResult:
-        """This write's part of the result of a commit in which its records begin at `start`."""
+        """Returns this write's result, from that of a commit in which its records start at `start`."""
         existed = [False] * self.count
         superseded = dict(self.late)
         for offset, place in enumerate(self.places):
             existed[place] = joined.existed[start + offset]
             if (by := joined.superseded.get(start + offset)) is not None:
                 superseded[place] = by
-        return WriteResult(existed, superseded, joined.newest_version, self.elsewhere, self.refused)
+        return WriteResult(existed, superseded, joined.newest_version, self.forward_to, self.refused)
 
 
 def _admit(node: Node, write: Write) -> _Admitted:
-    """Refuse records of slots that are not taken here, and those too old to be judged."""
+    """Rejects records whose slots are not accepted here, and those below the horizon: their tombstones may be
+    gone."""
     if write.is_repair:
         records = list(write.records)
         return _Admitted(len(records), records, list(range(len(records))), frozenset(), {}, {})
     table, horizon = node.table, write.engine.horizon
-    writable, states_elsewhere = table.writable, table.shared | ~table.writable
-    refused, late, elsewhere = set(), {}, {}
+    writable, may_forward = table.writable, table.shared | ~table.writable
+    refused, late, forward_to = set(), {}, {}
     records, places = [], []
     for place, record in enumerate(write.records):
         slot = slot_of(record_id(record.key))
-        if states_elsewhere[slot] and table.partners[slot] != table.own:
-            elsewhere[slot] = int(table.partners[slot])
+        if may_forward[slot] and table.partners[slot] != table.own:
+            forward_to[slot] = int(table.partners[slot])
         if not writable[slot]:
             refused.add(place)
         elif record.version < horizon:
@@ -142,41 +168,16 @@ def _admit(node: Node, write: Write) -> _Admitted:
         else:
             records.append(record)
             places.append(place)
-    return _Admitted(len(write.records), records, places, frozenset(refused), late, elsewhere)
+    return _Admitted(len(write.records), records, places, frozenset(refused), late, forward_to)
 
 
-def _scan_joined(node: Node, scans: Sequence[Scan], should_stop: Callable[[], bool]) -> list[ScanHits]:
+def _scan_joined(node: Node, scans: Sequence[Scan], should_stop: Callable[[], bool]) -> list[ScanResult]:
     first = scans[0]
     slots = slots_from_bytes(first.slots) if first.slots else node.table.serving
     joined = first.group.joined([scan.group for scan in scans[1:]])
     held = require_served(node, slots)
-    hits = first.engine.scan(joined, should_stop, slots)
+    result = first.engine.scan(joined, should_stop, slots)
     if require_served(node, slots) != held:
-        raise SlotMoved("slots went and came back while they were searched")
-    return _cut(hits, [len(scan.group.codes) for scan in scans])
-
-
-def _cut(hits: ScanHits, sizes: Sequence[int]) -> list[ScanHits]:
-    """Give each of the joined scans the hits of its own queries."""
-    if len(sizes) == 1:
-        return [hits]
-    parts = []
-    query = row = 0
-    for size in sizes:
-        counts = hits.counts[query : query + size]
-        rows = slice(row, row + sum(counts))
-        parts.append(
-            dataclasses.replace(
-                hits,
-                counts=counts,
-                distances=hits.distances[rows],
-                ids=hits.ids[rows],
-                keys=hits.keys[rows],
-                attributes=hits.attributes[rows],
-                ranks=hits.ranks[rows],
-                versions=hits.versions[rows],
-            )
-        )
-        query += size
-        row = rows.stop
-    return parts
+        raise SlotMoved("slots moved away and returned during the scan")
+    parts = result.hits.split([len(scan.group.codes) for scan in scans])
+    return [dataclasses.replace(result, hits=part) for part in parts]

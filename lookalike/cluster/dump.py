@@ -1,4 +1,4 @@
-"""Owns what a dump says of itself: a part of a backup, as one store gave it."""
+"""Owns the description of a dump: the part of a backup that comes from one store."""
 
 from __future__ import annotations
 
@@ -9,8 +9,17 @@ from lookalike.cluster.slots import SlotSet
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Mark:
-    """How far a dump of some slots reached: up to this number, which it does not include, of that store. A store
-    gives every change a number higher than all before, whatever its version."""
+    """How far a dump of some slots reached.
+
+    A store numbers its changes in ascending order, whatever their versions.
+
+    Attributes:
+        store: The store that was dumped.
+        number: The first number that the dump does not include.
+        slots: The slots dumped.
+        partition: The partition of the shard that has the store.
+        replica: Its replica.
+    """
 
     store: str
     number: int
@@ -21,8 +30,15 @@ class Mark:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Head:
-    """whole: the slots of which all live records follow; of the others, the records and tombstones since an
-    earlier mark. rows: live records of all the mark's slots."""
+    """The first message of a dump.
+
+    Attributes:
+        incarnation: The incarnation of the collection.
+        mark: How far the dump reaches.
+        whole: The slots of which all live records follow. Of the other slots, the records and tombstones since an
+            earlier mark follow.
+        rows: The number of live records of all slots of the mark.
+    """
 
     incarnation: int
     mark: Mark

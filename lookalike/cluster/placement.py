@@ -1,7 +1,7 @@
-"""Owns placement: which partition shall hold which slot, as a pure function of the target.
+"""Owns placement: which partition holds which slot once all moves are done, as a pure function of the target.
 
-Rendezvous hashing: every partition draws a weight for every slot, and the highest takes it. So one more
-partition takes only the slots that it wins, one fewer gives only its own away, and nothing moves between the
+Rendezvous hashing: every partition has a weight for every slot, and the highest weight wins the slot. So a new
+partition takes only the slots that it wins, a removed one gives away only its own, and nothing moves between the
 others."""
 
 from __future__ import annotations
@@ -20,9 +20,14 @@ MAX_PARTITIONS = 1_024
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Target:
-    """How the cluster shall be divided: over partitions 0..partitions-1 without those drained. Of two targets the
-    one with the higher epoch holds; of two with one epoch, the greater: everyone decides alike. formerly: the most
-    partitions that there ever were; slots that nobody has may be there."""
+    """The division of the cluster to reach: over partitions 0..partitions-1 except those drained.
+
+    Of two targets the one with the higher `order` is valid, so all shards decide alike.
+
+    Attributes:
+        formerly: The highest number of partitions that the cluster has had; slots that no other shard serves may
+            still be there.
+    """
 
     epoch: int
     partitions: int
@@ -34,11 +39,11 @@ class Target:
         return self.epoch, self.partitions, self.drained
 
     def followed_by(self, partitions: int, drained: tuple[int, ...]) -> Target:
-        """The next target."""
+        """Returns the next target."""
         return Target(self.epoch + 1, partitions, drained, max(self.partitions, self.formerly))
 
     def owners(self) -> npt.NDArray[np.int16]:
-        """The partition of each slot."""
+        """Returns int16 (SLOTS,): the partition of each slot. Read-only."""
         return _owners(self.partitions, self.drained)
 
 
@@ -51,8 +56,8 @@ def _owners(partitions: int, drained: tuple[int, ...]) -> npt.NDArray[np.int16]:
     return found
 
 
-# Of 1,400 salts tried the one with the most even draw: up to 33 partitions a new one takes at most 1.17 times
-# its fair share. Never to be changed: stored records live where it says.
+# The most even of 1,400 salts tried: up to 33 partitions, a new one takes at most 1.17 times its fair share. Must
+# never change, since stored records are where it puts them.
 _SALT = b"lookalike-1375"
 
 

@@ -1,33 +1,34 @@
-"""Owns the plain data of a shard's work: what a coordinator asks of a shard, and what comes back."""
+"""Owns what a coordinator requests of a shard and what the shard answers, as plain data."""
 
 from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lookalike.cluster.hits import HitTable
 from lookalike.model.filters import Filter
 
 Codes = npt.NDArray[np.uint8]
-Distances = npt.NDArray[np.uint16]
-Ids = npt.NDArray[np.uint64]
 # Of asymmetric scoring: uint16 weights (n, bits). Of features: float32 (n, width).
 Inputs = npt.NDArray[np.uint16] | npt.NDArray[np.float32]
 
-
-# What an asymmetric scan costs beside a Hamming scan of the same rows.
+# Values of a group that differ per query. All other fields are options.
+_PER_QUERY = frozenset({"codes", "inputs"})
+# Cost of an asymmetric scan relative to a Hamming scan of the same rows.
 _ASYMMETRIC_WORK = 10
-# Features compared in the time of a query, and bytes of inputs that take up a query's room.
+# Feature values compared in the time of one query, and input bytes that weigh as much as one query.
 _FEATURES_PER_WORK = 100_000
 _INPUT_BYTES = 64 * 1024
 
 
 class Scoring(enum.Enum):
-    """How rows are scored beyond their Hamming distance. A rerank ranks the k nearest by that distance."""
+    """How rows are scored beyond their Hamming distance. A rerank scores only the k nearest by that distance."""
 
     HAMMING = 1
     RERANK_ASYMMETRIC = 2
@@ -37,8 +38,13 @@ class Scoring(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ScanGroup:
-    """Queries that share their options. codes: uint8 (n, bits/8). features: what the collection is thought to keep
-    of them. inputs: what the scoring needs, a row per query; None by HAMMING."""
+    """Queries that share their options.
+
+    Attributes:
+        codes: uint8 (n, bits/8), one row per query.
+        features: How the caller believes the collection stores features, such as "int8 1280".
+        inputs: What the scoring needs, one row per query; None for `Scoring.HAMMING`.
+    """
 
     collection: str
     fingerprint: str
@@ -53,22 +59,13 @@ class ScanGroup:
     include_versions: bool = False
 
     @property
-    def options(self) -> tuple[object, ...]:
-        """All but codes and inputs: groups that are alike in these can be answered as one."""
-        return (
-            self.collection,
-            self.fingerprint,
-            self.k,
-            self.max_distance,
-            self.filter,
-            self.include_attributes,
-            self.features,
-            self.scoring,
-            self.include_versions,
-        )
+    def batch_key(self) -> tuple[object, ...]:
+        """Every option that applies to the whole group: groups with equal keys can share one scan."""
+        kind: Any = type(self)
+        return tuple(getattr(self, name) for name in _option_names(kind))
 
     def joined(self, others: Sequence[ScanGroup]) -> ScanGroup:
-        """This group and others with the same options as one."""
+        """Returns this group and others with the same `batch_key` as one group."""
         if not others:
             return self
         groups = [self, *others]
@@ -81,7 +78,7 @@ class ScanGroup:
 
     @property
     def weight(self) -> int:
-        """What the group takes of a batch's room: its queries, more for those that want many hits or much work."""
+        """The group's share of a batch: its number of queries, scaled up for many hits or expensive scoring."""
         work = 1 + self.k // 100
         if self.scoring is Scoring.ASYMMETRIC:
             work *= _ASYMMETRIC_WORK
@@ -92,35 +89,43 @@ class ScanGroup:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class ScanHits:
-    """Hits of a group's queries, end to end: counts[q] of them for query q, each query's ordered by
-    (distance, id, key), or by (rank, id, key) where all rows are scored. `attributes` is empty unless asked for.
-    rows: live rows at the scan's start, of the slots that were searched. ranks: float64, one per hit, lower is
-    nearer; empty by HAMMING. versions: empty unless asked for. stale_ms: every write acknowledged so long ago is
-    in it."""
+class ScanResult:
+    """One shard's answer to a scan group.
 
-    counts: Sequence[int]
-    distances: Distances
-    ids: Ids
-    keys: Sequence[str]
-    attributes: Sequence[str]
+    Attributes:
+        hits: Each query's hits ordered by (distance, id, key), or by (rank, id, key) for asymmetric scoring.
+        rows: Live rows of the searched slots when the scan started.
+        unknown_fields: Fields that the filter compares and that no record here ever had.
+        known_fields: Some fields that records here have had, if there are unknown ones.
+        stale_ms: Every write acknowledged at least this long ago was searched.
+    """
+
+    hits: HitTable
     rows: int
     unknown_fields: Sequence[str] = ()
     known_fields: Sequence[str] = ()
-    ranks: npt.NDArray[np.float64] = dataclasses.field(default_factory=lambda: np.zeros(0))
-    versions: Sequence[int] = ()
     stale_ms: int = 0
+
+
+@functools.cache
+def _option_names(kind: type[Any]) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind) if field.name not in _PER_QUERY)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class WriteResult:
-    """existed[i]: was a live record there before? superseded: the indices whose record lost to a higher
-    stored version, with that version. newest_version: the highest version in the collection. elsewhere: partitions
-    that must store the records of a slot as well. refused: indices of records that were not taken, for their slots
-    are not here."""
+    """One replica's answer to a write.
+
+    Attributes:
+        existed: Per record, whether a live record with its key was stored before.
+        superseded: Indices of records that lost to a higher stored version, with that version.
+        newest_version: The highest version in the collection.
+        forward_to: By slot, another partition that must store the slot's records too.
+        refused: Indices of records that were not stored because their slots are not here.
+    """
 
     existed: Sequence[bool]
     superseded: Mapping[int, int]
     newest_version: int
-    elsewhere: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    forward_to: Mapping[int, int] = dataclasses.field(default_factory=dict)
     refused: frozenset[int] = frozenset()

@@ -1,8 +1,9 @@
-"""Owns what a shard says of itself, to coordinators and to other shards."""
+"""Owns the state that a shard reports to coordinators and to other shards."""
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,10 +15,26 @@ from lookalike.model.errors import PartitionUnavailable
 from lookalike.model.records import Collection
 
 
+class Readiness(enum.IntEnum):
+    """Whether a shard answers reads, and if not, what it is doing. The values are those of the protobuf enum."""
+
+    LOADING = 1
+    CATCHING_UP = 2
+    FILLING = 3
+    READY = 4
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class CollectionDigest:
-    """digests: uint64 per slot, over all rows, tombstones included; rows: how many those are. horizon: tombstones
-    below it are forgotten."""
+    """What one replica holds of one collection.
+
+    Attributes:
+        incarnation: The incarnation that the digest describes.
+        digests: uint64 (SLOTS,), over all rows of each slot, tombstones included.
+        rows: int64 (SLOTS,), the number of those rows.
+        horizon: Tombstones below this version are forgotten.
+        has_hash: Whether the collection has a hash file.
+    """
 
     incarnation: int
     digests: npt.NDArray[np.uint64]
@@ -28,8 +45,12 @@ class CollectionDigest:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ShardState:
-    """See ShardStatusResponse in protos/lookalike/v1/shard.proto. digests: by collection, empty unless asked
-    for."""
+    """The fields of ShardStatusResponse (protos/lookalike/v1/shard.proto).
+
+    Attributes:
+        reason: Why reads are refused, for logs and status pages; decisions use `readiness`.
+        digests: By collection; empty unless requested.
+    """
 
     cluster: str
     partition: int
@@ -42,7 +63,7 @@ class ShardState:
     founders: tuple[str, ...]
     target: Target
     table: SlotTable
-    is_ready: bool
+    readiness: Readiness
     reason: str
     stale_ms: int
     newest_version: int
@@ -52,13 +73,21 @@ class ShardState:
     digests: Mapping[str, CollectionDigest]
 
     @property
+    def is_ready(self) -> bool:
+        return self.readiness is Readiness.READY
+
+    @property
     def member(self) -> str:
-        """As the founders are named."""
+        """The shard's name among the founders."""
         return f"{self.partition}/{self.replica}/{self.instance}"
 
     def require(self, partition: int, replica: int) -> None:
-        """Raise PartitionUnavailable unless it is this shard that answered: where addresses are given anew, as in
-        containers, one may belong to another shard for a while."""
+        """Checks which shard answered: where addresses are reused, as with containers, one may belong to another
+        shard for a while.
+
+        Raises:
+            PartitionUnavailable: If the answer came from another partition or replica.
+        """
         if (self.partition, self.replica) != (partition, replica):
             raise PartitionUnavailable(
                 f"partition {partition} (replica {replica}): its address belongs to partition {self.partition}"

@@ -1,18 +1,18 @@
-"""Owns what a shard is to each of the 1,024 slots, and the steps from one to the next. Pure.
+"""Owns what a shard is to each of the 1,024 slots, and the steps from one state to the next. Pure.
 
-A slot's records belong to one partition at a time, or to two while it moves. Its generation counts its moves: the
-partition that holds it in generation g hands it to another, which holds it in g + 1.
+A slot's records belong to one partition at a time, or to two while the slot moves. Its generation counts its
+moves: the partition that holds it in generation g hands it to another, which holds it in g + 1.
 
-    at the partition that has it          at the partition that takes it
+    at the source partition               at the taker
     OWNED                                 NONE
-                                          RECEIVING   takes writes, copies what there is
+                                          RECEIVING   accepts writes, copies the records
     SHARING  writes go to both            RECEIVING
-    SHARING                               RECEIVED    has all that was acknowledged
+    SHARING                               RECEIVED    has every acknowledged write
     SHARING                               TAKING      serves; writes go to both
     MOVED    neither reads nor writes     TAKING
     MOVED                                 OWNED
 
-Each replica keeps a table of its own; docs/CONSISTENCY.md says why this loses nothing."""
+Each replica keeps its own table; docs/CONSISTENCY.md explains why no record is lost."""
 
 from __future__ import annotations
 
@@ -26,11 +26,13 @@ import numpy.typing as npt
 from lookalike.model.records import SLOTS
 
 SLOTS_BYTES = SLOTS // 8
-# True for the slots that are meant.
+# bool (SLOTS,): True for the slots in the set.
 SlotSet = npt.NDArray[np.bool_]
 
 
 class SlotState(enum.IntEnum):
+    """The values are those of the wire and of shard.json."""
+
     NONE = 0
     RECEIVING = 1
     RECEIVED = 2
@@ -38,6 +40,28 @@ class SlotState(enum.IntEnum):
     OWNED = 4
     SHARING = 5
     MOVED = 6
+
+
+class HandOverStep(enum.Enum):
+    """SHARE: forward writes to the taker, too. RELEASE: stop serving, since the taker has everything."""
+
+    SHARE = 1
+    RELEASE = 2
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HandOver:
+    """A step that the taker of slots requests from a replica of the partition that holds them.
+
+    Attributes:
+        taker: The partition that takes the slots.
+        generations: uint32 (SLOTS,), the generation that each slot has there.
+    """
+
+    step: HandOverStep
+    slots: SlotSet
+    taker: int
+    generations: npt.NDArray[np.uint32]
 
 
 _SERVING = np.array([False, False, False, True, True, True, False])
@@ -58,16 +82,22 @@ def slots_to_bytes(slots: SlotSet) -> bytes:
 
 
 def slots_from_bytes(data: bytes) -> SlotSet:
-    """Raises ValueError unless there is a bit per slot."""
+    """Raises ValueError unless there is one bit per slot."""
     if len(data) != SLOTS_BYTES:
-        raise ValueError(f"slots: have {len(data)} bytes; send {SLOTS_BYTES}, a bit per slot")
+        raise ValueError(f"slots: {len(data)} bytes; send {SLOTS_BYTES}, one bit per slot")
     return np.unpackbits(np.frombuffer(data, np.uint8)).view(np.bool_)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SlotTable:
-    """What one replica of partition `own` is to each slot. states: SlotState; partners: the other partition of a
-    slot that moves or has moved, or `own`; generations: as above, 0 where nothing is known."""
+    """What one replica of a partition is to each slot.
+
+    Attributes:
+        own: The replica's partition.
+        states: uint8 (SLOTS,) of SlotState.
+        partners: uint16 (SLOTS,): the other partition of a slot that moves or has moved; otherwise `own`.
+        generations: uint32 (SLOTS,), as above; 0 where nothing is known.
+    """
 
     own: int
     states: npt.NDArray[np.uint8]
@@ -80,7 +110,7 @@ class SlotTable:
 
     @classmethod
     def founded(cls, own: int, slots: SlotSet) -> SlotTable:
-        """The table of a shard that has had these slots from the beginning."""
+        """Returns the table of a founder that owns these slots."""
         empty = cls.empty(own)
         return empty.put(slots, SlotState.OWNED, own, np.where(slots, 1, 0))
 
@@ -92,19 +122,25 @@ class SlotTable:
 
     @property
     def writable(self) -> SlotSet:
-        """The slots whose writes it takes."""
+        """The slots whose writes this replica accepts."""
         writable: SlotSet = _WRITABLE[self.states]
         return writable
 
     @property
     def shared(self) -> SlotSet:
-        """The slots whose writes must be stored by the partner as well."""
+        """The slots whose writes the partner must store as well."""
         shared: SlotSet = _SHARED[self.states] & (self.partners != self.own)
         return shared
 
     def are(self, *states: SlotState) -> SlotSet:
+        """The slots in one of these states."""
         found: SlotSet = np.isin(self.states, states)
         return found
+
+    def receiving_from(self, source: int) -> SlotSet:
+        """The slots that are being copied from a partition; with `own`, from the other replicas."""
+        slots: SlotSet = self.are(SlotState.RECEIVING) & (self.partners == source)
+        return slots
 
     def put(
         self,
@@ -113,7 +149,7 @@ class SlotTable:
         partner: int | None = None,
         generations: npt.NDArray[np.integer] | None = None,
     ) -> SlotTable:
-        """The table with these slots in another state; partner and generations stay unless given."""
+        """Returns a table with these slots in another state; partners and generations stay unless given."""
         return SlotTable(
             self.own,
             np.where(slots, state, self.states).astype(np.uint8),
@@ -124,45 +160,57 @@ class SlotTable:
         )
 
     def receive(self, slots: SlotSet, source: int, generations: npt.NDArray[np.integer]) -> SlotTable:
-        """Begin to take slots from a partition, or, when that is `own`, from its other replicas."""
+        """Begins to copy slots from a partition; if that is `own`, from its other replicas."""
         fresh = slots & self.are(SlotState.NONE, SlotState.MOVED, SlotState.RECEIVING)
         behind = slots & (self.generations < generations)
         return self.put(fresh | behind, SlotState.RECEIVING, source, generations)
 
     def received(self, slots: SlotSet) -> SlotTable:
-        """All that was acknowledged before is here."""
+        """Marks slots that have every acknowledged write."""
         return self.put(slots & self.are(SlotState.RECEIVING), SlotState.RECEIVED)
 
     def take(self, slots: SlotSet) -> SlotTable:
-        """Begin to serve."""
+        """Begins to serve received slots."""
         ready = slots & self.are(SlotState.RECEIVED)
         from_peers = ready & (self.partners == self.own)
         return self.put(from_peers, SlotState.OWNED).put(ready & ~from_peers, SlotState.TAKING)
 
     def settle(self, slots: SlotSet) -> SlotTable:
-        """The partition that had them serves them no longer."""
+        """Ends the move of slots that the source no longer serves."""
         return self.put(slots & self.are(SlotState.TAKING), SlotState.OWNED, self.own)
 
     def share(self, slots: SlotSet, taker: int, generations: npt.NDArray[np.integer]) -> SlotTable:
-        """Have writes go to the taker too, which will hold the slots in these generations. Not slots that are on
-        another way."""
+        """Forwards writes to the taker, too, which will hold the slots in these generations. Leaves slots alone
+        that take part in another move."""
         able = slots & self.are(SlotState.OWNED) & (self.generations + 1 == generations)
         return self.put(able, SlotState.SHARING, taker)
 
     def shared_with(self, taker: int, generations: npt.NDArray[np.integer]) -> SlotSet:
-        """The slots whose writers are told of the taker."""
+        """The slots whose writes are forwarded to the taker."""
         sharing = self.are(SlotState.SHARING) & (self.partners == taker)
         shared: SlotSet = sharing & (self.generations + 1 == generations)
         return shared
 
     def release(self, slots: SlotSet, taker: int, generations: npt.NDArray[np.integer]) -> SlotTable:
-        """Stop serving slots that the taker holds in these generations. What has moved on since then stays."""
+        """Stops serving slots that the taker holds in these generations. Leaves slots alone that moved on
+        since."""
         mine = slots & (self.generations < generations)
         return self.put(mine, SlotState.MOVED, taker, np.maximum(generations, 1) - 1)
 
+    def hand_over(self, move: HandOver) -> SlotTable:
+        """Takes the step that a taker requests."""
+        step = self.share if move.step is HandOverStep.SHARE else self.release
+        return step(move.slots, move.taker, move.generations)
+
+    def handed_over(self, move: HandOver) -> SlotSet:
+        """The slots for which `hand_over` has had its effect: a released slot is not served in any case."""
+        if move.step is HandOverStep.SHARE:
+            return move.slots & self.shared_with(move.taker, move.generations)
+        return move.slots
+
     def follow(self, peer: SlotTable) -> SlotTable:
-        """Take over from another replica of the partition what it was told while this one was away: that writes go
-        to a taker too, or that the slot has moved."""
+        """Adopts what another replica of the partition learned while this one was away: that writes are forwarded
+        to a taker, or that the slot has moved."""
         behind = self.are(SlotState.OWNED) & (peer.generations == self.generations) & peer.are(SlotState.SHARING)
         table = self
         for taker in np.unique(peer.partners[behind]):
@@ -185,8 +233,12 @@ class SlotTable:
 
 
 def partitions_named(tables: Sequence[SlotTable]) -> int:
-    """One more than the highest partition that may hold something, going by these tables, some of which may be
-    old: what one says of a slot counts unless another serves it in a later generation."""
+    """Returns the highest partition that may hold records, plus one.
+
+    Args:
+        tables: Tables of any shards. Some may be old: an entry counts unless another table serves the slot in a
+            later generation.
+    """
     served = np.zeros(SLOTS, np.uint32)
     for table in tables:
         served = np.maximum(served, np.where(table.serving, table.generations, 0))
@@ -199,7 +251,7 @@ def partitions_named(tables: Sequence[SlotTable]) -> int:
 
 
 def served_by_any(tables: Iterable[SlotTable]) -> SlotSet:
-    """The slots that at least one of these serves."""
+    """The slots that at least one of these tables serves."""
     served = no_slots()
     for table in tables:
         served |= table.serving

@@ -28,7 +28,7 @@ class _Scoring:
 class _ScoringEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scoring.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     SCORING_UNSPECIFIED: _Scoring.ValueType  # 0
-    """Not at all."""
+    """By Hamming distance only."""
     SCORING_HAMMING: _Scoring.ValueType  # 1
     SCORING_RERANK_ASYMMETRIC: _Scoring.ValueType  # 2
     """The k nearest by Hamming distance, each with its asymmetric rank."""
@@ -41,7 +41,7 @@ class Scoring(_Scoring, metaclass=_ScoringEnumTypeWrapper):
     """How a scan's rows are scored beyond their Hamming distance."""
 
 SCORING_UNSPECIFIED: Scoring.ValueType  # 0
-"""Not at all."""
+"""By Hamming distance only."""
 SCORING_HAMMING: Scoring.ValueType  # 1
 SCORING_RERANK_ASYMMETRIC: Scoring.ValueType  # 2
 """The k nearest by Hamming distance, each with its asymmetric rank."""
@@ -51,9 +51,39 @@ SCORING_ASYMMETRIC: Scoring.ValueType  # 4
 """The k nearest by asymmetric rank."""
 Global___Scoring: _TypeAlias = Scoring  # noqa: Y015
 
+class _Readiness:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReadinessEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Readiness.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    READINESS_UNSPECIFIED: _Readiness.ValueType  # 0
+    """The sender is older than this field: go by `ready`."""
+    READINESS_LOADING: _Readiness.ValueType  # 1
+    """Reads its collections into memory, or has not reached the other shards since it started."""
+    READINESS_CATCHING_UP: _Readiness.ValueType  # 2
+    """Compares itself with the other replicas of its partition."""
+    READINESS_FILLING: _Readiness.ValueType  # 3
+    """Copies slots that it lacks from the other replicas of its partition."""
+    READINESS_READY: _Readiness.ValueType  # 4
+
+class Readiness(_Readiness, metaclass=_ReadinessEnumTypeWrapper):
+    """Whether a shard answers reads, and if not, what it is doing."""
+
+READINESS_UNSPECIFIED: Readiness.ValueType  # 0
+"""The sender is older than this field: go by `ready`."""
+READINESS_LOADING: Readiness.ValueType  # 1
+"""Reads its collections into memory, or has not reached the other shards since it started."""
+READINESS_CATCHING_UP: Readiness.ValueType  # 2
+"""Compares itself with the other replicas of its partition."""
+READINESS_FILLING: Readiness.ValueType  # 3
+"""Copies slots that it lacks from the other replicas of its partition."""
+READINESS_READY: Readiness.ValueType  # 4
+Global___Readiness: _TypeAlias = Readiness  # noqa: Y015
+
 @_typing.final
 class Target(_message.Message):
-    """How the cluster shall be divided. The higher epoch wins; equal epochs, the one with more partitions."""
+    """The division of the cluster to reach. The higher epoch wins; of equal epochs, the one with more partitions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -64,10 +94,10 @@ class Target(_message.Message):
     epoch: _builtins.int
     partitions: _builtins.int
     formerly: _builtins.int
-    """The most partitions that there ever were: where to look for slots that nobody else has."""
+    """The highest number of partitions that the cluster has had: slots that no other shard serves may be there."""
     @_builtins.property
     def drained(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Partitions that shall hold nothing."""
+        """Partitions that are to hold nothing."""
 
     def __init__(
         self,
@@ -95,11 +125,11 @@ class SlotTable(_message.Message):
     PARTNERS_FIELD_NUMBER: _builtins.int
     GENERATIONS_FIELD_NUMBER: _builtins.int
     states: _builtins.bytes
-    """A byte per slot: see lookalike/slots.py."""
+    """One byte per slot: see lookalike/cluster/slots.py."""
     partners: _builtins.bytes
     """uint16 little-endian per slot: the other partition of a slot that moves or has moved."""
     generations: _builtins.bytes
-    """uint32 little-endian per slot: how often the slot has changed its partition."""
+    """uint32 little-endian per slot: the number of times the slot has changed its partition."""
     def __init__(
         self,
         *,
@@ -136,18 +166,18 @@ class ScanGroup(_message.Message):
     fingerprint: _builtins.str
     """Must be the collection's; refused otherwise."""
     codes: _builtins.bytes
-    """n codes of bits / 8 bytes, end to end."""
+    """n codes of bits / 8 bytes, concatenated."""
     k: _builtins.int
     """1..10,001 hits per query."""
     max_distance: _builtins.int
     include_attributes: _builtins.bool
     scoring: Global___Scoring.ValueType
     inputs: _builtins.bytes
-    """What the scoring needs per query, end to end: weights, uint16 little-endian, one per bit; or features, float32
+    """The scoring's input of each query, concatenated: weights, uint16 little-endian, one per bit; or features, float32
     little-endian.
     """
     features: _builtins.str
-    """What the collection keeps of features, such as "int8 1280"; must be as it is, refused otherwise."""
+    """How the collection stores features, such as "int8 1280"; refused if it differs from the collection's."""
     include_versions: _builtins.bool
     """Return each hit's version."""
     @_builtins.property
@@ -184,8 +214,8 @@ class ScanRequest(_message.Message):
     GROUPS_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
     slots: _builtins.bytes
-    """A bit per slot, 128 bytes, most significant first: the slots to search. UNAVAILABLE with the error SlotMoved when
-    this shard does not serve one of them. Empty: all that it serves.
+    """One bit per slot, 128 bytes, most significant first: the slots to search. UNAVAILABLE with the error SlotMoved if
+    this shard does not serve one of them. Empty: all slots that it serves.
     """
     @_builtins.property
     def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScanGroup]: ...
@@ -205,7 +235,7 @@ Global___ScanRequest: _TypeAlias = ScanRequest  # noqa: Y015
 
 @_typing.final
 class ScanHits(_message.Message):
-    """The hits of a group's queries, end to end, each query's ordered by (distance, id, key)."""
+    """The hits of a group's queries, concatenated; each query's are ordered by (distance, id, key)."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -222,7 +252,7 @@ class ScanHits(_message.Message):
     RANKS_FIELD_NUMBER: _builtins.int
     VERSIONS_FIELD_NUMBER: _builtins.int
     error: _builtins.str
-    """Empty, or why this group has no answer: the error's name."""
+    """Empty, or the name of the error that this group failed with."""
     message: _builtins.str
     distances: _builtins.bytes
     """uint16 little-endian, one per hit."""
@@ -231,26 +261,26 @@ class ScanHits(_message.Message):
     rows: _builtins.int
     """Live rows when the scan began."""
     ranks: _builtins.bytes
-    """float64 little-endian, one per hit, lower is nearer: 1 - score. Empty by SCORING_HAMMING."""
+    """float64 little-endian, one per hit, lower is nearer: 1 - score. Empty with SCORING_HAMMING."""
     versions: _builtins.bytes
-    """uint64 little-endian, one per hit; empty unless asked for."""
+    """uint64 little-endian, one per hit; empty unless requested."""
     @_builtins.property
     def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Hits of each query."""
+        """The number of hits of each query."""
 
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def attributes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """One JSON object per hit when asked for; else empty."""
+        """One JSON object per hit if requested; otherwise empty."""
 
     @_builtins.property
     def unknown_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Fields that the filter names and that no record here has ever had."""
+        """Fields that the filter names and no record here has ever had."""
 
     @_builtins.property
     def known_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Fields that records here have had, at most 20 of them; given when unknown_fields is not empty."""
+        """Fields that records here have had, at most 20; set if unknown_fields is not empty."""
 
     def __init__(
         self,
@@ -283,7 +313,7 @@ class ScanResponse(_message.Message):
     GROUPS_FIELD_NUMBER: _builtins.int
     STALE_MS_FIELD_NUMBER: _builtins.int
     stale_ms: _builtins.int
-    """At most so old is what was searched: every write acknowledged earlier is in it."""
+    """The maximum age of the data searched: every write acknowledged earlier is included."""
     @_builtins.property
     def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScanHits]:
         """One per group, in order."""
@@ -321,11 +351,11 @@ class ShardRecord(_message.Message):
     deleted: _builtins.bool
     """The record is deleted at this version."""
     features: _builtins.bytes
-    """As the collection keeps them: a float32 scale and int8 values, or float16 values, of the features divided by their
-    length. Empty where it keeps none.
+    """As the collection stores them: a float32 scale and int8 values, or float16 values, of the features divided by their
+    length. Empty if it stores none.
     """
     thumbnail: _builtins.bytes
-    """Empty when it has none, or when it was not asked for."""
+    """Empty if the record has none, or if not requested."""
     def __init__(
         self,
         *,
@@ -386,10 +416,10 @@ class WriteResponse(_message.Message):
     ELSEWHERE_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     newest_version: _builtins.int
-    """Highest version stored in this collection."""
+    """The highest version stored in this collection."""
     @_builtins.property
     def existed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
-        """Per record, in order: was a live record there before this write?"""
+        """Per record, in order: whether a live record was stored before this write."""
 
     @_builtins.property
     def superseded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -399,11 +429,11 @@ class WriteResponse(_message.Message):
     def superseded_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
     def elsewhere(self) -> _containers.RepeatedCompositeFieldContainer[Global___Elsewhere]:
-        """Where else the records of some slots must be stored before the write may be acknowledged."""
+        """The partitions where records of some slots must be stored, too, before the write is acknowledged."""
 
     @_builtins.property
     def refused(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Indices of records that were not applied because this shard does not take writes to their slots."""
+        """Indices of records that were not applied because this shard does not accept writes to their slots."""
 
     def __init__(
         self,
@@ -460,7 +490,7 @@ class FetchRequest(_message.Message):
     features: _builtins.str
     """As in ScanGroup; required with include_features."""
     include_deleted: _builtins.bool
-    """Return tombstones too."""
+    """Return tombstones, too."""
     include_thumbnails: _builtins.bool
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
@@ -513,12 +543,12 @@ class DumpRequest(_message.Message):
     SINCE_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     slots: _builtins.bytes
-    """A bit per slot, 128 bytes, most significant first: the slots to dump. A coordinator dumps those that one partition
-    serves and leaves the rest to further calls.
+    """One bit per slot, 128 bytes, most significant first: the slots to dump. A coordinator dumps the slots that one
+    partition serves and leaves the rest to further calls.
     """
     @_builtins.property
     def since(self) -> _containers.RepeatedCompositeFieldContainer[Global___DumpMark]:
-        """What earlier dumps hold."""
+        """How far earlier dumps reached."""
 
     def __init__(
         self,
@@ -537,8 +567,8 @@ Global___DumpRequest: _TypeAlias = DumpRequest  # noqa: Y015
 
 @_typing.final
 class DumpMark(_message.Message):
-    """How far a dump reached. A shard stores every change under a number higher than those before it, so what came since is
-    what has a higher one, whatever its version.
+    """How far a dump reached. A shard numbers its changes in ascending order, so the changes since a dump are those with
+    higher numbers, whatever their versions.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -549,9 +579,9 @@ class DumpMark(_message.Message):
     PARTITION_FIELD_NUMBER: _builtins.int
     REPLICA_FIELD_NUMBER: _builtins.int
     store: _builtins.str
-    """The store that the dump is of: numbers of another say nothing."""
+    """The store that was dumped. Numbers of different stores cannot be compared."""
     number: _builtins.int
-    """The first that was not dumped."""
+    """The first number that was not dumped."""
     slots: _builtins.bytes
     partition: _builtins.int
     replica: _builtins.int
@@ -582,14 +612,14 @@ class DumpHead(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     incarnation: _builtins.int
     whole: _builtins.bytes
-    """The slots that are dumped whole, live records only. Of the others come the records and tombstones since the mark
-    that was given.
+    """The slots that are dumped whole, live records only. Of the other slots, records and tombstones since the given mark
+    follow.
     """
     rows: _builtins.int
-    """Live records of all the slots dumped."""
+    """The number of live records of all slots dumped."""
     @_builtins.property
     def mark(self) -> Global___DumpMark:
-        """Of this dump; its slots are those dumped."""
+        """The mark of this dump; its slots are those dumped."""
 
     def __init__(
         self,
@@ -645,13 +675,13 @@ class OpenCollectionRequest(_message.Message):
     HASH_FILE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     incarnation: _builtins.int
-    """The incarnation to be there afterwards; an earlier one is dropped."""
+    """The incarnation to create; an earlier one is dropped."""
     keep_present: _builtins.bool
-    """Keep the incarnation that is there, whichever it is; `incarnation` is for a new one. For the partition
-    that decides.
+    """Keep the incarnation that exists, whichever it is, and use `incarnation` for a new collection only. Set for the
+    partition that decides which collections exist.
     """
     hash_file: _builtins.bytes
-    """Kept with the collection."""
+    """Stored with the collection."""
     @_builtins.property
     def code_space(self) -> _codespace_pb2.CodeSpace: ...
     @_builtins.property
@@ -681,9 +711,9 @@ class OpenCollectionResponse(_message.Message):
     CREATED_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
     created: _builtins.bool
-    """False when it existed already."""
+    """False if it existed already."""
     incarnation: _builtins.int
-    """The incarnation that is there now."""
+    """The incarnation that exists now."""
     def __init__(
         self,
         *,
@@ -706,7 +736,7 @@ class DropShardCollectionRequest(_message.Message):
     INCARNATION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     incarnation: _builtins.int
-    """Drop this incarnation or an earlier one, but no later one."""
+    """The latest incarnation to drop; a later one stays."""
     def __init__(
         self,
         *,
@@ -727,7 +757,7 @@ class DropShardCollectionResponse(_message.Message):
 
     DROPPED_FIELD_NUMBER: _builtins.int
     dropped: _builtins.bool
-    """False when there was none."""
+    """False if there was none."""
     def __init__(
         self,
         *,
@@ -766,7 +796,7 @@ class FetchHashResponse(_message.Message):
 
     HASH_FILE_FIELD_NUMBER: _builtins.int
     hash_file: _builtins.bytes
-    """Empty when there is none."""
+    """Empty if there is none."""
     def __init__(
         self,
         *,
@@ -788,11 +818,11 @@ class ShardStatusRequest(_message.Message):
     SLOTS_FIELD_NUMBER: _builtins.int
     INCLUDE_DIGESTS_FIELD_NUMBER: _builtins.int
     slots: _builtins.bytes
-    """Count the rows of these slots only: a bit per slot. Empty: of all that are served."""
+    """Count the rows of these slots only: one bit per slot. Empty: all slots that are served."""
     include_digests: _builtins.bool
     @_builtins.property
     def target(self) -> Global___Target:
-        """The caller's target, which is taken over if it is later."""
+        """The caller's target; adopted if it is later."""
 
     def __init__(
         self,
@@ -817,7 +847,7 @@ class DroppedCollection(_message.Message):
     INCARNATION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     incarnation: _builtins.int
-    """This incarnation and all before it are dropped."""
+    """This incarnation and all earlier ones are dropped."""
     def __init__(
         self,
         *,
@@ -845,12 +875,12 @@ class CollectionDigest(_message.Message):
     name: _builtins.str
     incarnation: _builtins.int
     digests: _builtins.bytes
-    """uint64 little-endian per slot: over all its rows, tombstones included."""
+    """uint64 little-endian per slot: the digest of all its rows, tombstones included."""
     horizon: _builtins.int
     """Tombstones older than this version are forgotten."""
     has_hash: _builtins.bool
     rows: _builtins.bytes
-    """uint32 little-endian per slot: its rows, tombstones included."""
+    """uint32 little-endian per slot: the number of its rows, tombstones included."""
     def __init__(
         self,
         *,
@@ -914,24 +944,26 @@ class ShardStatusResponse(_message.Message):
     DAMAGED_FIELD_NUMBER: _builtins.int
     ROWS_LEFT_OVER_FIELD_NUMBER: _builtins.int
     FORMED_FIELD_NUMBER: _builtins.int
+    READINESS_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     partition: _builtins.int
     replica: _builtins.int
     memory_bytes: _builtins.int
     uptime_seconds: _builtins.float
     instance: _builtins.str
-    """Drawn when the folder was made: tells a replaced disk from the one before."""
+    """Drawn when the folder was created: tells a replaced disk from the previous one."""
     ready: _builtins.bool
     """Reads are answered."""
     reason: _builtins.str
-    """Why not. Empty when ready."""
+    """Why not, as text for people; decisions use `readiness`. Empty if ready."""
     stale_ms: _builtins.int
     """As stale_ms in ScanResponse."""
     newest_version: _builtins.int
-    """Highest version in any collection."""
+    """The highest version in any collection."""
     rows_left_over: _builtins.int
-    """Rows, tombstones included, of slots that are not this shard's any more."""
+    """The number of rows, tombstones included, of slots that this shard no longer holds."""
     formed: _builtins.bool
+    readiness: Global___Readiness.ValueType
     @_builtins.property
     def collections(self) -> _containers.RepeatedCompositeFieldContainer[_codespace_pb2.Collection]: ...
     @_builtins.property
@@ -970,10 +1002,11 @@ class ShardStatusResponse(_message.Message):
         damaged: _abc.Iterable[Global___DamagedCollection] | None = ...,
         rows_left_over: _builtins.int = ...,
         formed: _builtins.bool = ...,
+        readiness: Global___Readiness.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["slots", b"slots", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "collections", b"collections", "damaged", b"damaged", "digests", b"digests", "dropped", b"dropped", "formed", b"formed", "founders", b"founders", "instance", b"instance", "memory_bytes", b"memory_bytes", "newest_version", b"newest_version", "partition", b"partition", "ready", b"ready", "reason", b"reason", "replica", b"replica", "rows_left_over", b"rows_left_over", "slots", b"slots", "stale_ms", b"stale_ms", "target", b"target", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "collections", b"collections", "damaged", b"damaged", "digests", b"digests", "dropped", b"dropped", "formed", b"formed", "founders", b"founders", "instance", b"instance", "memory_bytes", b"memory_bytes", "newest_version", b"newest_version", "partition", b"partition", "readiness", b"readiness", "ready", b"ready", "reason", b"reason", "replica", b"replica", "rows_left_over", b"rows_left_over", "slots", b"slots", "stale_ms", b"stale_ms", "target", b"target", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -989,7 +1022,7 @@ class ListRowsRequest(_message.Message):
     collection: _builtins.str
     incarnation: _builtins.int
     slots: _builtins.bytes
-    """A bit per slot."""
+    """One bit per slot."""
     def __init__(
         self,
         *,
@@ -1067,10 +1100,10 @@ class ReadRowsResponse(_message.Message):
     RECORDS_FIELD_NUMBER: _builtins.int
     READ_FIELD_NUMBER: _builtins.int
     read: _builtins.int
-    """How many numbers were read before the message was full."""
+    """The number of row numbers that were read before the message was full."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardRecord]:
-        """Those of the first `read` numbers that still exist."""
+        """The rows among the first `read` numbers that still exist."""
 
     def __init__(
         self,
@@ -1098,16 +1131,16 @@ class HandOverRequest(_message.Message):
         DESCRIPTOR: _descriptor.EnumDescriptor
         STEP_UNSPECIFIED: HandOverRequest._Step.ValueType  # 0
         STEP_SHARE: HandOverRequest._Step.ValueType  # 1
-        """Tell every writer from now on to store at the other partition too."""
+        """From now on, have every writer store at the taker, too."""
         STEP_RELEASE: HandOverRequest._Step.ValueType  # 2
-        """Stop serving: the other partition has all and serves it."""
+        """Stop serving: the taker has everything and serves the slots."""
 
     class Step(_Step, metaclass=_StepEnumTypeWrapper): ...
     STEP_UNSPECIFIED: HandOverRequest.Step.ValueType  # 0
     STEP_SHARE: HandOverRequest.Step.ValueType  # 1
-    """Tell every writer from now on to store at the other partition too."""
+    """From now on, have every writer store at the taker, too."""
     STEP_RELEASE: HandOverRequest.Step.ValueType  # 2
-    """Stop serving: the other partition has all and serves it."""
+    """Stop serving: the taker has everything and serves the slots."""
 
     STEP_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
@@ -1115,11 +1148,11 @@ class HandOverRequest(_message.Message):
     GENERATIONS_FIELD_NUMBER: _builtins.int
     step: Global___HandOverRequest.Step.ValueType
     slots: _builtins.bytes
-    """A bit per slot."""
+    """One bit per slot."""
     partition: _builtins.int
     """The partition that takes the slots."""
     generations: _builtins.bytes
-    """uint32 little-endian per slot of all: the generation that the slot has there."""
+    """uint32 little-endian for each of all slots: the generation that the slot has there."""
     def __init__(
         self,
         *,
@@ -1142,7 +1175,7 @@ class HandOverResponse(_message.Message):
 
     DONE_FIELD_NUMBER: _builtins.int
     done: _builtins.bytes
-    """A bit per slot: those for which the step is done."""
+    """One bit per slot: the slots for which the step is done."""
     def __init__(
         self,
         *,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ShardServiceStub:
-    """One replica of one partition. Internal to the cluster: coordinators call it, clients do not.
+    """One replica of one partition. Internal to the cluster: coordinators and other shards call it, clients do not.
     """
 
     def __init__(self, channel):
@@ -93,18 +93,18 @@ class ShardServiceStub:
 
 
 class ShardServiceServicer:
-    """One replica of one partition. Internal to the cluster: coordinators call it, clients do not.
+    """One replica of one partition. Internal to the cluster: coordinators and other shards call it, clients do not.
     """
 
     def Scan(self, request, context):
-        """Local top-k of batches of codes, all in one scan.
+        """Returns the local top k for batches of codes, in one scan.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Write(self, request, context):
-        """Applies versioned writes; a record at a higher version stays. An answer means: committed and synced.
+        """Applies versioned writes; a stored record with a higher version stays. A response means committed and synced.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,43 +130,43 @@ class ShardServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FetchHash(self, request, context):
-        """The hash file that the collection was made with.
+        """Returns the hash file that the collection was created with.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ShardStatus(self, request, context):
-        """What this shard is and holds. Answered even while it loads.
+        """Returns what this shard is and holds. Answered even while it loads.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListRows(self, request, context):
-        """Which rows there are of some slots, tombstones included, for a shard that compares itself with this one.
+        """Lists the rows of some slots, tombstones included, for a shard that compares itself with this one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReadRows(self, request, context):
-        """Rows by the numbers that ListRows gave.
+        """Returns rows by the numbers from ListRows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Dump(self, request, context):
-        """The records of some slots, or what has come to them since earlier dumps, as they all were at one moment. The first
-        message is the head.
+        """Streams the records of some slots, or their changes since earlier dumps, as of one moment. The first message is the
+        head.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def HandOver(self, request, context):
-        """A step of slots on their way to another partition.
+        """Takes a step of a move of slots to another partition.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -239,7 +239,7 @@ def add_ShardServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ShardService:
-    """One replica of one partition. Internal to the cluster: coordinators call it, clients do not.
+    """One replica of one partition. Internal to the cluster: coordinators and other shards call it, clients do not.
     """
 
     @staticmethod

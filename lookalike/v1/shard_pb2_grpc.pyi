@@ -27,65 +27,65 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ShardServiceStub:
-    """One replica of one partition. Internal to the cluster: coordinators call it, clients do not."""
+    """One replica of one partition. Internal to the cluster: coordinators and other shards call it, clients do not."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ShardServiceAsyncStub: ...
     Scan: _grpc.UnaryUnaryMultiCallable[_shard_pb2.ScanRequest, _shard_pb2.ScanResponse]
-    """Local top-k of batches of codes, all in one scan."""
+    """Returns the local top k for batches of codes, in one scan."""
     Write: _grpc.UnaryUnaryMultiCallable[_shard_pb2.WriteRequest, _shard_pb2.WriteResponse]
-    """Applies versioned writes; a record at a higher version stays. An answer means: committed and synced."""
+    """Applies versioned writes; a stored record with a higher version stays. A response means committed and synced."""
     Fetch: _grpc.UnaryUnaryMultiCallable[_shard_pb2.FetchRequest, _shard_pb2.FetchResponse]
     OpenCollection: _grpc.UnaryUnaryMultiCallable[_shard_pb2.OpenCollectionRequest, _shard_pb2.OpenCollectionResponse]
     """Idempotent; FAILED_PRECONDITION when the collection exists in another code space or a later incarnation."""
     DropShardCollection: _grpc.UnaryUnaryMultiCallable[_shard_pb2.DropShardCollectionRequest, _shard_pb2.DropShardCollectionResponse]
     FetchHash: _grpc.UnaryUnaryMultiCallable[_shard_pb2.FetchHashRequest, _shard_pb2.FetchHashResponse]
-    """The hash file that the collection was made with."""
+    """Returns the hash file that the collection was created with."""
     ShardStatus: _grpc.UnaryUnaryMultiCallable[_shard_pb2.ShardStatusRequest, _shard_pb2.ShardStatusResponse]
-    """What this shard is and holds. Answered even while it loads."""
+    """Returns what this shard is and holds. Answered even while it loads."""
     ListRows: _grpc.UnaryUnaryMultiCallable[_shard_pb2.ListRowsRequest, _shard_pb2.ListRowsResponse]
-    """Which rows there are of some slots, tombstones included, for a shard that compares itself with this one."""
+    """Lists the rows of some slots, tombstones included, for a shard that compares itself with this one."""
     ReadRows: _grpc.UnaryUnaryMultiCallable[_shard_pb2.ReadRowsRequest, _shard_pb2.ReadRowsResponse]
-    """Rows by the numbers that ListRows gave."""
+    """Returns rows by the numbers from ListRows."""
     Dump: _grpc.UnaryStreamMultiCallable[_shard_pb2.DumpRequest, _shard_pb2.DumpPart]
-    """The records of some slots, or what has come to them since earlier dumps, as they all were at one moment. The first
-    message is the head.
+    """Streams the records of some slots, or their changes since earlier dumps, as of one moment. The first message is the
+    head.
     """
     HandOver: _grpc.UnaryUnaryMultiCallable[_shard_pb2.HandOverRequest, _shard_pb2.HandOverResponse]
-    """A step of slots on their way to another partition."""
+    """Takes a step of a move of slots to another partition."""
 
 @_typing.type_check_only
 class ShardServiceAsyncStub(ShardServiceStub):
-    """One replica of one partition. Internal to the cluster: coordinators call it, clients do not."""
+    """One replica of one partition. Internal to the cluster: coordinators and other shards call it, clients do not."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Scan: _aio.UnaryUnaryMultiCallable[_shard_pb2.ScanRequest, _shard_pb2.ScanResponse]  # type: ignore[assignment]
-    """Local top-k of batches of codes, all in one scan."""
+    """Returns the local top k for batches of codes, in one scan."""
     Write: _aio.UnaryUnaryMultiCallable[_shard_pb2.WriteRequest, _shard_pb2.WriteResponse]  # type: ignore[assignment]
-    """Applies versioned writes; a record at a higher version stays. An answer means: committed and synced."""
+    """Applies versioned writes; a stored record with a higher version stays. A response means committed and synced."""
     Fetch: _aio.UnaryUnaryMultiCallable[_shard_pb2.FetchRequest, _shard_pb2.FetchResponse]  # type: ignore[assignment]
     OpenCollection: _aio.UnaryUnaryMultiCallable[_shard_pb2.OpenCollectionRequest, _shard_pb2.OpenCollectionResponse]  # type: ignore[assignment]
     """Idempotent; FAILED_PRECONDITION when the collection exists in another code space or a later incarnation."""
     DropShardCollection: _aio.UnaryUnaryMultiCallable[_shard_pb2.DropShardCollectionRequest, _shard_pb2.DropShardCollectionResponse]  # type: ignore[assignment]
     FetchHash: _aio.UnaryUnaryMultiCallable[_shard_pb2.FetchHashRequest, _shard_pb2.FetchHashResponse]  # type: ignore[assignment]
-    """The hash file that the collection was made with."""
+    """Returns the hash file that the collection was created with."""
     ShardStatus: _aio.UnaryUnaryMultiCallable[_shard_pb2.ShardStatusRequest, _shard_pb2.ShardStatusResponse]  # type: ignore[assignment]
-    """What this shard is and holds. Answered even while it loads."""
+    """Returns what this shard is and holds. Answered even while it loads."""
     ListRows: _aio.UnaryUnaryMultiCallable[_shard_pb2.ListRowsRequest, _shard_pb2.ListRowsResponse]  # type: ignore[assignment]
-    """Which rows there are of some slots, tombstones included, for a shard that compares itself with this one."""
+    """Lists the rows of some slots, tombstones included, for a shard that compares itself with this one."""
     ReadRows: _aio.UnaryUnaryMultiCallable[_shard_pb2.ReadRowsRequest, _shard_pb2.ReadRowsResponse]  # type: ignore[assignment]
-    """Rows by the numbers that ListRows gave."""
+    """Returns rows by the numbers from ListRows."""
     Dump: _aio.UnaryStreamMultiCallable[_shard_pb2.DumpRequest, _shard_pb2.DumpPart]  # type: ignore[assignment]
-    """The records of some slots, or what has come to them since earlier dumps, as they all were at one moment. The first
-    message is the head.
+    """Streams the records of some slots, or their changes since earlier dumps, as of one moment. The first message is the
+    head.
     """
     HandOver: _aio.UnaryUnaryMultiCallable[_shard_pb2.HandOverRequest, _shard_pb2.HandOverResponse]  # type: ignore[assignment]
-    """A step of slots on their way to another partition."""
+    """Takes a step of a move of slots to another partition."""
 
 class ShardServiceServicer(metaclass=_abc_1.ABCMeta):
-    """One replica of one partition. Internal to the cluster: coordinators call it, clients do not."""
+    """One replica of one partition. Internal to the cluster: coordinators and other shards call it, clients do not."""
 
     @_abc_1.abstractmethod
     def Scan(
@@ -93,7 +93,7 @@ class ShardServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _shard_pb2.ScanRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_shard_pb2.ScanResponse, _abc.Awaitable[_shard_pb2.ScanResponse]]:
-        """Local top-k of batches of codes, all in one scan."""
+        """Returns the local top k for batches of codes, in one scan."""
 
     @_abc_1.abstractmethod
     def Write(
@@ -101,7 +101,7 @@ class ShardServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _shard_pb2.WriteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_shard_pb2.WriteResponse, _abc.Awaitable[_shard_pb2.WriteResponse]]:
-        """Applies versioned writes; a record at a higher version stays. An answer means: committed and synced."""
+        """Applies versioned writes; a stored record with a higher version stays. A response means committed and synced."""
 
     @_abc_1.abstractmethod
     def Fetch(
@@ -131,7 +131,7 @@ class ShardServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _shard_pb2.FetchHashRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_shard_pb2.FetchHashResponse, _abc.Awaitable[_shard_pb2.FetchHashResponse]]:
-        """The hash file that the collection was made with."""
+        """Returns the hash file that the collection was created with."""
 
     @_abc_1.abstractmethod
     def ShardStatus(
@@ -139,7 +139,7 @@ class ShardServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _shard_pb2.ShardStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_shard_pb2.ShardStatusResponse, _abc.Awaitable[_shard_pb2.ShardStatusResponse]]:
-        """What this shard is and holds. Answered even while it loads."""
+        """Returns what this shard is and holds. Answered even while it loads."""
 
     @_abc_1.abstractmethod
     def ListRows(
@@ -147,7 +147,7 @@ class ShardServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _shard_pb2.ListRowsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_shard_pb2.ListRowsResponse, _abc.Awaitable[_shard_pb2.ListRowsResponse]]:
-        """Which rows there are of some slots, tombstones included, for a shard that compares itself with this one."""
+        """Lists the rows of some slots, tombstones included, for a shard that compares itself with this one."""
 
     @_abc_1.abstractmethod
     def ReadRows(
@@ -155,7 +155,7 @@ class ShardServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _shard_pb2.ReadRowsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_shard_pb2.ReadRowsResponse, _abc.Awaitable[_shard_pb2.ReadRowsResponse]]:
-        """Rows by the numbers that ListRows gave."""
+        """Returns rows by the numbers from ListRows."""
 
     @_abc_1.abstractmethod
     def Dump(
@@ -163,8 +163,8 @@ class ShardServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _shard_pb2.DumpRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_shard_pb2.DumpPart], _abc.AsyncIterator[_shard_pb2.DumpPart]]:
-        """The records of some slots, or what has come to them since earlier dumps, as they all were at one moment. The first
-        message is the head.
+        """Streams the records of some slots, or their changes since earlier dumps, as of one moment. The first message is the
+        head.
         """
 
     @_abc_1.abstractmethod
@@ -173,6 +173,6 @@ class ShardServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _shard_pb2.HandOverRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_shard_pb2.HandOverResponse, _abc.Awaitable[_shard_pb2.HandOverResponse]]:
-        """A step of slots on their way to another partition."""
+        """Takes a step of a move of slots to another partition."""
 
 def add_ShardServiceServicer_to_server(servicer: ShardServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

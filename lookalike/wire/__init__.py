@@ -1,7 +1,7 @@
-"""Owns the translation between the domain's plain data and the generated messages, both ways.
+"""Owns the codecs between plain data and the generated messages, both ways.
 
-Reading from the wire checks form (types, widths of packed arrays); the rules of the domain are checked by whoever
-takes the data in."""
+Decoding checks the form: types, and the sizes of packed arrays. The rules of the domain are checked where the
+data is used."""
 
 from lookalike.wire.public.answers import (
     coverage_from_wire,
@@ -25,11 +25,19 @@ from lookalike.wire.public.collections import (
 )
 from lookalike.wire.public.filters import filter_from_wire, filter_to_wire
 from lookalike.wire.public.requests import (
+    consistency_from_wire,
     consistency_to_wire,
     image_bytes,
+    options_from_wire,
     options_to_wire,
     query_to_wire,
     record_to_wire,
+)
+from lookalike.wire.public.searches import (
+    draft_from_wire,
+    hits_to_wire,
+    query_from_wire,
+    timings_to_wire,
 )
 from lookalike.wire.shard.dumps import (
     dump_part_from_wire,
@@ -41,6 +49,7 @@ from lookalike.wire.shard.dumps import (
 from lookalike.wire.shard.membership import (
     generations_from_wire,
     generations_to_wire,
+    hand_over_from_wire,
     slots_from_wire,
     state_from_wire,
     state_to_wire,
@@ -49,44 +58,61 @@ from lookalike.wire.shard.membership import (
     target_from_wire,
     target_to_wire,
 )
+from lookalike.wire.shard.rows import (
+    listing_from_wire,
+    listing_to_wire,
+    numbers_from_wire,
+    numbers_to_wire,
+)
 from lookalike.wire.shard.scans import (
     scan_group_from_wire,
     scan_group_to_wire,
-    scan_hits_from_wire,
-    scan_hits_to_wire,
+    scan_result_from_wire,
+    scan_result_to_wire,
     versioned_from_wire,
     versioned_to_wire,
 )
+from lookalike.wire.shard.writes import write_from_wire, write_result_from_wire, write_result_to_wire
 
 __all__ = [
     "collection_from_wire",
     "collection_to_wire",
+    "consistency_from_wire",
     "consistency_to_wire",
     "coverage_from_wire",
     "coverage_to_wire",
+    "draft_from_wire",
     "dump_part_from_wire",
     "dump_request_to_wire",
     "filter_from_wire",
     "filter_to_wire",
     "generations_from_wire",
     "generations_to_wire",
+    "hand_over_from_wire",
     "head_to_wire",
+    "hits_to_wire",
     "image_bytes",
     "indexing_from_wire",
     "indexing_to_wire",
+    "listing_from_wire",
+    "listing_to_wire",
     "mark_from_wire",
     "mark_to_wire",
+    "numbers_from_wire",
+    "numbers_to_wire",
+    "options_from_wire",
     "options_to_wire",
     "outcome_from_wire",
     "outcome_to_wire",
     "outcomes_to_wire",
+    "query_from_wire",
     "query_to_wire",
     "record_to_wire",
     "result_from_wire",
     "scan_group_from_wire",
     "scan_group_to_wire",
-    "scan_hits_from_wire",
-    "scan_hits_to_wire",
+    "scan_result_from_wire",
+    "scan_result_to_wire",
     "slots_from_wire",
     "space_from_wire",
     "space_to_wire",
@@ -100,6 +126,10 @@ __all__ = [
     "table_to_wire",
     "target_from_wire",
     "target_to_wire",
+    "timings_to_wire",
     "versioned_from_wire",
     "versioned_to_wire",
+    "write_from_wire",
+    "write_result_from_wire",
+    "write_result_to_wire",
 ]

@@ -36,7 +36,7 @@ def filtered(seconds: float, rows: int = ROWS) -> Iterator[Figure]:
 
         def search(label: str | None) -> int:
             condition = None if label is None else filters.Equals("label", label)
-            return len(engine.scan(ScanGroup("c", space.fingerprint, query, 10, None, condition)).keys)
+            return len(engine.scan(ScanGroup("c", space.fingerprint, query, 10, None, condition)).hits)
 
         search(None)
         first = min(once_seconds(functools.partial(search, f"l{label}")) for label in range(5))

@@ -1,5 +1,5 @@
 """Owns the decisions on slots, as pure functions on tables: how a cluster forms, which slots to take and from
-where, and when a step may be taken."""
+which partition, and when each step of a transfer is allowed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lookalike.cluster.shard_state import ShardState
 from lookalike.cluster.slots import SlotSet, SlotState, SlotTable, no_slots
 from shard.membership import Membership
 
-# Slots that a shard begins to take from other partitions at once: so many are twice written and half copied.
+# Slots that a shard takes from other partitions at the same time: their writes are stored twice.
 SLOTS_AT_ONCE = 64
 
 Place = tuple[int, int]  # partition, replica
@@ -22,43 +22,76 @@ Place = tuple[int, int]  # partition, replica
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Quorum:
-    """replicas: of each partition. writes: how many of them have a write before it is acknowledged."""
+    """How many replicas a step needs.
+
+    Attributes:
+        replicas: The replicas of each partition.
+        writes: How many of them must have a write on disk before it is acknowledged.
+    """
 
     replicas: int
     writes: int
 
     @property
     def reads(self) -> int:
-        """Of so many replicas at least one has each acknowledged write."""
+        """Any set of this many replicas includes one that has a given acknowledged write."""
         return self.replicas - self.writes + 1
 
     @property
+    def siblings(self) -> int:
+        """The number of siblings to copy from in order to have every acknowledged write; at least one."""
+        return max(1, min(self.reads, self.replicas - 1))
+
+    @property
     def takers(self) -> int:
-        """So many replicas must have a slot before its partition serves it."""
+        """The number of replicas that must have a slot before their partition serves it."""
         return max(self.writes, self.replicas // 2 + 1)
 
 
-def formation(me: Membership, expected: Sequence[Place], heard: Mapping[Place, ShardState]) -> Membership:
-    """What a shard that belongs to no cluster yet becomes: a founder once all shards of its config are as new, or
-    once another founder knows it; else a later member of the cluster that there is."""
-    for other in heard.values():
+def formation(me: Membership, expected: Sequence[Place], states: Mapping[Place, ShardState]) -> Membership:
+    """Decides what a shard that belongs to no cluster yet becomes.
+
+    Args:
+        me: This shard's membership.
+        expected: The other shards of the config.
+        states: The shards that answered.
+
+    Returns:
+        A founder, if all shards of the config are unformed or if a founder counts this shard among the founders;
+        a later member, if a cluster exists; otherwise `me`.
+    """
+    for other in states.values():
         if other.is_formed and me.member in other.founders:
             return me.formed(other.founders)
-    if formed := [other for other in heard.values() if other.is_formed]:
+    if formed := [other for other in states.values() if other.is_formed]:
         return me.joined(max((other.target for other in formed), key=lambda target: target.order))
-    if all(place in heard for place in expected):
-        return me.formed(tuple(sorted({me.member, *(heard[place].member for place in expected)})))
+    if all(place in states for place in expected):
+        return me.formed(tuple(sorted({me.member, *(states[place].member for place in expected)})))
     return me
 
 
+def is_moving(table: SlotTable) -> bool:
+    """Returns whether this shard is taking any slot, from another partition or from its siblings."""
+    return bool(table.are(SlotState.RECEIVING, SlotState.RECEIVED, SlotState.TAKING).any())
+
+
+def wants_slots(table: SlotTable, target: Target) -> bool:
+    """Returns whether the target gives this partition a slot that it does not hold."""
+    return bool(((target.owners() == table.own) & ~table.writable).any())
+
+
 def lost_to_peers(table: SlotTable, peers: Sequence[SlotTable]) -> npt.NDArray[np.uint32]:
-    """Per slot the generation in which other replicas of the partition serve it while this one does not hold it,
-    or holds it as of an earlier one; 0 elsewhere."""
+    """Finds the slots that other replicas of the partition serve and this one lacks or holds as of an earlier
+    move.
+
+    Returns:
+        uint32 (SLOTS,): the generation in which they serve the slot; 0 for slots that are not lost.
+    """
     latest = table.generations * 0
     for peer in peers:
         latest = np.maximum(latest, np.where(peer.serving, peer.generations, 0))
     held = table.writable & (table.generations >= latest)
-    # What came from another partition comes from here once this one serves it.
+    # A slot that is being received from another partition is copied from a sibling once a sibling serves it.
     held &= ~(table.are(SlotState.RECEIVING) & (table.partners != table.own) & (latest == table.generations))
     gone_since = table.are(SlotState.MOVED) & (table.generations >= latest)
     lost: npt.NDArray[np.uint32] = np.where(held | gone_since, 0, latest).astype(np.uint32)
@@ -68,8 +101,17 @@ def lost_to_peers(table: SlotTable, peers: Sequence[SlotTable]) -> npt.NDArray[n
 def to_take(
     table: SlotTable, target: Target, others: Mapping[Place, SlotTable], empty: SlotSet
 ) -> dict[int, tuple[SlotSet, npt.NDArray[np.uint32]]]:
-    """Which slots to begin to take from other partitions now, and in which generations. empty: slots of which this
-    shard has no rows left over."""
+    """Decides which slots to begin to take from other partitions.
+
+    Args:
+        table: This shard's table.
+        target: The placement to reach.
+        others: The tables of all other shards that answered, siblings included.
+        empty: The slots of which this shard has no rows left over.
+
+    Returns:
+        By source partition: the slots, and uint32 (SLOTS,) the generations that they will have here.
+    """
     under_way = table.are(SlotState.RECEIVING, SlotState.RECEIVED, SlotState.TAKING)
     room = max(0, SLOTS_AT_ONCE - int(np.count_nonzero(under_way)))
     begun_by_peers = no_slots()
@@ -79,7 +121,7 @@ def to_take(
     source, generations = np.full(len(wanted), -1), np.zeros(len(wanted), np.uint32)
     for (partition, _), other in others.items():
         if partition == own:
-            # What another replica of this partition serves comes from there.
+            # A slot that a sibling serves is copied from the sibling.
             wanted &= ~other.serving
             begun_by_peers |= other.are(SlotState.RECEIVING, SlotState.RECEIVED) & (other.partners != own)
             continue
@@ -89,8 +131,8 @@ def to_take(
         source = np.where(later, partition, source)
         generations = np.where(later, other.generations + 1, generations)
     able = wanted & (source >= 0)
-    # Those of this partition's other replicas come whether there is room or not: each may be full of what the
-    # other lacks, and neither may serve a slot alone.
+    # Slots that a sibling has begun are taken even without room: otherwise two replicas, each full of slots that
+    # the other lacks, would wait for each other, since neither may serve a slot alone.
     chosen = able & begun_by_peers
     chosen[np.flatnonzero(able & ~chosen)[:room]] = True
     return {
@@ -99,8 +141,11 @@ def to_take(
 
 
 def abandoned(table: SlotTable, others: Mapping[Place, SlotTable]) -> SlotSet:
-    """Slots that this shard began to receive from a partition that holds them no longer: it says so, or, for it
-    may be gone, a third one serves them in as late a generation."""
+    """Finds the slots that this shard began to receive from a partition that no longer holds them.
+
+    Either all replicas of the source that answered say so, or (the source may be gone) a third partition serves
+    them in an equal or later generation.
+    """
     receiving = table.are(SlotState.RECEIVING)
     gone = no_slots()
     for (partition, _), other in others.items():
@@ -118,7 +163,7 @@ def abandoned(table: SlotTable, others: Mapping[Place, SlotTable]) -> SlotSet:
 
 
 def ready_to_take(table: SlotTable, peers: Sequence[SlotTable], quorum: Quorum) -> SlotSet:
-    """Received slots that so many replicas of this partition have that it may serve them."""
+    """Finds the received slots that enough replicas of this partition have, so that it may serve them."""
     having = np.ones(len(table.states), np.int64)
     for peer in peers:
         has = peer.are(SlotState.RECEIVED, SlotState.TAKING, SlotState.OWNED, SlotState.SHARING)
@@ -128,7 +173,18 @@ def ready_to_take(table: SlotTable, peers: Sequence[SlotTable], quorum: Quorum) 
     return ready
 
 
+def take_like_siblings(table: SlotTable, slots: SlotSet, siblings: Sequence[SlotTable]) -> SlotTable:
+    """Serves slots that were copied from siblings, in the state that they have there: where a sibling still
+    forwards writes to the previous partition, so does this shard."""
+    table = table.take(slots)
+    for sibling in siblings:
+        alike = slots & sibling.are(SlotState.TAKING) & (sibling.generations == table.generations)
+        for source in np.unique(sibling.partners[alike]):
+            table = table.put(alike & (sibling.partners == source), SlotState.TAKING, int(source))
+    return table
+
+
 def to_settle(table: SlotTable) -> dict[int, SlotSet]:
-    """By the partition that is to release them, the slots that this one serves and that one may still serve."""
+    """Returns the slots that this partition serves and their previous partition may still serve, by the latter."""
     taking = table.are(SlotState.TAKING)
     return {int(source): taking & (table.partners == source) for source in np.unique(table.partners[taking])}

@@ -1,165 +1,116 @@
-"""Owns repair: having what another shard has. Digests tell which slots differ, listings which rows, and only those
-rows travel. Serves replicas that compare themselves, one that starts, one with a new disk, and slots that move."""
+"""Owns the repair step: compares this shard with its siblings, pulls missing rows, and records how fresh it is."""
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import logging
+import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
+from lookalike.cluster.shard_state import Readiness
+from lookalike.model.errors import LookalikeError
+from lookalike.server.observe import metrics
+from shard.replication.context import Context
 
-from lookalike.cluster.shard_state import CollectionDigest, ShardState
-from lookalike.cluster.slots import SlotSet
-from lookalike.model.errors import Corruption, LookalikeError, NotFound
-from shard.digests import Rows
-from shard.node import Node
-from shard.replication.peer import Peer
-from shard.server import ShardServicer
-
-log = logging.getLogger("shard.repair")
-# Rows listed at once: some 20 MB.
-LIST_ROWS = 1_000_000
-READ_ROWS = 4_096
-_FORGIVEN_SECONDS = 0.3
-
-Pause = Callable[[int], Awaitable[None]]
+log = logging.getLogger("shard.replication")
+# Comparing takes at most this share of the time.
+_REPAIR_SHARE = 0.2
+_VERSION_SHIFT = 21
 
 
-async def no_pause(size: int) -> None:
-    """For repairs that somebody waits for."""
+class Repair:
+    """Compares in every round, but no more often than `_REPAIR_SHARE` permits.
 
+    The time of the last comparison is kept in the data folder as the modification time of the file `synced`."""
 
-class Throttle:
-    """Keeps what is pulled under so many bytes a second."""
+    def __init__(self, folder: Path) -> None:
+        self._mark = folder / "synced"
+        self._next_at = 0.0
+        self._synced_at: float | None = None
 
-    def __init__(self, bytes_per_second: float) -> None:
-        self._rate = bytes_per_second
-        self._free_at = 0.0
-
-    async def pause(self, size: int) -> None:
+    def restore_freshness(self, context: Context) -> None:
+        """Until it compares itself, this shard is as old as its last comparison before the restart."""
+        if context.quorum.reads == 1:
+            return
         now = time.monotonic()
-        self._free_at = max(self._free_at, now) + size / self._rate
-        await asyncio.sleep(self._free_at - now)
+        with contextlib.suppress(FileNotFoundError):
+            now -= max(0.0, (time.time_ns() - os.stat(self._mark).st_mtime_ns) / 1e9)
+        context.readiness.fresh_at = now
+
+    async def run(self, context: Context, began: float) -> bool:
+        """Pulls what the siblings have and this shard lacks.
+
+        Args:
+            began: When the round began: a write acknowledged earlier is included afterwards.
+
+        Returns:
+            Whether at least one sibling was compared with, now or too recently to do it again.
+        """
+        if time.monotonic() < self._next_at:
+            return True
+        repair_began = time.monotonic()
+        compared = await _compare(context)
+        if compared >= context.quorum.siblings:
+            await _mark_filled(context)
+        if compared + 1 >= context.quorum.reads:
+            context.readiness.fresh_at = began if context.quorum.reads > 1 else None
+            self._mark.touch()
+            self._synced_at = began
+            await _forget_tombstones(context)
+        took = time.monotonic() - repair_began
+        pause = took * (1 / _REPAIR_SHARE - 1)
+        self._next_at = time.monotonic() + pause if context.readiness.is_ready else 0.0
+        return compared > 0
+
+    def gauges(self, context: Context) -> Iterator[metrics.Sample]:
+        place = (str(context.place[0]), str(context.place[1]))
+        if self._synced_at is not None and context.config.replicas > 1:
+            yield metrics.SYNC_AGE_SECONDS, place, time.monotonic() - self._synced_at
+        yield metrics.SLOTS_DIFFERING, place, context.puller.slots_differing
 
 
-class Repairer:
-    """Brings this shard up to what others have."""
-
-    def __init__(self, node: Node, servicer: ShardServicer) -> None:
-        self._node = node
-        self._servicer = servicer
-        # In the last comparison.
-        self.slots_differing = 0
-
-    async def follow_catalog(self, peer: Peer, state: ShardState) -> None:
-        """Make the collections that a peer has and this shard lacks, drop those that were dropped, and begin anew
-        with those that are damaged here."""
-        node = self._node
-        for name, incarnation in state.dropped.items():
-            here = node.incarnation(name)
-            if node.membership.dropped.get(name, 0) < incarnation or (here is not None and here <= incarnation):
-                await self._servicer.in_writer(lambda n=name, i=incarnation: node.drop_collection(n, i))  # type: ignore[misc]
-        for collection in state.collections:
-            name, incarnation = collection.name, collection.incarnation
-            here = node.incarnation(name)
-            damaged = name in node.damaged() and name not in node.engines()
-            if incarnation <= node.membership.dropped.get(name, 0):
-                continue
-            if damaged and here == incarnation and name not in state.damaged and peer.partition == state.partition:
-                hash_file = await peer.fetch_hash(name)
-                make = lambda c=collection, h=hash_file: node.make_anew(  # noqa: E731
-                    c.name, c.code_space, c.indexing, c.incarnation, h
-                )
-                await self._servicer.in_writer(make)
-            elif here is None or here < incarnation:
-                hash_file = await peer.fetch_hash(name)
-                create = lambda c=collection, h=hash_file: node.open_collection(  # noqa: E731
-                    c.name, c.code_space, c.indexing, c.incarnation, False, h
-                )
-                await self._servicer.in_writer(create)
-
-    async def pull(self, peer: Peer, slots: SlotSet, pause: Pause = no_pause, patience: bool = False) -> int:
-        """Have every row of these slots that the peer has when this is called. Returns how many rows were pulled.
-        patience: look again before believing in a difference that may be a write on its way."""
-        state = await peer.state(None, include_digests=True)
-        await self.follow_catalog(peer, state)
-        if patience and any(found.any() for found in self._differing(state, slots).values()):
-            before = self._differing(state, slots)
-            await asyncio.sleep(_FORGIVEN_SECONDS)
-            state = await peer.state(None, include_digests=True)
-            slots = slots & np.logical_or.reduce(list(before.values()))
-        pulled = 0
-        found = self._differing(state, slots)
-        self.slots_differing = sum(int(slots.sum()) for slots in found.values())
-        for name, differing in found.items():
-            try:
-                pulled += await self._pull_collection(peer, name, state.digests[name], differing, pause)
-            except NotFound:
-                log.info("collection %s was dropped while it was compared", name)
-        return pulled
-
-    def _differing(self, state: ShardState, slots: SlotSet) -> dict[str, SlotSet]:
-        """By collection, the slots in which the peer has something else."""
-        differing = {}
-        for name, theirs in state.digests.items():
-            try:
-                engine = self._node.engine(name, to_fill=True)
-            except (NotFound, Corruption):
-                continue
-            if self._node.incarnation(name) == theirs.incarnation:
-                found = slots & (engine.sums.digests != theirs.digests)
-                if found.any():
-                    differing[name] = found
-        return differing
-
-    async def _pull_collection(
-        self, peer: Peer, name: str, theirs: CollectionDigest, slots: SlotSet, pause: Pause
-    ) -> int:
-        engine = self._node.engine(name, to_fill=True)
-        if theirs.horizon > engine.horizon:
-            await self._servicer.in_writer(lambda: engine.forget_tombstones(theirs.horizon))
-        pulled = 0
-        for part in _parts(slots, theirs.rows):
-            listed = await peer.list_rows(name, theirs.incarnation, part)
-            mine = await self._servicer.in_reader(lambda part=part: engine.listing(part))  # type: ignore[misc]
-            wanted = listed.numbers[_lacking(listed.rows, mine.rows, engine.horizon)]
-            while len(wanted):
-                records, read = await peer.read_rows(name, theirs.incarnation, wanted[:READ_ROWS])
-                if records:
-                    await self._servicer.write(engine, records)
-                pulled += len(records)
-                wanted = wanted[read:]
-                await pause(sum(record.size + 64 for record in records))
-        return pulled
+def tombstone_horizon(now_ms: int, grace_ms: int) -> int:
+    """Returns the version below which deletions are forgotten: older than the grace period, rounded down so that
+    all replicas choose the same one."""
+    step = max(1, grace_ms // 8)
+    return ((now_ms - grace_ms) // step * step) << _VERSION_SHIFT
 
 
-def _lacking(theirs: Rows, mine: Rows, horizon: int) -> npt.NDArray[np.bool_]:
-    """Which of their rows are not here, forgotten tombstones apart."""
-    absent: npt.NDArray[np.bool_] = ~np.isin(theirs.hashes, mine.hashes)
-    forgotten = theirs.deleted & (theirs.versions < np.uint64(horizon))
-    lacking: npt.NDArray[np.bool_] = absent & ~forgotten
-    return lacking
+async def _compare(context: Context) -> int:
+    """Returns the number of siblings that this shard was compared with."""
+    own, compared = context.node.table, 0
+    for place, table in context.sibling_tables().items():
+        if context.states[place].readiness is Readiness.LOADING:
+            continue
+        # Only slots held as of the same move: one that left and returned is left to `recover`.
+        slots = own.writable & table.serving & (own.generations == table.generations)
+        try:
+            pulled = await context.puller.pull(context.peer(place), slots, recheck=context.readiness.is_ready)
+            metrics.PULLED.labels("repair").inc(pulled)
+        except LookalikeError as error:
+            log.info("replica %d could not be compared with: %s", place[1], error.message)
+            continue
+        compared += 1
+        if pulled:
+            log.info("%d rows came from replica %d", pulled, place[1])
+    return compared
 
 
-def _parts(slots: SlotSet, rows: npt.NDArray[np.int64]) -> list[SlotSet]:
-    """Cut a set of slots so that each part can be listed at once."""
-    parts: list[SlotSet] = []
-    total = LIST_ROWS
-    for slot in np.flatnonzero(slots):
-        if total + rows[slot] >= LIST_ROWS:
-            parts.append(np.zeros_like(slots))
-            total = 0
-        parts[-1][slot] = True
-        total += int(rows[slot])
-    return parts
+async def _mark_filled(context: Context) -> None:
+    node = context.node
+    for name in node.damaged():
+        if name in node.engines():
+            await context.executor.mutate(partial(node.mark_filled, name))
 
 
-async def heard(peer: Peer, call: Awaitable[ShardState]) -> ShardState | LookalikeError:
-    """What the peer says of itself, or why it does not."""
-    try:
-        return await call
-    except LookalikeError as error:
-        return error
+async def _forget_tombstones(context: Context) -> None:
+    grace_ms = int(context.config.shard.tombstone_hours * 3_600_000)
+    horizon = tombstone_horizon(time.time_ns() // 1_000_000, grace_ms)
+    for name, engine in context.node.engines().items():
+        if engine.horizon >= horizon:
+            continue
+        if await context.executor.mutate(partial(engine.forget_tombstones, horizon)):
+            log.info("collection %s forgot deletions", name)

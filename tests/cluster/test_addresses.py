@@ -6,10 +6,9 @@ import asyncio
 
 import pytest
 
-from coordinator.shard_link import ShardLink
 from lookalike.model.errors import PartitionUnavailable
 from lookalike.server.peer_channels import PeerChannels
-from shard.replication.peer import Peer
+from lookalike.server.shard_client import ShardClient
 from tests.conftest import Cluster
 
 SECONDS = 5.0
@@ -17,16 +16,12 @@ SECONDS = 5.0
 
 @pytest.mark.parametrize("partition", [1, 0])
 async def test_another_shards_answer_is_not_taken(cluster: Cluster, partition: int) -> None:
-    """Partition 0 is there; asked for as partition 1, or as another replica, it is as good as absent."""
+    """Partition 0 is up; called as partition 1, or as another replica, it counts as unavailable."""
     address = cluster.config.shard_address(0)
-    place = (partition, 1 - partition)
-    inside = PeerChannels(cluster.config.security)
-    peer, link = Peer(*place, address, inside), ShardLink(*place, address, inside)
+    client = ShardClient(partition, 1 - partition, address, PeerChannels(cluster.config.security))
+    deadline = asyncio.get_running_loop().time() + SECONDS
     try:
         with pytest.raises(PartitionUnavailable, match="its address belongs to partition 0"):
-            await peer.state(None)
-        with pytest.raises(PartitionUnavailable, match="its address belongs to partition 0"):
-            await link.state(asyncio.get_running_loop().time() + SECONDS)
+            await client.state(deadline=deadline)
     finally:
-        await peer.close()
-        await link.close()
+        await client.close()

@@ -288,7 +288,7 @@ def test_a_backup_that_nobody_reads_on_keeps_no_server_from_ending(tmp_path: Pat
             if number < 4:
                 assert isinstance(next(dump), Head)
                 continue
-            with pytest.raises(Overloaded, match="come back later"):
+            with pytest.raises(Overloaded, match="retry later"):
                 next(dump)
         assert len(client.search(code=bytes(8), k=3, collection="c").hits) == 3
         old = cluster.kill("shard-r0-0", signal.SIGTERM)

@@ -220,7 +220,7 @@ def test_a_record_that_is_written_again_or_deleted_takes_its_features_along(
         ({"rerank": "asymmetric", "projections": np.full(BITS, np.nan, np.float32)}, "NaN"),
         ({"rerank": "asymmetric", "projections": [1.0]}, "projections: are list"),
         ({"rerank": "features", "score": "asymmetric"}, "goes with score hamming"),
-        ({"score": "cosine"}, "score: is 'cosine'; use one of hamming, asymmetric"),
+        ({"score": "cosine"}, "score: unknown value 'cosine'; use hamming or asymmetric"),
         ({"rerank": "features", "oversampling": 0}, "oversampling: is 0"),
         (
             {"rerank": "features", "oversampling": 1_001},
@@ -246,9 +246,9 @@ def test_features_come_with_codes_where_they_are_kept_and_nowhere_else(
     ):
         with pytest.raises(InvalidRequest, match=words):
             client.upsert([record], collection=names[0])
-    with pytest.raises(InvalidRequest, match="this collection keeps none"):
+    with pytest.raises(InvalidRequest, match="this collection stores none"):
         client.upsert([Record("x", code=code, features=FEATURES[0])], collection=collection)
-    with pytest.raises(InvalidRequest, match="this collection keeps no features"):
+    with pytest.raises(InvalidRequest, match="this collection stores no features"):
         client.search(collection=collection, code=code, rerank="features", features=FEATURES[0])
     with pytest.raises(InvalidRequest, match="feature_width: is missing"):
         client.create_collection("unwidened", bits=64, features="int8")
@@ -350,7 +350,7 @@ def test_a_shard_refuses_features_that_are_no_numbers(cluster: Cluster, names: l
         request = shard_pb2.WriteRequest(
             collection=names[0], fingerprint=fingerprint, records=[record], features=features
         )
-        with pytest.raises(grpc.RpcError, match="hold NaN or infinity"):
+        with pytest.raises(grpc.RpcError, match="has NaN or infinity"):
             stub.Write(request)
         with pytest.raises(grpc.RpcError, match="it was made anew"):
             stub.Write(shard_pb2.WriteRequest(collection=names[0], fingerprint=fingerprint, records=[record]))

@@ -68,7 +68,7 @@ def test_an_answer_with_too_many_thumbnails_is_refused(client: Client, collectio
     client.upsert([Record(key, code=CODE, thumbnail=full) for key in keys], collection=collection)
     assert len(client.get(keys, collection=collection)) == 3_000
     assert len(client.get(keys[:1_000], collection=collection, include_thumbnails=True)) == 1_000
-    with pytest.raises(InvalidRequest, match="ask for fewer at once"):
+    with pytest.raises(InvalidRequest, match="request fewer at once"):
         client.get(keys, collection=collection, include_thumbnails=True)
 
 

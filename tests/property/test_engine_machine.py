@@ -1,4 +1,4 @@
-"""A collection under any course of writes, deletions, searches and restarts, against a dict."""
+"""A collection under any sequence of writes, deletions, searches and restarts, against a dict."""
 
 from __future__ import annotations
 
@@ -109,9 +109,9 @@ class EngineMachine(RuleBasedStateMachine):
 
     def _scan(self, query: bytes, k: int, **options: Any) -> list[tuple[int, str]]:
         group = ScanGroup("c", SPACE.fingerprint, np.frombuffer(query, np.uint8)[None], k, **options)
-        hits = self.engine.scan(group)
-        assert hits.counts == [len(hits.keys)]
-        return list(zip(hits.distances.tolist(), hits.keys, strict=True))
+        hits = self.engine.scan(group).hits
+        assert hits.counts.tolist() == [len(hits.keys)]
+        return list(zip(hits.distances.tolist(), hits.keys.tolist(), strict=True))
 
     @invariant()
     def fetches_what_is_stored(self) -> None:

@@ -1,4 +1,4 @@
-"""Filters in SQL against their meaning in plain Python, on arbitrary attributes and arbitrary filters."""
+"""Filters in SQL against the same filters in plain Python, on arbitrary attributes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ conditions = st.recursive(
     st.lists(conditions, min_size=1, max_size=4),
     st.lists(fields, max_size=3, unique=True),
 )
-def test_sql_means_what_the_contract_says(
+def test_sql_agrees_with_python(
     attributes: list[dict[str, Any]], wanted: list[filters.Filter], indexed: list[str]
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -83,13 +83,13 @@ def test_sql_means_what_the_contract_says(
 
 @settings(max_examples=200)
 @given(conditions)
-def test_a_filter_survives_the_wire(condition: filters.Filter) -> None:
+def test_filter_round_trip_over_the_wire(condition: filters.Filter) -> None:
     message = wire.filter_to_wire(condition)
     assert wire.filter_from_wire(type(message).FromString(message.SerializeToString())) == condition
 
 
 @pytest.mark.parametrize("number", [2**63, 2**64 + 1, -(2**63) - 1, 10**300, -(10**400)])
-def test_numbers_beyond_64_bits_are_compared_alike(tmp_path: Path, number: int) -> None:
+def test_numbers_beyond_64_bits_compare_alike(tmp_path: Path, number: int) -> None:
     Store.create(tmp_path / "s", CodeSpace(16), Indexing())
     store = Store(tmp_path / "s")
     with store.writing([VersionedRecord("k", b"\0\0", attributes_text({"a": number}), 1)]):
@@ -102,7 +102,7 @@ def test_numbers_beyond_64_bits_are_compared_alike(tmp_path: Path, number: int) 
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_oracle_can_say_no(seed: int) -> None:
+def test_the_oracle_rejects_other_types(seed: int) -> None:
     assert not meets({"a": 1}, filters.Equals("a", "1"))
     assert not meets({"a": True}, filters.Equals("a", 1))
     assert meets({"a": [1, 2]}, filters.Equals("a", 2))

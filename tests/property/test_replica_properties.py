@@ -1,4 +1,4 @@
-"""Replicas converge: whatever the order and repetition of writes, and whoever repairs from whom."""
+"""Replicas converge, whatever the order and repetition of writes and repairs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lookalike.cluster.rows import Rows
 from lookalike.cluster.slots import all_slots
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.indexing import Indexing
 from lookalike.model.records import VersionedRecord
-from shard.digests import Rows
+from shard.digests import SlotSums
 from shard.engine import Engine
 from shard.store import Store
 
@@ -35,7 +36,7 @@ def record(write: tuple[str, int, bool]) -> VersionedRecord:
 
 
 def repair(receiver: Engine, giver: Engine) -> None:
-    """What a replica does that finds that another has something else."""
+    """Does what a replica does after it finds a difference."""
     numbers = giver.listing(all_slots()).numbers
     records, read = giver.read(numbers.tolist())
     assert read == len(numbers)
@@ -48,14 +49,14 @@ def content(engine: Engine) -> dict[str, tuple[int, bytes | None]]:
 
 @settings(max_examples=60)
 @given(data=st.data(), writes=writes, replicas=st.integers(2, 3))
-def test_replicas_end_alike(data: st.DataObject, writes: list[tuple[str, int, bool]], replicas: int) -> None:
+def test_replicas_converge(data: st.DataObject, writes: list[tuple[str, int, bool]], replicas: int) -> None:
     with TemporaryDirectory() as folder:
         engines = []
         for replica in range(replicas):
             path = Path(folder) / str(replica)
             Store.create(path, SPACE, Indexing())
             engines.append(Engine(Store(path)))
-        # Each replica gets some of the writes, in an order of its own, some twice, with repairs in between.
+        # Each replica gets some of the writes, in its own order, some twice, with repairs in between.
         steps = [(replica, write) for write in writes for replica in range(replicas)]
         steps += data.draw(st.lists(st.sampled_from(steps), max_size=6))
         for replica, write in data.draw(st.permutations(steps)):
@@ -63,7 +64,7 @@ def test_replicas_end_alike(data: st.DataObject, writes: list[tuple[str, int, bo
                 engines[replica].write([record(write)])
             if data.draw(st.integers(0, 9)) == 0:
                 repair(engines[replica], engines[data.draw(st.integers(0, replicas - 1))])
-        # One replica at least has each write; then everybody repairs from everybody.
+        # At least one replica has each write; then every replica repairs from every other.
         for write in writes:
             engines[data.draw(st.integers(0, replicas - 1))].write([record(write)])
         for receiver in engines:
@@ -80,7 +81,5 @@ def test_replicas_end_alike(data: st.DataObject, writes: list[tuple[str, int, bo
 
 
 def digests_of(engine: Engine) -> np.ndarray:
-    """The digests as they are after all rows are read anew."""
-    from shard.digests import SlotSums
-
+    """Computes the digests from all rows."""
     return SlotSums.empty().changed(Rows.of([]), engine.listing(all_slots()).rows).digests

@@ -1,12 +1,12 @@
-"""Owns slot tables, targets and a shard's state on the wire."""
+"""Owns slot tables, targets, hand-over steps and a shard's state on the wire."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from lookalike.cluster.placement import MAX_PARTITIONS, Target
-from lookalike.cluster.shard_state import CollectionDigest, ShardState
-from lookalike.cluster.slots import SlotSet, SlotTable, slots_from_bytes
+from lookalike.cluster.shard_state import CollectionDigest, Readiness, ShardState
+from lookalike.cluster.slots import HandOver, HandOverStep, SlotSet, SlotTable, slots_from_bytes
 from lookalike.model.errors import InvalidRequest
 from lookalike.model.records import SLOTS
 from lookalike.v1 import shard_pb2
@@ -23,9 +23,9 @@ def target_to_wire(target: Target) -> shard_pb2.Target:
 
 
 def target_from_wire(message: shard_pb2.Target) -> Target:
-    """Raises InvalidRequest for a target that no cluster can have."""
+    """Raises InvalidRequest if the number of partitions is out of range."""
     if not 1 <= message.partitions <= MAX_PARTITIONS:
-        raise InvalidRequest(f"target: has {message.partitions} partitions; use 1..{MAX_PARTITIONS:,}")
+        raise InvalidRequest(f"target: {message.partitions} partitions; use 1..{MAX_PARTITIONS:,}")
     return Target(message.epoch, message.partitions, tuple(sorted(message.drained)), message.formerly)
 
 
@@ -51,18 +51,31 @@ def generations_to_wire(generations: np.typing.NDArray[np.integer]) -> bytes:
 
 
 def generations_from_wire(data: bytes) -> np.typing.NDArray[np.uint32]:
-    """Raises InvalidRequest unless there is one per slot."""
+    """Raises InvalidRequest unless there is one generation per slot."""
     if len(data) != SLOTS * _GENERATION.itemsize:
-        raise InvalidRequest(f"generations: have {len(data)} bytes; send one uint32 per slot")
+        raise InvalidRequest(f"generations: {len(data)} bytes; send {SLOTS * 4:,}, one uint32 per slot")
     return np.frombuffer(data, _GENERATION).astype(np.uint32)
 
 
 def slots_from_wire(data: bytes) -> SlotSet:
-    """Raises InvalidRequest unless there is a bit per slot."""
+    """Raises InvalidRequest unless there is one bit per slot."""
     try:
         return slots_from_bytes(data)
     except ValueError as error:
         raise InvalidRequest(str(error)) from None
+
+
+def hand_over_from_wire(message: shard_pb2.HandOverRequest) -> HandOver:
+    """Raises InvalidRequest if the step is unknown or an array has the wrong length."""
+    slots = slots_from_wire(message.slots)
+    generations = generations_from_wire(message.generations)
+    if message.step == shard_pb2.HandOverRequest.STEP_SHARE:
+        step = HandOverStep.SHARE
+    elif message.step == shard_pb2.HandOverRequest.STEP_RELEASE:
+        step = HandOverStep.RELEASE
+    else:
+        raise InvalidRequest(f"step: unknown value {message.step}; use a newer shard")
+    return HandOver(step, slots, message.partition, generations)
 
 
 def state_to_wire(state: ShardState) -> shard_pb2.ShardStatusResponse:
@@ -79,6 +92,7 @@ def state_to_wire(state: ShardState) -> shard_pb2.ShardStatusResponse:
         target=target_to_wire(state.target),
         slots=table_to_wire(state.table),
         ready=state.is_ready,
+        readiness=shard_pb2.Readiness.Value(f"READINESS_{state.readiness.name}"),
         reason=state.reason,
         stale_ms=state.stale_ms,
         newest_version=state.newest_version,
@@ -115,7 +129,7 @@ def state_from_wire(message: shard_pb2.ShardStatusResponse) -> ShardState:
         tuple(message.founders),
         target_from_wire(message.target),
         table_from_wire(message.partition, message.slots),
-        message.ready,
+        _readiness_from_wire(message),
         message.reason,
         message.stale_ms,
         message.newest_version,
@@ -133,3 +147,10 @@ def state_from_wire(message: shard_pb2.ShardStatusResponse) -> ShardState:
             for found in message.digests
         },
     )
+
+
+def _readiness_from_wire(message: shard_pb2.ShardStatusResponse) -> Readiness:
+    """A sender that does not know the field counts as loading until it is ready: nothing is compared with it."""
+    if message.readiness:
+        return Readiness(message.readiness)
+    return Readiness.READY if message.ready else Readiness.LOADING

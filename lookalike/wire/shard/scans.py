@@ -1,4 +1,4 @@
-"""Owns what goes between coordinator and shard: scans, their hits, and versioned records."""
+"""Owns scans, their results and versioned records on the wire."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from lookalike.cluster.scan import Inputs, ScanGroup, ScanHits, Scoring
+from lookalike.cluster.hits import HitTable
+from lookalike.cluster.scan import Inputs, ScanGroup, ScanResult, Scoring
 from lookalike.model import errors
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import InvalidRequest, LookalikeError
@@ -36,15 +37,25 @@ def scan_group_to_wire(group: ScanGroup) -> shard_pb2.ScanGroup:
 
 
 def scan_group_from_wire(message: shard_pb2.ScanGroup, space: CodeSpace, indexing: Indexing) -> ScanGroup:
-    """A checked group. Raises InvalidRequest or CodeSpaceMismatch."""
+    """Decodes and checks a scan group.
+
+    Args:
+        message: The group.
+        space: The collection's code space.
+        indexing: What the collection stores.
+
+    Raises:
+        CodeSpaceMismatch: If the codes belong to another code space, or the features to another layout.
+        InvalidRequest: If the group is malformed or asks for too many hits.
+    """
     queries = len(message.codes) // space.code_bytes
     if message.k > MAX_K + 1 or queries * message.k > 2 * MAX_BATCH_HITS:
-        raise InvalidRequest(f"k: {message.k:,} hits for each of {queries:,} queries are too many; ask for fewer")
+        raise InvalidRequest(f"k: {message.k:,} hits for each of {queries:,} queries are too many; request fewer")
     space.require(message.fingerprint, "the query")
     indexing.require_features(message.features, "the query")
     if not message.codes or len(message.codes) % space.code_bytes:
         raise InvalidRequest(
-            f"codes: {len(message.codes)} bytes are no whole number of codes of {space.code_bytes} bytes"
+            f"codes: {len(message.codes)} bytes are not a multiple of a code's {space.code_bytes} bytes"
         )
     if message.k < 1:
         raise InvalidRequest("k: is 0; use at least 1")
@@ -68,14 +79,14 @@ def _scoring_from_wire(
     try:
         scoring = Scoring(message.scoring or shard_pb2.SCORING_HAMMING)
     except ValueError:
-        raise InvalidRequest(f"scoring: {message.scoring} is not known; use a newer shard") from None
+        raise InvalidRequest(f"scoring: unknown value {message.scoring}; use a newer shard") from None
     if scoring is Scoring.HAMMING:
         return scoring, None
     kind: np.dtype[Any]
     if scoring is Scoring.RERANK_FEATURES:
         if not indexing.keeps_features:
             raise InvalidRequest(
-                "rerank: this collection keeps no features; make it with features int8 or float16"
+                "rerank: this collection stores no features; create one with features int8 or float16"
             )
         kind, width = _FEATURE, indexing.feature_width
     else:
@@ -84,43 +95,45 @@ def _scoring_from_wire(
         raise InvalidRequest(f"inputs: have {len(message.inputs)} bytes; send {width:,} values for each query")
     inputs: Any = np.frombuffer(message.inputs, kind).reshape(queries, width)
     if kind is _FEATURE and not np.isfinite(inputs).all():
-        raise InvalidRequest("inputs: hold NaN or infinity; send finite numbers")
+        raise InvalidRequest("inputs: contain NaN or infinity; send finite numbers")
     return scoring, inputs
 
 
-def scan_hits_to_wire(hits: ScanHits | LookalikeError) -> shard_pb2.ScanHits:
-    if isinstance(hits, LookalikeError):
-        return shard_pb2.ScanHits(error=errors.name_of(hits), message=hits.message)
+def scan_result_to_wire(result: ScanResult | LookalikeError) -> shard_pb2.ScanHits:
+    """Encodes a group's answer or its error; `stale_ms` travels in the enclosing response."""
+    if isinstance(result, LookalikeError):
+        return shard_pb2.ScanHits(error=errors.name_of(result), message=result.message)
+    hits = result.hits
     return shard_pb2.ScanHits(
-        counts=hits.counts,
+        counts=hits.counts.tolist(),
         distances=hits.distances.astype(_DISTANCE, copy=False).tobytes(),
         ids=hits.ids.astype(_ID, copy=False).tobytes(),
-        keys=hits.keys,
-        attributes=hits.attributes,
-        rows=hits.rows,
-        unknown_fields=hits.unknown_fields,
-        known_fields=hits.known_fields,
+        keys=hits.keys.tolist(),
+        attributes=hits.attributes.tolist(),
+        rows=result.rows,
+        unknown_fields=result.unknown_fields,
+        known_fields=result.known_fields,
         ranks=hits.ranks.astype(_RANK, copy=False).tobytes(),
-        versions=np.array(hits.versions, _ID).tobytes(),
+        versions=hits.versions.astype(_ID, copy=False).tobytes(),
     )
 
 
-def scan_hits_from_wire(message: shard_pb2.ScanHits, stale_ms: int = 0) -> ScanHits | LookalikeError:
+def scan_result_from_wire(message: shard_pb2.ScanHits, stale_ms: int = 0) -> ScanResult | LookalikeError:
+    """Decodes a group's answer, or the error that stands in for it."""
     if message.error:
         return errors.by_name(message.error, message.message)
-    return ScanHits(
-        list(message.counts),
-        np.frombuffer(message.distances, _DISTANCE),
-        np.frombuffer(message.ids, _ID),
-        list(message.keys),
-        list(message.attributes),
-        message.rows,
-        list(message.unknown_fields),
-        list(message.known_fields),
-        np.frombuffer(message.ranks, _RANK),
-        np.frombuffer(message.versions, _ID).tolist(),
-        stale_ms,
+    queries = len(message.counts)
+    hits = HitTable(
+        queries,
+        query_of=np.repeat(np.arange(queries), message.counts),
+        distances=np.frombuffer(message.distances, _DISTANCE),
+        ids=np.frombuffer(message.ids, _ID),
+        keys=np.array(message.keys, np.object_),
+        attributes=np.array(message.attributes, np.object_),
+        ranks=np.frombuffer(message.ranks, _RANK),
+        versions=np.frombuffer(message.versions, _ID),
     )
+    return ScanResult(hits, message.rows, list(message.unknown_fields), list(message.known_fields), stale_ms)
 
 
 def versioned_to_wire(record: VersionedRecord) -> shard_pb2.ShardRecord:

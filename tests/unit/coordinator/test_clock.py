@@ -5,7 +5,7 @@ from __future__ import annotations
 from coordinator.clock import Clock
 
 
-def test_versions_rise_though_the_wall_clock_stands_or_steps_back() -> None:
+def test_versions_increase_even_if_the_wall_clock_steps_back() -> None:
     wall = iter([1_000, 1_000, 900, 2_000])
     clock = Clock(lambda: next(wall))
     versions = [clock.next() for _ in range(4)]
@@ -13,7 +13,7 @@ def test_versions_rise_though_the_wall_clock_stands_or_steps_back() -> None:
     assert [version >> 21 for version in versions] == [1_000, 1_000, 1_000, 2_000]
 
 
-def test_an_observed_version_is_overtaken() -> None:
+def test_next_version_exceeds_an_observed_one() -> None:
     clock = Clock(lambda: 1_000, node=7)
     other = Clock(lambda: 5_000, node=9).next()
     clock.observe(other)
@@ -23,14 +23,14 @@ def test_an_observed_version_is_overtaken() -> None:
     assert clock.next() > version
 
 
-def test_two_clocks_give_different_versions_and_know_their_own() -> None:
+def test_clocks_issue_distinct_versions_and_recognize_their_own() -> None:
     a, b = Clock(lambda: 1_000, node=1), Clock(lambda: 1_000, node=2)
     versions_a, versions_b = {a.next() for _ in range(2_000)}, {b.next() for _ in range(2_000)}
     assert not versions_a & versions_b
-    assert all(map(a.gave, versions_a))
-    assert not any(map(a.gave, versions_b))
+    assert all(map(a.issued, versions_a))
+    assert not any(map(a.issued, versions_b))
 
 
-def test_versions_fit_into_the_stores_integers_for_long() -> None:
+def test_versions_fit_into_63_bits_until_2100() -> None:
     year_2100_ms = 4_102_444_800_000
     assert Clock(lambda: year_2100_ms).next() < 2**63

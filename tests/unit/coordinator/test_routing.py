@@ -1,4 +1,4 @@
-"""Routing: every slot is asked of one partition, the latest that serves it, whatever old tables say."""
+"""Routing: every slot is requested from one partition, the latest that serves it, whatever old tables say."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.routing import Place, Routing
+from coordinator.routing import Place, Routing, slots_of_keys
 from lookalike.cluster.placement import Target
 from lookalike.cluster.slots import SlotState, SlotTable, no_slots, slots_from_bytes
 from lookalike.model.records import SLOTS, record_id, slot_of
@@ -19,7 +19,7 @@ def founded() -> dict[Place, SlotTable]:
     return {(partition, 0): SlotTable.founded(partition, owners == partition) for partition in range(3)}
 
 
-def test_a_slot_that_two_serve_is_asked_of_the_one_that_takes_it() -> None:
+def test_a_slot_served_by_two_is_routed_to_the_one_it_moves_to() -> None:
     tables = founded()
     slots = no_slots()
     slots[np.flatnonzero(tables[0, 0].serving)[:5]] = True
@@ -30,7 +30,7 @@ def test_a_slot_that_two_serve_is_asked_of_the_one_that_takes_it() -> None:
     assert routing.served.all()
 
 
-def test_what_nobody_that_answers_serves_is_asked_apart_of_who_did() -> None:
+def test_unserved_slots_are_routed_to_their_last_server_in_a_share_of_their_own() -> None:
     tables = founded()
     routing = Routing.of(tables, frozenset({(0, 0), (1, 0)}), TARGET)
     assert not routing.served[tables[2, 0].serving].any()
@@ -39,17 +39,17 @@ def test_what_nobody_that_answers_serves_is_asked_apart_of_who_did() -> None:
     assert [share.partition for share in routing.shares] == [0, 1, 2]
 
 
-def test_keys_are_split_by_the_owner_of_their_slots() -> None:
+def test_keys_are_grouped_by_the_owner_of_their_slots() -> None:
     routing = Routing.of(founded(), frozenset(), TARGET)
     keys = [f"k{i}" for i in range(100)]
-    parts = routing.split(keys)
+    parts = routing.split(slots_of_keys(keys), range(100))
     assert sorted(index for part in parts.values() for index in part) == list(range(100))
     for partition, indices in parts.items():
         assert all(routing.owners[slot_of(record_id(keys[i]))] == partition for i in indices)
 
 
 @given(st.data())
-def test_the_shares_ask_for_every_slot_once_and_served_ones_of_a_server(data: st.DataObject) -> None:
+def test_shares_cover_every_slot_once_and_served_slots_go_to_a_server(data: st.DataObject) -> None:
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     places = data.draw(st.sets(st.tuples(st.integers(0, 5), st.integers(0, 2)), max_size=8))
     tables = {

@@ -1,4 +1,4 @@
-"""Which candidates a search takes, what the shards need for them, and their final order."""
+"""How many candidates a search requests, and what the shards need to score them."""
 
 from __future__ import annotations
 
@@ -6,32 +6,35 @@ import numpy as np
 import pytest
 
 from coordinator import scoring
-from coordinator.merge import QueryHits, merge
-from lookalike.cluster.scan import ScanHits, Scoring
+from lookalike.cluster.scan import Scoring
 from lookalike.model.errors import InvalidRequest
+from lookalike.model.search_options import Rerank, Score, SearchOptions
 
 
 @pytest.mark.parametrize(
-    ("wish", "plan"),
+    ("score", "rerank", "k", "oversampling", "scoring_and_candidates"),
     [
-        (("hamming", "none", 7, 10), (Scoring.HAMMING, 7)),
-        (("asymmetric", "none", 7, 10), (Scoring.ASYMMETRIC, 7)),
-        (("hamming", "asymmetric", 7, 10), (Scoring.RERANK_ASYMMETRIC, 70)),
-        (("hamming", "features", 7, 1), (Scoring.RERANK_FEATURES, 7)),
-        (("hamming", "features", 2_000, 10), (Scoring.RERANK_FEATURES, 10_000)),
-        (("hamming", "features", 10_000, 1_000), (Scoring.RERANK_FEATURES, 10_000)),
+        ("hamming", "none", 7, 10, (Scoring.HAMMING, 7)),
+        ("asymmetric", "none", 7, 10, (Scoring.ASYMMETRIC, 7)),
+        ("hamming", "asymmetric", 7, 10, (Scoring.RERANK_ASYMMETRIC, 70)),
+        ("hamming", "features", 7, 1, (Scoring.RERANK_FEATURES, 7)),
+        ("hamming", "features", 2_000, 10, (Scoring.RERANK_FEATURES, 10_000)),
+        ("hamming", "features", 10_000, 1_000, (Scoring.RERANK_FEATURES, 10_000)),
     ],
 )
-def test_a_wish_becomes_a_plan(wish: tuple[str, str, int, int], plan: tuple[Scoring, int]) -> None:
-    assert scoring.plan(*wish) == scoring.Plan(*plan)
+def test_options_become_a_plan(
+    score: Score, rerank: Rerank, k: int, oversampling: int, scoring_and_candidates: tuple[Scoring, int]
+) -> None:
+    options = SearchOptions(k=k, score=score, rerank=rerank, oversampling=oversampling)
+    assert scoring.plan(options) == scoring.ScoringPlan(*scoring_and_candidates)
 
 
-def test_an_asymmetric_score_has_nothing_to_rerank() -> None:
+def test_an_asymmetric_score_rejects_a_rerank() -> None:
     with pytest.raises(InvalidRequest, match="goes with score hamming"):
-        scoring.plan("asymmetric", "features", 5, 10)
+        scoring.plan(SearchOptions(score="asymmetric", rerank="features"))
 
 
-def test_weights_are_the_sizes_of_projections_whatever_their_scale() -> None:
+def test_weights_are_the_magnitudes_of_projections_at_any_scale() -> None:
     projections = np.array([0.5, -1.0, 0.25, -0.0, 1.0, 0.1, -0.2, -0.3], np.float32)
     code = np.packbits(projections > 0).tobytes()
     weights = scoring.weights(projections, code)
@@ -40,23 +43,6 @@ def test_weights_are_the_sizes_of_projections_whatever_their_scale() -> None:
     assert scoring.weights(np.zeros(8, np.float32), bytes(1)).tolist() == [0] * 8
 
 
-def test_projections_of_another_code_are_refused() -> None:
+def test_projections_of_another_code_are_rejected() -> None:
     with pytest.raises(InvalidRequest, match="other signs than the code's bits"):
         scoring.weights(np.ones(8, np.float32), b"\xfe")
-
-
-def test_candidates_are_reordered_by_rank_then_id_then_as_they_were() -> None:
-    hits = QueryHits([1, 2, 3, 3], [9, 4, 4, 4], ["a", "b", "c", "d"], [], [0.5, 0.5, 0.5, 0.25])
-    assert scoring.reordered(hits).keys == ["d", "b", "c", "a"]
-
-
-def test_parts_that_are_scored_merge_by_rank() -> None:
-    def part(*rows: tuple[float, int, int]) -> ScanHits:
-        ranks, distances, ids = zip(*rows, strict=True)
-        return ScanHits(
-            [len(rows)], np.array(distances, np.uint16), np.array(ids, np.uint64), [str(i) for i in ids], [], 9,
-            ranks=np.array(ranks),
-        )  # fmt: skip
-
-    [hits] = merge([part((0.1, 5, 8), (0.3, 1, 2)), part((0.1, 6, 3), (0.2, 9, 4))], 1, 3, by_rank=True)
-    assert (hits.ids, hits.distances, hits.ranks) == ([3, 8, 4], [6, 5, 9], [0.1, 0.1, 0.2])

@@ -1,4 +1,4 @@
-"""Dumps of a store: one state, whole or since a mark, and never less than what came since."""
+"""Dumps of a store: one state, whole or since a mark, never without a change made since."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def dump(engine: Engine, since: list[Mark], slots: SlotSet | None = None) -> Dum
     return *head, found
 
 
-def test_a_dump_holds_what_came_since_the_last_whatever_its_version(tmp_path: Path) -> None:
+def test_dump_has_every_change_since_the_last_one_whatever_its_version(tmp_path: Path) -> None:
     engine = make(tmp_path)
     engine.write([record("a", 100), record("b", 100), record("gone", 100), record("gone", 101, None)])
     mark, whole, rows, found = dump(engine, [])
@@ -51,14 +51,14 @@ def test_a_dump_holds_what_came_since_the_last_whatever_its_version(tmp_path: Pa
     assert dump(engine, [mark, again])[3] == {}
 
 
-def test_the_first_row_of_an_empty_store_is_not_missed(tmp_path: Path) -> None:
+def test_first_row_of_an_empty_store_is_in_the_next_dump(tmp_path: Path) -> None:
     engine = make(tmp_path)
     mark, *_ = dump(engine, [])
     engine.write([record("a", 1)])
     assert set(dump(engine, [mark])[3]) == {"a"}
 
 
-def test_a_dump_is_of_one_state(tmp_path: Path) -> None:
+def test_dump_shows_one_state_of_the_store(tmp_path: Path) -> None:
     engine = make(tmp_path)
     engine.write([record(f"k{i}", 1) for i in range(50)])
     parts = engine.dump(all_slots(), [], (1, 0))
@@ -68,7 +68,7 @@ def test_a_dump_is_of_one_state(tmp_path: Path) -> None:
     assert found == {f"k{i}" for i in range(50)}
 
 
-def test_only_the_slots_asked_for_are_dumped(tmp_path: Path) -> None:
+def test_only_requested_slots_are_dumped(tmp_path: Path) -> None:
     engine = make(tmp_path)
     engine.write([record(f"k{i}", 1) for i in range(200)])
     slots = no_slots()
@@ -80,7 +80,7 @@ def test_only_the_slots_asked_for_are_dumped(tmp_path: Path) -> None:
     assert (whole == slots).all()
 
 
-def test_a_mark_of_another_store_says_nothing(tmp_path: Path) -> None:
+def test_mark_of_another_store_is_ignored(tmp_path: Path) -> None:
     engine = make(tmp_path)
     engine.write([record("a", 1)])
     mark, *_ = dump(engine, [])
@@ -90,7 +90,7 @@ def test_a_mark_of_another_store_says_nothing(tmp_path: Path) -> None:
     assert set(dump(engine, [other])[3]) == {"a"}
 
 
-def test_after_rows_were_removed_without_a_trace_the_next_dump_is_whole(tmp_path: Path) -> None:
+def test_dump_is_whole_after_rows_were_removed(tmp_path: Path) -> None:
     engine = make(tmp_path)
     engine.write([record("a", 1), record("b", 1)])
     mark, *_ = dump(engine, [])
@@ -101,7 +101,7 @@ def test_after_rows_were_removed_without_a_trace_the_next_dump_is_whole(tmp_path
     assert len(found) == 1
 
 
-def test_only_deletions_that_no_dump_had_make_the_next_one_whole(tmp_path: Path) -> None:
+def test_dump_is_whole_only_if_a_forgotten_deletion_was_never_dumped(tmp_path: Path) -> None:
     engine = make(tmp_path)
     engine.write([record("a", 1), record("b", 1), record("b", 2, None)])
     mark, *_ = dump(engine, [])
@@ -113,7 +113,7 @@ def test_only_deletions_that_no_dump_had_make_the_next_one_whole(tmp_path: Path)
     assert (whole.all(), rows, found) == (True, 0, {})
 
 
-def test_numbers_are_not_given_again_after_the_last_rows_were_removed(tmp_path: Path) -> None:
+def test_numbers_are_not_reused_after_the_last_rows_were_removed(tmp_path: Path) -> None:
     engine = make(tmp_path)
     engine.write([record("a", 1), record("b", 1), record("b", 2, None)])
     mark, *_ = dump(engine, [])

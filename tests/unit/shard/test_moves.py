@@ -1,4 +1,4 @@
-"""Decisions on slots: what is given up, what is begun, when a partition may serve."""
+"""Decisions on slots: which are abandoned, which are begun, and when a partition may serve."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def table(own: int, state: SlotState, slots: SlotSet, partner: int, generation: 
     return SlotTable.empty(own).put(slots, state, partner, np.full(SLOTS, generation))
 
 
-def test_what_another_partition_got_instead_is_given_up_though_the_source_is_gone() -> None:
+def test_slot_that_another_partition_got_is_abandoned_even_if_the_source_is_gone() -> None:
     slots = some(3, 4)
     mine = table(1, SlotState.RECEIVING, slots, 4, 7)
-    # Partition 2 took slot 3 from partition 4, which was stopped then; now it is asked for it by this one.
+    # Partition 2 took slot 3 from partition 4, which then stopped; now this partition asks it for the slot.
     others = {(2, 0): table(2, SlotState.SHARING, some(3), 1, 7)}
     gone = moves.abandoned(mine, others)
     assert np.flatnonzero(gone).tolist() == [3]
@@ -49,14 +49,14 @@ def _first(
 @pytest.mark.parametrize(
     ("own", "state", "generation"),
     [(2, SlotState.OWNED, 6), (2, SlotState.RECEIVED, 7), (1, SlotState.TAKING, 7)],
-    ids=["as it was before", "not served yet", "another replica of this partition"],
+    ids=["earlier generation", "not served yet", "another replica of this partition"],
 )
-def test_what_may_still_come_is_not_given_up(own: int, state: SlotState, generation: int) -> None:
+def test_slot_that_may_still_arrive_is_not_abandoned(own: int, state: SlotState, generation: int) -> None:
     mine = table(1, SlotState.RECEIVING, some(3), 4, 7)
     assert not moves.abandoned(mine, {(own, 1): table(own, state, some(3), 4, generation)}).any()
 
 
-def test_what_all_replicas_of_the_source_gave_to_another_is_given_up() -> None:
+def test_slot_that_all_replicas_of_the_source_gave_away_is_abandoned() -> None:
     mine = table(1, SlotState.RECEIVING, some(3), 4, 7)
     moved = table(4, SlotState.MOVED, some(3), 2, 6)
     holding = table(4, SlotState.OWNED, some(3), 4, 6)
@@ -64,7 +64,7 @@ def test_what_all_replicas_of_the_source_gave_to_another_is_given_up() -> None:
     assert not moves.abandoned(mine, {(4, 0): moved, (4, 1): holding}).any()
 
 
-def test_a_slot_is_served_once_enough_replicas_have_it() -> None:
+def test_slot_is_served_once_enough_replicas_have_it() -> None:
     mine = table(1, SlotState.RECEIVED, some(3), 4, 7)
     having, lacking = table(1, SlotState.RECEIVED, some(3), 4, 7), table(1, SlotState.RECEIVING, some(3), 4, 7)
     earlier = table(1, SlotState.OWNED, some(3), 1, 5)
@@ -73,7 +73,7 @@ def test_a_slot_is_served_once_enough_replicas_have_it() -> None:
     assert not moves.ready_to_take(mine, [lacking, earlier], quorum).any()
 
 
-def test_no_more_slots_are_begun_than_may_be_on_their_way() -> None:
+def test_number_of_slots_in_transfer_is_limited() -> None:
     target = Target(1, 2)
     source = SlotTable.founded(0, ALL)
     mine = SlotTable.empty(1)
@@ -82,15 +82,15 @@ def test_no_more_slots_are_begun_than_may_be_on_their_way() -> None:
     assert (target.owners()[slots] == 1).all()
     busy = mine.receive(slots, 0, np.full(SLOTS, 2))
     assert moves.to_take(busy, target, {(0, 0): source}, ALL) == {}
-    # Rows that a slot left here are cleared away first.
+    # Rows left over from an earlier stay of a slot are removed first.
     assert moves.to_take(mine, target, {(0, 0): source}, no_slots()) == {}
 
 
-def test_replicas_that_began_with_different_slots_come_to_serve_them_all() -> None:
+def test_replicas_that_began_with_different_slots_serve_all_of_them_in_the_end() -> None:
     target = Target(2, 3)
     was = Target(1, 2).owners()
     sources = {(p, 0): SlotTable.founded(p, was == p) for p in (0, 1)}
-    # Each heard of one partition only when it began, and is full of slots that the other one does not have.
+    # Each knew one source only when it began, and is full of slots that the other one does not have.
     mine, other = (_all_begun(SlotTable.empty(2), target, {place: table}) for place, table in sources.items())
     assert not (mine.writable & other.writable).any()
     mine, other = (

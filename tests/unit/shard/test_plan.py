@@ -1,4 +1,4 @@
-"""The plan's arithmetic at its edges; what it measures is the benchmarks' affair."""
+"""The plan's arithmetic at its limits. The benchmarks test what it measures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MACHINE = Machine(cores=16, memory_bytes=128 * 10**9)
 SPEEDS = {1: 20e9, 4: 80e9, 64: 130e9, 256: 130e9}
 
 
-def test_a_billion_images_need_shards_for_time_and_say_so() -> None:
+def test_a_billion_images_are_bound_by_time() -> None:
     made = plan(LOAD, MACHINE, SPEEDS)
     assert made.bound_by == "time"
     assert made.rows_per_partition * made.partitions >= LOAD.images
@@ -24,23 +24,23 @@ def test_a_billion_images_need_shards_for_time_and_say_so() -> None:
     assert made.machines * MACHINE.cores >= made.partitions * made.replicas
 
 
-def test_one_partition_fewer_would_not_do() -> None:
+def test_plan_has_the_fewest_partitions() -> None:
     made = plan(LOAD, MACHINE, SPEEDS)
     less = dataclasses.replace(LOAD, images=LOAD.images * made.partitions // (made.partitions - 1) + 10**6)
     assert plan(less, MACHINE, SPEEDS).partitions > made.partitions
 
 
-def test_little_memory_decides_the_partitions() -> None:
+def test_small_memory_determines_the_partitions() -> None:
     made = plan(dataclasses.replace(LOAD, qps=1, p99_ms=10_000), Machine(4, 16 * 10**9), SPEEDS)
     assert made.bound_by == "memory"
     assert made.memory_bytes_per_shard <= 16 * 10**9 * 0.7 / 4
 
 
-def test_a_small_collection_fits_one_partition() -> None:
+def test_small_collection_fits_one_partition() -> None:
     made = plan(dataclasses.replace(LOAD, images=1_000, replicas=1), MACHINE, SPEEDS)
     assert (made.partitions, made.machines) == (1, 1)
 
 
-def test_what_cannot_be_done_is_said() -> None:
+def test_impossible_load_is_an_error() -> None:
     with pytest.raises(InvalidRequest, match="allow more time"):
         plan(dataclasses.replace(LOAD, p99_ms=15), MACHINE, SPEEDS)

@@ -1,4 +1,4 @@
-"""A rerank by features can be stopped: it must not hold up everyone else's scans."""
+"""A rerank can be stopped, so that it does not delay the scans of others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SPACE = CodeSpace(64)
 
 
 @pytest.mark.parametrize("scoring", [Scoring.RERANK_FEATURES, Scoring.RERANK_ASYMMETRIC])
-def test_a_rerank_asks_whether_to_stop_before_each_query(tmp_path: Path, scoring: Scoring) -> None:
+def test_rerank_checks_whether_to_stop_before_each_query(tmp_path: Path, scoring: Scoring) -> None:
     Store.create(tmp_path / "s", SPACE, Indexing(features="int8", feature_width=16))
     engine = Engine(Store(tmp_path / "s"))
     vector = np.ones(16, np.float32)
@@ -34,7 +34,7 @@ def test_a_rerank_asks_whether_to_stop_before_each_query(tmp_path: Path, scoring
         asked += 1
         return asked > count
 
-    assert len(engine.scan(group, lambda: stop_after(10**6)).ranks) == 160
+    assert len(engine.scan(group, lambda: stop_after(10**6)).hits.ranks) == 160
     total, asked = asked, 0
     with pytest.raises(ScanStopped):
         engine.scan(group, lambda: stop_after(total - 1))

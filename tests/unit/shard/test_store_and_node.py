@@ -1,4 +1,4 @@
-"""The store on disk and the shard's folder: whose they are, and what damage does."""
+"""The store on disk and the shard's folder: ownership, restarts and damage."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def record(key: str, version: int = 1) -> VersionedRecord:
     return VersionedRecord(key, b"12345678", "{}", version)
 
 
-def test_a_node_keeps_its_collections_over_a_restart(tmp_path: Path) -> None:
+def test_collections_survive_a_restart(tmp_path: Path) -> None:
     node = open_node(tmp_path)
     assert node.open_collection("c", SPACE, Indexing(), 5, False) == (True, 5)
     assert node.open_collection("c", SPACE, Indexing(), 5, False) == (False, 5)
@@ -48,7 +48,7 @@ def test_a_node_keeps_its_collections_over_a_restart(tmp_path: Path) -> None:
     node.close()
 
 
-def test_a_collection_in_another_space_is_refused(tmp_path: Path) -> None:
+def test_collection_in_another_code_space_is_refused(tmp_path: Path) -> None:
     node = open_node(tmp_path)
     node.open_collection("c", SPACE, Indexing(), 1, False)
     with pytest.raises(CodeSpaceMismatch, match="drop it first"):
@@ -56,7 +56,7 @@ def test_a_collection_in_another_space_is_refused(tmp_path: Path) -> None:
     node.close()
 
 
-def test_a_dropped_collection_is_gone_from_disk_too(tmp_path: Path) -> None:
+def test_dropped_collection_is_deleted_from_disk(tmp_path: Path) -> None:
     node = open_node(tmp_path)
     node.open_collection("c", SPACE, Indexing(), 1, False)
     assert node.drop_collection("c", 1)
@@ -67,7 +67,7 @@ def test_a_dropped_collection_is_gone_from_disk_too(tmp_path: Path) -> None:
     node.close()
 
 
-def test_what_a_crash_left_half_made_is_cleared(tmp_path: Path) -> None:
+def test_half_created_collections_are_deleted_at_start(tmp_path: Path) -> None:
     open_node(tmp_path).close()
     (tmp_path / "collections" / ".new-c").mkdir()
     (tmp_path / "collections" / ".gone-d").mkdir()
@@ -79,27 +79,27 @@ def test_what_a_crash_left_half_made_is_cleared(tmp_path: Path) -> None:
     "other",
     [Identity("d", 1, 0), Identity("c", 2, 0), Identity("c", 1, 1)],
 )
-def test_a_folder_of_another_shard_is_refused(tmp_path: Path, other: Identity) -> None:
+def test_folder_of_another_shard_is_refused(tmp_path: Path, other: Identity) -> None:
     open_node(tmp_path, other).close()
     with pytest.raises(CannotStart, match=f"belongs to cluster '{other.cluster}'"):
         Node(tmp_path, ME)
 
 
-def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+def test_folder_of_a_running_process_is_refused(tmp_path: Path) -> None:
     node = open_node(tmp_path)
     with pytest.raises(CannotStart, match="open in another process"):
         Node(tmp_path, ME)
     node.close()
 
 
-def test_a_path_that_is_no_folder_is_refused(tmp_path: Path) -> None:
+def test_path_that_is_not_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CannotStart, match="cannot be used"):
         Node(tmp_path / "file", ME)
 
 
 @pytest.mark.parametrize("damage", ["overwritten", "cut", "emptied", "removed"])
-def test_a_damaged_collection_is_quarantined_and_the_others_serve(tmp_path: Path, damage: str) -> None:
+def test_damaged_collection_is_quarantined_and_the_others_serve(tmp_path: Path, damage: str) -> None:
     node = open_node(tmp_path)
     for name in ("bad", "good"):
         node.open_collection(name, SPACE, Indexing(), 1, False)
@@ -125,7 +125,7 @@ def test_a_damaged_collection_is_quarantined_and_the_others_serve(tmp_path: Path
     node.close()
 
 
-def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_failed_write_stores_nothing(tmp_path: Path) -> None:
     Store.create(tmp_path / "s", SPACE, Indexing())
     engine = Engine(Store(tmp_path / "s"))
     engine.write([record("a")])
@@ -139,51 +139,49 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_two_keys_with_one_id_stay_two_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Real collisions cannot be had cheaply, so the hash is made to collide."""
-    monkeypatch.setattr("shard.store.record_id", lambda key: 7)
+    """Real collisions are too expensive to find, so the hash is made to collide."""
+    monkeypatch.setattr("shard.staging.record_id", lambda key: 7)
     Store.create(tmp_path / "s", SPACE, Indexing())
     engine = Engine(Store(tmp_path / "s"))
     engine.write([record(key) for key in "dbaec"])
     for k in range(1, 7):
         group = ScanGroup("c", SPACE.fingerprint, np.frombuffer(b"12345678", np.uint8)[None], k)
-        assert list(engine.scan(group).keys) == list("abcde")[:k]
+        assert list(engine.scan(group).hits.keys) == list("abcde")[:k]
     engine.close()
 
 
-def test_a_later_incarnation_replaces_what_a_failed_drop_left(tmp_path: Path) -> None:
+def test_later_incarnation_replaces_the_remains_of_a_failed_drop(tmp_path: Path) -> None:
     node = open_node(tmp_path)
     node.open_collection("c", SPACE, Indexing(), 5, False)
     node.engine("c").write([record("old")])
     assert not node.drop_collection("c", 4)
     assert node.open_collection("c", SPACE, Indexing(), 6, False) == (True, 6)
     assert node.engine("c").rows == 0
-    with pytest.raises(CodeSpaceMismatch, match="made later"):
+    with pytest.raises(CodeSpaceMismatch, match="created later"):
         node.open_collection("c", SPACE, Indexing(), 5, False)
     node.close()
 
 
-def test_a_stray_file_does_not_stop_a_shard(tmp_path: Path) -> None:
+def test_stray_files_do_not_stop_a_shard(tmp_path: Path) -> None:
     open_node(tmp_path).close()
     (tmp_path / "collections" / ".DS_Store").touch()
     (tmp_path / "collections" / "notes").mkdir()
     open_node(tmp_path).close()
 
 
-def test_a_reader_that_comes_after_the_drop_is_told_so(tmp_path: Path) -> None:
+def test_read_after_a_drop_is_not_found(tmp_path: Path) -> None:
     node = open_node(tmp_path)
     node.open_collection("c", SPACE, Indexing(), 1, False)
     engine = node.engine("c")
     engine.write([record("a")])
     node.drop_collection("c", 1)
     node.open_collection("c", SPACE, Indexing(), 2, False)
-    with ThreadPoolExecutor(1) as thread, pytest.raises(NotFound, match="dropped meanwhile"):
+    with ThreadPoolExecutor(1) as thread, pytest.raises(NotFound, match="dropped in the meantime"):
         thread.submit(engine.fetch, ["a"]).result()
     node.close()
 
 
-def test_a_store_that_took_billions_of_writes_is_renumbered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_store_is_renumbered_after_billions_of_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Store.create(tmp_path / "s", SPACE, Indexing())
     engine = Engine(Store(tmp_path / "s"))
     for version in range(1, 40):
@@ -196,11 +194,11 @@ def test_a_store_that_took_billions_of_writes_is_renumbered(
     engine = Engine(store)
     engine.write([record("d", 100)])
     group = ScanGroup("c", SPACE.fingerprint, np.frombuffer(b"12345678", np.uint8)[None], 9)
-    assert sorted(engine.scan(group).keys) == ["a", "c", "d"]
+    assert sorted(engine.scan(group).hits.keys) == ["a", "c", "d"]
     engine.close()
 
 
-def test_repeats_take_no_numbers(tmp_path: Path) -> None:
+def test_repeated_writes_use_no_numbers(tmp_path: Path) -> None:
     Store.create(tmp_path / "s", SPACE, Indexing())
     engine = Engine(Store(tmp_path / "s"))
     for _ in range(50):
@@ -210,23 +208,21 @@ def test_repeats_take_no_numbers(tmp_path: Path) -> None:
     engine.close()
 
 
-def test_a_store_of_a_later_release_is_refused_by_its_schema(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("shard.store.SCHEMA_VERSION", "4")
+def test_store_of_a_later_release_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shard.store_schema.SCHEMA_VERSION", "4")
     Store.create(tmp_path / "s", SPACE, Indexing())
     monkeypatch.undo()
     with pytest.raises(Corruption, match="schema is '4'"):
         Store(tmp_path / "s")
 
 
-def test_an_answer_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shard.engine.MAX_ANSWER_BYTES", 100)
+def test_answer_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shard.scanner.MAX_ANSWER_BYTES", 100)
     Store.create(tmp_path / "s", SPACE, Indexing())
     engine = Engine(Store(tmp_path / "s"))
     engine.write([VersionedRecord(f"k{i}", b"12345678", '{"text":"' + "x" * 30 + '"}', 1) for i in range(9)])
     group = ScanGroup("c", SPACE.fingerprint, np.frombuffer(b"12345678", np.uint8)[None], 9)
-    assert len(engine.scan(group).keys) == 9
+    assert len(engine.scan(group).hits.keys) == 9
     with pytest.raises(InvalidRequest, match="leave the attributes out"):
         engine.scan(dataclasses.replace(group, include_attributes=True))
     engine.close()

@@ -1,10 +1,8 @@
-"""Thumbnails in the store: kept with the record, carried by dumps and repair, and not read by searches."""
+"""Thumbnails in the store: stored with the record, carried by dumps and repair, not read by searches."""
 
 from __future__ import annotations
 
-import json
 import sqlite3
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,30 +12,16 @@ from lookalike.cluster.scan import ScanGroup
 from lookalike.cluster.slots import all_slots
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.indexing import Indexing
-from lookalike.model.records import VersionedRecord, record_id
+from lookalike.model.records import VersionedRecord
 from shard.engine import Engine
 from shard.store import Store
+from shard.store_rows import checksum
 
 SPACE = CodeSpace(64)
-PICTURE = b"\xff\xd8\xff" + bytes(9_000)
-# What releases wrote before there were thumbnails.
-SCHEMA_2 = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE fields (name TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE records (
-    number INTEGER PRIMARY KEY,
-    key TEXT NOT NULL UNIQUE,
-    id INTEGER NOT NULL,
-    version INTEGER NOT NULL,
-    code BLOB,
-    attributes TEXT,
-    checksum INTEGER
-);
-CREATE INDEX IF NOT EXISTS tombstones ON records (number, id, version) WHERE code IS NULL;
-"""
+THUMBNAIL = b"\xff\xd8\xff" + bytes(9_000)
 
 
-def record(key: str, version: int, thumbnail: bytes = PICTURE, features: bytes = b"") -> VersionedRecord:
+def record(key: str, version: int, thumbnail: bytes = THUMBNAIL, features: bytes = b"") -> VersionedRecord:
     return VersionedRecord(key, b"12345678", '{"a":1}', version, features, thumbnail)
 
 
@@ -50,31 +34,31 @@ def thumbnails(engine: Engine, *keys: str) -> list[bytes]:
     return [found.thumbnail for found in engine.fetch(keys, include_thumbnails=True)]
 
 
-def pictures_on_disk(folder: Path) -> int:
+def thumbnails_on_disk(folder: Path) -> int:
     with sqlite3.connect(folder / "s.db") as connection:
         (count,) = connection.execute("SELECT count(*) FROM thumbnails").fetchone()
     connection.close()
     return int(count)
 
 
-def test_a_thumbnail_is_read_only_when_asked_for(tmp_path: Path) -> None:
+def test_thumbnail_is_read_only_on_request(tmp_path: Path) -> None:
     engine = make(tmp_path)
     engine.write([record("a", 1), record("b", 1, b"")])
     assert [found.thumbnail for found in engine.fetch(["a", "b"])] == [b"", b""]
-    assert thumbnails(engine, "b", "a") == [b"", PICTURE]
+    assert thumbnails(engine, "b", "a") == [b"", THUMBNAIL]
     engine.close()
 
 
-def test_a_thumbnail_goes_with_its_record(tmp_path: Path) -> None:
+def test_thumbnail_is_replaced_and_deleted_with_its_record(tmp_path: Path) -> None:
     engine = make(tmp_path)
     other = b"\x89PNG\r\n\x1a\n" + bytes(10)
     engine.write([record("replaced", 1), record("bare", 1), record("deleted", 1), record("late", 2)])
     engine.write([record("replaced", 2, other), record("bare", 2, b""), record("late", 1, other)])
     engine.write([VersionedRecord("deleted", None, "", 2)])
-    assert thumbnails(engine, "replaced", "bare", "deleted", "late") == [other, b"", PICTURE]
-    assert pictures_on_disk(tmp_path) == 2
+    assert thumbnails(engine, "replaced", "bare", "deleted", "late") == [other, b"", THUMBNAIL]
+    assert thumbnails_on_disk(tmp_path) == 2
     engine.remove(engine.listing(all_slots()).numbers)
-    assert pictures_on_disk(tmp_path) == 0
+    assert thumbnails_on_disk(tmp_path) == 0
     engine.close()
 
 
@@ -90,7 +74,7 @@ def test_dumps_and_repairs_carry_thumbnails(tmp_path: Path, indexing: Indexing) 
     engine.close()
 
 
-def test_what_is_read_at_once_is_bounded_by_thumbnails_too(tmp_path: Path) -> None:
+def test_thumbnails_count_towards_the_size_of_a_read(tmp_path: Path) -> None:
     engine = make(tmp_path)
     engine.write([record(f"k{i}", 1) for i in range(600)])
     _, read = engine._store.rows(engine.listing(all_slots()).numbers.tolist(), 1_000_000)
@@ -98,7 +82,7 @@ def test_what_is_read_at_once_is_bounded_by_thumbnails_too(tmp_path: Path) -> No
     engine.close()
 
 
-def test_a_changed_thumbnail_is_found_by_its_checksum(tmp_path: Path) -> None:
+def test_checksum_finds_a_changed_thumbnail(tmp_path: Path) -> None:
     engine = make(tmp_path)
     engine.write([record("a", 1), record("b", 1)])
     assert engine.damaged_rows(0, 10) == (0, None)
@@ -112,48 +96,26 @@ def test_a_changed_thumbnail_is_found_by_its_checksum(tmp_path: Path) -> None:
 def test_renumbering_keeps_each_thumbnail_with_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = make(tmp_path)
     for version in range(1, 30):
-        engine.write([record(key, version, PICTURE + key.encode()) for key in "abc"])
+        engine.write([record(key, version, THUMBNAIL + key.encode()) for key in "abc"])
     engine.close()
     monkeypatch.setattr("shard.store.RENUMBER_ABOVE", 20)
     engine = Engine(Store(tmp_path / "s.db"))
     assert engine.listing(all_slots()).numbers.tolist() == [0, 1, 2]
-    assert thumbnails(engine, *"abc") == [PICTURE + key for key in (b"a", b"b", b"c")]
+    assert thumbnails(engine, *"abc") == [THUMBNAIL + key for key in (b"a", b"b", b"c")]
     engine.close()
 
 
-def test_a_store_of_the_release_before_thumbnails_takes_them(tmp_path: Path) -> None:
-    path = tmp_path / "s.db"
-    with sqlite3.connect(path) as connection:
-        connection.executescript(SCHEMA_2)
-        meta = {
-            "schema": "2",
-            "store": "s",
-            "code_space": json.dumps(asdict(SPACE)),
-            "indexing": json.dumps(asdict(Indexing())),
-        }
-        connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
-        identifier = record_id("old")
-        signed = identifier - 2**64 if identifier >= 2**63 else identifier
-        # CRC-32 of "7 {} old" and the code.
-        connection.execute(
-            "INSERT INTO records VALUES (3, 'old', ?, 7, ?, '{}', ?)", (signed, b"12345678", 0xDE9BD499)
-        )
-    connection.close()
-    for _ in range(2):
-        engine = Engine(Store(path))
-        engine.write([record("new", 8)])
-        assert thumbnails(engine, "old", "new") == [b"", PICTURE]
-        assert engine.damaged_rows(0, 10) == (0, None)
-        engine.close()
-
-
-def test_a_search_reads_no_thumbnail(tmp_path: Path) -> None:
+def test_search_reads_no_thumbnail(tmp_path: Path) -> None:
     engine = make(tmp_path)
     engine.write([record(f"k{i}", 1) for i in range(100)])
     statements: list[str] = []
-    engine._store._reader().set_trace_callback(statements.append)
+    engine._store._database.reader.set_trace_callback(statements.append)
     group = ScanGroup("c", SPACE.fingerprint, np.frombuffer(b"12345678", np.uint8)[None], 50, None, None, True)
-    assert len(engine.scan(group).keys) == 50
+    assert len(engine.scan(group).hits.keys) == 50
     assert statements
     assert not any("thumbnails" in statement for statement in statements)
     engine.close()
+
+
+def test_checksum_format_does_not_change() -> None:
+    assert checksum("old", 7, b"12345678", "{}", b"", b"") == 0xDE9BD499

@@ -1,4 +1,4 @@
-"""Placement: even, complete, and still when a partition is added or drained."""
+"""Placement: even, complete, and stable when a partition is added or drained."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_every_slot_has_an_owner_and_loads_are_even(partitions: int) -> None:
 
 
 @pytest.mark.parametrize("partitions", range(1, 33))
-def test_one_more_partition_takes_only_its_share(partitions: int) -> None:
+def test_new_partition_takes_only_its_share(partitions: int) -> None:
     before, after = Target(1, partitions).owners(), Target(2, partitions + 1).owners()
     moved = before != after
     assert (after[moved] == partitions).all()
@@ -33,19 +33,19 @@ def test_one_more_partition_takes_only_its_share(partitions: int) -> None:
     assert len(records) <= 1.2 * len(KEYS) / (partitions + 1)
 
 
-def test_a_drained_partition_holds_nothing_and_only_its_slots_move() -> None:
+def test_drained_partition_holds_nothing_and_only_its_slots_move() -> None:
     before, after = Target(1, 4).owners(), Target(2, 4, (1,)).owners()
     assert 1 not in after
     assert (before[before != after] == 1).all()
 
 
-def test_of_two_targets_the_later_holds_and_of_two_with_one_epoch_the_greater() -> None:
+def test_later_target_wins_and_with_equal_epochs_the_greater() -> None:
     targets = [Target(2, 3), Target(1, 9), Target(2, 4), Target(2, 4, (1,))]
     assert max(targets, key=lambda target: target.order) == Target(2, 4, (1,))
 
 
-def test_placement_is_fixed_for_good() -> None:
-    # Stored records live where this says; another answer would lose them.
+def test_placement_never_changes() -> None:
+    # Stored records are where this says; another result would lose them.
     assert owners_of(4, KEYS[:12]) == FIRST_OWNERS
 
 

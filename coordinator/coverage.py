@@ -1,0 +1,85 @@
+"""Owns how complete an answer is: which partitions answered, and whether an incomplete answer may be returned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from coordinator.fan_out import Answers
+from lookalike.cluster.scan import ScanResult
+from lookalike.model.errors import (
+    CodeSpaceMismatch,
+    InvalidRequest,
+    LookalikeError,
+    NotFound,
+    PartitionUnavailable,
+)
+from lookalike.model.records import Coverage
+
+
+class CoverageTracker:
+    """Computes coverage, and remembers the rows that each partition last had to estimate those of missing ones."""
+
+    def __init__(self) -> None:
+        self._rows_known: dict[tuple[str, int], int] = {}
+
+    def coverage(self, collection: str, answers: Answers) -> Coverage:
+        """Returns the answers' coverage. Counts the partitions that have slots; a partition answered if it did for
+        all its slots."""
+        missing: dict[int, str] = {}
+        rows: dict[int, int] = {}
+        stale_ms = 0
+        for share, part in zip(answers.shares, answers.parts, strict=True):
+            if isinstance(part, ScanResult):
+                rows[share.partition] = rows.get(share.partition, 0) + part.rows
+                stale_ms = max(stale_ms, part.stale_ms)
+            else:
+                missing[share.partition] = part.message
+        for partition in rows.keys() - missing.keys():
+            self._rows_known[collection, partition] = rows[partition]
+        searched = sum(rows.values())
+        known = searched + sum(
+            max(0, self._rows_known.get((collection, partition), 0) - rows.get(partition, 0))
+            for partition in missing
+        )
+        partitions = len({share.partition for share in answers.shares})
+        return Coverage(partitions, partitions - len(missing), searched, known, missing, stale_ms)
+
+
+def require_acceptable(missing: Sequence[LookalikeError], allow_partial: bool, coverage: Coverage) -> None:
+    """Raises unless an incomplete answer is allowed and the errors are the partitions' own.
+
+    Args:
+        missing: The errors of the partitions that did not answer; at least one.
+        allow_partial: Whether the caller accepts an incomplete answer.
+        coverage: The answer's coverage.
+
+    Raises:
+        InvalidRequest, CodeSpaceMismatch: If a partition rejected the request.
+        NotFound: If no partition has the collection.
+        PartitionUnavailable, DeadlineExceeded: If partitions are missing; the text names them.
+    """
+    for error in missing:
+        if isinstance(error, InvalidRequest | CodeSpaceMismatch):
+            raise error
+    kinds = {type(error) for error in missing}
+    if kinds == {NotFound} and not coverage.answered:
+        raise missing[0]
+    if coverage.answered and allow_partial:
+        return
+    kind = kinds.pop() if len(kinds) == 1 and NotFound not in kinds else PartitionUnavailable
+    remedy = "" if allow_partial else "; repeat, or allow a partial answer"
+    raise kind(f"{'; '.join(coverage.missing.values())}{remedy}", retry_after_ms=missing[0].retry_after_ms)
+
+
+def require_known_fields(parts: Sequence[ScanResult]) -> None:
+    """Raises InvalidRequest if the filter compares a field that no record ever had, which is almost always a
+    typo."""
+    if not any(part.rows for part in parts):
+        return
+    unknown = set.intersection(*(set(part.unknown_fields) for part in parts))
+    if unknown:
+        known = sorted({field for part in parts for field in part.known_fields})
+        raise InvalidRequest(
+            f"filter: no record has a field {', '.join(repr(field) for field in sorted(unknown))};"
+            f" known fields: {', '.join(map(repr, known)) or 'none'}"
+        )

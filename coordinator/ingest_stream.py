@@ -1,0 +1,97 @@
+"""Owns the flow of an ingest stream: messages are read while earlier ones are being stored, and answered in order.
+
+A sender that waits for an answer gets it, and a sender that is too fast is slowed down: reading stops while
+`MESSAGES_IN_FLIGHT` messages are being stored, or the process has no room for the next one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+from lookalike.model.errors import PartitionUnavailable
+from lookalike.server.admission import Admission
+from lookalike.v1 import search_pb2 as pb
+
+MESSAGES_IN_FLIGHT = 4
+
+
+class IngestStream:
+    """One stream.
+
+    Args:
+        admission: Bounds the bytes in flight, over all requests.
+        draining: Set when the process stops: then no more messages are read.
+        check: Raises InvalidRequest for a message that ends the stream.
+        store: Stores a message. What it does before it returns the coroutine follows the order of arrival.
+    """
+
+    def __init__(
+        self,
+        admission: Admission,
+        draining: asyncio.Event,
+        check: Callable[[pb.IngestRequest], None],
+        store: Callable[[pb.IngestRequest], Coroutine[Any, Any, pb.IngestResponse]],
+    ) -> None:
+        self._admission = admission
+        self._draining = draining
+        self._check = check
+        self._store = store
+        # Ends with None.
+        self._in_order: asyncio.Queue[asyncio.Task[pb.IngestResponse] | None] = asyncio.Queue(MESSAGES_IN_FLIGHT)
+        self._tasks: set[asyncio.Task[pb.IngestResponse]] = set()
+
+    async def answers(self, requests: AsyncIterator[pb.IngestRequest]) -> AsyncIterator[pb.IngestResponse]:
+        """Yields the answer to each message, in order.
+
+        Raises:
+            InvalidRequest: If a message is invalid, after the earlier ones are answered.
+            PartitionUnavailable: If the process stops, after the messages that were read are answered.
+        """
+        reader = asyncio.create_task(self._read_to_end(requests))
+        try:
+            while (task := await self._in_order.get()) is not None:
+                yield await task
+            await reader
+        finally:
+            unfinished = [reader, *self._tasks]
+            for pending in unfinished:
+                pending.cancel()
+            await asyncio.gather(*unfinished, return_exceptions=True)
+
+    async def _read_to_end(self, requests: AsyncIterator[pb.IngestRequest]) -> None:
+        try:
+            await self._read_until_draining(requests)
+        except Exception:
+            await self._in_order.put(None)
+            raise
+        await self._in_order.put(None)
+
+    async def _read_until_draining(self, requests: AsyncIterator[pb.IngestRequest]) -> None:
+        reading = asyncio.create_task(self._read(requests))
+        draining = asyncio.create_task(self._draining.wait())
+        try:
+            await asyncio.wait((reading, draining), return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                raise PartitionUnavailable(
+                    "this coordinator is stopping; send what was not answered again, which is harmless"
+                )
+            await reading
+        finally:
+            for task in (reading, draining):
+                task.cancel()
+            await asyncio.gather(reading, draining, return_exceptions=True)
+
+    async def _read(self, requests: AsyncIterator[pb.IngestRequest]) -> None:
+        async for request in requests:
+            self._check(request)
+            size = await self._admission.take(request.ByteSize())
+            task = asyncio.create_task(self._store(request))
+            self._tasks.add(task)
+
+            def done(task: asyncio.Task[pb.IngestResponse], size: int = size) -> None:
+                self._admission.give_back(size)
+                self._tasks.discard(task)
+
+            task.add_done_callback(done)
+            await self._in_order.put(task)

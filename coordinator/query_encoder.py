@@ -1,0 +1,159 @@
+"""Owns the way from a query to what the shards scan for: its code, and the projections or features that the
+scoring needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from coordinator import scoring
+from coordinator.catalog import Layout, NotInLayout
+from coordinator.encoder_link import EncodedImage, EncoderLink
+from coordinator.reader import Reader
+from coordinator.scoring import ScoringPlan
+from lookalike.cluster.scan import Codes, Inputs
+from lookalike.model import features as stored_features
+from lookalike.model.errors import InvalidRequest, NotFound
+from lookalike.model.query import Query
+from lookalike.model.records import VersionedRecord, check_code, check_key
+from lookalike.model.search_options import Consistency
+from lookalike.server.observe import metrics
+from lookalike.transport import tracing
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Encoded:
+    code: bytes
+    projections: Floats | None
+    features: Floats | None
+
+
+class QueryEncoder:
+    """Encodes queries: images by the encoder, keys by the stored record."""
+
+    def __init__(self, encoder: EncoderLink, reader: Reader) -> None:
+        self._encoder = encoder
+        self._reader = reader
+
+    async def encode(
+        self,
+        collection: str,
+        layout: Layout,
+        queries: Sequence[Query],
+        fingerprint: str,
+        plan: ScoringPlan,
+        consistency: Consistency,
+        deadline: float,
+    ) -> tuple[Codes, Inputs | None]:
+        """Encodes the queries of one request.
+
+        Args:
+            collection: The collection's name.
+            layout: The collection's layout.
+            queries: The queries.
+            fingerprint: The code space of the codes among the queries.
+            plan: What the scoring needs.
+            consistency: How to read the records of the keys among the queries.
+            deadline: When to give up.
+
+        Returns:
+            Codes, uint8 (n, bits/8), and the inputs that the scoring needs, one row per query.
+
+        Raises:
+            CodeSpaceMismatch: If a code or the encoder belongs to another code space.
+            InvalidRequest: If a query is invalid, or lacks what the scoring needs.
+            NotFound: If a key does not exist.
+        """
+        for query in queries:
+            if query.image is not None:
+                self._encoder.check_image(query.image)
+            elif query.key is not None:
+                check_key(query.key)
+        if any(query.code is not None for query in queries):
+            layout.space.require(fingerprint, "the query")
+        images = iter(await self._encode_images(layout, queries, plan, deadline))
+        stored = await self._read_records(collection, layout, queries, plan, consistency, deadline)
+        encoded = [_encoded(query, images, stored, collection, layout, plan) for query in queries]
+        codes = np.frombuffer(b"".join(one.code for one in encoded), np.uint8)
+        codes = codes.reshape(-1, layout.space.code_bytes)
+        inputs = scoring.inputs(
+            plan, codes, [one.projections for one in encoded], [one.features for one in encoded]
+        )
+        return codes, inputs
+
+    async def _encode_images(
+        self, layout: Layout, queries: Sequence[Query], plan: ScoringPlan, deadline: float
+    ) -> list[EncodedImage | InvalidRequest]:
+        images = [query.image for query in queries if query.image is not None]
+        if not images:
+            return []
+        began = time.perf_counter()
+        with tracing.span("encode", images=len(images)):
+            encoded = await self._encoder.encode(
+                images, layout.space, deadline,
+                feature_width=layout.indexing.feature_width if plan.needs_features else 0,
+                include_projections=plan.needs_projections,
+            )  # fmt: skip
+        metrics.STAGE_SECONDS.labels("encode").observe(time.perf_counter() - began)
+        return encoded
+
+    async def _read_records(
+        self,
+        collection: str,
+        layout: Layout,
+        queries: Sequence[Query],
+        plan: ScoringPlan,
+        consistency: Consistency,
+        deadline: float,
+    ) -> dict[str, VersionedRecord]:
+        """The stored records of the queries by key."""
+        keys = list(dict.fromkeys(query.key for query in queries if query.key is not None))
+        if not keys:
+            return {}
+        features = layout.indexing.features_text if plan.needs_features else ""
+        found = await self._reader.fetch(collection, keys, consistency, deadline, features)
+        return {record.key: record for record in found}
+
+
+def _encoded(
+    query: Query,
+    images: Iterator[EncodedImage | InvalidRequest],
+    stored: dict[str, VersionedRecord],
+    collection: str,
+    layout: Layout,
+    plan: ScoringPlan,
+) -> _Encoded:
+    """images: the encoder's answers to the queries by image that are left."""
+    indexing = layout.indexing
+    if query.code is not None:
+        code = check_code(query.code, layout.space, "the query")
+        return _Encoded(code, *_supplied(query, layout.space.bits, indexing.feature_width, plan))
+    if query.key is not None:
+        if query.key not in stored:
+            raise NotFound(f"key: {query.key!r} is not in collection {collection!r}")
+        record = stored[query.key]
+        kept = stored_features.unpack(indexing.features, [record.features])[0] if record.features else None
+        return _Encoded(record.code or b"", None, kept)
+    image = next(images)
+    if isinstance(image, InvalidRequest):
+        raise image
+    return _Encoded(image.code, image.projections, image.features)
+
+
+def _supplied(query: Query, bits: int, width: int, plan: ScoringPlan) -> tuple[Floats | None, Floats | None]:
+    """The projections and features that came with a code, as far as the plan needs them."""
+    projections = features = None
+    if plan.needs_projections and query.projections:
+        projections = stored_features.read("projections", query.projections, bits)
+    if plan.needs_features and query.features:
+        try:
+            features = stored_features.read("features", query.features, width)
+        except InvalidRequest as error:
+            raise NotInLayout(error.message) from None
+    return projections, features

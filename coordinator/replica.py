@@ -1,0 +1,119 @@
+"""Owns one replica as a coordinator sees it: the client to call it by, and its health, which decides how early it
+is called."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Callable
+
+from lookalike.cluster.placement import Target
+from lookalike.cluster.shard_state import ShardState
+from lookalike.model.errors import LookalikeError, SlotMoved
+from lookalike.server.shard_client import ShardClient
+
+# A replica that may lag further than this is called only if there is no other.
+LAG_SECONDS = 10.0
+# How long a failed replica is avoided. Doubles with each further failure.
+_BACKOFF_SECONDS = 0.25
+_BACKOFF_MAX_SECONDS = 5.0
+
+
+class ReplicaHealth:
+    """What calls, polls and the health stream have shown of a replica. Times are of the monotonic clock."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        # The answer to the last poll; None if there was none.
+        self.last_state: ShardState | None = None
+        self._is_serving = True
+        self._is_suspect = False
+        self._failures = 0
+        self._backoff_until = 0.0
+        self._missed_write_at: float | None = None
+
+    @property
+    def penalty(self) -> int:
+        """0 for a healthy replica, 1 for one that lags, 2 for one that failed or is slow, 3 for one that does not
+        serve. The replica with the lowest penalty is called first."""
+        if not self._is_serving:
+            return 3
+        if self._is_suspect or self._clock() < self._backoff_until:
+            return 2
+        return 1 if self.lags else 0
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it answers, as far as is known, and has caught up since it started."""
+        return self._is_serving and self.last_state is not None and self.last_state.is_ready
+
+    @property
+    def lags(self) -> bool:
+        """Whether it is known to lack a write, or may lag by more than `LAG_SECONDS`."""
+        behind = self.last_state is not None and self.last_state.stale_ms > LAG_SECONDS * 1000
+        return behind or self._missed_write_at is not None
+
+    def mark_serving(self, is_serving: bool) -> None:
+        """Records what the health stream reported."""
+        self._is_serving = is_serving
+
+    def mark_failed(self, error: LookalikeError) -> None:
+        """Records that a call failed for a reason of the replica's own: others are preferred for a while."""
+        if isinstance(error, SlotMoved):
+            return
+        backoff = min(_BACKOFF_MAX_SECONDS, _BACKOFF_SECONDS * 2**self._failures)
+        self._backoff_until = self._clock() + backoff
+        self._failures = min(self._failures + 1, 10)
+
+    def mark_suspect(self) -> None:
+        """Records that a call took far too long: others are preferred until it answers a poll."""
+        self._is_suspect = True
+
+    def mark_missed_write(self, acknowledged_at: float) -> None:
+        """Records that a write acknowledged at this time may be missing here."""
+        self._missed_write_at = acknowledged_at
+
+    def mark_polled(self, state: ShardState | None, began: float) -> None:
+        """Records the answer to a poll that began at this time, or that there was none."""
+        self.last_state = state
+        if state is None:
+            return
+        self._is_suspect = False
+        self._failures = 0
+        if self._missed_write_at is not None and began - state.stale_ms / 1000 > self._missed_write_at:
+            self._missed_write_at = None
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class Replica:
+    """A replica of a partition. in_flight: calls that have not been answered yet."""
+
+    client: ShardClient
+    health: ReplicaHealth = dataclasses.field(default_factory=ReplicaHealth)
+    in_flight: int = 0
+
+    @property
+    def partition(self) -> int:
+        return self.client.partition
+
+    @property
+    def replica(self) -> int:
+        """The replica's number within its partition."""
+        return self.client.replica
+
+    async def poll(self, target: Target | None, seconds: float) -> None:
+        """Asks for its state, and tells it the target."""
+        began = time.monotonic()
+        try:
+            deadline = asyncio.get_running_loop().time() + seconds
+            state = await self.client.state(target, deadline=deadline)
+        except LookalikeError:
+            self.health.mark_polled(None, began)
+            return
+        self.health.mark_polled(state, began)
+
+    async def watch(self) -> None:
+        """Follows its health stream until cancelled."""
+        async for is_serving in self.client.watch_serving():
+            self.health.mark_serving(is_serving)

@@ -1,0 +1,162 @@
+"""Owns the hits of a batch of queries, as columns: the only place that lists the columns and that moves rows.
+
+Adding a column takes a field here, the code that fills it in `shard.scanner`, and its codec in
+`lookalike.wire.shard.scans`. Pure NumPy."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+# Indices of rows, a mask over rows, or a slice.
+RowSelector = npt.NDArray[np.intp] | npt.NDArray[np.bool_] | slice
+Texts = npt.NDArray[np.object_]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class HitTable:
+    """The hits of `queries` queries, one row per hit.
+
+    Every column has either one value per row or, if it was not requested, none. The rows of one query are
+    adjacent and queries ascend, except after `concat`, until `sort`.
+
+    Attributes:
+        queries: The number of queries, including those without hits.
+        query_of: int64 (n,), the index of the query that each row belongs to.
+        distances: uint16 (n,), Hamming distances.
+        ids: uint64 (n,), hashes of the keys.
+        keys: object (n,) of str.
+        attributes: object (n,) of str, one JSON object per row.
+        ranks: float64 (n,), lower is nearer: 1 - score. Empty for plain Hamming search.
+        versions: uint64 (n,), versions of the records.
+    """
+
+    queries: int
+    query_of: npt.NDArray[np.int64] = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+    distances: npt.NDArray[np.uint16] = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint16))
+    ids: npt.NDArray[np.uint64] = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint64))
+    keys: Texts = dataclasses.field(default_factory=lambda: np.zeros(0, np.object_))
+    attributes: Texts = dataclasses.field(default_factory=lambda: np.zeros(0, np.object_))
+    ranks: npt.NDArray[np.float64] = dataclasses.field(default_factory=lambda: np.zeros(0, np.float64))
+    versions: npt.NDArray[np.uint64] = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint64))
+
+    def __len__(self) -> int:
+        """The number of hits, over all queries."""
+        return len(self.query_of)
+
+    @property
+    def counts(self) -> npt.NDArray[np.intp]:
+        """The number of hits of each query, (queries,)."""
+        return np.bincount(self.query_of, minlength=self.queries)
+
+    @property
+    def offsets(self) -> npt.NDArray[np.intp]:
+        """Query q has the rows offsets[q]:offsets[q + 1], (queries + 1,)."""
+        return np.searchsorted(self.query_of, np.arange(self.queries + 1))
+
+    @property
+    def positions(self) -> npt.NDArray[np.intp]:
+        """The position of each row among those of its query, (n,)."""
+        positions: npt.NDArray[np.intp] = np.arange(len(self)) - self.offsets[self.query_of]
+        return positions
+
+    def take(self, rows: RowSelector) -> HitTable:
+        """Returns the selected rows, in the order given."""
+        return self._map(lambda column: column[rows])
+
+    def head(self, k: int) -> HitTable:
+        """Returns the first k rows of each query."""
+        if len(self) <= k:
+            return self
+        kept = self.positions < k
+        return self if kept.all() else self.take(kept)
+
+    def split(self, sizes: Sequence[int]) -> list[HitTable]:
+        """Returns one table for each run of consecutive queries.
+
+        Args:
+            sizes: The number of queries in each run; they add up to `queries`.
+        """
+        if len(sizes) == 1:
+            return [self]
+        firsts = np.cumsum([0, *sizes])
+        bounds = np.searchsorted(self.query_of, firsts).tolist()
+        parts = []
+        for i, size in enumerate(sizes):
+            part = self.take(slice(bounds[i], bounds[i + 1]))
+            parts.append(dataclasses.replace(part, queries=size, query_of=part.query_of - firsts[i]))
+        return parts
+
+    def sort(self, by_rank: bool = False) -> HitTable:
+        """Returns the rows in `order`."""
+        return self.take(self.order(by_rank))
+
+    def order(self, by_rank: bool = False) -> npt.NDArray[np.intp]:
+        """Returns the row indices ordered by (query, distance, id, key), or by (query, rank, id, key)."""
+        values: npt.NDArray[Any] = self.ranks if by_rank else self.distances
+        order = np.lexsort((self.ids, values, self.query_of))
+        ids = self.ids[order]
+        # Two keys rarely share an id. Only then keys decide, and comparing them is slow.
+        if (ids[1:] == ids[:-1]).any():
+            columns = (self.query_of, values, self.ids, self.keys)
+            by_row = list(zip(*(column.tolist() for column in columns), strict=True))
+            order = np.array(sorted(order.tolist(), key=by_row.__getitem__), np.intp)
+        return order
+
+    def _map(self, change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> HitTable:
+        kind: Any = type(self)
+        columns = {name: getattr(self, name) for name in column_names(kind)}
+        changed = {name: change(column) if len(column) else column for name, column in columns.items()}
+        table: HitTable = kind(self.queries, **changed)
+        return table
+
+
+@functools.cache
+def column_names(kind: type[Any]) -> tuple[str, ...]:
+    """The names of a table's columns."""
+    return tuple(field.name for field in dataclasses.fields(kind) if field.name != "queries")
+
+
+def concat(parts: Sequence[HitTable], queries: int) -> HitTable:
+    """Puts tables for the same queries end to end; `sort` makes each query's rows adjacent again.
+
+    Raises:
+        ValueError: If one table with hits has a column that another lacks.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        return HitTable(queries)
+    kind: Any = type(parts[0])
+    columns = {name: [getattr(part, name) for part in parts] for name in column_names(kind)}
+    joined = {
+        name: np.concatenate(values) if any(map(len, values)) else values[0] for name, values in columns.items()
+    }
+    size = len(joined["query_of"])
+    for name, column in joined.items():
+        if len(column) not in (0, size):
+            raise ValueError(f"{name}: {len(column)} values for {size} hits; request the column from every part")
+    table: HitTable = kind(queries, **joined)
+    return table
+
+
+def merge(parts: Sequence[HitTable], queries: int, k: int, by_rank: bool = False) -> HitTable:
+    """Merges per-partition hits into the k nearest of each query.
+
+    Associative and commutative, so the number of partitions cannot change the answer.
+
+    Args:
+        parts: One table per partition, for the same queries.
+        queries: The number of queries.
+        k: The number of hits to keep per query.
+        by_rank: Order by (rank, id, key) instead of (distance, id, key).
+
+    Returns:
+        At most k hits per query, in order.
+    """
+    return concat(parts, queries).sort(by_rank).head(k)

@@ -1,0 +1,124 @@
+"""Owns the connections to one SQLite file: one that writes, one that reads for each thread, and the translation of
+SQLite's failures."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lookalike.model.errors import Corruption, Overloaded
+
+_LOOKUP_VALUES = 500
+_MAPPED_BYTES = 0x7FFF0000  # the most that SQLite maps
+
+Value = TypeVar("Value", str, int)
+
+
+class Database:
+    """An open SQLite file. One thread writes, any thread reads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+        self.writer = self._connect()
+
+    def close(self) -> None:
+        for connection in self._connections:
+            connection.close()
+
+    @property
+    def reader(self) -> sqlite3.Connection:
+        """This thread's connection for reading."""
+        reader: sqlite3.Connection | None = getattr(self._local, "reader", None)
+        if reader is None:
+            reader = self._local.reader = self._connect()
+            reader.execute("PRAGMA query_only = ON")
+            # Keys are looked up all over the file; mapped, that needs no system call for each.
+            reader.execute(f"PRAGMA mmap_size = {_MAPPED_BYTES}")
+        return reader
+
+    def close_reader(self) -> None:
+        """Closes this thread's connection for reading, when the thread reads no more."""
+        reader: sqlite3.Connection | None = getattr(self._local, "reader", None)
+        if reader is not None:
+            self._local.reader = None
+            self._connections.remove(reader)
+            reader.close()
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """This thread's reads in the block see the state at its start."""
+        reader = self.reader
+        with explained(self.path):
+            reader.execute("BEGIN")
+            try:
+                reader.execute("SELECT 1 FROM meta").fetchone()
+                yield
+            finally:
+                reader.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commits and syncs what the block writes; an exception in the block rolls it back."""
+        with explained(self.path):
+            self.writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self.writer.execute("COMMIT")
+            except BaseException:
+                if self.writer.in_transaction:
+                    self.writer.execute("ROLLBACK")
+                raise
+
+    def lookup(self, sql: str, values: Sequence[Value], to_write: bool = False) -> Iterator[tuple[Any, ...]]:
+        """Yields the rows for all values, a few hundred per statement.
+
+        Args:
+            sql: A statement with `{}` in place of a list of parameters.
+            values: The parameters.
+            to_write: Whether to read in the current transaction of the writer.
+        """
+        connection = self.writer if to_write else self.reader
+        with explained(self.path):
+            for start in range(0, len(values), _LOOKUP_VALUES):
+                part = values[start : start + _LOOKUP_VALUES]
+                yield from connection.execute(sql.format(", ".join("?" * len(part))), part)
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            f"{self.path.absolute().as_uri()}?mode=rw",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        self._connections.append(connection)
+        return connection
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Raises SQLite's failures as errors that a client can act on.
+
+    Raises:
+        Corruption: If the file is damaged.
+        Overloaded: If the disk is full.
+    """
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            raise Overloaded(
+                f"disk full at {path.parent}; nothing was written; free space and repeat",
+                retry_after_ms=30_000,
+            ) from error
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise Corruption(f"{path} is damaged ({error}); restore the partition from a backup") from error
+        raise

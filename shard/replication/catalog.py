@@ -1,0 +1,45 @@
+"""Owns how a shard learns from another which collections there are."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from lookalike.cluster.shard_state import ShardState
+from lookalike.model.records import Collection
+from lookalike.server.shard_client import ShardClient
+from shard.executor import ShardExecutor
+from shard.node import Node
+
+
+async def follow_catalog(node: Node, executor: ShardExecutor, peer: ShardClient, state: ShardState) -> None:
+    """Drops the collections that were dropped, creates those that are missing here, and recreates those that are
+    damaged here, empty, to be filled again.
+
+    Args:
+        state: The state that `peer` reported.
+    """
+    for name, incarnation in state.dropped.items():
+        here = node.incarnation(name)
+        if node.membership.dropped.get(name, 0) < incarnation or (here is not None and here <= incarnation):
+            await executor.mutate(partial(node.drop_collection, name, incarnation))
+    for collection in state.collections:
+        if collection.incarnation > node.membership.dropped.get(collection.name, 0):
+            await _follow_collection(node, executor, peer, state, collection)
+
+
+async def _follow_collection(
+    node: Node, executor: ShardExecutor, peer: ShardClient, state: ShardState, theirs: Collection
+) -> None:
+    name, incarnation = theirs.name, theirs.incarnation
+    here = node.incarnation(name)
+    is_damaged = name in node.damaged() and name not in node.engines()
+    if is_damaged and here == incarnation and name not in state.damaged:
+        hash_file = await peer.fetch_hash(name)
+        await executor.mutate(
+            partial(node.recreate, name, theirs.code_space, theirs.indexing, incarnation, hash_file)
+        )
+    elif here is None or here < incarnation:
+        hash_file = await peer.fetch_hash(name)
+        await executor.mutate(
+            partial(node.open_collection, name, theirs.code_space, theirs.indexing, incarnation, False, hash_file)
+        )

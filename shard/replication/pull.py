@@ -1,0 +1,154 @@
+"""Owns pulling: copying from another shard the rows that it has and this one lacks.
+
+Digests tell which slots differ, listings which rows, and only those rows travel. Serves replicas that compare
+themselves, one that starts, one with a new disk, and slots that move."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from lookalike.cluster.rows import Rows
+from lookalike.cluster.shard_state import CollectionDigest, ShardState
+from lookalike.cluster.slots import SlotSet
+from lookalike.model.errors import Corruption, NotFound
+from lookalike.server.shard_client import ShardClient
+from lookalike.server.token_bucket import TokenBucket
+from shard import work
+from shard.executor import ShardExecutor
+from shard.node import Node
+from shard.replication.catalog import follow_catalog
+
+log = logging.getLogger("shard.replication")
+# Rows listed at once: some 20 MB.
+LIST_ROWS = 1_000_000
+READ_ROWS = 4_096
+# What a row takes in a message besides its record.
+_ROW_BYTES = 64
+# A write reaches all replicas within this time.
+_RECHECK_SECONDS = 0.3
+
+Pause = Callable[[int], Awaitable[None]]
+
+
+async def no_pause(size: int) -> None:
+    """For pulls that reads or writes wait for."""
+
+
+class Throttle:
+    """Limits pulls to a number of bytes per second."""
+
+    def __init__(self, bytes_per_second: float) -> None:
+        self._bucket = TokenBucket(bytes_per_second, burst=0)
+
+    async def pause(self, size: int) -> None:
+        """Waits until `size` more bytes fit the rate."""
+        await asyncio.sleep(self._bucket.take(size))
+
+
+class Puller:
+    """Brings this shard up to what others have.
+
+    Attributes:
+        slots_differing: The number of slots, over all collections, that differed in the last comparison.
+    """
+
+    def __init__(self, node: Node, executor: ShardExecutor) -> None:
+        self._node = node
+        self._executor = executor
+        self.slots_differing = 0
+
+    async def pull(self, peer: ShardClient, slots: SlotSet, pause: Pause = no_pause, recheck: bool = False) -> int:
+        """Stores every row of these slots that the peer has when this is called.
+
+        Args:
+            slots: The slots to compare.
+            pause: Awaited after each portion with its size in bytes.
+            recheck: Whether to compare again after a moment before pulling, since a difference may be a write that
+                is still on its way.
+
+        Returns:
+            The number of rows pulled.
+
+        Raises:
+            LookalikeError: If the peer does not answer.
+        """
+        state = await peer.state(None, include_digests=True)
+        await follow_catalog(self._node, self._executor, peer, state)
+        if recheck and (found := self._differing(state, slots)):
+            await asyncio.sleep(_RECHECK_SECONDS)
+            state = await peer.state(None, include_digests=True)
+            slots = slots & np.logical_or.reduce(list(found.values()))
+        pulled = 0
+        found = self._differing(state, slots)
+        self.slots_differing = sum(int(differing.sum()) for differing in found.values())
+        for name, differing in found.items():
+            try:
+                pulled += await self._pull_collection(peer, name, state.digests[name], differing, pause)
+            except NotFound:
+                log.info("collection %s was dropped while it was compared", name)
+        return pulled
+
+    def _differing(self, state: ShardState, slots: SlotSet) -> dict[str, SlotSet]:
+        """Returns the slots in which the peer has something else, for each collection that has any."""
+        differing = {}
+        for name, theirs in state.digests.items():
+            try:
+                engine = self._node.engine(name, include_filling=True)
+            except (NotFound, Corruption):
+                continue
+            if self._node.incarnation(name) == theirs.incarnation:
+                found = slots & (engine.sums.digests != theirs.digests)
+                if found.any():
+                    differing[name] = found
+        return differing
+
+    async def _pull_collection(
+        self, peer: ShardClient, name: str, theirs: CollectionDigest, slots: SlotSet, pause: Pause
+    ) -> int:
+        engine = self._node.engine(name, include_filling=True)
+        if theirs.horizon > engine.horizon:
+            await self._executor.mutate(partial(engine.forget_tombstones, theirs.horizon))
+        pulled = 0
+        for part in portions(slots, theirs.rows):
+            listed = await peer.list_rows(name, theirs.incarnation, part)
+            mine = await self._executor.read(partial(engine.listing, part))
+            wanted = listed.numbers[lacking(listed.rows, mine.rows, engine.horizon)]
+            while len(wanted):
+                records, read = await peer.read_rows(name, theirs.incarnation, wanted[:READ_ROWS])
+                if records:
+                    await self._executor.write(work.Write(engine, records, is_repair=True))
+                pulled += len(records)
+                wanted = wanted[read:]
+                await pause(sum(record.size + _ROW_BYTES for record in records))
+        return pulled
+
+
+def lacking(theirs: Rows, mine: Rows, horizon: int) -> npt.NDArray[np.bool_]:
+    """Returns which of the peer's rows are missing here, as a mask; forgotten tombstones are not."""
+    absent: npt.NDArray[np.bool_] = ~np.isin(theirs.hashes, mine.hashes)
+    forgotten = theirs.deleted & (theirs.versions < np.uint64(horizon))
+    missing: npt.NDArray[np.bool_] = absent & ~forgotten
+    return missing
+
+
+def portions(slots: SlotSet, rows: npt.NDArray[np.int64]) -> list[SlotSet]:
+    """Cuts a set of slots so that each part can be listed at once.
+
+    Args:
+        rows: int64 (SLOTS,), the rows of each slot. A slot with more than LIST_ROWS is a part of its own.
+    """
+    parts: list[SlotSet] = []
+    total = LIST_ROWS
+    for slot in np.flatnonzero(slots):
+        if total + rows[slot] >= LIST_ROWS:
+            parts.append(np.zeros_like(slots))
+            total = 0
+        parts[-1][slot] = True
+        total += int(rows[slot])
+    return parts

@@ -1,0 +1,114 @@
+"""Owns which rows a scan is restricted to, by a filter and by slots.
+
+A row number always stands for the same content, so each filter is evaluated only once per row: recent filters are
+kept with the row numbers that they match, and only rows added since are read."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from lookalike.cluster.rows import slots_of
+from lookalike.cluster.slots import SlotSet
+from lookalike.model.filters import Filter
+from shard.digests import SlotSums
+from shard.kernel import ScanStopped, Selection, View, mask_by_id
+from shard.store import Store
+
+FILTERS_REMEMBERED = 32
+FILTER_BYTES_REMEMBERED = 128 * 1024 * 1024
+
+# The filter, and the slots as a bitmap; None where there is no such restriction.
+_Restriction = tuple[Filter | None, bytes | None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class State:
+    """The matrix, and the rows of each slot, as of one commit."""
+
+    view: View
+    sums: SlotSums
+
+    def live_rows(self, slots: SlotSet) -> int:
+        """The number of live rows in these slots."""
+        return int(self.sums.live[slots].sum())
+
+
+class Selections:
+    """The rows that recent filters match. Any thread may call it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._recent: collections.OrderedDict[_Restriction, Selection] = collections.OrderedDict()
+
+    def remembered(self) -> dict[_Restriction, Selection]:
+        """Returns a snapshot for `complete`; take it before the state that it will be used with."""
+        return dict(self._recent)
+
+    def compute(
+        self, state: State, condition: Filter | None, slots: SlotSet | None, should_stop: Callable[[], bool]
+    ) -> Selection | None:
+        """Returns the rows of a pinned state that meet the filter and are in the slots; None for all rows.
+
+        Raises:
+            ScanStopped: If `should_stop` returned True.
+        """
+        restriction = restriction_of(state, condition, slots)
+        if restriction is None:
+            return None
+        selection = self._recent.get(restriction) or Selection(np.zeros(0, np.bool_))
+        if selection.end < state.view.end:
+            within = slots if restriction[1] is not None else None
+            selection = selection.extended(self._mask(state.view, selection.end, condition, within, should_stop))
+        self._recent.pop(restriction, None)
+        self._recent[restriction] = selection
+        self._evict()
+        return selection
+
+    def _mask(
+        self,
+        view: View,
+        first: int,
+        condition: Filter | None,
+        slots: SlotSet | None,
+        should_stop: Callable[[], bool],
+    ) -> npt.NDArray[np.bool_]:
+        """For row numbers first..view.end, whether each row is selected."""
+        mask: npt.NDArray[np.bool_] | None = np.ones(view.end - first, np.bool_)
+        if condition is not None:
+            mask = self._store.matching(condition, first, view.end, should_stop)
+        if mask is None:
+            raise ScanStopped
+        if slots is not None:
+            mask &= mask_by_id(view, first, lambda ids: slots[slots_of(ids)])
+        return mask
+
+    def _evict(self) -> None:
+        while len(self._recent) > 1 and (
+            len(self._recent) > FILTERS_REMEMBERED
+            or sum(other.memory_bytes for other in list(self._recent.values())) > FILTER_BYTES_REMEMBERED
+        ):
+            self._recent.popitem(last=False)
+
+
+def complete(
+    remembered: dict[_Restriction, Selection], state: State, condition: Filter | None, slots: SlotSet | None
+) -> tuple[bool, Selection | None]:
+    """Returns whether a remembered selection covers all rows of the state, and that selection; None for all
+    rows."""
+    restriction = restriction_of(state, condition, slots)
+    if restriction is None:
+        return True, None
+    selection = remembered.get(restriction)
+    return selection is not None and selection.end >= state.view.end, selection
+
+
+def restriction_of(state: State, condition: Filter | None, slots: SlotSet | None) -> _Restriction | None:
+    """Returns what restricts a scan of this state. None if nothing does: almost always all rows are in the
+    slots."""
+    within = None if slots is None or state.live_rows(slots) == state.view.live else slots.tobytes()
+    return None if condition is None and within is None else (condition, within)
