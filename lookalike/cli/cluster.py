@@ -38,7 +38,7 @@ def up(
         from lookalike.local.supervisor import Supervisor
         from lookalike.server.config import content_of, load_config
     except ModuleNotFoundError as error:
-        raise CannotStart(f"up: needs {error.name}; pip install 'lookalike[all]'") from None
+        raise CannotStart(f"up: needs {error.name}; run pip install '.[all]' in the checkout") from None
     loaded = load_config(config)
     content = content_of(config)
     folder = (data or loaded.shard.data).absolute()
