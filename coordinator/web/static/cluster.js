@@ -141,7 +141,7 @@ function collectionsTable(collections) {
     return element("tr", {}, element("th", { scope: "row" }, link), ...cells);
   });
   const table = element("table", {}, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows));
-  return element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Collections" }, table);
+  return element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Table of collections" }, table);
 }
 
 function encoderFacts({ address, state, reason, code_space: space }) {
