@@ -38,7 +38,7 @@ _FORM_ERRORS = (
 )
 
 
-class Bodies:
+class BodyReader:
     """Parses requests to messages. Bounds the bytes of all bodies being read at one time."""
 
     def __init__(self, max_image_bytes: int, max_request_bytes: int) -> None:

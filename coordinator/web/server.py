@@ -12,7 +12,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from coordinator.web import routes
-from coordinator.web.bodies import LARGE_BYTES, Bodies
+from coordinator.web.bodies import LARGE_BYTES, BodyReader
 from coordinator.web.connection import Runner
 from coordinator.web.gateway import Caller, Gateway, caller_of
 from coordinator.web.hosts import needs_host_check, require_loopback_host
@@ -63,34 +63,34 @@ async def start_web(
 def application(config: ClusterConfig, grpc_address: str) -> web.Application:
     """An application with all routes of the table and the pages."""
     handlers = _Handlers(config, Gateway(grpc_address))
-    built = web.Application(
+    app = web.Application(
         middlewares=[handle_errors, *([require_loopback_host] if needs_host_check(config) else [])],
         client_max_size=MAX_MESSAGE_BYTES,
     )
     for call in routes.CALLS:
-        _add(built, call, handlers.for_rpc(call))
+        _add(app, call, handlers.for_rpc(call))
     for other, handler in (
         (routes.HEALTH, handlers.health),
         (routes.STATUS, handlers.status),
         (routes.THUMBNAIL, handlers.thumbnail),
         (routes.OPENAPI, handlers.openapi),
     ):
-        _add(built, other, handler)
-    Pages().add_to(built)
-    built.on_cleanup.append(handlers.close)
-    return built
+        _add(app, other, handler)
+    Pages().add_to(app)
+    app.on_cleanup.append(handlers.close)
+    return app
 
 
-def _add(built: web.Application, route: routes.Call | routes.PlainRoute, handler: Handler) -> None:
+def _add(app: web.Application, route: routes.Call | routes.PlainRoute, handler: Handler) -> None:
     """Adds a route; GET routes answer HEAD as well, for `curl -I` and uptime checks."""
     for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
-        built.router.add_route(method, route.path, handler)
+        app.router.add_route(method, route.path, handler)
 
 
 class _Handlers:
     def __init__(self, config: ClusterConfig, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._bodies = Bodies(config.limits.max_image_bytes, config.max_request_bytes)
+        self._bodies = BodyReader(config.limits.max_image_bytes, config.max_request_bytes)
         self._openapi = json.dumps(document(), ensure_ascii=False, indent=1)
 
     def for_rpc(self, call: routes.Call) -> Handler:
@@ -139,12 +139,12 @@ def _caller(request: web.Request) -> Caller:
 async def _as_json(message: Message) -> str:
     """The message as JSON, including fields with default values, such as a distance of 0."""
 
-    def written() -> str:
+    def encode() -> str:
         return json_format.MessageToJson(
             message, always_print_fields_with_no_presence=True, indent=None, ensure_ascii=False
         )
 
-    return await asyncio.to_thread(written) if message.ByteSize() > LARGE_BYTES else written()
+    return await asyncio.to_thread(encode) if message.ByteSize() > LARGE_BYTES else encode()
 
 
 def _image_type(data: bytes) -> str:

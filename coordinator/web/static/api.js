@@ -21,25 +21,25 @@ function headers() {
 /** Sends a request and returns the response. body: an object to send as JSON, or a form. Throws ApiError. */
 async function request(path, { body, signal } = {}) {
   const isForm = body instanceof FormData;
-  const sent = { signal, headers: headers(), cache: "no-store" };
+  const init = { signal, headers: headers(), cache: "no-store" };
   if (body !== undefined) {
-    sent.method = "POST";
-    sent.body = isForm ? body : JSON.stringify(body);
-    if (!isForm) sent.headers["content-type"] = "application/json";
+    init.method = "POST";
+    init.body = isForm ? body : JSON.stringify(body);
+    if (!isForm) init.headers["content-type"] = "application/json";
   }
-  let answer;
+  let response;
   try {
-    answer = await fetch(path, sent);
+    response = await fetch(path, init);
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ApiError(0, { code: "Unreachable", message: "The coordinator is not responding. Check that it is running, then try again." });
   }
-  if (answer.ok) return answer;
-  const known = await answer.json().catch(() => ({}));
-  throw new ApiError(answer.status, known.error ?? { code: "Internal", message: `HTTP status ${answer.status}` });
+  if (response.ok) return response;
+  const parsed = await response.json().catch(() => ({}));
+  throw new ApiError(response.status, parsed.error ?? { code: "Internal", message: `HTTP status ${response.status}` });
 }
 
-const ofCollection = (name) => `/v1/collections/${encodeURIComponent(name)}`;
+const collectionPath = (name) => `/v1/collections/${encodeURIComponent(name)}`;
 
 export const getStatus = async (signal) => (await request("/v1/status", { signal })).json();
 
@@ -57,7 +57,7 @@ export async function search(collection, query, options, signal) {
     const { fingerprint, ...kind } = query;
     body = { query: kind, options, fingerprint };
   }
-  return (await request(`${ofCollection(collection)}/search`, { body, signal })).json();
+  return (await request(`${collectionPath(collection)}/search`, { body, signal })).json();
 }
 
 /** Throws for a dropped folder or a deleted file, which fetch would report as a lost connection. */
@@ -72,7 +72,7 @@ async function checkReadable(file) {
 /** Shows a record's thumbnail in an image element; calls `missing` if there is none. An image element cannot send an
  * API key, so with a key the thumbnail is fetched by script, once it is close to the viewport. */
 export function showThumbnail(image, collection, key, missing) {
-  const path = `${ofCollection(collection)}/thumbnail?key=${encodeURIComponent(key)}`;
+  const path = `${collectionPath(collection)}/thumbnail?key=${encodeURIComponent(key)}`;
   image.addEventListener("error", missing, { once: true });
   if (!hasKey()) {
     image.src = path;
@@ -118,13 +118,13 @@ const TITLES = {
 
 /** Shows an error with its remedy. actions: buttons. */
 export function showError(error, ...actions) {
-  const words = [
+  const content = [
     element("h2", {}, TITLES[error.code] ?? "Something went wrong"),
     element("p", {}, sentence(error.message)),
   ];
-  if (actions.length) words.push(element("p", { class: "row" }, ...actions));
-  if (error.requestId) words.push(element("p", { class: "note" }, "Request id ", element("code", {}, error.requestId)));
-  byId("error").replaceChildren(...words);
+  if (actions.length) content.push(element("p", { class: "row" }, ...actions));
+  if (error.requestId) content.push(element("p", { class: "note" }, "Request id ", element("code", {}, error.requestId)));
+  byId("error").replaceChildren(...content);
 }
 
 export const hideError = () => byId("error").replaceChildren();

@@ -3,9 +3,9 @@
 import { ApiError, askForKey, getStatus, hideError, showError } from "./api.js";
 import { byId, element, plural } from "./dom.js";
 
-const EVERY_MS = 1_000;
+const INTERVAL_MS = 1_000;
 const SLOTS = 1_024;
-const shown = new Map();
+const lastValues = new Map();
 let timer = null;
 let isWaitingForKey = false;
 let answeredAt = null;
@@ -15,7 +15,7 @@ async function refresh() {
   timer = null;
   if (document.hidden || isWaitingForKey) return;
   try {
-    show(await getStatus(AbortSignal.timeout(5 * EVERY_MS)));
+    show(await getStatus(AbortSignal.timeout(5 * INTERVAL_MS)));
     answeredAt = Date.now();
     updateIfChanged("error", "", hideError);
   } catch (error) {
@@ -28,14 +28,14 @@ async function refresh() {
     showVerdict(answeredAt === null ? "" : "Showing the last known state.", true);
   }
   showAge();
-  timer = setTimeout(refresh, EVERY_MS);
+  timer = setTimeout(refresh, INTERVAL_MS);
 }
 
 /** Updates a part of the page only if its value changed, so as not to disturb selections and screen readers. */
 function updateIfChanged(name, value, change) {
   const text = JSON.stringify(value);
-  if (shown.get(name) === text) return;
-  shown.set(name, text);
+  if (lastValues.get(name) === text) return;
+  lastValues.set(name, text);
   change();
 }
 
@@ -106,7 +106,7 @@ function showRebalance({ slots_to_move: left, slots_moving: moving, drained }) {
   byId("rebalance-text").textContent = words.join(" ");
 }
 
-const replicaFacts = ({ uptime_seconds, ...rest }) => ({ ...rest, up: span(uptime_seconds) });
+const replicaFacts = ({ uptime_seconds, ...rest }) => ({ ...rest, up: duration(uptime_seconds) });
 
 const MARKS = { serving: "●", recovering: "◐", unavailable: "○" };
 
@@ -160,7 +160,7 @@ function bytes(count) {
   return `${(count / 1000 ** power).toFixed(power ? 1 : 0)} ${units[power]}`;
 }
 
-function span(seconds) {
+function duration(seconds) {
   const steps = [["d", 86_400], ["h", 3_600], ["min", 60]];
   const [unit, size] = steps.find(([, length]) => seconds >= length) ?? [];
   return unit ? `${Math.floor(seconds / size)} ${unit}` : "<1 min";

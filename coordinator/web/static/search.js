@@ -69,13 +69,13 @@ function showControls(state, collection) {
 /** Shows the query image, small, next to its name. */
 function showQuery({ collection, image, key }) {
   const file = images.get(image);
-  const isAsked = Boolean(file) || key !== null;
-  document.body.classList.toggle("has-query", isAsked);
-  byId("choose").textContent = isAsked ? "Choose another" : "Choose an image";
-  byId("query-name").hidden = !isAsked;
+  const hasQuery = Boolean(file) || key !== null;
+  document.body.classList.toggle("has-query", hasQuery);
+  byId("choose").textContent = hasQuery ? "Choose another" : "Choose an image";
+  byId("query-name").hidden = !hasQuery;
   byId("query-name").textContent = byId("query-name").title = file ? file.name || "Your image" : (key ?? "");
   const none = () => element("span", { hidden: true });
-  const preview = file ? previewOf(file) : isAsked ? thumbnailOf(collection, key, "query") : none();
+  const preview = file ? previewOf(file) : hasQuery ? thumbnailOf(collection, key, "query") : none();
   document.querySelector("#drop > :first-child").replaceWith(preview);
 }
 
@@ -98,7 +98,7 @@ async function run(state, collection) {
   const isSample = !image && state.key === null;
   byId("shuffle").hidden = !isSample;
   const cameFromGrid = byId("grid").contains(document.activeElement);
-  const waiting = setTimeout(() => busy(isSample ? SAMPLES : state.k), SKELETON_AFTER_MS);
+  const skeletonTimer = setTimeout(() => showBusy(isSample ? SAMPLES : state.k), SKELETON_AFTER_MS);
   try {
     const query = image ? { image } : isSample ? sampleQuery(collection) : { key: state.key };
     const result = await search(collection.name, query, optionsOf(state, isSample), signal);
@@ -113,7 +113,7 @@ async function run(state, collection) {
     byId("grid").replaceChildren();
     if (!askForKey(error, start)) showError(error, ...actionsFor(error));
   } finally {
-    clearTimeout(waiting);
+    clearTimeout(skeletonTimer);
     if (running.signal === signal) byId("results").removeAttribute("aria-busy");
   }
 }
@@ -137,7 +137,7 @@ function sampleQuery({ codeSpace }) {
   return { code: btoa(String.fromCharCode(...code)), fingerprint: codeSpace.fingerprint };
 }
 
-function busy(count) {
+function showBusy(count) {
   showFacts("Searching …", "");
   byId("results").hidden = false;
   showSkeleton(count);
