@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -91,6 +92,7 @@ def main() -> None:
     everything = parser.parse_args().all
     chromium = find_chromium()
     assert chromium, "Chromium is not installed"
+    os.environ["LOOKALIKE__CLUSTER"] = "example"  # the name on the cluster page
     with tempfile.TemporaryDirectory() as name:
         images_folder, shots = Path(name) / "images", everything or Path(name) / "shots"
         shots.mkdir(parents=True, exist_ok=True)
