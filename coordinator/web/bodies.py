@@ -1,4 +1,5 @@
-"""Owns reading requests: from path, query string, JSON and multipart/form-data into an RPC's message, bounded."""
+"""Owns request parsing: path, query string, JSON and multipart/form-data to an RPC's request message, within
+limits on size and time."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from coordinator.web.answers import TooLarge, WrongMediaType
 from coordinator.web.gateway import request_class
+from coordinator.web.responses import TooLarge, UnsupportedMediaType
 from coordinator.web.routes import Call
 from lookalike.model.errors import DeadlineExceeded, InvalidRequest
 from lookalike.server.admission import Admission
@@ -22,13 +23,13 @@ from lookalike.transport.rpc import MAX_MESSAGE_BYTES
 
 READ_SECONDS = 60.0
 MAX_OPTIONS_BYTES = 1024 * 1024
-# Of a form that is an image and nothing else.
+# Used if a form has an image only.
 DEFAULT_OPTIONS = b'{"k": 10}'
-# What takes about a millisecond to turn into a message, or from one, leaves the event loop to others meanwhile.
+# Larger messages take about a millisecond or more to convert, so a thread converts them.
 LARGE_BYTES = 32 * 1024
 _BOOLEANS = {"true": True, "false": False}
-# What aiohttp raises for a form that is none.
-_BAD_FORM = (
+# What aiohttp raises for a malformed form.
+_FORM_ERRORS = (
     ValueError,
     RuntimeError,
     AssertionError,
@@ -37,19 +38,25 @@ _BAD_FORM = (
 )
 
 
-class Bodies:
-    """Reads requests into messages while there is room for their bodies."""
+class BodyReader:
+    """Parses requests to messages. Bounds the bytes of all bodies being read at one time."""
 
     def __init__(self, max_image_bytes: int, max_request_bytes: int) -> None:
         self._max_image_bytes = max_image_bytes
         self._admission = Admission(max_request_bytes)
 
     async def message(self, call: Call, request: web.Request) -> Message:
-        """The RPC's request. Raises InvalidRequest, Overloaded, and DeadlineExceeded for a body that drips."""
+        """The RPC's request message.
+
+        Raises:
+            InvalidRequest: If the request is malformed.
+            Overloaded: If the bodies in flight leave no room for this one.
+            DeadlineExceeded: If the body does not arrive within READ_SECONDS.
+        """
         message = request_class(call.rpc)()
         if call.takes_body:
             _check_encoding(request)
-            async with self._room_and_time(request):
+            async with self._admitted(request):
                 if call.takes_image and request.content_type == "multipart/form-data":
                     await self._read_form(request, message)
                 else:
@@ -60,7 +67,7 @@ class Bodies:
         return message
 
     @contextlib.asynccontextmanager
-    async def _room_and_time(self, request: web.Request) -> AsyncIterator[None]:
+    async def _admitted(self, request: web.Request) -> AsyncIterator[None]:
         length = request.content_length
         if length is not None and length > MAX_MESSAGE_BYTES:
             raise _body_too_large()
@@ -69,7 +76,7 @@ class Bodies:
                 async with asyncio.timeout(READ_SECONDS):
                     yield
         except TimeoutError:
-            raise DeadlineExceeded(f"body: was not there after {READ_SECONDS:.0f} s; send it faster") from None
+            raise DeadlineExceeded(f"body: did not arrive within {READ_SECONDS:.0f} s; send it faster") from None
 
     async def _read_form(self, request: web.Request, message: Any) -> None:
         """multipart/form-data with the file `image` and, as JSON, `options`."""
@@ -79,25 +86,25 @@ class Bodies:
             async for part in await request.multipart():
                 name = part.name if isinstance(part, BodyPartReader) else None
                 if not isinstance(part, BodyPartReader) or name not in limits or name in parts:
-                    raise InvalidRequest(
-                        f"form: the part {name!r} is unknown or there twice; send image and options"
-                    )
+                    raise InvalidRequest(f"form: part {name!r} is unknown or duplicate; send image and options")
                 parts[name] = await _read_part(part, name, limits[name])
-        except _BAD_FORM as error:
+        except _FORM_ERRORS as error:
             raise InvalidRequest(
-                f"form: is not multipart/form-data ({_one_line(error)}); see /openapi.json"
+                f"form: invalid multipart/form-data ({_one_line(error)}); see /openapi.json"
             ) from None
         if "image" not in parts:
-            raise InvalidRequest("image: is missing; send a file, such as -F image=@cat.jpg")
+            raise InvalidRequest("image: missing; send a file, such as -F image=@cat.jpg")
         _parse(parts.get("options", DEFAULT_OPTIONS), message.options, "options")
         message.query.image = parts["image"]
 
 
 def _check_encoding(request: web.Request) -> None:
-    """A compressed body could need a thousand times the room that was kept for it."""
+    """Rejects compressed bodies: one can expand to a thousand times the bytes that were admitted for it."""
     encoding = request.headers.get("Content-Encoding", "identity")
     if encoding.lower() != "identity":
-        raise WrongMediaType(f"content-encoding: is {encoding[:40]!r}; send the body as it is, not compressed")
+        raise UnsupportedMediaType(
+            f"content-encoding: {encoding[:40]!r} is not supported; send the body uncompressed"
+        )
 
 
 async def _read_part(part: BodyPartReader, name: str, limit: int) -> bytes:
@@ -105,14 +112,15 @@ async def _read_part(part: BodyPartReader, name: str, limit: int) -> bytes:
     while chunk := await part.read_chunk(256 * 1024):
         data += chunk
         if len(data) > limit:
-            raise TooLarge(f"{name}: is larger than {limit / 2**20:g} MiB; send a smaller one")
+            raise TooLarge(f"{name}: larger than {limit / 2**20:g} MiB; send a smaller one")
     return bytes(data)
 
 
 async def _read_json(request: web.Request, message: Message) -> None:
     if request.content_type != "application/json":
-        raise WrongMediaType(
-            f"content-type: is {request.content_type!r}; send JSON with -H 'content-type: application/json'"
+        raise UnsupportedMediaType(
+            f"content-type: {request.content_type!r} is not supported; send JSON with"
+            " -H 'content-type: application/json'"
         )
     try:
         body = await request.read()
@@ -125,32 +133,32 @@ async def _read_json(request: web.Request, message: Message) -> None:
 
 
 def _parse(body: bytes, message: Message, field: str) -> None:
-    """Raises InvalidRequest unless the body is the message as JSON, in UTF-8."""
+    """Parses a JSON body in UTF-8 to the message. Raises InvalidRequest."""
     try:
         text = body.decode()
         if not text.lstrip().startswith("{"):
-            raise InvalidRequest(f"{field}: is not a JSON object; see /openapi.json")
+            raise InvalidRequest(f"{field}: not a JSON object; see /openapi.json")
         json_format.Parse(text, message)
     except json_format.ParseError as error:
         raise InvalidRequest(f"{field}: {_one_line(error)}; see /openapi.json") from None
     except UnicodeError:
-        raise InvalidRequest(f"{field}: is not UTF-8; send JSON text") from None
+        raise InvalidRequest(f"{field}: not valid UTF-8; send JSON text") from None
     except RecursionError:
-        raise InvalidRequest(f"{field}: is nested too deep; send fewer levels") from None
+        raise InvalidRequest(f"{field}: nested too deeply; use fewer levels") from None
 
 
 def _fill_from_query(message: Any, call: Call, request: web.Request) -> None:
     for name in request.query:
         if name not in call.query:
-            known = f"use {', '.join(call.query)}" if call.query else "there are none here"
-            raise InvalidRequest(f"{name[:40]}: is not a parameter of this path; {known}")
+            known = f"use {', '.join(call.query)}" if call.query else "this path has none"
+            raise InvalidRequest(f"{name[:40]}: unknown parameter; {known}")
     for name, field_name in call.query.items():
         texts = request.query.getall(name, [])
         field = message.DESCRIPTOR.fields_by_name[field_name]
         if field.is_repeated:
             getattr(message, field_name).extend(texts)
         elif len(texts) > 1:
-            raise InvalidRequest(f"{name}: is given {len(texts)} times; give it once")
+            raise InvalidRequest(f"{name}: given {len(texts)} times; give it once")
         elif texts:
             _fill_scalar(message, field, name, texts[0])
 
@@ -159,26 +167,28 @@ def _fill_scalar(message: Message, field: FieldDescriptor, name: str, text: str)
     value: str | bool = text
     if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
         if text not in _BOOLEANS:
-            raise InvalidRequest(f"{name}: is {text[:40]!r}; use true or false")
+            raise InvalidRequest(f"{name}: invalid value {text[:40]!r}; use true or false")
         value = _BOOLEANS[text]
     try:
         json_format.ParseDict({field.json_name: value}, message)
     except json_format.ParseError as error:
         if field.enum_type is not None:
             known = ", ".join(field.enum_type.values_by_name)
-            raise InvalidRequest(f"{name}: is {text[:40]!r}; use one of {known}") from None
+            raise InvalidRequest(f"{name}: unknown value {text[:40]!r}; use one of {known}") from None
         raise InvalidRequest(f"{name}: {_one_line(error)}; see /openapi.json") from None
 
 
 def _fill_from_path(message: Message, field: str, value: str) -> None:
     given = getattr(message, field)
     if given not in ("", value):
-        raise InvalidRequest(f"{field}: is {given[:140]!r} in the body, not the path's; leave it out of the body")
+        raise InvalidRequest(
+            f"{field}: {given[:140]!r} in the body differs from the path; leave it out of the body"
+        )
     setattr(message, field, value)
 
 
 def _body_too_large() -> TooLarge:
-    return TooLarge(f"body: is larger than {MAX_MESSAGE_BYTES // 2**20} MiB; send less at once")
+    return TooLarge(f"body: larger than {MAX_MESSAGE_BYTES // 2**20} MiB; send less per request")
 
 
 def _one_line(error: Exception) -> str:

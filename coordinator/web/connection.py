@@ -1,5 +1,4 @@
-"""Owns the connections under the web port: how long one may be silent, and what becomes of bytes on it that are no
-HTTP request."""
+"""Owns the connections of the web port: their idle timeout, and the response to malformed HTTP."""
 
 from __future__ import annotations
 
@@ -11,21 +10,21 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from coordinator.web.answers import error_response, made_safe
 from coordinator.web.gateway import request_id_of
+from coordinator.web.responses import error_response, with_common_headers
 from lookalike.model.errors import InvalidRequest
 from lookalike.server.observe import logs
 from lookalike.server.serving import DRAIN_SECONDS
 
 log = logging.getLogger("lookalike.web")
-# Without a request, or with a part of one; longer than the minute that proxies keep theirs.
+# Between requests or within an incomplete one. Longer than the usual 60 s of proxies, so that they close first.
 IDLE_SECONDS = 75.0
 _MAX_LINE_BYTES = 64 * 1024
 
 
 class Connection(web.RequestHandler):
-    """Answers what cannot be read with an error like all others. aiohttp would log the broken line, which may be
-    the one that holds a key."""
+    """Answers malformed HTTP with the usual JSON error. aiohttp would log the malformed line, which may contain an
+    API key."""
 
     __slots__ = ()
 
@@ -36,33 +35,33 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The last answer on the connection."""
+        """The last response on the connection."""
         if not isinstance(exc, HttpProcessingError):
             return super().handle_error(request, status, exc, message)
-        # What it quotes comes after a colon.
+        # The quoted input follows a colon.
         what = (message or "").partition(":")[0].rstrip(".")
-        log.info("no HTTP request from %s: %s", request.remote, logs.without_quotes(what))
+        log.info("malformed HTTP request from %s: %s", request.remote, logs.without_quotes(what))
         request_id = request_id_of({})
-        answer = error_response(InvalidRequest(f"request: is no HTTP that can be read ({what})"), request_id)
+        answer = error_response(InvalidRequest(f"request: malformed HTTP ({what})"), request_id)
         answer.force_close()
-        return made_safe(answer, request_id)
+        return with_common_headers(answer, request_id)
 
 
 class Runner(web.AppRunner):
-    """Runs an application over such connections."""
+    """Runs an application on these connections."""
 
     def __init__(self, application: web.Application) -> None:
         super().__init__(application, handler_cancellation=True, shutdown_timeout=DRAIN_SECONDS)
 
     @property
     def server(self) -> Any:
-        """What makes each connection; None before the setup."""
+        """The factory of connections; None before `setup`."""
         served = super().server
         return served and functools.partial(
             Connection,
             served,
             loop=asyncio.get_running_loop(),
-            access_log=None,  # type: ignore[arg-type]  # how aiohttp is told to keep none
+            access_log=None,  # type: ignore[arg-type]  # None disables the access log
             auto_decompress=False,
             keepalive_timeout=IDLE_SECONDS,
             max_line_size=_MAX_LINE_BYTES,

@@ -1,5 +1,5 @@
-"""Owns the way from an HTTP request to the coordinator's gRPC server: the connection, and what of the request's
-headers goes with the call."""
+"""Owns the calls from the web port to the coordinator's gRPC server: the channel, and the headers that are
+forwarded as metadata."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ TIMEOUT_HEADER = "X-Timeout-Ms"
 MAX_TIMEOUT_MS = 3_600_000
 _REQUEST_ID = re.compile(r"[!-~]{1,64}")
 _PRINTABLE = re.compile(r"[ -~]*")
-# Of a unix socket's path, by the kernel.
+# The kernel's limit on a unix socket's path.
 _MAX_PATH_BYTES = 107
 _FORWARDED = ("authorization", "traceparent", "tracestate")
 
 
 @contextlib.contextmanager
 def private_address() -> Iterator[str]:
-    """A unix socket's address in a new folder that only this user may enter. Raises CannotStart."""
+    """The address of a unix socket in a new folder that only this user can access. Raises CannotStart."""
     with tempfile.TemporaryDirectory(prefix="lookalike-web-") as folder:
         path = f"{folder}/grpc"
         if len(path.encode()) > _MAX_PATH_BYTES:
@@ -43,7 +43,7 @@ def private_address() -> Iterator[str]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Caller:
-    """On whose behalf a call is made. timeout_seconds: None for the server's own."""
+    """The originator of a call. timeout_seconds: None for the server's default."""
 
     request_id: str
     metadata: tuple[tuple[str, str], ...]
@@ -51,18 +51,23 @@ class Caller:
 
 
 def request_id_of(headers: Mapping[str, str]) -> str:
-    """The caller's own request id if it is fit for a log line, else a new one."""
+    """The request id from the headers if it is safe to log, otherwise a new one."""
     given = headers.get(REQUEST_ID_HEADER, "")
     return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex[:16]
 
 
 def caller_of(headers: Mapping[str, str], request_id: str) -> Caller:
-    """Raises Unauthenticated for an authorization, and InvalidRequest for a timeout, that can be none."""
+    """The caller's metadata and timeout.
+
+    Raises:
+        Unauthenticated: If a forwarded header is not printable ASCII.
+        InvalidRequest: If the timeout is not a valid number.
+    """
     metadata = [(REQUEST_ID_KEY, request_id)]
     for name in _FORWARDED:
         value = headers.get(name)
         if value is not None and not _PRINTABLE.fullmatch(value):
-            raise Unauthenticated(f"{name}: holds what is not printable ASCII; send 'Bearer KEY'")
+            raise Unauthenticated(f"{name}: contains characters other than printable ASCII; send 'Bearer KEY'")
         if value is not None:
             metadata.append((name, value))
     return Caller(request_id, tuple(metadata), _timeout_seconds(headers.get(TIMEOUT_HEADER)))
@@ -73,31 +78,31 @@ def _timeout_seconds(text: str | None) -> float | None:
         return None
     if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= MAX_TIMEOUT_MS:
         raise InvalidRequest(
-            f"x-timeout-ms: is {text[:40]!r}; use whole milliseconds from 1 to {MAX_TIMEOUT_MS:,}, or leave it out"
+            f"x-timeout-ms: invalid value {text[:40]!r}; use an integer from 1 to {MAX_TIMEOUT_MS:,}, or omit it"
         )
     return int(text) / 1_000
 
 
 def request_class(rpc: str) -> type[Message]:
-    """The class of an RPC's request."""
+    """The request class of an RPC."""
     return GetMessageClass(SERVICE.methods_by_name[rpc].input_type)
 
 
 class Gateway:
-    """Calls the SearchService at an address by the names of its RPCs."""
+    """Calls RPCs of the SearchService by name."""
 
     def __init__(self, address: str) -> None:
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         self._methods = {method.name: self._method(method) for method in SERVICE.methods}
 
     async def call(self, rpc: str, request: Message, caller: Caller) -> Any:
-        """The answer. Raises the error that the server raised."""
+        """The RPC's response. Raises the error that the server raised."""
         try:
             return await self._methods[rpc](request, metadata=caller.metadata, timeout=caller.timeout_seconds)
         except grpc.RpcError as call:
             error = error_of(call)
             if error.request_id is None and isinstance(error, DeadlineExceeded):
-                error = DeadlineExceeded("x-timeout-ms: passed before the answer was there; allow more time")
+                error = DeadlineExceeded("x-timeout-ms: passed before the answer was ready; allow more time")
             raise error from None
 
     async def close(self) -> None:

@@ -1,5 +1,5 @@
-"""Owns the check of the Host header where it is the only lock: on a loopback address, without API keys. There a
-page that a user opens could have its own name resolve to 127.0.0.1 (DNS rebinding) and write to the cluster."""
+"""Owns the check of the Host header against DNS rebinding. It applies on loopback without API keys, where a web
+page could let its own name resolve to 127.0.0.1 and then write to the cluster."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import ipaddress
 
 from aiohttp import web
 
-from coordinator.web.answers import Handler
+from coordinator.web.responses import Handler
 from lookalike.model.errors import PermissionDenied
 from lookalike.server.config import ClusterConfig
 
 
-def needs_check(config: ClusterConfig) -> bool:
-    """Whether nothing else keeps strangers' pages out."""
+def needs_host_check(config: ClusterConfig) -> bool:
+    """Whether the Host header is the only protection against pages of other sites."""
     return config.security.keys is None and is_loopback(config.coordinator.web)
 
 
 def is_loopback(host: str) -> bool:
-    """Of "host", "host:port" or "[host]:port"."""
+    """Whether a "host", "host:port" or "[host]:port" is a loopback address."""
     name = host.rpartition("]")[0].removeprefix("[") or host.partition(":")[0]
     try:
         return ipaddress.ip_address(name).is_loopback
@@ -27,12 +27,12 @@ def is_loopback(host: str) -> bool:
 
 
 @web.middleware
-async def only_loopback(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse a request that was meant for another name."""
+async def require_loopback_host(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Rejects requests for another host name."""
     host = request.headers.get("Host")
     if host is not None and not is_loopback(host):
         raise PermissionDenied(
-            f"host: is {host[:100]!r}, but without security.keys this address is for this machine alone;"
-            " open it as 127.0.0.1 or localhost, or set keys"
+            f"host: {host[:100]!r} is not allowed, because without security.keys only this machine has access;"
+            " use 127.0.0.1 or localhost, or set security.keys"
         )
     return await handler(request)

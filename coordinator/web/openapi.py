@@ -1,4 +1,4 @@
-"""Owns the OpenAPI document, made from the table of routes and the protobuf descriptors, so it says what is."""
+"""Owns the OpenAPI document, generated from the route table and the protobuf descriptors."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from importlib.metadata import version
 from typing import Any
 
 from coordinator.web import routes
-from coordinator.web.answers import ERROR_STATUSES
 from coordinator.web.gateway import MAX_TIMEOUT_MS, SERVICE
-from coordinator.web.routes import Call, Other
-from coordinator.web.schemas import Schema, field_schema, reference, schemas_of, status_schemas
+from coordinator.web.responses import ERROR_STATUSES
+from coordinator.web.routes import Call, PlainRoute
+from coordinator.web.schemas import Schema, add_schemas, field_schema, reference, status_schemas
 
 _DESCRIPTION = (
-    "Find the images that look like a given one. JSON is that of protobuf: names in camelCase, bytes in base64,"
-    " 64-bit integers as strings; snake_case is understood, too. With security.keys every path under /v1 needs"
+    "Image similarity search. Bodies use protobuf's JSON mapping: names in camelCase (snake_case is accepted as"
+    " well), bytes in base64, 64-bit integers as strings. With security.keys every path under /v1 requires"
     " `Authorization: Bearer KEY`."
 )
 _NAME = {
@@ -21,20 +21,20 @@ _NAME = {
     "in": "path",
     "required": True,
     "schema": {"type": "string"},
-    "description": "The collection",
+    "description": "Name of the collection",
 }
 _KEY = {"name": "key", "in": "query", "required": True, "schema": {"type": "string"}}
 _HEADERS = [
     {
         "name": "X-Request-Id",
         "in": "header",
-        "description": "Comes back, and stands in every log line of this request; made up if left out",
+        "description": "Returned in the response and included in the logs of the request; generated if missing",
         "schema": {"type": "string", "maxLength": 64, "pattern": "^[!-~]+$"},
     },
     {
         "name": "X-Timeout-Ms",
         "in": "header",
-        "description": "How long to wait for the answer",
+        "description": "Timeout of the request in milliseconds; by default the server's own limit",
         "schema": {"type": "integer", "minimum": 1, "maximum": MAX_TIMEOUT_MS},
     },
 ]
@@ -50,9 +50,9 @@ _ERROR: Schema = {
             "properties": {
                 "code": {"type": "string", "description": "The error's class, such as InvalidRequest"},
                 "status": {"type": "string", "description": "The gRPC status, such as INVALID_ARGUMENT"},
-                "message": {"type": "string", "description": "What is wrong and what mends it"},
+                "message": {"type": "string", "description": "What is wrong and how to fix it"},
                 "requestId": {"type": "string"},
-                "retryAfterMs": {"type": "integer", "description": "Come back after so long"},
+                "retryAfterMs": {"type": "integer", "description": "Time to wait before a retry, in milliseconds"},
             },
         }
     },
@@ -60,16 +60,16 @@ _ERROR: Schema = {
 
 
 def document() -> dict[str, Any]:
-    """OpenAPI 3.1."""
+    """The document, in OpenAPI 3.1."""
     status, schemas = status_schemas()
     schemas |= {"ClusterStatus": status, "Error": _ERROR}
     paths: dict[str, dict[str, Any]] = {}
     for call in routes.CALLS:
         method = SERVICE.methods_by_name[call.rpc]
         for message in (method.input_type, method.output_type):
-            schemas_of(message, schemas)
+            add_schemas(message, schemas)
         paths.setdefault(call.path, {})[call.method.lower()] = _operation(call)
-    for other, answer in _others():
+    for other, answer in _plain_operations():
         paths.setdefault(other.path, {})[other.method.lower()] = answer
     return {
         "openapi": "3.1.0",
@@ -80,7 +80,7 @@ def document() -> dict[str, Any]:
         "components": {
             "schemas": dict(sorted(schemas.items())),
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
-            "responses": {"Error": {"description": "An error", "content": _json(_reference("Error"))}},
+            "responses": {"Error": {"description": "Error", "content": _json(_reference("Error"))}},
         },
     }
 
@@ -93,7 +93,9 @@ def _operation(call: Call) -> dict[str, Any]:
         for name, field in call.query.items()
     ]
     path = [_NAME] if call.in_path else []
-    operation = _described(call, [*path, *query, *_HEADERS], _json(reference(method.output_type)), call.status)
+    operation = _operation_object(
+        call, [*path, *query, *_HEADERS], _json(reference(method.output_type)), call.status
+    )
     if call.takes_body:
         content = _json(reference(method.input_type))
         if call.takes_image:
@@ -102,25 +104,25 @@ def _operation(call: Call) -> dict[str, Any]:
     return operation
 
 
-def _others() -> list[tuple[Other, dict[str, Any]]]:
-    picture: dict[str, Schema] = {f"image/{kind}": {} for kind in ("jpeg", "png", "webp")}
+def _plain_operations() -> list[tuple[PlainRoute, dict[str, Any]]]:
+    image: dict[str, Schema] = {f"image/{kind}": {} for kind in ("jpeg", "png", "webp")}
     return [
-        (routes.HEALTH, _described(routes.HEALTH, [], {"text/plain": {"schema": {"const": "ok\n"}}})),
-        (routes.STATUS, _described(routes.STATUS, _HEADERS, _json(_reference("ClusterStatus")))),
-        (routes.THUMBNAIL, _described(routes.THUMBNAIL, [_NAME, _KEY, *_HEADERS], picture)),
-        (routes.OPENAPI, _described(routes.OPENAPI, [], _json({"type": "object"}))),
+        (routes.HEALTH, _operation_object(routes.HEALTH, [], {"text/plain": {"schema": {"const": "ok\n"}}})),
+        (routes.STATUS, _operation_object(routes.STATUS, _HEADERS, _json(_reference("ClusterStatus")))),
+        (routes.THUMBNAIL, _operation_object(routes.THUMBNAIL, [_NAME, _KEY, *_HEADERS], image)),
+        (routes.OPENAPI, _operation_object(routes.OPENAPI, [], _json({"type": "object"}))),
     ]
 
 
-def _described(
-    route: Call | Other, parameters: list[dict[str, Any]], content: dict[str, Any], status: int = 200
+def _operation_object(
+    route: Call | PlainRoute, parameters: list[dict[str, Any]], content: dict[str, Any], status: int = 200
 ) -> dict[str, Any]:
     errors = {str(code): {"$ref": "#/components/responses/Error"} for code in ERROR_STATUSES}
     return {
         "operationId": route.operation,
         "summary": route.summary,
         "parameters": parameters,
-        "responses": {str(status): {"description": "Done", "content": content}, **errors},
+        "responses": {str(status): {"description": "Success", "content": content}, **errors},
     }
 
 

@@ -1,5 +1,5 @@
-"""Owns the pages for people: plain files in `static/`, read once, served under a policy that lets a browser load
-nothing from anywhere else. A file is looked up by its name among these, so no path leads outside."""
+"""Owns the web pages: static files in `static/`, read once, served with a content security policy that forbids
+third-party requests. Files are looked up by name in memory, so a path cannot reach other files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib import resources
 
 from aiohttp import web
 
-from coordinator.web.answers import Handler, etag_of, unless_known
+from coordinator.web.responses import Handler, conditional_response, etag_of
 
 PAGES = {"/": "search.html", "/cluster": "cluster.html"}
 STATIC = "/static/{file}"
@@ -35,7 +35,7 @@ class _File:
 
 
 class Pages:
-    """The files by name."""
+    """The static files, by name."""
 
     def __init__(self) -> None:
         folder = resources.files(__package__) / "static"
@@ -46,30 +46,30 @@ class Pages:
     def add_to(self, application: web.Application) -> None:
         for path, name in PAGES.items():
             application.router.add_get(path, self._handler_of(name))
-        application.router.add_get(STATIC, self._named)
+        application.router.add_get(STATIC, self._static_file)
 
     def _handler_of(self, name: str) -> Handler:
         async def page(request: web.Request) -> web.StreamResponse:
-            return _served(self._files[name], request)
+            return _response_of(self._files[name], request)
 
         return page
 
-    async def _named(self, request: web.Request) -> web.StreamResponse:
+    async def _static_file(self, request: web.Request) -> web.StreamResponse:
         file = self._files.get(request.match_info["file"])
         if file is None or file.media_type == "text/html":
             raise web.HTTPNotFound
-        return _served(file, request)
+        return _response_of(file, request)
 
 
 def _file(name: str, content: bytes) -> _File:
     return _File(content, _TYPES[name.rpartition(".")[2]], etag_of(content))
 
 
-def _served(file: _File, request: web.Request) -> web.Response:
-    """Asked for again each time, so a new release shows at once; sent again only when it has changed."""
+def _response_of(file: _File, request: web.Request) -> web.Response:
+    """Browsers revalidate on each use, so a new release shows at once, and download only changed files."""
     headers = {
         "Cache-Control": "no-cache",
         "Content-Security-Policy": POLICY,
         "Cross-Origin-Opener-Policy": "same-origin",
     }
-    return unless_known(request, file.content, file.etag, file.media_type, headers, charset="utf-8")
+    return conditional_response(request, file.content, file.etag, file.media_type, headers, charset="utf-8")

@@ -1,5 +1,5 @@
-"""Owns the table of the REST interface: which method and path is which RPC, and what of its request stands in the
-path, in the query string or in the body. The application and the OpenAPI document are both made from it."""
+"""Owns the route table of the REST API: the RPC of each method and path, and where the RPC's request fields come
+from (path, query string or body). The application and the OpenAPI document are both generated from it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ RECORDS = f"{COLLECTION}/records"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Call:
-    """One RPC of the SearchService over HTTP. in_path: the request's field that {name} fills. query: the query
-    string's parameters and the fields that they fill. takes_image: as multipart/form-data, too."""
+    """One RPC of the SearchService over HTTP.
+
+    Attributes:
+        in_path: The request field set from {name} in the path.
+        query: Query parameters, and the request field that each sets.
+        takes_image: Whether the body can also be multipart/form-data.
+    """
 
     operation: str
     method: str
@@ -29,8 +34,8 @@ class Call:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Other:
-    """What is no plain RPC: its handler stands in `server`, what it answers in `openapi`."""
+class PlainRoute:
+    """A route without an RPC of its own. `server` has its handler and `openapi` its response."""
 
     operation: str
     method: str
@@ -41,13 +46,13 @@ class Other:
 _KEYS = {"key": "keys"}
 
 CALLS = (
-    Call("listCollections", "GET", COLLECTIONS, "ListCollections", "All collections, by name"),
+    Call("listCollections", "GET", COLLECTIONS, "ListCollections", "List collections by name"),
     Call(
         "createCollection",
         "POST",
         COLLECTIONS,
         "CreateCollection",
-        "Make a collection; with neither bits nor a code space it is the encoder's",
+        "Create a collection; without bits and code space, it gets the encoder's code space",
         takes_body=True,
         status=201,
     ),
@@ -56,7 +61,7 @@ CALLS = (
         "GET",
         COLLECTION,
         "GetCollection",
-        "One collection, on request with its hash file",
+        "Get a collection, and its hash file on request",
         in_path="name",
         query={"includeHash": "include_hash"},
     ),
@@ -65,7 +70,7 @@ CALLS = (
         "DELETE",
         COLLECTION,
         "DropCollection",
-        "Delete a collection and all its records",
+        "Drop a collection with all its records",
         in_path="name",
     ),
     Call(
@@ -73,7 +78,7 @@ CALLS = (
         "POST",
         f"{COLLECTION}/search",
         "Search",
-        "The k nearest records to one picture, code or key",
+        "Find the k records nearest to an image, a code or a stored record",
         in_path="collection",
         takes_body=True,
         takes_image=True,
@@ -83,7 +88,7 @@ CALLS = (
         "POST",
         f"{COLLECTION}/search:batch",
         "SearchBatch",
-        "The k nearest records to each of many queries",
+        "Find the k nearest records for each of several queries",
         in_path="collection",
         takes_body=True,
     ),
@@ -92,7 +97,7 @@ CALLS = (
         "GET",
         RECORDS,
         "Get",
-        "Records by key, those that exist",
+        "Get records by key; missing ones are left out",
         in_path="collection",
         query={**_KEYS, "consistency": "consistency", "includeThumbnails": "include_thumbnails"},
     ),
@@ -102,7 +107,7 @@ CALLS = (
             method,
             RECORDS,
             "Upsert",
-            "Write records, all or none; the answer means that they are stored durably",
+            "Upsert records; success means that all are stored durably",
             in_path="collection",
             takes_body=True,
         )
@@ -113,13 +118,15 @@ CALLS = (
         "DELETE",
         RECORDS,
         "Delete",
-        "Delete records by key; one that does not exist is no error",
+        "Delete records by key; missing ones are ignored",
         in_path="collection",
         query=_KEYS,
     ),
 )
 
-HEALTH = Other("health", "GET", "/healthz", "Whether this coordinator runs")
-STATUS = Other("status", "GET", "/v1/status", "Partitions, replicas, encoder and collections as they are now")
-THUMBNAIL = Other("thumbnail", "GET", f"{COLLECTION}/thumbnail", "The small picture kept with a record")
-OPENAPI = Other("openapi", "GET", "/openapi.json", "This document")
+HEALTH = PlainRoute("health", "GET", "/healthz", "Check that this coordinator is running")
+STATUS = PlainRoute(
+    "status", "GET", "/v1/status", "Get the state of partitions, replicas, encoder and collections"
+)
+THUMBNAIL = PlainRoute("thumbnail", "GET", f"{COLLECTION}/thumbnail", "Get the thumbnail stored with a record")
+OPENAPI = PlainRoute("openapi", "GET", "/openapi.json", "Get this document")

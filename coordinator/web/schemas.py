@@ -1,5 +1,5 @@
-"""Owns JSON schemas of protobuf messages, as `json_format` writes and reads them, with the contracts' comments;
-and of the plain status."""
+"""Owns the JSON schemas: those of protobuf messages in their JSON mapping, with the contracts' comments as
+descriptions, and that of the cluster status."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _PLAIN_TYPES: dict[int, Schema] = {
 
 
 def reference(message: Descriptor) -> Schema:
-    """To a message's schema among the components."""
+    """A reference to a message's schema in the components."""
     return {"$ref": _REF.format(model=_name(message))}
 
 
-def schemas_of(message: Descriptor, found: dict[str, Schema]) -> None:
-    """Add the message's schema, and those of all messages in it, to what was found."""
+def add_schemas(message: Descriptor, found: dict[str, Schema]) -> None:
+    """Adds the schemas of the message and of all messages in it to `found`."""
     if _name(message) in found:
         return
     found[_name(message)] = schema = {
@@ -45,11 +45,11 @@ def schemas_of(message: Descriptor, found: dict[str, Schema]) -> None:
         "additionalProperties": False,
         "properties": {field.json_name: field_schema(field) for field in message.fields},
     }
-    if description := f"{_COMMENTS.get(message.full_name, '')} {_choices(message)}".strip():
+    if description := f"{_COMMENTS.get(message.full_name, '')} {_oneofs(message)}".strip():
         schema["description"] = description
     for field in message.fields:
         if field.message_type is not None:
-            schemas_of(field.message_type, found)
+            add_schemas(field.message_type, found)
 
 
 def field_schema(field: FieldDescriptor) -> Schema:
@@ -60,7 +60,7 @@ def field_schema(field: FieldDescriptor) -> Schema:
 
 
 def status_schemas() -> tuple[Schema, dict[str, Schema]]:
-    """Of the cluster's status: its own, and those that it refers to."""
+    """The schema of the cluster status, and the schemas that it refers to."""
     schema = TypeAdapter(ClusterStatus).json_schema(ref_template=_REF.replace("{model}", "Status.{model}"))
     parts = schema.pop("$defs")
     return schema, {f"Status.{name}": part for name, part in parts.items()}
@@ -72,14 +72,14 @@ def _value_schema(field: FieldDescriptor) -> Schema:
     if field.enum_type is not None:
         return {"type": "string", "enum": [value.name for value in field.enum_type.values]}
     if field.type in _LONG_TYPES:
-        # JSON's own numbers are exact to 53 bits only.
+        # JSON numbers are exact up to 53 bits only.
         name, pattern = _LONG_TYPES[field.type]
         return {"type": "string", "format": name, "pattern": pattern}
     return dict(_PLAIN_TYPES[field.type])
 
 
-def _choices(message: Descriptor) -> str:
-    """Which fields exclude each other."""
+def _oneofs(message: Descriptor) -> str:
+    """A description of the message's oneofs: fields that exclude each other."""
     groups = [[field.json_name for field in group.fields] for group in message.oneofs if len(group.fields) > 1]
     return " ".join(f"At most one of {', '.join(group)}." for group in groups)
 

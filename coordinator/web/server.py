@@ -1,4 +1,4 @@
-"""Owns the coordinator's HTTP port and the handlers behind its routes."""
+"""Owns the coordinator's HTTP server and the handlers of its routes."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from coordinator.web import routes
-from coordinator.web.answers import (
-    REQUEST_ID,
-    Handler,
-    etag_of,
-    json_response,
-    unless_known,
-    with_id_and_errors,
-)
-from coordinator.web.bodies import LARGE_BYTES, Bodies
+from coordinator.web.bodies import LARGE_BYTES, BodyReader
 from coordinator.web.connection import Runner
 from coordinator.web.gateway import Caller, Gateway, caller_of
-from coordinator.web.hosts import needs_check, only_loopback
+from coordinator.web.hosts import needs_host_check, require_loopback_host
 from coordinator.web.openapi import document
 from coordinator.web.pages import Pages
+from coordinator.web.responses import (
+    REQUEST_ID,
+    Handler,
+    conditional_response,
+    etag_of,
+    handle_errors,
+    json_response,
+)
 from lookalike import wire
 from lookalike.model.errors import CannotStart, Internal, InvalidRequest, NotFound
 from lookalike.model.thumbnails import format_of
@@ -37,8 +37,15 @@ from lookalike.v1 import search_pb2 as pb
 async def start_web(
     config: ClusterConfig, grpc_address: str, ssl_context: ssl.SSLContext | None = None
 ) -> web.AppRunner:
-    """Serve REST and the pages on the config's `coordinator.web`. grpc_address: where this coordinator's own gRPC
-    server listens for it. Raises CannotStart."""
+    """Serves REST and the pages on the config's `coordinator.web`.
+
+    Args:
+        grpc_address: The address of this coordinator's own gRPC server.
+        ssl_context: Enables TLS.
+
+    Raises:
+        CannotStart: If the address cannot be bound.
+    """
     listen = config.coordinator.web
     runner = Runner(application(config, grpc_address))
     await runner.setup()
@@ -48,46 +55,46 @@ async def start_web(
     except OSError as error:
         await runner.cleanup()
         raise CannotStart(
-            f"coordinator.web: {listen} cannot be bound ({error.strerror}); free the port or name another"
+            f"coordinator.web: cannot bind {listen} ({error.strerror}); free the port or use another one"
         ) from None
     return runner
 
 
 def application(config: ClusterConfig, grpc_address: str) -> web.Application:
-    """Every route of the table, and the pages."""
+    """An application with all routes of the table and the pages."""
     handlers = _Handlers(config, Gateway(grpc_address))
-    built = web.Application(
-        middlewares=[with_id_and_errors, *([only_loopback] if needs_check(config) else [])],
+    app = web.Application(
+        middlewares=[handle_errors, *([require_loopback_host] if needs_host_check(config) else [])],
         client_max_size=MAX_MESSAGE_BYTES,
     )
     for call in routes.CALLS:
-        _add(built, call, handlers.of_call(call))
+        _add(app, call, handlers.for_rpc(call))
     for other, handler in (
         (routes.HEALTH, handlers.health),
         (routes.STATUS, handlers.status),
         (routes.THUMBNAIL, handlers.thumbnail),
         (routes.OPENAPI, handlers.openapi),
     ):
-        _add(built, other, handler)
-    Pages().add_to(built)
-    built.on_cleanup.append(handlers.close)
-    return built
+        _add(app, other, handler)
+    Pages().add_to(app)
+    app.on_cleanup.append(handlers.close)
+    return app
 
 
-def _add(built: web.Application, route: routes.Call | routes.Other, handler: Handler) -> None:
-    """What can be read answers HEAD, too, as `curl -I` and checks of uptime ask."""
+def _add(app: web.Application, route: routes.Call | routes.PlainRoute, handler: Handler) -> None:
+    """Adds a route; GET routes answer HEAD as well, for `curl -I` and uptime checks."""
     for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
-        built.router.add_route(method, route.path, handler)
+        app.router.add_route(method, route.path, handler)
 
 
 class _Handlers:
     def __init__(self, config: ClusterConfig, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._bodies = Bodies(config.limits.max_image_bytes, config.max_request_bytes)
+        self._bodies = BodyReader(config.limits.max_image_bytes, config.max_request_bytes)
         self._openapi = json.dumps(document(), ensure_ascii=False, indent=1)
 
-    def of_call(self, call: routes.Call) -> Handler:
-        """The handler of one RPC."""
+    def for_rpc(self, call: routes.Call) -> Handler:
+        """The handler of an RPC."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             caller = _caller(request)
@@ -108,20 +115,18 @@ class _Handlers:
         return json_response(json.dumps(dataclasses.asdict(wire.status_from_wire(answer))))
 
     async def thumbnail(self, request: web.Request) -> web.StreamResponse:
-        """The picture as it was stored. A browser asks again each time, and gets it only if it has changed."""
+        """The stored image. Browsers revalidate on each use and download it only if it has changed."""
         keys = request.query.getall("key", [])
         if len(keys) != 1 or len(request.query) != 1:
-            raise InvalidRequest("key: give the key of one record, and nothing else")
+            raise InvalidRequest("key: give exactly one key, and no other parameter")
         name = request.match_info["name"]
         wanted = pb.GetRequest(collection=name, keys=keys, include_thumbnails=True)
         records = (await self._gateway.call("Get", wanted, _caller(request))).records
         if not records or not records[0].thumbnail:
-            raise NotFound(
-                f"thumbnail: {keys[0][:64]!r} has none in {name!r}; ingest with thumbnails to keep them"
-            )
-        picture = records[0].thumbnail
+            raise NotFound(f"thumbnail: {name!r} has none for key {keys[0][:64]!r}; ingest with thumbnails")
+        image = records[0].thumbnail
         headers = {"Cache-Control": "private, no-cache"}
-        return unless_known(request, picture, etag_of(picture), _picture_type(picture), headers)
+        return conditional_response(request, image, etag_of(image), _image_type(image), headers)
 
     async def close(self, application: web.Application) -> None:
         await self._gateway.close()
@@ -132,19 +137,19 @@ def _caller(request: web.Request) -> Caller:
 
 
 async def _as_json(message: Message) -> str:
-    """With fields at their default, too, so that a distance of 0 is there to be read."""
+    """The message as JSON, including fields with default values, such as a distance of 0."""
 
-    def written() -> str:
+    def encode() -> str:
         return json_format.MessageToJson(
             message, always_print_fields_with_no_presence=True, indent=None, ensure_ascii=False
         )
 
-    return await asyncio.to_thread(written) if message.ByteSize() > LARGE_BYTES else written()
+    return await asyncio.to_thread(encode) if message.ByteSize() > LARGE_BYTES else encode()
 
 
-def _picture_type(data: bytes) -> str:
-    """By the bytes themselves, and of three kinds only: none of them can carry a script."""
+def _image_type(data: bytes) -> str:
+    """The media type, detected from the content. Only types that cannot contain scripts are allowed."""
     kind = format_of(data)
     if kind is None:
-        raise Internal("thumbnail: what is stored is neither JPEG, PNG nor WebP; ingest the picture again")
+        raise Internal("thumbnail: the stored data is not JPEG, PNG or WebP; ingest the image again")
     return f"image/{kind}"

@@ -135,6 +135,7 @@ def _data_folder(package: str, inside: str) -> Path:
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
         raise CannotStart(
-            f"demo: needs the photographs in {package}; pip install 'lookalike[demo]', or pass --images DIR"
+            f"demo: needs the photographs in {package}; run pip install '.[demo]' in the checkout, or pass"
+            " --images DIR"
         )
     return Path(found.origin).parent / inside

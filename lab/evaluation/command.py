@@ -275,7 +275,7 @@ def _evaluation_extra() -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise InvalidRequest(
-            f"evaluate: needs {error.name}, which is not installed; pip install 'lookalike[evaluate]'"
+            f"evaluate: needs {error.name}, which is not installed; run pip install '.[evaluate]' in the checkout"
         ) from None
 
 

@@ -40,7 +40,7 @@ def _load(point: Any) -> tuple[Callable[..., None], dict[str, Any]]:
     try:
         return point.load(), {}
     except ModuleNotFoundError as error:
-        remedy = f"needs {error.name}, which is not installed; pip install 'lookalike[all]'"
+        remedy = f"needs {error.name}, which is not installed; run pip install '.[all]' in the checkout"
 
     def missing(context: typer.Context) -> None:
         raise InvalidRequest(f"{point.name}: {remedy}")

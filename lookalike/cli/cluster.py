@@ -39,7 +39,7 @@ def up(
         from lookalike.local.supervisor import Supervisor
         from lookalike.server.config import load_config
     except ModuleNotFoundError as error:
-        raise CannotStart(f"up: needs {error.name}; pip install 'lookalike[all]'") from None
+        raise CannotStart(f"up: needs {error.name}; run pip install '.[all]' in the checkout") from None
     watch = FileWatch([config])
     loaded = load_config(config)
     folder = (data or loaded.shard.data).absolute()

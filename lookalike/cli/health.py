@@ -52,7 +52,7 @@ def _ask(channel: grpc.Channel, service: str, timeout: float) -> str:
     try:
         from grpc_health.v1 import health_pb2, health_pb2_grpc
     except ModuleNotFoundError as error:
-        raise CannotStart(f"health: needs {error.name}; pip install 'lookalike[server]'") from None
+        raise CannotStart(f"health: needs {error.name}; run pip install '.[server]' in the checkout") from None
     request = health_pb2.HealthCheckRequest(service=service)
     try:
         answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout)

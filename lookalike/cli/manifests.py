@@ -32,7 +32,7 @@ def manifests(
     try:
         from lookalike.server.config import load_config
     except ModuleNotFoundError as error:
-        raise CannotStart(f"manifests: needs {error.name}; pip install 'lookalike[server]'") from None
+        raise CannotStart(f"manifests: needs {error.name}; run pip install '.[server]' in the checkout") from None
     config = load_config(folder / CONFIG_FILE, environment={})
     target = folder / SHARDS_FILE
     origin = Origin.read(target)

@@ -398,5 +398,5 @@ def test_a_command_whose_packages_are_missing_says_so_and_harms_no_other() -> No
     assert "(needs fsspec" in text
     assert run("backup", "somewhere", "--collection", "c") == (
         1,
-        "error: backup: needs fsspec, which is not installed; pip install 'lookalike[all]'\n",
+        "error: backup: needs fsspec, which is not installed; run pip install '.[all]' in the checkout\n",
     )

@@ -157,4 +157,4 @@ def test_without_the_packages_it_is_said_what_to_install(tmp_path: Path) -> None
     failed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert failed.returncode
     assert "CannotStart: tracing.otlp: needs opentelemetry" in failed.stderr
-    assert "pip install 'lookalike[tracing]'" in failed.stderr
+    assert "run pip install '.[tracing]' in the checkout" in failed.stderr

@@ -45,7 +45,7 @@ async def test_a_key_is_asked_for_kept_in_the_tab_and_sent_with_everything(
     async with watched_page(chromium, locked.cluster.config.web_url, ignore_https_errors=True) as page:
         page.on("request", note)
         await page.goto("/#c=0-pictures")
-        await expect(page.get_by_text("This cluster asks for an API key")).to_be_visible()
+        await expect(page.get_by_text("This cluster requires an API key")).to_be_visible()
         await expect(page.get_by_role("alert")).to_be_empty()
         for key, is_right in ((right[:-1], False), (right, True)):
             await page.fill("#api-key", key)
@@ -77,7 +77,7 @@ async def test_a_key_with_a_rate_shows_all_pictures_in_their_turn(locked: Locked
 async def test_the_cluster_page_asks_for_a_key_too(locked: Locked, chromium: Browser) -> None:
     async with watched_page(chromium, locked.cluster.config.web_url, ignore_https_errors=True) as page:
         await page.goto("/cluster")
-        await expect(page.get_by_text("This cluster asks for an API key")).to_be_visible()
+        await expect(page.get_by_text("This cluster requires an API key")).to_be_visible()
         await page.fill("#api-key", locked.keys["search"])
         await page.press("#api-key", "Enter")
-        await expect(page.get_by_text("All 4 shards serve.")).to_be_visible()
+        await expect(page.get_by_text("All 4 shards are serving.")).to_be_visible()

@@ -1,4 +1,4 @@
-"""Owns a headless Chromium, the system's own, so nothing is downloaded; and the watch over what its pages do."""
+"""Owns a headless Chromium, installed by the system, so nothing is downloaded; and checks of what its pages do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FLAGS = (
 
 
 def find_chromium() -> Path | None:
-    """Where it is; None if it is not installed. Raises AssertionError then if the environment says it must be."""
+    """The path of Chromium; None if it is not installed. Raises AssertionError if the environment requires it."""
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     assert found or not os.environ.get(REQUIRED), f"{REQUIRED} is set, but Chromium is not installed"
     return Path(found) if found else None
@@ -36,7 +36,7 @@ async def browser(executable: Path) -> AsyncIterator[Browser]:
 
 
 class Watch:
-    """What a page asked for and complained of. CSP violations are among the complaints."""
+    """Records a page's external requests and console errors, which include CSP violations."""
 
     def __init__(self, context: BrowserContext, base: str) -> None:
         self.base = base
@@ -51,8 +51,8 @@ class Watch:
             self.external.append(request.url)
 
     def check(self) -> None:
-        """Nothing was asked of anyone else, no script failed, and the policy kept nothing out. Chromium's own note
-        about any answer with an error's status is no complaint."""
+        """Asserts that the page made no external requests and logged no errors. Chromium's own message about any
+        response with an error status does not count."""
         assert not self.external, self.external
         complaints = [text for text in self.complaints if not text.startswith("Failed to load resource")]
         assert not complaints, complaints
@@ -60,7 +60,7 @@ class Watch:
 
 @contextlib.asynccontextmanager
 async def watched_page(running: Browser, base: str, **options: Any) -> AsyncIterator[Page]:
-    """A page of a fresh profile; at the end, what it did is checked. options: of `Browser.new_context`."""
+    """A page with a new profile, checked at the end. options: passed to `Browser.new_context`."""
     context = await running.new_context(base_url=base, reduced_motion="reduce", locale="en-GB", **options)
     watch = Watch(context, base)
     try:

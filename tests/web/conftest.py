@@ -1,4 +1,4 @@
-"""Owns what tests of the web port share: asking it, a collection in it, and a browser."""
+"""Owns the fixtures for the web port: a REST client, collections, and a browser."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.web.chromium import browser, find_chromium
 from tests.web.photographs import fill
 from tests.web.rest import Rest
 
-PICTURE = b"\x89PNG\r\n\x1a\n and the rest"
+THUMBNAIL = b"\x89PNG\r\n\x1a\n and the rest"
 PHOTOGRAPHS = "photographs"
 
 
@@ -27,13 +27,13 @@ def rest(cluster: Cluster) -> Rest:
 
 @pytest.fixture
 def filled(client: Client, collection: str) -> str:
-    """A collection of ten ready codes; k3 has a thumbnail."""
+    """A collection of ten codes; k3 has a thumbnail."""
     records = [
         Record(
             f"k{number}",
             code=number.to_bytes(8, "big"),
             attributes={"number": number},
-            thumbnail=PICTURE if number == 3 else None,
+            thumbnail=THUMBNAIL if number == 3 else None,
         )
         for number in range(10)
     ]
@@ -45,7 +45,7 @@ def filled(client: Client, collection: str) -> str:
 def photograph_base(encoder_cluster: Cluster, photographs: Path) -> Iterator[str]:
     """The address of a cluster with a collection of real photographs."""
     with encoder_cluster.client(timeout=120) as client:
-        # The pages open the largest collection, which what other tests left must not be.
+        # The pages open the largest collection, so drop the collections of other tests.
         for left in client.list_collections():
             client.drop_collection(left.name)
         fill(client, PHOTOGRAPHS, photographs)
@@ -55,7 +55,7 @@ def photograph_base(encoder_cluster: Cluster, photographs: Path) -> Iterator[str
 
 @pytest.fixture(scope="session")
 def cat(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A view of a cat that the collection does not hold."""
+    """A view of a cat that is not in the collection."""
     chelsea = next(photograph for photograph in bundled_photographs() if photograph.name == "chelsea")
     return next(write_views(chelsea, range(1, 2), "query", tmp_path_factory.mktemp("query")))
 

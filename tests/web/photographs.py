@@ -1,4 +1,4 @@
-"""Owns a collection of the demo's photographs, with thumbnails, as `lookalike ingest` makes one."""
+"""Owns a collection of the demo's photographs with thumbnails, as `lookalike ingest` creates it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lookalike import Client, Record
 
 
 def fill(client: Client, collection: str, folder: Path) -> list[str]:
-    """Put every picture below a folder in, with its folder as label and a number. Returns the keys."""
+    """Stores every image below a folder, with its folder as label and a view number. Returns the keys."""
     paths = sorted(folder.rglob("*.jpg"))
     client.create_collection(collection)
     records = [

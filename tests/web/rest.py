@@ -1,4 +1,4 @@
-"""Owns asking the web port as curl would. Every answer is held against what the OpenAPI document says of it."""
+"""Owns a plain HTTP client of the web port. It validates every response against the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Reply:
 
 
 class Rest:
-    """Asks a coordinator's web port."""
+    """Sends requests to a coordinator's web port."""
 
     def __init__(self, address: str) -> None:
         self.address = address
         self._document = document()
 
     def __call__(self, method: str, path: str, body: Any = None, **headers: str) -> Reply:
-        """body: bytes as they are, anything else as JSON. headers: with _ for -."""
+        """Sends a request. body: bytes, or an object to send as JSON. headers: _ stands for -."""
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         if body is not None and not isinstance(body, bytes):
             body = json.dumps(body).encode()
@@ -77,7 +77,7 @@ class Rest:
 
 
 def form(**parts: bytes) -> tuple[bytes, str]:
-    """A multipart/form-data body and its content type."""
+    """Builds a multipart/form-data body; returns it with its content type."""
     lines = [
         b'--edge\r\nContent-Disposition: form-data; name="%s"; filename="f"\r\n\r\n%s\r\n' % (name.encode(), data)
         for name, data in parts.items()

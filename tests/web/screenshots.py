@@ -1,10 +1,11 @@
-"""Makes the README's pictures of the two pages: `python -m tests.web.screenshots`. With --all DIR, instead, one
-of every state in light, dark and on a phone, to look at."""
+"""Takes the README's screenshots of the two pages: `python -m tests.web.screenshots`. With --all DIR it takes one
+of every state instead, light, dark and on a phone, for review."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -23,8 +24,8 @@ IMAGES = Path(__file__).parents[2] / "docs" / "images"
 _WIDE = {"width": 1200, "height": 800}
 _PHONE = {"width": 360, "height": 740}
 _VIEWS = 12
-# Evaluated once: a condition that is polled would be kept out by the pages' own policy.
-_ALL_PICTURES = """
+# Evaluated once, because the pages' content security policy blocks polled conditions.
+_DECODE_IMAGES = """
 const seen = [...document.images].filter((image) => image.getBoundingClientRect().top < innerHeight);
 Promise.all(seen.map((image) => image.decode().catch(() => null)));
 """
@@ -52,10 +53,10 @@ async def filtered(page: Page) -> None:
     await page.locator(".distance").first.wait_for()
 
 
-async def trouble(page: Page) -> None:
+async def error(page: Page) -> None:
     await first_look(page)
     await page.set_input_files("#file", __file__)
-    await page.locator(".trouble h2").wait_for()
+    await page.locator(".error h2").wait_for()
 
 
 async def without_thumbnails(page: Page) -> None:
@@ -68,20 +69,20 @@ async def cluster(page: Page) -> None:
     await page.locator(".card").first.wait_for()
 
 
-_SCENES = (first_look, found, filtered, trouble, without_thumbnails, cluster)
+_SCENES = (first_look, found, filtered, error, without_thumbnails, cluster)
 
 
 async def _shoot(
     base: str, chromium: Path, folder: Path, scenes: list[tuple[Callable[[Page], Awaitable[None]], str]]
 ) -> None:
-    """Take each scene, in the style that its name ends in."""
+    """Takes each scene in its style."""
     async with browser(chromium) as running:
         for scene, style in scenes:
             size = _PHONE if style == "phone" else _WIDE
             look = "dark" if style == "dark" else "light"
             async with watched_page(running, base, viewport=size, color_scheme=look) as page:
                 await scene(page)
-                await page.evaluate(_ALL_PICTURES)
+                await page.evaluate(_DECODE_IMAGES)
                 await page.screenshot(path=folder / f"{scene.__name__}-{style}.png", full_page=style == "phone")
 
 
@@ -91,14 +92,15 @@ def main() -> None:
     everything = parser.parse_args().all
     chromium = find_chromium()
     assert chromium, "Chromium is not installed"
+    os.environ["LOOKALIKE__CLUSTER"] = "example"  # the name on the cluster page
     with tempfile.TemporaryDirectory() as name:
-        pictures, shots = Path(name) / "pictures", everything or Path(name) / "shots"
+        images_folder, shots = Path(name) / "images", everything or Path(name) / "shots"
         shots.mkdir(parents=True, exist_ok=True)
         for photograph in bundled_photographs():
-            list(write_views(photograph, range(_VIEWS), "index", pictures))
+            list(write_views(photograph, range(_VIEWS), "index", images_folder))
         with running_cluster(Path(name) / "cluster", 3, EncoderConfig(), replicas=2) as running:
             with running.client(timeout=120) as client:
-                fill(client, "photographs", pictures)
+                fill(client, "photographs", images_folder)
                 client.create_collection("codes", bits=64)
                 codes = [Record(f"frame {number}", code=number.to_bytes(8, "big")) for number in range(30)]
                 client.upsert(codes, collection="codes")
@@ -114,7 +116,7 @@ def main() -> None:
 
 
 def _write_small(source: Path, target: Path) -> None:
-    """With 256 colours, which take a third of the bytes."""
+    """Writes the screenshot with 256 colours, which takes a third of the bytes."""
     with Image.open(source) as shot:
         shot.convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(target, optimize=True)
 

@@ -1,4 +1,4 @@
-"""The cluster page, and the search page, while a shard is killed."""
+"""The cluster page and the search page while a shard is down."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _successor(cluster: Cluster, old: int) -> int:
 
 @contextlib.asynccontextmanager
 async def held_down(cluster: Cluster) -> AsyncIterator[None]:
-    """A shard is killed; the one that the supervisor starts for it is held until the block ends."""
+    """Kills a shard, and stops its replacement, which the supervisor starts, until the block ends."""
     old = cluster.kill(SHARD, signal.SIGKILL)
     new = await asyncio.to_thread(_successor, cluster, old)
     os.kill(new, signal.SIGSTOP)
@@ -45,44 +45,44 @@ async def held_down(cluster: Cluster) -> AsyncIterator[None]:
         os.kill(new, signal.SIGCONT)
 
 
-async def impatiently(route: Route) -> None:
-    """A stalled shard is waited for as long as a search may take; here, not so long."""
+async def with_short_timeout(route: Route) -> None:
+    """Shortens the timeout of a search, which otherwise waits for a stalled shard up to its limit."""
     await route.continue_(headers={**route.request.headers, "x-timeout-ms": "1500"})
 
 
-async def test_with_nothing_to_search_the_page_says_what_to_do(chromium: Browser, own_cluster: Cluster) -> None:
+async def test_without_collections_the_page_says_how_to_load_data(chromium: Browser, own_cluster: Cluster) -> None:
     async with watched_page(chromium, f"http://{own_cluster.config.coordinator.web}") as page:
         await page.goto("/")
         await expect(page.get_by_role("heading", name="Nothing to search yet")).to_be_visible()
         await expect(page.locator("pre")).to_have_text("lookalike ingest FOLDER -c photos")
-        await expect(page.locator("#ask")).to_be_hidden()
+        await expect(page.locator("#search")).to_be_hidden()
         assert [violation["id"] for violation in (await Axe().run(page)).response["violations"]] == []
         with own_cluster.client() as client:
             client.create_collection("codes", bits=64)
             client.upsert([Record(f"k{n}", code=n.to_bytes(8, "big")) for n in range(40)], collection="codes")
-        await page.get_by_role("button", name="Look again").click()
+        await page.get_by_role("button", name="Reload").click()
         await expect(page.locator("#grid a.tile")).to_have_count(12)
-        await expect(page.get_by_text("This collection holds ready codes")).to_be_visible()
+        await expect(page.get_by_text("This collection stores precomputed codes")).to_be_visible()
 
 
-async def test_a_shard_that_is_killed_is_seen_missing_and_then_back(
-    chromium: Browser, own_cluster: Cluster
-) -> None:
+async def test_pages_show_a_shard_going_down_and_recovering(chromium: Browser, own_cluster: Cluster) -> None:
     base = f"http://{own_cluster.config.coordinator.web}"
     async with watched_page(chromium, base) as page, watched_page(chromium, base) as searching:
         await page.goto("/cluster")
         verdict, card = page.locator("#verdict"), page.locator(".card").nth(1)
-        await expect(verdict).to_have_text("✓ All 2 shards serve.")
+        await expect(verdict).to_have_text("✓ All 2 shards are serving.")
         await expect(card).to_contain_text(re.compile(r"Partition 1.*Replica 0 serving", re.DOTALL))
         async with held_down(own_cluster):
-            await expect(verdict).to_contain_text("partition 1 has no shard that serves")
-            await expect(verdict).to_contain_text("1 of 2 shards does not serve")
+            await expect(verdict).to_contain_text("partition 1 has no serving shard")
+            await expect(verdict).to_contain_text("1 of 2 shards is not serving")
             await expect(card).to_contain_text("Replica 0 unavailable")
-            await searching.route("**/search", impatiently)
+            await searching.route("**/search", with_short_timeout)
             await searching.goto("/#c=codes")
             alert = searching.get_by_role("alert")
-            await expect(alert).to_contain_text(re.compile("Part of the cluster does not answer|It took too long"))
-            await alert.get_by_role("button", name="Search the rest").click()
+            await expect(alert).to_contain_text(
+                re.compile("Part of the cluster is not responding|Request timed out")
+            )
+            await alert.get_by_role("button", name="Search the other partitions").click()
             await expect(searching.locator("#facts")).to_contain_text("only 1 of 2 partitions answered")
             reply = await asyncio.to_thread(
                 Rest(own_cluster.config.coordinator.web),
@@ -92,11 +92,11 @@ async def test_a_shard_that_is_killed_is_seen_missing_and_then_back(
                 x_timeout_ms="600",
             )
             assert reply.status in (503, 504)
-        await expect(verdict).to_have_text("✓ All 2 shards serve.", timeout=30_000)
+        await expect(verdict).to_have_text("✓ All 2 shards are serving.", timeout=30_000)
         await expect(card).to_contain_text("Replica 0 serving")
 
 
-async def test_a_page_that_is_not_seen_asks_for_nothing(chromium: Browser, own_cluster: Cluster) -> None:
+async def test_hidden_page_does_not_poll(chromium: Browser, own_cluster: Cluster) -> None:
     async with watched_page(chromium, f"http://{own_cluster.config.coordinator.web}") as page:
         await page.goto("/cluster")
         await page.locator(".card").first.wait_for()

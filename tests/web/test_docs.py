@@ -1,4 +1,4 @@
-"""docs/REST.md: its commands work as they stand there."""
+"""The commands in docs/REST.md work unchanged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEXT = (Path(__file__).parents[2] / "docs" / "REST.md").read_text(encoding="utf-
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_the_commands_work(photograph_base: str, cat: Path, tmp_path: Path) -> None:
+def test_commands_work(photograph_base: str, cat: Path, tmp_path: Path) -> None:
     blocks = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
     assert sum(block.count("curl") for block in blocks) >= 18
     script = "\n".join(blocks).replace("http://127.0.0.1:7780", photograph_base)

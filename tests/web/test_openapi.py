@@ -1,4 +1,4 @@
-"""The OpenAPI document says what is served, no more and no less."""
+"""The OpenAPI document matches the routes exactly."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from aiohttp import web
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from coordinator.web.answers import ERROR_STATUSES, error_response
 from coordinator.web.openapi import document
 from coordinator.web.pages import PAGES, STATIC
+from coordinator.web.responses import ERROR_STATUSES, error_response
 from coordinator.web.routes import CALLS
 from coordinator.web.server import application
 from lookalike.model import errors
@@ -28,7 +28,7 @@ def test_the_document_is_valid_and_served(rest: Rest) -> None:
     assert rest("GET", "/openapi.json").json == document()
 
 
-async def test_every_route_is_in_the_document_and_conversely() -> None:
+async def test_document_lists_exactly_the_served_routes() -> None:
     runner = web.AppRunner(application(ClusterConfig(), "unix:/nowhere"))
     await runner.setup()
     served = {
@@ -43,12 +43,12 @@ async def test_every_route_is_in_the_document_and_conversely() -> None:
     assert served - {("GET", path) for path in (*PAGES, STATIC)} == described
 
 
-def test_every_rpc_for_clients_has_a_route() -> None:
+def test_every_client_rpc_has_a_route() -> None:
     methods = {method.name for method in search_pb2.DESCRIPTOR.services_by_name["SearchService"].methods}
     assert methods - STREAMS_AND_INTERNALS == {call.rpc for call in CALLS} | {"ClusterStatus"}
 
 
-def test_names_of_operations_are_unique() -> None:
+def test_operation_ids_are_unique() -> None:
     names = [one["operationId"] for operations in document()["paths"].values() for one in operations.values()]
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"[a-z][A-Za-z]+", name) for name in names)
@@ -73,8 +73,8 @@ def test_names_of_operations_are_unique() -> None:
         (errors.DeadlineExceeded, 504),
     ],
 )
-def test_every_class_of_error_has_its_status(kind: type[LookalikeError], status: int) -> None:
-    response = error_response(kind("x: is wrong; mend it", retry_after_ms=1_200), "id-1")
+def test_each_error_class_has_its_http_status(kind: type[LookalikeError], status: int) -> None:
+    response = error_response(kind("x: invalid; fix it", retry_after_ms=1_200), "id-1")
     assert response.text is not None
     assert response.status == status
     assert status in (*ERROR_STATUSES, 499)
@@ -82,7 +82,7 @@ def test_every_class_of_error_has_its_status(kind: type[LookalikeError], status:
         "error": {
             "code": kind.__name__,
             "status": kind.status,
-            "message": "x: is wrong; mend it",
+            "message": "x: invalid; fix it",
             "requestId": "id-1",
             "retryAfterMs": 1_200,
         }

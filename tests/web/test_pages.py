@@ -1,4 +1,5 @@
-"""The pages as files: safe headers, nothing outside. In a browser: hostile text, accessibility, small screens."""
+"""The static files: security headers and path traversal. The pages in a browser: hostile text, accessibility,
+phones."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ PHONE = {"width": 360, "height": 740}
 
 
 @pytest.mark.parametrize("path", ["/", "/cluster"])
-def test_a_page_lets_a_browser_load_nothing_from_elsewhere(rest: Rest, path: str) -> None:
+def test_security_policy_forbids_third_party_requests(rest: Rest, path: str) -> None:
     headers = rest("GET", path).headers
     policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
     assert policy == {
@@ -42,7 +43,7 @@ def test_a_page_lets_a_browser_load_nothing_from_elsewhere(rest: Rest, path: str
     assert "aiohttp" not in headers["server"]
 
 
-def test_files_name_no_other_host_and_hold_no_inline_script_or_style() -> None:
+def test_files_reference_no_other_host_and_have_no_inline_script_or_style() -> None:
     for file in STATIC.iterdir():
         text = file.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
         assert not re.search(
@@ -54,7 +55,7 @@ def test_files_name_no_other_host_and_hold_no_inline_script_or_style() -> None:
             )
 
 
-def test_a_file_that_has_not_changed_is_not_sent_again(rest: Rest) -> None:
+def test_unchanged_file_is_not_sent_again(rest: Rest) -> None:
     first = rest("GET", "/static/style.css")
     assert (first.status, first.headers["cache-control"]) == (200, "no-cache")
     again = rest("GET", "/static/style.css", if_none_match=first.headers["etag"])
@@ -77,7 +78,7 @@ def test_a_file_that_has_not_changed_is_not_sent_again(rest: Rest) -> None:
         "/..%2f..%2fpyproject.toml",
     ],
 )
-def test_no_path_leads_outside_the_static_files(rest: Rest, path: str) -> None:
+def test_paths_cannot_leave_the_static_folder(rest: Rest, path: str) -> None:
     reply = rest("GET", path)
     assert (reply.status, reply.error["code"]) == (404, "NotFound")
 
@@ -85,16 +86,16 @@ def test_no_path_leads_outside_the_static_files(rest: Rest, path: str) -> None:
 @pytest.mark.parametrize(
     "key", ["../../../etc/passwd", "..\\..\\x", "/etc/passwd", "a/../../b", "%2e%2e", "nul\x00nul"]
 )
-def test_a_key_is_never_a_path(rest: Rest, client: Client, collection: str, key: str) -> None:
-    picture = b"\xff\xd8\xff" + key.encode()
-    client.upsert([Record(key, code=bytes(8), thumbnail=picture)], collection=collection)
+def test_key_is_not_used_as_a_path(rest: Rest, client: Client, collection: str, key: str) -> None:
+    image = b"\xff\xd8\xff" + key.encode()
+    client.upsert([Record(key, code=bytes(8), thumbnail=image)], collection=collection)
     quoted = "".join(f"%{byte:02x}" for byte in key.encode())
     found = rest("GET", f"/v1/collections/{collection}/thumbnail?key={quoted}")
-    assert (found.body, found.headers["content-type"]) == (picture, "image/jpeg")
+    assert (found.body, found.headers["content-type"]) == (image, "image/jpeg")
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_script_in_keys_attributes_and_names_is_shown_as_text(
+async def test_html_in_keys_attributes_and_names_is_shown_as_text(
     chromium: Browser, cluster: Cluster, client: Client, collection: str
 ) -> None:
     attributes = {HOSTILE: HOSTILE, "label": "plain"}
@@ -106,22 +107,22 @@ async def test_script_in_keys_attributes_and_names_is_shown_as_text(
         await page.goto(f"/#c={collection}")
         await page.locator("#grid a.tile .blank").nth(4).wait_for()
         await page.locator("#grid a.tile").first.click()
-        await expect(page.locator("#asked")).to_contain_text(HOSTILE)
+        await expect(page.locator("#query-name")).to_contain_text(HOSTILE)
         await expect(page.locator(".attributes").first).to_contain_text(HOSTILE)
-        # A key's last part is its name on a tile; a slash in the markup ends the first part.
+        # A tile shows the key's last path segment; the slash in the markup separates segments.
         await expect(page.locator(".name").first).to_contain_text("script>'\"&amp;")
         everywhere = {"c": HOSTILE, "key": HOSTILE, "f": json.dumps([HOSTILE] * 3), "filter": HOSTILE}
         await page.goto(f"/#{urlencode(everywhere)}")
-        await expect(page.get_by_role("alert")).to_contain_text("is not there")
+        await expect(page.get_by_role("alert")).to_contain_text("does not exist")
         everywhere |= {"c": collection, "filter": ""}
         await page.goto(f"/#{urlencode(everywhere)}")
-        await expect(page.get_by_role("alert")).to_contain_text(f"“{HOSTILE}” is no comparison")
+        await expect(page.get_by_role("alert")).to_contain_text(f"unknown comparison “{HOSTILE}”")
         assert await page.locator("main script, main img[src=x]").count() == 0
         assert await page.evaluate("window.hacked") is None
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_long_keys_and_names_leave_room_for_the_rest(
+async def test_long_keys_and_names_do_not_break_the_layout(
     chromium: Browser, cluster: Cluster, client: Client, collection: str
 ) -> None:
     key, name = "long-key" * 60, "n" * 128
@@ -131,16 +132,16 @@ async def test_long_keys_and_names_leave_room_for_the_rest(
     async with watched_page(chromium, base, viewport={"width": 1200, "height": 800}) as page:
         await page.goto(f"/#{urlencode({'c': collection, 'key': key})}")
         await expect(page.locator(".distance").first).to_be_in_viewport()
-        await expect(page.locator("#asked")).to_have_attribute("title", key)
+        await expect(page.locator("#query-name")).to_have_attribute("title", key)
         await page.goto("/cluster")
         row = page.get_by_role("row", name=name)
         await row.scroll_into_view_if_needed()
-        await expect(row.get_by_text("ready codes")).to_be_in_viewport()
+        await expect(row.get_by_text("precomputed codes")).to_be_in_viewport()
     client.drop_collection(name)
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_an_empty_collection_says_how_to_fill_it_and_why_it_takes_no_picture(
+async def test_empty_collection_explains_how_to_load_data_and_why_images_are_rejected(
     chromium: Browser, cluster: Cluster, collection: str
 ) -> None:
     async with watched_page(chromium, f"http://{cluster.config.coordinator.web}") as page:
@@ -149,11 +150,11 @@ async def test_an_empty_collection_says_how_to_fill_it_and_why_it_takes_no_pictu
         await expect(page.locator("#facts")).to_contain_text(f"lookalike ingest SOURCE -c {collection}")
         await expect(page.get_by_role("button", name="Shuffle")).to_be_hidden()
         await page.evaluate(DROP, [["", "cat.jpg", "image/jpeg"]])
-        await expect(page.get_by_role("alert")).to_contain_text("a picture cannot be turned into one of them")
+        await expect(page.get_by_role("alert")).to_contain_text("it cannot be searched with an image")
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_with_a_key_only_the_thumbnails_near_the_view_are_fetched(
+async def test_with_an_api_key_only_thumbnails_near_the_viewport_are_fetched(
     chromium: Browser, cluster: Cluster, client: Client, collection: str
 ) -> None:
     client.upsert([Record(f"k{n}", code=n.to_bytes(8, "big")) for n in range(400)], collection=collection)
@@ -170,7 +171,7 @@ async def test_with_a_key_only_the_thumbnails_near_the_view_are_fetched(
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_commas_in_quotes_are_part_of_a_value(chromium: Browser, cluster: Cluster) -> None:
+async def test_quoted_commas_do_not_separate_values(chromium: Browser, cluster: Cluster) -> None:
     async with watched_page(chromium, f"http://{cluster.config.coordinator.web}") as page:
         await page.goto("/cluster")
         values = await page.evaluate(
@@ -181,22 +182,22 @@ async def test_commas_in_quotes_are_part_of_a_value(chromium: Browser, cluster: 
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_a_cluster_that_does_not_answer_is_not_called_whole(chromium: Browser, cluster: Cluster) -> None:
+async def test_unresponsive_cluster_is_not_shown_as_healthy(chromium: Browser, cluster: Cluster) -> None:
     async with watched_page(chromium, f"http://{cluster.config.coordinator.web}") as page:
         await page.goto("/cluster")
         verdict = page.locator("#verdict")
-        await expect(verdict).to_have_text("✓ All 3 shards serve.")
+        await expect(verdict).to_have_text("✓ All 3 shards are serving.")
         await page.route("**/v1/status", lambda route: route.abort())
-        await expect(page.get_by_role("alert")).to_contain_text("The coordinator does not answer")
-        await expect(verdict).to_have_text("What follows is what was known last.")
+        await expect(page.get_by_role("alert")).to_contain_text("The coordinator is not responding")
+        await expect(verdict).to_have_text("Showing the last known state.")
         await page.unroute("**/v1/status")
-        await expect(verdict).to_have_text("✓ All 3 shards serve.")
+        await expect(verdict).to_have_text("✓ All 3 shards are serving.")
 
 
 @pytest.mark.asyncio(loop_scope="session")
 @pytest.mark.parametrize("look", ["light", "dark"])
 @pytest.mark.parametrize("path", ["/", "/#c={}&key=k1", "/cluster"])
-async def test_axe_finds_nothing_and_a_phone_shows_it_all(
+async def test_pages_are_accessible_and_fit_a_phone(
     chromium: Browser, cluster: Cluster, filled: str, look: str, path: str
 ) -> None:
     base = f"http://{cluster.config.coordinator.web}"
@@ -217,12 +218,12 @@ async def test_axe_finds_nothing_and_a_phone_shows_it_all(
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_dark_is_dark_and_light_is_light(chromium: Browser, cluster: Cluster) -> None:
-    grounds = {}
+async def test_pages_follow_the_colour_scheme(chromium: Browser, cluster: Cluster) -> None:
+    brightness = {}
     for look in ("light", "dark"):
         async with watched_page(chromium, f"http://{cluster.config.coordinator.web}", color_scheme=look) as page:
             await page.goto("/cluster")
             colour = await page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
-            grounds[look] = sum(map(int, re.findall(r"\d+", colour))) / 3
-    assert grounds["light"] > 230
-    assert grounds["dark"] < 40
+            brightness[look] = sum(map(int, re.findall(r"\d+", colour))) / 3
+    assert brightness["light"] > 230
+    assert brightness["dark"] < 40

@@ -1,4 +1,4 @@
-"""REST: the same answers and the same errors as gRPC."""
+"""REST returns the same answers and errors as gRPC."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lookalike.model.errors import DeadlineExceeded
 from lookalike.transport.rpc import MAX_MESSAGE_BYTES
 from lookalike.v1.search_pb2 import ClusterStatusRequest
 from tests.conftest import Cluster
-from tests.web.conftest import PICTURE
+from tests.web.conftest import THUMBNAIL
 from tests.web.rest import Rest, form
 
 
@@ -32,7 +32,7 @@ def code(number: int) -> str:
     return base64.b64encode(number.to_bytes(8, "big")).decode()
 
 
-def test_a_collection_is_made_listed_shown_and_dropped(rest: Rest) -> None:
+def test_collection_can_be_created_listed_read_and_dropped(rest: Rest) -> None:
     made = rest("POST", "/v1/collections", {"name": "by-rest", "bits": 64})
     assert made.status == 201
     assert made.json["collection"]["codeSpace"]["bits"] == 64
@@ -44,7 +44,7 @@ def test_a_collection_is_made_listed_shown_and_dropped(rest: Rest) -> None:
 
 
 @pytest.mark.parametrize("method", ["PUT", "POST"])
-def test_records_are_written_read_and_deleted(rest: Rest, collection: str, method: str) -> None:
+def test_records_can_be_written_read_and_deleted(rest: Rest, collection: str, method: str) -> None:
     path = f"/v1/collections/{collection}"
     fingerprint = rest("GET", path).json["collection"]["codeSpace"]["fingerprint"]
     records = [{"key": f"ü/{n}", "code": code(n), "attributes": json.dumps({"n": n})} for n in range(3)]
@@ -60,7 +60,7 @@ def test_records_are_written_read_and_deleted(rest: Rest, collection: str, metho
     assert rest("GET", f"{path}/records?key=%C3%BC/2").json == {"records": []}
 
 
-def test_a_search_answers_as_the_client_does(rest: Rest, client: Client, filled: str) -> None:
+def test_search_matches_the_client(rest: Rest, client: Client, filled: str) -> None:
     options = {"k": 4, "includeAttributes": True, "filter": {"range": {"field": "number", "gte": 2}}}
     answer = rest("POST", f"/v1/collections/{filled}/search", {"query": {"key": "k2"}, "options": options}).json
     expected = client.search(
@@ -74,7 +74,7 @@ def test_a_search_answers_as_the_client_does(rest: Rest, client: Client, filled:
     assert answer["coverage"]["partitions"] == answer["coverage"]["answered"] == 3
 
 
-def test_snake_case_is_understood_and_a_distance_of_zero_is_written(rest: Rest, filled: str) -> None:
+def test_snake_case_is_accepted_and_zero_distance_is_included(rest: Rest, filled: str) -> None:
     fingerprint = rest("GET", f"/v1/collections/{filled}").json["collection"]["codeSpace"]["fingerprint"]
     body = {"query": {"code": code(5)}, "options": {"k": 1, "max_distance": 0}, "fingerprint": fingerprint}
     assert rest("POST", f"/v1/collections/{filled}/search", body).json["hits"] == [
@@ -82,24 +82,24 @@ def test_snake_case_is_understood_and_a_distance_of_zero_is_written(rest: Rest, 
     ]
 
 
-def test_a_batch_answers_each_query_in_order(rest: Rest, filled: str) -> None:
+def test_batch_returns_results_in_query_order(rest: Rest, filled: str) -> None:
     fingerprint = rest("GET", f"/v1/collections/{filled}").json["collection"]["codeSpace"]["fingerprint"]
     body = {"queries": [{"code": code(n)} for n in (7, 2)], "options": {"k": 1}, "fingerprint": fingerprint}
     results = rest("POST", f"/v1/collections/{filled}/search:batch", body).json["results"]
     assert [hits["hits"][0]["key"] for hits in results] == ["k7", "k2"]
 
 
-def test_a_thumbnail_comes_as_the_picture_that_it_is(rest: Rest, filled: str) -> None:
+def test_thumbnail_is_returned_with_its_media_type(rest: Rest, filled: str) -> None:
     path = f"/v1/collections/{filled}/thumbnail"
     found = rest("GET", f"{path}?key=k3")
-    assert (found.status, found.body, found.headers["content-type"]) == (200, PICTURE, "image/png")
+    assert (found.status, found.body, found.headers["content-type"]) == (200, THUMBNAIL, "image/png")
     assert found.headers["x-content-type-options"] == "nosniff"
     assert "sandbox" in found.headers["content-security-policy"]
     assert rest("GET", f"{path}?key=k4").status == rest("GET", f"{path}?key=none").status == 404
     assert rest("GET", path).status == rest("GET", f"{path}?key=k3&key=k4").status == 400
 
 
-def test_a_thumbnail_that_has_not_changed_is_not_sent_again(rest: Rest, filled: str) -> None:
+def test_unchanged_thumbnail_is_not_sent_again(rest: Rest, filled: str) -> None:
     path = f"/v1/collections/{filled}/thumbnail?key=k3"
     etag = rest("GET", path).headers["etag"]
     connection = socket.create_connection(rest.address.split(":"), timeout=10)
@@ -108,17 +108,18 @@ def test_a_thumbnail_that_has_not_changed_is_not_sent_again(rest: Rest, filled: 
         assert connection.recv(64).startswith(b"HTTP/1.1 304")
 
 
-def test_records_come_with_thumbnails_on_request(rest: Rest, filled: str) -> None:
+def test_records_include_thumbnails_on_request(rest: Rest, filled: str) -> None:
     path = f"/v1/collections/{filled}/records?key=k3"
     assert rest("GET", path).json["records"][0]["thumbnail"] == ""
     assert (
-        base64.b64decode(rest("GET", f"{path}&includeThumbnails=true").json["records"][0]["thumbnail"]) == PICTURE
+        base64.b64decode(rest("GET", f"{path}&includeThumbnails=true").json["records"][0]["thumbnail"])
+        == THUMBNAIL
     )
 
 
 SEARCH = "/v1/collections/{}/search"
 RECORDS = "/v1/collections/{}/records"
-NO_OBJECTS = (b"", b"null", b"5", b"[]", b'"query"')
+NOT_OBJECTS = (b"", b"null", b"5", b"[]", b'"query"')
 
 
 @pytest.mark.parametrize(
@@ -130,9 +131,9 @@ NO_OBJECTS = (b"", b"null", b"5", b"[]", b'"query"')
         ("POST", SEARCH, {"options": {"k": -1}}, 400, "InvalidRequest", "body: "),
         ("POST", SEARCH, {"query": {"code": "A"}}, 400, "InvalidRequest", "body: "),
         ("POST", SEARCH, b"{", 400, "InvalidRequest", "body: "),
-        ("POST", SEARCH, b'"\xff"', 400, "InvalidRequest", "is not UTF-8"),
+        ("POST", SEARCH, b'"\xff"', 400, "InvalidRequest", "not valid UTF-8"),
         ("POST", SEARCH, b"[" * 100_000, 400, "InvalidRequest", "body: "),
-        *(("POST", SEARCH, body, 400, "InvalidRequest", "body: is not a JSON object") for body in NO_OBJECTS),
+        *(("POST", SEARCH, body, 400, "InvalidRequest", "body: not a JSON object") for body in NOT_OBJECTS),
         ("POST", SEARCH, {"collection": "other"}, 400, "InvalidRequest", "leave it out of the body"),
         (
             "POST",
@@ -143,7 +144,7 @@ NO_OBJECTS = (b"", b"null", b"5", b"[]", b'"query"')
             "encode again",
         ),
         ("POST", "/v1/collections", {"name": "a b", "bits": 64}, 400, "InvalidRequest", "'a b' is not a name"),
-        ("GET", f"{RECORDS}?kay=k1", None, 400, "InvalidRequest", "kay: is not a parameter.*use key"),
+        ("GET", f"{RECORDS}?kay=k1", None, 400, "InvalidRequest", "kay: unknown parameter; use key"),
         ("GET", RECORDS, None, 400, "InvalidRequest", "keys: are 0"),
         ("GET", f"{RECORDS}?key=k1&includeThumbnails=1", None, 400, "InvalidRequest", "use true or false"),
         (
@@ -152,7 +153,7 @@ NO_OBJECTS = (b"", b"null", b"5", b"[]", b'"query"')
             None,
             400,
             "InvalidRequest",
-            "is 'all'; use one of .*_QUORUM",
+            "unknown value 'all'; use one of .*_QUORUM",
         ),
         ("PUT", RECORDS, {"records": [{"key": ""}]}, 400, "InvalidRequest", "key: is empty"),
         ("DELETE", "/v1/collections/none", None, 404, "NotFound", "none"),
@@ -161,7 +162,7 @@ NO_OBJECTS = (b"", b"null", b"5", b"[]", b'"query"')
         ("PATCH", "/v1/collections", None, 405, "InvalidRequest", "use GET, HEAD, POST"),
     ],
 )
-def test_errors_have_a_class_a_status_and_a_remedy(
+def test_errors_have_class_status_and_remedy(
     rest: Rest, filled: str, method: str, path: str, body: object, status: int, name: str, text: str
 ) -> None:
     reply = rest(method, path.format(filled), body, content_type="application/json", x_request_id="mine-1")
@@ -170,27 +171,27 @@ def test_errors_have_a_class_a_status_and_a_remedy(
     assert reply.headers["x-request-id"] == "mine-1"
 
 
-def test_a_collection_that_exists_is_a_conflict(rest: Rest, filled: str) -> None:
+def test_creating_an_existing_collection_conflicts(rest: Rest, filled: str) -> None:
     reply = rest("POST", "/v1/collections", {"name": filled, "bits": 64})
     assert (reply.status, reply.error["code"], reply.error["status"]) == (409, "AlreadyExists", "ALREADY_EXISTS")
 
 
-def test_only_json_is_taken_as_json(rest: Rest, filled: str) -> None:
-    """A page elsewhere can have a browser send a form here, but not JSON."""
+def test_non_json_content_type_is_rejected(rest: Rest, filled: str) -> None:
+    """A page of another origin can make a browser send a form here, but not JSON."""
     reply = rest("PUT", RECORDS.format(filled), b"{}", content_type="text/plain")
     assert (reply.status, reply.error["code"]) == (415, "InvalidRequest")
 
 
-def test_a_compressed_body_is_refused(rest: Rest, filled: str) -> None:
-    """It could unfold to far more than the room that is kept for it."""
+def test_compressed_body_is_rejected(rest: Rest, filled: str) -> None:
+    """It could expand to far more bytes than were admitted for it."""
     for body in (gzip.compress(b'{"query": {"key": "k1"}, "options": {"k": 1}}'), b"no gzip"):
         reply = rest("POST", SEARCH.format(filled), body, content_type="application/json", content_encoding="gzip")
         assert reply.status == 415
-        assert "content-encoding: is 'gzip'" in reply.error["message"]
+        assert "content-encoding: 'gzip' is not supported" in reply.error["message"]
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/v1/status", "/v1/collections", "/openapi.json", "/", "/cluster"])
-def test_what_can_be_read_answers_head(rest: Rest, path: str) -> None:
+def test_get_routes_answer_head(rest: Rest, path: str) -> None:
     read, asked = rest("GET", path), http.client.HTTPConnection(rest.address, timeout=30)
     with contextlib.closing(asked):
         asked.request("HEAD", path)
@@ -208,7 +209,7 @@ def test_what_can_be_read_answers_head(rest: Rest, path: str) -> None:
         (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer lk_KEY\r\r\n\r\n", "Missing expected LF"),
     ],
 )
-def test_what_is_no_http_gets_an_error_like_all_others_and_is_not_quoted(
+def test_malformed_http_gets_a_json_error_and_is_not_logged(
     rest: Rest, cluster: Cluster, sent: bytes, words: str
 ) -> None:
     host, _, port = rest.address.partition(":")
@@ -221,11 +222,11 @@ def test_what_is_no_http_gets_an_error_like_all_others_and_is_not_quoted(
     assert error["code"] == "InvalidRequest"
     assert words in error["message"]
     log = (cluster.data / "logs" / "coordinator.log").read_text()
-    assert "no HTTP request from" in log
+    assert "malformed HTTP request from" in log
     assert "lk_KEY" not in log
 
 
-async def test_a_connection_that_asks_for_nothing_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_idle_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "IDLE_SECONDS", 0.1)
     runner = connection.Runner(web.Application())
     await runner.setup()
@@ -238,7 +239,7 @@ async def test_a_connection_that_asks_for_nothing_ends(monkeypatch: pytest.Monke
     await runner.cleanup()
 
 
-async def test_a_timeout_that_passes_is_named(tmp_path: Path) -> None:
+async def test_timeout_error_names_the_header(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(tmp_path / "grpc"))
         silent.listen()
@@ -248,7 +249,7 @@ async def test_a_timeout_that_passes_is_named(tmp_path: Path) -> None:
         await gateway.close()
 
 
-def test_a_request_id_that_is_not_fit_for_a_log_is_replaced(rest: Rest) -> None:
+def test_unsafe_request_id_is_replaced(rest: Rest) -> None:
     for bad in ("", "x" * 65, "a b", "é"):
         replaced = rest("GET", "/v1/collections", x_request_id=bad).headers["x-request-id"]
         assert replaced.isalnum()
@@ -256,7 +257,7 @@ def test_a_request_id_that_is_not_fit_for_a_log_is_replaced(rest: Rest) -> None:
 
 
 @pytest.mark.parametrize("value", ["soon", "0", "-1", "1.5", "99999999999"])
-def test_a_timeout_that_is_none_is_refused(rest: Rest, value: str) -> None:
+def test_invalid_timeout_is_rejected(rest: Rest, value: str) -> None:
     reply = rest("GET", "/v1/collections", x_timeout_ms=value)
     assert reply.status == 400
     assert "x-timeout-ms" in reply.error["message"]
@@ -266,14 +267,14 @@ def test_a_timeout_that_is_none_is_refused(rest: Rest, value: str) -> None:
     ("parts", "status", "text"),
     [
         ({"image": b"pixels", "options": b'{"k": 1}'}, 400, "no encoder"),
-        ({"options": b'{"k": 1}'}, 400, "image: is missing"),
+        ({"options": b'{"k": 1}'}, 400, "image: missing"),
         ({"image": b"pixels", "options": b'{"kk": 1}'}, 400, "options: "),
         ({"image": b"pixels", "other": b""}, 400, "'other' is unknown"),
-        ({"image": bytes(33 * 2**20)}, 413, "image: is larger than 32 MiB"),
-        ({"image": b"pixels", "options": bytes(2**20 + 1)}, 413, "options: is larger than 1 MiB"),
+        ({"image": bytes(33 * 2**20)}, 413, "image: larger than 32 MiB"),
+        ({"image": b"pixels", "options": bytes(2**20 + 1)}, 413, "options: larger than 1 MiB"),
     ],
 )
-def test_forms_that_cannot_be_searched(
+def test_invalid_search_forms_are_rejected(
     rest: Rest, filled: str, parts: dict[str, bytes], status: int, text: str
 ) -> None:
     body, media_type = form(**parts)
@@ -295,15 +296,15 @@ def test_forms_that_cannot_be_searched(
         ),
     ],
 )
-def test_a_form_that_is_none_is_refused(rest: Rest, filled: str, media_type: str, body: bytes) -> None:
+def test_malformed_form_is_rejected(rest: Rest, filled: str, media_type: str, body: bytes) -> None:
     reply = rest("POST", SEARCH.format(filled), body, content_type=media_type)
     assert reply.status == 400
-    assert "is not multipart/form-data" in reply.error["message"]
+    assert "invalid multipart/form-data" in reply.error["message"]
 
 
 @contextlib.contextmanager
-def begun(rest: Rest, path: str, length: int) -> Iterator[socket.socket]:
-    """A request whose body does not come."""
+def incomplete_request(rest: Rest, path: str, length: int) -> Iterator[socket.socket]:
+    """Sends the headers of a request without its body."""
     host, _, port = rest.address.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         lines = (
@@ -316,24 +317,24 @@ def begun(rest: Rest, path: str, length: int) -> Iterator[socket.socket]:
         yield connection
 
 
-def test_a_body_over_the_limit_is_refused_before_it_comes(rest: Rest, filled: str) -> None:
-    with begun(rest, SEARCH.format(filled), MAX_MESSAGE_BYTES + 1) as connection:
+def test_body_over_the_limit_is_rejected_from_its_headers(rest: Rest, filled: str) -> None:
+    with incomplete_request(rest, SEARCH.format(filled), MAX_MESSAGE_BYTES + 1) as connection:
         assert connection.recv(64).startswith(b"HTTP/1.1 413")
 
 
-def test_bodies_take_bounded_room_and_what_is_over_it_is_told_to_come_back(rest: Rest, filled: str) -> None:
+def test_bodies_in_flight_are_bounded_and_excess_gets_retry_after(rest: Rest, filled: str) -> None:
     path = SEARCH.format(filled)
     with contextlib.ExitStack() as stack:
         for _ in range(7):
-            stack.enter_context(begun(rest, path, MAX_MESSAGE_BYTES))
-        refused = stack.enter_context(begun(rest, path, MAX_MESSAGE_BYTES))
+            stack.enter_context(incomplete_request(rest, path, MAX_MESSAGE_BYTES))
+        refused = stack.enter_context(incomplete_request(rest, path, MAX_MESSAGE_BYTES))
         answer = refused.recv(4_096).decode()
         assert answer.startswith("HTTP/1.1 429")
         assert "\r\nRetry-After: 1\r\n" in answer
         assert rest("POST", path, {"query": {"key": "k1"}, "options": {"k": 1}}).status == 200
 
 
-def test_many_at_once_are_all_answered(rest: Rest, filled: str) -> None:
+def test_concurrent_requests_are_all_answered(rest: Rest, filled: str) -> None:
     replies: list[int] = []
 
     def ask() -> None:
@@ -348,7 +349,7 @@ def test_many_at_once_are_all_answered(rest: Rest, filled: str) -> None:
     assert replies == [200] * 40
 
 
-def test_status_keeps_its_shape(rest: Rest, cluster: Cluster) -> None:
+def test_status_format_is_stable(rest: Rest, cluster: Cluster) -> None:
     status = rest("GET", "/v1/status").json
     assert status["cluster"] == cluster.config.cluster
     assert [partition["replicas"][0]["state"] for partition in status["partitions"]] == ["serving"] * 3
@@ -357,12 +358,12 @@ def test_status_keeps_its_shape(rest: Rest, cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("host", ["rebound.example", "rebound.example:7780", "127.0.0.1.example", "10.0.0.1", ""])
-def test_another_hosts_page_cannot_reach_a_cluster_without_keys(rest: Rest, host: str) -> None:
-    """DNS rebinding: the browser thinks that it asks the page's own host."""
+def test_foreign_host_name_is_rejected_without_keys(rest: Rest, host: str) -> None:
+    """DNS rebinding: the browser believes that it sends the request to the page's own host."""
     reply = rest("GET", "/v1/collections", host=host)
     assert (reply.status, reply.error["code"]) == (403, "PermissionDenied")
 
 
 @pytest.mark.parametrize("host", ["localhost:7780", "127.0.0.1:1", "[::1]:7780", "LocalHost"])
-def test_this_machine_is_answered_by_any_name_of_its_own(rest: Rest, host: str) -> None:
+def test_loopback_host_names_are_accepted(rest: Rest, host: str) -> None:
     assert rest("GET", "/v1/collections", host=host).status == 200

@@ -1,4 +1,5 @@
-"""The search page in a real browser, over real photographs. Each page is watched: it asks nobody else."""
+"""The search page in a real browser, with real photographs. Every test also asserts that the page made no
+third-party requests."""
 
 from __future__ import annotations
 
@@ -31,12 +32,12 @@ def cat_base64(cat: Path) -> str:
 
 @pytest.fixture(scope="session")
 def some_key(photographs: Path) -> str:
-    """Of a record of the collection."""
+    """The key of a record in the collection."""
     return str(min(photographs.rglob("*.jpg")).relative_to(photographs))
 
 
 async def keys_shown(page: Page) -> list[str]:
-    """Of the results, when they are there."""
+    """The keys of the results, once they are shown."""
     await expect(page.locator("#results:not([aria-busy]) #heading")).to_contain_text("nearest")
     await expect(page.locator(".distance").first).to_be_visible()
     return await page.locator(TILES).evaluate_all("tiles => tiles.map(tile => tile.title.split('\\n')[0])")
@@ -48,23 +49,23 @@ async def upload(page: Page, file: Path) -> list[str]:
     return await keys_shown(page)
 
 
-async def test_a_picture_that_is_chosen_finds_its_lookalikes(page: Page, cat: Path) -> None:
+async def test_chosen_image_finds_similar_ones(page: Page, cat: Path) -> None:
     keys = await upload(page, cat)
     assert [key.split("/")[0] for key in keys[:3]] == ["chelsea"] * 3
     assert len(keys) == 24
-    await expect(page.locator("#asked")).to_have_text(cat.name)
+    await expect(page.locator("#query-name")).to_have_text(cat.name)
     await expect(page.locator("#facts")).to_contain_text(
         "40 records compared, exactly · all 2 partitions answered"
     )
     await expect(page.locator("#facts")).to_contain_text("encode")
     await expect(page.locator(".distance").first).to_contain_text("apart")
-    for picture in (page.locator("#drop img.query"), page.locator(f"{TILES} img").first):
-        await expect(picture).to_have_js_property("complete", True)
-        assert await picture.evaluate("image => image.naturalWidth") > 30
+    for image in (page.locator("#drop img.query"), page.locator(f"{TILES} img").first):
+        await expect(image).to_have_js_property("complete", True)
+        assert await image.evaluate("image => image.naturalWidth") > 30
 
 
 @pytest.mark.parametrize("how", ["drop", "paste"])
-async def test_a_picture_can_be_dropped_and_pasted(page: Page, cat_base64: str, how: str) -> None:
+async def test_image_can_be_dropped_or_pasted(page: Page, cat_base64: str, how: str) -> None:
     await page.goto("/")
     await page.locator(TILES).first.wait_for()
     await page.evaluate(
@@ -95,17 +96,15 @@ DROP = """(given) => {
 }"""
 
 
-async def test_of_several_files_that_are_dropped_the_picture_is_searched_with(page: Page, cat_base64: str) -> None:
+async def test_of_several_dropped_files_the_image_is_used(page: Page, cat_base64: str) -> None:
     await page.goto("/")
     await page.locator(TILES).first.wait_for()
     await page.evaluate(DROP, [["", "notes.txt", "text/plain"], [cat_base64, "cat.jpg", "image/jpeg"]])
     assert (await keys_shown(page))[0].startswith("chelsea/")
-    await expect(page.locator("#asked")).to_have_text("cat.jpg")
+    await expect(page.locator("#query-name")).to_have_text("cat.jpg")
 
 
-async def test_a_file_that_is_gone_is_not_taken_for_a_lost_connection(
-    page: Page, cat: Path, tmp_path: Path
-) -> None:
+async def test_deleted_file_is_not_reported_as_a_lost_connection(page: Page, cat: Path, tmp_path: Path) -> None:
     gone = shutil.copy(cat, tmp_path / "gone.jpg")
     await upload(page, gone)
     gone.unlink()
@@ -114,19 +113,19 @@ async def test_a_file_that_is_gone_is_not_taken_for_a_lost_connection(
     await expect(page.get_by_role("alert")).to_contain_text("“gone.jpg” cannot be read")
 
 
-async def test_back_never_leads_to_another_picture(page: Page, cat: Path) -> None:
+async def test_back_never_shows_another_image(page: Page, cat: Path) -> None:
     await upload(page, cat)
     await page.reload()
-    await expect(page.get_by_role("alert")).to_contain_text("A picture is kept only until")
+    await expect(page.get_by_role("alert")).to_contain_text("Images are kept only until")
     await page.set_input_files("#file", cat)
     await keys_shown(page)
     await page.go_back()
-    await expect(page.get_by_role("alert")).to_contain_text("A picture is kept only until")
-    await expect(page.locator("#asked")).to_be_hidden()
+    await expect(page.get_by_role("alert")).to_contain_text("Images are kept only until")
+    await expect(page.locator("#query-name")).to_be_hidden()
 
 
-async def test_a_stranger_gets_to_a_lookalike_with_one_click(page: Page) -> None:
-    """Open the page, click a picture that it offers."""
+async def test_one_click_on_a_sample_finds_similar_images(page: Page) -> None:
+    """Opens the page and clicks one of the sample records."""
     await page.goto("/")
     await expect(page.locator("#heading")).to_have_text("Or start from one of these")
     first = page.locator(TILES).first
@@ -138,7 +137,7 @@ async def test_a_stranger_gets_to_a_lookalike_with_one_click(page: Page) -> None
 
 
 @pytest.mark.parametrize("way", ["click", "keyboard"])
-async def test_a_result_leads_to_more_like_it_and_back_again(page: Page, cat: Path, way: str) -> None:
+async def test_result_links_to_more_like_it_and_back_returns(page: Page, cat: Path, way: str) -> None:
     before = await upload(page, cat)
     result = page.locator(TILES).nth(3)
     if way == "click":
@@ -146,30 +145,30 @@ async def test_a_result_leads_to_more_like_it_and_back_again(page: Page, cat: Pa
     else:
         await result.focus()
         await page.keyboard.press("Enter")
-    await expect(page.locator("#asked")).to_have_text(before[3])
+    await expect(page.locator("#query-name")).to_have_text(before[3])
     after = await keys_shown(page)
     assert before[3] not in after
     assert after[0].split("/")[0] == before[3].split("/")[0]
     await page.go_back()
-    await expect(page.locator("#asked")).to_have_text(cat.name)
+    await expect(page.locator("#query-name")).to_have_text(cat.name)
     assert await keys_shown(page) == before
 
 
-async def test_the_address_of_a_search_is_a_link_to_it(
+async def test_search_url_can_be_shared(
     page: Page, chromium: Browser, photograph_base: str, some_key: str
 ) -> None:
     await page.goto("/")
     await page.click("#filter > summary")
     await page.fill("#key", some_key)
     await page.press("#key", "Enter")
-    await expect(page.locator("#asked")).to_have_text(some_key)
+    await expect(page.locator("#query-name")).to_have_text(some_key)
     keys = await keys_shown(page)
     async with watched_page(chromium, photograph_base) as other:
         await other.goto(page.url)
         assert await keys_shown(other) == keys
 
 
-async def test_the_tab_key_reaches_everything_in_order(page: Page, cat: Path) -> None:
+async def test_tab_key_reaches_all_controls_in_order(page: Page, cat: Path) -> None:
     await upload(page, cat)
     await page.evaluate("document.activeElement.blur()")
     seen = []
@@ -184,7 +183,7 @@ async def test_the_tab_key_reaches_everything_in_order(page: Page, cat: Path) ->
     assert await page.evaluate("document.activeElement.matches('a.tile')")
 
 
-async def test_conditions_filter_the_results(page: Page, cat: Path) -> None:
+async def test_conditions_filter_results(page: Page, cat: Path) -> None:
     await upload(page, cat)
     await page.click("#filter > summary")
     await page.get_by_label("Attribute", exact=True).fill("label")
@@ -199,10 +198,10 @@ async def test_conditions_filter_the_results(page: Page, cat: Path) -> None:
     assert all(key.startswith("coffee/") for key in await keys_shown(page))
     await page.get_by_label("Value").nth(0).fill("no such")
     await page.click("#apply")
-    await expect(page.locator("#heading")).to_have_text("Nothing meets these conditions")
+    await expect(page.locator("#heading")).to_have_text("No records match these conditions")
 
 
-async def test_k_distance_and_a_filter_in_json_count(page: Page, cat: Path) -> None:
+async def test_k_distance_and_json_filter_are_applied(page: Page, cat: Path) -> None:
     await upload(page, cat)
     await page.fill("#k", "5")
     await page.press("#k", "Enter")
@@ -215,29 +214,29 @@ async def test_k_distance_and_a_filter_in_json_count(page: Page, cat: Path) -> N
     assert not any(key.startswith("chelsea/") for key in await keys_shown(page))
     await page.fill("#json", "{")
     await page.click("#apply")
-    await expect(page.get_by_role("alert")).to_contain_text("Filter: is not JSON")
+    await expect(page.get_by_role("alert")).to_contain_text("Filter: invalid JSON")
     await page.fill("#json", "")
     await page.fill("#max", "0")
     await page.click("#apply")
-    await expect(page.locator("#heading")).to_have_text("Nothing meets these conditions")
+    await expect(page.locator("#heading")).to_have_text("No records match these conditions")
     await expect(page.get_by_role("alert")).to_be_empty()
 
 
-async def test_what_is_no_picture_is_explained_to_a_person(page: Page, tmp_path: Path) -> None:
+async def test_invalid_image_is_explained(page: Page, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
     await page.goto("/")
     await page.locator(TILES).first.wait_for()
     await page.set_input_files("#file", tmp_path / "notes.txt")
     alert = page.get_by_role("alert")
-    await expect(alert).to_contain_text("That could not be searched")
+    await expect(alert).to_contain_text("Invalid search")
     await expect(alert).to_contain_text("is not an image file (of JPEG, PNG")
-    await expect(alert.get_by_role("button")).to_have_text("Choose another picture")
+    await expect(alert.get_by_role("button")).to_have_text("Choose another image")
     assert len(await alert.locator("code").inner_text()) == 16
     await expect(page.locator("#results")).to_be_hidden()
 
 
-async def test_a_collection_that_is_gone_is_explained(page: Page) -> None:
+async def test_missing_collection_is_explained(page: Page) -> None:
     await page.goto("/#c=gone&key=a")
-    await expect(page.get_by_role("alert")).to_contain_text("“gone” is not there; choose another")
+    await expect(page.get_by_role("alert")).to_contain_text("“gone” does not exist; choose another")
     await page.goto(f"/#c={PHOTOGRAPHS}&key=gone")
     await expect(page.get_by_role("alert")).to_contain_text("Not found")

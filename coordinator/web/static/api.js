@@ -1,4 +1,4 @@
-// Owns the calls to the coordinator, the API key, and how an error is shown to a person.
+// Owns the calls to the coordinator, the API key, and the display of errors.
 
 import { byId, element } from "./dom.js";
 
@@ -18,34 +18,34 @@ function headers() {
   return key === null ? {} : { authorization: `Bearer ${key}` };
 }
 
-/** The answer to a request; body: an object to send as JSON, or a form. Throws ApiError. */
+/** Sends a request and returns the response. body: an object to send as JSON, or a form. Throws ApiError. */
 async function request(path, { body, signal } = {}) {
   const isForm = body instanceof FormData;
-  const sent = { signal, headers: headers(), cache: "no-store" };
+  const init = { signal, headers: headers(), cache: "no-store" };
   if (body !== undefined) {
-    sent.method = "POST";
-    sent.body = isForm ? body : JSON.stringify(body);
-    if (!isForm) sent.headers["content-type"] = "application/json";
+    init.method = "POST";
+    init.body = isForm ? body : JSON.stringify(body);
+    if (!isForm) init.headers["content-type"] = "application/json";
   }
-  let answer;
+  let response;
   try {
-    answer = await fetch(path, sent);
+    response = await fetch(path, init);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError(0, { code: "Unreachable", message: "The coordinator does not answer. See that it runs, then try again." });
+    throw new ApiError(0, { code: "Unreachable", message: "The coordinator is not responding. Check that it is running, then try again." });
   }
-  if (answer.ok) return answer;
-  const known = await answer.json().catch(() => ({}));
-  throw new ApiError(answer.status, known.error ?? { code: "Internal", message: `HTTP status ${answer.status}` });
+  if (response.ok) return response;
+  const parsed = await response.json().catch(() => ({}));
+  throw new ApiError(response.status, parsed.error ?? { code: "Internal", message: `HTTP status ${response.status}` });
 }
 
-const ofCollection = (name) => `/v1/collections/${encodeURIComponent(name)}`;
+const collectionPath = (name) => `/v1/collections/${encodeURIComponent(name)}`;
 
 export const getStatus = async (signal) => (await request("/v1/status", { signal })).json();
 
 export const getCollections = async () => (await (await request("/v1/collections")).json()).collections;
 
-/** query: {image: File}, {key}, or {code, fingerprint}. */
+/** Runs a search. query: {image: File}, {key}, or {code, fingerprint}. */
 export async function search(collection, query, options, signal) {
   let body;
   if (query.image) {
@@ -57,22 +57,22 @@ export async function search(collection, query, options, signal) {
     const { fingerprint, ...kind } = query;
     body = { query: kind, options, fingerprint };
   }
-  return (await request(`${ofCollection(collection)}/search`, { body, signal })).json();
+  return (await request(`${collectionPath(collection)}/search`, { body, signal })).json();
 }
 
-/** A folder that was dropped, and a file that is gone, fail as if there were no connection: say what it is. */
+/** Throws for a dropped folder or a deleted file, which fetch would report as a lost connection. */
 async function checkReadable(file) {
   try {
     await file.slice(0, 1).arrayBuffer();
   } catch {
-    throw new ApiError(400, { code: "InvalidRequest", message: `image: “${file.name}” cannot be read; if it is a folder, choose a picture in it` });
+    throw new ApiError(400, { code: "InvalidRequest", message: `image: “${file.name}” cannot be read; if it is a folder, choose an image in it` });
   }
 }
 
-/** Show a record's thumbnail in an image element; calls `missing` if there is none. With a key the picture is
- * fetched once it comes near the view, because an image element cannot send one. */
+/** Shows a record's thumbnail in an image element; calls `missing` if there is none. An image element cannot send an
+ * API key, so with a key the thumbnail is fetched by script, once it is close to the viewport. */
 export function showThumbnail(image, collection, key, missing) {
-  const path = `${ofCollection(collection)}/thumbnail?key=${encodeURIComponent(key)}`;
+  const path = `${collectionPath(collection)}/thumbnail?key=${encodeURIComponent(key)}`;
   image.addEventListener("error", missing, { once: true });
   if (!hasKey()) {
     image.src = path;
@@ -89,7 +89,7 @@ export function showThumbnail(image, collection, key, missing) {
   near.observe(image);
 }
 
-/** A key may allow fewer requests a second than there are pictures: the others come in their turn. */
+/** Fetches a thumbnail. Retries later if the API key's rate limit is exceeded. */
 async function fetchThumbnail(image, path, missing) {
   try {
     const url = URL.createObjectURL(await (await request(path)).blob());
@@ -104,48 +104,48 @@ async function fetchThumbnail(image, path, missing) {
 }
 
 const TITLES = {
-  InvalidRequest: "That could not be searched",
+  InvalidRequest: "Invalid search",
   NotFound: "Not found",
-  Forgotten: "That picture is not here any more",
-  CodeSpaceMismatch: "These codes do not go together",
-  PermissionDenied: "Your key does not allow this",
-  Overloaded: "Too busy just now",
-  PartitionUnavailable: "Part of the cluster does not answer",
+  Forgotten: "Image no longer available",
+  CodeSpaceMismatch: "Codes are not comparable",
+  PermissionDenied: "Your API key does not allow this",
+  Overloaded: "Cluster overloaded",
+  PartitionUnavailable: "Part of the cluster is not responding",
   Recovering: "Part of the cluster is still loading",
-  DeadlineExceeded: "It took too long",
+  DeadlineExceeded: "Request timed out",
   Unreachable: "No connection",
 };
 
-/** Show what went wrong and what mends it. actions: buttons. */
-export function showTrouble(error, ...actions) {
-  const words = [
+/** Shows an error with its remedy. actions: buttons. */
+export function showError(error, ...actions) {
+  const content = [
     element("h2", {}, TITLES[error.code] ?? "Something went wrong"),
     element("p", {}, sentence(error.message)),
   ];
-  if (actions.length) words.push(element("p", { class: "row" }, ...actions));
-  if (error.requestId) words.push(element("p", { class: "note" }, "Request id ", element("code", {}, error.requestId)));
-  byId("trouble").replaceChildren(...words);
+  if (actions.length) content.push(element("p", { class: "row" }, ...actions));
+  if (error.requestId) content.push(element("p", { class: "note" }, "Request id ", element("code", {}, error.requestId)));
+  byId("error").replaceChildren(...content);
 }
 
-export const hideTrouble = () => byId("trouble").replaceChildren();
+export const hideError = () => byId("error").replaceChildren();
 
 const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?…]$/.test(text) ? "" : ".");
 
-/** If the cluster wants a key: ask for one, and call `then` when it is given. Returns whether it was that. */
+/** If the error is a missing or invalid API key, asks for one, calls `then` afterwards, and returns true. */
 export function askForKey(error, then) {
   if (error.http !== 401) return false;
   const hadKey = hasKey();
   sessionStorage.removeItem(KEY);
-  hideTrouble();
-  if (hadKey) showTrouble(error);
-  const label = element("label", { class: "unseen", for: "api-key" }, "API key");
+  hideError();
+  if (hadKey) showError(error);
+  const label = element("label", { class: "visually-hidden", for: "api-key" }, "API key");
   const input = element("input", { id: "api-key", type: "password", autocomplete: "off", placeholder: "API key" });
-  const form = element("form", { class: "joined" }, label, input, element("button", { class: "button" }, "Use it"));
+  const form = element("form", { class: "joined" }, label, input, element("button", { class: "button" }, "Use key"));
   const panel = byId("key-panel");
   panel.replaceChildren(
-    element("h2", { id: "key-title" }, "This cluster asks for an API key"),
+    element("h2", { id: "key-title" }, "This cluster requires an API key"),
     form,
-    element("p", { class: "note" }, "It is kept in this tab, and gone when you close it."),
+    element("p", { class: "note" }, "The key is stored in this tab until you close it."),
   );
   panel.hidden = false;
   input.focus();
@@ -156,7 +156,7 @@ export function askForKey(error, then) {
     sessionStorage.setItem(KEY, key);
     panel.hidden = true;
     panel.replaceChildren();
-    hideTrouble();
+    hideError();
     then();
   });
   return true;

@@ -1,8 +1,8 @@
-// Owns making elements. Text only ever becomes text nodes, so nothing that a key or an attribute says is markup.
+// Owns the creation of elements. Strings become text nodes, never markup, so keys and attributes cannot inject HTML.
 
 export const byId = (id) => document.getElementById(id);
 
-/** An element with attributes and children: elements, or strings, which become text. */
+/** Creates an element. children: elements, or strings, which become text nodes. */
 export function element(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {

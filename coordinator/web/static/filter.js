@@ -1,13 +1,13 @@
-// Owns the filter: its rows on the page, and turning them into the form that the REST interface takes.
+// Owns the filter: its rows on the page, and their conversion to a filter of the REST API.
 
 import { ApiError } from "./api.js";
 import { byId, element } from "./dom.js";
 
-const wrong = (message) => new ApiError(400, { code: "InvalidRequest", message });
+const invalid = (message) => new ApiError(400, { code: "InvalidRequest", message });
 
 const range = (bound) => (field, text) => {
   const number = Number(text);
-  if (text.trim() === "" || !Number.isFinite(number)) throw wrong(`filter: ${field} is compared with “${text}”, which is not a number; use one, such as 12.5`);
+  if (text.trim() === "" || !Number.isFinite(number)) throw invalid(`filter: ${field} is compared with “${text}”, which is not a number; use a number, such as 12.5`);
   return { range: { field, [bound]: number } };
 };
 const equals = (field, text) => ({ equals: { field, value: scalar(text) } });
@@ -15,7 +15,7 @@ const equals = (field, text) => ({ equals: { field, value: scalar(text) } });
 const COMPARISONS = {
   is: equals,
   "is not": (field, text) => ({ not: equals(field, text) }),
-  "is one of": (field, text) => ({ in: { field, values: listed(text).map((part) => scalar(part.trim())) } }),
+  "is one of": (field, text) => ({ in: { field, values: splitList(text).map((part) => scalar(part.trim())) } }),
   "is at least": range("gte"),
   "is above": range("gt"),
   "is at most": range("lte"),
@@ -25,26 +25,26 @@ const COMPARISONS = {
 };
 const WITHOUT_VALUE = ["exists", "does not exist"];
 
-/** The filter that a state asks for; undefined for none. Throws ApiError with what is wrong. */
+/** The filter for a state; undefined if there is none. Throws ApiError. */
 export function filterOf({ conditions, json }) {
   if (json) {
     try {
       return JSON.parse(json);
     } catch (error) {
-      throw wrong(`filter: is not JSON (${error.message}); mend it, or empty the field`);
+      throw invalid(`filter: invalid JSON (${error.message}); correct it or clear the field`);
     }
   }
   const parts = conditions.map(([field, comparison, text]) => {
-    if (!(comparison in COMPARISONS)) throw wrong(`filter: “${comparison}” is no comparison; choose one from the list`);
+    if (!(comparison in COMPARISONS)) throw invalid(`filter: unknown comparison “${comparison}”; choose one from the list`);
     return COMPARISONS[comparison](field, text);
   });
   return parts.length > 1 ? { and: { filters: parts } } : parts[0];
 }
 
-/** Parts between commas; in quotes a comma counts as any letter. */
-const listed = (text) => text.match(/\s*"[^"]*"\s*(?=,|$)|[^,]+/g) ?? [""];
+/** Splits at commas, except within quotes. */
+const splitList = (text) => text.match(/\s*"[^"]*"\s*(?=,|$)|[^,]+/g) ?? [""];
 
-/** A typed value: quotes make text of anything; whole numbers stay exact. */
+/** Parses a value: quoted values are text; integers stay exact. */
 function scalar(text) {
   const quoted = /^"(.*)"$/s.exec(text);
   if (quoted) return { text: quoted[1] };
@@ -54,7 +54,7 @@ function scalar(text) {
   return { text };
 }
 
-/** Show these conditions, and an empty row if there are none. */
+/** Shows the conditions, or an empty row if there are none. */
 export function showConditions({ conditions, json }) {
   byId("conditions").replaceChildren(...(conditions.length ? conditions : [["", "is", ""]]).map(row));
   byId("json").value = json ?? "";
@@ -68,7 +68,7 @@ export function addCondition() {
   added.querySelector("input").focus();
 }
 
-/** What the rows say; those without an attribute are left out. */
+/** Reads the conditions from the rows; skips rows without an attribute. */
 export function readConditions() {
   const conditions = [...byId("conditions").children].map((one) =>
     [...one.querySelectorAll("input, select")].map((control) => control.value.trim()),
@@ -80,7 +80,7 @@ function row([field, comparison, text]) {
   const attribute = element("input", { "aria-label": "Attribute", placeholder: "attribute", list: "attributes", autocomplete: "off", spellcheck: "false" });
   const compare = element("select", { "aria-label": "Comparison" }, ...Object.keys(COMPARISONS).map((name) => element("option", {}, name)));
   const value = element("input", { "aria-label": "Value", placeholder: "value", autocomplete: "off", spellcheck: "false" });
-  const remove = element("button", { type: "button", class: "quiet", "aria-label": "Remove this condition" }, "×");
+  const remove = element("button", { type: "button", class: "subtle", "aria-label": "Remove condition" }, "×");
   attribute.value = field;
   compare.value = comparison in COMPARISONS ? comparison : "is";
   value.value = text;
@@ -96,7 +96,7 @@ function row([field, comparison, text]) {
   return line;
 }
 
-/** Offer the attributes that these hits have. */
+/** Suggests the attributes of these hits. */
 export function offerAttributes(hits) {
   const names = new Set(hits.flatMap((hit) => Object.keys(hit.attributes)));
   byId("attributes").replaceChildren(...[...names].sort().map((name) => element("option", { value: name })));

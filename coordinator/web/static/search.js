@@ -1,9 +1,9 @@
-// Owns the search page: from what is asked (the address), through the call, to what is shown.
+// Owns the search page: reads the search from the URL, sends it, and shows the result.
 
-import { ApiError, askForKey, getCollections, hideTrouble, search, showTrouble } from "./api.js";
+import { ApiError, askForKey, getCollections, hideError, search, showError } from "./api.js";
 import { byId, element, plural } from "./dom.js";
 import { addCondition, filterOf, offerAttributes, readConditions, showConditions } from "./filter.js";
-import { pictureOf, readHit, showHits, showSkeleton } from "./grid.js";
+import { readHit, showHits, showSkeleton, thumbnailOf } from "./grid.js";
 import { DEFAULT_K, hashOf, readState } from "./state.js";
 
 const SAMPLES = 12;
@@ -24,28 +24,28 @@ async function start() {
     collections = await getCollections();
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
-    if (!askForKey(error, start)) showTrouble(error, tryAgain(start));
+    if (!askForKey(error, start)) showError(error, tryAgain(start));
     return;
   }
-  hideTrouble();
+  hideError();
   const isEmpty = collections.length === 0;
   byId("empty").hidden = !isEmpty;
-  byId("ask").hidden = isEmpty;
+  byId("search").hidden = isEmpty;
   byId("results").hidden = true;
   byId("collection").replaceChildren(...collections.map(({ name }) => element("option", {}, name)));
   if (!isEmpty) show();
 }
 
-/** Show what the address asks for. */
+/** Runs and shows the search in the URL. */
 function show() {
   if (!collections.length) return;
   const state = readState();
   const known = collections.find(({ name }) => name === state.collection);
-  // Without a wish: the one with most in it.
+  // By default, the largest collection.
   const collection = known ?? collections.reduce((most, one) => (Number(one.rows) > Number(most.rows) ? one : most));
   if (state.collection && !known) {
     showControls({ ...state, collection: collection.name }, collection);
-    showTrouble({ code: "NotFound", message: `collection: “${state.collection}” is not there; choose another.` });
+    showError({ code: "NotFound", message: `collection: “${state.collection}” does not exist; choose another.` });
     byId("results").hidden = true;
     return;
   }
@@ -66,61 +66,61 @@ function showControls(state, collection) {
   showQuery(state);
 }
 
-/** The picture that is searched with, small, beside the words that say so. */
+/** Shows the query image, small, next to its name. */
 function showQuery({ collection, image, key }) {
   const file = images.get(image);
-  const isAsked = Boolean(file) || key !== null;
-  document.body.classList.toggle("has-query", isAsked);
-  byId("choose").textContent = isAsked ? "Choose another" : "Choose a picture";
-  byId("asked").hidden = !isAsked;
-  byId("asked").textContent = byId("asked").title = file ? file.name || "Your picture" : (key ?? "");
+  const hasQuery = Boolean(file) || key !== null;
+  document.body.classList.toggle("has-query", hasQuery);
+  byId("choose").textContent = hasQuery ? "Choose another" : "Choose an image";
+  byId("query-name").hidden = !hasQuery;
+  byId("query-name").textContent = byId("query-name").title = file ? file.name || "Your image" : (key ?? "");
   const none = () => element("span", { hidden: true });
-  const picture = file ? previewOf(file) : isAsked ? pictureOf(collection, key, "query") : none();
-  document.querySelector("#drop > :first-child").replaceWith(picture);
+  const preview = file ? previewOf(file) : hasQuery ? thumbnailOf(collection, key, "query") : none();
+  document.querySelector("#drop > :first-child").replaceWith(preview);
 }
 
 function previewOf(file) {
   const url = URL.createObjectURL(file);
-  const picture = element("img", { class: "query", alt: "The picture that you search with" });
+  const image = element("img", { class: "query", alt: "Query image" });
   const release = () => URL.revokeObjectURL(url);
-  picture.addEventListener("load", release, { once: true });
-  picture.addEventListener("error", () => (release(), (picture.hidden = true)), { once: true });
-  picture.src = url;
-  return picture;
+  image.addEventListener("load", release, { once: true });
+  image.addEventListener("error", () => (release(), (image.hidden = true)), { once: true });
+  image.src = url;
+  return image;
 }
 
 async function run(state, collection) {
   running?.abort();
   const { signal } = (running = new AbortController());
-  hideTrouble();
+  hideError();
   byId("results").setAttribute("aria-busy", "true");
   const image = images.get(state.image);
   const isSample = !image && state.key === null;
-  byId("others").hidden = !isSample;
+  byId("shuffle").hidden = !isSample;
   const cameFromGrid = byId("grid").contains(document.activeElement);
-  const waiting = setTimeout(() => busy(isSample ? SAMPLES : state.k), SKELETON_AFTER_MS);
+  const skeletonTimer = setTimeout(() => showBusy(isSample ? SAMPLES : state.k), SKELETON_AFTER_MS);
   try {
     const query = image ? { image } : isSample ? sampleQuery(collection) : { key: state.key };
     const result = await search(collection.name, query, optionsOf(state, isSample), signal);
     showResult(result, state, collection, isSample);
-    if (isSample && state.image) showTrouble(FORGOTTEN);
-    // The tile that had the focus is gone; what came of it is where reading goes on.
+    if (isSample && state.image) showError(FORGOTTEN);
+    // The focused tile was replaced, so move the focus to the new results.
     if (cameFromGrid) byId("heading").focus({ preventScroll: true });
   } catch (error) {
     if (error.name === "AbortError") return;
     if (!(error instanceof ApiError)) throw error;
     byId("results").hidden = true;
     byId("grid").replaceChildren();
-    if (!askForKey(error, start)) showTrouble(error, ...actionsFor(error));
+    if (!askForKey(error, start)) showError(error, ...actionsFor(error));
   } finally {
-    clearTimeout(waiting);
+    clearTimeout(skeletonTimer);
     if (running.signal === signal) byId("results").removeAttribute("aria-busy");
   }
 }
 
-const NO_ENCODER = { code: "InvalidRequest", message: "This collection holds ready codes, so a picture cannot be turned into one of them here." };
+const NO_ENCODER = { code: "InvalidRequest", message: "This collection stores precomputed codes, so it cannot be searched with an image." };
 
-const FORGOTTEN = { code: "Forgotten", message: "A picture is kept only until the page is loaded again. Choose it once more." };
+const FORGOTTEN = { code: "Forgotten", message: "Images are kept only until the page is reloaded. Choose the image again." };
 
 function optionsOf(state, isSample) {
   const filter = filterOf(state);
@@ -131,14 +131,14 @@ function optionsOf(state, isSample) {
   return options;
 }
 
-/** A random code: its neighbours are as good a handful of the collection as any. */
+/** A random code, whose neighbours are a sample of the collection. */
 function sampleQuery({ codeSpace }) {
   const code = crypto.getRandomValues(new Uint8Array(codeSpace.bits / 8));
   return { code: btoa(String.fromCharCode(...code)), fingerprint: codeSpace.fingerprint };
 }
 
-function busy(count) {
-  showFacts("Looking …", "");
+function showBusy(count) {
+  showFacts("Searching …", "");
   byId("results").hidden = false;
   showSkeleton(count);
 }
@@ -147,10 +147,10 @@ function showResult({ hits, coverage, exact, timings }, state, collection, isSam
   const read = hits.map(readHit);
   const isEmpty = hits.length === 0 && !limits(state) && coverage.answered === coverage.partitions && state.key === null;
   const found = hits.length === 1 ? "The nearest" : `The ${hits.length.toLocaleString("en")} nearest`;
-  const title = isEmpty ? "This collection is empty" : hits.length === 0 ? nothingWords(state) : isSample ? "Or start from one of these" : found;
-  const fill = `Fill it from a terminal: lookalike ingest SOURCE -c ${collection.name}`;
-  showFacts(title, isEmpty ? fill : isSample ? missingWords(coverage) : factsOf(coverage, exact, timings));
-  if (hits.length < SAMPLES) byId("others").hidden = true;
+  const title = isEmpty ? "This collection is empty" : hits.length === 0 ? emptyText(state) : isSample ? "Or start from one of these" : found;
+  const fill = `Load data from a terminal: lookalike ingest SOURCE -c ${collection.name}`;
+  showFacts(title, isEmpty ? fill : isSample ? missingText(coverage) : factsOf(coverage, exact, timings));
+  if (hits.length < SAMPLES) byId("shuffle").hidden = true;
   byId("facts").classList.toggle("partial", coverage.answered < coverage.partitions);
   offerAttributes(read);
   const linkOf = (hit) => hashOf({ ...state, key: hit.key, image: null });
@@ -160,7 +160,7 @@ function showResult({ hits, coverage, exact, timings }, state, collection, isSam
 
 const limits = ({ max, conditions, json }) => max !== null || conditions.length > 0 || Boolean(json);
 
-const nothingWords = (state) => (limits(state) ? "Nothing meets these conditions" : state.key === null ? "Nothing found" : "Nothing else in this collection");
+const emptyText = (state) => (limits(state) ? "No records match these conditions" : state.key === null ? "Nothing found" : "No other records in this collection");
 
 function showFacts(title, facts) {
   byId("heading").textContent = title;
@@ -171,22 +171,22 @@ function factsOf(coverage, exact, timings) {
   const ms = (value) => (value < 0.1 ? "<0.1 ms" : value < 1_000 ? `${value < 10 ? value.toFixed(1) : Math.round(value)} ms` : `${(value / 1_000).toFixed(1)} s`);
   const rows = Number(coverage.rowsSearched);
   const parts = [`${plural(rows, "record")} compared${exact ? ", exactly" : ""}`];
-  parts.push(coverage.answered === coverage.partitions ? `all ${plural(coverage.partitions, "partition")} answered` : missingWords(coverage));
+  parts.push(coverage.answered === coverage.partitions ? `all ${plural(coverage.partitions, "partition")} answered` : missingText(coverage));
   parts.push(`${ms(timings.totalMs)} (encode ${ms(timings.encodeMs)}, search ${ms(timings.searchMs)}, merge ${ms(timings.mergeMs)})`);
   return parts.join(" · ");
 }
 
-function missingWords({ partitions, answered, missing }) {
+function missingText({ partitions, answered, missing }) {
   if (answered === partitions) return "";
   const which = missing.map(({ partition }) => partition).join(", ");
-  return `⚠ only ${answered} of ${partitions} partitions answered: partition ${which} is missing, so there may be nearer ones`;
+  return `⚠ only ${answered} of ${partitions} partitions answered: partition ${which} is missing, so nearer records may exist`;
 }
 
 function actionsFor(error) {
-  if (/^(image|body): /.test(error.message)) return [action("Choose another picture", () => byId("file").click())];
+  if (/^(image|body): /.test(error.message)) return [action("Choose another image", () => byId("file").click())];
   const isOfPartition = ["PartitionUnavailable", "Recovering", "DeadlineExceeded"].includes(error.code) && !/^the encoder /.test(error.message);
   if (isOfPartition) {
-    return [tryAgain(show), action("Search the rest", () => goTo({ partial: true }))];
+    return [tryAgain(show), action("Search the other partitions", () => goTo({ partial: true }))];
   }
   return error.http === 0 || error.http >= 429 ? [tryAgain(show)] : [];
 }
@@ -200,18 +200,18 @@ function action(words, act) {
 }
 
 function searchWith(file) {
-  if (!file || byId("ask").hidden) return;
+  if (!file || byId("search").hidden) return;
   if (document.querySelector(".choose").hidden) {
-    showTrouble(NO_ENCODER);
+    showError(NO_ENCODER);
     return;
   }
-  // Never that of an earlier picture, which Back may still lead to.
+  // Unique, because Back may still lead to an earlier image.
   const name = `${Date.now().toString(36)}-${images.size}`;
   images.set(name, file);
   goTo({ image: name, key: null });
 }
 
-/** Numbers that cannot be are mended to the nearest that can. */
+/** Reads the controls; clamps invalid numbers. */
 function readControls() {
   const k = Math.round(Number(byId("k").value)) || DEFAULT_K;
   const max = byId("max").value === "" ? null : Math.max(0, Math.round(Number(byId("max").value)));
@@ -231,18 +231,18 @@ byId("controls").addEventListener("submit", (event) => {
   goTo({ ...readControls(), ...(isOther && { key: key || null, image: key ? null : readState().image }) });
 });
 byId("add").addEventListener("click", addCondition);
-byId("others").addEventListener("click", show);
-byId("again").addEventListener("click", start);
+byId("shuffle").addEventListener("click", show);
+byId("reload").addEventListener("click", start);
 byId("grid").addEventListener("click", () => scrollTo({ top: 0 }));
 
 addEventListener("hashchange", show);
-/** Of several files the first that says it is a picture; if none does, what the first is will be explained. */
-const pictureAmong = (files) => [...files].find(({ type }) => type.startsWith("image/")) ?? files[0];
+/** The first image among the files; without one, the first file, so that the error names it. */
+const imageAmong = (files) => [...files].find(({ type }) => type.startsWith("image/")) ?? files[0];
 
 addEventListener("paste", ({ target, clipboardData }) => {
-  // Office programs copy text as a picture, too.
+  // Office programs copy text as an image as well.
   const isText = target.matches?.("input, textarea") && clipboardData.types.includes("text/plain");
-  if (!isText) searchWith(pictureAmong(clipboardData.files));
+  if (!isText) searchWith(imageAmong(clipboardData.files));
 });
 
 let depth = 0;
@@ -258,7 +258,7 @@ addEventListener("drop", (event) => {
   if (!carriesFiles(event)) return;
   event.preventDefault();
   highlight(-depth);
-  searchWith(pictureAmong(event.dataTransfer.files));
+  searchWith(imageAmong(event.dataTransfer.files));
 });
 
 start();

@@ -1,5 +1,5 @@
-// Owns what is asked for, as it stands in the address after #: so a search can be linked to, and Back works. A picture
-// itself is only remembered by this page, under a number.
+// Owns the search state in the URL's fragment, which makes searches linkable and Back work. Images stay in the page; the
+// URL contains only a name for them.
 
 export const DEFAULT_K = 24;
 

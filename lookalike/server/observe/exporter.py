@@ -32,7 +32,9 @@ def start(config: TracingConfig, resource: dict[str, str]) -> Any:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
         from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
     except ModuleNotFoundError as error:
-        raise CannotStart(f"tracing.otlp: needs {error.name}; pip install 'lookalike[tracing]'") from None
+        raise CannotStart(
+            f"tracing.otlp: needs {error.name}; run pip install '.[tracing]' in the checkout"
+        ) from None
     provider = TracerProvider(ParentBased(TraceIdRatioBased(config.sample)), Resource.create(resource))
     exporter = OTLPSpanExporter(config.otlp)
     provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=_EXPORT_MS))

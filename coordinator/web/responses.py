@@ -1,5 +1,5 @@
-"""Owns what HTTP answers have in common: the request's id, safe headers, errors as JSON with the status that
-belongs to their class, and that what a client has is not sent again."""
+"""Owns what all HTTP responses share: request ids, security headers, errors as JSON with the status of their
+class, and conditional responses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HTTP_STATUS = {
     "PERMISSION_DENIED": 403,
     "NOT_FOUND": 404,
     "ALREADY_EXISTS": 409,
-    # The request is sound but does not go with what the collection is; 412 is for conditional headers.
+    # The request is valid but does not match the collection; 412 is for conditional headers.
     "FAILED_PRECONDITION": 409,
     "RESOURCE_EXHAUSTED": 429,
     "CANCELLED": 499,
@@ -34,7 +34,7 @@ _HTTP_STATUS = {
     "DEADLINE_EXCEEDED": 504,
 }
 ERROR_STATUSES = (*sorted({*_HTTP_STATUS.values()} - {499}), 405, 413, 415)
-_SAFE_HEADERS = {
+_SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
@@ -44,36 +44,36 @@ _SAFE_HEADERS = {
 
 
 class TooLarge(InvalidRequest):
-    """The body is over a limit."""
+    """The body exceeds a limit."""
 
 
-class WrongMediaType(InvalidRequest):
-    """The body is of a kind that the path does not take."""
+class UnsupportedMediaType(InvalidRequest):
+    """The path does not accept the body's media type."""
 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @web.middleware
-async def with_id_and_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Names the request, and turns what its handler raises into an answer."""
+async def handle_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Assigns a request id, and converts exceptions of the handler to error responses."""
     request_id = request[REQUEST_ID] = request_id_of(request.headers)
     try:
         response = await handler(request)
     except LookalikeError as error:
         response = error_response(error, request_id)
-    except web.HTTPException as raised:
-        response = _refused(request, raised, request_id)
+    except web.HTTPException as http_error:
+        response = _http_error_response(request, http_error, request_id)
     except Exception:
         log.exception("request %s failed: %s %s", request_id, request.method, request.path)
         response = error_response(Internal(f"internal error; quote request id {request_id}"), request_id)
-    return made_safe(response, request_id)
+    return with_common_headers(response, request_id)
 
 
-def made_safe(response: web.StreamResponse, request_id: str) -> web.StreamResponse:
-    """The answer with the headers that each one bears."""
+def with_common_headers(response: web.StreamResponse, request_id: str) -> web.StreamResponse:
+    """Adds the request id and the security headers to a response."""
     response.headers[REQUEST_ID_HEADER] = request_id
-    for name, value in _SAFE_HEADERS.items():
+    for name, value in _SECURITY_HEADERS.items():
         response.headers.setdefault(name, value)
     return response
 
@@ -88,7 +88,7 @@ def etag_of(body: bytes) -> str:
     return hashlib.blake2b(body, digest_size=12).hexdigest()
 
 
-def unless_known(
+def conditional_response(
     request: web.Request,
     body: bytes,
     etag: str,
@@ -96,7 +96,7 @@ def unless_known(
     headers: Mapping[str, str],
     charset: str | None = None,
 ) -> web.Response:
-    """The body and its ETag; the ETag alone, with status 304, if the client says that it has that body."""
+    """The body with its ETag, or status 304 without a body if the request's If-None-Match has that ETag."""
     headers = {**headers, "ETag": f'"{etag}"'}
     if any(tag.value == etag for tag in request.if_none_match or ()):
         return web.Response(status=304, headers=headers)
@@ -104,7 +104,7 @@ def unless_known(
 
 
 def error_response(error: LookalikeError, request_id: str) -> web.Response:
-    """The error's class, gRPC status, text and request id; how long to wait, where waiting helps."""
+    """The error as JSON: class, gRPC status, message, request id, and the time before a retry, if known."""
     body: dict[str, Any] = {
         "code": name_of(error),
         "status": error.status,
@@ -125,23 +125,23 @@ def error_response(error: LookalikeError, request_id: str) -> web.Response:
 def _status_of(error: LookalikeError) -> int:
     if isinstance(error, TooLarge):
         return 413
-    if isinstance(error, WrongMediaType):
+    if isinstance(error, UnsupportedMediaType):
         return 415
     return _HTTP_STATUS.get(error.status, 500)
 
 
-def _refused(request: web.Request, raised: web.HTTPException, request_id: str) -> web.Response:
-    """What the HTTP server itself refuses, in the same form."""
+def _http_error_response(request: web.Request, http_error: web.HTTPException, request_id: str) -> web.Response:
+    """An error raised by aiohttp itself, in the same form."""
     error: LookalikeError
-    if raised.status == 404:
-        error = NotFound(f"path: {request.path[:200]!r} is not served; /openapi.json lists what is")
-    elif isinstance(raised, web.HTTPMethodNotAllowed):
-        allowed = ", ".join(sorted(raised.allowed_methods))
-        error = InvalidRequest(f"method: {request.method} does not go with this path; use {allowed}")
+    if http_error.status == 404:
+        error = NotFound(f"path: {request.path[:200]!r} does not exist; /openapi.json lists all paths")
+    elif isinstance(http_error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(http_error.allowed_methods))
+        error = InvalidRequest(f"method: {request.method} is not allowed on this path; use {allowed}")
     else:
-        error = InvalidRequest(f"request: {raised.reason}; see /openapi.json")
+        error = InvalidRequest(f"request: {http_error.reason}; see /openapi.json")
     response = error_response(error, request_id)
-    response.set_status(raised.status)
-    if "Allow" in raised.headers:
-        response.headers["Allow"] = raised.headers["Allow"]
+    response.set_status(http_error.status)
+    if "Allow" in http_error.headers:
+        response.headers["Allow"] = http_error.headers["Allow"]
     return response
