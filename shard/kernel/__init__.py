@@ -1,4 +1,4 @@
-"""The exact Hamming scan: arrays in, the nearest rows out. Knows neither gRPC nor the store nor the config."""
+"""The exact Hamming scan: arrays in, nearest rows out. Independent of gRPC, the store and the config."""
 
 from shard.kernel import weighted
 from shard.kernel.chunk import Selection
