@@ -95,7 +95,7 @@ class SlotTable(_message.Message):
     PARTNERS_FIELD_NUMBER: _builtins.int
     GENERATIONS_FIELD_NUMBER: _builtins.int
     states: _builtins.bytes
-    """A byte per slot: see lookalike/slots.py."""
+    """A byte per slot: see lookalike/cluster/slots.py."""
     partners: _builtins.bytes
     """uint16 little-endian per slot: the other partition of a slot that moves or has moved."""
     generations: _builtins.bytes
