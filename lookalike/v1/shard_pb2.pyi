@@ -425,6 +425,8 @@ Global___WriteResponse: _TypeAlias = WriteResponse  # noqa: Y015
 
 @_typing.final
 class Elsewhere(_message.Message):
+    """Another partition that must store writes to a slot, because the slot is moving there."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SLOT_FIELD_NUMBER: _builtins.int
@@ -553,6 +555,7 @@ class DumpMark(_message.Message):
     number: _builtins.int
     """The first that was not dumped."""
     slots: _builtins.bytes
+    """The slots dumped: one bit per slot."""
     partition: _builtins.int
     replica: _builtins.int
     def __init__(
@@ -574,6 +577,8 @@ Global___DumpMark: _TypeAlias = DumpMark  # noqa: Y015
 
 @_typing.final
 class DumpHead(_message.Message):
+    """The start of a dump."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     INCARNATION_FIELD_NUMBER: _builtins.int
@@ -609,12 +614,16 @@ Global___DumpHead: _TypeAlias = DumpHead  # noqa: Y015
 
 @_typing.final
 class DumpPart(_message.Message):
+    """One message of a dump."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     HEAD_FIELD_NUMBER: _builtins.int
     RECORDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def head(self) -> Global___DumpHead: ...
+    def head(self) -> Global___DumpHead:
+        """Set in the first message only."""
+
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardRecord]:
         """Each key once."""
@@ -834,6 +843,8 @@ Global___DroppedCollection: _TypeAlias = DroppedCollection  # noqa: Y015
 
 @_typing.final
 class CollectionDigest(_message.Message):
+    """A summary of a collection's contents, for comparing replicas."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -1014,10 +1025,13 @@ class ListRowsResponse(_message.Message):
     VERSIONS_FIELD_NUMBER: _builtins.int
     DELETED_FIELD_NUMBER: _builtins.int
     numbers: _builtins.bytes
-    """Per row: uint32, uint64, uint64 and a byte (1 for a tombstone), little-endian."""
+    """uint32 little-endian, one per row."""
     ids: _builtins.bytes
+    """uint64 little-endian, one per row."""
     versions: _builtins.bytes
+    """uint64 little-endian, one per row."""
     deleted: _builtins.bytes
+    """One byte per row: 1 for a tombstone."""
     def __init__(
         self,
         *,
