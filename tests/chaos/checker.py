@@ -94,17 +94,17 @@ def rank(key: str, code: int, query: int) -> Rank:
     return distance(code, query), record_id(key), key
 
 
-def check_get(history: History, asked: Sequence[str], seen: Sequence[SeenRecord], span: Span) -> list[Finding]:
-    """Checks the records that a read of the keys `asked` returned."""
+def check_get(history: History, requested: Sequence[str], seen: Sequence[SeenRecord], span: Span) -> list[Finding]:
+    """Checks the records that a read of the keys `requested` returned."""
     findings = []
     found: dict[str, SeenRecord] = {}
     for record in seen:
         if record.key in found:
             findings.append(Finding(Kind.DUPLICATED, record.key, "returned twice in one answer"))
         found[record.key] = record
-    for key in found.keys() - set(asked):
+    for key in found.keys() - set(requested):
         findings.append(Finding(Kind.CORRUPTED, key, "not requested"))
-    for key in dict.fromkeys(asked):
+    for key in dict.fromkeys(requested):
         if (seen_now := found.get(key)) is None:
             findings.extend(_check_absence(history, key, span, lambda write: write.is_delete, Kind.LOST))
         elif not _is_content(history, seen_now):

@@ -108,10 +108,10 @@ def test_a_call_without_a_key_is_rejected_before_its_message_is_read(secured: Se
 
     with secured.channel(secured.cluster.address) as channel:
         call = channel.stream_unary("/lookalike.v1.SearchService/Upsert")
-        with pytest.raises(grpc.RpcError) as refused:
+        with pytest.raises(grpc.RpcError) as rejected:
             call(never(), timeout=5)
         silence.set()
-    assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert rejected.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
 def test_the_bearer_scheme_is_case_insensitive_and_optional(secured: SecuredCluster) -> None:

@@ -37,8 +37,8 @@ def test_removing_the_last_key_needs_confirmation(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     save_keys(file, KeyRing().added("only", {"*": "admin"}, None)[0])
     runner = CliRunner()
-    refused = runner.invoke(app, ["keys", "remove", "only", "--file", str(file)])
-    assert "has the last key" in str(refused.exception)
+    rejected = runner.invoke(app, ["keys", "remove", "only", "--file", str(file)])
+    assert "has the last key" in str(rejected.exception)
     assert load_keys(file).keys
     assert runner.invoke(app, ["keys", "remove", "only", "--file", str(file), "--open-to-everyone"]).exit_code == 0
     assert not load_keys(file).keys

@@ -30,9 +30,9 @@ def test_a_key_is_limited_to_its_rate(secured: SecuredCluster) -> None:
             for _ in range(100):
                 client.search_batch(codes=[bytes(8)] * 400, k=1, collection="photos")
 
-        with pytest.raises(Overloaded, match="rate") as refused:
+        with pytest.raises(Overloaded, match="rate") as rejected:
             search_until_rejected()
-        assert refused.value.retry_after_ms
+        assert rejected.value.retry_after_ms
     with Client(secured.cluster.address, api_key=key, tls=secured.tls) as client:
         began = time.monotonic()
         outcomes = list(client.ingest((Record(f"r{i}", code=bytes(8)) for i in range(1_024)), collection="photos"))

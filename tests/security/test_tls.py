@@ -88,13 +88,13 @@ def test_a_shard_rejects_an_expired_certificate(secured: SecuredCluster) -> None
 def test_a_shard_rejects_an_api_key(secured: SecuredCluster) -> None:
     with secured.channel(secured.cluster.config.shard_address(0), secured.certificates) as channel:
         call = ShardServiceStub(channel).ShardStatus
-        with pytest.raises(grpc.RpcError) as refused:
+        with pytest.raises(grpc.RpcError) as rejected:
             call(
                 shard_pb2.ShardStatusRequest(),
                 timeout=5,
                 metadata=[("authorization", f"Bearer {secured.keys['admin']}")],
             )
-    assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert rejected.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
 def test_client_certificates_are_required_if_a_client_ca_is_configured(

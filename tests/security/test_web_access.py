@@ -43,9 +43,9 @@ def call(
     try:
         with urllib.request.urlopen(request, timeout=10, context=context or trusting(secured)) as answer:
             return answer.status, answer.read()
-    except urllib.error.HTTPError as refused:
-        with refused:
-            return refused.code, json.loads(refused.read())["error"]
+    except urllib.error.HTTPError as rejected:
+        with rejected:
+            return rejected.code, json.loads(rejected.read())["error"]
 
 
 def trusting(secured: SecuredCluster) -> ssl.SSLContext:
