@@ -2,7 +2,8 @@
 
 from shard.kernel import weighted
 from shard.kernel.chunk import Selection
-from shard.kernel.matrix import CodeMatrix, Matches
+from shard.kernel.matrix import CodeMatrix
+from shard.kernel.search import Matches
 from shard.kernel.view import ScanStopped, View, live_rows, mask_by_id
 
 __all__ = ["CodeMatrix", "Matches", "ScanStopped", "Selection", "View", "live_rows", "mask_by_id", "weighted"]

@@ -1,4 +1,4 @@
-"""Owns the packed codes of a collection in memory, and the exact top-k over them by (distance, id).
+"""Owns the packed codes of a collection in memory: appends, deletions and compaction.
 
 Works on arrays only. A row has a uint64 id, which breaks ties, and a uint32 number, which identifies it to the
 caller; numbers increase with every append. A `View` is the matrix as it was after one change: one thread may write
@@ -6,51 +6,19 @@ while any number of threads scan, each over a consistent state."""
 
 from __future__ import annotations
 
-import concurrent.futures
-import dataclasses
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 from shard.kernel import mih, weighted
-from shard.kernel.chunk import ALL_ROWS, Chunk, Numbers, SelectedRows, Selection, Words, chunk_rows
+from shard.kernel.chunk import Chunk, Numbers, Selection, Words
 from shard.kernel.heaps import Distances, Heaps, Ids
-from shard.kernel.scan import scan_chunk, tile_blocks
-from shard.kernel.simd import LANES, shape_of
-from shard.kernel.view import ScanStopped, View, group_by_chunk
+from shard.kernel.search import Matches, Request, search
+from shard.kernel.simd import LANES
+from shard.kernel.view import View, group_by_chunk
 
 Bytes = npt.NDArray[np.uint8]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Matches:
-    """The matches of q queries. Row i holds counts[i] matches of query i, ordered by (distance, id); the values
-    after them are undefined.
-
-    Attributes:
-        counts: int64 (q,).
-        distances: uint16 (q, k), in bits.
-        ids: uint64 (q, k).
-        numbers: uint32 (q, k).
-    """
-
-    counts: npt.NDArray[np.int64]
-    distances: Distances
-    ids: Ids
-    numbers: Numbers
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Request:
-    """The parameters of a scan."""
-
-    queries: Words  # (q, words)
-    k: int
-    limit: int  # bits
-    selection: Selection | None
-    should_stop: Callable[[], bool]
 
 
 class CodeMatrix:
@@ -76,8 +44,6 @@ class CodeMatrix:
         self.bits = bits
         self._hashed = hashed
         self._words = -(-bits // 64)
-        self._shape = shape_of(self._words)
-        self._tile = tile_blocks(self._words)
         self._view = View((), (), 0, 0, 0)
 
     def __len__(self) -> int:
@@ -196,13 +162,8 @@ class CodeMatrix:
         words = self._to_words(queries)
         view = view or self._view
         limit = self.bits if max_distance is None else max(0, min(max_distance, self.bits))
-        request = _Request(words, max(1, min(k, view.live)), limit, selection, should_stop)
-        hashed = self._hashed_chunks(view, selection)
-        heaps = self._scan(view, [p for p in range(len(view.chunks)) if p not in hashed], request, threads)
-        if hashed:
-            self._look_up(view, hashed, request, threads, heaps)
-        heaps.sort()
-        return Matches(heaps.counts, heaps.distances, heaps.ids, self._numbers(view, heaps))
+        request = Request(words, max(1, min(k, view.live)), limit, selection, should_stop)
+        return search(view, request, threads)
 
     def warm_up(self) -> None:
         """Compiles, or loads from the cache, everything that searches of this width need."""
@@ -216,136 +177,6 @@ class CodeMatrix:
         weighted.warm_up(matrix.view(), self.bits)
         heaps = Heaps.empty(1, 1)
         heaps.absorb(heaps)
-
-    def _scan(self, view: View, positions: Sequence[int], request: _Request, threads: int) -> Heaps:
-        """Returns the best rows of these chunks."""
-
-        def scan_span(span: Sequence[tuple[int, int, int]]) -> Heaps:
-            heaps = Heaps.empty(len(request.queries), request.k)
-            for position, first, last in span:
-                if request.should_stop():
-                    raise ScanStopped
-                self._scan_part(view, position, first, last, request, heaps)
-            return heaps
-
-        spans = self._split(view, positions, threads)
-        if len(spans) == 1:
-            return scan_span(spans[0])
-        heaps, *others = _pool(threads).map(scan_span, spans)
-        for other in others:
-            heaps.absorb(other)
-        return heaps
-
-    def _hashed_chunks(self, view: View, selection: Selection | None) -> list[int]:
-        """Returns the positions of the chunks to search through their buckets. If a filter selects few rows of a
-        chunk, gathering those rows is faster."""
-        return [
-            position
-            for position, (chunk, rows) in enumerate(zip(view.chunks, view.rows, strict=True))
-            if chunk.buckets
-            and rows == chunk.rows
-            and (selection is None or not selection.rows(chunk, rows).picked.size)
-        ]
-
-    def _look_up(self, view: View, positions: list[int], request: _Request, threads: int, heaps: Heaps) -> None:
-        """Searches these chunks through their buckets, or by a scan for queries whose neighbours are far, and
-        merges the result into `heaps`."""
-        # `_alive` keeps the arrays alive that `tables` points to.
-        tables, _alive = self._tables(view, positions, request.selection)
-        rows = sum(view.rows[position] for position in positions)
-        budget_ns = mih.SHARE * mih.scan_ns(rows, self._words, len(request.queries))
-        found = Heaps.empty(len(request.queries), request.k)
-        far = []
-        for q, query in enumerate(request.queries):
-            if request.should_stop():
-                raise ScanStopped
-            bound = heaps.bound(q, request.limit)
-            if not mih.search(
-                tables,
-                query,
-                request.limit,
-                bound,
-                budget_ns,
-                np.uint32(view.epoch),
-                *mih.masks(),
-                q,
-                found.arrays,
-            ):
-                far.append(q)
-        found.counts[far] = 0
-        if far:
-            scanned = self._scan(
-                view, positions, dataclasses.replace(request, queries=request.queries[far]), threads
-            )
-            found.put(far, scanned)
-        heaps.absorb(found)
-
-    def _tables(
-        self, view: View, positions: list[int], selection: Selection | None
-    ) -> tuple[Words, list[SelectedRows]]:
-        """Returns the tables for `mih.search`, and the objects that must outlive their use."""
-        chunks = [view.chunks[position] for position in positions]
-        tables = np.stack([chunk.buckets.table for chunk in chunks if chunk.buckets])
-        tables[:, mih.PLACE] = np.array(positions) * chunk_rows(self._words)
-        tables[[not chunk.dead for chunk in chunks], mih.DIED] = 0
-        selected = [] if selection is None else [selection.rows(chunk, chunk.rows) for chunk in chunks]
-        for table, rows in zip(tables, selected, strict=False):
-            table[mih.SELECTED] = rows.bits.ctypes.data if rows.bits.size else 0
-        return tables, selected
-
-    def _scan_part(
-        self, view: View, position: int, first: int, last: int, request: _Request, heaps: Heaps
-    ) -> None:
-        """Scans blocks first..last of one chunk."""
-        chunk, rows = view.chunks[position], view.rows[position]
-        selected = ALL_ROWS if request.selection is None else request.selection.rows(chunk, rows)
-        limit, epoch = np.uint64(request.limit), np.uint32(view.epoch)
-        rows = min(rows, last * LANES)
-        if selected.picked.size:
-            start, rows = (int(at) for at in np.searchsorted(selected.picked, (first * LANES, rows)))
-            if start == rows:
-                return
-            selected = dataclasses.replace(selected, picked=selected.picked[start:rows])
-            first, rows = 0, rows - start
-            last = -(-rows // LANES)
-        scan_chunk(
-            chunk.arrays, np.uint32(position * len(chunk.ids)), first, last, self._tile, rows, epoch,
-            selected.bits, selected.picked, request.queries, limit, heaps.arrays, self._shape,
-        )  # fmt: skip
-
-    def _numbers(self, view: View, heaps: Heaps) -> Numbers:
-        """Returns the numbers of the rows in the heaps. The scan does not look them up, since each would be a
-        cache miss."""
-        places = heaps.places
-        taken = np.arange(places.shape[1]) < heaps.counts[:, None]
-        positions, rows = np.divmod(places[taken], np.uint32(chunk_rows(self._words)))
-        found = np.zeros(len(rows), np.uint32)
-        for position in np.unique(positions):
-            here = positions == position
-            found[here] = view.chunks[position].numbers[rows[here]]
-        numbers = np.zeros_like(places)
-        numbers[taken] = found
-        return numbers
-
-    def _split(self, view: View, positions: Sequence[int], threads: int) -> list[list[tuple[int, int, int]]]:
-        """Cuts the tiles of a view's chunks into at most `threads` even spans, each a list of (chunk, first block,
-        last block)."""
-        tile_rows = self._tile * LANES
-        counts = [-(-view.rows[position] // tile_rows) for position in positions]
-        parts = min(threads, sum(counts)) or 1
-        spans = []
-        for part in range(parts):
-            start, end = (edge * sum(counts) // parts for edge in (part, part + 1))
-            span = []
-            offset = 0
-            for position, count in zip(positions, counts, strict=True):
-                first, last = max(start - offset, 0), min(end - offset, count)
-                if first < last:
-                    blocks = -(-view.rows[position] // LANES)
-                    span.append((position, first * self._tile, min(last * self._tile, blocks)))
-                offset += count
-            spans.append(span)
-        return spans
 
     def _to_words(self, codes: Bytes) -> Words:
         codes = np.asarray(codes)
@@ -386,11 +217,6 @@ class CodeMatrix:
                 chunks.append(Chunk.empty(self._words))
             self._append_rows(chunks, *chunk.alive())
         self._publish([chunk for chunk in chunks if chunk.rows], before.epoch, before.live, before.end)
-
-
-@functools.lru_cache
-def _pool(threads: int) -> concurrent.futures.ThreadPoolExecutor:
-    return concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="scan")
 
 
 def _check_rows(rows: int, ids: Ids, numbers: Numbers, end: int) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shard.kernel import CodeMatrix, Matches, Selection, chunk, mih
+from shard.kernel import CodeMatrix, Matches, Selection, chunk, mih, search
 from tests.oracle import random_codes
 
 seeds = st.integers(0, 2**32 - 1)
@@ -96,7 +96,7 @@ def test_close_neighbours_are_found_by_the_buckets() -> None:
     matrix = CodeMatrix(128, hashed=True)
     codes = random_codes(rng, rows, 128)
     matrix.append(codes, np.arange(rows, dtype=np.uint64))
-    with mock.patch.object(CodeMatrix, "_scan_part", side_effect=AssertionError):
+    with mock.patch.object(search, "scan_chunk", side_effect=AssertionError):
         for flipped in range(9):
             query = codes[77].copy()
             query[:flipped] ^= 1
