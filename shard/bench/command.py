@@ -41,8 +41,9 @@ def bench(
     plots: Annotated[Path | None, typer.Option(help="Folder for PNG plots (needs matplotlib).")] = None,
     as_json: Json = False,
 ) -> None:
-    """Benchmark the shard's search on this machine: verify the answers, then time them against the memory
-    bandwidth and, if installed, FAISS."""
+    """Benchmark the shard's search on this machine.
+
+    Answers are verified first, then timed against the memory bandwidth and, if installed, FAISS."""
     parts = part or list(PARTS)
     if unknown := [name for name in parts if name not in PARTS]:
         raise InvalidRequest(f"part: unknown value {unknown[0][:80]!r}; use {', '.join(PARTS)}")
