@@ -1,4 +1,4 @@
-# `make demo` and `make test` work from a fresh clone: the first one called makes .venv and installs.
+# `make demo` and `make test` work in a fresh clone: the first call creates .venv and installs everything.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 ARGS ?=
@@ -9,10 +9,10 @@ RULES := deploy/kubernetes/components/monitoring/rules.yaml
 
 .PHONY: help setup demo test check types style format protos docs bench chaos manifests clean
 
-help:  ## Show this list
+help:  ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-setup: .venv/.installed  ## Make .venv and install everything into it, once
+setup: .venv/.installed  ## Create .venv and install everything into it, once
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -20,14 +20,14 @@ setup: .venv/.installed  ## Make .venv and install everything into it, once
 	$(BIN)/pip download --quiet --disable-pip-version-check -c constraints.txt -d .venv/wheelhouse .
 	@touch $@
 
-demo: setup  ## Run the demo: real photographs, four shards, demo.html (ARGS="--keep" leaves it up)
+demo: setup  ## Run the demo: real photographs, four shards, demo.html (ARGS="--keep" keeps it running)
 	$(BIN)/lookalike demo $(ARGS)
 
-test: setup  ## Run every check and test, as CI does (ARGS goes to pytest; WORKERS=1 for one after the other)
+test: setup  ## Run all checks and tests, as CI does (ARGS goes to pytest; WORKERS=1 runs them sequentially)
 	@$(MAKE) --no-print-directory -j 2 check
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
-check: types style  ## Format, lint, types, layers, stubs and docs/api up to date
+check: types style  ## Check format, lint, types, layers, and that stubs and docs/api are up to date
 
 types: setup
 	$(BIN)/mypy
@@ -39,7 +39,7 @@ style: setup
 	$(BIN)/python protos/generate.py --check
 	$(BIN)/python docs/generate.py --check
 
-format: setup  ## Format and mend what can be mended
+format: setup  ## Format the code and fix lint findings
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -49,16 +49,16 @@ protos: setup  ## Generate lookalike/v1 from protos/
 docs: setup  ## Generate docs/api from protos/, docstrings and commands
 	$(BIN)/python docs/generate.py
 
-bench: setup  ## Measure the scan and plot it (ARGS: see lookalike bench --help); more in benchmarks/README.md
+bench: setup  ## Benchmark the scan and plot it (ARGS: see lookalike bench --help); more in benchmarks/README.md
 	$(BIN)/lookalike bench --plots docs/benchmarks $(ARGS)
 
-chaos: setup  ## Break a cluster at random and check every answer (SECONDS=600 SEED=1; ARGS="--replicas 3")
+chaos: setup  ## Inject faults into a cluster and check every answer (SECONDS=600 SEED=1; ARGS="--replicas 3")
 	$(BIN)/python -m tests.chaos --seconds $(SECONDS) --seed $(SEED) $(ARGS)
 
-manifests: setup  ## Write the shards of every deployment folder, and the alert rules for Kubernetes
+manifests: setup  ## Generate the shards of every deployment folder, and the alert rules for Kubernetes
 	for folder in deploy/compose/cluster deploy/kubernetes/overlays/*; do $(BIN)/lookalike manifests $$folder; done
 	@{ sed /^spec:/q $(RULES); sed '1,/^groups:/{/^groups:/!d}; s/^./  &/' deploy/prometheus/alerts.yml; } > $(RULES).new
 	@mv $(RULES).new $(RULES)
 
-clean:  ## Remove what make made
+clean:  ## Remove everything that make created
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

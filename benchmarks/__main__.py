@@ -1,4 +1,4 @@
-"""`python -m benchmarks NAME [options]`: measure, print a JSON line per figure. See README.md."""
+"""Runs `python -m benchmarks NAME [options]`: prints one JSON line per figure. See README.md."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from benchmarks import codes, connections, demo, encoder, fusion, ingest, observ
 from shard.bench.timing import processor
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
-    "codes": lambda given: codes.measure(min(given.rows, codes.ROWS)),
-    "connections": lambda given: connections.measure(given.rows, given.seconds, given.rounds),
-    "demo": lambda given: demo.measure(given.images),
-    "encoder": lambda given: _in_folder(lambda work: encoder.measure(given.images, work)),
-    "fusion": lambda given: fusion.measure(given.images),
-    "ingest": lambda given: ingest.measure(given.images),
-    "observe": lambda given: observe.measure(given.seconds, given.rounds),
-    "replicas": lambda given: replicas.measure(given.rows, given.seconds),
-    "search": lambda given: search.measure(given.images),
-    "system": lambda given: system.measure(given.rows, given.seconds, given.rounds),
+    "codes": lambda options: codes.measure(min(options.rows, codes.ROWS)),
+    "connections": lambda options: connections.measure(options.rows, options.seconds, options.rounds),
+    "demo": lambda options: demo.measure(options.images),
+    "encoder": lambda options: _in_folder(lambda work: encoder.measure(options.images, work)),
+    "fusion": lambda options: fusion.measure(options.images),
+    "ingest": lambda options: ingest.measure(options.images),
+    "observe": lambda options: observe.measure(options.seconds, options.rounds),
+    "replicas": lambda options: replicas.measure(options.rows, options.seconds),
+    "search": lambda options: search.measure(options.images),
+    "system": lambda options: system.measure(options.rows, options.seconds, options.rounds),
 }
 
 
@@ -33,19 +33,26 @@ def _in_folder(measure: Callable[[Path], Iterator[dict[str, Any]]]) -> Iterator[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("name", nargs="?", choices=[*BENCHMARKS, "all"], default="all")
-    parser.add_argument("--images", type=Path, help="a folder of photographs; the bundled ones by default")
-    of_system = parser.add_argument_group("connections, observe, replicas and system")
-    of_system.add_argument("--rows", type=int, default=system.ROWS, help="codes in each cluster")
-    of_system.add_argument("--seconds", type=float, default=system.SECONDS, help="of each load in each round")
-    of_system.add_argument("--rounds", type=int, default=system.ROUNDS)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measures whole systems and prints one JSON line per figure. See benchmarks/README.md.",
+    )
+    parser.add_argument(
+        "name", nargs="?", choices=[*BENCHMARKS, "all"], default="all", help="the benchmark to run (default: all)"
+    )
+    parser.add_argument("--images", type=Path, help="folder of photographs (default: bundled ones)")
+    load = parser.add_argument_group("codes, connections, observe, replicas and system")
+    load.add_argument("--rows", type=int, default=system.ROWS, help="codes in each cluster (default: %(default)s)")
+    load.add_argument(
+        "--seconds", type=float, default=system.SECONDS, help="seconds of load per round (default: %(default)s)"
+    )
+    load.add_argument("--rounds", type=int, default=system.ROUNDS, help="rounds (default: %(default)s)")
     arguments = parser.parse_args()
-    chosen = list(BENCHMARKS) if arguments.name == "all" else [arguments.name]
+    names = list(BENCHMARKS) if arguments.name == "all" else [arguments.name]
     print(
         json.dumps({"machine": platform.machine(), "processor": processor(), "python": platform.python_version()})
     )
-    for name in chosen:
+    for name in names:
         for figure in BENCHMARKS[name](arguments):
             print(json.dumps({"benchmark": name, **figure}), flush=True)
 

@@ -1,8 +1,8 @@
-"""Records a second of ready codes from parquet through a coordinator to synced SQLite, beside what SQLite takes
-alone.
+"""Ingestion rate of precomputed codes, from parquet through a coordinator to durable SQLite, against SQLite alone.
 
-The baseline writes the same rows with the same schema, `synchronous=FULL` and as large transactions, from memory,
-in one process: what no shard of this kind can exceed. Processor time of each process says where the rest goes."""
+The baseline writes the same rows with the same schema, `synchronous=FULL` and equally large transactions, from
+memory and in one process: the upper limit for a SQLite-based shard. The CPU time of each process shows where the
+rest goes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _CHECKED = 1_000
 
 
 def measure(rows: int) -> Iterator[dict[str, Any]]:
-    """The baseline, then one and two shards."""
+    """Yields the baseline, then one and two shards."""
     codes = np.random.default_rng(0).integers(0, 256, (rows, BITS // 8), np.uint8)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -59,7 +59,7 @@ def _label(row: int) -> str:
 
 
 def _sqlite(path: Path, codes: np.ndarray[Any, np.dtype[np.uint8]]) -> float:
-    """Rows a second of SQLite alone."""
+    """Returns the rows per second of SQLite alone."""
     Store.create(path, CodeSpace(BITS), Indexing())
     rows = [
         (row, _key(row), row * 7_919, row, bytes(code), json.dumps({"label": _label(row)}), row)
@@ -115,7 +115,7 @@ def _job(
 
 
 def _run(file: Path, data: Path, address: str, *more: str) -> tuple[dict[str, Any], float]:
-    """The job's summary, and the processor time that it took."""
+    """Returns the job's summary and its CPU seconds."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "lookalike", "ingest", str(file), "--json", "-c", "codes"]
     command += ["--server", address, "--dead-letters", str(data / "dead.jsonl"), *more]
@@ -130,7 +130,7 @@ def _cpu_seconds(process: psutil.Process) -> float:
 
 
 def _check(client: Client, codes: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
-    """Every record is there, and some are what they shall be."""
+    """Verifies the number of records and the content of a sample."""
     assert client.get_collection("codes").rows == len(codes)
     rows = np.linspace(0, len(codes) - 1, _CHECKED).astype(int).tolist()
     records = client.get([_key(row) for row in rows], collection="codes")

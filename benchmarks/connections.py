@@ -1,5 +1,5 @@
-"""Whether one HTTP/2 connection holds a client back: the same load over one connection to a coordinator and over
-several. Answers are checked first."""
+"""Whether one HTTP/2 connection is a bottleneck: the same load over one connection to a coordinator and over
+several. Answers are verified first."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PADDING = "x" * 2_000
 
 
 def measure(rows: int, seconds: float, rounds: int) -> Iterator[dict[str, Any]]:
-    """Calls a second of THREADS threads: Search with small answers, and Get of some 2 MB each."""
+    """Yields the calls per second of THREADS threads: Search with small answers, and Get of about 2 MB each."""
     rows = min(rows, 20_000)
     codes = [row.tobytes() for row in np.random.default_rng(0).integers(0, 256, (rows, BITS // 8), np.uint8)]
     with tempfile.TemporaryDirectory() as folder:
@@ -66,7 +66,7 @@ def _compare(address: str, codes: list[bytes], seconds: float, rounds: int) -> I
 
 
 def _rate(address: str, connections: int, name: str, requests: list[Any], seconds: float) -> float:
-    # Channels to one address share a connection unless each keeps a pool of its own.
+    # Channels to one address share a connection unless each has its own subchannel pool.
     options = [*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
     channels = [grpc.insecure_channel(address, options=options) for _ in range(connections)]
     calls = [getattr(SearchServiceStub(channel), name) for channel in channels]

@@ -1,4 +1,4 @@
-"""The demo's time, and the most memory that all of its processes held at once."""
+"""Duration of the demo, and the peak memory of all its processes together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SAMPLE_SECONDS = 0.5
 
 
 def measure(images: Path | None) -> Iterator[dict[str, Any]]:
-    """Run the demo as a command and sample the proportional set size of its process tree."""
+    """Runs the demo as a command and samples the proportional set size of its process tree."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "lookalike", "demo", "--json", "--output", f"{folder}/demo.html"]
         command += ["--images", str(images)] if images else []
@@ -36,7 +36,7 @@ def measure(images: Path | None) -> Iterator[dict[str, Any]]:
 
 
 def _tree_bytes(pid: int) -> int:
-    """Memory of a process and its descendants; pages that several share count once."""
+    """Returns the bytes of a process and its descendants; shared pages count once."""
     total = 0
     with contextlib.suppress(psutil.NoSuchProcess):
         root = psutil.Process(pid)

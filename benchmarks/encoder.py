@@ -1,8 +1,8 @@
-"""Images a second from files to features, by the encoder and by a plain torch loop at equal threads; and what
-either's features retrieve.
+"""Images per second from files to features, for the encoder and for a plain torch loop with the same number of
+threads; and the retrieval quality of both.
 
-The plain loop is what a tutorial shows: Pillow and torchvision's transforms, the network as timm makes it,
-float32, batches of 32, torch set to the same number of threads that the encoder has in all."""
+The plain loop is what a tutorial shows: Pillow and torchvision's transforms, the network from timm, float32,
+batches of 32, torch set to the encoder's total number of threads."""
 
 from __future__ import annotations
 
@@ -26,14 +26,19 @@ from lab.demo.photographs import bundled_photographs, write_views
 from lab.evaluation.rankings import judge
 
 BATCH, ROUNDS, VIEWS = 32, 3, 32
-# Threads of the plain loop, and of the encoder those that decode beside the one that computes.
+# Threads of the plain loop, and the encoder's decoding threads in addition to the one that computes.
 THREADS = ((1, 0), (2, 1))
 
 Features = npt.NDArray[np.float32]
 
 
 def measure(images: Path | None, work: Path) -> Iterator[dict[str, Any]]:
-    """work: a folder for the bundled photographs' views, where no data set is given."""
+    """Measures both sides in alternating rounds.
+
+    Args:
+        images: A labelled data set; by default, views of the bundled photographs.
+        work: A folder for those views.
+    """
     if images is None:
         images = work / "views"
         for photograph in bundled_photographs():
@@ -81,15 +86,15 @@ def _plain_loop(threads: int) -> Callable[[Sequence[bytes]], Features]:
         features = []
         with torch.inference_mode():
             for start in range(0, len(files), BATCH):
-                pictures = [Image.open(io.BytesIO(data)).convert("RGB") for data in files[start : start + BATCH]]
-                features.append(backbone.module(torch.stack([prepare(picture) for picture in pictures])).numpy())
+                images = [Image.open(io.BytesIO(data)).convert("RGB") for data in files[start : start + BATCH]]
+                features.append(backbone.module(torch.stack([prepare(image) for image in images])).numpy())
         return np.concatenate(features)
 
     return encode
 
 
 def _encoder(decoders: int) -> Callable[[Sequence[bytes]], Features]:
-    """decoders: threads that decode while another computes; with none, one thread does both."""
+    """Returns the encoder with this many decoding threads; with 0, one thread decodes and computes."""
     network = FeatureModel(OFFLINE_MODEL, decode_threads=decoders)
 
     def encode(files: Sequence[bytes]) -> Features:

@@ -1,9 +1,9 @@
-"""Owns what one would write instead of Lookalike: FAISS's IndexBinaryFlat behind gRPC, in four shards and a
-coordinator. For the benchmark `system`; it stores nothing, and takes its codes from a .npy file.
+"""Owns the baseline of the benchmark `system`: a hand-written cluster of FAISS's IndexBinaryFlat behind gRPC, with
+four shards and a coordinator. It stores nothing and reads its codes from a .npy file.
 
 A shard is a process with an index and the keys of its rows. The coordinator sends every Search and SearchBatch to
-all shards, one unary call each, and merges by (distance, id), the id being the row's number. Channels are made
-once, searches leave the event loop free, and messages and event loop are those that Lookalike uses."""
+all shards, one unary call each, and merges by (distance, id), where the id is the row's number. Channels are
+created once, searches do not block the event loop, and messages and event loop are the same as Lookalike's."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Shard:
-    """Rows of a code file from `first` on: the index, and a key per row."""
+    """An index of the rows of a code file from `first` on, and a key per row."""
 
     def __init__(self, codes: Codes, first: int) -> None:
         self._code_bytes = codes.shape[1]
@@ -57,7 +57,7 @@ class Shard:
         self._index.add(codes)
         self._first = first
         self._keys = [f"k{row}" for row in range(first, first + len(codes))]
-        # OpenMP keeps its number of threads for each calling thread.
+        # OpenMP's number of threads is per calling thread.
         self._threads = ThreadPoolExecutor(SEARCH_THREADS, initializer=faiss.omp_set_num_threads, initargs=(1,))
 
     def methods(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
@@ -78,7 +78,7 @@ class Shard:
 
 
 class Coordinator:
-    """Fans out to the shards at `addresses` and merges."""
+    """Sends queries to the shards at `addresses` and merges their hits."""
 
     def __init__(self, addresses: Sequence[str], bits: int) -> None:
         self._bits = bits
@@ -116,7 +116,7 @@ class Coordinator:
 
 
 def _rows(answer: ScanHits) -> list[list[tuple[int, int, str]]]:
-    """The rows (distance, id, key) of each query of one shard's answer."""
+    """Returns the rows (distance, id, key) of each query of one shard's answer."""
     distances = np.frombuffer(answer.distances, _DISTANCE).tolist()
     ids = np.frombuffer(answer.ids, _ID).tolist()
     rows = iter(zip(distances, ids, answer.keys, strict=True))
@@ -125,7 +125,7 @@ def _rows(answer: ScanHits) -> list[list[tuple[int, int, str]]]:
 
 @contextlib.contextmanager
 def running(config: ClusterConfig, code_file: Path) -> Iterator[None]:
-    """The cluster's processes, at the addresses of a Lookalike config, as long as the block lasts."""
+    """Runs the cluster's processes at the addresses of a Lookalike config until the block ends."""
     shards = [config.shard_address(partition) for partition in range(config.partitions)]
     command = [sys.executable, "-m", __name__, str(code_file)]
     with contextlib.ExitStack() as processes:
@@ -140,7 +140,7 @@ def running(config: ClusterConfig, code_file: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _process(command: list[str]) -> Iterator[None]:
-    # Linux shares the processor out by session, so both clusters' processes have one each.
+    # Linux schedules CPU time per session (autogroup), so the processes of both clusters have one session each.
     process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     try:
         yield
@@ -177,8 +177,8 @@ async def _serve(code_file: Path, address: str, shard: list[int] | None, shards:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faiss_cluster")
-    parser.add_argument("code_file", type=Path, help="uint8 (n, bits/8) as .npy")
-    parser.add_argument("address", help="where to listen")
+    parser.add_argument("code_file", type=Path, help="codes, uint8 (n, bits/8), as .npy")
+    parser.add_argument("address", help="HOST:PORT to listen on")
     role = parser.add_mutually_exclusive_group(required=True)
     role.add_argument("--shard", type=int, nargs=2, metavar=("NUMBER", "COUNT"))
     role.add_argument("--coordinator", nargs="+", metavar="SHARD_ADDRESS", default=[])

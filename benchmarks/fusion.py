@@ -1,5 +1,5 @@
-"""Images a second of the default network on one thread, fused through oneDNN and layer by layer, both as the
-encoder would run them on this processor (bfloat16 where it is fast, channels last, batches of 32)."""
+"""Images per second of the default network on one thread, fused through oneDNN and layer by layer, both as the
+encoder runs them on this processor (bfloat16 if it is fast, channels last, batches of 32)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ BATCH, ROUNDS, REPEATS = 32, 5, 5
 
 
 def measure(images: Path | None) -> Iterator[dict[str, Any]]:
-    """The medians of alternating rounds, and their ratio. Random pixels: the time does not depend on them."""
+    """Yields the medians of alternating rounds, and their ratio. The time does not depend on the pixels, so they
+    are random."""
     torch.set_num_threads(1)
     dtype = find_precision("auto", torch.device("cpu"))
     plain, inner = (load_backbone(OFFLINE_MODEL) for _ in range(2))

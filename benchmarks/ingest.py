@@ -1,7 +1,7 @@
-"""Images a second of the batch job, beside a plain torch loop over the same files in the same run.
+"""Images per second of the batch job against a plain torch loop over the same files in the same run.
 
-The loop is what one writes without Lookalike: Pillow, torchvision's transforms, batches of 32, float32, the
-same network with the same weights, torch's own choice of threads. It stores nothing."""
+The loop uses Pillow, torchvision's transforms, batches of 32, float32, the same network with the same weights, and
+torch's default number of threads. It stores nothing."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ print(json.dumps({"loop_seconds": ended - first, "all_seconds": ended - started,
 
 
 def measure(images: Path | None) -> Iterator[dict[str, Any]]:
-    """The loop, the job, and their ratio: once running, and with both their starts."""
+    """Yields the loop's rate, the job's rate and their ratio, without and with start-up."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if images is None:
@@ -76,14 +76,14 @@ def _run_loop(paths: list[str]) -> dict[str, Any]:
 
 
 def _run_job(images: Path, folder: Path) -> tuple[dict[str, Any], float]:
-    """The job's summary, and the seconds that its command took."""
+    """Returns the job's summary and the seconds that its command took."""
     config = ephemeral_config(folder / "cluster", 4, EncoderConfig())
     supervisor = Supervisor(config, folder / "cluster", lambda line: print(line, file=sys.stderr))
     try:
         supervisor.launch()
         supervisor.wait_ready()
         command = [sys.executable, "-m", "lookalike", "ingest", str(images), "--json"]
-        command += ["--server", config.coordinator.listen, "--report", str(folder / "report.jsonl")]
+        command += ["--server", config.coordinator.listen, "--dead-letters", str(folder / "dead.jsonl")]
         started = time.perf_counter()
         result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         seconds = time.perf_counter() - started

@@ -1,8 +1,8 @@
-"""What being seen costs: the throughput of Search with metrics served, with every request traced too, and with
-neither, on clusters of one run that take turns.
+"""The cost of observability: throughput of Search with metrics scraped, with metrics and traces of every request,
+and with neither, on clusters that are loaded alternately in one run.
 
-Metrics are counted whether they are served or not; so the first ratio is about the scrapes alone, and the cost of
-counting is timed by itself: the same calls in a loop, as microseconds of a search."""
+Metrics are counted whether they are served or not, so the first ratio shows the cost of the scrapes alone. The
+cost of counting is timed separately: the same calls in a loop, in microseconds per search."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class _Sink(trace_service_pb2_grpc.TraceServiceServicer):
 
 
 def measure(seconds: float, rounds: int) -> Iterator[dict[str, Any]]:
-    """Searches a second of each kind, and their medians' ratio to the plain cluster's."""
+    """Yields the searches per second of each kind, and their ratio to the plain cluster's."""
     yield {"figure": "metrics of one search", "microseconds": round(_counting_us(), 1)}
     with contextlib.ExitStack() as stack:
         sink = grpc.server(ThreadPoolExecutor(2))
@@ -55,7 +55,7 @@ def measure(seconds: float, rounds: int) -> Iterator[dict[str, Any]]:
         rates: dict[str, list[float]] = {kind: [] for kind in clusters}
         for _ in range(rounds):
             for kind, config in clusters.items():
-                rates[kind].append(_searches_a_second(config, seconds))
+                rates[kind].append(_searches_per_second(config, seconds))
     plain = statistics.median(rates["plain"])
     for kind, found in rates.items():
         yield {
@@ -89,7 +89,7 @@ def _cluster(changes: dict[str, Any]) -> Iterator[ClusterConfig]:
             supervisor.stop()
 
 
-def _searches_a_second(config: ClusterConfig, seconds: float) -> float:
+def _searches_per_second(config: ClusterConfig, seconds: float) -> float:
     done = [0] * CLIENTS
     until = time.monotonic() + seconds
     ended = threading.Event()
@@ -119,7 +119,7 @@ def _searches_a_second(config: ClusterConfig, seconds: float) -> float:
 
 
 def _counting_us(times: int = 20_000) -> float:
-    """What the coordinator counts for one search, in microseconds."""
+    """Returns the cost of the coordinator's metrics of one search, in microseconds."""
     began = time.perf_counter()
     for _ in range(times):
         in_flight = metrics.RPCS_IN_FLIGHT.labels("Search")

@@ -1,9 +1,9 @@
-"""What failures cost a cluster of two replicas: Search while one replica is stopped or down, beside Search
-while all is quiet, in one run; and how long a killed replica with all the records takes until it serves again.
+"""The cost of failures in a cluster with two replicas: Search while one replica is stopped or down, against Search
+without failures, in one run; and the time until a killed replica with all the records serves again.
 
-The calls are bare gRPC, never repeated: a client that retries sees less. One that is stopped (SIGSTOP) neither
-answers nor refuses, the worst that a replica can do; one that is down is killed (SIGKILL) again as often as it
-comes back."""
+The calls are plain gRPC without retries: a client that retries sees fewer failures. A stopped replica (SIGSTOP)
+neither answers nor refuses connections, the worst case; a replica that is down is killed (SIGKILL) every time it
+restarts."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from lookalike.v1.search_pb2_grpc import SearchServiceStub
 ROWS, SECONDS = 1_000_000, 10.0
 BITS, K, CLIENTS = 256, 10, 4
 _COLLECTION = "codes"
-_VICTIM = "shard-r1-0"
+_AFFECTED = "shard-r1-0"
 _CALL_SECONDS = 5.0
 _SETTLE_SECONDS = 3.0
 
 
 @dataclasses.dataclass(slots=True)
 class _Load:
-    """Closed-loop clients, each with a connection of its own."""
+    """Closed-loop clients, each with its own connection."""
 
     address: str
     fingerprint: str
@@ -83,7 +83,7 @@ class _Load:
 
 
 def measure(rows: int, seconds: float) -> Iterator[dict[str, Any]]:
-    """Two replicas of one partition with `rows` codes of 256 bits; each load for so long."""
+    """Measures two replicas of one partition with `rows` codes of 256 bits; each load lasts `seconds`."""
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
         config = ephemeral_config(data, 1, replicas=2)
@@ -107,9 +107,9 @@ def _measure(
     client: Client, address: str, fingerprint: str, data: Path, seconds: float
 ) -> Iterator[dict[str, Any]]:
     def load(name: str) -> dict[str, Any]:
-        given = _Load(address, fingerprint)
-        given.run(seconds)
-        return given.figures(name)
+        clients = _Load(address, fingerprint)
+        clients.run(seconds)
+        return clients.figures(name)
 
     load("warm-up")
     quiet = load("quiet")
@@ -130,7 +130,7 @@ def _measure(
     rows = client.get_collection(_COLLECTION).rows
     yield {"figure": "killed replica ready", "rows": rows, "seconds": round(time.monotonic() - began, 2)}
 
-    # Last: who dies again and again is started less and less quickly.
+    # This load comes last: the supervisor backs off from restarting a process that dies repeatedly.
     time.sleep(_SETTLE_SECONDS)
     ended = threading.Event()
     killer = threading.Thread(target=_keep_down, args=(data, ended))
@@ -161,8 +161,8 @@ def _keep_down(data: Path, ended: threading.Event) -> None:
 
 
 def _pid(data: Path) -> int:
-    """Of the process that is struck; its file may be half written when it was started just now."""
-    while not (text := (data / "run" / f"{_VICTIM}.pid").read_text()):
+    """Returns the pid of the affected replica. The pid file may be empty for a moment after a start."""
+    while not (text := (data / "run" / f"{_AFFECTED}.pid").read_text()):
         time.sleep(0.01)
     return int(text)
 
@@ -179,5 +179,5 @@ def _wait(condition: Callable[[], bool]) -> None:
     give_up = time.monotonic() + 120
     while not condition():
         if time.monotonic() > give_up:
-            raise TimeoutError(f"not so within two minutes: {condition}")
+            raise TimeoutError(f"condition not met within 2 minutes: {condition}")
         time.sleep(0.05)

@@ -1,5 +1,5 @@
-"""Latency of Search by code and by image, one client at a time, on four shards with the real encoder, and the
-start of the cluster."""
+"""Latency of Search by code and by image, with one client, on four shards with the real encoder; and the start-up
+time of the cluster."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ BY_CODE, BY_IMAGE, WARM_UP = 2_000, 300, 30
 
 
 def measure(images: Path | None) -> Iterator[dict[str, Any]]:
-    """p50 and p99 in milliseconds over ROWS random codes; answers are checked before they are timed."""
+    """Yields p50 and p99 in milliseconds over ROWS random codes; answers are verified before they are timed."""
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 256, (ROWS, BITS // 8), np.uint8)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        pictures = _pictures(images, folder)
+        contents = _load_images(images, folder)
         config = ephemeral_config(folder / "cluster", 4, EncoderConfig(bits=BITS))
         supervisor = Supervisor(config, folder / "cluster", lambda line: print(line, file=sys.stderr))
         started = time.perf_counter()
@@ -48,13 +48,13 @@ def measure(images: Path | None) -> Iterator[dict[str, Any]]:
                     assert client.search(code=codes[i].tobytes(), k=1, collection="c").hits[0].key == f"k{i}"
                 queries = [code.tobytes() for code in codes[:BY_CODE]]
                 yield _timed("code", lambda code: client.search(code=code, collection="c"), queries)
-                shown = [pictures[i % len(pictures)] for i in range(BY_IMAGE)]
-                yield _timed("image", lambda image: client.search(image=image, collection="c"), shown)
+                query_images = [contents[i % len(contents)] for i in range(BY_IMAGE)]
+                yield _timed("image", lambda image: client.search(image=image, collection="c"), query_images)
         finally:
             supervisor.stop()
 
 
-def _pictures(images: Path | None, folder: Path) -> list[bytes]:
+def _load_images(images: Path | None, folder: Path) -> list[bytes]:
     if images is None:
         images = folder / "views"
         for photograph in bundled_photographs():

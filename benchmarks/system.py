@@ -1,10 +1,10 @@
-"""Lookalike beside what one would write instead (`faiss_cluster`): four shards, a coordinator and random 256-bit
+"""Lookalike against a hand-written FAISS cluster (`faiss_cluster`): four shards, a coordinator and random 256-bit
 codes in both, the same requests from the same load generator, in one run.
 
-Both clusters are up throughout and one at a time is loaded, in rounds that alternate. A figure is the median of
-the rounds, a ratio the median of the rounds' own ratios: a noisy machine slows neighbours in time alike. The load
-generator is a process of its own that sends requests serialised beforehand and leaves the answers unread, so that
-the machine's time goes to the clusters. Every client has a connection of its own."""
+Both clusters run throughout; one at a time is loaded, in alternating rounds. A figure is the median of the rounds,
+a ratio the median of the ratios of each round, since noise affects adjacent measurements alike. The load generator
+is a separate process that sends pre-serialised requests and does not decode the answers, so that the CPU time goes
+to the clusters. Every client has its own connection."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ Codes = npt.NDArray[np.uint8]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Cell:
-    """One kind of load. queries: in one request."""
+    """One kind of load: concurrent clients, and queries per request."""
 
     name: str
     clients: int
@@ -65,7 +65,7 @@ CELLS = (ONE, MANY, BATCH, BATCHES)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sample:
-    """What one cell gave in one round, or the median of the rounds."""
+    """The result of one cell in one round, or the median of the rounds."""
 
     queries_per_second: float
     p50_ms: float
@@ -74,7 +74,7 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Bar:
-    """A ratio, Lookalike to FAISS, and where the project wants it."""
+    """A ratio of Lookalike to FAISS, and the project's target for it."""
 
     name: str
     cell: Cell
@@ -102,7 +102,7 @@ Samples = dict[tuple[str, Cell], list[Sample]]
 
 
 def measure(rows: int, seconds: float, rounds: int) -> Iterator[dict[str, Any]]:
-    """The medians of every cell in both systems, then the ratios; a table of them goes to standard error."""
+    """Yields the medians of every cell in both systems, then the ratios, and prints a table to standard error."""
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 256, (rows, BITS // 8), np.uint8)
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as clusters:
@@ -123,7 +123,7 @@ def measure(rows: int, seconds: float, rounds: int) -> Iterator[dict[str, Any]]:
 
 @contextlib.contextmanager
 def _lookalike(folder: Path) -> Iterator[str]:
-    """A local cluster without an encoder. Gives the coordinator's address."""
+    """Runs a local cluster without an encoder; yields the coordinator's address."""
     config = ephemeral_config(folder, SHARDS)
     supervisor = Supervisor(config, folder, lambda line: print(line, file=sys.stderr))
     try:
@@ -144,7 +144,8 @@ def _fill(address: str, codes: Codes) -> None:
 
 
 def _check(addresses: dict[str, str], codes: Codes, queries: Codes) -> None:
-    """Both systems give the same distances, alone and in a batch, and each hit is as far away as it says."""
+    """Verifies that both systems return the same distances, for single queries and batches, and that they are
+    correct."""
     found = {system: _distances(address, codes, queries) for system, address in addresses.items()}
     assert found["lookalike"] == found["faiss"], "the systems' answers differ"
 
@@ -156,10 +157,10 @@ def _distances(address: str, codes: Codes, queries: Codes) -> list[list[int]]:
         together = [list(result.hits) for result in stub.SearchBatch(_batch_request(queries)).results]
     for query, hits in zip(queries, alone, strict=True):
         rows = [int(hit.key.removeprefix("k")) for hit in hits]
-        true = np.bitwise_count(codes[rows] ^ query).sum(axis=1, dtype=int).tolist()
-        assert _distances_of(hits) == true, "a hit's distance is not its row's"
+        expected = np.bitwise_count(codes[rows] ^ query).sum(axis=1, dtype=int).tolist()
+        assert _distances_of(hits) == expected, "a hit has a wrong distance"
     distances = list(map(_distances_of, alone))
-    assert distances == list(map(_distances_of, together)), "a batch's answer is not that of its queries alone"
+    assert distances == list(map(_distances_of, together)), "a batch's answers differ from those of single queries"
     return distances
 
 
@@ -180,8 +181,7 @@ def _measure_rounds(addresses: dict[str, str], seconds: float, rounds: int) -> S
 
 
 def load(address: str, cell: Cell, seconds: float) -> Sample:
-    """Load a coordinator, each client sending as soon as it has its answer. Counts what is answered within
-    `seconds`, after a warm-up."""
+    """Loads a coordinator with closed-loop clients; counts the answers within `seconds` after a warm-up."""
     sample: Sample = uvloop.run(_load(address, cell, seconds))
     return sample
 
@@ -215,7 +215,7 @@ async def _load(address: str, cell: Cell, seconds: float) -> Sample:
 
 
 def _serialised(cell: Cell) -> list[bytes]:
-    """The cell's requests, the same on every call."""
+    """Returns the cell's requests, serialised; the same on every call."""
     codes = np.random.default_rng(1).integers(0, 256, (REQUESTS, cell.queries, BITS // 8), np.uint8)
     if cell.queries == 1:
         return [_search_request(code).SerializeToString() for (code,) in codes]

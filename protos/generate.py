@@ -1,4 +1,4 @@
-"""Generates lookalike/v1 from the contracts, or with --check says whether it is current."""
+"""Generates lookalike/v1 from the .proto files. With --check, verifies that it is up to date instead."""
 
 from __future__ import annotations
 
@@ -16,39 +16,40 @@ from grpc_tools import protoc
 PROTOS = Path(__file__).parent
 TARGET = PROTOS.parent / "lookalike" / "v1"
 COMMENTS = "comments.json"
-# Where a file's descriptor has its messages, and a message's its fields and messages (descriptor.proto).
+# Field numbers in descriptor.proto: a file's messages, a message's fields and nested messages.
 _MESSAGES, _FIELDS, _NESTED = 4, 2, 3
 
 
 def generate(output: Path) -> None:
-    """Write the stubs (.py and .pyi) of every contract below `output`/lookalike/v1, and the contracts' comments,
-    which stubs do not have when they run."""
+    """Writes the stubs (.py and .pyi) of every .proto file to `output`/lookalike/v1, and the comments, which stubs
+    do not contain at run time, to comments.json."""
     bundled = resources.files("grpc_tools") / "_proto"
     contracts = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
     arguments = ["protoc", f"-I{PROTOS}", f"-I{bundled}"]
     arguments += [f"--{kind}_out={output}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
-    beside_python = Path(sys.executable).parent
-    arguments += [f"--plugin={beside_python / f'protoc-gen-{kind}'}" for kind in ("mypy", "mypy_grpc")]
-    with tempfile.NamedTemporaryFile() as described:
-        arguments += ["--include_source_info", f"--descriptor_set_out={described.name}"]
+    scripts = Path(sys.executable).parent
+    arguments += [f"--plugin={scripts / f'protoc-gen-{kind}'}" for kind in ("mypy", "mypy_grpc")]
+    with tempfile.NamedTemporaryFile() as descriptors:
+        arguments += ["--include_source_info", f"--descriptor_set_out={descriptors.name}"]
         if protoc.main([*arguments, *contracts]) != 0:
             sys.exit("error: protoc failed")
-        files = FileDescriptorSet.FromString(described.read()).file
+        files = FileDescriptorSet.FromString(descriptors.read()).file
     comments = dict(sorted(pair for file in files for pair in _comments_in(file)))
     target = output / "lookalike" / "v1" / COMMENTS
     target.write_text(json.dumps(comments, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def _comments_in(file: FileDescriptorProto) -> Iterator[tuple[str, str]]:
-    """What stands above each message and field, by its full name."""
-    located = {
-        tuple(place.path): " ".join(place.leading_comments.split()) for place in file.source_code_info.location
+    """Yields the full name and the leading comment of each message and field that has one."""
+    by_path = {
+        tuple(location.path): " ".join(location.leading_comments.split())
+        for location in file.source_code_info.location
     }
 
     def of_message(message: DescriptorProto, path: tuple[int, ...], name: str) -> Iterator[tuple[str, str]]:
-        yield name, located.get(path, "")
+        yield name, by_path.get(path, "")
         for index, field in enumerate(message.field):
-            yield f"{name}.{field.name}", located.get((*path, _FIELDS, index), "")
+            yield f"{name}.{field.name}", by_path.get((*path, _FIELDS, index), "")
         for index, inner in enumerate(message.nested_type):
             yield from of_message(inner, (*path, _NESTED, index), f"{name}.{inner.name}")
 
@@ -67,8 +68,8 @@ def main() -> None:
         names = sorted({path.name for base in (fresh, TARGET) for path in base.glob("*_pb2*")} | {COMMENTS})
         _, different, missing = filecmp.cmpfiles(fresh, TARGET, names, shallow=False)
     if different or missing:
-        sys.exit(f"error: not current: {', '.join(different + missing)}; run `make protos`")
-    print("stubs are current")
+        sys.exit(f"error: out of date: {', '.join(different + missing)}; run `make protos`")
+    print("stubs are up to date")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import { SearchService } from "./generated/lookalike/v1/search_pb.js";
 
 const [address = "127.0.0.1:7700", collection = "typescript"] = process.argv.slice(2);
 
-// A key, where the cluster asks for one.
+// Sends an API key, if the cluster requires one.
 const withKey: Interceptor = (next) => (request) => {
   const key = process.env.LOOKALIKE_API_KEY;
   if (key) request.header.set("authorization", `Bearer ${key}`);

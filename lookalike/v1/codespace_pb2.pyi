@@ -21,8 +21,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class CodeSpace(_message.Message):
-    """What makes two codes comparable. Codes of different code spaces have no meaningful distance, so
-    every code that enters the cluster carries the fingerprint of its code space.
+    """The origin of a code. Distances between codes of different code spaces are meaningless, so every code that
+    enters the cluster carries the fingerprint of its code space.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -36,23 +36,23 @@ class CodeSpace(_message.Message):
     BITS_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     backbone: _builtins.str
-    """Name of the network that made the features, e.g. "tf_efficientnet_lite0"; "external" when codes
-    are made outside the cluster.
+    """Name of the network that computes the features, e.g. "tf_efficientnet_lite0"; "external" if codes are computed
+    outside the cluster.
     """
     weights_digest: _builtins.str
-    """Hex SHA-256 over the network's weights. Empty when external."""
+    """Hex SHA-256 of the network's weights. Empty if external."""
     layer: _builtins.str
-    """The layer whose output is hashed, e.g. "pooled". Empty when external."""
+    """The layer whose output is hashed, e.g. "pooled". Empty if external."""
     preprocessing: _builtins.str
-    """Canonical text of the preprocessing (resize, crop, interpolation, mean, std). Empty when external."""
+    """Canonical text of the preprocessing (resize, crop, interpolation, mean, std). Empty if external."""
     hash_method: _builtins.str
-    """How features become bits: "lsh", "pca", "itq", "csq"; "external" when made outside the cluster."""
+    """How features become bits: "lsh", "pca", "itq", "csq"; "external" if computed outside the cluster."""
     hash_digest: _builtins.str
-    """Hex SHA-256 over the hash method's parameters (seed, input width, mean, planes). Empty when external."""
+    """Hex SHA-256 of the hash method's parameters (seed, input width, mean, planes). Empty if external."""
     bits: _builtins.int
     """Bits per code: a multiple of 8, 16..8192."""
     fingerprint: _builtins.str
-    """Hex SHA-256 over all of the above. Output only: what a client sends here is ignored."""
+    """Hex SHA-256 of all fields above. Output only: ignored in requests."""
     def __init__(
         self,
         *,
@@ -75,7 +75,7 @@ Global___CodeSpace: _TypeAlias = CodeSpace  # noqa: Y015
 
 @_typing.final
 class Indexing(_message.Message):
-    """What a collection keeps beside its records so that searches are answered faster, or better."""
+    """What a collection stores in addition to its records, for faster or more accurate searches."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -86,22 +86,24 @@ class Indexing(_message.Message):
     class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Indexing._Kind.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         KIND_UNSPECIFIED: Indexing._Kind.ValueType  # 0
-        """As KIND_SCAN."""
+        """Same as KIND_SCAN."""
         KIND_SCAN: Indexing._Kind.ValueType  # 1
         """Every code is compared."""
         KIND_MIH: Indexing._Kind.ValueType  # 2
-        """Multi-index hashing as well: close neighbours are found without comparing every code, as exactly. For codes of
-        a multiple of 64 bits from 64 to 512.
+        """Multi-index hashing in addition: finds close neighbours without comparing every code, with the same exact
+        results. Requires a code width that is a multiple of 64 bits, 64..512.
         """
 
-    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
+        """How codes are searched."""
+
     KIND_UNSPECIFIED: Indexing.Kind.ValueType  # 0
-    """As KIND_SCAN."""
+    """Same as KIND_SCAN."""
     KIND_SCAN: Indexing.Kind.ValueType  # 1
     """Every code is compared."""
     KIND_MIH: Indexing.Kind.ValueType  # 2
-    """Multi-index hashing as well: close neighbours are found without comparing every code, as exactly. For codes of
-    a multiple of 64 bits from 64 to 512.
+    """Multi-index hashing in addition: finds close neighbours without comparing every code, with the same exact
+    results. Requires a code width that is a multiple of 64 bits, 64..512.
     """
 
     class _Features:
@@ -111,35 +113,41 @@ class Indexing(_message.Message):
     class _FeaturesEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Indexing._Features.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         FEATURES_UNSPECIFIED: Indexing._Features.ValueType  # 0
-        """As FEATURES_NONE."""
+        """Same as FEATURES_NONE."""
         FEATURES_NONE: Indexing._Features.ValueType  # 1
-        """Codes alone."""
+        """Features are not stored."""
         FEATURES_INT8: Indexing._Features.ValueType  # 2
-        """Each record's features on disk, a byte each, for RERANK_FEATURES."""
+        """Each record's features are stored on disk for RERANK_FEATURES, 1 byte per value."""
         FEATURES_FLOAT16: Indexing._Features.ValueType  # 3
-        """Two bytes each."""
+        """As FEATURES_INT8, with 2 bytes per value."""
 
-    class Features(_Features, metaclass=_FeaturesEnumTypeWrapper): ...
+    class Features(_Features, metaclass=_FeaturesEnumTypeWrapper):
+        """How features are stored."""
+
     FEATURES_UNSPECIFIED: Indexing.Features.ValueType  # 0
-    """As FEATURES_NONE."""
+    """Same as FEATURES_NONE."""
     FEATURES_NONE: Indexing.Features.ValueType  # 1
-    """Codes alone."""
+    """Features are not stored."""
     FEATURES_INT8: Indexing.Features.ValueType  # 2
-    """Each record's features on disk, a byte each, for RERANK_FEATURES."""
+    """Each record's features are stored on disk for RERANK_FEATURES, 1 byte per value."""
     FEATURES_FLOAT16: Indexing.Features.ValueType  # 3
-    """Two bytes each."""
+    """As FEATURES_INT8, with 2 bytes per value."""
 
     KIND_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
     FEATURE_WIDTH_FIELD_NUMBER: _builtins.int
     kind: Global___Indexing.Kind.ValueType
+    """How codes are searched."""
     features: Global___Indexing.Features.ValueType
+    """Whether features are stored, and how."""
     feature_width: _builtins.int
-    """Width of the features that are kept: the encoder's, unless given. At most 65,536."""
+    """Number of values of the stored features, at most 65,536. 0 means the encoder's."""
     @_builtins.property
     def attributes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Attributes whose filters are looked up instead of read from every record; dots go into objects. At most 16."""
+        """Attributes to index, so that filters on them do not read every record. A dot selects a field of an object
+        ("camera.maker"). At most 16.
+        """
 
     def __init__(
         self,
@@ -173,11 +181,15 @@ class Collection(_message.Message):
     rows: _builtins.int
     """Live records on the partitions that answered. Output only."""
     incarnation: _builtins.int
-    """Tells a collection from an earlier one of the same name: higher is later. Output only."""
+    """Distinguishes a collection from earlier ones of the same name; a later one has a higher number. Output only."""
     @_builtins.property
-    def code_space(self) -> Global___CodeSpace: ...
+    def code_space(self) -> Global___CodeSpace:
+        """The code space of all its codes."""
+
     @_builtins.property
-    def indexing(self) -> Global___Indexing: ...
+    def indexing(self) -> Global___Indexing:
+        """What it stores in addition to its records."""
+
     def __init__(
         self,
         *,

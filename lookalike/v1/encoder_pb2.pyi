@@ -27,9 +27,9 @@ class EncodeRequest(_message.Message):
     INCLUDE_FEATURES_FIELD_NUMBER: _builtins.int
     INCLUDE_PROJECTIONS_FIELD_NUMBER: _builtins.int
     include_features: _builtins.bool
-    """Return the features too."""
+    """Also return the features."""
     include_projections: _builtins.bool
-    """Return the projections too."""
+    """Also return the projections."""
     @_builtins.property
     def images(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """1..1,024 encoded image files."""
@@ -58,14 +58,14 @@ class EncodedImage(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     PROJECTIONS_FIELD_NUMBER: _builtins.int
     code: _builtins.bytes
-    """bits / 8 bytes; empty when the image could not be read."""
+    """bits / 8 bytes. Empty if the image could not be read."""
     features: _builtins.bytes
-    """float32 little-endian, the layer's width; empty unless asked for."""
+    """float32 little-endian, as many values as the layer has outputs. Empty unless requested."""
     error: _builtins.str
-    """Why the image could not be read; empty when it could."""
+    """Why the image could not be read. Empty on success."""
     projections: _builtins.bytes
-    """float32 little-endian, one per bit: its sign is the bit, its size how far the bit is from changing; empty
-    unless asked for.
+    """float32 little-endian, one per bit: the sign gives the bit, the magnitude its confidence. Empty unless
+    requested.
     """
     def __init__(
         self,
@@ -90,6 +90,7 @@ class EncodeResponse(_message.Message):
     IMAGES_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     fingerprint: _builtins.str
+    """Fingerprint of the codes' code space."""
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[Global___EncodedImage]:
         """One per image, in order."""
@@ -114,7 +115,7 @@ class DescribeRequest(_message.Message):
 
     INCLUDE_HASH_FIELD_NUMBER: _builtins.int
     include_hash: _builtins.bool
-    """Return the hash file too."""
+    """Also return the hash file."""
     def __init__(
         self,
         *,
@@ -137,13 +138,17 @@ class DescribeResponse(_message.Message):
     DEVICE_FIELD_NUMBER: _builtins.int
     HASH_FILE_FIELD_NUMBER: _builtins.int
     features: _builtins.int
-    """Width of the features."""
+    """Number of values of the features."""
     device: _builtins.str
     """"cuda" or "cpu"."""
     hash_file: _builtins.bytes
-    """What `encoder.hash` can name: from it another encoder makes codes of this code space. Empty unless asked for."""
+    """The hash file. Another encoder configured with it (`encoder.hash`) computes codes of this code space. Empty
+    unless requested.
+    """
     @_builtins.property
-    def code_space(self) -> _codespace_pb2.CodeSpace: ...
+    def code_space(self) -> _codespace_pb2.CodeSpace:
+        """The code space of all codes of this encoder."""
+
     def __init__(
         self,
         *,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class EncoderServiceStub:
-    """Turns images into codes. Internal to the cluster: coordinators call it.
+    """Computes codes of images. Internal to the cluster: called by coordinators.
     """
 
     def __init__(self, channel):
@@ -48,18 +48,18 @@ class EncoderServiceStub:
 
 
 class EncoderServiceServicer:
-    """Turns images into codes. Internal to the cluster: coordinators call it.
+    """Computes codes of images. Internal to the cluster: called by coordinators.
     """
 
     def Encode(self, request, context):
-        """Images to codes. An image that cannot be read has an error of its own; the others are encoded.
+        """Computes the codes of images. An image that cannot be read gets its own error; the others are encoded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Describe(self, request, context):
-        """The code space of every code that this encoder makes.
+        """Returns the code space of the codes that this encoder computes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,7 +87,7 @@ def add_EncoderServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EncoderService:
-    """Turns images into codes. Internal to the cluster: coordinators call it.
+    """Computes codes of images. Internal to the cluster: called by coordinators.
     """
 
     @staticmethod

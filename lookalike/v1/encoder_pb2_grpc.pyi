@@ -27,29 +27,29 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EncoderServiceStub:
-    """Turns images into codes. Internal to the cluster: coordinators call it."""
+    """Computes codes of images. Internal to the cluster: called by coordinators."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EncoderServiceAsyncStub: ...
     Encode: _grpc.UnaryUnaryMultiCallable[_encoder_pb2.EncodeRequest, _encoder_pb2.EncodeResponse]
-    """Images to codes. An image that cannot be read has an error of its own; the others are encoded."""
+    """Computes the codes of images. An image that cannot be read gets its own error; the others are encoded."""
     Describe: _grpc.UnaryUnaryMultiCallable[_encoder_pb2.DescribeRequest, _encoder_pb2.DescribeResponse]
-    """The code space of every code that this encoder makes."""
+    """Returns the code space of the codes that this encoder computes."""
 
 @_typing.type_check_only
 class EncoderServiceAsyncStub(EncoderServiceStub):
-    """Turns images into codes. Internal to the cluster: coordinators call it."""
+    """Computes codes of images. Internal to the cluster: called by coordinators."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Encode: _aio.UnaryUnaryMultiCallable[_encoder_pb2.EncodeRequest, _encoder_pb2.EncodeResponse]  # type: ignore[assignment]
-    """Images to codes. An image that cannot be read has an error of its own; the others are encoded."""
+    """Computes the codes of images. An image that cannot be read gets its own error; the others are encoded."""
     Describe: _aio.UnaryUnaryMultiCallable[_encoder_pb2.DescribeRequest, _encoder_pb2.DescribeResponse]  # type: ignore[assignment]
-    """The code space of every code that this encoder makes."""
+    """Returns the code space of the codes that this encoder computes."""
 
 class EncoderServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Turns images into codes. Internal to the cluster: coordinators call it."""
+    """Computes codes of images. Internal to the cluster: called by coordinators."""
 
     @_abc_1.abstractmethod
     def Encode(
@@ -57,7 +57,7 @@ class EncoderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _encoder_pb2.EncodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_encoder_pb2.EncodeResponse, _abc.Awaitable[_encoder_pb2.EncodeResponse]]:
-        """Images to codes. An image that cannot be read has an error of its own; the others are encoded."""
+        """Computes the codes of images. An image that cannot be read gets its own error; the others are encoded."""
 
     @_abc_1.abstractmethod
     def Describe(
@@ -65,6 +65,6 @@ class EncoderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _encoder_pb2.DescribeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_encoder_pb2.DescribeResponse, _abc.Awaitable[_encoder_pb2.DescribeResponse]]:
-        """The code space of every code that this encoder makes."""
+        """Returns the code space of the codes that this encoder computes."""
 
 def add_EncoderServiceServicer_to_server(servicer: EncoderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -20,9 +20,9 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Filter(_message.Message):
-    """A condition on a record's attributes. A field is a path of names joined by dots ("camera.maker").
-    Where the field holds an array, a condition is met when one of its elements meets it. A record
-    without the field meets no condition on it but Exists under Not.
+    """A condition on a record's attributes. A field is a path of names joined by dots ("camera.maker"). If the field
+    contains an array, a condition holds if it holds for one of the elements. For a record without the field, every
+    condition on it is false, and the negation of that condition true.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -35,11 +35,17 @@ class Filter(_message.Message):
     OR_FIELD_NUMBER: _builtins.int
     NOT_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def equals(self) -> Global___Equals: ...
+    def equals(self) -> Global___Equals:
+        """The field equals a value."""
+
     @_builtins.property
-    def range(self) -> Global___Range: ...
+    def range(self) -> Global___Range:
+        """The field is a number within bounds."""
+
     @_builtins.property
-    def exists(self) -> Global___Exists: ...
+    def exists(self) -> Global___Exists:
+        """The field exists."""
+
     def __init__(
         self,
         *,
@@ -81,7 +87,7 @@ Global___Filters: _TypeAlias = Filters  # noqa: Y015
 
 @_typing.final
 class Scalar(_message.Message):
-    """A JSON scalar. Types are never mixed: the number 1 equals 1.0, but neither "1" nor true."""
+    """A JSON scalar. Values of different types are never equal: the number 1 equals 1.0, but neither "1" nor true."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -93,7 +99,7 @@ class Scalar(_message.Message):
     number: _builtins.float
     boolean: _builtins.bool
     integer: _builtins.int
-    """Whole numbers, kept exact to 64 bits."""
+    """Integers, exact to 64 bits."""
     def __init__(
         self,
         *,
@@ -144,7 +150,7 @@ class In(_message.Message):
     field: _builtins.str
     @_builtins.property
     def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___Scalar]:
-        """At least one, at most 1,000."""
+        """1..1,000 values."""
 
     def __init__(
         self,
@@ -162,7 +168,7 @@ Global___In: _TypeAlias = In  # noqa: Y015
 
 @_typing.final
 class Range(_message.Message):
-    """Bounds on a number; at least one bound is set."""
+    """Bounds on a number. At least one bound must be set."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -173,9 +179,13 @@ class Range(_message.Message):
     LTE_FIELD_NUMBER: _builtins.int
     field: _builtins.str
     gt: _builtins.float
+    """Greater than."""
     gte: _builtins.float
+    """Greater than or equal to."""
     lt: _builtins.float
+    """Less than."""
     lte: _builtins.float
+    """Less than or equal to."""
     def __init__(
         self,
         *,

@@ -34,19 +34,19 @@ class Record(_message.Message):
     key: _builtins.str
     """Unique within the collection: UTF-8, 1..512 bytes."""
     image: _builtins.bytes
-    """An encoded image file (JPEG, PNG, GIF, WebP, BMP, TIFF); the cluster's encoder makes the code."""
+    """An encoded image file (JPEG, PNG, GIF, WebP, BMP, TIFF). The cluster's encoder computes the code."""
     code: _builtins.bytes
-    """A ready code: bits / 8 bytes, most significant bit first (numpy.packbits order)."""
+    """A precomputed code: bits / 8 bytes, most significant bit first (numpy.packbits order)."""
     attributes: _builtins.str
     """A JSON object as text, at most 64 KiB. Empty means {}."""
     version: _builtins.int
-    """Hybrid logical clock of the write. Output only."""
+    """Hybrid logical clock timestamp of the write. Output only."""
     features: _builtins.bytes
-    """float32 little-endian: required with a code in a collection that keeps features, refused in others. With an image
-    the encoder makes them. Never returned.
+    """float32 little-endian. Required with a code in a collection that stores features, rejected in others. With an
+    image, the encoder computes them. Never returned.
     """
     thumbnail: _builtins.bytes
-    """A small picture to show, at most 10,240 bytes: JPEG, PNG or WebP. Returned by Get with include_thumbnails."""
+    """A preview image (JPEG, PNG or WebP), at most 10,240 bytes. Returned by Get with include_thumbnails."""
     def __init__(
         self,
         *,
@@ -70,7 +70,7 @@ Global___Record: _TypeAlias = Record  # noqa: Y015
 
 @_typing.final
 class Outcome(_message.Message):
-    """What became of one record of a write."""
+    """The result of writing one record."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -79,9 +79,9 @@ class Outcome(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     error: _builtins.str
-    """Empty when the record is stored durably; else the error's name, e.g. "InvalidRequest"."""
+    """Empty if the record is stored durably; otherwise the error's name, e.g. "InvalidRequest"."""
     message: _builtins.str
-    """What is wrong and what mends it. Empty when stored."""
+    """What is wrong and how to fix it. Empty if stored."""
     def __init__(
         self,
         *,
@@ -109,13 +109,13 @@ class Hit(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     distance: _builtins.int
-    """Differing bits, 0..bits."""
+    """Number of differing bits, 0..bits."""
     score: _builtins.float
-    """Share of equal bits: 1 - distance / bits. By SCORE_ASYMMETRIC or RERANK_ASYMMETRIC, bits count by their weight;
-    by RERANK_FEATURES, the cosine of the features.
+    """Share of equal bits: 1 - distance / bits. With SCORE_ASYMMETRIC or RERANK_ASYMMETRIC, each bit counts by its
+    weight; with RERANK_FEATURES, the cosine of the features.
     """
     attributes: _builtins.str
-    """A JSON object as text; empty unless include_attributes was set."""
+    """A JSON object as text. Empty unless include_attributes is set."""
     def __init__(
         self,
         *,
@@ -134,7 +134,7 @@ Global___Hit: _TypeAlias = Hit  # noqa: Y015
 
 @_typing.final
 class Coverage(_message.Message):
-    """Which part of the collection an answer speaks for."""
+    """The part of the collection that an answer covers."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -151,10 +151,10 @@ class Coverage(_message.Message):
     rows_searched: _builtins.int
     """Live rows on the partitions that answered."""
     rows_known: _builtins.int
-    """Live rows of the collection as last known, missing partitions included."""
+    """Live rows of the collection as last known, including missing partitions."""
     stale_ms: _builtins.int
-    """At most so old is what was searched: every write acknowledged earlier is in it. 0 with quorum consistency, or while
-    a write is acknowledged by all replicas.
+    """Upper bound on the age of the data searched, in milliseconds: the answer reflects every write acknowledged
+    earlier. 0 with quorum consistency, or while writes are acknowledged by all replicas.
     """
     @_builtins.property
     def missing(self) -> _containers.RepeatedCompositeFieldContainer[Global___MissingPartition]:
@@ -186,7 +186,7 @@ class MissingPartition(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     partition: _builtins.int
     reason: _builtins.str
-    """Why it did not answer, for a person to read."""
+    """Why it did not answer, as text for people."""
     def __init__(
         self,
         *,

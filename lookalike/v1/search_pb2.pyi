@@ -30,24 +30,24 @@ class _Score:
 class _ScoreEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Score.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     SCORE_UNSPECIFIED: _Score.ValueType  # 0
-    """As SCORE_HAMMING."""
+    """Same as SCORE_HAMMING."""
     SCORE_HAMMING: _Score.ValueType  # 1
-    """The number of differing bits."""
+    """By the number of differing bits."""
     SCORE_ASYMMETRIC: _Score.ValueType  # 2
-    """The differing bits' weights: how sure the query is of each. Closer to the features' own distance, and exact as
-    well, but tens of times the work.
+    """By the total weight of the differing bits, where a bit's weight is the query's confidence in it. Approximates
+    the distance of the features better and is exact too, but costs tens of times as much.
     """
 
 class Score(_Score, metaclass=_ScoreEnumTypeWrapper):
-    """By what all rows are compared."""
+    """How all rows are ranked."""
 
 SCORE_UNSPECIFIED: Score.ValueType  # 0
-"""As SCORE_HAMMING."""
+"""Same as SCORE_HAMMING."""
 SCORE_HAMMING: Score.ValueType  # 1
-"""The number of differing bits."""
+"""By the number of differing bits."""
 SCORE_ASYMMETRIC: Score.ValueType  # 2
-"""The differing bits' weights: how sure the query is of each. Closer to the features' own distance, and exact as
-well, but tens of times the work.
+"""By the total weight of the differing bits, where a bit's weight is the query's confidence in it. Approximates
+the distance of the features better and is exact too, but costs tens of times as much.
 """
 Global___Score: _TypeAlias = Score  # noqa: Y015
 
@@ -58,27 +58,27 @@ class _Rerank:
 class _RerankEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Rerank.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     RERANK_UNSPECIFIED: _Rerank.ValueType  # 0
-    """As RERANK_NONE."""
+    """Same as RERANK_NONE."""
     RERANK_NONE: _Rerank.ValueType  # 1
-    """Not at all."""
+    """No reranking."""
     RERANK_ASYMMETRIC: _Rerank.ValueType  # 2
     """As SCORE_ASYMMETRIC. Needs an image, or a code with its projections."""
     RERANK_FEATURES: _Rerank.ValueType  # 3
-    """The cosine of the features, in a collection that keeps them."""
+    """By the cosine of the features, in a collection that stores them."""
 
 class Rerank(_Rerank, metaclass=_RerankEnumTypeWrapper):
-    """By what the best rows, the candidates, are put in order again. k times the oversampling candidates are taken, over
-    all partitions, so the answer is the same for any number of them.
+    """How the best rows (the candidates) are reordered. There are k times `oversampling` candidates over all
+    partitions, so the answer does not depend on the number of partitions.
     """
 
 RERANK_UNSPECIFIED: Rerank.ValueType  # 0
-"""As RERANK_NONE."""
+"""Same as RERANK_NONE."""
 RERANK_NONE: Rerank.ValueType  # 1
-"""Not at all."""
+"""No reranking."""
 RERANK_ASYMMETRIC: Rerank.ValueType  # 2
 """As SCORE_ASYMMETRIC. Needs an image, or a code with its projections."""
 RERANK_FEATURES: Rerank.ValueType  # 3
-"""The cosine of the features, in a collection that keeps them."""
+"""By the cosine of the features, in a collection that stores them."""
 Global___Rerank: _TypeAlias = Rerank  # noqa: Y015
 
 class _Consistency:
@@ -88,16 +88,17 @@ class _Consistency:
 class _ConsistencyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Consistency.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CONSISTENCY_UNSPECIFIED: _Consistency.ValueType  # 0
-    """As CONSISTENCY_ONE."""
+    """Same as CONSISTENCY_ONE."""
     CONSISTENCY_ONE: _Consistency.ValueType  # 1
     """One replica of each partition answers."""
     CONSISTENCY_QUORUM: _Consistency.ValueType  # 2
     """A majority of each partition's replicas answers."""
 
-class Consistency(_Consistency, metaclass=_ConsistencyEnumTypeWrapper): ...
+class Consistency(_Consistency, metaclass=_ConsistencyEnumTypeWrapper):
+    """How many replicas of each partition answer a read."""
 
 CONSISTENCY_UNSPECIFIED: Consistency.ValueType  # 0
-"""As CONSISTENCY_ONE."""
+"""Same as CONSISTENCY_ONE."""
 CONSISTENCY_ONE: Consistency.ValueType  # 1
 """One replica of each partition answers."""
 CONSISTENCY_QUORUM: Consistency.ValueType  # 2
@@ -106,6 +107,8 @@ Global___Consistency: _TypeAlias = Consistency  # noqa: Y015
 
 @_typing.final
 class Query(_message.Message):
+    """What to search for."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     IMAGE_FIELD_NUMBER: _builtins.int
@@ -114,18 +117,18 @@ class Query(_message.Message):
     PROJECTIONS_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
     image: _builtins.bytes
-    """An encoded image file; the cluster's encoder makes the code."""
+    """An encoded image file. The cluster's encoder computes the code."""
     code: _builtins.bytes
-    """A ready code: bits / 8 bytes, in the code space that the request's fingerprint names."""
+    """A precomputed code: bits / 8 bytes, in the code space of the request's fingerprint."""
     key: _builtins.str
-    """The key of a stored record: "more like this". The record itself is left out of the hits."""
+    """The key of a stored record ("more like this"). The record itself is not among the hits."""
     projections: _builtins.bytes
-    """With a code, for asymmetric scores: float32 little-endian, one per bit, whose signs are the code's bits. With an
-    image the encoder makes them.
+    """With a code, for asymmetric scores: float32 little-endian, one per bit; the signs are the code's bits. With an
+    image, the encoder computes them.
     """
     features: _builtins.bytes
-    """With a code, for RERANK_FEATURES: float32 little-endian. With an image the encoder makes them, with a key they are
-    the stored ones.
+    """With a code, for RERANK_FEATURES: float32 little-endian. With an image, the encoder computes them; with a key,
+    the stored ones are used.
     """
     def __init__(
         self,
@@ -160,23 +163,26 @@ class SearchOptions(_message.Message):
     SCORE_FIELD_NUMBER: _builtins.int
     OVERSAMPLING_FIELD_NUMBER: _builtins.int
     k: _builtins.int
-    """Hits wanted per query, 1..10,000. A smaller collection returns what it has."""
+    """Hits per query, 1..10,000. A smaller collection returns fewer."""
     max_distance: _builtins.int
-    """Range search: leave out hits further away than this many bits."""
+    """Range search: the largest distance of a hit, in bits."""
     include_attributes: _builtins.bool
     """Return each hit's attributes."""
     allow_partial: _builtins.bool
-    """Off: a partition that does not answer is an error that names it. On: hits from the others, and
-    coverage says what is missing.
+    """If false, a partition that does not answer causes an error that names it. If true, the hits of the other
+    partitions are returned, and `coverage` names the missing ones.
     """
     rerank: Global___Rerank.ValueType
+    """How to reorder the best rows."""
     consistency: Global___Consistency.ValueType
+    """How many replicas of each partition must answer."""
     score: Global___Score.ValueType
+    """How to rank all rows."""
     oversampling: _builtins.int
-    """Candidates per hit wanted, for a rerank: 1..1,000; 0 means 10. There are never more than 10,000 candidates."""
+    """Candidates per hit for a rerank, 1..1,000; 0 means 10. There are at most 10,000 candidates in total."""
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
-        """Search only the records that meet this."""
+        """Search only records that match this filter."""
 
     def __init__(
         self,
@@ -211,7 +217,7 @@ class SearchRequest(_message.Message):
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     fingerprint: _builtins.str
-    """Fingerprint of the query code's code space; required with a code, ignored otherwise."""
+    """Fingerprint of the query code's code space. Required with a code, ignored otherwise."""
     @_builtins.property
     def query(self) -> Global___Query: ...
     @_builtins.property
@@ -234,7 +240,7 @@ Global___SearchRequest: _TypeAlias = SearchRequest  # noqa: Y015
 
 @_typing.final
 class Timings(_message.Message):
-    """Where the time of an answer went, in milliseconds, measured at the coordinator."""
+    """The time spent on an answer, in milliseconds, measured at the coordinator."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -243,10 +249,11 @@ class Timings(_message.Message):
     MERGE_MS_FIELD_NUMBER: _builtins.int
     TOTAL_MS_FIELD_NUMBER: _builtins.int
     encode_ms: _builtins.float
-    """Turning images or keys into codes."""
+    """Obtaining the codes of images or keys."""
     search_ms: _builtins.float
-    """Until all partitions answered, waiting for a place in a scan included."""
+    """Waiting for all partitions, including time in the queue for a scan."""
     merge_ms: _builtins.float
+    """Merging the partitions' hits."""
     total_ms: _builtins.float
     def __init__(
         self,
@@ -273,13 +280,13 @@ class SearchResponse(_message.Message):
     EXACT_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     exact: _builtins.bool
-    """True when no record of the collection that meets the request can be nearer than what is returned:
-    every row was compared and every partition answered. A rerank is exact when every such record was a candidate.
+    """True if no matching record of the collection can be nearer than the hits: every row was compared and every
+    partition answered. A rerank is exact if every matching record was a candidate.
     """
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Hit]:
-        """Nearest first: ordered by (distance, id, key); the id is the key's 64-bit BLAKE2b hash. By another score or a
-        rerank: by (score descending, id, distance, key).
+        """Nearest first: ordered by (distance, id, key), where the id is the key's 64-bit BLAKE2b hash. With another
+        score or a rerank: ordered by (score descending, id, distance, key).
         """
 
     @_builtins.property
@@ -312,14 +319,14 @@ class SearchBatchRequest(_message.Message):
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     fingerprint: _builtins.str
-    """As in SearchRequest; holds for all codes among the queries."""
+    """As in SearchRequest, for all codes among the queries."""
     @_builtins.property
     def queries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Query]:
         """1..1,024 queries."""
 
     @_builtins.property
     def options(self) -> Global___SearchOptions:
-        """Holds for each of the queries."""
+        """Apply to each query."""
 
     def __init__(
         self,
@@ -346,6 +353,7 @@ class SearchBatchResponse(_message.Message):
     EXACT_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     exact: _builtins.bool
+    """As in SearchResponse, for all queries."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hits]:
         """One per query, in the order of the queries."""
@@ -372,11 +380,15 @@ Global___SearchBatchResponse: _TypeAlias = SearchBatchResponse  # noqa: Y015
 
 @_typing.final
 class Hits(_message.Message):
+    """The hits of one query."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     HITS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def hits(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Hit]: ...
+    def hits(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Hit]:
+        """As in SearchResponse."""
+
     def __init__(
         self,
         *,
@@ -429,7 +441,7 @@ class GetResponse(_message.Message):
     RECORDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Record]:
-        """The records that exist, in the order of the keys. `content` is always the code."""
+        """The records that exist, in the order of the keys. `content` is always a code."""
 
     def __init__(
         self,
@@ -453,10 +465,10 @@ class UpsertRequest(_message.Message):
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     fingerprint: _builtins.str
-    """Fingerprint of the codes' code space; required when a record brings a code."""
+    """Fingerprint of the codes' code space. Required if a record has a code."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Record]:
-        """1..10,000 records. A key that occurs twice is stored as its last occurrence."""
+        """1..10,000 records. If a key occurs more than once, the last occurrence is stored."""
 
     def __init__(
         self,
@@ -495,7 +507,7 @@ Global___UpsertResponse: _TypeAlias = UpsertResponse  # noqa: Y015
 
 @_typing.final
 class IngestRequest(_message.Message):
-    """As UpsertRequest; every message names its collection."""
+    """As UpsertRequest. Every message names its collection."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -528,7 +540,7 @@ class IngestResponse(_message.Message):
     OUTCOMES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Outcome]:
-        """One per record of the request that this answers, in its order. Responses come in request order."""
+        """One per record of the corresponding request, in order. Responses arrive in the order of the requests."""
 
     def __init__(
         self,
@@ -552,7 +564,7 @@ class DeleteRequest(_message.Message):
     collection: _builtins.str
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """1..10,000 keys. A key that does not exist is no error."""
+        """1..10,000 keys. A key that does not exist is ignored."""
 
     def __init__(
         self,
@@ -574,7 +586,7 @@ class DeleteResponse(_message.Message):
 
     DELETED_FIELD_NUMBER: _builtins.int
     deleted: _builtins.int
-    """Records that existed and are deleted."""
+    """Records that existed and were deleted."""
     def __init__(
         self,
         *,
@@ -599,16 +611,16 @@ class CreateCollectionRequest(_message.Message):
     HASH_FILE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     bits: _builtins.int
-    """Codes are made elsewhere and have this many bits."""
+    """Codes are computed outside the cluster and have this width."""
     hash_file: _builtins.bytes
-    """Kept with the collection; the encoder's own when that gives the code space."""
+    """The hash file to store with the collection. If the encoder provides the code space, its own is stored."""
     @_builtins.property
     def code_space(self) -> _codespace_pb2.CodeSpace:
-        """Codes of this code space."""
+        """Codes are of this code space."""
 
     @_builtins.property
     def indexing(self) -> _codespace_pb2.Indexing:
-        """With neither, the cluster's encoder gives its own code space."""
+        """What the collection stores in addition to its records."""
 
     def __init__(
         self,
@@ -657,7 +669,7 @@ class GetCollectionRequest(_message.Message):
     INCLUDE_HASH_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     include_hash: _builtins.bool
-    """Return the hash file too."""
+    """Also return the hash file."""
     def __init__(
         self,
         *,
@@ -679,7 +691,9 @@ class GetCollectionResponse(_message.Message):
     COLLECTION_FIELD_NUMBER: _builtins.int
     HASH_FILE_FIELD_NUMBER: _builtins.int
     hash_file: _builtins.bytes
-    """The hash that makes codes of the collection, for `encoder.hash`. Empty unless asked for, or not known."""
+    """The hash file that the collection's codes were computed with, for use as `encoder.hash`. Empty if unknown or
+    not requested.
+    """
     @_builtins.property
     def collection(self) -> _codespace_pb2.Collection: ...
     def __init__(
@@ -718,7 +732,7 @@ class ListCollectionsResponse(_message.Message):
     COLLECTIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def collections(self) -> _containers.RepeatedCompositeFieldContainer[_codespace_pb2.Collection]:
-        """By name."""
+        """Ordered by name."""
 
     def __init__(
         self,
@@ -777,12 +791,14 @@ class RestoreRequest(_message.Message):
     RECORDS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     fingerprint: _builtins.str
-    """Must be the collection's; refused otherwise."""
+    """The fingerprint of the collection's code space. The request is rejected if it differs."""
     features: _builtins.str
-    """What the collection keeps of features, such as "int8 1280"; must be as it is, refused otherwise."""
+    """The format and width of the stored features, e.g. "int8 1280". The request is rejected if it differs from the
+    collection's.
+    """
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[_shard_pb2.ShardRecord]:
-        """1..10,000, as a backup gave them. Their versions do not count."""
+        """1..10,000 records as returned by Backup. Their versions are ignored."""
 
     def __init__(
         self,
@@ -806,7 +822,7 @@ class RestoreResponse(_message.Message):
 
     RESTORED_FIELD_NUMBER: _builtins.int
     restored: _builtins.int
-    """Records stored, and keys deleted."""
+    """Number of records stored and keys deleted."""
     def __init__(
         self,
         *,
@@ -828,7 +844,7 @@ class DrainRequest(_message.Message):
     UNDO_FIELD_NUMBER: _builtins.int
     partition: _builtins.int
     undo: _builtins.bool
-    """Let it have its share again."""
+    """Undo a drain: assign slots to the partition again."""
     def __init__(
         self,
         *,
@@ -849,7 +865,7 @@ class DrainResponse(_message.Message):
 
     SLOTS_FIELD_NUMBER: _builtins.int
     slots: _builtins.int
-    """Slots that the partition still holds."""
+    """Number of slots that the partition still has."""
     def __init__(
         self,
         *,
@@ -892,7 +908,7 @@ class ClusterStatusResponse(_message.Message):
     cluster: _builtins.str
     """The name in the cluster config."""
     version: _builtins.str
-    """Version of the coordinator that answers."""
+    """Version of the answering coordinator."""
     @_builtins.property
     def partitions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PartitionStatus]: ...
     @_builtins.property
@@ -924,8 +940,8 @@ Global___ClusterStatusResponse: _TypeAlias = ClusterStatusResponse  # noqa: Y015
 
 @_typing.final
 class CoordinatorStatus(_message.Message):
-    """What the coordinator that answers has answered since it started, itself alone: what two readings differ by, over
-    their difference in uptime, is how fast.
+    """Counters of the answering coordinator since its start. To compute a rate, divide the difference of two readings
+    by the difference of their uptimes.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -936,18 +952,20 @@ class CoordinatorStatus(_message.Message):
     BOUNDS_MS_FIELD_NUMBER: _builtins.int
     SEARCHES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its host's name and its port."""
+    """Its host name and port."""
     uptime_seconds: _builtins.float
     queries: _builtins.int
-    """Queries answered; a batch has several."""
+    """Queries answered. A batch counts as several."""
     @_builtins.property
     def bounds_ms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Searches answered, a batch being one, by how long they took: searches[i] took more than bounds_ms[i - 1] and at
-        most bounds_ms[i]; the last, for which there is no bound, took longer than that.
-        """
+        """Upper bounds of the latency histogram in `searches`, in milliseconds, ascending."""
 
     @_builtins.property
-    def searches(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def searches(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Histogram of search latency; a batch counts as one search. searches[i] took more than bounds_ms[i - 1] and at
+        most bounds_ms[i]; the last element counts searches above all bounds.
+        """
+
     def __init__(
         self,
         *,
@@ -967,7 +985,7 @@ Global___CoordinatorStatus: _TypeAlias = CoordinatorStatus  # noqa: Y015
 
 @_typing.final
 class Rebalance(_message.Message):
-    """How far the cluster is from the division that its config asks for."""
+    """Progress of the cluster towards the partitioning in its config."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -978,17 +996,19 @@ class Rebalance(_message.Message):
     SLOTS_MOVING_FIELD_NUMBER: _builtins.int
     SLOTS_UNSERVED_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
-    """Rises with every change of the partitions."""
+    """Increases with every change of the partitions."""
     partitions: _builtins.int
-    """Partitions that the records shall be spread over."""
+    """Partitions to distribute the records over."""
     slots_to_move: _builtins.int
-    """Slots that are not where they shall be."""
+    """Slots that are not on their target partition yet."""
     slots_moving: _builtins.int
-    """Of these, slots on their way now."""
+    """Slots being moved now; a subset of slots_to_move."""
     slots_unserved: _builtins.int
-    """Slots that no replica that answers serves."""
+    """Slots that no reachable replica serves."""
     @_builtins.property
-    def drained(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def drained(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Partitions that are drained or being drained."""
+
     def __init__(
         self,
         *,
@@ -1020,9 +1040,9 @@ class PartitionStatus(_message.Message):
     slots: _builtins.int
     """Slots of the 1,024 that this partition serves now."""
     target_slots: _builtins.int
-    """Slots that it shall have."""
+    """Slots that it will have after rebalancing."""
     removable: _builtins.bool
-    """It holds nothing and shall hold nothing: its shards may be stopped."""
+    """True if it has no data and will not get any: its shards may be stopped."""
     @_builtins.property
     def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaStatus]: ...
     def __init__(
@@ -1062,15 +1082,15 @@ class ReplicaStatus(_message.Message):
     reason: _builtins.str
     """Why it is unavailable. Empty otherwise."""
     rows: _builtins.int
-    """Live rows over all collections."""
+    """Live rows of all collections."""
     memory_bytes: _builtins.int
-    """Bytes of packed codes, ids and row bookkeeping in memory."""
+    """Bytes of packed codes, ids and row metadata in memory."""
     uptime_seconds: _builtins.float
     lag_ms: _builtins.int
-    """At most so old is what it answers from: every write acknowledged earlier is in it."""
+    """Upper bound on the age of its data, in milliseconds: it has every write acknowledged earlier."""
     @_builtins.property
     def damaged(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Damaged collections that it cannot serve."""
+        """Damaged collections, which it cannot serve."""
 
     def __init__(
         self,
@@ -1102,10 +1122,11 @@ class EncoderStatus(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     CODE_SPACE_FIELD_NUMBER: _builtins.int
     address: _builtins.str
-    """Empty when the cluster has no encoder."""
+    """Empty if the cluster has no encoder."""
     state: _builtins.str
     """"serving", "unavailable" or "none"."""
     reason: _builtins.str
+    """Why it is unavailable. Empty otherwise."""
     @_builtins.property
     def code_space(self) -> _codespace_pb2.CodeSpace: ...
     def __init__(

@@ -27,10 +27,10 @@ if _version_not_supported:
 
 
 class SearchServiceStub:
-    """The cluster's public service, answered by every coordinator.
+    """The cluster's public service. Every coordinator serves it.
 
-    An error's class is its gRPC status; trailing metadata names it exactly ("lookalike-error"), gives
-    the request's id ("request-id") and, for RESOURCE_EXHAUSTED, when to come back ("retry-after-ms").
+    Errors carry a gRPC status. Trailing metadata adds the error's exact name ("lookalike-error"), the request's id
+    ("request-id") and, for RESOURCE_EXHAUSTED, the delay before a retry ("retry-after-ms").
     """
 
     def __init__(self, channel):
@@ -112,43 +112,43 @@ class SearchServiceStub:
 
 
 class SearchServiceServicer:
-    """The cluster's public service, answered by every coordinator.
+    """The cluster's public service. Every coordinator serves it.
 
-    An error's class is its gRPC status; trailing metadata names it exactly ("lookalike-error"), gives
-    the request's id ("request-id") and, for RESOURCE_EXHAUSTED, when to come back ("retry-after-ms").
+    Errors carry a gRPC status. Trailing metadata adds the error's exact name ("lookalike-error"), the request's id
+    ("request-id") and, for RESOURCE_EXHAUSTED, the delay before a retry ("retry-after-ms").
     """
 
     def Search(self, request, context):
-        """The k nearest records to one query.
+        """Finds the k nearest records to one query.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SearchBatch(self, request, context):
-        """The k nearest records to each of many queries, in one scan.
+        """Finds the k nearest records to each of several queries, in one scan.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Get(self, request, context):
-        """Records by key.
+        """Returns records by key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Upsert(self, request, context):
-        """Writes records, all valid or none written. An answer means: stored durably.
+        """Writes records. If any record is invalid, none is written. A response means that all are stored durably.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Ingest(self, request_iterator, context):
-        """Writes a stream of record batches with an outcome for each record. The server reads on only while
-        few batches are in work, so a fast sender is slowed down by flow control.
+        """Writes a stream of record batches and returns an outcome for each record. The server limits the number of
+        batches in flight, so flow control slows down a fast sender.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -162,19 +162,22 @@ class SearchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateCollection(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Creates a collection.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetCollection(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Returns a collection.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListCollections(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Returns all collections.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -187,15 +190,15 @@ class SearchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ClusterStatus(self, request, context):
-        """Partitions, replicas, encoder and collections as this coordinator sees them now.
+        """Returns the current state of partitions, replicas, encoder and collections as this coordinator sees it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Backup(self, request, context):
-        """A part of a backup: what one partition has of the slots asked for. Every write that was acknowledged before the call
-        is in it. UNAVAILABLE when a slot has moved meanwhile: ask again for all that is missing.
+        """Returns part of a backup: the records of one partition in the requested slots, including every write
+        acknowledged before the call. UNAVAILABLE if a slot moved during the call: request all missing slots again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -209,8 +212,8 @@ class SearchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Drain(self, request, context):
-        """Empties a partition for maintenance, or lets it have its share again. Returns at once; ClusterStatus tells how far
-        it is.
+        """Moves all slots off a partition for maintenance, or undoes that. Returns at once; ClusterStatus reports the
+        progress.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -298,10 +301,10 @@ def add_SearchServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SearchService:
-    """The cluster's public service, answered by every coordinator.
+    """The cluster's public service. Every coordinator serves it.
 
-    An error's class is its gRPC status; trailing metadata names it exactly ("lookalike-error"), gives
-    the request's id ("request-id") and, for RESOURCE_EXHAUSTED, when to come back ("retry-after-ms").
+    Errors carry a gRPC status. Trailing metadata adds the error's exact name ("lookalike-error"), the request's id
+    ("request-id") and, for RESOURCE_EXHAUSTED, the delay before a retry ("retry-after-ms").
     """
 
     @staticmethod

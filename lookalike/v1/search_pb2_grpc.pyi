@@ -28,10 +28,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SearchServiceStub:
-    """The cluster's public service, answered by every coordinator.
+    """The cluster's public service. Every coordinator serves it.
 
-    An error's class is its gRPC status; trailing metadata names it exactly ("lookalike-error"), gives
-    the request's id ("request-id") and, for RESOURCE_EXHAUSTED, when to come back ("retry-after-ms").
+    Errors carry a gRPC status. Trailing metadata adds the error's exact name ("lookalike-error"), the request's id
+    ("request-id") and, for RESOURCE_EXHAUSTED, the delay before a retry ("retry-after-ms").
     """
 
     @_typing.overload
@@ -39,83 +39,89 @@ class SearchServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SearchServiceAsyncStub: ...
     Search: _grpc.UnaryUnaryMultiCallable[_search_pb2.SearchRequest, _search_pb2.SearchResponse]
-    """The k nearest records to one query."""
+    """Finds the k nearest records to one query."""
     SearchBatch: _grpc.UnaryUnaryMultiCallable[_search_pb2.SearchBatchRequest, _search_pb2.SearchBatchResponse]
-    """The k nearest records to each of many queries, in one scan."""
+    """Finds the k nearest records to each of several queries, in one scan."""
     Get: _grpc.UnaryUnaryMultiCallable[_search_pb2.GetRequest, _search_pb2.GetResponse]
-    """Records by key."""
+    """Returns records by key."""
     Upsert: _grpc.UnaryUnaryMultiCallable[_search_pb2.UpsertRequest, _search_pb2.UpsertResponse]
-    """Writes records, all valid or none written. An answer means: stored durably."""
+    """Writes records. If any record is invalid, none is written. A response means that all are stored durably."""
     Ingest: _grpc.StreamStreamMultiCallable[_search_pb2.IngestRequest, _search_pb2.IngestResponse]
-    """Writes a stream of record batches with an outcome for each record. The server reads on only while
-    few batches are in work, so a fast sender is slowed down by flow control.
+    """Writes a stream of record batches and returns an outcome for each record. The server limits the number of
+    batches in flight, so flow control slows down a fast sender.
     """
     Delete: _grpc.UnaryUnaryMultiCallable[_search_pb2.DeleteRequest, _search_pb2.DeleteResponse]
     """Deletes records by key."""
     CreateCollection: _grpc.UnaryUnaryMultiCallable[_search_pb2.CreateCollectionRequest, _search_pb2.CreateCollectionResponse]
+    """Creates a collection."""
     GetCollection: _grpc.UnaryUnaryMultiCallable[_search_pb2.GetCollectionRequest, _search_pb2.GetCollectionResponse]
+    """Returns a collection."""
     ListCollections: _grpc.UnaryUnaryMultiCallable[_search_pb2.ListCollectionsRequest, _search_pb2.ListCollectionsResponse]
+    """Returns all collections."""
     DropCollection: _grpc.UnaryUnaryMultiCallable[_search_pb2.DropCollectionRequest, _search_pb2.DropCollectionResponse]
     """Deletes a collection and all its records."""
     ClusterStatus: _grpc.UnaryUnaryMultiCallable[_search_pb2.ClusterStatusRequest, _search_pb2.ClusterStatusResponse]
-    """Partitions, replicas, encoder and collections as this coordinator sees them now."""
+    """Returns the current state of partitions, replicas, encoder and collections as this coordinator sees it."""
     Backup: _grpc.UnaryStreamMultiCallable[_shard_pb2.DumpRequest, _shard_pb2.DumpPart]
-    """A part of a backup: what one partition has of the slots asked for. Every write that was acknowledged before the call
-    is in it. UNAVAILABLE when a slot has moved meanwhile: ask again for all that is missing.
+    """Returns part of a backup: the records of one partition in the requested slots, including every write
+    acknowledged before the call. UNAVAILABLE if a slot moved during the call: request all missing slots again.
     """
     Restore: _grpc.UnaryUnaryMultiCallable[_search_pb2.RestoreRequest, _search_pb2.RestoreResponse]
     """Writes records of a backup, as new writes."""
     Drain: _grpc.UnaryUnaryMultiCallable[_search_pb2.DrainRequest, _search_pb2.DrainResponse]
-    """Empties a partition for maintenance, or lets it have its share again. Returns at once; ClusterStatus tells how far
-    it is.
+    """Moves all slots off a partition for maintenance, or undoes that. Returns at once; ClusterStatus reports the
+    progress.
     """
 
 @_typing.type_check_only
 class SearchServiceAsyncStub(SearchServiceStub):
-    """The cluster's public service, answered by every coordinator.
+    """The cluster's public service. Every coordinator serves it.
 
-    An error's class is its gRPC status; trailing metadata names it exactly ("lookalike-error"), gives
-    the request's id ("request-id") and, for RESOURCE_EXHAUSTED, when to come back ("retry-after-ms").
+    Errors carry a gRPC status. Trailing metadata adds the error's exact name ("lookalike-error"), the request's id
+    ("request-id") and, for RESOURCE_EXHAUSTED, the delay before a retry ("retry-after-ms").
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Search: _aio.UnaryUnaryMultiCallable[_search_pb2.SearchRequest, _search_pb2.SearchResponse]  # type: ignore[assignment]
-    """The k nearest records to one query."""
+    """Finds the k nearest records to one query."""
     SearchBatch: _aio.UnaryUnaryMultiCallable[_search_pb2.SearchBatchRequest, _search_pb2.SearchBatchResponse]  # type: ignore[assignment]
-    """The k nearest records to each of many queries, in one scan."""
+    """Finds the k nearest records to each of several queries, in one scan."""
     Get: _aio.UnaryUnaryMultiCallable[_search_pb2.GetRequest, _search_pb2.GetResponse]  # type: ignore[assignment]
-    """Records by key."""
+    """Returns records by key."""
     Upsert: _aio.UnaryUnaryMultiCallable[_search_pb2.UpsertRequest, _search_pb2.UpsertResponse]  # type: ignore[assignment]
-    """Writes records, all valid or none written. An answer means: stored durably."""
+    """Writes records. If any record is invalid, none is written. A response means that all are stored durably."""
     Ingest: _aio.StreamStreamMultiCallable[_search_pb2.IngestRequest, _search_pb2.IngestResponse]  # type: ignore[assignment]
-    """Writes a stream of record batches with an outcome for each record. The server reads on only while
-    few batches are in work, so a fast sender is slowed down by flow control.
+    """Writes a stream of record batches and returns an outcome for each record. The server limits the number of
+    batches in flight, so flow control slows down a fast sender.
     """
     Delete: _aio.UnaryUnaryMultiCallable[_search_pb2.DeleteRequest, _search_pb2.DeleteResponse]  # type: ignore[assignment]
     """Deletes records by key."""
     CreateCollection: _aio.UnaryUnaryMultiCallable[_search_pb2.CreateCollectionRequest, _search_pb2.CreateCollectionResponse]  # type: ignore[assignment]
+    """Creates a collection."""
     GetCollection: _aio.UnaryUnaryMultiCallable[_search_pb2.GetCollectionRequest, _search_pb2.GetCollectionResponse]  # type: ignore[assignment]
+    """Returns a collection."""
     ListCollections: _aio.UnaryUnaryMultiCallable[_search_pb2.ListCollectionsRequest, _search_pb2.ListCollectionsResponse]  # type: ignore[assignment]
+    """Returns all collections."""
     DropCollection: _aio.UnaryUnaryMultiCallable[_search_pb2.DropCollectionRequest, _search_pb2.DropCollectionResponse]  # type: ignore[assignment]
     """Deletes a collection and all its records."""
     ClusterStatus: _aio.UnaryUnaryMultiCallable[_search_pb2.ClusterStatusRequest, _search_pb2.ClusterStatusResponse]  # type: ignore[assignment]
-    """Partitions, replicas, encoder and collections as this coordinator sees them now."""
+    """Returns the current state of partitions, replicas, encoder and collections as this coordinator sees it."""
     Backup: _aio.UnaryStreamMultiCallable[_shard_pb2.DumpRequest, _shard_pb2.DumpPart]  # type: ignore[assignment]
-    """A part of a backup: what one partition has of the slots asked for. Every write that was acknowledged before the call
-    is in it. UNAVAILABLE when a slot has moved meanwhile: ask again for all that is missing.
+    """Returns part of a backup: the records of one partition in the requested slots, including every write
+    acknowledged before the call. UNAVAILABLE if a slot moved during the call: request all missing slots again.
     """
     Restore: _aio.UnaryUnaryMultiCallable[_search_pb2.RestoreRequest, _search_pb2.RestoreResponse]  # type: ignore[assignment]
     """Writes records of a backup, as new writes."""
     Drain: _aio.UnaryUnaryMultiCallable[_search_pb2.DrainRequest, _search_pb2.DrainResponse]  # type: ignore[assignment]
-    """Empties a partition for maintenance, or lets it have its share again. Returns at once; ClusterStatus tells how far
-    it is.
+    """Moves all slots off a partition for maintenance, or undoes that. Returns at once; ClusterStatus reports the
+    progress.
     """
 
 class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The cluster's public service, answered by every coordinator.
+    """The cluster's public service. Every coordinator serves it.
 
-    An error's class is its gRPC status; trailing metadata names it exactly ("lookalike-error"), gives
-    the request's id ("request-id") and, for RESOURCE_EXHAUSTED, when to come back ("retry-after-ms").
+    Errors carry a gRPC status. Trailing metadata adds the error's exact name ("lookalike-error"), the request's id
+    ("request-id") and, for RESOURCE_EXHAUSTED, the delay before a retry ("retry-after-ms").
     """
 
     @_abc_1.abstractmethod
@@ -124,7 +130,7 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _search_pb2.SearchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_search_pb2.SearchResponse, _abc.Awaitable[_search_pb2.SearchResponse]]:
-        """The k nearest records to one query."""
+        """Finds the k nearest records to one query."""
 
     @_abc_1.abstractmethod
     def SearchBatch(
@@ -132,7 +138,7 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _search_pb2.SearchBatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_search_pb2.SearchBatchResponse, _abc.Awaitable[_search_pb2.SearchBatchResponse]]:
-        """The k nearest records to each of many queries, in one scan."""
+        """Finds the k nearest records to each of several queries, in one scan."""
 
     @_abc_1.abstractmethod
     def Get(
@@ -140,7 +146,7 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _search_pb2.GetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_search_pb2.GetResponse, _abc.Awaitable[_search_pb2.GetResponse]]:
-        """Records by key."""
+        """Returns records by key."""
 
     @_abc_1.abstractmethod
     def Upsert(
@@ -148,7 +154,7 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _search_pb2.UpsertRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_search_pb2.UpsertResponse, _abc.Awaitable[_search_pb2.UpsertResponse]]:
-        """Writes records, all valid or none written. An answer means: stored durably."""
+        """Writes records. If any record is invalid, none is written. A response means that all are stored durably."""
 
     @_abc_1.abstractmethod
     def Ingest(
@@ -156,8 +162,8 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_search_pb2.IngestRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_search_pb2.IngestResponse], _abc.AsyncIterator[_search_pb2.IngestResponse]]:
-        """Writes a stream of record batches with an outcome for each record. The server reads on only while
-        few batches are in work, so a fast sender is slowed down by flow control.
+        """Writes a stream of record batches and returns an outcome for each record. The server limits the number of
+        batches in flight, so flow control slows down a fast sender.
         """
 
     @_abc_1.abstractmethod
@@ -173,21 +179,24 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _search_pb2.CreateCollectionRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_search_pb2.CreateCollectionResponse, _abc.Awaitable[_search_pb2.CreateCollectionResponse]]: ...
+    ) -> _typing.Union[_search_pb2.CreateCollectionResponse, _abc.Awaitable[_search_pb2.CreateCollectionResponse]]:
+        """Creates a collection."""
 
     @_abc_1.abstractmethod
     def GetCollection(
         self,
         request: _search_pb2.GetCollectionRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_search_pb2.GetCollectionResponse, _abc.Awaitable[_search_pb2.GetCollectionResponse]]: ...
+    ) -> _typing.Union[_search_pb2.GetCollectionResponse, _abc.Awaitable[_search_pb2.GetCollectionResponse]]:
+        """Returns a collection."""
 
     @_abc_1.abstractmethod
     def ListCollections(
         self,
         request: _search_pb2.ListCollectionsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_search_pb2.ListCollectionsResponse, _abc.Awaitable[_search_pb2.ListCollectionsResponse]]: ...
+    ) -> _typing.Union[_search_pb2.ListCollectionsResponse, _abc.Awaitable[_search_pb2.ListCollectionsResponse]]:
+        """Returns all collections."""
 
     @_abc_1.abstractmethod
     def DropCollection(
@@ -203,7 +212,7 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _search_pb2.ClusterStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_search_pb2.ClusterStatusResponse, _abc.Awaitable[_search_pb2.ClusterStatusResponse]]:
-        """Partitions, replicas, encoder and collections as this coordinator sees them now."""
+        """Returns the current state of partitions, replicas, encoder and collections as this coordinator sees it."""
 
     @_abc_1.abstractmethod
     def Backup(
@@ -211,8 +220,8 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _shard_pb2.DumpRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_shard_pb2.DumpPart], _abc.AsyncIterator[_shard_pb2.DumpPart]]:
-        """A part of a backup: what one partition has of the slots asked for. Every write that was acknowledged before the call
-        is in it. UNAVAILABLE when a slot has moved meanwhile: ask again for all that is missing.
+        """Returns part of a backup: the records of one partition in the requested slots, including every write
+        acknowledged before the call. UNAVAILABLE if a slot moved during the call: request all missing slots again.
         """
 
     @_abc_1.abstractmethod
@@ -229,8 +238,8 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _search_pb2.DrainRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_search_pb2.DrainResponse, _abc.Awaitable[_search_pb2.DrainResponse]]:
-        """Empties a partition for maintenance, or lets it have its share again. Returns at once; ClusterStatus tells how far
-        it is.
+        """Moves all slots off a partition for maintenance, or undoes that. Returns at once; ClusterStatus reports the
+        progress.
         """
 
 def add_SearchServiceServicer_to_server(servicer: SearchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

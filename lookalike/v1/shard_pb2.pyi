@@ -455,6 +455,8 @@ Global___WriteResponse: _TypeAlias = WriteResponse  # noqa: Y015
 
 @_typing.final
 class Elsewhere(_message.Message):
+    """Another partition that must store writes to a slot, because the slot is moving there."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SLOT_FIELD_NUMBER: _builtins.int
@@ -583,6 +585,7 @@ class DumpMark(_message.Message):
     number: _builtins.int
     """The first number that was not dumped."""
     slots: _builtins.bytes
+    """The slots dumped: one bit per slot."""
     partition: _builtins.int
     replica: _builtins.int
     def __init__(
@@ -604,6 +607,8 @@ Global___DumpMark: _TypeAlias = DumpMark  # noqa: Y015
 
 @_typing.final
 class DumpHead(_message.Message):
+    """The start of a dump."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     INCARNATION_FIELD_NUMBER: _builtins.int
@@ -639,12 +644,16 @@ Global___DumpHead: _TypeAlias = DumpHead  # noqa: Y015
 
 @_typing.final
 class DumpPart(_message.Message):
+    """One message of a dump."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     HEAD_FIELD_NUMBER: _builtins.int
     RECORDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def head(self) -> Global___DumpHead: ...
+    def head(self) -> Global___DumpHead:
+        """Set in the first message only."""
+
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardRecord]:
         """Each key once."""
@@ -864,6 +873,8 @@ Global___DroppedCollection: _TypeAlias = DroppedCollection  # noqa: Y015
 
 @_typing.final
 class CollectionDigest(_message.Message):
+    """A summary of a collection's contents, for comparing replicas."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -1047,10 +1058,13 @@ class ListRowsResponse(_message.Message):
     VERSIONS_FIELD_NUMBER: _builtins.int
     DELETED_FIELD_NUMBER: _builtins.int
     numbers: _builtins.bytes
-    """Per row: uint32, uint64, uint64 and a byte (1 for a tombstone), little-endian."""
+    """uint32 little-endian, one per row."""
     ids: _builtins.bytes
+    """uint64 little-endian, one per row."""
     versions: _builtins.bytes
+    """uint64 little-endian, one per row."""
     deleted: _builtins.bytes
+    """One byte per row: 1 for a tombstone."""
     def __init__(
         self,
         *,

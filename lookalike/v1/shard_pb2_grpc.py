@@ -111,7 +111,8 @@ class ShardServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Fetch(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Returns records by key.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -124,7 +125,8 @@ class ShardServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DropShardCollection(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Drops an incarnation of a collection. Idempotent.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

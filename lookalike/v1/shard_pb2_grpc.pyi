@@ -38,9 +38,11 @@ class ShardServiceStub:
     Write: _grpc.UnaryUnaryMultiCallable[_shard_pb2.WriteRequest, _shard_pb2.WriteResponse]
     """Applies versioned writes; a stored record with a higher version stays. A response means committed and synced."""
     Fetch: _grpc.UnaryUnaryMultiCallable[_shard_pb2.FetchRequest, _shard_pb2.FetchResponse]
+    """Returns records by key."""
     OpenCollection: _grpc.UnaryUnaryMultiCallable[_shard_pb2.OpenCollectionRequest, _shard_pb2.OpenCollectionResponse]
     """Idempotent; FAILED_PRECONDITION when the collection exists in another code space or a later incarnation."""
     DropShardCollection: _grpc.UnaryUnaryMultiCallable[_shard_pb2.DropShardCollectionRequest, _shard_pb2.DropShardCollectionResponse]
+    """Drops an incarnation of a collection. Idempotent."""
     FetchHash: _grpc.UnaryUnaryMultiCallable[_shard_pb2.FetchHashRequest, _shard_pb2.FetchHashResponse]
     """Returns the hash file that the collection was created with."""
     ShardStatus: _grpc.UnaryUnaryMultiCallable[_shard_pb2.ShardStatusRequest, _shard_pb2.ShardStatusResponse]
@@ -66,9 +68,11 @@ class ShardServiceAsyncStub(ShardServiceStub):
     Write: _aio.UnaryUnaryMultiCallable[_shard_pb2.WriteRequest, _shard_pb2.WriteResponse]  # type: ignore[assignment]
     """Applies versioned writes; a stored record with a higher version stays. A response means committed and synced."""
     Fetch: _aio.UnaryUnaryMultiCallable[_shard_pb2.FetchRequest, _shard_pb2.FetchResponse]  # type: ignore[assignment]
+    """Returns records by key."""
     OpenCollection: _aio.UnaryUnaryMultiCallable[_shard_pb2.OpenCollectionRequest, _shard_pb2.OpenCollectionResponse]  # type: ignore[assignment]
     """Idempotent; FAILED_PRECONDITION when the collection exists in another code space or a later incarnation."""
     DropShardCollection: _aio.UnaryUnaryMultiCallable[_shard_pb2.DropShardCollectionRequest, _shard_pb2.DropShardCollectionResponse]  # type: ignore[assignment]
+    """Drops an incarnation of a collection. Idempotent."""
     FetchHash: _aio.UnaryUnaryMultiCallable[_shard_pb2.FetchHashRequest, _shard_pb2.FetchHashResponse]  # type: ignore[assignment]
     """Returns the hash file that the collection was created with."""
     ShardStatus: _aio.UnaryUnaryMultiCallable[_shard_pb2.ShardStatusRequest, _shard_pb2.ShardStatusResponse]  # type: ignore[assignment]
@@ -108,7 +112,8 @@ class ShardServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _shard_pb2.FetchRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_shard_pb2.FetchResponse, _abc.Awaitable[_shard_pb2.FetchResponse]]: ...
+    ) -> _typing.Union[_shard_pb2.FetchResponse, _abc.Awaitable[_shard_pb2.FetchResponse]]:
+        """Returns records by key."""
 
     @_abc_1.abstractmethod
     def OpenCollection(
@@ -123,7 +128,8 @@ class ShardServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _shard_pb2.DropShardCollectionRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_shard_pb2.DropShardCollectionResponse, _abc.Awaitable[_shard_pb2.DropShardCollectionResponse]]: ...
+    ) -> _typing.Union[_shard_pb2.DropShardCollectionResponse, _abc.Awaitable[_shard_pb2.DropShardCollectionResponse]]:
+        """Drops an incarnation of a collection. Idempotent."""
 
     @_abc_1.abstractmethod
     def FetchHash(

@@ -1,1 +1,1 @@
-"""Measures the shard's search on this machine, beside the memory's own speed and, where it is installed, FAISS."""
+"""Measures the shard's search on this machine against the memory bandwidth and, if installed, FAISS."""

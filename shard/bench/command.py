@@ -31,30 +31,31 @@ PARTS = (
 
 def bench(
     part: Annotated[
-        list[str] | None, typer.Argument(help=f"What to measure: {', '.join(PARTS)}. By default all.")
+        list[str] | None, typer.Argument(help=f"What to measure: {', '.join(PARTS)}. Default: all.")
     ] = None,
-    bits: Annotated[str, typer.Option(help="Widths to measure, with commas between.")] = ",".join(
+    bits: Annotated[str, typer.Option(help="Code widths to measure, separated by commas.")] = ",".join(
         map(str, kernel.WIDTHS)
     ),
-    megabytes: Annotated[int, typer.Option(min=1, help="Of codes, for each width.")] = kernel.MEGABYTES,
-    seconds: Annotated[float, typer.Option(min=0.01, help="For each cell.")] = kernel.SECONDS,
-    plots: Annotated[Path | None, typer.Option(help="Folder for plots as PNG (needs matplotlib).")] = None,
+    megabytes: Annotated[int, typer.Option(min=1, help="Megabytes of codes per width.")] = kernel.MEGABYTES,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Seconds per measurement.")] = kernel.SECONDS,
+    plots: Annotated[Path | None, typer.Option(help="Folder for PNG plots (needs matplotlib).")] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure the shard's search on this machine: check answers first, then time them beside the memory's speed
-    and, where it is installed, FAISS."""
+    """Benchmark the shard's search on this machine.
+
+    Answers are verified first, then timed against the memory bandwidth and, if installed, FAISS."""
     parts = part or list(PARTS)
     if unknown := [name for name in parts if name not in PARTS]:
-        raise InvalidRequest(f"part: {unknown[0][:80]!r} is none of {', '.join(PARTS)}")
+        raise InvalidRequest(f"part: unknown value {unknown[0][:80]!r}; use {', '.join(PARTS)}")
     try:
         widths = [int(text) for text in bits.split(",")]
     except ValueError:
-        raise InvalidRequest(f"bits: {bits[:80]!r} is not a list of numbers with commas between") from None
+        raise InvalidRequest(f"bits: {bits[:80]!r} is not a list of numbers; separate them by commas") from None
     if wrong := [width for width in widths if not 64 <= width <= 8192 or width % 64]:
         raise InvalidRequest(f"bits: {wrong[0]} is not a multiple of 64 from 64 to 8192")
     kernel.check(widths)
     facts = machine()
-    print(json.dumps(facts) if as_json else f"answers checked; {json.dumps(facts)}", flush=True)
+    print(json.dumps(facts) if as_json else f"answers verified; {json.dumps(facts)}", flush=True)
     figures = []
     for figure in _measure(parts, widths, megabytes, seconds):
         figures.append(figure)

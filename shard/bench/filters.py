@@ -1,4 +1,4 @@
-"""Owns the measurement of filtered searches: the first and the repeated, through a store as a shard has it."""
+"""Owns the measurement of filtered searches, first and repeated, through a shard's store."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from shard.store import Store
 
 BITS = 256
 ROWS = 1_000_000
-_PORTION = 20_000
+_BATCH = 20_000
 
 
 def filtered(seconds: float, rows: int = ROWS) -> Iterator[Figure]:
-    """A filter on an indexed attribute that keeps 1 % of the rows, beside the same search without."""
+    """Measures a filter on an indexed attribute that keeps 1 % of the rows against the same search without it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "records.sqlite"
         space = CodeSpace(BITS)
         Store.create(path, space, Indexing(attributes=("label",)))
         engine = Engine(Store(path))
-        for start in range(0, rows, _PORTION):
-            engine.write([_record(number) for number in range(start, min(rows, start + _PORTION))])
+        for start in range(0, rows, _BATCH):
+            engine.write([_record(number) for number in range(start, min(rows, start + _BATCH))])
         query = np.random.default_rng(2).integers(0, 256, (1, BITS // 8), dtype=np.uint8)
 
         def search(label: str | None) -> int:

@@ -1,4 +1,4 @@
-"""Owns the measurements of the scan and the buckets: one figure after another."""
+"""Owns the measurements of the scan and of multi-index hashing. Each function yields figures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from shard.bench import rivals
+from shard.bench import faiss_baseline
 from shard.bench.timing import Figure, best_seconds, memory_seconds, reductions
 from shard.kernel import CodeMatrix, weighted
 
@@ -26,12 +26,16 @@ K = 10
 SECONDS = 1.0
 MEGABYTES = 256
 FLOOD_ROWS = ASYMMETRIC_ROWS = 1_000_000
-# Vectors, a processor that has no more as Numba knows it, and FAISS's word for them.
+# An instruction set, Numba's name of a processor limited to it, and FAISS's name for the instruction set.
 PROCESSORS = (("AVX2", "haswell", "AVX2"), ("SSE4.2", "nehalem", "NONE"))
 
 
 def check(widths: Sequence[int] = WIDTHS, rows: int = 20_000) -> None:
-    """Compare the kernel with NumPy at every width, ties included. Raises AssertionError."""
+    """Compares the kernel with NumPy at every width, ties included.
+
+    Raises:
+        AssertionError: If an answer differs.
+    """
     rng = np.random.default_rng(0)
     for bits in widths:
         codes = rng.integers(0, 256, (rows, bits // 8), dtype=np.uint8)
@@ -42,15 +46,15 @@ def check(widths: Sequence[int] = WIDTHS, rows: int = 20_000) -> None:
         queries = codes[rng.integers(0, rows, 13)] ^ rng.integers(0, 2, (13, bits // 8), dtype=np.uint8)
         distances, found = matrix.search(queries, 25)
         for q, query in enumerate(queries):
-            true = np.bitwise_count(codes ^ query).sum(axis=1)
-            order = np.lexsort((ids, true))[:25]
-            assert distances[q].tolist() == true[order].tolist(), f"{bits} bits: distances differ from NumPy's"
+            expected = np.bitwise_count(codes ^ query).sum(axis=1)
+            order = np.lexsort((ids, expected))[:25]
+            assert distances[q].tolist() == expected[order].tolist(), f"{bits} bits: distances differ from NumPy's"
             assert found[q].tolist() == ids[order].tolist(), f"{bits} bits: ids differ from NumPy's"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Bench:
-    """Random codes in the kernel and, where it is installed, in FAISS."""
+    """The same codes in the kernel and, if installed, in FAISS."""
 
     codes: Bytes
     matrix: CodeMatrix
@@ -60,7 +64,7 @@ class Bench:
     def of(cls, codes: Bytes, compare: bool = True) -> Bench:
         matrix = CodeMatrix(codes.shape[1] * 8)
         matrix.append(codes, np.random.default_rng(1).permutation(len(codes)).astype(np.uint64))
-        return cls(codes, matrix, rivals.flat_index(codes) if compare else None)
+        return cls(codes, matrix, faiss_baseline.flat_index(codes) if compare else None)
 
     def queries(self, count: int) -> Bytes:
         return np.random.default_rng(2).integers(0, 256, (count, self.codes.shape[1]), dtype=np.uint8)
@@ -69,15 +73,15 @@ class Bench:
         queries = self.queries(count)
         return lambda: self.matrix.search(queries, k, threads)
 
-    def rival(self, count: int, k: int = K) -> dict[str, Callable[[], object]]:
+    def faiss(self, count: int, k: int = K) -> dict[str, Callable[[], object]]:
         queries, index = self.queries(count), self.index
-        return {} if index is None else {"rival": lambda: index.search(queries, k)}  # type: ignore[attr-defined]
+        return {} if index is None else {"faiss": lambda: index.search(queries, k)}  # type: ignore[attr-defined]
 
     def figure(self, what: str, queries: int, seconds: float, **more: object) -> Figure:
-        given = {"k": K, "threads": 1, **more}
+        fields = {"k": K, "threads": 1, **more}
         return Figure(
             what, self.matrix.bits, len(self.codes), queries=queries, milliseconds=seconds * 1e3,
-            compared=queries * self.codes.nbytes / seconds / 1e9, **given,  # type: ignore[arg-type]
+            compared=queries * self.codes.nbytes / seconds / 1e9, **fields,  # type: ignore[arg-type]
         )  # fmt: skip
 
 
@@ -86,22 +90,22 @@ def random_codes(bits: int, rows: int) -> Bytes:
 
 
 def widths(bits: Sequence[int], megabytes: int, seconds: float) -> Iterator[Figure]:
-    """Every width in batches, beside the memory's speed and FAISS."""
+    """Measures every width in batches, against the memory bandwidth and FAISS."""
     for width in bits:
         bench = Bench.of(random_codes(width, megabytes * 2**20 * 8 // width))
         for batch in BATCHES:
             best = best_seconds(
-                {"own": bench.own(batch), **bench.rival(batch), **(reductions(bench.codes))}, seconds
+                {"own": bench.own(batch), **bench.faiss(batch), **(reductions(bench.codes))}, seconds
             )
             yield bench.figure(
                 "scan", batch, best["own"], memory_share=memory_seconds(best) * batch / best["own"],
-                ratio=best["rival"] / best["own"] if "rival" in best else None,
-                beside=rivals.NAME if "rival" in best else "",
+                ratio=best["faiss"] / best["own"] if "faiss" in best else None,
+                beside=faiss_baseline.NAME if "faiss" in best else "",
             )  # fmt: skip
 
 
 def many_hits(bits: Sequence[int], megabytes: int, seconds: float) -> Iterator[Figure]:
-    """k = 100 beside k = 1."""
+    """Measures k = 100 against k = 1."""
     for width in bits:
         bench = Bench.of(random_codes(width, megabytes * 2**20 * 8 // width), compare=False)
         for batch in (1, 64):
@@ -112,15 +116,15 @@ def many_hits(bits: Sequence[int], megabytes: int, seconds: float) -> Iterator[F
 
 
 def asymmetric(bits: Sequence[int], seconds: float) -> Iterator[Figure]:
-    """One query scored asymmetrically over all rows, beside the Hamming scan of the same rows."""
+    """Measures asymmetric scoring of all rows by one query against the Hamming scan of the same rows."""
     for width in bits:
         bench = Bench.of(random_codes(width, ASYMMETRIC_ROWS), compare=False)
         weights = np.random.default_rng(3).integers(0, 2**16, width).astype(np.uint16)
         query, view = bench.queries(1)[0], bench.matrix.view()
         differing = np.unpackbits(bench.codes[:20_000] ^ query, axis=1)
-        true = (differing * weights.astype(np.int64)).sum(axis=1)
-        numbers = np.arange(len(true), dtype=np.uint32)
-        assert (weighted.weigh(view, numbers, query, weights) == true).all(), (
+        expected = (differing * weights.astype(np.int64)).sum(axis=1)
+        numbers = np.arange(len(expected), dtype=np.uint32)
+        assert (weighted.weigh(view, numbers, query, weights) == expected).all(), (
             "weighted distances differ from NumPy's"
         )
         own = functools.partial(weighted.scan, view, query, weights, K)
@@ -131,14 +135,15 @@ def asymmetric(bits: Sequence[int], seconds: float) -> Iterator[Figure]:
 
 
 def threads(megabytes: int, seconds: float) -> Iterator[Figure]:
-    """Two threads beside one."""
+    """Measures two threads against one."""
     bench = Bench.of(random_codes(256, megabytes * 2**20 // 32), compare=False)
     best = best_seconds({"one": bench.own(64), "own": bench.own(64, threads=2)}, seconds)
     yield bench.figure("threads", 64, best["own"], threads=2, ratio=best["one"] / best["own"], beside="one thread")
 
 
 def flood(seconds: float) -> Iterator[Figure]:
-    """A million equal codes beside a million random ones; the queries are the usual ones, and that very code."""
+    """Measures a million equal codes against a million random ones, with random queries and with that same
+    code."""
     plain = Bench.of(random_codes(256, FLOOD_ROWS), compare=False)
     flooded = Bench.of(np.repeat(plain.codes[:1], FLOOD_ROWS, axis=0), compare=False)
     for batch in (1, 64):
@@ -159,7 +164,7 @@ def flood(seconds: float) -> Iterator[Figure]:
 
 
 def lengths(seconds: float, most: int = 10_000_000) -> Iterator[Figure]:
-    """One query over ever more rows."""
+    """Measures one query over increasing numbers of rows."""
     codes = random_codes(256, most)
     rows = most
     counts = []
@@ -172,18 +177,18 @@ def lengths(seconds: float, most: int = 10_000_000) -> Iterator[Figure]:
 
 
 def batches(megabytes: int, seconds: float) -> Iterator[Figure]:
-    """Ever larger batches."""
+    """Measures increasing batch sizes."""
     bench = Bench.of(random_codes(256, megabytes * 2**20 // 32))
     for batch in (1, 2, 4, 8, 16, 32, 64, 128, 256):
-        best = best_seconds({"own": bench.own(batch), **bench.rival(batch)}, seconds)
+        best = best_seconds({"own": bench.own(batch), **bench.faiss(batch)}, seconds)
         yield bench.figure(
-            "batch", batch, best["own"], ratio=best["rival"] / best["own"] if "rival" in best else None,
-            beside=rivals.NAME if "rival" in best else "",
+            "batch", batch, best["own"], ratio=best["faiss"] / best["own"] if "faiss" in best else None,
+            beside=faiss_baseline.NAME if "faiss" in best else "",
         )  # fmt: skip
 
 
 def buckets(seconds: float, rows: int = 8_000_000, bits: int = 128) -> Iterator[Figure]:
-    """Multi-index hashing beside the scan, by how far the nearest row is."""
+    """Measures multi-index hashing against the scan, by the distance of the nearest row."""
     codes = random_codes(bits, rows)
     plain = Bench.of(codes, compare=False)
     hashed = CodeMatrix(bits, hashed=True)
@@ -221,32 +226,33 @@ def buckets(seconds: float, rows: int = 8_000_000, bits: int = 128) -> Iterator[
 
 
 def starts() -> Iterator[Figure]:
-    """The first search of a process: with nothing compiled before, and the next time."""
+    """Measures the first search of a process, with an empty compilation cache and with a filled one."""
     with tempfile.TemporaryDirectory() as cache:
         for name in ("first search ever", "first search after a restart"):
-            told = _elsewhere({"NUMBA_CACHE_DIR": cache}, "256")
-            yield Figure(name, 256, int(told["rows"]), K, 1, 1, told["first_seconds"] * 1e3, 0.0)
+            result = _run_process({"NUMBA_CACHE_DIR": cache}, "256")
+            yield Figure(name, 256, int(result["rows"]), K, 1, 1, result["first_seconds"] * 1e3, 0.0)
 
 
 def other_processors() -> Iterator[Figure]:
-    """The same code for lesser vectors, beside FAISS restricted alike: answers checked, then timed."""
+    """Measures the scan compiled for older instruction sets against FAISS restricted to the same; answers are
+    verified first."""
     for name, processor, level in PROCESSORS:
         for bits in (64, 256, 2048):
-            told = _elsewhere({"NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": ""}, str(bits), level)
+            result = _run_process({"NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": ""}, str(bits), level)
             for batch in (1, 64):
-                ratio = told[f"ratio_{batch}"]
+                ratio, seconds = result[f"ratio_{batch}"], result[f"seconds_{batch}"]
                 yield Figure(
-                    f"scan on {name}", bits, int(told["rows"]), K, batch, 1, told[f"seconds_{batch}"] * 1e3,
-                    batch * told["rows"] * bits / 8 / told[f"seconds_{batch}"] / 1e9, ratio=ratio or None,
-                    beside=f"{rivals.NAME} on {told['faiss_level']}" if ratio else "",
+                    f"scan on {name}", bits, int(result["rows"]), K, batch, 1, seconds * 1e3,
+                    batch * result["rows"] * bits / 8 / seconds / 1e9, ratio=ratio or None,
+                    beside=f"{faiss_baseline.NAME} on {result['faiss_level']}" if ratio else "",
                 )  # fmt: skip
 
 
-def _elsewhere(environment: dict[str, str], *arguments: str) -> dict[str, float]:
-    """What `shard.bench.other_processors` says in a process of its own."""
-    command = [sys.executable, "-m", "shard.bench.other_processors", *arguments]
+def _run_process(environment: dict[str, str], *arguments: str) -> dict[str, float]:
+    """Runs `shard.bench.processor_run` in a process with this environment; returns its result."""
+    command = [sys.executable, "-m", "shard.bench.processor_run", *arguments]
     done = subprocess.run(
         command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True, check=True, timeout=300
     )
-    told: dict[str, float] = json.loads(done.stdout)
-    return told
+    result: dict[str, float] = json.loads(done.stdout)
+    return result

@@ -1,4 +1,4 @@
-"""Owns how figures are shown: a table for people, JSON lines for programs, plots for the documentation."""
+"""Owns the output of figures: a table for people, JSON lines for programs, plots for the documentation."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from shard.bench.timing import Figure
 
 
 def line(figure: Figure) -> str:
-    """One JSON line; what was not measured is left out."""
+    """Returns one JSON line; fields that were not measured are omitted."""
     fields = {name: value for name, value in dataclasses.asdict(figure).items() if value not in (None, "")}
     return json.dumps({name: _short(value) for name, value in fields.items()})
 
 
 def table(figures: Sequence[Figure]) -> Table:
-    columns = ("what", "bits", "rows", "k", "batch", "threads", "ms", "GB/s", "of memory", "times", "beside")
+    columns = ("what", "bits", "rows", "k", "batch", "threads", "ms", "GB/s", "of memory", "speedup", "baseline")
     made = Table(*columns, title="lookalike bench")
     for column in made.columns[1:10]:
         column.justify = "right"
@@ -42,22 +42,34 @@ def show(figures: Sequence[Figure]) -> None:
 
 
 def plot(figures: Sequence[Figure], folder: Path, processor: str) -> list[Path]:
-    """Draw what was measured of rows, batches and buckets. Raises InvalidRequest without Matplotlib."""
+    """Plots latency by rows, throughput by batch size and latency with buckets, as far as measured.
+
+    Args:
+        figures: What was measured.
+        folder: Where to write the PNG files; created if missing.
+        processor: The caption.
+
+    Returns:
+        The files written.
+
+    Raises:
+        InvalidRequest: If Matplotlib is not installed.
+    """
     try:
-        import matplotlib  # drawn only when asked for; not a dependency
+        import matplotlib  # optional, not a dependency
 
         matplotlib.use("agg")
         from matplotlib import pyplot
     except ModuleNotFoundError:
-        raise InvalidRequest("plots: need matplotlib; pip install matplotlib") from None
+        raise InvalidRequest("plots: matplotlib is not installed; run: pip install matplotlib") from None
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, draw in (("rows", _draw_rows), ("batch", _draw_batches), ("buckets", _draw_buckets)):
-        chosen = [figure for figure in figures if figure.what.startswith(name)]
-        if not chosen:
+        matching = [figure for figure in figures if figure.what.startswith(name)]
+        if not matching:
             continue
         canvas, axes = pyplot.subplots(figsize=(7, 4.2), dpi=130, layout="constrained")
-        draw(axes, chosen)
+        draw(axes, matching)
         axes.grid(visible=True, which="major", alpha=0.3)
         axes.legend(frameon=False)
         axes.text(0, -0.2, processor, transform=axes.transAxes, fontsize=7, alpha=0.6)
@@ -73,7 +85,7 @@ def _draw_rows(axes: Any, figures: Sequence[Figure]) -> None:
     rows = [figure.rows for figure in figures]
     axes.loglog(rows, [figure.milliseconds for figure in figures], "o-", label="one query, 256 bits, k = 10")
     axes.loglog(rows, [last.milliseconds * count / last.rows for count in rows], ":", label="proportional to rows")
-    axes.set(xlabel="rows", ylabel="milliseconds", title="Latency against rows")
+    axes.set(xlabel="rows", ylabel="milliseconds", title="Latency by number of rows")
 
 
 def _draw_batches(axes: Any, figures: Sequence[Figure]) -> None:
@@ -81,10 +93,10 @@ def _draw_batches(axes: Any, figures: Sequence[Figure]) -> None:
     rate = [figure.queries * figure.rows / figure.milliseconds / 1e6 for figure in figures]
     axes.semilogx(batches, rate, "o-", base=2, label="Lookalike")
     if all(figure.ratio for figure in figures):
-        rival = [each / (figure.ratio or 1) for each, figure in zip(rate, figures, strict=True)]
-        axes.semilogx(batches, rival, "s--", base=2, label=figures[0].beside)
-    axes.set(xlabel="queries in a batch", ylabel="billion codes of 256 bits compared a second", ylim=(0, None))
-    axes.set_title("Throughput of one thread against batch")
+        baseline = [each / (figure.ratio or 1) for each, figure in zip(rate, figures, strict=True)]
+        axes.semilogx(batches, baseline, "s--", base=2, label=figures[0].beside)
+    axes.set(xlabel="batch size", ylabel="256-bit codes compared per second, billions", ylim=(0, None))
+    axes.set_title("Throughput of one thread by batch size")
 
 
 def _draw_buckets(axes: Any, figures: Sequence[Figure]) -> None:

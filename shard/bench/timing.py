@@ -1,4 +1,4 @@
-"""Owns how times are taken, and what each figure says."""
+"""Owns the timing of calls and the definition of a figure."""
 
 from __future__ import annotations
 
@@ -19,9 +19,22 @@ _PACKAGES = ("numpy", "numba", "llvmlite", "faiss-cpu")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Figure:
-    """One measured cell. milliseconds: for the whole batch, the best of several rounds. compared: queries times
-    bytes of codes, a second, in GB. memory_share: of the memory's own speed. ratio: the other side's time by ours,
-    in the same rounds; `beside` names that side."""
+    """One measurement. The field names are the keys of the JSON output.
+
+    Attributes:
+        what: The name of the measurement.
+        bits: Code width.
+        rows: Codes searched.
+        k: Hits per query.
+        queries: Batch size.
+        threads: Threads of the scan.
+        milliseconds: Time of the whole batch, the best of several rounds.
+        compared: GB of codes compared per second: queries times bytes of codes.
+        memory_share: Share of the memory bandwidth.
+        ratio: The baseline's time divided by ours, in the same rounds.
+        beside: The name of the baseline.
+        note: A remark.
+    """
 
     what: str
     bits: int
@@ -38,8 +51,10 @@ class Figure:
 
 
 def best_seconds(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """The shortest time of each call. They take turns, so that a noisy spell meets all of them: first once
-    untimed, then until so many seconds are spent, and `MIN_ROUNDS` times at least."""
+    """Returns the shortest time of each call.
+
+    The calls alternate, so that noise affects all of them: one untimed round, then rounds until `seconds` have
+    passed, at least `MIN_ROUNDS`."""
     for call in calls.values():
         call()
     best = dict.fromkeys(calls, float("inf"))
@@ -59,7 +74,7 @@ def once_seconds(call: Callable[[], object]) -> float:
 
 
 def reductions(data: npt.NDArray[np.uint8]) -> dict[str, Callable[[], object]]:
-    """Plain reductions over the same bytes: the best of them is taken for the memory's speed."""
+    """Returns plain reductions over the same bytes; the fastest one measures the memory bandwidth."""
     words = data.reshape(-1)[: data.size // 8 * 8].view(np.uint64)
     return {
         "memory sum": lambda: np.add.reduce(words),
@@ -73,7 +88,7 @@ def memory_seconds(best: Mapping[str, float]) -> float:
 
 
 def machine() -> dict[str, object]:
-    """What the figures were measured on and with."""
+    """Returns the hardware and the versions that the figures were measured with."""
     versions = {}
     for package in _PACKAGES:
         try:
@@ -84,7 +99,7 @@ def machine() -> dict[str, object]:
 
 
 def processor() -> str:
-    """The processor's name and the vector instructions that matter here."""
+    """Returns the processor's name and its relevant vector instruction sets."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,8 +1,9 @@
-"""The exact Hamming scan: arrays in, the nearest rows out. Knows neither gRPC nor the store nor the config."""
+"""The exact Hamming scan: arrays in, nearest rows out. Independent of gRPC, the store and the config."""
 
 from shard.kernel import weighted
 from shard.kernel.chunk import Selection
-from shard.kernel.matrix import CodeMatrix, Matches
+from shard.kernel.matrix import CodeMatrix
+from shard.kernel.search import Matches
 from shard.kernel.view import ScanStopped, View, live_rows, mask_by_id
 
 __all__ = ["CodeMatrix", "Matches", "ScanStopped", "Selection", "View", "live_rows", "mask_by_id", "weighted"]

@@ -1,7 +1,7 @@
-"""Owns the memory of the codes: chunks of blocks, and which of their rows a filter keeps.
+"""Owns the memory of the codes: chunks of blocks, and which rows of a chunk a filter selects.
 
-A row is never changed in place: a deletion stamps it with the epoch at which it died. So a scan runs without
-locks beside appends and deletions, over one consistent state."""
+A row is never changed in place: a deletion stamps it with the epoch of the change. So a scan runs without locks,
+concurrently with appends and deletions, over one consistent state."""
 
 from __future__ import annotations
 
@@ -26,24 +26,35 @@ _MIN_CHUNK_BYTES = 4 << 20
 _MIN_CHUNK_ROWS = 1 << 18
 _COMPACT_SHARE = 4
 _COMPACT_ROWS = 2_048
-# Fewer rows than one in so many are gathered; more are scanned with the rest and cut by a bit per row.
+# If a filter selects fewer than 1 row in 16, those rows are gathered; otherwise all rows are scanned and masked.
 _GATHER_SHARE = 16
 
 
 def chunk_rows(words: int) -> int:
-    """Rows in a full chunk: enough bytes of codes for huge pages."""
+    """Returns the number of rows of a full chunk: enough bytes of codes for huge pages."""
     return max(_MIN_CHUNK_ROWS, _MIN_CHUNK_BYTES // (words * 8))
 
 
 @dataclasses.dataclass(slots=True, eq=False, weakref_slot=True)
 class Chunk:
-    """Up to `chunk_rows` rows. Numbers rise; `died` is 0 while a row lives, else the epoch of its deletion."""
+    """Up to `chunk_rows` rows.
 
-    codes: Words  # (blocks, words, LANES)
+    Attributes:
+        codes: uint64 (blocks, words, LANES).
+        ids: uint64 (n,).
+        numbers: uint32 (n,), strictly increasing.
+        died: uint32 (n,): 0 while the row is live, else the epoch of its deletion.
+        min_ids: uint64 (tiles,): the smallest id in each tile.
+        rows: Rows in use, deleted ones included.
+        dead: Deleted rows.
+        buckets: The multi-index hashing tables of a full chunk.
+    """
+
+    codes: Words
     ids: Ids
     numbers: Numbers
     died: npt.NDArray[np.uint32]
-    least_ids: Ids  # of each tile
+    min_ids: Ids
     rows: int = 0
     dead: int = 0
     buckets: Buckets | None = None
@@ -58,26 +69,26 @@ class Chunk:
             ((rows,), np.dtype(np.uint32)),
             ((rows,), np.dtype(np.uint32)),
         )
-        least_ids = np.full(-(-blocks // tile_blocks(words)), np.iinfo(np.uint64).max, np.uint64)
-        return cls(codes, ids, numbers, died, least_ids)
+        min_ids = np.full(-(-blocks // tile_blocks(words)), np.iinfo(np.uint64).max, np.uint64)
+        return cls(codes, ids, numbers, died, min_ids)
 
     @property
     def arrays(self) -> tuple[Words, Ids, npt.NDArray[np.uint32], Ids]:
-        """What a scan reads."""
-        return self.codes, self.ids, self.died if self.dead else self.died[:0], self.least_ids
+        """The arrays that `scan_chunk` reads. `died` is empty if no row is deleted."""
+        return self.codes, self.ids, self.died if self.dead else self.died[:0], self.min_ids
 
     @property
     def is_full(self) -> bool:
         return self.rows == len(self.ids)
 
     @property
-    def is_crowded(self) -> bool:
-        """Whether dead rows take more room than copying the live ones is worth."""
+    def needs_compaction(self) -> bool:
+        """Whether enough rows are dead to justify copying the live ones."""
         return self.dead * _COMPACT_SHARE > max(self.rows, _COMPACT_ROWS)
 
     @property
     def memory_bytes(self) -> int:
-        """Of the blocks in use. Deletion stamps are pages that nobody touched until a row dies."""
+        """Bytes of the blocks in use. The pages of `died` are not mapped until a row is deleted."""
         words = self.codes.shape[1]
         blocks = -(-self.rows // LANES)
         row_bytes = words * 8 + 8 + 4 + (4 if self.dead else 0)
@@ -85,18 +96,27 @@ class Chunk:
         return int(blocks * LANES * row_bytes + -(-blocks // tile_blocks(words)) * 8 + buckets)
 
     def append(self, words: Words, ids: Ids, numbers: Numbers) -> int:
-        """Add as many of the rows as there is room for; returns how many."""
+        """Appends as many of the rows as fit.
+
+        Args:
+            words: uint64 (n, words).
+            ids: uint64 (n,).
+            numbers: uint32 (n,), strictly increasing and above those in the chunk.
+
+        Returns:
+            The number of rows appended.
+        """
         count: int = min(len(words), len(self.ids) - self.rows)
         rows = slice(self.rows, self.rows + count)
         _interleave(words[:count], self.rows, self.codes)
         self.ids[rows] = ids[:count]
         self.numbers[rows] = numbers[:count]
-        _lower(self.least_ids, ids[:count], self.rows, tile_blocks(self.codes.shape[1]) * LANES)
+        _update_min_ids(self.min_ids, ids[:count], self.rows, tile_blocks(self.codes.shape[1]) * LANES)
         self.rows += count
         return count
 
     def kill(self, numbers: Numbers, epoch: int) -> int:
-        """Stamp the live rows of these sorted numbers; returns how many there were."""
+        """Marks the live rows among these sorted numbers as deleted at `epoch`; returns how many there were."""
         own = self.numbers[: self.rows]
         rows = np.searchsorted(own, numbers)
         rows = np.unique(rows[rows < self.rows])
@@ -106,76 +126,83 @@ class Chunk:
         return len(rows)
 
     def hash_rows(self) -> None:
-        """Make the buckets. The chunk must not grow any more."""
+        """Builds the multi-index hashing buckets. The chunk must be full."""
         self.buckets = Buckets.of(self.codes, self.ids, self.died, self.rows)
 
     def alive(self) -> tuple[Words, Ids, Numbers]:
-        """A copy of the rows that live: words (n, words), ids, numbers."""
+        """Returns copies of the live rows: words (n, words), ids (n,), numbers (n,)."""
         rows = np.flatnonzero(self.died[: self.rows] == 0)
         return self.codes[rows // LANES, :, rows % LANES], self.ids[rows], self.numbers[rows]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Kept:
-    """A chunk's first `until` rows in a selection: those picked if they are few, else a bit for each. With
-    neither, all rows."""
+class SelectedRows:
+    """The selected rows among the first `until` rows of a chunk. If both arrays are empty, all rows are selected.
+
+    Attributes:
+        until: Rows of the chunk that were considered; later rows are not selected.
+        picked: int32 (n,): the rows, in increasing order, if they are few.
+        bits: uint64 (blocks,): one bit per row otherwise.
+    """
 
     until: int
     picked: npt.NDArray[np.int32] = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
     bits: Words = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint64))
 
 
-EVERYTHING = Kept(0)
+ALL_ROWS = SelectedRows(0)
 
 
 class Selection:
-    """The rows whose number n has mask[n]; numbers past its end have not. Remembers how they lie in chunks."""
+    """The rows that a filter selects: number n if mask[n]. Numbers at or above `end` are not selected.
+
+    The layout of the selection in each chunk is computed once and cached."""
 
     def __init__(self, mask: npt.NDArray[np.bool_]) -> None:
         self._bits = np.packbits(mask)
         self.end = len(mask)
         self._lock = threading.Lock()
-        self._kept: weakref.WeakKeyDictionary[Chunk, Kept] = weakref.WeakKeyDictionary()
+        self._by_chunk: weakref.WeakKeyDictionary[Chunk, SelectedRows] = weakref.WeakKeyDictionary()
 
     def extended(self, mask: npt.NDArray[np.bool_]) -> Selection:
-        """This selection with the numbers from its end on."""
+        """Returns this selection followed by `mask` for the numbers from `end` on."""
         whole = self.end // 8
         rest = np.unpackbits(self._bits[whole:], count=self.end - whole * 8).view(np.bool_)
         longer = Selection(np.concatenate([rest, mask]))
         longer._bits = np.concatenate([self._bits[:whole], longer._bits])
         longer.end = self.end + len(mask)
         with self._lock:
-            longer._kept.update(self._kept)
+            longer._by_chunk.update(self._by_chunk)
         return longer
 
     @property
     def memory_bytes(self) -> int:
-        """Of the set of numbers; where they lie in chunks takes no more than that again and a half."""
+        """Bytes of the set of numbers. The cached layouts take at most 1.5 times as much in addition."""
         return int(self._bits.nbytes)
 
-    def rows(self, chunk: Chunk, rows: int) -> Kept:
-        """Which of the chunk's first rows are selected."""
+    def rows(self, chunk: Chunk, rows: int) -> SelectedRows:
+        """Returns the selected rows among the chunk's first `rows` rows."""
         until = int(np.searchsorted(chunk.numbers[:rows], self.end))
         with self._lock:
-            kept = self._kept.get(chunk)
-            if kept is None or kept.until < until:
-                kept = self._kept[chunk] = self._lay_out(chunk, until)
-        return kept
+            selected = self._by_chunk.get(chunk)
+            if selected is None or selected.until < until:
+                selected = self._by_chunk[chunk] = self._select_rows(chunk, until)
+        return selected
 
-    def _lay_out(self, chunk: Chunk, until: int) -> Kept:
+    def _select_rows(self, chunk: Chunk, until: int) -> SelectedRows:
         numbers = chunk.numbers[:until]
         picked = np.zeros(len(chunk.ids), np.bool_)
         if until:
             first, last = int(numbers[0]) // 8, int(numbers[-1]) // 8 + 1
             picked[:until] = np.unpackbits(self._bits[first:last]).view(np.bool_)[numbers - np.uint32(first * 8)]
         if 0 < np.count_nonzero(picked) * _GATHER_SHARE < until:
-            return Kept(until, picked=np.flatnonzero(picked).astype(np.int32))
-        return Kept(until, bits=np.packbits(picked, bitorder="little").view(np.uint64))
+            return SelectedRows(until, picked=np.flatnonzero(picked).astype(np.int32))
+        return SelectedRows(until, bits=np.packbits(picked, bitorder="little").view(np.uint64))
 
 
 @compiled
 def _interleave(words, first, codes):  # type: ignore[no-untyped-def]
-    """Write rows of words to the lanes from row `first` on."""
+    """Writes rows of words to the lanes from row `first` on."""
     for row in range(words.shape[0]):
         block, lane = divmod(first + row, codes.shape[2])
         for word in range(words.shape[1]):
@@ -183,7 +210,7 @@ def _interleave(words, first, codes):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _lower(least_ids, ids, first, tile_rows):  # type: ignore[no-untyped-def]
+def _update_min_ids(min_ids, ids, first, tile_rows):  # type: ignore[no-untyped-def]
     for row in range(ids.shape[0]):
         tile = (first + row) // tile_rows
-        least_ids[tile] = min(least_ids[tile], ids[row])
+        min_ids[tile] = min(min_ids[tile], ids[row])

@@ -1,7 +1,8 @@
-"""Owns the best rows so far: per query a heap by (distance, id), the total order of every answer.
+"""Owns the best rows so far: one heap per query by (distance, id), the total order of every answer.
 
-A row is two numbers that compare like (distance, id): a key of 14 bits of distance and the id's upper 50, and a
-rest of the id's lower 14 and the row's place. So almost every comparison is one of two 64-bit numbers."""
+A row is encoded as two uint64 that compare like (distance, id): the key holds 14 bits of distance and the upper 50
+bits of the id; the rest holds the lower 14 bits of the id and, in its low 32 bits, the row's place. So almost
+every comparison is a single 64-bit comparison."""
 
 from __future__ import annotations
 
@@ -23,11 +24,17 @@ _LOW_ID = np.uint64((1 << 14) - 1)
 
 @dataclasses.dataclass(slots=True)
 class Heaps:
-    """Per query a max-heap of up to k rows: the root comes last of them."""
+    """One max-heap of up to k rows per query: the root is the worst row.
 
-    counts: npt.NDArray[np.int64]  # (q,)
-    keys: npt.NDArray[np.uint64]  # (q, k)
-    rests: npt.NDArray[np.uint64]  # (q, k)
+    Attributes:
+        counts: int64 (q,): rows in each heap.
+        keys: uint64 (q, k).
+        rests: uint64 (q, k).
+    """
+
+    counts: npt.NDArray[np.int64]
+    keys: npt.NDArray[np.uint64]
+    rests: npt.NDArray[np.uint64]
 
     @classmethod
     def empty(cls, queries: int, k: int) -> Heaps:
@@ -51,27 +58,27 @@ class Heaps:
         return self.rests.astype(np.uint32)
 
     def bound(self, query: int, limit: int) -> int:
-        """The distance within which a row may still matter to a query that wants none beyond `limit`."""
+        """Returns the largest distance at which a row can still enter the query's heap, at most `limit`."""
         if self.counts[query] < self.keys.shape[1]:
             return limit
         return min(limit, int(self.keys[query, 0] >> _DISTANCE_SHIFT))
 
     def absorb(self, other: Heaps) -> None:
-        """Take over what is better in other heaps of the same queries."""
+        """Merges other heaps of the same queries into these."""
         _absorb(*self.arrays, *other.arrays)
 
     def put(self, queries: list[int], other: Heaps) -> None:
-        """Set the heaps of these queries to others, in their order."""
+        """Replaces the heaps of these queries by `other`, in the order of `queries`."""
         self.counts[queries], self.keys[queries], self.rests[queries] = other.arrays
 
     def sort(self) -> None:
-        """Put each query's rows in order. They are no heaps afterwards."""
+        """Sorts each query's rows by (distance, id). Afterwards the rows no longer form heaps."""
         _sort(*self.arrays)
 
 
 @compiled
 def row_addresses(keys, rests, q):  # type: ignore[no-untyped-def]
-    """k, and where a query's keys and rests begin in memory: what `offer` takes."""
+    """Returns k and the addresses of query q's keys and rests, as `offer` takes them."""
     k = keys.shape[1]
     start = np.uint64(q * k * 8)
     return k, np.uint64(keys.ctypes.data) + start, np.uint64(rests.ctypes.data) + start
@@ -79,8 +86,20 @@ def row_addresses(keys, rests, q):  # type: ignore[no-untyped-def]
 
 @compiled
 def offer(keys_at, rests_at, size, k, distance, identifier, place):  # type: ignore[no-untyped-def]
-    """Put a row into a heap of `size` rows if there is room or it comes before the last one there. Returns how
-    many rows there are then. distance, identifier, place: uint64."""
+    """Inserts a row into a heap of `size` rows if there is room or the row precedes the worst one.
+
+    Args:
+        keys_at: Address of the heap's keys.
+        rests_at: Address of the heap's rests.
+        size: Rows in the heap.
+        k: Capacity of the heap.
+        distance: uint64, at most 2**14 - 1.
+        identifier: uint64.
+        place: uint64, at most 2**32 - 1.
+
+    Returns:
+        The number of rows in the heap afterwards.
+    """
     key = (distance << _DISTANCE_SHIFT) | (identifier >> _ID_SHIFT)
     return _insert(keys_at, rests_at, size, k, key, ((identifier & _LOW_ID) << _PLACE_BITS) | place)
 
@@ -115,7 +134,7 @@ def _insert(keys_at, rests_at, size, k, key, rest):  # type: ignore[no-untyped-d
 
 @compiled
 def _sift_down(keys_at, rests_at, size, key, rest):  # type: ignore[no-untyped-def]
-    """Replace a heap's root and restore its order."""
+    """Replaces a heap's root and restores the heap order."""
     parent = 0
     while True:
         child = 2 * parent + 1

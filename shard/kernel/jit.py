@@ -1,7 +1,7 @@
-"""Owns how the kernel's functions are compiled: without the GIL, and kept on disk for the next process.
+"""Owns how the kernel's functions are compiled: without the GIL, and cached on disk for the next process.
 
-Numba keeps them beside the source, or under the user's cache folder where the source is read-only, or where
-NUMBA_CACHE_DIR says. Where none of these can be written they are compiled anew in each process."""
+Numba caches them in NUMBA_CACHE_DIR if set, else next to the source, else (if the source is read-only) in the
+user's cache folder. If none of these is writable, every process compiles them again."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ log = logging.getLogger("shard.kernel")
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """Compile the function when it is first called."""
+    """Returns the function, compiled on its first call."""
     try:
         return numba.njit(nogil=True, cache=True)(function)
     except RuntimeError:
         log.warning(
-            "%s is compiled in every process: set NUMBA_CACHE_DIR to a folder to keep it", function.__name__
+            "%s is compiled in every process: set NUMBA_CACHE_DIR to a writable folder to cache it",
+            function.__name__,
         )
         return numba.njit(nogil=True)(function)

@@ -1,13 +1,14 @@
-"""Owns multi-index hashing: exact search that looks into buckets instead of at every row.
+"""Owns multi-index hashing: exact search that reads buckets instead of every row.
 
 The method is Norouzi, Punjani and Fleet, "Fast Exact Search in Hamming Space with Multi-Index Hashing",
 arXiv:1307.2982. A code is cut into m substrings of 16 bits. Of two codes within m * s + j bits of each other,
-either one of the first j + 1 substrings differs in at most s bits, or one of the others in at most s - 1. So,
-going through the buckets around the query's substrings with s rising from 0 and for each s with j from 0, all rows
-within m * s + j bits have been met; when the k-th distance is no more than that, the answer is complete.
+either one of the first j + 1 substrings differs in at most s bits, or one of the others in at most s - 1. The
+search reads the buckets around the query's substrings with s increasing from 0 and, for each s, j from 0. After
+step (s, j) it has seen all rows within m * s + j bits; once the k-th distance is at most that, the answer is
+complete.
 
-Far neighbours would need ever more buckets. The work is estimated before each step, and a query that would take
-longer than a share of a scan is left to the scan."""
+The number of buckets grows quickly with the distance of the neighbours. The cost is estimated before each step,
+and a query that would exceed a share of a scan's cost falls back to the scan."""
 
 from __future__ import annotations
 
@@ -27,25 +28,32 @@ MIN_BITS, MAX_BITS = 64, 512
 _KEYS = 1 << SUBSTRING_BITS
 _BATCH = 128
 _PAIRS = 256
-# Of a scan's time, what may be spent before a query is left to the scan.
+# The share of a scan's time after which a query falls back to the scan.
 SHARE = 0.2
-# Costs in nanoseconds, as measured by `lookalike bench`; they only decide who answers, never what.
+# Costs in nanoseconds, as measured by `lookalike bench`. They decide the method, never the answer.
 _BUCKET_NS = 30.0
 _CANDIDATE_NS, _CANDIDATE_WORD_NS = 25.0, 12.0
 _SCAN_BYTES_PER_NS, _BATCH_BYTES_PER_NS = 25.0, 100.0
 
-# The columns of a table: addresses of a chunk's arrays, 0 where there is none, and its rows.
-CODES, IDS, DIED, CHOSEN, STARTS, ROWS, COUNT, PLACE = range(8)
+# The columns of a table: the addresses of a chunk's arrays (0 if absent), its row count and the place of its first
+# row.
+CODES, IDS, DIED, SELECTED, STARTS, ROWS, COUNT, PLACE = range(8)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Buckets:
-    """A full chunk's rows by each of their m substrings: those with substring `key` at position j are
-    rows[j, starts[j, key] : starts[j, key + 1]]. table: the chunk's row of a search's tables, without a filter."""
+    """A full chunk's n rows, grouped by each of their m substrings. The rows with substring `key` at position j
+    are rows[j, starts[j, key] : starts[j, key + 1]].
 
-    starts: npt.NDArray[np.uint32]  # (m, 2**16 + 1)
-    rows: npt.NDArray[np.uint32]  # (m, n)
-    table: npt.NDArray[np.uint64]  # (8,)
+    Attributes:
+        starts: uint32 (m, 2**16 + 1).
+        rows: uint32 (m, n).
+        table: uint64 (8,): the chunk's row of the tables that `search` takes, without a filter.
+    """
+
+    starts: npt.NDArray[np.uint32]
+    rows: npt.NDArray[np.uint32]
+    table: npt.NDArray[np.uint64]
 
     @classmethod
     def of(
@@ -55,7 +63,14 @@ class Buckets:
         died: npt.NDArray[np.uint32],
         rows: int,
     ) -> Buckets:
-        """Of the first rows of a chunk. codes: (blocks, words, LANES); ids, died: (n,)."""
+        """Groups the first rows of a chunk.
+
+        Args:
+            codes: uint64 (blocks, words, LANES).
+            ids: uint64 (n,).
+            died: uint32 (n,).
+            rows: The number of rows to group.
+        """
         substrings = codes.shape[1] * 64 // SUBSTRING_BITS
         word = np.dtype(np.uint32)
         starts, sorted_rows = zeros(((substrings, _KEYS + 1), word), ((substrings, rows), word))
@@ -72,19 +87,20 @@ class Buckets:
         return int(self.starts.nbytes + self.rows.nbytes)
 
 
-def fits(bits: int) -> bool:
-    """Whether codes of so many bits can be hashed."""
+def supports(bits: int) -> bool:
+    """Returns whether codes of this width can be hashed."""
     return MIN_BITS <= bits <= MAX_BITS and bits % 64 == 0
 
 
 def scan_ns(rows: int, words: int, queries: int) -> float:
-    """About how long a scan takes for each of so many queries at once."""
+    """Estimates the time of a scan per query, in nanoseconds, in a batch of `queries`."""
     return rows * words * 8 / (_SCAN_BYTES_PER_NS if queries < 4 else _BATCH_BYTES_PER_NS)
 
 
 @functools.cache
 def masks() -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
-    """All 16-bit numbers by how many bits are set, and where those with s bits begin."""
+    """Returns all 16-bit numbers ordered by popcount, uint32 (2**16,), and the index of the first one with s set
+    bits, int64 (18,)."""
     numbers = np.arange(_KEYS, dtype=np.uint32)
     weights = np.bitwise_count(numbers)
     order = np.argsort(weights, kind="stable")
@@ -93,7 +109,7 @@ def masks() -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
 
 @compiled
 def _fill(codes, starts, rows):  # type: ignore[no-untyped-def]
-    """A counting sort for each substring."""
+    """Sorts the rows by each substring (counting sort)."""
     count = rows.shape[1]
     keys = np.empty(count, np.uint32)
     for j in range(starts.shape[0]):
@@ -113,17 +129,29 @@ def _fill(codes, starts, rows):  # type: ignore[no-untyped-def]
 def search(  # type: ignore[no-untyped-def]
     tables, query, limit, bound, budget_ns, epoch, masks, begins, q, heaps
 ):
-    """Offer to query q's heap the rows of the tabled chunks that matter, each once. False, with the heap half
-    filled, when that would take longer than the budget.
+    """Offers the matching rows of all chunks to query q's heap, each row once.
 
-    tables: uint64 (chunks, 8); query: uint64 (words,); limit: the furthest distance asked for; bound: the furthest
-    that can still matter, for what is known of other chunks; masks, begins: see `masks`."""
+    Args:
+        tables: uint64 (chunks, 8).
+        query: uint64 (words,).
+        limit: The largest distance requested, in bits.
+        bound: The largest distance that can still enter the heap, given the rows of other chunks.
+        budget_ns: The estimated time after which the search gives up.
+        epoch: uint32: rows that died at or before it are skipped.
+        masks: See the function `masks`.
+        begins: See the function `masks`.
+        q: The query's index in the heaps.
+        heaps: (counts, keys, rests).
+
+    Returns:
+        False if the search would exceed the budget; the heap is then incomplete.
+    """
     substrings = query.size * 4
     total = 0.0
     for t in range(tables.shape[0]):
         total += tables[t, COUNT]
     candidate_ns = _CANDIDATE_NS + query.size * _CANDIDATE_WORD_NS
-    waiting = np.empty((_BATCH, 2), np.int64)
+    pending = np.empty((_BATCH, 2), np.int64)
     spans = np.empty((_PAIRS, 2), np.uint64)
     spent = 0.0
     for s in range(SUBSTRING_BITS + 1):
@@ -137,7 +165,7 @@ def search(  # type: ignore[no-untyped-def]
             pairs = buckets * tables.shape[0]
             for start in range(0, pairs, _PAIRS):
                 size = min(_PAIRS, pairs - start)
-                # Each of these looks into memory far away: all are on their way before the first is waited for.
+                # Each access is a cache miss, so all are prefetched before the first is read.
                 for p in range(size):
                     t, m = (start + p) % tables.shape[0], (start + p) // tables.shape[0]
                     entry = np.uint64(j * (_KEYS + 1)) + np.uint64(part ^ masks[begins[s] + m])
@@ -158,40 +186,39 @@ def search(  # type: ignore[no-untyped-def]
                         at = row // LANES * query.size * LANES + row % LANES
                         for word in range(query.size):
                             prefetch_at(tables[t, CODES], np.uint64((at + word * LANES) * 8))
-                        waiting[count, 0], waiting[count, 1] = t, row
+                        pending[count, 0], pending[count, 1] = t, row
                         count += 1
                         if count == _BATCH:
-                            bound = _verify(tables, query, waiting, count, s, j, bound, epoch, q, heaps)
+                            bound = _verify(tables, query, pending, count, s, j, bound, epoch, q, heaps)
                             count = 0
                 if spent > budget_ns:
                     return False
-            bound = _verify(tables, query, waiting, count, s, j, bound, epoch, q, heaps)
+            bound = _verify(tables, query, pending, count, s, j, bound, epoch, q, heaps)
             if min(bound, limit) <= substrings * s + j:
                 return True
     return True
 
 
 @compiled
-def _verify(tables, query, waiting, count, s, j, bound, epoch, q, heaps):  # type: ignore[no-untyped-def]
-    """Offer those of the waiting rows that are within the bound and were met for the first time. Returns the
-    bound as it is then."""
+def _verify(tables, query, pending, count, s, j, bound, epoch, q, heaps):  # type: ignore[no-untyped-def]
+    """Offers the pending rows that are within the bound and were not seen before; returns the new bound."""
     counts, keys, rests = heaps
     k, keys_at, rests_at = row_addresses(keys, rests, q)
     for i in range(count):
-        t, row = waiting[i]
+        t, row = pending[i]
         base = np.uint64(row // LANES * query.size * LANES + row % LANES)
         distance = 0
         for word in range(query.size):
             distance += popcount(load_64(tables[t, CODES], base + np.uint64(word * LANES)) ^ query[word])
-        if distance > bound or _met_before(tables[t, CODES], base, query, s, j):
+        if distance > bound or _seen_before(tables[t, CODES], base, query, s, j):
             continue
         at = np.uint64(row)
         if tables[t, DIED]:
             died = load_32(tables[t, DIED], at)
             if died != 0 and died <= epoch:
                 continue
-        if tables[t, CHOSEN]:
-            bits = load_64(tables[t, CHOSEN], np.uint64(row // LANES))
+        if tables[t, SELECTED]:
+            bits = load_64(tables[t, SELECTED], np.uint64(row // LANES))
             if not (bits >> np.uint64(row % LANES)) & np.uint64(1):
                 continue
         identifier = load_64(tables[t, IDS], at)
@@ -202,8 +229,8 @@ def _verify(tables, query, waiting, count, s, j, bound, epoch, q, heaps):  # typ
 
 
 @compiled
-def _met_before(codes, base, query, s, j):  # type: ignore[no-untyped-def]
-    """Whether an earlier bucket held the row too: s bits away by an earlier substring, or fewer by any."""
+def _seen_before(codes, base, query, s, j):  # type: ignore[no-untyped-def]
+    """Returns whether an earlier bucket held the row too: at s bits by an earlier substring, or fewer by any."""
     for word in range(query.size):
         differing = load_64(codes, base + np.uint64(word * LANES)) ^ query[word]
         for part in range(4):

@@ -1,9 +1,10 @@
-"""Owns the exact scan of one chunk: tiles that stay in the cache, and the closer look where a row may matter.
+"""Owns the exact scan of one chunk, in two passes over cache-sized tiles.
 
-A tile of 8 kB is compared with all queries while it is in the first cache. What comes out per query is the
-nearest distance in the tile only; where that is within the query's bound, the tile is gone through again, lane
-by lane. The bound is the distance of the k-th row so far, so that happens ever more seldom. Where it is met
-exactly (a flood of equal codes), a tile whose least id is too large is passed over: ties cost no second pass."""
+A tile of 8 kB is compared with all queries while it is in the L1 cache. The first pass computes only the nearest
+distance in the tile for each query; if that is within the query's bound, a second pass examines the tile lane by
+lane. The bound is the distance of the k-th row so far, so second passes become rarer as the scan proceeds. If the
+nearest distance equals the bound (as with many equal codes), a tile whose smallest id is too large is skipped:
+ties cost no second pass."""
 
 from __future__ import annotations
 
@@ -14,29 +15,44 @@ from shard.kernel.jit import compiled
 from shard.kernel.simd import LANES, ids_below, popcount, prefetch, tile_nearest, tile_within
 
 _TILE_BYTES = 8_192
+# Candidates that are collected before they are offered to the heaps.
 _FOUND = 512
-_CROWD = 4
+# A block with more candidates at the bound is first reduced to those with smaller ids.
+_MANY_TIES = 4
 _EIGHT, _FOUR, _ONE = (0,) * 8, (0,) * 4, (0,)
 
 
 def tile_blocks(words: int) -> int:
-    """Blocks in a tile of codes of so many words."""
+    """Returns the number of blocks in a tile of codes of `words` 64-bit words."""
     return max(1, _TILE_BYTES // (words * 8 * LANES))
 
 
 @compiled
 def scan_chunk(  # type: ignore[no-untyped-def]
-    chunk, place, first, last, tile, rows, epoch, chosen, picked, queries, limit, heaps, shape
+    chunk, place, first, last, tile, rows, epoch, selected, picked, queries, limit, heaps, shape
 ):
-    """Offer the live rows of blocks first..last to each query's heap.
+    """Offers the live rows of blocks first..last to each query's heap.
 
-    chunk: (codes, ids, died, least_ids), `died` empty if no row has; place: of its first row; tile: blocks in a
-    tile, `first` begins one; rows: how many of the chunk count; chosen: a bit per row, uint64 (blocks,), or empty
-    for all; picked: empty, or int32 (n,), the only rows to look at: their codes are gathered into tiles, and
-    first, last and rows count them; limit: uint64; heaps: (counts, keys, rests).
+    This is one long function because a call with array arguments counts references, which costs more than the
+    second pass over a tile.
 
-    One long function, for a call with arrays counts references, which costs more than a closer look."""
-    codes, ids, died, least_ids = chunk
+    Args:
+        chunk: (codes, ids, died, min_ids) as in `Chunk`; `died` is empty if no row is deleted.
+        place: uint32: the place of the chunk's first row.
+        first: The first block; it begins a tile.
+        last: The block after the last.
+        tile: Blocks per tile.
+        rows: Rows of the chunk to consider.
+        epoch: uint32: rows that died at or before it are skipped.
+        selected: uint64 (blocks,): one bit per row, or empty for all rows.
+        picked: Empty, or int32 (n,): the only rows to consider. Their codes are gathered into tiles, and `first`,
+            `last` and `rows` refer to the gathered rows.
+        queries: uint64 (q, words).
+        limit: uint64: the largest distance requested, in bits.
+        heaps: (counts, keys, rests) as in `Heaps`; modified.
+        shape: See `simd.shape_of`.
+    """
+    codes, ids, died, min_ids = chunk
     counts, keys, rests = heaps
     total, words = queries.shape[0], codes.shape[1]
     k, keys_at, rests_at = row_addresses(keys, rests, 0)
@@ -44,20 +60,20 @@ def scan_chunk(  # type: ignore[no-untyped-def]
     bounds = _bounds(counts, keys, limit)
     lanes, nearer_lanes = np.empty(tile, np.uint64), np.empty(1, np.uint64)
     found = np.empty((_FOUND + 8 * tile * LANES, 3), np.int32)
-    gathers, chooses, some_died = picked.size > 0, chosen.size > 0, died.size > 0
-    source = _room(tile, words) if gathers else codes
-    waiting = 0
+    gathers, selects, some_died = picked.size > 0, selected.size > 0, died.size > 0
+    source = _tile_buffer(tile, words) if gathers else codes
+    pending = 0
     for block in range(first, last, tile):
         count = min(tile, last - block)
         at = block
-        least_id = np.uint64(0)
+        min_id = np.uint64(0)
         if gathers:
             at = 0
             _gather(codes, picked, block * LANES, min(rows, (block + count) * LANES), source)
-        elif chooses and not chosen[block : block + count].any():
+        elif selects and not selected[block : block + count].any():
             continue
         else:
-            least_id = least_ids[block // tile]
+            min_id = min_ids[block // tile]
         q = 0
         while q < total:
             if total - q >= 8:
@@ -69,21 +85,21 @@ def scan_chunk(  # type: ignore[no-untyped-def]
             else:
                 size = 1
                 near = tile_nearest(source, at, count, queries, q, bounds, shape, _ONE)
-            # A closer look, for each query to which the tile may matter.
+            # The second pass, for each query with a candidate in the tile.
             while near & np.uint64(0xFFFFFFFF):
                 j = popcount((near & (~near + np.uint64(1))) - np.uint64(1))
                 is_nearer = (near >> (j + np.uint64(32))) & np.uint64(1)
                 near &= near - np.uint64(1)
                 query = q + np.int64(j)
                 is_full = counts[query] == k
-                if is_full and not is_nearer and least_id >= id_of(keys[query, 0], rests[query, 0]):
+                if is_full and not is_nearer and min_id >= id_of(keys[query, 0], rests[query, 0]):
                     continue
                 bound = bounds[query]
                 tile_within(source, at, count, queries, query, bound, lanes, shape)
                 for b in range(count):
-                    hits = lanes[b] & chosen[block + b] if chooses else lanes[b]
-                    if is_full and popcount(hits) > _CROWD and not gathers:
-                        # Of many rows at the very bound, only those with lesser ids matter.
+                    hits = lanes[b] & selected[block + b] if selects else lanes[b]
+                    if is_full and popcount(hits) > _MANY_TIES and not gathers:
+                        # Of many rows exactly at the bound, only those with smaller ids can enter the heap.
                         worst = id_of(keys[query, 0], rests[query, 0])
                         lesser = ids_below(ids, (block + b) * LANES, worst)
                         if bound > 0:
@@ -102,13 +118,13 @@ def scan_chunk(  # type: ignore[no-untyped-def]
                         for word in range(words):
                             distance += popcount(source[at + b, word, lane] ^ queries[query, word])
                         prefetch(ids, row)
-                        found[waiting, 0], found[waiting, 1], found[waiting, 2] = query, row, distance
-                        waiting += 1
+                        found[pending, 0], found[pending, 1], found[pending, 2] = query, row, distance
+                        pending += 1
             q += size
-            if q < total and waiting < _FOUND:
+            if q < total and pending < _FOUND:
                 continue
-            # What was found is offered together: the ids lie far apart, and are on their way from memory by now.
-            for i in range(waiting):
+            # Candidates are offered in batches: by then the prefetches of their scattered ids have completed.
+            for i in range(pending):
                 query, row, distance = np.int64(found[i, 0]), np.int64(found[i, 1]), np.uint64(found[i, 2])
                 if distance > bounds[query] or (some_died and died[row] != 0 and died[row] <= epoch):
                     continue
@@ -124,12 +140,12 @@ def scan_chunk(  # type: ignore[no-untyped-def]
                 )
                 if counts[query] == k:
                     bounds[query] = distance_of(keys[query, 0])
-            waiting = 0
+            pending = 0
 
 
 @compiled
-def _room(tile, words):  # type: ignore[no-untyped-def]
-    """A tile's memory, aligned to 64 bytes."""
+def _tile_buffer(tile, words):  # type: ignore[no-untyped-def]
+    """Returns an uninitialized tile, aligned to 64 bytes."""
     size = tile * words * LANES
     room = np.empty(size + 8, np.uint64)
     skip = (64 - room.ctypes.data % 64) % 64 // 8
@@ -138,7 +154,7 @@ def _room(tile, words):  # type: ignore[no-untyped-def]
 
 @compiled
 def _gather(codes, picked, first, last, gathered):  # type: ignore[no-untyped-def]
-    """Copy the codes of rows picked[first:last] into a tile."""
+    """Copies the codes of rows picked[first:last] into a tile."""
     for at in range(last - first):
         row = picked[first + at]
         for word in range(codes.shape[1]):
@@ -147,7 +163,7 @@ def _gather(codes, picked, first, last, gathered):  # type: ignore[no-untyped-de
 
 @compiled
 def _bounds(counts, keys, limit):  # type: ignore[no-untyped-def]
-    """The distance within which a row may still matter, per query."""
+    """Returns the largest distance at which a row can still enter each query's heap: uint64 (q,)."""
     bounds = np.full(counts.size, limit, np.uint64)
     for q in range(counts.size):
         if counts[q] == keys.shape[1]:

@@ -1,12 +1,12 @@
-"""Owns the vector code of the scan: how far queries are from blocks of codes, and which lanes are within a bound.
+"""Owns the vector code of the scan: distances of queries to blocks of codes, and the lanes within a bound.
 
-Written in LLVM's vector types, eight 64-bit lanes wide, because Numba's own loops collapse when many words and
-queries are unrolled. LLVM turns it into what the processor has: vpopcntq under AVX-512, byte shuffles under
-AVX2 and SSE, cnt under NEON. A block holds LANES codes word by word (word, lane), so no sum crosses lanes.
+The code uses LLVM vector types of eight 64-bit lanes, because Numba's own loops become slow when many words and
+queries are unrolled. LLVM lowers it to the processor's instructions: vpopcntq under AVX-512, byte shuffles under
+AVX2 and SSE, cnt under NEON. A block stores LANES codes word by word (word, lane), so no sum crosses lanes.
 
-Words are taken four at a time (`_PASS`): that many words of several queries stay in registers or in the first
-cache, and a block is read as a few neighbouring streams. `shape` is a tuple whose length alone matters; it makes
-the first pass a constant, so eight compilations serve every width: see `shape_of`."""
+Words are processed four at a time (`_PASS`): that many words of several queries stay in registers or in the L1
+cache, and a block is read as a few adjacent streams. `shape` is a tuple of which only the length matters; it makes
+the first pass a compile-time constant, so eight compilations serve every width: see `shape_of`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LANES = 64
 _WIDTH = 8
 _PASS = 4
 _STEPS = LANES // _WIDTH
-# How far ahead of the codes in work the next ones are asked for, into the second cache.
+# How far ahead of the current codes the next ones are prefetched into the L2 cache.
 _PREFETCH_BYTES = 16_384
 
 _I8, _I32, _I64 = (ir.IntType(bits) for bits in (8, 32, 64))
@@ -33,15 +33,16 @@ _HALVES = ir.VectorType(_I32, 2 * _WIDTH)
 
 
 def shape_of(words: int) -> tuple[int, ...]:
-    """What `shape` must be for codes of so many words: 1..4 for as many words, 5..8 for more than one pass,
-    the first of 1..4 words."""
+    """Returns `shape` for codes of `words` 64-bit words.
+
+    Length 1..4 means a single pass over as many words; 5..8 means several passes, the first over 1..4 words."""
     head = words % _PASS or _PASS
     return (0,) * (words if words <= _PASS else _PASS + head)
 
 
 @intrinsic
 def popcount(typingctx, value):  # type: ignore[no-untyped-def]
-    """Set bits of a uint64, as the processor's own instruction where it has one."""
+    """Returns the number of set bits of a uint64, by a native instruction if the processor has one."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         return builder.call(builder.module.declare_intrinsic("llvm.ctpop", [_I64]), args)
@@ -51,7 +52,7 @@ def popcount(typingctx, value):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def prefetch(typingctx, array, index):  # type: ignore[no-untyped-def]
-    """Have an element of a one-dimensional array brought into the cache."""
+    """Prefetches an element of a one-dimensional array into the cache."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
@@ -63,10 +64,21 @@ def prefetch(typingctx, array, index):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def tile_nearest(typingctx, codes, first, count, queries, query, bounds, shape, group):  # type: ignore[no-untyped-def]
-    """Compare blocks first..first+count with queries query..query+len(group).
+    """Compares blocks first..first+count with queries query..query+len(group).
 
-    codes: uint64 (blocks, words, LANES), aligned to 64 bytes; queries: uint64 (n, words); bounds: uint64 (n,).
-    Returns a uint64: bit j is set if query + j is within its bound of some code, bit 32 + j if nearer."""
+    Args:
+        codes: uint64 (blocks, words, LANES), aligned to 64 bytes.
+        first: The first block.
+        count: The number of blocks.
+        queries: uint64 (n, words).
+        query: The first query.
+        bounds: uint64 (n,), in bits.
+        shape: See `shape_of`.
+        group: A tuple of which only the length matters: the number of queries.
+
+    Returns:
+        A uint64. Bit j is set if some code is within bounds[query + j], bit 32 + j if one is strictly nearer.
+    """
     signature = types.uint64(codes, first, count, queries, query, bounds, shape, group)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
@@ -82,10 +94,10 @@ def tile_nearest(typingctx, codes, first, count, queries, query, bounds, shape, 
         scan.blocks(first, count, take)
         found = _I64(0)
         for j in range(scan.group):
-            least = builder.load(nearest[j])
+            minima = builder.load(nearest[j])
             bound = _splat(builder, builder.load(builder.gep(bounds_data, [builder.add(query, _I64(j))])))
             for compare, bit in (("<=", j), ("<", 32 + j)):
-                some = builder.icmp_unsigned("!=", _mask(builder, compare, least, bound), _I64(0))
+                some = builder.icmp_unsigned("!=", _mask(builder, compare, minima, bound), _I64(0))
                 found = builder.or_(found, builder.shl(builder.zext(some, _I64), _I64(bit)))
         return found
 
@@ -94,8 +106,21 @@ def tile_nearest(typingctx, codes, first, count, queries, query, bounds, shape, 
 
 @intrinsic
 def tile_within(typingctx, codes, first, count, queries, query, bound, lanes, shape):  # type: ignore[no-untyped-def]
-    """Compare blocks first..first+count with one query. Writes to lanes, uint64 (count,), a bit per lane: set if
-    it is within `bound`, a uint64. Returns the last of them."""
+    """Compares blocks first..first+count with one query.
+
+    Args:
+        codes: uint64 (blocks, words, LANES), aligned to 64 bytes.
+        first: The first block.
+        count: The number of blocks.
+        queries: uint64 (n, words).
+        query: The query.
+        bound: uint64, in bits.
+        lanes: uint64 (count,), written: one bit per lane, set if the code is within `bound`.
+        shape: See `shape_of`.
+
+    Returns:
+        The last element of `lanes`.
+    """
     signature = types.uint64(codes, first, count, queries, query, bound, lanes, shape)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
@@ -122,8 +147,8 @@ def tile_within(typingctx, codes, first, count, queries, query, bound, lanes, sh
 
 @intrinsic
 def ids_below(typingctx, ids, first, bound):  # type: ignore[no-untyped-def]
-    """A bit per lane of a block: set if its id, ids[first + lane], is below `bound`. ids: uint64, 64-byte aligned
-    at `first`."""
+    """Returns one bit per lane of a block, set if ids[first + lane] < bound. ids: uint64, 64-byte aligned at
+    `first`."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
@@ -143,8 +168,8 @@ Finish = Callable[[ir.Value], None]
 
 
 class _Scan:
-    """Emits the loops over blocks, words and lanes for a group of queries. Its arguments begin with codes, first
-    block, count of blocks, queries, first query."""
+    """Emits the loops over blocks, words and lanes for a group of queries. `args` begins with codes, first block,
+    number of blocks, queries, first query."""
 
     def __init__(
         self, context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[ir.Value], shape: int, group: int
@@ -159,13 +184,13 @@ class _Scan:
         self._head = shape if self._single else shape - _PASS
 
     def data(self, position: int) -> ir.Value:
-        """Pointer to the elements of the array at this place among the arguments."""
+        """Returns a pointer to the elements of the array argument at `position`."""
         array = self._context.make_array(self._signature.args[position])
         return array(self._context, self._builder, self._args[position]).data
 
     def blocks(self, first: ir.Value, count: ir.Value, take: Take, finish: Finish = lambda block: None) -> None:
-        """For each block hand every query's distances to `take(query, step, distances)`, a step for each vector of
-        lanes; then the block's place among them to `finish`."""
+        """Emits the loop over blocks. For each block it calls `take(query, step, distances)` for every query and
+        every vector of lanes, then `finish(index)` with the block's index from `first`."""
         b = self._builder
         words = _I64(self._head) if self._single else self._words
         size = b.mul(words, _I64(LANES))
@@ -197,7 +222,7 @@ class _Scan:
         return self._builder.gep(sums, [self._builder.add(step, _I64(j * _STEPS))])
 
     def _broadcast(self, word: ir.Value, count: int) -> list[list[ir.Value]]:
-        """The queries' words word..word+count, each in all lanes of a vector: [query][word]."""
+        """Returns the queries' words word..word+count, each broadcast to all lanes of a vector: [query][word]."""
         b = self._builder
         rows = [b.add(self._first_query, b.mul(self._words, _I64(j))) for j in range(self.group)]
         at = [[b.add(b.add(row, word), _I64(w)) for w in range(count)] for row in rows]
@@ -206,7 +231,8 @@ class _Scan:
     def _lanes(
         self, block: ir.Value, word: ir.Value, queries: list[list[ir.Value]], sums: ir.Value | None, take: Take
     ) -> None:
-        """Add the bits in which the queries' words differ from the block's, and hand on the totals."""
+        """Adds the number of bits in which the queries' words differ from the block's, and passes the totals to
+        `take`."""
         b = self._builder
         with cgutils.for_range(b, _I64(_STEPS)) as loop:
             totals = [None if sums is None else b.load(self._slot(sums, j, loop.index)) for j in range(self.group)]
@@ -230,12 +256,12 @@ def _splat(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
 
 
 def _mask(builder: ir.IRBuilder, compare: str, a: ir.Value, b: ir.Value) -> ir.Value:
-    """A bit per lane, in the low bits of a 64-bit number."""
+    """Returns one bit per lane, in the low bits of a uint64."""
     return builder.zext(builder.bitcast(builder.icmp_unsigned(compare, a, b), _I8), _I64)
 
 
 def _minimum(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
-    """Of small numbers: their upper halves are zero, and 32-bit minima cost half of what 64-bit ones do."""
+    """Returns the minima of numbers below 2**32: a 32-bit minimum costs half as much as a 64-bit one."""
     a, b = builder.bitcast(a, _HALVES), builder.bitcast(b, _HALVES)
     return builder.bitcast(_call(builder, "llvm.umin.v16i32", _HALVES, a, b), _VECTOR)
 

@@ -1,4 +1,4 @@
-"""Owns a state of a matrix: which chunks, how many rows of each, and as of which change."""
+"""Owns the state of a matrix after one change: its chunks, the rows of each, and the epoch."""
 
 from __future__ import annotations
 
@@ -12,12 +12,20 @@ from shard.kernel.chunk import Chunk, Numbers
 
 
 class ScanStopped(Exception):
-    """The caller asked to stop before the scan was done."""
+    """The caller's `should_stop` returned True before the scan finished."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class View:
-    """The matrix as it was after one append or deletion. No row has a number of `end` or above."""
+    """The matrix as it was after one append or deletion.
+
+    Attributes:
+        chunks: The chunks, in the order of their rows' numbers.
+        rows: Rows of each chunk that belong to the view.
+        epoch: Rows that died later are live in the view.
+        live: Live rows.
+        end: One more than the highest row number.
+    """
 
     chunks: tuple[Chunk, ...]
     rows: tuple[int, ...]
@@ -27,14 +35,14 @@ class View:
 
 
 def group_by_chunk(chunks: tuple[Chunk, ...], numbers: Numbers) -> list[tuple[int, Numbers]]:
-    """Split sorted numbers by the position of the chunk that may hold them."""
+    """Splits sorted numbers, uint32 (n,), by the position of the chunk that may contain them."""
     firsts = np.array([chunk.numbers[0] for chunk in chunks], np.uint32)
     positions = np.searchsorted(firsts, numbers, side="right") - 1
     return [(int(p), numbers[positions == p]) for p in np.unique(positions) if p >= 0]
 
 
 def live_rows(view: View) -> tuple[npt.NDArray[np.uint64], Numbers]:
-    """Ids and numbers of the rows that live in a view."""
+    """Returns the ids, uint64 (n,), and numbers, uint32 (n,), of the live rows of a view."""
     ids, numbers = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint32)]
     for chunk, rows in zip(view.chunks, view.rows, strict=True):
         died = chunk.died[:rows]
@@ -47,7 +55,13 @@ def live_rows(view: View) -> tuple[npt.NDArray[np.uint64], Numbers]:
 def mask_by_id(
     view: View, first: int, choose: Callable[[npt.NDArray[np.uint64]], npt.NDArray[np.bool_]]
 ) -> npt.NDArray[np.bool_]:
-    """For the row numbers first..view.end a mask: True for the rows whose ids are chosen."""
+    """Returns a mask over the row numbers first..view.end, bool (view.end - first,).
+
+    Args:
+        view: The rows.
+        first: The first row number of the mask.
+        choose: Maps ids, uint64 (n,), to bool (n,): the value for each row.
+    """
     mask = np.zeros(view.end - first, np.bool_)
     for chunk, rows in zip(view.chunks, view.rows, strict=True):
         start = int(np.searchsorted(chunk.numbers[:rows], first))

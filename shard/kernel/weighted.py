@@ -1,8 +1,8 @@
-"""Owns weighted Hamming distance: each differing bit counts by the query's weight for it. With a query's
-projections as weights that is the asymmetric distance of a float query to binary codes (Gordo et al., TPAMI 2014).
+"""Owns weighted Hamming distance: the sum of the query's weights over the differing bits. With a query's
+projections as weights this is the asymmetric distance of a float query to binary codes (Gordo et al., TPAMI 2014).
 
-A query becomes one table of 256 sums per byte of a code, so a row costs a look-up per byte. Sums are whole
-numbers: exact in any order, on any machine."""
+A query becomes one table of 256 sums per byte of a code, so a row costs one look-up per byte. Sums are integers:
+exact in any order, on any machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from shard.kernel.chunk import EVERYTHING, Chunk, Kept, Numbers, Selection, Words
+from shard.kernel.chunk import ALL_ROWS, Chunk, Numbers, SelectedRows, Selection, Words
 from shard.kernel.heaps import Distances, Ids
 from shard.kernel.jit import compiled
 from shard.kernel.simd import LANES, popcount
@@ -27,16 +27,22 @@ _BITS_OF_BYTE = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).a
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class WeightedMatches:
-    """One query's rows, ordered by (weighted, id); where that ends at k, all that are equal to the last in
-    both."""
+    """One query's matches, ordered by (weighted, id): the first k, and all rows equal to the k-th in both.
 
-    weighted: Sums  # (n,)
-    distances: Distances  # (n,): plain Hamming
-    ids: Ids  # (n,)
-    numbers: Numbers  # (n,)
+    Attributes:
+        weighted: uint32 (n,): weighted distances.
+        distances: uint16 (n,): Hamming distances, in bits.
+        ids: uint64 (n,).
+        numbers: uint32 (n,).
+    """
 
-    def joined(self, other: WeightedMatches, k: int) -> WeightedMatches:
-        """The first k of both, and what is equal to the last of them."""
+    weighted: Sums
+    distances: Distances
+    ids: Ids
+    numbers: Numbers
+
+    def merged(self, other: WeightedMatches, k: int) -> WeightedMatches:
+        """Returns the first k of both, and all rows equal to the k-th."""
         weighted = np.concatenate([self.weighted, other.weighted])
         distances = np.concatenate([self.distances, other.distances])
         ids = np.concatenate([self.ids, other.ids])
@@ -61,8 +67,23 @@ def scan(
     selection: Selection | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> WeightedMatches:
-    """The k nearest rows by weighted distance, within `max_distance` plain bits, among the selected rows.
-    query: uint8 (bits/8,); weights: uint16 (bits,), in the order of numpy.packbits. Raises ScanStopped."""
+    """Finds the k nearest rows by weighted distance.
+
+    Args:
+        view: The rows.
+        query: uint8 (bits/8,).
+        weights: uint16 (bits,), in numpy.packbits order.
+        k: Rows to find, at least 1.
+        max_distance: The largest Hamming distance of a match, in bits.
+        selection: The rows to consider; all by default.
+        should_stop: Polled before each chunk.
+
+    Returns:
+        The first k rows by (weighted, id), and all rows equal to the k-th.
+
+    Raises:
+        ScanStopped: If `should_stop` returned True.
+    """
     words = -(-len(query) // 8)
     sums, query_words = _sums(query, weights, words), _to_words(query, words)
     best = WeightedMatches(
@@ -71,9 +92,9 @@ def scan(
     for chunk, rows in zip(view.chunks, view.rows, strict=True):
         if should_stop():
             raise ScanStopped
-        kept = EVERYTHING if selection is None else selection.rows(chunk, rows)
-        picked = kept.picked[: np.searchsorted(kept.picked, rows)].astype(np.int64)
-        if kept.picked.size:
+        selected = ALL_ROWS if selection is None else selection.rows(chunk, rows)
+        picked = selected.picked[: np.searchsorted(selected.picked, rows)].astype(np.int64)
+        if selected.picked.size:
             weighted, distances = _rank_rows(chunk, picked, query_words, sums)
         else:
             weighted, distances = _rank_all(chunk, rows, query_words, sums)
@@ -82,21 +103,30 @@ def scan(
             near = np.flatnonzero(weighted <= best.weighted[-1])
         if max_distance is not None:
             near = near[distances[near] <= max_distance]
-        found = picked[near] if kept.picked.size else near
-        counts = _counts(chunk, view.epoch, kept, found)
-        near, found = near[counts], found[counts]
+        found = picked[near] if selected.picked.size else near
+        matching = _live_and_selected(chunk, view.epoch, selected, found)
+        near, found = near[matching], found[matching]
         if len(found) > k:
             first = weighted[near] <= np.partition(weighted[near], k - 1)[k - 1]
             near, found = near[first], found[first]
-        best = best.joined(
+        best = best.merged(
             WeightedMatches(weighted[near], distances[near], chunk.ids[found], chunk.numbers[found]), k
         )
     return best
 
 
 def weigh(view: View, numbers: Numbers, query: Bytes, weights: Weights) -> Sums:
-    """The weighted distances of rows that the view has. numbers: uint32 (n,), in any order. Returns uint32
-    (n,)."""
+    """Computes the weighted distances of given rows.
+
+    Args:
+        view: The rows.
+        numbers: uint32 (n,), in any order; the view must contain all of them.
+        query: uint8 (bits/8,).
+        weights: uint16 (bits,), in numpy.packbits order.
+
+    Returns:
+        uint32 (n,).
+    """
     words = -(-len(query) // 8)
     sums, query_words = _sums(query, weights, words), _to_words(query, words)
     order = np.argsort(numbers)
@@ -111,15 +141,15 @@ def weigh(view: View, numbers: Numbers, query: Bytes, weights: Weights) -> Sums:
 
 
 def warm_up(view: View, bits: int) -> None:
-    """Compile, or load from the cache, what `scan` and `weigh` need. The view must have row number 0."""
+    """Compiles, or loads from the cache, what `scan` and `weigh` need. The view must contain row number 0."""
     query, weights = np.zeros(bits // 8, np.uint8), np.ones(bits, np.uint16)
     scan(view, query, weights, 1)
     weigh(view, np.zeros(1, np.uint32), query, weights)
 
 
 def _sums(query: Bytes, weights: Weights, words: int) -> Sums:
-    """uint32 (words * 8, 256): for each byte of a stored code and each value of it, the weights of the bits in
-    which the query differs."""
+    """Returns uint32 (words * 8, 256): for each byte of a stored code and each of its values, the total weight of
+    the bits in which the query differs."""
     result = np.zeros((words * 8, 256), np.uint32)
     differing = np.arange(256, dtype=np.uint8)[None, :] ^ query[:, None]
     by_byte = weights.reshape(len(query), 8).astype(np.uint32)
@@ -146,20 +176,22 @@ def _rank_rows(chunk: Chunk, rows: npt.NDArray[np.int64], query: Words, sums: Su
     return weighted, distances
 
 
-def _counts(chunk: Chunk, epoch: int, kept: Kept, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Which of these rows live at `epoch` and are kept."""
-    counts = np.ones(len(rows), np.bool_)
+def _live_and_selected(
+    chunk: Chunk, epoch: int, selected: SelectedRows, rows: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    """Returns a mask of the rows that are live at `epoch` and selected."""
+    mask = np.ones(len(rows), np.bool_)
     if chunk.dead:
         died = chunk.died[rows]
-        counts &= (died == 0) | (died > epoch)
-    if kept.bits.size:
-        counts &= (kept.bits[rows // LANES] >> (rows % LANES).astype(np.uint64)) & np.uint64(1) == 1
-    return counts
+        mask &= (died == 0) | (died > epoch)
+    if selected.bits.size:
+        mask &= (selected.bits[rows // LANES] >> (rows % LANES).astype(np.uint64)) & np.uint64(1) == 1
+    return mask
 
 
 @compiled
 def _rank(codes, rows, query, sums, weighted, distances):  # type: ignore[no-untyped-def]
-    """Both distances of some rows."""
+    """Computes both distances of the given rows."""
     for at in range(rows.size):
         block, lane = rows[at] // LANES, rows[at] % LANES
         for word in range(codes.shape[1]):
@@ -171,8 +203,8 @@ def _rank(codes, rows, query, sums, weighted, distances):  # type: ignore[no-unt
 
 @compiled
 def _rank_blocks(codes, query, sums, weighted, distances):  # type: ignore[no-untyped-def]
-    """Both distances of the first rows, as many as the results have room for. Lane by lane within a byte, so that
-    one table is in use at a time."""
+    """Computes both distances of the first `weighted.size` rows. The lane loop is innermost, so that only one
+    table is in use at a time."""
     totals, counts = np.empty(LANES, np.uint32), np.empty(LANES, np.uint64)
     for block in range(-(-weighted.size // LANES)):
         totals[:] = 0

@@ -1,13 +1,14 @@
-"""The chaos harness: a real cluster under load, faults of every kind, and a checker that knows what each answer
-may say. Run it with `python -m tests.chaos --help`; the last line it prints is the verdict as JSON.
+"""The chaos harness: a real cluster under load, fault injection, and a consistency checker for every answer. Run
+it with `python -m tests.chaos --help`; the last line of its output is the verdict as JSON.
 
-    __main__.py   options, and one run from start to verdict     isolation.py  a namespace that nothing escapes
-    keeper.py     processes: pids, restarts, logs                cluster.py    which processes a cluster has
-    network.py    hosts, and cuts between them                   disks.py      small disks that can be filled
-    clocks.py     processes whose clock is wrong                 faults.py     what is broken, and when
-    reshard.py    another number of partitions, under load       workload.py   writers and readers
-    history.py    what was written, and when                     checker.py    what an answer may say
-    readback.py   every key, read when all is healed             plant.py      lies, to test the checker
-    meter.py      how many calls succeeded, and how fast         verdict.py    what is counted and printed
+    __main__.py      one run, from start to verdict         isolation.py   namespaces for the whole run
+    processes.py     process supervision: restarts, logs    cluster.py     the processes of a cluster
+    network.py       hosts, and partitions between them     disks.py       small disks that can be filled
+    clocks.py        clock skew                             faults.py      fault injection
+    reshard.py       changes of the partition count         workload.py    concurrent writers and readers
+    history.py       all writes, with their times           checker.py     which answers are permitted
+    checked_reads.py reads that the checker verifies        final_check.py reads of every key after recovery
+    violations.py    planted violations (checker tests)     call_stats.py  availability and latency
+    content.py       codes and images to write              verdict.py     counts and output
 
-Nothing here decides by luck of timing: what an answer may say follows from when it was asked for and given."""
+The checker does not depend on timing luck: the permitted answers follow from when a read began and ended."""

@@ -1,5 +1,6 @@
-"""Owns one run: a cluster is started, loaded and broken for a while, healed, read back, and judged. Exits with 0
-only if nothing was lost, resurrected, duplicated, stale, falsely complete, corrupted or unreadable."""
+"""Owns one run: starts a cluster, applies load and faults, waits for recovery, reads everything and prints the
+verdict. Exits with 0 only if nothing was lost, resurrected, duplicated, stale, falsely complete, corrupted or
+unreadable."""
 
 from __future__ import annotations
 
@@ -14,18 +15,18 @@ from pathlib import Path
 from lookalike import Client
 from lookalike.model.errors import CannotStart
 from tests.chaos import disks
+from tests.chaos.call_stats import CALM, CallStats
+from tests.chaos.checked_reads import CheckedReads
 from tests.chaos.cluster import Cluster, wait_until
 from tests.chaos.content import Codes, Images, Source
 from tests.chaos.faults import Faults
+from tests.chaos.final_check import check_every_key
 from tests.chaos.history import History
 from tests.chaos.isolation import isolate
-from tests.chaos.meter import CALM, Meter
 from tests.chaos.network import make_network
-from tests.chaos.plant import answerer, tell_lie
-from tests.chaos.readback import read_back
-from tests.chaos.reading import Reading
 from tests.chaos.settings import Settings, parse_settings
 from tests.chaos.verdict import Log, Tally, print_verdict, verdict
+from tests.chaos.violations import plant_violation, result_filter
 from tests.chaos.workload import CALL_SECONDS, Coordinators, Workload, keys_of
 
 EXIT_VIOLATION = 1
@@ -36,52 +37,57 @@ _CALM_SHARE = 0.1
 _CALM_MAX_SECONDS = 5.0
 _START_SECONDS = 60.0
 _ENCODER_START_SECONDS = 180.0
-_HEAL_SECONDS = 120.0
+_RECOVERY_SECONDS = 120.0
 
 
 class Run:
-    """Everything of one run: a collection is read and written by a `Reading` of its own."""
+    """The state of one run. Each collection has its own `CheckedReads`."""
 
     def __init__(self, settings: Settings, cluster: Cluster, log: Log) -> None:
         self.settings = settings
         self.cluster = cluster
         self.log = log
-        self.meter = Meter()
+        self.stats = CallStats()
         self.tally = Tally(log, settings.tolerate_late)
-        self.faults = Faults(settings, cluster, self.meter, log)
-        self.defects: list[BaseException] = []
-        self.readings: list[Reading] = []
+        self.faults = Faults(settings, cluster, self.stats, log)
+        self.harness_errors: list[BaseException] = []
+        self.checked_reads: list[CheckedReads] = []
 
     def go(self) -> bool:
-        """Returns whether the verdict is good. Raises CannotStart, or the defect of the harness that ended it."""
+        """Executes the run and prints the verdict; returns whether there was no violation.
+
+        Raises:
+            CannotStart: If the cluster does not start.
+            BaseException: The error of the harness itself that ended the run.
+        """
         settings, cluster = self.settings, self.cluster
         cluster.start()
         if not cluster.disks.folders:
             self.log.say(disks.NOT_PERMITTED)
         if not cluster.wait_serving(_ENCODER_START_SECONDS if settings.has_encoder else _START_SECONDS):
-            raise CannotStart(f"the cluster does not serve:\n{cluster.describe()}")
-        self.log.say("all serves")
+            raise CannotStart(f"the cluster is not serving:\n{cluster.describe()}")
+        self.log.say("cluster is serving")
         with _clients(cluster) as coordinators:
             workload = self._workload(coordinators)
             workload.start()
-            self._break()
-            is_settled = self._heal()
-            if not workload.stop(_HEAL_SECONDS):
+            self._inject_faults()
+            is_settled = self._wait_recovered()
+            if not workload.stop(_RECOVERY_SECONDS):
                 self.log.say("some writes were never acknowledged")
-            if self.defects:
-                raise self.defects[0]
-            self._read_back(coordinators)
-        acknowledged = sum(reading.history.acknowledged() for reading in self.readings)
-        deaths = cluster.keeper.deaths()
+            if self.harness_errors:
+                raise self.harness_errors[0]
+            self._check_every_key(coordinators)
+        acknowledged = sum(reads.history.acknowledged() for reads in self.checked_reads)
+        deaths = cluster.processes.deaths()
         print_verdict(
-            verdict(settings, self.tally, self.meter, acknowledged, self.faults.counts, is_settled, deaths)
+            verdict(settings, self.tally, self.stats, acknowledged, self.faults.counts, is_settled, deaths)
         )
         return self.tally.is_clean
 
     def _workload(self, coordinators: Coordinators) -> Workload:
         seed = self.settings.seed
         _, client = coordinators[0]
-        workload = Workload(coordinators, self.defects.append)
+        workload = Workload(coordinators, self.harness_errors.append)
         self._load(workload, Codes(client), [f"writer{i}" for i in range(_WRITERS)], _READERS)
         if self.settings.has_encoder:
             with Client(self.cluster.addresses[0], timeout=_ENCODER_START_SECONDS) as patient:
@@ -90,36 +96,38 @@ class Run:
 
     def _load(self, workload: Workload, source: Source, writers: list[str], readers: int) -> None:
         history = History(key for writer in writers for key in keys_of(writer))
-        lies = answerer(self.settings.plant)
-        reading = Reading(self.settings, source, history, self.tally, self.meter, lies)
-        self.readings.append(reading)
+        altering = result_filter(self.settings.plant)
+        reads = CheckedReads(self.settings, source, history, self.tally, self.stats, altering)
+        self.checked_reads.append(reads)
         for writer in writers:
-            workload.add_writer(writer, source, history, self.meter, f"{writer} {self.settings.seed}")
+            workload.add_writer(writer, source, history, self.stats, f"{writer} {self.settings.seed}")
         for number in range(readers):
             seed = f"reader {source.collection} {number} {self.settings.seed}"
-            workload.add_reader(reading, seed)
+            workload.add_reader(reads, seed)
 
-    def _break(self) -> None:
+    def _inject_faults(self) -> None:
         seconds = self.settings.seconds
         until = time.monotonic() + seconds
         time.sleep(min(_CALM_MAX_SECONDS, _CALM_SHARE * seconds))
-        self.faults.run(until, lambda: not self.defects)
+        self.faults.run(until, lambda: not self.harness_errors)
         time.sleep(max(0.0, until - time.monotonic()))
-        self.meter.phase = CALM
+        self.stats.phase = CALM
 
-    def _heal(self) -> bool:
-        """Wait until all serves and every slot is where it shall be; returns whether it came to that."""
-        self.log.say("healing")
+    def _wait_recovered(self) -> bool:
+        """Waits until all replicas serve and rebalancing is complete; returns whether that happened in time."""
+        self.log.say("waiting for recovery")
         resharding = self.faults.resharding
-        healed = wait_until(lambda: resharding.is_done and self.cluster.serves(), _HEAL_SECONDS)
-        self.log.say("all serves" if healed else f"not healed:\n{self.cluster.describe()}")
-        return healed
+        recovered = wait_until(lambda: resharding.is_done and self.cluster.serves(), _RECOVERY_SECONDS)
+        self.log.say("cluster is serving" if recovered else f"not recovered:\n{self.cluster.describe()}")
+        return recovered
 
-    def _read_back(self, coordinators: Coordinators) -> None:
-        tell_lie(self.settings.plant, coordinators[0][1], self.readings[0].source, self.readings[0].history)
-        for reading in self.readings:
-            self.log.say(f"reading back {len(reading.history.keys)} keys of {reading.source.collection}")
-            read_back(reading, coordinators, self.tally)
+    def _check_every_key(self, coordinators: Coordinators) -> None:
+        plant_violation(
+            self.settings.plant, coordinators[0][1], self.checked_reads[0].source, self.checked_reads[0].history
+        )
+        for reads in self.checked_reads:
+            self.log.say(f"reading all {len(reads.history.keys)} keys of {reads.source.collection}")
+            check_every_key(reads, coordinators, self.tally)
 
 
 @contextlib.contextmanager
@@ -133,7 +141,7 @@ def _clients(cluster: Cluster) -> Iterator[Coordinators]:
 
 @contextlib.contextmanager
 def _folder(settings: Settings) -> Iterator[Path]:
-    """Where the cluster keeps data and logs. A temporary folder stays if the run ends badly."""
+    """Yields the folder for data and logs. A temporary folder is kept if the run fails."""
     if settings.data is not None:
         settings.data.mkdir(parents=True, exist_ok=True)
         yield settings.data.resolve()
@@ -142,13 +150,17 @@ def _folder(settings: Settings) -> Iterator[Path]:
     try:
         yield folder
     except BaseException:
-        print(f"the logs are in {folder / 'logs'}", file=sys.stderr)
+        print(f"logs: {folder / 'logs'}", file=sys.stderr)
         raise
     shutil.rmtree(folder)
 
 
 def _run(settings: Settings, is_isolated: bool) -> None:
-    """Raises SystemExit if the verdict is bad."""
+    """Executes a run.
+
+    Raises:
+        SystemExit: If the checker found a violation.
+    """
     log = Log()
     log.say(f"seed {settings.seed}: {settings}")
     network, about = make_network(settings.replicas, settings.coordinators, settings.has_network, is_isolated)

@@ -1,12 +1,12 @@
-"""Owns the judgement of answers: given the history, what a read or a search may say, and what is wrong with one
-that says otherwise. Pure: knows no cluster and counts nothing.
+"""Owns the check of answers against the history: which results of a read or a search are permitted, and what is
+wrong with others. Pure functions, independent of any cluster.
 
-A search is held against a brute-force scan in which each key is in one of the states that it may have had while
-the search ran. A key with one such state must be exactly where it belongs; one with several may be in any of them.
+A search is compared with a brute-force scan in which each key is in one of the states that it may have had while
+the search ran. A key with one possible state must be ranked exactly; one with several may be in any of them.
 
-A write that timed out was perhaps applied, and is repeated by its writer until it is acknowledged. Should the
-first attempt take effect only after later writes were acknowledged, that is a violation too, for the user has lost
-a write; it is marked as late, for those who count it otherwise."""
+A write that timed out may have been applied, and its writer repeats it until it is acknowledged. If the first
+attempt takes effect only after later writes were acknowledged, that is also a violation, because a write is lost;
+it is marked as late, so that it can be counted separately."""
 
 from __future__ import annotations
 
@@ -33,8 +33,14 @@ class Kind(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Finding:
-    """Something wrong with an answer, or (STALE_WITHIN_BOUND) worth counting. is_late: an attempt that timed out
-    and took effect late would explain it."""
+    """A violation in an answer, or (STALE_WITHIN_BOUND) an event to count.
+
+    Attributes:
+        kind: The kind of violation.
+        key: The key concerned, or "".
+        text: Details.
+        is_late: Whether an attempt that timed out and took effect late would explain it.
+    """
 
     kind: Kind
     key: str
@@ -44,7 +50,7 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Span:
-    """When an answer was asked for and there. stale_seconds: how old it says that it may be."""
+    """The time of a read on one monotonic clock, and the staleness bound that its answer states, in seconds."""
 
     began: float
     ended: float
@@ -53,7 +59,7 @@ class Span:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SeenHit:
-    """A hit as it was shown, and which write of its key it says that it is of."""
+    """A hit as returned, and the sequence number of the write that it shows."""
 
     key: str
     sequence: int
@@ -62,6 +68,8 @@ class SeenHit:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SeenRecord:
+    """A record as returned, and the sequence number of the write that it shows."""
+
     key: str
     sequence: int
     code: int
@@ -69,7 +77,7 @@ class SeenRecord:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Search:
-    """What was asked: the keys that a filter keeps begin with `prefix`."""
+    """The parameters of a search. Its filter selects the keys that begin with `prefix`."""
 
     query: int
     k: int
@@ -82,75 +90,83 @@ def distance(code: int, query: int) -> int:
 
 
 def rank(key: str, code: int, query: int) -> Rank:
-    """Where a record stands among the hits: nearer first, ties by id, then by key."""
+    """Returns the sort key of a record among the hits: distance, then id, then key."""
     return distance(code, query), record_id(key), key
 
 
-def judge_get(history: History, asked: Sequence[str], seen: Sequence[SeenRecord], span: Span) -> list[Finding]:
-    """What is wrong with the records that a read of these keys brought."""
+def check_get(history: History, requested: Sequence[str], seen: Sequence[SeenRecord], span: Span) -> list[Finding]:
+    """Checks the records that a read of the keys `requested` returned."""
     findings = []
     found: dict[str, SeenRecord] = {}
     for record in seen:
         if record.key in found:
-            findings.append(Finding(Kind.DUPLICATED, record.key, "twice in one answer"))
+            findings.append(Finding(Kind.DUPLICATED, record.key, "returned twice in one answer"))
         found[record.key] = record
-    for key in found.keys() - set(asked):
-        findings.append(Finding(Kind.CORRUPTED, key, "was not asked for"))
-    for key in dict.fromkeys(asked):
+    for key in found.keys() - set(requested):
+        findings.append(Finding(Kind.CORRUPTED, key, "not requested"))
+    for key in dict.fromkeys(requested):
         if (seen_now := found.get(key)) is None:
-            findings.extend(_judge_absence(history, key, span, lambda write: write.is_delete, Kind.LOST))
+            findings.extend(_check_absence(history, key, span, lambda write: write.is_delete, Kind.LOST))
         elif not _is_content(history, seen_now):
-            findings.append(Finding(Kind.CORRUPTED, key, f"nobody wrote {seen_now}"))
+            findings.append(Finding(Kind.CORRUPTED, key, f"never written: {seen_now}"))
         else:
-            findings.extend(_judge_presence(history, key, seen_now.sequence, span))
+            findings.extend(_check_presence(history, key, seen_now.sequence, span))
     return findings
 
 
-def judge_search(
+def check_search(
     history: History, search: Search, hits: Sequence[SeenHit], claims_complete: bool, span: Span
 ) -> list[Finding]:
-    """What is wrong with an answer. claims_complete: it says that nothing is missing from it."""
-    findings = [*_judge_hits(history, search, hits, span), *_judge_order(hits)]
+    """Checks the hits of a search.
+
+    Args:
+        history: All writes.
+        search: The parameters of the search.
+        hits: The hits, in the order returned.
+        claims_complete: Whether the answer states that nothing is missing.
+        span: When the search ran.
+    """
+    findings = [*_check_hits(history, search, hits, span), *_check_order(hits)]
     if len(hits) > search.k:
-        findings.append(Finding(Kind.CORRUPTED, "", f"{len(hits)} hits where {search.k} were asked for"))
+        findings.append(Finding(Kind.CORRUPTED, "", f"{len(hits)} hits, but k is {search.k}"))
     if claims_complete:
-        findings.extend(_judge_missing(history, search, hits, span))
+        findings.extend(_check_missing(history, search, hits, span))
     return findings
 
 
-def _judge_hits(history: History, search: Search, hits: Sequence[SeenHit], span: Span) -> list[Finding]:
+def _check_hits(history: History, search: Search, hits: Sequence[SeenHit], span: Span) -> list[Finding]:
     findings = []
     for hit in hits:
         write = history.find(hit.key, hit.sequence) if hit.key in history else None
         if write is None or write.code is None:
-            findings.append(Finding(Kind.CORRUPTED, hit.key, f"nobody wrote {hit}"))
+            findings.append(Finding(Kind.CORRUPTED, hit.key, f"never written: {hit}"))
         elif hit.distance != distance(write.code, search.query):
-            findings.append(Finding(Kind.CORRUPTED, hit.key, f"{hit} is of {write}, which is not so far away"))
+            findings.append(Finding(Kind.CORRUPTED, hit.key, f"{hit} has the wrong distance for {write}"))
         elif not hit.key.startswith(search.prefix) or (
             search.max_distance is not None and hit.distance > search.max_distance
         ):
-            findings.append(Finding(Kind.FALSE_COMPLETE, hit.key, f"{hit} was not asked for"))
+            findings.append(Finding(Kind.FALSE_COMPLETE, hit.key, f"{hit} does not match the filter or range"))
         else:
-            findings.extend(_judge_presence(history, hit.key, hit.sequence, span))
+            findings.extend(_check_presence(history, hit.key, hit.sequence, span))
     return findings
 
 
-def _judge_order(hits: Sequence[SeenHit]) -> list[Finding]:
+def _check_order(hits: Sequence[SeenHit]) -> list[Finding]:
     findings = []
     keys: set[str] = set()
     for hit in hits:
         if hit.key in keys:
-            findings.append(Finding(Kind.DUPLICATED, hit.key, "twice in one answer"))
+            findings.append(Finding(Kind.DUPLICATED, hit.key, "returned twice in one answer"))
         keys.add(hit.key)
     ranks = [(hit.distance, record_id(hit.key), hit.key) for hit in hits]
     for first, second in itertools.pairwise(ranks):
         if first > second:
-            findings.append(Finding(Kind.FALSE_COMPLETE, second[2], f"stands behind {first}, is {second}"))
+            findings.append(Finding(Kind.FALSE_COMPLETE, second[2], f"wrong order: {second} after {first}"))
     return findings
 
 
-def _judge_missing(history: History, search: Search, hits: Sequence[SeenHit], span: Span) -> list[Finding]:
-    """Keys that must be among the hits in every state that they may have had, and are not."""
+def _check_missing(history: History, search: Search, hits: Sequence[SeenHit], span: Span) -> list[Finding]:
+    """Finds keys that are missing although every state that they may have had belongs among the hits."""
     shown = {hit.key for hit in hits}
     last: Rank | None = None
     if len(hits) >= search.k:
@@ -159,21 +175,21 @@ def _judge_missing(history: History, search: Search, hits: Sequence[SeenHit], sp
     def may_be_missing(write: Write) -> bool:
         if write.code is None:
             return True
-        place = rank(write.key, write.code, search.query)
-        is_too_far = search.max_distance is not None and place[0] > search.max_distance
-        return is_too_far or (last is not None and place > last)
+        own = rank(write.key, write.code, search.query)
+        is_too_far = search.max_distance is not None and own[0] > search.max_distance
+        return is_too_far or (last is not None and own > last)
 
     findings = []
     for key in history.keys:
         if key.startswith(search.prefix) and key not in shown:
-            findings.extend(_judge_absence(history, key, span, may_be_missing, Kind.FALSE_COMPLETE))
+            findings.extend(_check_absence(history, key, span, may_be_missing, Kind.FALSE_COMPLETE))
     return findings
 
 
-def _judge_absence(
+def _check_absence(
     history: History, key: str, span: Span, explains: Callable[[Write], bool], kind: Kind
 ) -> list[Finding]:
-    """Whether a key may be absent from an answer. explains: whether it would be, after this write."""
+    """Checks that a key may be absent from an answer. `explains` returns whether it is absent after a write."""
     permitted = history.permitted(key, span.began, span.ended)
     if any(explains(write) for write in permitted):
         return []
@@ -183,8 +199,8 @@ def _judge_absence(
     return [Finding(kind, key, f"absent, permitted: {_listed(permitted)}", late)]
 
 
-def _judge_presence(history: History, key: str, sequence: int, span: Span) -> list[Finding]:
-    """Whether a read may show this write of a key."""
+def _check_presence(history: History, key: str, sequence: int, span: Span) -> list[Finding]:
+    """Checks that a read may show this write of a key."""
     permitted = history.permitted(key, span.began, span.ended)
     if any(write.sequence == sequence for write in permitted):
         return []

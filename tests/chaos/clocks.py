@@ -1,8 +1,9 @@
-"""Owns wrong clocks: a process started with this environment reads the time so many seconds off. Python runs
-`sitecustomize` before the program, and there `time.time_ns` is shifted, by which alone the cluster tells the date.
+"""Owns clock skew: a process started with this environment sees a shifted wall clock. Python runs `sitecustomize`
+before the program; it shifts `time.time_ns`, the only wall clock that the cluster reads.
 
-Not `time.time`: gRPC's Python part adds timeouts to it and hands the sum to its C part, which reads the true
-clock, so every call would be over before it began. A machine whose clock is wrong misleads both alike."""
+`time.time` is not shifted: gRPC's Python code adds timeouts to it and passes the sum to its C code, which reads
+the real clock, so every deadline would be wrong. On a machine whose clock is really off, both see the same
+time."""
 
 from __future__ import annotations
 
@@ -23,21 +24,21 @@ time.time_ns = lambda: _time_ns() + int(_offset * 1e9)
 
 class Clocks:
     def __init__(self, folder: Path) -> None:
-        """folder: for the code that shifts the clock; is made."""
+        """Writes the code that shifts the clock to `folder`, which is created if missing."""
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "sitecustomize.py").write_text(_SITECUSTOMIZE, encoding="utf-8")
 
     def shifted(self, environment: Mapping[str, str], seconds: float) -> dict[str, str]:
-        """The environment of a process whose clock is `seconds` ahead (or behind, below 0)."""
-        given = dict(environment)
-        given.pop(_VARIABLE, None)
-        paths = [path for path in given.get("PYTHONPATH", "").split(os.pathsep) if path]
+        """Returns the environment of a process whose clock is `seconds` ahead (behind if negative)."""
+        shifted = dict(environment)
+        shifted.pop(_VARIABLE, None)
+        paths = [path for path in shifted.get("PYTHONPATH", "").split(os.pathsep) if path]
         paths = [path for path in paths if path != str(self._folder)]
         if seconds:
-            given[_VARIABLE] = str(seconds)
+            shifted[_VARIABLE] = str(seconds)
             paths.insert(0, str(self._folder))
-        given["PYTHONPATH"] = os.pathsep.join(paths)
+        shifted["PYTHONPATH"] = os.pathsep.join(paths)
         if not paths:
-            del given["PYTHONPATH"]
-        return given
+            del shifted["PYTHONPATH"]
+        return shifted

@@ -1,5 +1,5 @@
-"""Owns the cluster under test: its config file, which processes it has, where each one runs, and whether all of it
-serves. What happens to the processes is decided in `tests.chaos.faults`."""
+"""Owns the cluster under test: its config file, its processes, the host of each, and whether all of them serve.
+`tests.chaos.faults` decides what happens to the processes."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from lookalike.server.config import (
 )
 from tests.chaos.clocks import Clocks
 from tests.chaos.disks import Disks
-from tests.chaos.keeper import Command, Keeper
 from tests.chaos.network import Network, coordinator_host, replica_host
+from tests.chaos.processes import Command, Processes
 from tests.chaos.settings import MAX_PARTITIONS, Settings
 
 ENCODER = "encoder"
@@ -43,7 +43,7 @@ def coordinator_name(index: int) -> str:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Target:
-    """A process that can be struck. partition: None unless it is a shard."""
+    """A process that faults can be injected into. `partition` is None unless it is a shard."""
 
     name: str
     host: str
@@ -60,19 +60,19 @@ class Cluster:
         self.partitions = settings.partitions
         self.addresses = [network.coordinator_address(index) for index in range(settings.coordinators)]
         self.disks = Disks()
-        self.keeper = Keeper(_ROOT, data / "logs")
+        self.processes = Processes(_ROOT, data / "logs")
         self.config_file = data / "config.yaml"
         self._clocks = Clocks(data / "clock")
         self._clients = [Client(address, timeout=_STATUS_SECONDS) for address in self.addresses]
         self._running_partitions = settings.partitions
 
     def start(self) -> None:
-        """Start every process, without waiting for it."""
+        """Starts every process, without waiting for it."""
         self.write_config()
-        # Before any process starts, so that each sees the mounts, wherever it runs.
+        # Mount before any process starts, so that processes in all network namespaces see the mounts.
         for partition in range(MAX_PARTITIONS):
             self.disks.mount(self.data / f"r{partition % self.settings.replicas}-{partition}")
-        self.keeper.begin()
+        self.processes.begin()
         for partition in range(self.partitions):
             self.start_partition(partition)
         if self.settings.has_encoder:
@@ -90,52 +90,52 @@ class Cluster:
             self._start(target, ["shard", "--partition", str(partition), "--replica", str(replica)], {})
 
     def write_config(self) -> None:
-        """Write the config for the present number of partitions, whole or not at all."""
-        given, network = self.settings, self.network
+        """Writes the config for the current number of partitions atomically."""
+        settings, network = self.settings, self.network
         config = ClusterConfig(
             cluster="chaos",
             partitions=self.partitions,
-            replicas=given.replicas,
-            write_quorum=given.write_quorum,
+            replicas=settings.replicas,
+            write_quorum=settings.write_quorum,
             shard=ShardConfig(address=network.shard_address, data=self.data),
             coordinator=CoordinatorConfig(listen=network.coordinator_address(0), web=network.coordinator_web(0)),
-            encoder=EncoderConfig(address=network.encoder_address, bits=64) if given.has_encoder else None,
+            encoder=EncoderConfig(address=network.encoder_address, bits=64) if settings.has_encoder else None,
         )
-        unfinished = self.config_file.with_suffix(".new")
-        unfinished.write_text(dump_config(config), encoding="utf-8")
-        unfinished.rename(self.config_file)
+        temporary = self.config_file.with_suffix(".new")
+        temporary.write_text(dump_config(config), encoding="utf-8")
+        temporary.rename(self.config_file)
 
     def set_partitions(self, partitions: int) -> None:
-        """Ask the running cluster for another number of partitions. Surplus shards keep running, see
-        `retire_emptied`."""
+        """Changes the number of partitions of the running cluster. Surplus shards keep running until
+        `stop_emptied_shards`."""
         self.partitions = partitions
         self.write_config()
         for partition in range(self._running_partitions, partitions):
             self.start_partition(partition)
         self._running_partitions = max(self._running_partitions, partitions)
         for target in self.shards() + self.coordinators():
-            self.keeper.send(target.name, signal.SIGHUP)
+            self.processes.send(target.name, signal.SIGHUP)
 
-    def is_divided(self) -> bool:
-        """Whether every coordinator says that the slots are where the config wants them."""
+    def is_rebalanced(self) -> bool:
+        """Returns whether every coordinator reports all slots on their target partitions."""
         statuses = self._statuses()
-        return all(status is not None and self._is_divided(status) for status in statuses)
+        return all(status is not None and self._is_rebalanced(status) for status in statuses)
 
-    def retire_emptied(self) -> list[str]:
-        """Stop the shards of surplus partitions once all slots are elsewhere; returns their names."""
-        if self._running_partitions <= self.partitions or not self.is_divided():
+    def stop_emptied_shards(self) -> list[str]:
+        """Stops the shards of surplus partitions if all their slots have moved; returns their names."""
+        if self._running_partitions <= self.partitions or not self.is_rebalanced():
             return []
         surplus = [
             target.name for target in self.shards() if target.partition is not None
             and target.partition >= self.partitions
         ]  # fmt: skip
         for name in surplus:
-            self.keeper.stop(name)
+            self.processes.stop(name)
         self._running_partitions = self.partitions
         return surplus
 
     def shards(self) -> list[Target]:
-        """The shards that run, surplus ones too."""
+        """Returns the running shards, including surplus ones."""
         return [
             Target(shard_name(replica, partition), replica_host(replica), partition)
             for partition in range(self._running_partitions)
@@ -152,24 +152,24 @@ class Cluster:
         return [*self.shards(), *self.coordinators(), *encoder]
 
     def restart(self, name: str, clock_offset_seconds: float | None = None) -> None:
-        """End a process as an operator would and start it again, if asked with its clock off."""
-        command = self.keeper.command(name)
+        """Stops a process gracefully and starts it again, optionally with clock skew."""
+        command = self.processes.command(name)
         if clock_offset_seconds is not None:
             environment = self._clocks.shifted(command.environment, clock_offset_seconds)
             command = dataclasses.replace(command, environment=environment)
-        self.keeper.stop(name)
-        self.keeper.start(name, command)
+        self.processes.stop(name)
+        self.processes.start(name, command)
 
     def serves(self) -> bool:
-        """Whether every coordinator says that every replica serves."""
+        """Returns whether every coordinator reports every replica as serving."""
         return all(status is not None and self._is_serving(status) for status in self._statuses())
 
     def wait_serving(self, seconds: float) -> bool:
-        """Until all of it serves; returns whether that came in time."""
+        """Waits until `serves`; returns whether that happened in time."""
         return wait_until(self.serves, seconds)
 
     def describe(self) -> str:
-        """What is not well, for a report."""
+        """Returns the state of each partition as text."""
         lines = []
         for address, status in zip(self.addresses, self._statuses(), strict=True):
             if status is None:
@@ -183,7 +183,7 @@ class Cluster:
     def close(self) -> None:
         for client in self._clients:
             client.close()
-        self.keeper.close()
+        self.processes.close()
         self.disks.close()
 
     def _statuses(self) -> Sequence[ClusterStatus | None]:
@@ -200,12 +200,12 @@ class Cluster:
             and status.encoder.state == encoder
         )
 
-    def _is_divided(self, status: ClusterStatus) -> bool:
+    def _is_rebalanced(self, status: ClusterStatus) -> bool:
         slots = {partition.partition: partition.slots for partition in status.partitions}
-        wanted = sum(slots.get(partition, 0) for partition in range(self.partitions))
-        surplus = sum(held for partition, held in slots.items() if partition >= self.partitions)
+        assigned = sum(slots.get(partition, 0) for partition in range(self.partitions))
+        surplus = sum(count for partition, count in slots.items() if partition >= self.partitions)
         rebalance = getattr(status, "rebalance", None)
-        return wanted == SLOTS and surplus == 0 and not getattr(rebalance, "slots_to_move", 0)
+        return assigned == SLOTS and surplus == 0 and not getattr(rebalance, "slots_to_move", 0)
 
     def _start(self, target: Target, arguments: Sequence[str], environment: dict[str, str]) -> None:
         module, *options = arguments
@@ -213,11 +213,11 @@ class Cluster:
             sys.executable, "-m", module, "--config", str(self.config_file), "--watch-stdin", *options,
         )  # fmt: skip
         prefix = self.network.prefix(target.host)
-        self.keeper.start(target.name, Command(command, {**os.environ, **environment}, prefix))
+        self.processes.start(target.name, Command(command, {**os.environ, **environment}, prefix))
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Poll until a condition holds; returns whether it did by the deadline."""
+    """Polls a condition; returns whether it held before the deadline."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

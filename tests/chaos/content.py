@@ -1,5 +1,5 @@
-"""Owns what is written into a collection and searched for: codes drawn at random, or images whose codes the
-cluster's encoder made once, before anything was broken."""
+"""Owns the contents that are written and searched for: random codes, or images whose codes the cluster's encoder
+computed once, before any fault."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SIDE = 64
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Content:
-    """What a record is made of. image: an encoded file, where the encoder shall make the code of it."""
+    """The content of a record: its code and, if the encoder is to compute the code, an encoded image file."""
 
     code: int
     image: bytes | None = None
@@ -33,14 +33,14 @@ class Content:
         return Record(key, code=code_bytes(self.code), attributes=attributes, fingerprint=fingerprint)
 
     def query(self, fingerprint: str) -> dict[str, Any]:
-        """The arguments of a search for it."""
+        """Returns the arguments of a search for this content."""
         if self.image is not None:
             return {"image": self.image}
         return {"code": code_bytes(self.code), "fingerprint": fingerprint}
 
 
 class Source(Protocol):
-    """A collection and the contents for it."""
+    """A collection and its contents."""
 
     collection: str
     fingerprint: str
@@ -50,7 +50,7 @@ class Source(Protocol):
 
 
 class Codes:
-    """Every content is another code: what is read tells which write it is of."""
+    """Every content is a different code, so that a code identifies its write."""
 
     def __init__(self, client: Client, collection: str = "chaos") -> None:
         self.collection = collection
@@ -66,7 +66,7 @@ class Codes:
 
 
 class Images:
-    """Some images of noise. Their codes are learned by storing them once."""
+    """Images of noise. Their codes are obtained by storing them once."""
 
     def __init__(self, client: Client, seed: int, collection: str = "chaos-images") -> None:
         self.collection = collection
@@ -88,7 +88,7 @@ class Images:
 
 
 def owner_of(key: str) -> str:
-    """The writer whose key it is: keys are WRITER-NUMBER."""
+    """Returns the writer of a key; keys are WRITER-NUMBER."""
     return key.partition("-")[0]
 
 

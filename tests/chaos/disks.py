@@ -1,4 +1,4 @@
-"""Owns small disks: file systems in memory, mounted where shards keep their data, that can be filled up."""
+"""Owns small disks: in-memory file systems, mounted on the shards' data folders, that can be filled."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-NOT_PERMITTED = "full-disk faults: skipped, mounting a file system is not permitted here"
+NOT_PERMITTED = "full-disk faults: skipped; mounting a file system is not permitted here"
 _SIZE = "64m"
 _BALLAST = "ballast"
 _BLOCK = bytes(64 * 1024)
 
 
 class Disks:
-    """One small file system for each of some folders."""
+    """Small file systems, one per folder."""
 
     def __init__(self) -> None:
         self._mounted: list[Path] = []
@@ -26,7 +26,7 @@ class Disks:
         return self._mounted
 
     def mount(self, folder: Path) -> bool:
-        """Mount one on a folder, which is made. Returns whether that was permitted."""
+        """Mounts a file system on a folder, which is created if missing; returns whether that was permitted."""
         folder.mkdir(parents=True, exist_ok=True)
         command = ["mount", "-t", "tmpfs", "-o", f"size={_SIZE}", "tmpfs", str(folder)]
         try:
@@ -37,7 +37,7 @@ class Disks:
         return True
 
     def fill(self, folder: Path) -> None:
-        """Leave no byte free."""
+        """Fills the disk completely."""
         with (folder / _BALLAST).open("wb", buffering=0) as ballast:
             try:
                 while True:

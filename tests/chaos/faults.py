@@ -1,8 +1,8 @@
-"""Owns what is broken, and when: a deck of faults, shuffled from the seed and dealt one after the other, each
-healed before the next, with a pause between.
+"""Owns fault injection: a weighted set of faults, shuffled by the seed and injected one at a time. Each fault ends
+before the next begins, with a pause between.
 
-Half of the faults are gentle: they strike one process, so that a cluster of several replicas should go on. The
-other half may strike several at once and take away a quorum: then errors are right, and lies still wrong."""
+Half of the faults affect one process, so that a replicated cluster should stay available. The other half may
+affect several at once and remove a quorum: then errors are permitted, but wrong answers are not."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from tests.chaos.call_stats import CALM, CallStats
 from tests.chaos.cluster import ENCODER, Cluster, Target
-from tests.chaos.meter import CALM, Meter
 from tests.chaos.network import has_traffic
 from tests.chaos.reshard import Resharding
 from tests.chaos.settings import Settings
 from tests.chaos.verdict import Log
 
-_DECK = {
+_WEIGHTS = {
     "kill-shard": 3,
     "kill-coordinator": 1,
     "kill-encoder": 1,
@@ -32,7 +32,7 @@ _DECK = {
     "reshard": 1,
     "rolling-restart": 1,
 }
-_GENTLE_SHARE = 0.5
+_SINGLE_TARGET_SHARE = 0.5
 _PAUSE_SECONDS = (2.0, 4.0)
 _STOPPED_SECONDS = 5.0
 _FULL_SECONDS = (3.0, 6.0)
@@ -42,16 +42,16 @@ _RESTART_PATIENCE_SECONDS = 30.0
 
 
 class Faults:
-    """Breaks and heals a cluster."""
+    """Injects faults into a cluster and ends them."""
 
-    def __init__(self, settings: Settings, cluster: Cluster, meter: Meter, log: Log) -> None:
+    def __init__(self, settings: Settings, cluster: Cluster, stats: CallStats, log: Log) -> None:
         self.counts: collections.Counter[str] = collections.Counter()
         self.resharding = Resharding(cluster)
         self._cluster = cluster
-        self._meter = meter
+        self._stats = stats
         self._log = log
         self._rng = random.Random(f"faults {settings.seed}")
-        self._strikes: dict[str, Callable[[], None]] = {
+        self._injectors: dict[str, Callable[[], None]] = {
             "kill-shard": self._kill_shards,
             "kill-coordinator": lambda: self._kill([self._rng.choice(cluster.coordinators())]),
             "kill-encoder": lambda: self._kill([Target(ENCODER, ENCODER)]),
@@ -66,21 +66,21 @@ class Faults:
         self._settings = settings
 
     def run(self, until: float, keep_going: Callable[[], bool]) -> None:
-        """Strike until that time of the monotonic clock; what is broken then is healed."""
-        # Not earlier: what is possible shows when the cluster has started.
+        """Injects faults until that time of the monotonic clock; the last fault has ended when it returns."""
+        # Not in the constructor: which faults are possible is known only once the cluster has started.
         kinds = [kind for kind in self._settings.kinds if self._is_possible(kind)]
-        deck = self._deal(kinds)
+        schedule = self._schedule(kinds)
         while kinds and time.monotonic() < until and keep_going():
-            kind = next(deck)
+            kind = next(schedule)
             if kind == "reshard" and not self.resharding.is_ready():
                 continue
-            self._meter.phase = kind
-            self._strikes[kind]()
+            self._stats.phase = kind
+            self._injectors[kind]()
             self.counts[kind] += 1
-            self._rest(until)
-            self._meter.phase = CALM
-            if stopped := self.resharding.tend():
-                self._log.say(f"stopped, being empty: {', '.join(stopped)}")
+            self._pause_between_faults(until)
+            self._stats.phase = CALM
+            if stopped := self.resharding.advance():
+                self._log.say(f"stopped emptied shards: {', '.join(stopped)}")
 
     def _is_possible(self, kind: str) -> bool:
         cluster = self._cluster
@@ -90,39 +90,39 @@ class Faults:
             return bool(cluster.disks.folders)
         return kind != "kill-encoder" or cluster.settings.has_encoder
 
-    def _deal(self, kinds: Sequence[str]) -> Iterator[str]:
+    def _schedule(self, kinds: Sequence[str]) -> Iterator[str]:
         while True:
-            deck = [kind for kind in kinds for _ in range(_DECK[kind])]
-            self._rng.shuffle(deck)
-            yield from deck
+            order = [kind for kind in kinds for _ in range(_WEIGHTS[kind])]
+            self._rng.shuffle(order)
+            yield from order
 
-    def _rest(self, until: float) -> None:
-        """Let the cluster come to itself."""
+    def _pause_between_faults(self, until: float) -> None:
+        """Lets the cluster recover."""
         time.sleep(max(0.0, min(self._rng.uniform(*_PAUSE_SECONDS), until - time.monotonic())))
 
     def _say(self, kind: str, text: str) -> None:
         self._log.say(f"fault {kind}: {text}")
 
     def _targets(self, among: list[Target]) -> list[Target]:
-        """One process, or perhaps several."""
-        count = 1 if self._rng.random() < _GENTLE_SHARE else self._rng.randint(1, 3)
+        """Picks one process or several."""
+        count = 1 if self._rng.random() < _SINGLE_TARGET_SHARE else self._rng.randint(1, 3)
         return self._rng.sample(among, min(count, len(among)))
 
     def _kill_shards(self) -> None:
         self._kill(self._targets(self._cluster.shards()))
 
     def _kill(self, targets: list[Target]) -> None:
-        killed = [(target.name, self._cluster.keeper.send(target.name, signal.SIGKILL)) for target in targets]
+        killed = [(target.name, self._cluster.processes.send(target.name, signal.SIGKILL)) for target in targets]
         self._say("kill -9", ", ".join(f"{name} (pid {pid})" for name, pid in killed))
 
     def _pause(self) -> None:
         targets = self._targets([*self._cluster.shards(), *self._cluster.coordinators()])
         self._say("pause", f"{_names(targets)} for {_STOPPED_SECONDS:.0f} s")
         for target in targets:
-            self._cluster.keeper.send(target.name, signal.SIGSTOP)
+            self._cluster.processes.send(target.name, signal.SIGSTOP)
         time.sleep(_STOPPED_SECONDS)
         for target in targets:
-            self._cluster.keeper.send(target.name, signal.SIGCONT)
+            self._cluster.processes.send(target.name, signal.SIGCONT)
 
     def _fill_disk(self) -> None:
         disks = self._cluster.disks
@@ -135,11 +135,11 @@ class Faults:
         disks.free(folder)
 
     def _shift_clock(self) -> None:
-        """Of a coordinator or a shard; it stays so until another fault of this kind, or one that mends it."""
+        """Shifts the clock of a coordinator or a shard. It stays shifted until the next fault of this kind."""
         among = self._rng.choice((self._cluster.coordinators(), self._cluster.shards()))
         target = self._rng.choice(among)
         offset = self._rng.choice((*_CLOCK_OFFSETS_SECONDS, *_CLOCK_OFFSETS_SECONDS, 0.0))
-        self._say("clock", f"{target.name} restarted with its clock {offset:+.0f} s off")
+        self._say("clock", f"{target.name} restarted with its clock shifted by {offset:+.0f} s")
         self._cluster.restart(target.name, offset)
 
     def _cut(self, both_ways: bool) -> None:
@@ -153,23 +153,23 @@ class Faults:
         if both_ways:
             network.cut(receiver, sender)
         time.sleep(seconds)
-        network.mend()
+        network.heal()
 
     def _restart_host(self) -> None:
-        """One process after another of a replica index, or the coordinators: each serving again before the
-        next."""
+        """Restarts the processes of one replica index, or the coordinators, one at a time, each only after the
+        previous one serves again."""
         everything = self._cluster.everything()
-        chosen = self._rng.choice(sorted({_kind_of_host(target) for target in everything}))
-        targets = [target for target in everything if _kind_of_host(target) == chosen]
-        self._say("rolling-restart", f"{len(targets)} processes of {chosen}")
+        group = self._rng.choice(sorted({_restart_group(target) for target in everything}))
+        targets = [target for target in everything if _restart_group(target) == group]
+        self._say("rolling-restart", f"{len(targets)} processes of {group}")
         for target in targets:
             self._cluster.restart(target.name)
             if not self._cluster.wait_serving(_RESTART_PATIENCE_SECONDS):
-                self._log.say(f"after a restart of {target.name} not all serves:\n{self._cluster.describe()}")
+                self._log.say(f"not serving after a restart of {target.name}:\n{self._cluster.describe()}")
 
 
-def _kind_of_host(target: Target) -> str:
-    """A replica index, or coordinators, or the encoder."""
+def _restart_group(target: Target) -> str:
+    """Returns the replica index, "coordinator" or "encoder"."""
     return target.host if target.partition is not None else target.host.rstrip("0123456789")
 
 

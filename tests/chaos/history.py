@@ -1,8 +1,8 @@
-"""Owns what was written: for each key its writes in order, with when each was begun and acknowledged, and which
-of them a read may see. Times are seconds of one monotonic clock. Pure: knows no cluster.
+"""Owns the history of writes: for each key its writes in order, with their invocation and acknowledgement times,
+and which of them a read may see. Times are seconds of one monotonic clock. Independent of any cluster.
 
-Invariant: each key is written by one thread, which begins a write only after the one before was acknowledged.
-So a key's writes have one order, and readers need no lock: a write is noted before it is sent."""
+Invariant: each key is written by one thread, which begins a write only after the previous one was acknowledged. So
+a key's writes are totally ordered, and readers need no lock: a write is recorded before it is sent."""
 
 from __future__ import annotations
 
@@ -13,9 +13,16 @@ from collections.abc import Iterable, Sequence
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Write:
-    """One write of a key. sequence: counts the key's writes, from 1; 0 stands for the absence before the first.
-    code: None in a deletion. acknowledged: None as long as nobody said that it is done. is_doubtful: an attempt
-    failed or timed out, and may have been applied all the same."""
+    """One write of a key.
+
+    Attributes:
+        key: The key.
+        sequence: The number of the key's write, from 1; 0 is the absence before the first.
+        code: The code, or None in a deletion.
+        invoked: When it began.
+        acknowledged: When it was acknowledged, or None.
+        is_doubtful: Whether an attempt failed or timed out and may nevertheless have been applied.
+    """
 
     key: str
     sequence: int
@@ -48,15 +55,15 @@ class History:
         return key in self._writes
 
     def begin(self, key: str, code: int | None, now: float) -> Write:
-        """Note a write, before it is sent."""
+        """Records a write, before it is sent."""
         writes = self._writes[key]
-        assert writes[-1].acknowledged is not None, f"{key} has a write that is not done"
+        assert writes[-1].acknowledged is not None, f"{key} has a pending write"
         write = Write(key, len(writes), code, now)
         writes.append(write)
         return write
 
     def find(self, key: str, sequence: int) -> Write | None:
-        """The write of that number, if there was one."""
+        """Returns the write with this sequence number, if there is one."""
         writes = self._writes[key]
         return writes[sequence] if 0 <= sequence < len(writes) else None
 
@@ -64,16 +71,16 @@ class History:
         return self._writes[key][-1]
 
     def upserts(self, key: str) -> list[Write]:
-        """The key's acknowledged writes with a content."""
+        """Returns the key's acknowledged writes, without deletions."""
         return [write for write in self._writes[key] if not write.is_delete and write.acknowledged is not None]
 
     def acknowledged(self) -> int:
-        """How many writes were acknowledged."""
+        """Returns the number of acknowledged writes."""
         return sum(write.acknowledged is not None for writes in self._writes.values() for write in writes[1:])
 
     def permitted(self, key: str, began: float, ended: float) -> list[Write]:
-        """What a read from `began` to `ended` may see, newest first: the last write acknowledged before, and any
-        later one that was begun before its end."""
+        """Returns the writes that a read from `began` to `ended` may see, newest first: the last one acknowledged
+        before `began`, and any later one invoked by `ended`."""
         found = []
         for write in reversed(self._writes[key]):
             if write.invoked <= ended:
@@ -83,5 +90,5 @@ class History:
         return found
 
     def doubtful_before(self, key: str, sequence: int) -> list[Write]:
-        """Earlier writes of which an attempt may still be on its way."""
+        """Returns earlier writes of which an attempt may still be in flight."""
         return [write for write in self._writes[key][:sequence] if write.is_doubtful]

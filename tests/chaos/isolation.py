@@ -1,5 +1,5 @@
-"""Owns the harness's shelter: where it is permitted, the harness starts itself again in namespaces of its own, so
-that its network, its mounts and its processes all vanish with it, stopped ones too, however it ends."""
+"""Owns the isolation of the harness: if permitted, it re-executes itself in its own namespaces, so that its
+network, mounts and processes (stopped ones too) disappear with it, however it ends."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ UNSHARE = ("unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--
 
 
 def isolate(arguments: Sequence[str]) -> bool:
-    """Go on in namespaces of our own: returns there, True, with loopback up; or here, False, where that is not
-    permitted."""
+    """Re-executes the program in its own namespaces.
+
+    Returns:
+        True in the new namespaces, with loopback up; False if namespaces are not permitted.
+    """
     if _MARK in os.environ:
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
         return True

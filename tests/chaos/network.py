@@ -1,12 +1,12 @@
-"""Owns where the processes live: on loopback, or on hosts of their own that can be cut off from each other.
+"""Owns the network of the processes: loopback, or separate hosts whose connections can be cut.
 
-A host is a network namespace, joined to the others by a bridge. The replicas of one index share a host, for their
-address is made from {replica} and {partition} alone; each coordinator has its own. The harness's own calls come
-from the bridge and are never cut.
+A host is a network namespace, connected to the others by a bridge. The replicas with the same index share a host,
+because their address consists only of {replica} and {partition}; each coordinator has its own. The harness's own
+calls come from the bridge and are never cut.
 
-A cut makes the sender's packets go to a hardware address that nobody has, so they vanish without a word, on
-connections that are open and on new ones; the other direction passes until it is cut too. A blackhole route
-would not do: it tells the sender at once."""
+A cut redirects the sender's packets to an unused hardware address, so that they are dropped silently, on open
+connections and on new ones; the other direction works until it is cut too. A blackhole route would not do: the
+sender would get an error at once."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from typing import Protocol
 
 from tests.chaos.settings import MAX_COORDINATORS, MAX_PARTITIONS, MAX_REPLICAS
 
-NOT_PERMITTED = "network faults: skipped, network namespaces are not permitted here"
-_NOWHERE = "02:00:00:00:00:01"
+NOT_PERMITTED = "network faults: skipped; network namespaces are not permitted here"
+_UNUSED_HARDWARE_ADDRESS = "02:00:00:00:00:01"
 _LINK = "link0"
-# Thousands of ports below the range from which the kernel takes ports for outgoing connections.
+# Port ranges (in thousands) below the kernel's ephemeral port range.
 _THOUSANDS = range(11, 32)
 
 
 class Network(Protocol):
-    """shard_address: the template of the config."""
+    """Hosts and their addresses. `shard_address` is the template for the config."""
 
     shard_address: str
     encoder_address: str
@@ -36,7 +36,7 @@ class Network(Protocol):
     def coordinator_web(self, index: int) -> str: ...
     def prefix(self, host: str) -> tuple[str, ...]: ...
     def cut(self, sender: str, receiver: str) -> None: ...
-    def mend(self) -> None: ...
+    def heal(self) -> None: ...
     def close(self) -> None: ...
 
 
@@ -49,12 +49,12 @@ def coordinator_host(index: int) -> str:
 
 
 def has_traffic(sender: str, receiver: str) -> bool:
-    """Whether two hosts have anything to say to each other: coordinators have not."""
+    """Returns whether two hosts communicate: two coordinators do not."""
     return not all(host.startswith("coordinator") for host in (sender, receiver))
 
 
 class Loopback:
-    """One host for all: nothing can be cut."""
+    """A single host: connections cannot be cut."""
 
     hosts: Sequence[str] = ()
 
@@ -65,7 +65,7 @@ class Loopback:
             self.encoder_address = f"{self._start}980"
             if all(map(_is_free, self._addresses())):
                 return
-        raise RuntimeError("no thousand ports from 11000 to 31999 has enough free ones")
+        raise RuntimeError("no range of 1,000 ports between 11000 and 31999 has enough free ports")
 
     def coordinator_address(self, index: int) -> str:
         return f"{self._start}90{index}"
@@ -77,13 +77,13 @@ class Loopback:
         return ()
 
     def cut(self, sender: str, receiver: str) -> None:
-        raise RuntimeError("nothing can be cut on loopback")
+        raise RuntimeError("connections on loopback cannot be cut")
 
-    def mend(self) -> None:
-        """Nothing is cut."""
+    def heal(self) -> None:
+        """Does nothing: there are no cuts."""
 
     def close(self) -> None:
-        """Nothing was made."""
+        """Does nothing: there are no resources."""
 
     def _addresses(self) -> list[str]:
         shards = [
@@ -107,14 +107,19 @@ class Namespaces:
     encoder_address = "10.77.200.1:7720"
 
     def __init__(self, replicas: int, coordinators: int) -> None:
-        """Raises OSError or subprocess.CalledProcessError where it is not permitted."""
+        """Creates the namespaces.
+
+        Raises:
+            OSError: If namespaces are not permitted.
+            subprocess.CalledProcessError: If namespaces are not permitted.
+        """
         self._addresses = {
             **{replica_host(i): [f"10.77.{i}.1{p:02d}" for p in range(MAX_PARTITIONS)] for i in range(replicas)},
             **{coordinator_host(i): [f"10.77.{100 + i}.1"] for i in range(coordinators)},
         }
         self.hosts: Sequence[str] = tuple(self._addresses)
         self._cuts: set[tuple[str, str]] = set()
-        # Names of namespaces are files: on a file system of our own they vanish with us.
+        # Namespace names are files. On a private file system they disappear with this process.
         _run("mkdir", "-p", "/run/netns")
         _run("mount", "-t", "tmpfs", "tmpfs", "/run/netns")
         _run("ip", "link", "add", "bridge0", "type", "bridge")
@@ -130,19 +135,22 @@ class Namespaces:
         return f"10.77.{100 + index}.1:7780"
 
     def prefix(self, host: str) -> tuple[str, ...]:
-        """What goes before a command to run it on a host. Unlike `ip netns exec` it leaves the mounts alone."""
+        """Returns the command prefix that runs a command on a host. Unlike `ip netns exec` it keeps the mounts."""
         return ("nsenter", f"--net=/run/netns/{host}") if host in self._addresses else ()
 
     def cut(self, sender: str, receiver: str) -> None:
-        """What `sender` sends to `receiver` vanishes from now on."""
+        """Drops all packets from `sender` to `receiver` from now on."""
         self._cuts.add((sender, receiver))
         self._batch(
             sender,
-            (f"neigh replace {a} lladdr {_NOWHERE} nud permanent dev {_LINK}" for a in self._addresses[receiver]),
+            (
+                f"neigh replace {a} lladdr {_UNUSED_HARDWARE_ADDRESS} nud permanent dev {_LINK}"
+                for a in self._addresses[receiver]
+            ),
         )
 
-    def mend(self) -> None:
-        """End every cut."""
+    def heal(self) -> None:
+        """Ends every cut."""
         for sender, receiver in self._cuts:
             self._batch(sender, (f"neigh del {address} dev {_LINK}" for address in self._addresses[receiver]))
         self._cuts.clear()
@@ -167,13 +175,13 @@ class Namespaces:
 
 
 def make_network(replicas: int, coordinators: int, wants_hosts: bool, is_isolated: bool) -> tuple[Network, str]:
-    """Hosts that can be cut off from each other, or loopback; and what to tell about it."""
+    """Returns hosts whose connections can be cut, or loopback; and a line for the log."""
     if not wants_hosts:
-        return Loopback(), "network faults: not wanted"
+        return Loopback(), "network faults: disabled"
     if not is_isolated:
         return Loopback(), NOT_PERMITTED
     try:
-        return Namespaces(replicas, coordinators), "network: a namespace for each replica index and coordinator"
+        return Namespaces(replicas, coordinators), "network: one namespace per replica index and coordinator"
     except (OSError, subprocess.CalledProcessError):
         return Loopback(), NOT_PERMITTED
 

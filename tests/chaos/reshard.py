@@ -1,5 +1,5 @@
-"""Owns resharding: the cluster is asked for one number of partitions after another, each once the last is done.
-A step takes its time while other faults strike."""
+"""Owns resharding: changes the number of partitions repeatedly, each time after the previous change is complete.
+Other faults are injected while a change is in progress."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ class Resharding:
         self._is_moving = False
 
     def is_ready(self) -> bool:
-        """Whether a step may be begun."""
-        self.tend()
+        """Returns whether the next change may begin."""
+        self.advance()
         return not self._is_moving
 
     def begin(self) -> str:
-        """Ask for the next number of partitions; returns what was done."""
+        """Changes the number of partitions; returns a description."""
         before = self._cluster.partitions
-        wanted = next(step for step in self._steps if step != before)
-        self._cluster.set_partitions(wanted)
+        after = next(step for step in self._steps if step != before)
+        self._cluster.set_partitions(after)
         self._is_moving = True
-        return f"{before} -> {wanted} partitions"
+        return f"{before} -> {after} partitions"
 
-    def tend(self) -> list[str]:
-        """Stop shards that are empty now and shall be; returns their names."""
-        if not self._is_moving or not self._cluster.is_divided():
+    def advance(self) -> list[str]:
+        """Stops the emptied shards once a change is complete; returns their names."""
+        if not self._is_moving or not self._cluster.is_rebalanced():
             return []
         self._is_moving = False
-        return self._cluster.retire_emptied()
+        return self._cluster.stop_emptied_shards()
 
     @property
     def is_done(self) -> bool:
-        self.tend()
+        self.advance()
         return not self._is_moving

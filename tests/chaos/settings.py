@@ -1,4 +1,4 @@
-"""Owns the options of a run, and how the command line names them."""
+"""Owns the options of a run and their command line."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ FAULT_KINDS = (
 )
 PLANTS = ("lose", "resurrect", "duplicate", "stale")
 WriteQuorum = Literal["one", "majority", "all"]
+_DESCRIPTION = "Injects random faults into a cluster under load and checks every answer."
 MAX_REPLICAS = 3
 MAX_PARTITIONS = 6
 MAX_COORDINATORS = 2
@@ -29,8 +30,13 @@ MAX_COORDINATORS = 2
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Settings:
-    """What a run does. kinds: the faults to draw from. data: where the cluster keeps everything, or None for a
-    folder that goes with the run. tolerate_late: see `tests.chaos.checker`."""
+    """The options of a run.
+
+    Attributes:
+        kinds: The faults to inject.
+        data: Folder for data and logs, or None for a temporary one.
+        tolerate_late: See `tests.chaos.checker`.
+    """
 
     seconds: float
     seed: int
@@ -47,52 +53,56 @@ class Settings:
 
     @property
     def acknowledged_by_all(self) -> bool:
-        """Whether an acknowledged write is on every replica, so that no read may be stale."""
+        """Returns whether an acknowledged write is on every replica, so that no read may be stale."""
         quorum = {"one": 1, "majority": self.replicas // 2 + 1, "all": self.replicas}[self.write_quorum]
         return quorum == self.replicas
 
     @property
     def quorum_is_fresh(self) -> bool:
-        """Whether a read from a majority meets every acknowledged write."""
+        """Returns whether a quorum read sees every acknowledged write."""
         return self.acknowledged_by_all or self.write_quorum != "one"
 
 
 def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
-    """The settings that a command line asks for; ends the program when it makes no sense."""
-    given = _parser().parse_args(arguments)
-    left_out = set(_kinds(given.without))
-    kinds = tuple(kind for kind in _kinds(given.faults) or FAULT_KINDS if kind not in left_out)
+    """Parses the command line; exits with an error if it is invalid."""
+    options = _parser().parse_args(arguments)
+    excluded = set(_kinds(options.without))
+    kinds = tuple(kind for kind in _kinds(options.faults) or FAULT_KINDS if kind not in excluded)
     return Settings(
-        given.seconds, given.seed, given.partitions, given.replicas, given.coordinators, given.write_quorum,
-        given.encoder, not given.no_network, kinds, given.plant, given.data, given.tolerate_late,
+        options.seconds, options.seed, options.partitions, options.replicas, options.coordinators,
+        options.write_quorum, options.encoder, not options.no_network, kinds, options.plant, options.data,
+        options.tolerate_late,
     )  # fmt: skip
 
 
 def _kinds(text: str) -> list[str]:
     kinds = [kind for kind in text.split(",") if kind]
     if unknown := sorted(set(kinds) - set(FAULT_KINDS)):
-        raise SystemExit(f"error: no such fault: {', '.join(unknown)}; there are {', '.join(FAULT_KINDS)}")
+        raise SystemExit(f"error: unknown fault {', '.join(unknown)}; use {', '.join(FAULT_KINDS)}")
     return kinds
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=_DESCRIPTION)
     add = parser.add_argument
-    add("--seconds", type=float, default=60.0, help="how long to break things (default: 60)")
-    add("--seed", type=int, default=1, help="of every choice that is made (default: 1)")
-    add("--partitions", type=int, choices=range(1, MAX_PARTITIONS + 1), default=2, help="to begin with")
+    add("--seconds", type=float, default=60.0, help="duration of the fault injection (default: 60)")
+    add("--seed", type=int, default=1, help="random seed (default: 1)")
+    add(
+        "--partitions", type=int, choices=range(1, MAX_PARTITIONS + 1), default=2,
+        help="initial number of partitions (default: 2)",
+    )  # fmt: skip
     add("--replicas", type=int, choices=range(1, MAX_REPLICAS + 1), default=1)
     add("--coordinators", type=int, choices=range(1, MAX_COORDINATORS + 1), default=2)
     add("--write-quorum", choices=("one", "majority", "all"), default="majority")
-    add("--encoder", action="store_true", help="run the encoder too: images are written and searched for")
-    add("--no-network", action="store_true", help="everything on loopback, and no connection is cut")
-    add("--faults", default="", help=f"only these, by comma: {', '.join(FAULT_KINDS)}")
-    add("--without", default="", help="not these faults, by comma")
-    add("--plant", choices=PLANTS, help="tell a lie, to see that it is found")
-    add("--data", type=Path, help="a folder for data and logs, which stays; else a temporary one")
+    add("--encoder", action="store_true", help="also run the encoder, and write and search for images")
+    add("--no-network", action="store_true", help="run everything on loopback, without network faults")
+    add("--faults", default="", help=f"inject only these faults, separated by commas: {', '.join(FAULT_KINDS)}")
+    add("--without", default="", help="faults to exclude, separated by commas")
+    add("--plant", choices=PLANTS, help="plant a violation that the checker must find")
+    add("--data", type=Path, help="folder for data and logs, kept after the run (default: a temporary one)")
     add(
         "--tolerate-late",
         action="store_true",
-        help="a write that timed out may take effect after its repetition was acknowledged",
+        help="permit a write that timed out to take effect after its retry was acknowledged",
     )
     return parser

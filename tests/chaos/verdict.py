@@ -1,4 +1,4 @@
-"""Owns what is counted and said: findings as they come, and the verdict at the end."""
+"""Owns counting and output: findings as they occur, and the verdict at the end."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from tests.chaos.call_stats import CallStats
 from tests.chaos.checker import Finding, Kind, Span
-from tests.chaos.meter import Meter
 from tests.chaos.settings import Settings
 
 _MAX_PRINTED = 100
@@ -25,7 +25,7 @@ VIOLATIONS = (
 
 
 class Log:
-    """One line at a time, with the seconds since the start of the run."""
+    """Prints one line at a time, with the seconds since the start of the run."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()
@@ -37,7 +37,7 @@ class Log:
 
 
 class Tally:
-    """Findings, counted by kind and printed. May be used from any thread."""
+    """Counts findings by kind and prints them. Thread-safe."""
 
     def __init__(self, log: Log, tolerate_late: bool) -> None:
         self._log = log
@@ -49,7 +49,7 @@ class Tally:
         self.unread = 0
 
     def add(self, findings: Iterable[Finding], span: Span, how: str) -> None:
-        """how: which call it was, of which consistency, through which coordinator."""
+        """Adds findings. `how` describes the call: operation, consistency, coordinator."""
         for finding in findings:
             self._add(finding, span, how)
 
@@ -71,16 +71,16 @@ class Tally:
             self._printed += 1
         self._log.say(
             f"VIOLATION {finding.kind}{' (late attempt)' if finding.is_late else ''}: {how}: key {finding.key!r}:"
-            f" {finding.text}; asked {span.began:.3f}, answered {span.ended:.3f}"
-            f" (run began {self._log.started:.3f}), may be {span.stale_seconds * 1000:.0f} ms old"
+            f" {finding.text}; read from {span.began:.3f} to {span.ended:.3f}"
+            f" (run began {self._log.started:.3f}), staleness bound {span.stale_seconds * 1000:.0f} ms"
         )
 
 
 def verdict(
-    settings: Settings, tally: Tally, meter: Meter, acknowledged: int, faults: collections.Counter[str],
+    settings: Settings, tally: Tally, stats: CallStats, acknowledged: int, faults: collections.Counter[str],
     is_settled: bool, deaths: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """Everything that is known at the end, in the order in which one wants to read it."""
+    """Returns the verdict as JSON-serialisable data, the most important fields first."""
     return {
         "seed": settings.seed,
         "seconds": settings.seconds,
@@ -91,18 +91,18 @@ def verdict(
         "late_attempts": tally.late,
         "faults": faults.total(),
         "faults_by_kind": dict(sorted(faults.items())),
-        "searches": meter.count("search"),
-        "search_availability": meter.availability("search"),
-        "gets": meter.count("get"),
-        "get_availability": meter.availability("get"),
-        "write_availability": meter.availability("write"),
+        "searches": stats.count("search"),
+        "search_availability": stats.availability("search"),
+        "gets": stats.count("get"),
+        "get_availability": stats.availability("get"),
+        "write_availability": stats.availability("write"),
         "settled": is_settled,
         "process_deaths": deaths,
         "partitions": settings.partitions,
         "replicas": settings.replicas,
         "write_quorum": settings.write_quorum,
-        "errors": meter.errors,
-        "phases": meter.phases(),
+        "errors": stats.errors,
+        "phases": stats.phases(),
     }
 
 

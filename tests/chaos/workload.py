@@ -1,7 +1,7 @@
-"""Owns the load: writers, each the only one of its keys, and readers, each in a thread of its own.
+"""Owns the load: writers with disjoint keys, and readers, each in its own thread.
 
-A write whose outcome is unknown is repeated, through whichever coordinator, until it is acknowledged. So when the
-load has stopped, every key's last write is known to be done; but for those that `stop` gave up."""
+A write with an unknown outcome is retried, through any coordinator, until it is acknowledged. So when the load has
+stopped, every key's last write is acknowledged, except those that `stop` gave up."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from collections.abc import Callable, Sequence
 
 from lookalike import Client
 from lookalike.model.errors import LookalikeError
+from tests.chaos.call_stats import CallStats
+from tests.chaos.checked_reads import CheckedReads, RandomReads
 from tests.chaos.content import Content, Source
 from tests.chaos.history import History, Write
-from tests.chaos.meter import Meter
-from tests.chaos.reading import Reader, Reading
 
 CALL_SECONDS = 4.0
 KEYS_PER_WRITER = 120
 _DELETE_SHARE = 0.25
 _PAUSE_SECONDS = (0.01, 0.05)
-_REPEAT_SECONDS = (0.1, 0.4)
+_RETRY_SECONDS = (0.1, 0.4)
 
 Coordinators = Sequence[tuple[str, Client]]
 
@@ -31,21 +31,21 @@ def keys_of(writer: str) -> list[str]:
 
 
 class Writer:
-    """Writes its keys, a few at a time."""
+    """Writes its keys in small batches."""
 
     def __init__(
-        self, name: str, source: Source, history: History, meter: Meter, coordinators: Coordinators,
+        self, name: str, source: Source, history: History, stats: CallStats, coordinators: Coordinators,
         rng: random.Random,
     ) -> None:  # fmt: skip
         self._keys = keys_of(name)
         self._source = source
         self._history = history
-        self._meter = meter
+        self._stats = stats
         self._coordinators = coordinators
         self._rng = rng
 
     def write(self, gave_up: threading.Event) -> None:
-        """One batch, until it is acknowledged or `gave_up` is set."""
+        """Writes one batch, retrying until it is acknowledged or `gave_up` is set."""
         rng = self._rng
         keys = rng.sample(self._keys, rng.randint(1, 8))
         contents: list[Content | None]
@@ -58,16 +58,16 @@ class Writer:
         while not self._attempt(writes, contents):
             for write in writes:
                 write.is_doubtful = True
-            if gave_up.wait(rng.uniform(*_REPEAT_SECONDS)):
+            if gave_up.wait(rng.uniform(*_RETRY_SECONDS)):
                 return
         done = time.monotonic()
         for write in writes:
             write.acknowledged = done
 
     def _attempt(self, writes: Sequence[Write], contents: Sequence[Content | None]) -> bool:
-        """Whether the writes were acknowledged."""
+        """Sends the writes once; returns whether they were acknowledged."""
         _, client = self._rng.choice(self._coordinators)
-        source, phase, began = self._source, self._meter.phase, time.monotonic()
+        source, phase, began = self._source, self._stats.phase, time.monotonic()
         records = [
             content.record(write.key, write.sequence, source.fingerprint)
             for write, content in zip(writes, contents, strict=True)
@@ -79,9 +79,9 @@ class Writer:
             else:
                 client.delete([write.key for write in writes], collection=source.collection)
         except LookalikeError as error:
-            self._meter.failed("write", phase, error)
+            self._stats.failed("write", phase, error)
             return False
-        self._meter.succeeded("write", phase, time.monotonic() - began)
+        self._stats.succeeded("write", phase, time.monotonic() - began)
         return True
 
 
@@ -89,21 +89,21 @@ class Workload:
     """Threads that write and read until stopped."""
 
     def __init__(self, coordinators: Coordinators, fail: Callable[[BaseException], None]) -> None:
-        """fail: told of a defect of the harness that ended a thread."""
+        """Creates an empty workload. `fail` is called with an error of the harness that ended a thread."""
         self._coordinators = coordinators
         self._fail = fail
         self._stopped = threading.Event()
         self._gave_up = threading.Event()
         self._threads: list[threading.Thread] = []
 
-    def add_writer(self, name: str, source: Source, history: History, meter: Meter, seed: str) -> None:
+    def add_writer(self, name: str, source: Source, history: History, stats: CallStats, seed: str) -> None:
         rng = random.Random(seed)
-        writer = Writer(name, source, history, meter, self._coordinators, rng)
+        writer = Writer(name, source, history, stats, self._coordinators, rng)
         self._add(lambda: writer.write(self._gave_up), rng)
 
-    def add_reader(self, reading: Reading, seed: str) -> None:
+    def add_reader(self, reads: CheckedReads, seed: str) -> None:
         rng = random.Random(seed)
-        reader = Reader(reading, rng)
+        reader = RandomReads(reads, rng)
         self._add(lambda: reader.read(*rng.choice(self._coordinators)), rng)
 
     def start(self) -> None:
@@ -111,8 +111,8 @@ class Workload:
             thread.start()
 
     def stop(self, patience_seconds: float) -> bool:
-        """Begin nothing new, and wait for what is under way. After so long, unacknowledged writes are left so;
-        returns whether there were none."""
+        """Starts no new calls and waits for those in flight. After `patience_seconds` it gives up unacknowledged
+        writes; returns whether there were none."""
         self._stopped.set()
         deadline = time.monotonic() + patience_seconds
         for thread in self._threads:

@@ -42,7 +42,7 @@ def test_what_is_copied_makes_a_whole_program(tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "--disable-pip-version-check", "--target", site, source], check=True)
     installed = {str(file.relative_to(site)) for file in site.rglob("*")}
-    packages = ("lookalike", "shard", "coordinator", "encoder")
+    packages = ("lookalike", "shard", "coordinator", "encoder", "lab")
     given = {str(file.relative_to(source)) for name in packages for file in (source / name).rglob("*.*")}
     assert not given - installed, "files that the program reads, but that are not installed"
     environment = {**os.environ, "PYTHONPATH": str(site)}

@@ -48,7 +48,7 @@ network.cut("replica0", "replica1")
 probe("one-way")
 network.cut("replica1", "replica0")
 probe("both")
-network.mend()
+network.heal()
 probe("mended")
 for host, listener in listeners.items():
     got = []

@@ -1,4 +1,4 @@
-"""The contracts in TypeScript: generated from protos/, type-checked, and a program that stores and searches."""
+"""A TypeScript client: code generated from protos/, type-checked, and run against a cluster."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECONDS = 120
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example with generated code, compiled. Its packages are installed beforehand, with `npm ci`."""
+    """Returns a folder with the example, generated and compiled. Its packages must be installed with `npm ci`."""
     is_ready = shutil.which("node") is not None and (EXAMPLE / "node_modules").is_dir()
     if not is_ready and os.environ.get("LOOKALIKE_REQUIRE_NODE") != "1":
         pytest.skip("needs Node.js 20 and `npm ci --prefix examples/typescript`")
@@ -31,7 +31,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "node_modules").symlink_to(EXAMPLE / "node_modules")
     (folder.parents[1] / "protos").symlink_to(EXAMPLE.parents[1] / "protos")
     (folder / "generated").mkdir()
-    # The interpreter that has grpcio-tools, as `python3`.
+    # Provides the interpreter with grpcio-tools as `python3`.
     python = folder.parents[1] / "bin" / "python3"
     python.parent.mkdir()
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')

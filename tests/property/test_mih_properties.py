@@ -1,4 +1,4 @@
-"""Multi-index hashing gives the scan's answer, whoever answers: buckets, scan, or one for each query."""
+"""Multi-index hashing gives the scan's answer, whether buckets, the scan or a mix of both serve the queries."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shard.kernel import CodeMatrix, Matches, Selection, chunk, mih
+from shard.kernel import CodeMatrix, Matches, Selection, chunk, mih, search
 from tests.oracle import random_codes
 
 seeds = st.integers(0, 2**32 - 1)
-# Of a scan's time, what the buckets may take: nothing, about as much as these few rows need, all they want.
+# The buckets' share of a scan's time: none, about as much as these few rows need, unlimited.
 shares = st.sampled_from([0.0, 20.0, 1e12, 1e12])
 
 
@@ -51,7 +51,7 @@ def answer(matches: Matches) -> list[list[tuple[int, int, int]]]:
     st.integers(1, 12),
     shares,
 )
-def test_buckets_give_the_scans_answer(
+def test_buckets_and_scan_give_the_same_answer(
     seed: int,
     bits: int,
     n: int,
@@ -84,19 +84,19 @@ def test_buckets_give_the_scans_answer(
 
 
 @pytest.mark.parametrize("bits", [16, 72, 32, 576, 8192])
-def test_a_width_that_cannot_be_hashed_is_refused(bits: int) -> None:
+def test_a_width_without_hashing_support_is_rejected(bits: int) -> None:
     with pytest.raises(ValueError, match="multiple of 64 from 64 to 512"):
         CodeMatrix(bits, hashed=True)
 
 
 def test_close_neighbours_are_found_by_the_buckets() -> None:
-    """The scan is made to fail here, so what is found was not found by it."""
+    """The scan is patched to fail, so the buckets alone must find the rows."""
     rng = np.random.default_rng(0)
     rows = chunk.chunk_rows(2)
     matrix = CodeMatrix(128, hashed=True)
     codes = random_codes(rng, rows, 128)
     matrix.append(codes, np.arange(rows, dtype=np.uint64))
-    with mock.patch.object(CodeMatrix, "_scan_part", side_effect=AssertionError):
+    with mock.patch.object(search, "scan_chunk", side_effect=AssertionError):
         for flipped in range(9):
             query = codes[77].copy()
             query[:flipped] ^= 1
@@ -104,7 +104,7 @@ def test_close_neighbours_are_found_by_the_buckets() -> None:
             assert answer(matrix.scan(query[None], 10, max_distance=8)) == [[(flipped, 77, 77)]]
 
 
-def test_an_older_view_knows_nothing_of_rows_that_came_later() -> None:
+def test_an_older_view_does_not_see_later_changes() -> None:
     rng = np.random.default_rng(0)
     with mock.patch.object(chunk, "_MIN_CHUNK_ROWS", 1_024), mock.patch.object(chunk, "_MIN_CHUNK_BYTES", 8_192):
         matrix = CodeMatrix(64, hashed=True)

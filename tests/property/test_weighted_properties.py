@@ -1,5 +1,4 @@
-"""Weighted distance on arbitrary input: against sums over bits in plain NumPy, with deletions, filters and
-ties."""
+"""Weighted distance on arbitrary input, against sums over bits in NumPy, with deletions, filters and ties."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ def totals(codes: np.ndarray, query: np.ndarray, weights: np.ndarray) -> np.ndar
 @given(
     seeds, widths, st.integers(0, 3_000), st.integers(1, 200), st.sampled_from([0, 1, 40, 65_535]), st.booleans()
 )
-def test_answers_equal_sums_over_bits(seed: int, bits: int, n: int, k: int, top: int, limits: bool) -> None:
+def test_answers_match_sums_over_bits(seed: int, bits: int, n: int, k: int, top: int, limits: bool) -> None:
     rng = np.random.default_rng(seed)
     codes = random_codes(rng, n, bits)[rng.integers(0, max(1, n // 3), n)] if n else random_codes(rng, 0, bits)
     ids = rng.integers(0, max(2, n // 2), n, np.uint64)
@@ -31,7 +30,7 @@ def test_answers_equal_sums_over_bits(seed: int, bits: int, n: int, k: int, top:
     matrix.append(codes, ids)
     matrix.delete(np.flatnonzero(rng.random(n) < 0.3).astype(np.uint32))
     view = matrix.view()
-    # What dies and comes after the view was taken is not of its state.
+    # Later deletions and appends do not affect the view.
     matrix.delete(np.flatnonzero(rng.random(n) < 0.2).astype(np.uint32))
     matrix.append(random_codes(rng, 5, bits), np.zeros(5, np.uint64))
     query, weights = random_codes(rng, 1, bits)[0], rng.integers(0, top + 1, bits).astype(np.uint16)
@@ -52,7 +51,7 @@ def test_answers_equal_sums_over_bits(seed: int, bits: int, n: int, k: int, top:
 
 
 def _alive(view: object, n: int) -> np.ndarray:
-    """Which of the first n numbers live in a view, by what the plain scan of it finds."""
+    """Returns a mask of the first n numbers that are live in a view."""
     alive = np.zeros(n, np.bool_)
     for chunk, rows in zip(view.chunks, view.rows, strict=True):  # type: ignore[attr-defined]
         died = chunk.died[:rows]
@@ -62,7 +61,7 @@ def _alive(view: object, n: int) -> np.ndarray:
 
 @settings(max_examples=40)
 @given(seeds, widths, st.integers(1, 2_000))
-def test_rows_are_weighed_in_any_order_of_their_numbers(seed: int, bits: int, n: int) -> None:
+def test_weigh_accepts_row_numbers_in_any_order(seed: int, bits: int, n: int) -> None:
     rng = np.random.default_rng(seed)
     matrix = CodeMatrix(bits)
     codes = random_codes(rng, n, bits)
@@ -77,7 +76,7 @@ def test_rows_are_weighed_in_any_order_of_their_numbers(seed: int, bits: int, n:
 
 @settings(max_examples=20)
 @given(seeds, widths)
-def test_equal_weights_rank_like_the_plain_distance(seed: int, bits: int) -> None:
+def test_equal_weights_rank_like_the_hamming_distance(seed: int, bits: int) -> None:
     rng = np.random.default_rng(seed)
     matrix = CodeMatrix(bits)
     matrix.append(random_codes(rng, 500, bits), rng.permutation(500).astype(np.uint64))
@@ -88,7 +87,7 @@ def test_equal_weights_rank_like_the_plain_distance(seed: int, bits: int) -> Non
     assert (found.weighted == distances[0].astype(np.uint32) * 7).all()
 
 
-def test_a_scan_of_many_chunks_equals_one_sort_and_stops_when_told() -> None:
+def test_a_scan_of_many_chunks_matches_a_sort_and_stops_on_request() -> None:
     rng = np.random.default_rng(3)
     bits, n = 64, 600_000
     matrix = CodeMatrix(bits)

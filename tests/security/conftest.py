@@ -1,4 +1,4 @@
-"""A cluster with every lock on: TLS between all parts, a cluster secret, API keys. No encoder."""
+"""A cluster with all security features on: TLS between all parts, a cluster secret, API keys. No encoder."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import grpc
 import pytest
 import trustme
 
-from lookalike import Client, Tls
+from lookalike import Client, Record, Tls
 from lookalike.local.ephemeral import ephemeral_config
 from lookalike.model.errors import Unauthenticated
 from lookalike.server.config import SecurityConfig, TlsConfig
@@ -19,11 +20,12 @@ from lookalike.server.security.keys import KeyRing, save_keys
 from tests.conftest import Cluster
 
 HOST = "127.0.0.1"
+BITS = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Certificates:
-    """What one CA signs, as PEM files in a folder."""
+    """A CA and the certificates that it signs, as PEM files in a folder."""
 
     folder: Path
     authority: trustme.CA = dataclasses.field(default_factory=trustme.CA)
@@ -35,7 +37,7 @@ class Certificates:
         return path
 
     def issue(self, name: str, host: str = HOST, expires: timedelta = timedelta(days=1)) -> tuple[Path, Path]:
-        """A certificate and its key, which replace those of that name."""
+        """Writes a certificate and its key, replacing those with this name."""
         issued = self.authority.issue_cert(host, not_after=datetime.now(UTC) + expires)
         certificate, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
         fresh = self.folder / "fresh"
@@ -46,8 +48,8 @@ class Certificates:
 
 
 @dataclasses.dataclass(frozen=True)
-class Locked:
-    """The cluster, what signs its certificates, and a key for each role."""
+class SecuredCluster:
+    """The cluster, its CA, and an API key per role."""
 
     cluster: Cluster
     certificates: Certificates
@@ -62,8 +64,18 @@ class Locked:
     def client(self, role: str = "admin", timeout: float = 20) -> Client:
         return Client(self.cluster.address, timeout=timeout, api_key=self.keys[role], tls=self.tls)
 
-    def knows(self, key: str) -> bool:
-        """Whether the coordinator lets this key in by now."""
+    def channel(
+        self, address: str, certificates: Certificates | None = None, name: str = "cluster"
+    ) -> grpc.Channel:
+        """Opens a channel that trusts the cluster and presents the certificate with this name, if any."""
+        key = certificate = None
+        if certificates is not None:
+            certificate, key = ((certificates.folder / f"{name}.{end}").read_bytes() for end in ("pem", "key"))
+        credentials = grpc.ssl_channel_credentials(self.certificates.ca.read_bytes(), key, certificate)
+        return grpc.secure_channel(address, credentials)
+
+    def accepts(self, key: str) -> bool:
+        """Returns whether the coordinator accepts this API key now."""
         with Client(self.cluster.address, timeout=20, api_key=key, tls=self.tls) as client:
             try:
                 client.list_collections()
@@ -73,8 +85,8 @@ class Locked:
 
 
 @pytest.fixture(scope="session")
-def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Locked]:
-    folder = tmp_path_factory.mktemp("locked")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredCluster]:
+    folder = tmp_path_factory.mktemp("secured")
     certificates = Certificates(folder)
     certificate, key = certificates.issue("cluster")
     secret_file, keys_file = folder / "secret", folder / "keys.json"
@@ -100,6 +112,15 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Locked]:
     cluster = Cluster(config, folder / "data")
     try:
         cluster.start()
-        yield Locked(cluster, certificates, keys_file, keys, secret_file.read_text())
+        yield SecuredCluster(cluster, certificates, keys_file, keys, secret_file.read_text())
     finally:
         cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def photos(secured: SecuredCluster) -> None:
+    """Two collections, "photos" and "others", with two records each."""
+    with secured.client() as client:
+        for name in ("photos", "others"):
+            client.create_collection(name, bits=BITS)
+            client.upsert([Record("a", code=bytes(8)), Record("b", code=b"\xff" * 8)], collection=name)

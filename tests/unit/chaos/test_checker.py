@@ -1,4 +1,4 @@
-"""The checker of the chaos harness: every kind of lie is found, and nothing that is permitted is called one."""
+"""The checker of the chaos harness: it finds every kind of violation and accepts every permitted answer."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from tests.chaos.checker import (
     SeenHit,
     SeenRecord,
     Span,
+    check_get,
+    check_search,
     distance,
-    judge_get,
-    judge_search,
     rank,
 )
 from tests.chaos.history import History
 
 KEYS = ("a-0", "a-1", "b-0", "b-1")
 QUERY = 0b1111
-# A read long after everything in `_history`, and one while the second write of a-0 is under way.
+# A read long after everything in `_history`, and one during the second write of a-0.
 LATER = Span(100.0, 101.0)
 DURING = Span(10.5, 10.6)
 
 
 def _history() -> History:
-    """a-0 was written twice, a-1 once, b-0 written and deleted, b-1 never."""
+    """a-0 was written twice, a-1 once, b-0 written and deleted, b-1 never written."""
     history = History(KEYS)
     _write(history, "a-0", 0b0001, 1.0, 2.0)
     _write(history, "a-1", 0b0011, 1.0, 2.0)
@@ -66,11 +66,11 @@ def _kinds(findings: list[Finding]) -> list[Kind]:
 
 def _get(history: History, key: str, sequence: int | None, span: Span) -> list[Kind]:
     seen = [] if sequence is None else [_record(history, key, sequence)]
-    return _kinds(judge_get(history, [key], seen, span))
+    return _kinds(check_get(history, [key], seen, span))
 
 
 def _search(history: History, hits: list[SeenHit], span: Span, k: int = 10, complete: bool = True) -> list[Kind]:
-    return _kinds(judge_search(history, Search(QUERY, k), hits, complete, span))
+    return _kinds(check_search(history, Search(QUERY, k), hits, complete, span))
 
 
 @pytest.mark.parametrize(
@@ -90,24 +90,24 @@ def _search(history: History, hits: list[SeenHit], span: Span, k: int = 10, comp
         ("a-0", None, Span(1.0, 1.5), []),
     ],
 )
-def test_a_get_may_say_what_was_so_at_some_time_of_it(
+def test_a_get_may_return_any_state_that_was_current_during_it(
     key: str, sequence: int | None, span: Span, expected: list[Kind]
 ) -> None:
     assert _get(_history(), key, sequence, span) == expected
 
 
-def test_an_attempt_that_nobody_acknowledged_may_be_seen_or_not() -> None:
+def test_an_unacknowledged_write_may_be_visible_or_not() -> None:
     history = _history()
     _write(history, "a-1", None, 20.0, None)
     assert _get(history, "a-1", None, LATER) == []
     assert _get(history, "a-1", 1, LATER) == []
 
 
-def test_what_was_not_begun_yet_cannot_be_seen() -> None:
+def test_a_write_is_not_visible_before_it_began() -> None:
     assert _get(_history(), "a-0", 2, Span(5.0, 6.0)) == [Kind.STALE]
 
 
-def test_age_within_the_stated_bound_is_counted_apart() -> None:
+def test_staleness_within_the_stated_bound_is_counted_separately() -> None:
     history = _history()
     bounded = Span(12.0, 12.1, stale_seconds=2.0)
     assert _get(history, "a-0", 1, bounded) == [Kind.STALE_WITHIN_BOUND]
@@ -115,49 +115,49 @@ def test_age_within_the_stated_bound_is_counted_apart() -> None:
     assert _get(history, "a-0", 1, Span(12.0, 12.1, stale_seconds=0.5)) == [Kind.STALE]
 
 
-def test_a_late_attempt_is_a_violation_and_marked() -> None:
+def test_a_late_attempt_is_a_violation_marked_as_late() -> None:
     history = _history()
     _write(history, "a-1", 0b0101, 20.0, 21.0, doubtful=True)
     _write(history, "a-1", 0b0110, 22.0, 23.0)
-    findings = judge_get(history, ["a-1"], [_record(history, "a-1", 2)], LATER)
+    findings = check_get(history, ["a-1"], [_record(history, "a-1", 2)], LATER)
     assert [(finding.kind, finding.is_late) for finding in findings] == [(Kind.STALE, True)]
-    findings = judge_get(history, ["a-1"], [_record(history, "a-1", 1)], LATER)
+    findings = check_get(history, ["a-1"], [_record(history, "a-1", 1)], LATER)
     assert [(finding.kind, finding.is_late) for finding in findings] == [(Kind.STALE, False)]
 
 
-def test_content_that_nobody_wrote_is_corrupted() -> None:
+def test_content_that_was_never_written_is_corrupted() -> None:
     history = _history()
-    assert _kinds(judge_get(history, ["a-0"], [SeenRecord("a-0", 2, 0b1110)], LATER)) == [Kind.CORRUPTED]
-    assert _kinds(judge_get(history, ["a-0"], [SeenRecord("a-0", 7, 0b1111)], LATER)) == [Kind.CORRUPTED]
+    assert _kinds(check_get(history, ["a-0"], [SeenRecord("a-0", 2, 0b1110)], LATER)) == [Kind.CORRUPTED]
+    assert _kinds(check_get(history, ["a-0"], [SeenRecord("a-0", 7, 0b1111)], LATER)) == [Kind.CORRUPTED]
     records = [_record(history, "a-0", 2), _record(history, "a-1", 1)]
-    assert _kinds(judge_get(history, ["a-0"], records, LATER)) == [Kind.CORRUPTED]
+    assert _kinds(check_get(history, ["a-0"], records, LATER)) == [Kind.CORRUPTED]
 
 
-def test_a_record_twice_in_one_read_is_duplicated() -> None:
+def test_a_record_returned_twice_is_duplicated() -> None:
     history = _history()
-    assert _kinds(judge_get(history, ["a-1"], [_record(history, "a-1", 1)] * 2, LATER)) == [Kind.DUPLICATED]
+    assert _kinds(check_get(history, ["a-1"], [_record(history, "a-1", 1)] * 2, LATER)) == [Kind.DUPLICATED]
 
 
-def test_the_true_answer_passes() -> None:
+def test_the_correct_answer_is_accepted() -> None:
     history = _history()
     hits = [_hit(history, "a-0", 2), _hit(history, "a-1", 1)]
     assert _search(history, hits, LATER) == []
     assert _search(history, hits[:1], LATER, k=1) == []
 
 
-def test_a_hit_left_out_is_false_only_where_the_answer_claims_to_be_complete() -> None:
+def test_a_missing_hit_is_a_violation_only_if_the_answer_claims_completeness() -> None:
     history = _history()
     hits = [_hit(history, "a-0", 2)]
     assert _search(history, hits, LATER) == [Kind.FALSE_COMPLETE]
     assert _search(history, hits, LATER, complete=False) == []
 
 
-def test_a_nearer_record_may_not_be_left_out_for_a_farther_one() -> None:
+def test_a_farther_record_must_not_replace_a_nearer_one() -> None:
     history = _history()
     assert _search(history, [_hit(history, "a-1", 1)], LATER, k=1) == [Kind.FALSE_COMPLETE]
 
 
-def test_a_key_that_is_being_written_may_be_in_either_state() -> None:
+def test_a_key_may_be_in_either_state_during_a_write() -> None:
     history = _history()
     old = [_hit(history, "b-0", 1), _hit(history, "a-1", 1), _hit(history, "a-0", 1)]
     new = [_hit(history, "a-0", 2), _hit(history, "a-1", 1)]
@@ -166,20 +166,20 @@ def test_a_key_that_is_being_written_may_be_in_either_state() -> None:
         assert _search(history, hits, DURING) == []
 
 
-def test_a_key_in_flux_may_miss_the_cut_in_one_state_only() -> None:
+def test_a_key_may_be_missing_during_a_write_if_one_state_is_beyond_k() -> None:
     history = _history()
     hits = [_hit(history, "b-0", 1)]
     assert _search(history, hits, DURING, k=1) == []
     assert _search(history, [_hit(history, "a-0", 1)], DURING, k=1) == [Kind.FALSE_COMPLETE]
 
 
-def test_hits_out_of_order_are_no_answer() -> None:
+def test_hits_out_of_order_are_a_violation() -> None:
     history = _history()
     hits = [_hit(history, "a-1", 1), _hit(history, "a-0", 2)]
     assert _search(history, hits, LATER) == [Kind.FALSE_COMPLETE]
 
 
-def test_ties_stand_in_the_order_of_their_ids() -> None:
+def test_ties_must_be_ordered_by_id() -> None:
     history = History(KEYS)
     for key in KEYS:
         _write(history, key, 0b0101, 1.0, 2.0)
@@ -190,7 +190,7 @@ def test_ties_stand_in_the_order_of_their_ids() -> None:
     assert Kind.FALSE_COMPLETE in _search(history, [hits[1], hits[0], *hits[2:]], LATER)
 
 
-def test_lies_among_hits_are_named() -> None:
+def test_each_violation_among_hits_gets_its_kind() -> None:
     history = _history()
     first, second = _hit(history, "a-0", 2), _hit(history, "a-1", 1)
     assert _search(history, [first, first, second], LATER) == [Kind.DUPLICATED]
@@ -202,19 +202,19 @@ def test_lies_among_hits_are_named() -> None:
     assert Kind.CORRUPTED in _search(history, [first, second], LATER, k=1)
 
 
-def test_filter_and_range_are_held_to() -> None:
+def test_hits_must_match_filter_and_range() -> None:
     history = _history()
     hits = [_hit(history, "a-0", 2)]
     near = Search(QUERY, 10, max_distance=1)
-    assert judge_search(history, near, hits, True, LATER) == []
+    assert check_search(history, near, hits, True, LATER) == []
     beyond = [*hits, _hit(history, "a-1", 1)]
-    assert _kinds(judge_search(history, near, beyond, True, LATER)) == [Kind.FALSE_COMPLETE]
+    assert _kinds(check_search(history, near, beyond, True, LATER)) == [Kind.FALSE_COMPLETE]
     others = Search(QUERY, 10, prefix="b-")
-    assert judge_search(history, others, [], True, LATER) == []
-    assert _kinds(judge_search(history, others, hits, True, LATER)) == [Kind.FALSE_COMPLETE]
+    assert check_search(history, others, [], True, LATER) == []
+    assert _kinds(check_search(history, others, hits, True, LATER)) == [Kind.FALSE_COMPLETE]
 
 
-def test_what_a_stale_answer_misses_is_within_its_bound() -> None:
+def test_a_hit_may_be_missing_within_the_staleness_bound() -> None:
     history = History(KEYS)
     _write(history, "a-0", QUERY, 1.0, 2.0)
     assert _search(history, [], Span(3.0, 3.1, stale_seconds=1.5)) == [Kind.STALE_WITHIN_BOUND]

@@ -1,4 +1,5 @@
-"""Property: a correct store, under any interleaving of writes, failed attempts and reads, is never accused."""
+"""Property: the checker reports no violation of a correct store, under any interleaving of writes, failed attempts
+and reads."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.chaos.checker import Search, SeenHit, SeenRecord, Span, distance, judge_get, judge_search, rank
+from tests.chaos.checker import Search, SeenHit, SeenRecord, Span, check_get, check_search, distance, rank
 from tests.chaos.history import History
 
 KEYS = tuple(f"{writer}-{number}" for writer in "ab" for number in range(3))
@@ -18,7 +19,7 @@ STEPS = 60
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Read:
-    """A read under way, and which keys it has looked at so far."""
+    """A read in flight, and the sequence numbers of the keys that it has read so far."""
 
     began: float
     query: Search
@@ -26,8 +27,8 @@ class _Read:
 
 
 class _Simulation:
-    """Writers, a register for each key, and readers that look at one key after the other, in random order and at
-    any time between question and answer. Time is counted in steps."""
+    """Writers, one register per key, and readers that read one key at a time, in random order, at any time between
+    the request and the response. Time is counted in steps."""
 
     def __init__(self, rng: random.Random) -> None:
         self.history = History(KEYS)
@@ -60,7 +61,7 @@ class _Simulation:
             self.history.begin(key, code, self._now)
 
     def _apply(self) -> None:
-        """The attempt of some key takes effect; nobody is told."""
+        """The write attempt of some key takes effect without an acknowledgement."""
         key = self._rng.choice(KEYS)
         self._stored[key] = self.history.last(key).sequence
         self.history.last(key).is_doubtful |= self._rng.random() < 0.5
@@ -88,8 +89,8 @@ class _Simulation:
         seen = self._stored | read.seen
         span = Span(read.began, self._now)
         records = [SeenRecord(key, seen[key], code) for key in KEYS if (code := self._code(key, seen)) is not None]
-        assert judge_get(self.history, KEYS, records, span) == []
-        assert judge_search(self.history, read.query, _hits(read.query, records), True, span) == []
+        assert check_get(self.history, KEYS, records, span) == []
+        assert check_search(self.history, read.query, _hits(read.query, records), True, span) == []
 
     def _code(self, key: str, seen: dict[str, int]) -> int | None:
         write = self.history.find(key, seen[key])
@@ -98,13 +99,13 @@ class _Simulation:
 
 
 def _hits(search: Search, records: list[SeenRecord]) -> list[SeenHit]:
-    """The true answer over these records."""
-    kept = [record for record in records if record.key.startswith(search.prefix)]
-    kept.sort(key=lambda record: rank(record.key, record.code, search.query))
-    hits = [SeenHit(record.key, record.sequence, distance(record.code, search.query)) for record in kept]
+    """Returns the correct answer for these records."""
+    matching = [record for record in records if record.key.startswith(search.prefix)]
+    matching.sort(key=lambda record: rank(record.key, record.code, search.query))
+    hits = [SeenHit(record.key, record.sequence, distance(record.code, search.query)) for record in matching]
     return [hit for hit in hits if search.max_distance is None or hit.distance <= search.max_distance][: search.k]
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_a_correct_store_is_never_accused(seed: int) -> None:
+def test_a_correct_store_has_no_violations(seed: int) -> None:
     _Simulation(random.Random(seed)).run()

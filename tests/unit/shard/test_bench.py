@@ -1,4 +1,4 @@
-"""`lookalike bench` and `lookalike plan` end to end on few codes: what they print, draw and refuse."""
+"""`lookalike bench` and `lookalike plan` end to end on few codes: output, plots and invalid input."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.cluster.test_cli import document, failure, run
 QUICK = ("--megabytes", 1, "--seconds", 0.01)
 
 
-def test_bench_checks_and_prints_a_line_per_figure() -> None:
+def test_bench_prints_one_json_line_per_figure() -> None:
     result = run("bench", "scan", "flood", "--bits", "64,256", *QUICK, "--json")
     assert result.returncode == 0, result.stderr
     first, *lines = (json.loads(line) for line in result.stdout.splitlines())
@@ -25,7 +25,7 @@ def test_bench_checks_and_prints_a_line_per_figure() -> None:
     assert len(lines) > len(scans)
 
 
-def test_bench_draws_what_it_measured(tmp_path: Path) -> None:
+def test_bench_plots_the_measured_figures(tmp_path: Path) -> None:
     result = run("bench", "batch", *QUICK, "--plots", tmp_path / "plots")
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "plots" / "batch.png").read_bytes().startswith(b"\x89PNG")
@@ -35,17 +35,17 @@ def test_bench_draws_what_it_measured(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("bench", "speed"), "part: 'speed' is none of"),
+        (("bench", "speed"), "part: unknown value 'speed'; use scan"),
         (("bench", "--bits", "a"), "is not a list of numbers"),
         (("bench", "--bits", "100"), "bits: 100 is not a multiple of 64"),
         (("plan", "--images", 1e9, "--bits", 100), "bits: 100 is not a multiple of 8"),
     ],
 )
-def test_bad_input_is_one_line(arguments: tuple[object, ...], words: str) -> None:
+def test_invalid_input_is_a_one_line_error(arguments: tuple[object, ...], words: str) -> None:
     assert words in failure(*arguments)
 
 
-def test_plan_says_how_many() -> None:
+def test_plan_has_room_for_all_images() -> None:
     made = document("plan", "--images", 1e8, "--bits", 64, "--memory-gb", 4, "--cores", 4)
     assert made["partitions"] * made["rows_per_partition"] >= 1e8
     assert "Reasoning:" in run("plan", "--images", 1e6, "--bits", 64).stdout

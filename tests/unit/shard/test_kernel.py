@@ -1,4 +1,4 @@
-"""The kernel against the NumPy oracle at its edges."""
+"""The kernel against the NumPy oracle, in edge cases."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def filled(bits: int, n: int, seed: int = 0) -> tuple[CodeMatrix, np.ndarray, np
 
 
 @pytest.mark.parametrize("bits", WIDTHS)
-def test_every_width_gives_the_oracles_answer(bits: int) -> None:
+def test_every_width_matches_the_oracle(bits: int) -> None:
     matrix, codes, ids = filled(bits, 3_000)
     queries = random_codes(np.random.default_rng(1), 5, bits)
     distances, found = matrix.search(queries, k=20)
@@ -50,12 +50,12 @@ def test_every_width_gives_the_oracles_answer(bits: int) -> None:
 
 
 @pytest.mark.parametrize("n", [1, LANES - 1, LANES, LANES + 1, chunk_rows(1) + 3])
-def test_rows_around_block_and_chunk_borders_are_found(n: int) -> None:
+def test_rows_at_block_and_chunk_boundaries_are_found(n: int) -> None:
     matrix, codes, ids = filled(64, n)
     assert hits(matrix, codes[-1:], 3) == [nearest(codes, ids, codes[-1], 3)]
 
 
-def test_k_above_the_rows_returns_what_there_is() -> None:
+def test_k_above_the_number_of_rows_returns_all_rows() -> None:
     matrix, codes, _ = filled(32, 7)
     distances, ids = matrix.search(codes[:2], k=10_000)
     assert distances.shape == ids.shape == (2, 7)
@@ -66,13 +66,13 @@ def test_an_empty_matrix_returns_no_rows() -> None:
     assert distances.shape == ids.shape == (3, 0)
 
 
-def test_no_queries_give_no_answers() -> None:
+def test_no_queries_return_no_answers() -> None:
     matrix, _, _ = filled(64, 10)
     distances, _ = matrix.search(np.zeros((0, 8), np.uint8), k=5)
     assert distances.shape == (0, 5)
 
 
-def test_ties_are_cut_by_id() -> None:
+def test_ties_are_broken_by_id() -> None:
     matrix = CodeMatrix(64)
     ids = np.random.default_rng(0).permutation(5_000).astype(np.uint64)
     matrix.append(np.zeros((5_000, 8), np.uint8), ids)
@@ -87,7 +87,7 @@ def test_ids_use_all_64_bits() -> None:
     assert matrix.search(np.zeros((1, 2), np.uint8), k=4)[1][0].tolist() == sorted(ids.tolist())
 
 
-def test_range_limit_leaves_out_what_is_further() -> None:
+def test_max_distance_excludes_farther_rows() -> None:
     matrix, codes, ids = filled(64, 2_000)
     for limit in (0, 20, 25, 64, 1_000_000):
         assert hits(matrix, codes[:3], 50, max_distance=limit) == [
@@ -95,7 +95,7 @@ def test_range_limit_leaves_out_what_is_further() -> None:
         ]
 
 
-def test_deleted_rows_are_never_found_again() -> None:
+def test_deleted_rows_are_not_found() -> None:
     matrix, codes, ids = filled(64, 10_000)
     gone = np.random.default_rng(2).choice(10_000, 6_000, replace=False).astype(np.uint32)
     assert matrix.delete(gone) == 6_000
@@ -106,7 +106,7 @@ def test_deleted_rows_are_never_found_again() -> None:
     assert hits(matrix, codes[:4], 30) == [nearest(codes[kept], ids[kept], query, 30) for query in codes[:4]]
 
 
-def test_deletions_give_their_memory_back() -> None:
+def test_deletions_free_memory() -> None:
     rows = chunk_rows(4)
     matrix, _, _ = filled(256, rows + 1)
     full = matrix.memory_bytes
@@ -114,18 +114,18 @@ def test_deletions_give_their_memory_back() -> None:
     assert matrix.memory_bytes < full / 50
 
 
-def test_memory_per_row_is_the_code_and_sixteen_bytes() -> None:
+def test_memory_per_row_is_at_most_the_code_and_16_bytes() -> None:
     for bits in (64, 256, 2048):
         matrix, _, _ = filled(bits, 20_000)
         assert matrix.memory_bytes <= (20_000 + LANES) * (bits // 8 + 16)
 
 
-def test_many_queries_at_once_and_one_by_one_agree() -> None:
+def test_a_batch_of_queries_matches_the_oracle() -> None:
     matrix, codes, ids = filled(192, 20_000)
     assert hits(matrix, codes[:29], 30) == [nearest(codes, ids, query, 30) for query in codes[:29]]
 
 
-def test_many_rows_within_the_bound_of_a_tile_are_all_found() -> None:
+def test_many_rows_within_the_bound_in_one_tile_are_all_found() -> None:
     matrix, codes, ids = filled(64, 4_000)
     near = codes.copy()
     near[:, 1:] = codes[0, 1:]
@@ -134,7 +134,7 @@ def test_many_rows_within_the_bound_of_a_tile_are_all_found() -> None:
     assert hits(matrix, codes[:9], 3_000) == [nearest(everything, every_id, query, 3_000) for query in codes[:9]]
 
 
-def test_a_view_keeps_seeing_its_state() -> None:
+def test_a_view_is_not_affected_by_later_changes() -> None:
     matrix, codes, ids = filled(64, 5_000)
     view = matrix.view()
     matrix.replace(np.arange(4_000, dtype=np.uint32), codes[:10] ^ 0xFF, ids[:10])
@@ -144,7 +144,7 @@ def test_a_view_keeps_seeing_its_state() -> None:
 
 @pytest.mark.parametrize("step", [1, 2, 7, 40, 1_999, 3_000])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_selection_keeps_only_its_numbers(step: int, threads: int) -> None:
+def test_a_selection_limits_the_scan_to_its_rows(step: int, threads: int) -> None:
     matrix, codes, ids = filled(64, 3_000)
     mask = np.zeros(2_000, np.bool_)
     mask[step - 1 :: step] = True
@@ -156,7 +156,7 @@ def test_a_selection_keeps_only_its_numbers(step: int, threads: int) -> None:
         ]
 
 
-def test_a_selection_follows_its_matrix() -> None:
+def test_a_selection_remains_valid_as_the_matrix_changes() -> None:
     matrix, codes, ids = filled(64, 10_000)
     mask = np.arange(10_000) % 50 == 0
     selection = Selection(mask)
@@ -173,7 +173,7 @@ def test_a_selection_follows_its_matrix() -> None:
 
 
 @pytest.mark.parametrize("pieces", [[0, 1, 7, 8, 9, 3], [13, 0, 0, 27], [1] * 20])
-def test_a_selection_extended_piece_by_piece_is_the_whole(pieces: list[int]) -> None:
+def test_a_selection_extended_in_steps_equals_the_whole_mask(pieces: list[int]) -> None:
     mask = np.random.default_rng(0).random(sum(pieces)) < 0.5
     matrix, codes, ids = filled(64, len(mask))
     selection, start = Selection(np.zeros(0, np.bool_)), 0
@@ -185,7 +185,7 @@ def test_a_selection_extended_piece_by_piece_is_the_whole(pieces: list[int]) -> 
         assert hits(matrix, codes[:1], 99, selection=selection) == [nearest(codes[kept], ids[kept], codes[0], 99)]
 
 
-def test_a_selection_of_nothing_finds_nothing() -> None:
+def test_an_empty_selection_finds_nothing() -> None:
     matrix, codes, _ = filled(64, 3_000)
     for mask in (np.zeros(0, np.bool_), np.zeros(3_000, np.bool_)):
         assert hits(matrix, codes[:1], 12, selection=Selection(mask)) == [[]]
@@ -197,7 +197,7 @@ def test_threads_do_not_change_the_answer(threads: int) -> None:
     assert hits(matrix, codes[:3], 40, threads=threads) == [nearest(codes, ids, query, 40) for query in codes[:3]]
 
 
-def test_non_contiguous_input_is_taken_as_it_reads() -> None:
+def test_non_contiguous_input_is_accepted() -> None:
     rng = np.random.default_rng(0)
     wide = random_codes(rng, 400, 128)
     codes, ids = wide[::2, ::2], np.arange(400, dtype=np.uint64)[::2]
@@ -206,14 +206,14 @@ def test_non_contiguous_input_is_taken_as_it_reads() -> None:
     assert hits(matrix, codes[::-3], 5) == [nearest(codes, ids, query, 5) for query in codes[::-3]]
 
 
-def test_a_scan_stops_when_asked() -> None:
+def test_a_scan_stops_on_request() -> None:
     matrix, codes, _ = filled(64, 10)
     with pytest.raises(ScanStopped):
         matrix.scan(codes[:1], 1, should_stop=lambda: True)
 
 
 @pytest.mark.parametrize("bits", [0, 8, 17, 8200])
-def test_a_width_that_is_none_is_refused(bits: int) -> None:
+def test_an_invalid_width_is_rejected(bits: int) -> None:
     with pytest.raises(ValueError, match="multiple of 8"):
         CodeMatrix(bits)
 
@@ -222,7 +222,7 @@ def test_a_width_that_is_none_is_refused(bits: int) -> None:
     "codes",
     [np.zeros((2, 7), np.uint8), np.zeros((2, 9), np.uint8), np.zeros((2, 8), np.int8), np.zeros(8, np.uint8)],
 )
-def test_codes_of_another_shape_are_refused_and_nothing_changes(codes: np.ndarray) -> None:
+def test_codes_of_the_wrong_shape_are_rejected_without_effect(codes: np.ndarray) -> None:
     matrix, _, _ = filled(64, 10)
     with pytest.raises(ValueError, match="codes: need uint8"):
         matrix.append(codes, np.arange(len(codes), dtype=np.uint64))
@@ -231,9 +231,9 @@ def test_codes_of_another_shape_are_refused_and_nothing_changes(codes: np.ndarra
     assert len(matrix) == 10
 
 
-def test_numbers_must_rise() -> None:
+def test_numbers_must_increase() -> None:
     matrix, codes, ids = filled(64, 10)
     for numbers in ([9, 10], [11, 11], [12, 11]):
-        with pytest.raises(ValueError, match="numbers: must rise"):
+        with pytest.raises(ValueError, match="numbers: must increase"):
             matrix.append(codes[:2], ids[:2], np.array(numbers, np.uint32))
     assert len(matrix) == 10

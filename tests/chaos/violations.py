@@ -1,5 +1,5 @@
-"""Owns lies that the checker must find: changes of the data behind the harness's back, and answers altered on
-their way. A checker that finds nothing in a good cluster has shown nothing; one that finds these has."""
+"""Owns planted violations, which the checker must find: unrecorded changes of the data, and altered answers. They
+show that the checker works, which a run without findings does not."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from collections.abc import Callable
 
 from lookalike import Client
 from lookalike.model.records import SearchResult
+from tests.chaos.checked_reads import ResultFilter
 from tests.chaos.content import Source
 from tests.chaos.history import History, Write
-from tests.chaos.reading import Answerer
 
 _EVERY = 20
 
 
-def truthful(result: SearchResult) -> SearchResult:
+def unchanged(result: SearchResult) -> SearchResult:
     return result
 
 
-def answerer(plant: str | None) -> Answerer:
-    """What becomes of search results before they are judged."""
-    return _duplicating() if plant == "duplicate" else truthful
+def result_filter(plant: str | None) -> ResultFilter:
+    """Returns the function that alters search results before the check."""
+    return _duplicating() if plant == "duplicate" else unchanged
 
 
-def tell_lie(plant: str | None, client: Client, source: Source, history: History) -> None:
-    """Change one key through a client, unrecorded."""
+def plant_violation(plant: str | None, client: Client, source: Source, history: History) -> None:
+    """Changes one key through a client without recording it in the history."""
     if plant == "lose":
         write = _find(history, lambda write: not write.is_delete)
         client.delete([write.key], collection=source.collection)
@@ -45,15 +45,15 @@ def _write_again(client: Client, source: Source, write: Write) -> None:
 
 
 def _find(history: History, suits: Callable[[Write], bool]) -> Write:
-    """The last write of the first key where that suits and all is known to be done."""
+    """Returns the last write of the first suitable key without a pending write."""
     for key in history.keys:
         write = history.last(key)
         if write.sequence and write.acknowledged is not None and suits(write):
             return write
-    raise RuntimeError("no key suits the lie; run longer")
+    raise RuntimeError("no key is suitable for the planted violation; run longer")
 
 
-def _duplicating() -> Answerer:
+def _duplicating() -> ResultFilter:
     counter = itertools.count()
 
     def duplicate(result: SearchResult) -> SearchResult:

@@ -1,4 +1,4 @@
-"""Owns the other side of the comparison: FAISS, where it is installed."""
+"""Owns the baseline of the comparison: FAISS, if it is installed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAME = "FAISS IndexBinaryFlat"
 
 
 def flat_index(codes: npt.NDArray[np.uint8]) -> Any:
-    """An index of the codes that searches on one thread, or None without FAISS."""
+    """Returns an index of the codes, uint8 (n, bits/8), that searches on one thread, or None without FAISS."""
     if faiss is None:
         return None
     faiss.omp_set_num_threads(1)
@@ -27,7 +27,7 @@ def flat_index(codes: npt.NDArray[np.uint8]) -> Any:
 
 
 def restrict(level: str) -> str:
-    """Keep FAISS to these vector instructions, where it can be; returns which it uses then."""
+    """Restricts FAISS to a SIMD level; returns the level in use, or "" without FAISS."""
     if faiss is None:
         return ""
     faiss.SIMDConfig.set_level(getattr(faiss, f"SIMDLevel_{level}"))

@@ -1,8 +1,7 @@
-"""Owns processes: starts them, starts one that died again after a moment, and ends them all. What they are is the
-cluster's affair.
+"""Owns process supervision: starts processes, restarts one that died after a short delay, and stops all of them.
 
-Each runs with its standard input held open by this process, so none outlives it, and in a process group of its
-own, so a killed one leaves nothing behind. Each writes to LOGS/NAME.log."""
+Each process watches its standard input, which this process holds open, so none outlives it. Each is in its own
+process group, so that its children can be killed too. Each writes to LOGS/NAME.log."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ STOP_SECONDS = 15.0
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Command:
-    """How a process is started. environment: in place of the harness's own. prefix: goes before the command."""
+    """How to start a process. `environment` replaces the harness's own; `prefix` is prepended to the arguments."""
 
     arguments: tuple[str, ...]
     environment: Mapping[str, str]
@@ -31,79 +30,78 @@ class Command:
 
 
 @dataclasses.dataclass(slots=True)
-class _Kept:
+class _Supervised:
     command: Command
     running: subprocess.Popen[bytes]
-    is_wanted: bool = True
+    should_run: bool = True
     died: float | None = None
     deaths: int = 0
 
 
-class Keeper:
-    """Processes by name. All methods may be called from any thread."""
+class Processes:
+    """Supervised processes by name. Thread-safe."""
 
     def __init__(self, folder: Path, logs: Path) -> None:
-        """folder: where the processes run."""
+        """Creates the supervisor. `folder` is the working directory of the processes."""
         self._folder = folder
         self._logs = logs
-        self._kept: dict[str, _Kept] = {}
+        self._supervised: dict[str, _Supervised] = {}
         self._lock = threading.RLock()
         self._stopping = threading.Event()
-        self._watcher = threading.Thread(target=self._watch, name="keeper", daemon=True)
+        self._watcher = threading.Thread(target=self._watch, name="supervisor", daemon=True)
 
     def begin(self) -> None:
-        """Watch over the processes from now on."""
+        """Starts supervising."""
         self._logs.mkdir(parents=True, exist_ok=True)
         self._watcher.start()
 
     def start(self, name: str, command: Command) -> None:
-        """Start a process, or start a stopped one again, perhaps otherwise than before."""
+        """Starts a process, or restarts a stopped one, possibly with another command."""
         with self._lock:
-            kept = self._kept.get(name)
-            if kept is None:
-                self._kept[name] = _Kept(command, self._spawn(name, command))
+            process = self._supervised.get(name)
+            if process is None:
+                self._supervised[name] = _Supervised(command, self._spawn(name, command))
                 return
-            _bury(kept.running)
-            kept.command, kept.running, kept.is_wanted, kept.died = command, self._spawn(name, command), True, None
+            _reap(process.running)
+            process.command, process.running = command, self._spawn(name, command)
+            process.should_run, process.died = True, None
 
     def stop(self, name: str) -> None:
-        """End a process as an operator would, and leave it so. One that does not listen is killed."""
+        """Stops a process gracefully and does not restart it. Kills it if it does not stop in time."""
         with self._lock:
-            kept = self._kept[name]
-            kept.is_wanted = False
-            running = kept.running
+            process = self._supervised[name]
+            process.should_run = False
+            running = process.running
         for number in (signal.SIGCONT, signal.SIGTERM):
             _send(running, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
             running.wait(STOP_SECONDS)
-        _bury(running)
+        _reap(running)
 
     def send(self, name: str, number: signal.Signals) -> int:
-        """Send a signal to a process; returns its pid."""
+        """Sends a signal to a process; returns its pid."""
         with self._lock:
-            running = self._kept[name].running
+            running = self._supervised[name].running
             _send(running, number)
             return running.pid
 
-        return self._kept[name].command
-
     def command(self, name: str) -> Command:
-        """How a process was started."""
+        """Returns the command that a process was started with."""
         with self._lock:
-            return self._kept[name].command
+            return self._supervised[name].command
 
     def deaths(self) -> int:
-        """How often a process ended that should not have, or was killed."""
+        """Returns how often a process died or was killed."""
         with self._lock:
-            return sum(kept.deaths for kept in self._kept.values())
+            return sum(process.deaths for process in self._supervised.values())
 
     def close(self) -> None:
-        """End every process."""
+        """Stops every process."""
         self._stopping.set()
         if self._watcher.is_alive():
             self._watcher.join()
         with self._lock:
-            running = [kept.running for kept in self._kept.values()]
+            running = [process.running for process in self._supervised.values()]
             for process in running:
                 for number in (signal.SIGCONT, signal.SIGTERM):
                     _send(process, number)
@@ -111,24 +109,24 @@ class Keeper:
             for process in running:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(max(0.0, deadline - time.monotonic()))
-                _bury(process)
+                _reap(process)
 
     def _watch(self) -> None:
         while not self._stopping.wait(POLL_SECONDS):
             with self._lock:
-                for name, kept in self._kept.items():
-                    if kept.is_wanted:
-                        self._tend(name, kept)
+                for name, process in self._supervised.items():
+                    if process.should_run:
+                        self._restart_if_dead(name, process)
 
-    def _tend(self, name: str, kept: _Kept) -> None:
-        if kept.running.poll() is None:
+    def _restart_if_dead(self, name: str, process: _Supervised) -> None:
+        if process.running.poll() is None:
             return
-        if kept.died is None:
-            kept.died = time.monotonic()
-            kept.deaths += 1
-        elif time.monotonic() - kept.died >= RESTART_SECONDS:
-            _bury(kept.running)
-            kept.running, kept.died = self._spawn(name, kept.command), None
+        if process.died is None:
+            process.died = time.monotonic()
+            process.deaths += 1
+        elif time.monotonic() - process.died >= RESTART_SECONDS:
+            _reap(process.running)
+            process.running, process.died = self._spawn(name, process.command), None
 
     def _spawn(self, name: str, command: Command) -> subprocess.Popen[bytes]:
         with (self._logs / f"{name}.log").open("ab") as log:
@@ -149,8 +147,8 @@ def _send(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
             process.send_signal(number)
 
 
-def _bury(process: subprocess.Popen[bytes]) -> None:
-    """End what is left of a process and its children, and let go of it."""
+def _reap(process: subprocess.Popen[bytes]) -> None:
+    """Kills what is left of a process and its children, and releases it."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -1,4 +1,4 @@
-"""The same doors over HTTP: TLS, keys and roles are the coordinator's own, whichever way one comes."""
+"""TLS, keys and roles over HTTP: the same rules as over gRPC."""
 
 from __future__ import annotations
 
@@ -15,114 +15,114 @@ import pytest
 
 from lookalike import Record, Tls
 from tests.conftest import second_coordinator, wait_until
-from tests.security.conftest import HOST, Certificates, Locked
+from tests.security.conftest import HOST, Certificates, SecuredCluster
 
 
 @pytest.fixture(scope="module", autouse=True)
-def collections(locked: Locked) -> None:
-    with locked.client() as client:
+def collections(secured: SecuredCluster) -> None:
+    with secured.client() as client:
         for name in ("web-photos", "web-others"):
             client.create_collection(name, bits=64)
             client.upsert([Record("a", code=bytes(8))], collection=name)
 
 
 def call(
-    locked: Locked,
+    secured: SecuredCluster,
     path: str,
     key: str | None = None,
     body: Any = None,
     method: str | None = None,
     context: ssl.SSLContext | None = None,
 ) -> tuple[int, Any]:
-    """An answer's status and its JSON."""
+    """Returns the status and the body of a response, or the error of its JSON."""
     headers = {"content-type": "application/json"}
     if key is not None:
         headers["authorization"] = f"Bearer {key}"
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(locked.cluster.config.web_url + path, data, headers, method=method)
+    request = urllib.request.Request(secured.cluster.config.web_url + path, data, headers, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=10, context=context or trusting(locked)) as answer:
+        with urllib.request.urlopen(request, timeout=10, context=context or trusting(secured)) as answer:
             return answer.status, answer.read()
-    except urllib.error.HTTPError as refused:
-        with refused:
-            return refused.code, json.loads(refused.read())["error"]
+    except urllib.error.HTTPError as rejected:
+        with rejected:
+            return rejected.code, json.loads(rejected.read())["error"]
 
 
-def trusting(locked: Locked) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=str(locked.certificates.ca))
+def trusting(secured: SecuredCluster) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(secured.certificates.ca))
 
 
 SEARCH = {"query": {"key": "a"}, "options": {"k": 1}}
 
 
-def test_without_a_key_there_is_the_page_and_nothing_of_the_cluster(locked: Locked) -> None:
+def test_only_static_pages_are_served_without_a_key(secured: SecuredCluster) -> None:
     for path in ("/", "/cluster", "/healthz", "/openapi.json"):
-        assert call(locked, path)[0] == 200
+        assert call(secured, path)[0] == 200
     for path in ("/v1/status", "/v1/collections", "/v1/collections/web-photos/records?key=a"):
-        status, error = call(locked, path)
+        status, error = call(secured, path)
         assert (status, error["code"]) == (401, "Unauthenticated")
 
 
-def test_a_key_opens_over_http_what_it_opens_over_grpc(locked: Locked) -> None:
-    operator, other = locked.keys["admin"], locked.keys["other"]
-    assert call(locked, "/v1/collections/web-photos/search", operator, SEARCH)[0] == 200
-    status, error = call(locked, "/v1/collections/web-photos/search", other, SEARCH)
+def test_a_key_has_the_same_rights_over_http_as_over_grpc(secured: SecuredCluster) -> None:
+    operator, other = secured.keys["admin"], secured.keys["other"]
+    assert call(secured, "/v1/collections/web-photos/search", operator, SEARCH)[0] == 200
+    status, error = call(secured, "/v1/collections/web-photos/search", other, SEARCH)
     assert (status, error["code"]) == (403, "PermissionDenied")
-    assert call(locked, "/v1/collections/web-photos", other, method="DELETE")[0] == 403
-    assert call(locked, "/v1/collections/web-photos/thumbnail?key=a", other)[0] == 403
-    assert b"web-photos" not in call(locked, "/v1/collections", other)[1]
+    assert call(secured, "/v1/collections/web-photos", other, method="DELETE")[0] == 403
+    assert call(secured, "/v1/collections/web-photos/thumbnail?key=a", other)[0] == 403
+    assert b"web-photos" not in call(secured, "/v1/collections", other)[1]
 
 
-def test_a_made_up_key_opens_nothing(locked: Locked) -> None:
-    for key in ("x", locked.keys["admin"][:-1], "lk_" + "0" * 12 + "_" + "A" * 43):
-        assert call(locked, "/v1/status", key)[0] == 401
+def test_unknown_keys_are_rejected(secured: SecuredCluster) -> None:
+    for key in ("x", secured.keys["admin"][:-1], "lk_" + "0" * 12 + "_" + "A" * 43):
+        assert call(secured, "/v1/status", key)[0] == 401
 
 
-def test_plain_http_gets_nothing(locked: Locked) -> None:
-    host, _, port = locked.cluster.config.coordinator.web.rpartition(":")
+def test_plain_http_gets_no_answer(secured: SecuredCluster) -> None:
+    host, _, port = secured.cluster.config.coordinator.web.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=5) as plain:
         plain.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         assert b"ok" not in plain.recv(1000)
 
 
-def test_a_browser_that_trusts_another_ca_is_warned(locked: Locked, tmp_path: Path) -> None:
+def test_a_client_that_trusts_another_ca_rejects_the_certificate(secured: SecuredCluster, tmp_path: Path) -> None:
     stranger = ssl.create_default_context(cafile=str(Certificates(tmp_path).ca))
     with pytest.raises(urllib.error.URLError, match="CERTIFICATE_VERIFY_FAILED"):
-        call(locked, "/healthz", context=stranger)
+        call(secured, "/healthz", context=stranger)
 
 
-def test_the_web_ports_certificate_is_renewed_without_a_restart(locked: Locked) -> None:
+def test_the_web_certificate_is_renewed_without_a_restart(secured: SecuredCluster) -> None:
     def served() -> str:
-        host, _, port = locked.cluster.config.coordinator.web.rpartition(":")
+        host, _, port = secured.cluster.config.coordinator.web.rpartition(":")
         with (
             socket.create_connection((host, int(port)), timeout=5) as plain,
-            trusting(locked).wrap_socket(plain, server_hostname=HOST) as secure,
+            trusting(secured).wrap_socket(plain, server_hostname=HOST) as secure,
         ):
             certificate = secure.getpeercert()
         assert certificate
         return str(certificate["serialNumber"])
 
     before = served()
-    locked.certificates.issue("cluster")
+    secured.certificates.issue("cluster")
     wait_until(lambda: served() != before, 10)
-    assert call(locked, "/healthz")[0] == 200
+    assert call(secured, "/healthz")[0] == 200
 
 
-def test_where_clients_show_certificates_the_web_port_asks_too(
-    locked: Locked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_web_port_requires_client_certificates_if_configured(
+    secured: SecuredCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clients = Certificates(tmp_path)
     monkeypatch.setenv("LOOKALIKE__SECURITY__TLS__CLIENT_CA", str(clients.ca))
-    inside = locked.certificates
+    inside = secured.certificates
     own = Tls(inside.ca, inside.folder / "cluster.pem", inside.folder / "cluster.key")
-    with second_coordinator(locked.cluster, own) as address:
+    with second_coordinator(secured.cluster, own) as address:
         web = f"https://{address[:-2]}98/healthz"
         for certificate, opens in (
             (clients.issue("client", "someone"), True),
             (clients.issue("old", "someone", timedelta(seconds=-1)), False),
             (None, False),
         ):
-            context = trusting(locked)
+            context = trusting(secured)
             if certificate is not None:
                 context.load_cert_chain(*certificate)
             if opens:

@@ -1,5 +1,5 @@
-"""Owns how calls went: for each operation and phase, how many succeeded, why others did not, and how long they
-took. A phase is what is broken at the moment."""
+"""Owns call statistics: successes, errors and latencies by operation and phase. A phase is the fault that is
+active, or "calm"."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class _Calls:
     failures: int = 0
 
 
-class Meter:
-    """Counts calls. May be used from any thread."""
+class CallStats:
+    """Counts calls. Thread-safe."""
 
     def __init__(self) -> None:
         self.phase = CALM
@@ -37,26 +37,26 @@ class Meter:
             self._errors[f"{operation}: {type(error).__name__}"] += 1
 
     def count(self, operation: str) -> int:
-        """Calls that succeeded."""
+        """Returns the number of successful calls."""
         with self._lock:
             return sum(len(calls.seconds) for (name, _), calls in self._calls.items() if name == operation)
 
     def availability(self, operation: str) -> float | None:
-        """The share of calls that succeeded, or None where there were none."""
+        """Returns the share of calls that succeeded, or None if there were none."""
         with self._lock:
-            chosen = [calls for (name, _), calls in self._calls.items() if name == operation]
-            good = sum(len(calls.seconds) for calls in chosen)
-            bad = sum(calls.failures for calls in chosen)
-        return round(good / (good + bad), 5) if good + bad else None
+            matching = [calls for (name, _), calls in self._calls.items() if name == operation]
+            succeeded = sum(len(calls.seconds) for calls in matching)
+            failed = sum(calls.failures for calls in matching)
+        return round(succeeded / (succeeded + failed), 5) if succeeded + failed else None
 
     @property
     def errors(self) -> dict[str, int]:
-        """Failed calls by operation and error."""
+        """Returns the number of failed calls by operation and error."""
         with self._lock:
             return dict(sorted(self._errors.items()))
 
     def phases(self) -> dict[str, dict[str, dict[str, float | int]]]:
-        """For each phase and operation: calls, failures, and the median and 99th percentile in milliseconds."""
+        """Returns, by phase and operation: calls, failures, and the p50 and p99 latency in milliseconds."""
         found: dict[str, dict[str, dict[str, float | int]]] = collections.defaultdict(dict)
         with self._lock:
             for (operation, phase), calls in sorted(self._calls.items()):

@@ -1,0 +1,208 @@
+"""Owns the exact top-k over a view: which chunks are scanned or searched through their buckets, and by which
+threads.
+
+Free functions on arrays; `CodeMatrix.scan` checks the arguments."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from shard.kernel import mih
+from shard.kernel.chunk import ALL_ROWS, Numbers, SelectedRows, Selection, Words, chunk_rows
+from shard.kernel.heaps import Distances, Heaps, Ids
+from shard.kernel.scan import scan_chunk, tile_blocks
+from shard.kernel.simd import LANES, shape_of
+from shard.kernel.view import ScanStopped, View
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Matches:
+    """The matches of q queries. Row i holds counts[i] matches of query i, ordered by (distance, id); the values
+    after them are undefined.
+
+    Attributes:
+        counts: int64 (q,).
+        distances: uint16 (q, k), in bits.
+        ids: uint64 (q, k).
+        numbers: uint32 (q, k).
+    """
+
+    counts: npt.NDArray[np.int64]
+    distances: Distances
+    ids: Ids
+    numbers: Numbers
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Request:
+    """The parameters of a search."""
+
+    queries: Words  # (q, words)
+    k: int
+    limit: int  # bits
+    selection: Selection | None
+    should_stop: Callable[[], bool]
+
+    @property
+    def words(self) -> int:
+        """64-bit words per code."""
+        return int(self.queries.shape[1])
+
+
+def search(view: View, request: Request, threads: int) -> Matches:
+    """Finds the k nearest rows of a view to each query.
+
+    Raises:
+        ScanStopped: If `request.should_stop` returned True.
+    """
+    hashed = _hashed_chunks(view, request.selection)
+    heaps = _scan(view, [p for p in range(len(view.chunks)) if p not in hashed], request, threads)
+    if hashed:
+        _search_buckets(view, hashed, request, threads, heaps)
+    heaps.sort()
+    return Matches(heaps.counts, heaps.distances, heaps.ids, _numbers(view, heaps, request.words))
+
+
+def _scan(view: View, positions: Sequence[int], request: Request, threads: int) -> Heaps:
+    """Returns the best rows of these chunks."""
+
+    def scan_span(span: Sequence[tuple[int, int, int]]) -> Heaps:
+        heaps = Heaps.empty(len(request.queries), request.k)
+        for position, first, last in span:
+            if request.should_stop():
+                raise ScanStopped
+            _scan_part(view, position, first, last, request, heaps)
+        return heaps
+
+    spans = _split(view, positions, threads, tile_blocks(request.words))
+    if len(spans) == 1:
+        return scan_span(spans[0])
+    heaps, *others = _pool(threads).map(scan_span, spans)
+    for other in others:
+        heaps.absorb(other)
+    return heaps
+
+
+def _hashed_chunks(view: View, selection: Selection | None) -> list[int]:
+    """Returns the positions of the chunks to search through their buckets. If a filter selects few rows of a
+    chunk, gathering those rows is faster."""
+    return [
+        position
+        for position, (chunk, rows) in enumerate(zip(view.chunks, view.rows, strict=True))
+        if chunk.buckets
+        and rows == chunk.rows
+        and (selection is None or not selection.rows(chunk, rows).picked.size)
+    ]
+
+
+def _search_buckets(view: View, positions: list[int], request: Request, threads: int, heaps: Heaps) -> None:
+    """Searches these chunks through their buckets, or by a scan for queries whose neighbours are far, and
+    merges the result into `heaps`."""
+    # `_alive` keeps the arrays alive that `tables` points to.
+    tables, _alive = _tables(view, positions, request.selection, request.words)
+    rows = sum(view.rows[position] for position in positions)
+    budget_ns = mih.SHARE * mih.scan_ns(rows, request.words, len(request.queries))
+    found = Heaps.empty(len(request.queries), request.k)
+    far = []
+    for q, query in enumerate(request.queries):
+        if request.should_stop():
+            raise ScanStopped
+        bound = heaps.bound(q, request.limit)
+        if not mih.search(
+            tables,
+            query,
+            request.limit,
+            bound,
+            budget_ns,
+            np.uint32(view.epoch),
+            *mih.masks(),
+            q,
+            found.arrays,
+        ):
+            far.append(q)
+    found.counts[far] = 0
+    if far:
+        scanned = _scan(view, positions, dataclasses.replace(request, queries=request.queries[far]), threads)
+        found.put(far, scanned)
+    heaps.absorb(found)
+
+
+def _tables(
+    view: View, positions: list[int], selection: Selection | None, words: int
+) -> tuple[Words, list[SelectedRows]]:
+    """Returns the tables for `mih.search`, and the objects that must outlive their use."""
+    chunks = [view.chunks[position] for position in positions]
+    tables = np.stack([chunk.buckets.table for chunk in chunks if chunk.buckets])
+    tables[:, mih.PLACE] = np.array(positions) * chunk_rows(words)
+    tables[[not chunk.dead for chunk in chunks], mih.DIED] = 0
+    selected = [] if selection is None else [selection.rows(chunk, chunk.rows) for chunk in chunks]
+    for table, rows in zip(tables, selected, strict=False):
+        table[mih.SELECTED] = rows.bits.ctypes.data if rows.bits.size else 0
+    return tables, selected
+
+
+def _scan_part(view: View, position: int, first: int, last: int, request: Request, heaps: Heaps) -> None:
+    """Scans blocks first..last of one chunk."""
+    tile, shape = tile_blocks(request.words), shape_of(request.words)
+    chunk, rows = view.chunks[position], view.rows[position]
+    selected = ALL_ROWS if request.selection is None else request.selection.rows(chunk, rows)
+    limit, epoch = np.uint64(request.limit), np.uint32(view.epoch)
+    rows = min(rows, last * LANES)
+    if selected.picked.size:
+        start, rows = (int(at) for at in np.searchsorted(selected.picked, (first * LANES, rows)))
+        if start == rows:
+            return
+        selected = dataclasses.replace(selected, picked=selected.picked[start:rows])
+        first, rows = 0, rows - start
+        last = -(-rows // LANES)
+    scan_chunk(
+        chunk.arrays, np.uint32(position * len(chunk.ids)), first, last, tile, rows, epoch,
+        selected.bits, selected.picked, request.queries, limit, heaps.arrays, shape,
+    )  # fmt: skip
+
+
+def _numbers(view: View, heaps: Heaps, words: int) -> Numbers:
+    """Returns the numbers of the rows in the heaps. The scan does not look them up, since each would be a
+    cache miss."""
+    places = heaps.places
+    taken = np.arange(places.shape[1]) < heaps.counts[:, None]
+    positions, rows = np.divmod(places[taken], np.uint32(chunk_rows(words)))
+    found = np.zeros(len(rows), np.uint32)
+    for position in np.unique(positions):
+        here = positions == position
+        found[here] = view.chunks[position].numbers[rows[here]]
+    numbers = np.zeros_like(places)
+    numbers[taken] = found
+    return numbers
+
+
+def _split(view: View, positions: Sequence[int], threads: int, tile: int) -> list[list[tuple[int, int, int]]]:
+    """Cuts the tiles of a view's chunks into at most `threads` even spans, each a list of (chunk, first block,
+    last block)."""
+    tile_rows = tile * LANES
+    counts = [-(-view.rows[position] // tile_rows) for position in positions]
+    parts = min(threads, sum(counts)) or 1
+    spans = []
+    for part in range(parts):
+        start, end = (edge * sum(counts) // parts for edge in (part, part + 1))
+        span = []
+        offset = 0
+        for position, count in zip(positions, counts, strict=True):
+            first, last = max(start - offset, 0), min(end - offset, count)
+            if first < last:
+                blocks = -(-view.rows[position] // LANES)
+                span.append((position, first * tile, min(last * tile, blocks)))
+            offset += count
+        spans.append(span)
+    return spans
+
+
+@functools.lru_cache
+def _pool(threads: int) -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="scan")
