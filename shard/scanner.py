@@ -165,10 +165,11 @@ class Scanner:
 
 def _flatten(matches: Matches, query_of: npt.NDArray[np.intp], queries: int, k: int) -> _Found:
     """The first k matches of each query, as rows. query_of: the index of the query in each row of the matches."""
-    taken = np.arange(matches.distances.shape[1]) < np.minimum(matches.counts, k)[:, None]
+    counts = np.minimum(matches.counts, k)
+    taken = np.arange(matches.distances.shape[1]) < counts[:, None]
     hits = HitTable(
         queries,
-        query_of=np.repeat(query_of, taken.sum(axis=1)),
+        query_of=np.repeat(query_of, counts),
         distances=matches.distances[taken],
         ids=matches.ids[taken],
     )
