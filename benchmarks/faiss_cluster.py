@@ -25,7 +25,7 @@ import numpy.typing as npt
 import uvloop
 
 from lookalike.server.config import ClusterConfig
-from lookalike.server.serving import until_stopped
+from lookalike.server.lifecycle import until_stopped
 from lookalike.transport.rpc import CHANNEL_OPTIONS, SERVER_OPTIONS
 from lookalike.v1.record_pb2 import Hit
 from lookalike.v1.search_pb2 import (

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 from coordinator.server import SearchServicer
 from coordinator.web import private_address, start_web
 from lookalike.server.admission import Admission
+from lookalike.server.background import BackgroundTasks
 from lookalike.server.config import ClusterConfig, load_config
+from lookalike.server.config_follower import ConfigFollower
+from lookalike.server.lifecycle import process_arguments, run_process, until_stopped
 from lookalike.server.observe.process import Observation, Process
 from lookalike.server.peer_channels import PeerChannels
-from lookalike.server.security.authorizer import key_gate
-from lookalike.server.serving import Server, follow_config, process_arguments, run_process, until_stopped
+from lookalike.server.security.authorizer import key_authorizer
+from lookalike.server.serving import Server
 from lookalike.v1 import search_pb2, search_pb2_grpc
 
 
 async def serve(config_path: Path, watch_stdin: bool) -> None:
-    """Serve the cluster that the config describes until a signal ends it."""
+    """Serves the cluster that the config describes until a signal stops it.
+
+    Raises:
+        CannotStart: If the config or an address cannot be used.
+        BackgroundFailed: If a background task failed for good.
+    """
     with private_address() as web_to_grpc:
-        await _serve(config_path, watch_stdin, web_to_grpc)
+        async with BackgroundTasks() as background:
+            await _serve(config_path, watch_stdin, web_to_grpc, background)
 
 
-async def _serve(config_path: Path, watch_stdin: bool, web_to_grpc: str) -> None:
+async def _serve(config_path: Path, watch_stdin: bool, web_to_grpc: str, background: BackgroundTasks) -> None:
     config = load_config(config_path)
     observation = Observation(config, Process("coordinator"))
     observation.trace()
@@ -31,27 +39,26 @@ async def _serve(config_path: Path, watch_stdin: bool, web_to_grpc: str) -> None
     servicer = SearchServicer(config, admission, peer_channels)
     service = search_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name
     tls = peer_channels.outer_tls()
-    server = Server([service], admission, key_gate(config.security.keys))
+    server = Server([service], admission, key_authorizer(config.security.keys))
     search_pb2_grpc.add_SearchServiceServicer_to_server(servicer, server.grpc)
     server.grpc.add_insecure_port(web_to_grpc)
     await server.start(config.coordinator.listen, tls)
-    observation.serve_metrics(config.coordinator.metrics, server.levels, servicer.levels)
+    observation.serve_metrics(config.coordinator.metrics, server.gauges, servicer.gauges)
     web = await start_web(config, web_to_grpc, tls.web_context() if tls else None)
-    await servicer.start()
+    await servicer.start(background)
 
     async def reload(config: ClusterConfig) -> None:
         await servicer.reload(config)
         observation.follow(config)
 
-    following = asyncio.create_task(follow_config(config_path, config, reload))
+    background.start("config follower", ConfigFollower(config_path, config, reload).run)
     await server.set_ready()
-    await until_stopped(watch_stdin)
+    await background.run_until(until_stopped(watch_stdin))
     servicer.drain()
     await server.set_ready(False)
     await web.cleanup()
     await server.stop()
-    following.cancel()
-    await asyncio.gather(following, return_exceptions=True)
+    await background.stop()
     await servicer.close()
     observation.stop()
 

@@ -16,6 +16,7 @@ from lookalike.cluster.placement import Target
 from lookalike.cluster.shard_state import ShardState
 from lookalike.cluster.slots import SlotTable, partitions_named, served_by_any, slots_to_bytes
 from lookalike.model.errors import InvalidRequest, LookalikeError, NotFound, PartitionUnavailable, Recovering
+from lookalike.server.background import BackgroundTasks
 from lookalike.server.config import ClusterConfig
 from lookalike.server.peer_channels import PeerChannels
 from lookalike.server.shard_client import ShardClient
@@ -47,11 +48,12 @@ class Cluster:
         self.on_version: Callable[[int], None] = lambda version: None
         self.routing = Routing.of({}, frozenset(), self._target)
 
-    async def start(self) -> None:
-        """Finds the shards, and polls them from now on."""
+    async def start(self, background: BackgroundTasks) -> None:
+        """Polls every shard once, and starts to poll and watch them in the background."""
+        self._background = background
         self._update_partitions()
         await self.refresh()
-        self._poller = asyncio.create_task(self._poll())
+        self._poller = background.start("cluster poll", self._poll)
 
     async def reload(self, config: ClusterConfig) -> None:
         """Applies another config: other partitions, replicas or quorum."""
@@ -242,7 +244,9 @@ class Cluster:
             replica = Replica(ShardClient(partition, number, address, self._peer_channels))
             group.replicas.append(replica)
             self._replicas[partition, number] = replica
-            self._watches[partition, number] = asyncio.create_task(replica.watch())
+            self._watches[partition, number] = self._background.start(
+                f"health watch of shard r{number}-{partition}", replica.watch
+            )
 
 
 async def _state(replica: Replica, deadline: float, target: Target | None = None) -> ShardState | LookalikeError:

@@ -28,6 +28,7 @@ from lookalike.model.errors import InvalidRequest, LookalikeError
 from lookalike.model.indexing import Indexing
 from lookalike.model.records import ClusterStatus, Outcome, check_count
 from lookalike.server.admission import Admission
+from lookalike.server.background import BackgroundTasks
 from lookalike.server.config import ClusterConfig
 from lookalike.server.observe import metrics
 from lookalike.server.peer_channels import PeerChannels
@@ -61,9 +62,9 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         self._cluster.on_version = clock.observe
         self._writer = Writer(self._cluster, self._catalog, self._encoder, clock)
 
-    async def start(self) -> None:
-        """Finds the shards."""
-        await self._cluster.start()
+    async def start(self, background: BackgroundTasks) -> None:
+        """Looks for the shards, and follows their state in the background."""
+        await self._cluster.start(background)
 
     async def reload(self, config: ClusterConfig) -> None:
         """Applies another config. Other addresses of this process or of the encoder need a restart."""
@@ -78,7 +79,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         await self._cluster.close()
         await self._encoder.close()
 
-    def levels(self) -> Iterator[metrics.Sample]:
+    def gauges(self) -> Iterator[metrics.Sample]:
         """Yields the gauges of this process and of the cluster."""
         yield metrics.QUEUE_WAITING, ("round",), self._searcher.waiting
         yield from cluster_gauges(self._cluster)

@@ -6,19 +6,25 @@ import asyncio
 from pathlib import Path
 
 from lookalike.model.errors import CannotStart
+from lookalike.server.background import BackgroundTasks
 from lookalike.server.config import load_config
+from lookalike.server.lifecycle import process_arguments, run_process, until_stopped
 from lookalike.server.observe.process import Observation, Process
-from lookalike.server.serving import process_arguments, run_process, until_stopped
 
 
 async def serve(config_path: Path, watch_stdin: bool) -> None:
-    """Serve the config's encoder section until a signal ends it."""
+    """Serves the config's encoder section until a signal stops it.
+
+    Raises:
+        CannotStart: If the config, the model or an address cannot be used.
+        BackgroundFailed: If a background task failed for good.
+    """
     cluster = load_config(config_path)
     config = cluster.encoder
     if config is None:
         raise CannotStart(f"config: {config_path} has no encoder section; add one")
     observation = Observation(cluster, Process("encoder"))
-    # Ray and torch take seconds to import; a config that is wrong is said at once.
+    # Ray and torch take seconds to import; an invalid config is reported before that.
     from joblib import cpu_count
 
     from encoder.deployment import deployed
@@ -26,13 +32,13 @@ async def serve(config_path: Path, watch_stdin: bool) -> None:
     from encoder.ray_session import ray_session
 
     stopped = asyncio.ensure_future(until_stopped(watch_stdin))
-    # Serve's own actors ask for no processor, the replicas for one each. What a container may use counts, not what
+    # Serve's own actors take no processor, each replica takes one. The limit is what a container may use, not what
     # the machine has: Ray starts a process for each.
     with ray_session(config.ray_address, cpus=max(cpu_count(), config.max_replicas)):
-        async with deployed(config, cluster.limits.max_image_pixels) as handle:
-            # Not earlier: Ray forks its processes off this one, and a fork beside gRPC's threads can hang.
-            front = await Front.start(handle, cluster, config, observation)
-            await stopped
+        async with deployed(config, cluster.limits.max_image_pixels) as handle, BackgroundTasks() as background:
+            # Not earlier: Ray forks its processes from this one, and a fork next to gRPC's threads can hang.
+            front = await Front.start(handle, cluster, config, observation, background)
+            await background.run_until(stopped)
             await front.stop()
 
 

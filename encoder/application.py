@@ -15,6 +15,7 @@ from ray import serve
 from encoder.deployment import models
 from encoder.front import Front
 from lookalike.model.errors import CannotStart
+from lookalike.server.background import BackgroundTasks
 from lookalike.server.config import ClusterConfig, EncoderConfig, load_config
 from lookalike.server.observe.process import Observation, Process
 
@@ -26,10 +27,17 @@ class EncoderFront:
 
     async def __init__(self, handle: Any, config: str) -> None:  # type: ignore[misc]  # Serve awaits it
         cluster, section = _read(config)
-        self._front = await Front.start(handle, cluster, section, Observation(cluster, Process("encoder")))
+        self._background = BackgroundTasks()
+        observation = Observation(cluster, Process("encoder"))
+        self._front = await Front.start(handle, cluster, section, observation, self._background)
+
+    async def check_health(self) -> None:
+        """Serve replaces a front whose check raises."""
+        self._background.raise_failure()
 
     async def __del__(self) -> None:
         await self._front.stop()
+        await self._background.stop()
 
 
 def build(arguments: dict[str, Any]) -> serve.Application:

@@ -95,7 +95,7 @@ class ReplicaWatch:
                 log.warning("Ray Serve does not say how many replicas there are", exc_info=True)
             await asyncio.sleep(_WATCH_SECONDS)
 
-    def levels(self) -> Iterator[metrics.Sample]:
+    def gauges(self) -> Iterator[metrics.Sample]:
         """What the metrics show of it."""
         yield metrics.ENCODER_REPLICAS_MAX, (), self._max
         for state, count in self._by_state.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, Self
 
 from encoder.deployment import ReplicaWatch
@@ -10,6 +9,7 @@ from encoder.server import EncoderServicer
 from encoder.spec import Description
 from lookalike.model.errors import CannotStart
 from lookalike.server.admission import Admission
+from lookalike.server.background import BackgroundTasks
 from lookalike.server.config import ClusterConfig, EncoderConfig
 from lookalike.server.observe.process import Observation
 from lookalike.server.peer_channels import PeerChannels
@@ -20,17 +20,19 @@ from lookalike.v1 import encoder_pb2, encoder_pb2_grpc
 class Front:
     """A running server. Made by `start`, ended by `stop`."""
 
-    def __init__(
-        self, server: Server, servicer: EncoderServicer, watch: ReplicaWatch, observation: Observation
-    ) -> None:
+    def __init__(self, server: Server, servicer: EncoderServicer, observation: Observation) -> None:
         self._server = server
         self._servicer = servicer
         self._observation = observation
-        self._watching = asyncio.create_task(watch.run())
 
     @classmethod
     async def start(
-        cls, handle: Any, cluster: ClusterConfig, config: EncoderConfig, observation: Observation
+        cls,
+        handle: Any,
+        cluster: ClusterConfig,
+        config: EncoderConfig,
+        observation: Observation,
+        background: BackgroundTasks,
     ) -> Self:
         """Serve what is behind `handle`, a Serve deployment of `EncoderReplica`, as `config` says. Raises
         CannotStart when the model cannot be loaded, or an address not bound."""
@@ -42,20 +44,19 @@ class Front:
         server = Server(
             [encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name],
             Admission(cluster.max_request_bytes),
-            peer_channels.gate(),
+            peer_channels.authorizer(),
         )
         servicer = EncoderServicer(handle, description, config.max_replicas, cluster.limits.max_image_bytes)
         encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server.grpc)
         await server.start(config.listen or config.address, peer_channels.inner_tls())
         watch = ReplicaWatch(config.max_replicas)
-        observation.serve_metrics(config.metrics, server.levels, servicer.levels, watch.levels)
+        observation.serve_metrics(config.metrics, server.gauges, servicer.gauges, watch.gauges)
         await server.set_ready()
-        return cls(server, servicer, watch, observation)
+        background.start("replica watch", watch.run)
+        return cls(server, servicer, observation)
 
     async def stop(self) -> None:
         """Answer what was taken on, and stop."""
         await self._server.stop()
-        self._watching.cancel()
-        await asyncio.gather(self._watching, return_exceptions=True)
         await self._servicer.close()
         self._observation.stop()

@@ -55,7 +55,7 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
             concurrency=max_replicas * ONGOING_BATCHES,
         )
 
-    def levels(self) -> Iterator[metrics.Sample]:
+    def gauges(self) -> Iterator[metrics.Sample]:
         """What its metrics show of it."""
         yield metrics.QUEUE_WAITING, ("encode",), self._batches.waiting
 

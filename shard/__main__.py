@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 from lookalike.cluster.placement import MAX_PARTITIONS
 from lookalike.model.errors import CannotStart
 from lookalike.server.admission import Admission
+from lookalike.server.background import BackgroundTasks
 from lookalike.server.config import MAX_REPLICAS, ClusterConfig, load_config
+from lookalike.server.config_follower import ConfigFollower
+from lookalike.server.lifecycle import process_arguments, run_process, until_stopped
 from lookalike.server.observe.process import Observation, Process
 from lookalike.server.peer_channels import PeerChannels
-from lookalike.server.serving import Server, follow_config, process_arguments, run_process, until_stopped
+from lookalike.server.serving import Server
 from lookalike.v1 import shard_pb2, shard_pb2_grpc
 from shard.executor import ShardExecutor
 from shard.membership import Identity
@@ -24,7 +26,12 @@ from shard.status import ShardStatus
 
 
 async def serve(config_path: Path, partition: int, replica: int, watch_stdin: bool) -> None:
-    """Serve one partition replica of the cluster until a signal ends it."""
+    """Serves one replica of a partition until a signal stops it.
+
+    Raises:
+        CannotStart: If the config, the data or an address cannot be used.
+        BackgroundFailed: If a background task failed for good.
+    """
     config = load_config(config_path)
     if not (0 <= partition < MAX_PARTITIONS and 0 <= replica < MAX_REPLICAS):
         raise CannotStart(
@@ -40,7 +47,7 @@ async def serve(config_path: Path, partition: int, replica: int, watch_stdin: bo
     server = Server(
         [shard_pb2.DESCRIPTOR.services_by_name["ShardService"].full_name],
         Admission(config.max_request_bytes),
-        peer_channels.gate(),
+        peer_channels.authorizer(),
     )
     executor = ShardExecutor(node)
     readiness = ReadinessTracker(partition)
@@ -51,7 +58,7 @@ async def serve(config_path: Path, partition: int, replica: int, watch_stdin: bo
     reconciler = Reconciler(node, executor, readiness, config, peer_channels, server.set_ready)
     observation.serve_metrics(
         config.shard_metrics(partition, replica),
-        server.levels,
+        server.gauges,
         executor.gauges,
         status.gauges,
         reconciler.gauges,
@@ -63,19 +70,16 @@ async def serve(config_path: Path, partition: int, replica: int, watch_stdin: bo
         await reconciler.reload(config)
         observation.follow(config)
 
-    background = [
-        asyncio.create_task(reconciler.run()),
-        asyncio.create_task(Scrubber(node, executor, config.shard.scrub_hours).run()),
-        asyncio.create_task(follow_config(config_path, config, reload)),
-    ]
-    await until_stopped(watch_stdin)
-    await server.stop()
-    for task in background:
-        task.cancel()
-    await asyncio.gather(*background, return_exceptions=True)
-    await executor.close()
-    node.close()
-    observation.stop()
+    async with BackgroundTasks() as background:
+        background.start("reconciler", reconciler.run)
+        background.start("scrubber", Scrubber(node, executor, config.shard.scrub_hours).run)
+        background.start("config follower", ConfigFollower(config_path, config, reload).run)
+        await background.run_until(until_stopped(watch_stdin))
+        await server.stop()
+        await background.stop()
+        await executor.close()
+        node.close()
+        observation.stop()
 
 
 def main() -> None:

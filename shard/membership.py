@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
-import os
 import secrets
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 
 from lookalike.cluster.placement import Target
 from lookalike.cluster.slots import SlotTable
+from lookalike.files.atomic import write_bytes
 from lookalike.model.errors import CannotStart
 
 FILE = "shard.json"
@@ -145,27 +145,7 @@ def save(folder: Path, membership: Membership) -> None:
         "dropped": membership.dropped,
     }
     path = folder / FILE
-    write_synced(path, json.dumps(stored).encode())
-
-
-def write_synced(path: Path, content: bytes) -> None:
-    """Replaces a file. A crash leaves the old content or the new; the new is on disk when this returns."""
-    unfinished = path.with_name(f"{path.name}.new")
-    with unfinished.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.rename(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the renames, creations and deletions in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_bytes(path, json.dumps(stored).encode())
 
 
 def _read(stored: dict[str, Any], identity: Identity) -> Membership:

@@ -24,13 +24,14 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike.cluster.slots import HandOver, SlotSet, SlotTable
+from lookalike.files.atomic import sync_folder, write_bytes
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import CannotStart, CodeSpaceMismatch, Corruption, NotFound, Overloaded
 from lookalike.model.indexing import Indexing
 from lookalike.model.records import SLOTS, Collection, check_collection_name
 from shard import membership as memberships
 from shard.engine import Engine
-from shard.membership import Identity, Membership, sync_folder, write_synced
+from shard.membership import Identity, Membership
 from shard.store import Store
 
 log = logging.getLogger("shard.node")
@@ -327,9 +328,9 @@ class Node:
         unfinished.mkdir()
         Store.create(unfinished / STORE_FILE, space, indexing)
         if hash_file:
-            write_synced(unfinished / HASH_FILE, hash_file)
+            write_bytes(unfinished / HASH_FILE, hash_file)
         if not is_whole:
-            write_synced(unfinished / FILLING_FILE, b"")
+            write_bytes(unfinished / FILLING_FILE, b"")
         unfinished.rename(folder)
         try:
             sync_folder(self._collections_folder)

@@ -17,7 +17,7 @@ from encoder.ingest import precomputed as ready_job
 from encoder.ingest.dead_letters import DeadLetters
 from encoder.ingest.listing import list_images, split
 from encoder.ingest.metrics import serving
-from encoder.ingest.rate import TokenBucket
+from encoder.ingest.rate import SendRate
 from encoder.ingest.rows import is_ready
 from encoder.ingest.selection import Choice
 from encoder.ingest.sources import Source
@@ -64,7 +64,7 @@ class _Job:
     letters: DeadLetters
     summary: Summary
     choice: Choice
-    bucket: TokenBucket
+    bucket: SendRate
     patience: float
     dry_run: bool
     as_json: bool
@@ -134,7 +134,7 @@ def ingest(
     settings = encoder_section(config)
     summary = Summary()
     with DeadLetters(dead_letters) as letters, serving(metrics, summary):
-        job = _Job(server, collection, letters, summary, choice, TokenBucket(rate), patience, dry_run, as_json)
+        job = _Job(server, collection, letters, summary, choice, SendRate(rate), patience, dry_run, as_json)
         if has_codes:
             _ingest_ready(job, tables)
         else:

@@ -14,7 +14,7 @@ import numpy as np
 
 from encoder.ingest.dead_letters import DeadLetters
 from encoder.ingest.pipeline import Result, encode_urls
-from encoder.ingest.rate import TokenBucket
+from encoder.ingest.rate import SendRate
 from encoder.ingest.sending import store
 from encoder.ingest.sources import Source
 from encoder.ingest.stats import Summary
@@ -73,7 +73,7 @@ def run(
     progress: Callable[[int], None],
     patience_seconds: float,
     include_thumbnails: bool,
-    bucket: TokenBucket,
+    bucket: SendRate,
 ) -> None:
     """Encode and store the sources on the running Ray, counting into `summary`. progress: gets the number
     of files done. A cluster that does not take records for `patience_seconds` ends the job with its error.

@@ -13,7 +13,7 @@ import numpy as np
 from encoder.hashing import LinearHash, from_bytes
 from encoder.ingest.dead_letters import DeadLetters
 from encoder.ingest.images import row_url
-from encoder.ingest.rate import TokenBucket
+from encoder.ingest.rate import SendRate
 from encoder.ingest.rows import Ready, ready_of, remains_of
 from encoder.ingest.selection import Choice
 from encoder.ingest.sending import stream
@@ -222,7 +222,7 @@ def run(
     summary: Summary,
     progress: Progress,
     patience_seconds: float,
-    bucket: TokenBucket,
+    bucket: SendRate,
 ) -> None:
     """Store the records, counting into `summary`."""
     maker = maker_for(client, target)

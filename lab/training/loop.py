@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from lookalike.files.atomic import atomic_write
 from lookalike.model.errors import CannotStart, InvalidRequest
 
 _MAX_LEARNING_RATE = 1e6
@@ -90,12 +90,9 @@ def run(
 
 
 def _save(path: Path, states: Mapping[str, Any], recipe: Mapping[str, Any], epoch: int) -> None:
-    unfinished = path.with_suffix(".new")
     content = {name: part.state_dict() for name, part in states.items()}
-    torch.save({"recipe": dict(recipe), "epoch": epoch, **content}, unfinished)
-    with unfinished.open("rb+") as file:
-        os.fsync(file.fileno())
-    unfinished.rename(path)
+    with atomic_write(path) as file:
+        torch.save({"recipe": dict(recipe), "epoch": epoch, **content}, file)
 
 
 def _resume(path: Path, states: Mapping[str, Any], recipe: Mapping[str, Any]) -> int:

@@ -23,6 +23,7 @@ from lab.datasets import LabelledImages
 from lab.feature_cache import features_of, require_memory
 from lab.training.loop import Load, Rows, Schedule, run
 from lab.training.objectives import HashHead, class_loss, hash_centres, hash_loss, targets
+from lookalike.files.atomic import atomic_write, write_bytes
 from lookalike.model.errors import InvalidRequest
 
 CSQ = "csq"
@@ -93,11 +94,11 @@ def train(
     head = train_head(sample, labels, head_recipe, made_of, network.device, head_folder, progress)
     path = output / HASH_FILE
     if not recipe.tune_network:
-        write_whole(path, hash_of(head, str(network)).to_bytes())
+        write_bytes(path, hash_of(head, str(network)).to_bytes())
         return [path]
     weights = _tune_with_head(images, rows, labels, recipe, network, head, output, progress)
     tuned = FeatureModel(recipe.model, weights, recipe.layer, network.device.type)
-    write_whole(path, hash_of(head, str(tuned)).to_bytes())
+    write_bytes(path, hash_of(head, str(tuned)).to_bytes())
     return [path, weights]
 
 
@@ -129,13 +130,6 @@ def hash_of(head: HashHead, features: str) -> LinearHash:
     """What a head learned, as a hash. features: canonical text of what makes them."""
     planes, offset = head.planes()
     return fitted(CSQ, planes, offset, True, features)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    unfinished = path.with_suffix(".new")
-    unfinished.write_bytes(content)
-    unfinished.rename(path)
 
 
 def _tune_with_head(
@@ -237,9 +231,8 @@ def _identity(network: FeatureModel) -> str:
 
 def _save_weights(module: nn.Module, output: Path) -> Path:
     path = output / WEIGHTS_FILE
-    unfinished = path.with_suffix(".new")
-    torch.save({name: tensor.cpu() for name, tensor in module.state_dict().items()}, unfinished)
-    unfinished.rename(path)
+    with atomic_write(path) as file:
+        torch.save({name: tensor.cpu() for name, tensor in module.state_dict().items()}, file)
     return path
 
 

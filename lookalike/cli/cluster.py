@@ -18,6 +18,7 @@ import typer
 from lookalike.cli import view
 from lookalike.cli.options import DEFAULT_SERVER, Json, Server, Timeout, connect, print_json
 from lookalike.client.endpoints import addresses_of
+from lookalike.files.watched import FileWatch
 from lookalike.model.errors import CannotStart
 
 if TYPE_CHECKING:
@@ -36,11 +37,11 @@ def up(
     Prints one line when it serves: "ready: grpc ADDRESS web URL"."""
     try:
         from lookalike.local.supervisor import Supervisor
-        from lookalike.server.config import content_of, load_config
+        from lookalike.server.config import load_config
     except ModuleNotFoundError as error:
         raise CannotStart(f"up: needs {error.name}; pip install 'lookalike[all]'") from None
+    watch = FileWatch([config])
     loaded = load_config(config)
-    content = content_of(config)
     folder = (data or loaded.shard.data).absolute()
     supervisor = Supervisor(loaded, folder, lambda line: print(line, file=sys.stderr, flush=True))
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -51,7 +52,7 @@ def up(
         supervisor.wait_ready()
         if supervisor.stopping:
             return
-        with _following(config, content, supervisor):
+        with _following(config, watch, supervisor):
             grpc_address, web = loaded.coordinator.listen, loaded.web_url
             if as_json:
                 print_json({"ready": {"grpc": grpc_address, "web": web}})
@@ -64,9 +65,9 @@ def up(
 
 
 @contextlib.contextmanager
-def _following(path: Path, seen: bytes | None, supervisor: Supervisor) -> Iterator[None]:
-    """While the block lasts, the cluster goes over to what the file says after SIGHUP, or when it has changed
-    since `seen`; it stops when SIGHUP says that the terminal was closed."""
+def _following(path: Path, watch: FileWatch, supervisor: Supervisor) -> Iterator[None]:
+    """While the block runs, the cluster applies the config file after SIGHUP and when `watch` sees a change. It
+    stops when SIGHUP means that the terminal was closed."""
     from lookalike.server.config import CONFIG_POLL_SECONDS, content_of, load_config
 
     # No events: a handler that interrupts their own `set` or `wait` would wait for their lock without an end.
@@ -82,7 +83,6 @@ def _following(path: Path, seen: bytes | None, supervisor: Supervisor) -> Iterat
     signal.signal(signal.SIGHUP, hung_up)
 
     def follow() -> None:
-        nonlocal seen
         while True:
             wish = None
             with contextlib.suppress(queue.Empty):
@@ -90,13 +90,15 @@ def _following(path: Path, seen: bytes | None, supervisor: Supervisor) -> Iterat
             if wish == "end":
                 return
             try:
-                content = content_of(path)
-                # Empty is a file that somebody has begun to write.
-                if content != b"" and (wish == "look" or content != seen):
-                    seen = content
+                # An editor truncates a file before it writes; an empty file would mean the defaults.
+                if content_of(path) != b"" and (watch.changed() or wish == "look"):
                     supervisor.reload(load_config(path))
             except CannotStart as error:
-                print(f"the config is not taken over: {error}", file=sys.stderr, flush=True)
+                print(f"the config is not applied: {error}", file=sys.stderr, flush=True)
+            except OSError as error:
+                # A full disk, for example: the next look tries again.
+                watch.forget()
+                print(f"the config is not applied yet: {error}", file=sys.stderr, flush=True)
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()

@@ -1,5 +1,4 @@
-"""Owns how a file is replaced: whole or not at all, whoever reads or writes it meanwhile, and whatever breaks off.
-A shard's state is not written here but by `shard.membership`, which syncs the folder, too."""
+"""Owns atomic file replacement: readers see the old file or the new one, never a part, also after a crash."""
 
 from __future__ import annotations
 
@@ -14,24 +13,49 @@ from typing import IO
 
 @contextlib.contextmanager
 def atomic_write(path: Path, mode: int = 0o666) -> Iterator[IO[bytes]]:
-    """A file to write, which takes the place of `path` once the block is done; after an error that is as it was.
-    It keeps the mode and the owner of the one that it replaces; mode: of one that is new, within the umask.
-    Raises OSError."""
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    """Yields a binary file that replaces `path` when the block ends without an error.
+
+    The file and its folder are synced, so the new content survives a power failure. A replaced file's mode and
+    owner are kept. Concurrent writers do not disturb each other; the last one to end wins.
+
+    Args:
+        path: The file to write. Its folder must exist.
+        mode: The mode of a new file, before the umask.
+
+    Raises:
+        OSError: If it cannot be written; `path` is then unchanged.
+    """
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         if path.exists():
-            _pass_on(path.stat(), fresh)
-        fresh.replace(path)
+            _copy_mode_and_owner(path.stat(), unfinished)
+        unfinished.replace(path)
+        sync_folder(path.parent)
     finally:
-        fresh.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
 
 
-def _pass_on(found: os.stat_result, fresh: Path) -> None:
-    fresh.chmod(stat.S_IMODE(found.st_mode))
-    # Only root may give files away; for others the mode says who may read it.
+def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Replaces `path` by `content`, as `atomic_write` does."""
+    with atomic_write(path, mode) as file:
+        file.write(content)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes created, renamed and removed entries of a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _copy_mode_and_owner(found: os.stat_result, unfinished: Path) -> None:
+    unfinished.chmod(stat.S_IMODE(found.st_mode))
+    # Only root may change a file's owner; for others the mode decides who can read it.
     with contextlib.suppress(PermissionError):
-        os.chown(fresh, found.st_uid, found.st_gid)
+        os.chown(unfinished, found.st_uid, found.st_gid)

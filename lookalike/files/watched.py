@@ -1,10 +1,17 @@
-"""Owns values that are read from files and read again when those change: certificates, keys, secrets.
+"""Owns noticing that files changed (`FileWatch`), and values that are read from files and read again when those
+change (`Watched`): certificates, keys, secrets.
 
-A change that cannot be read leaves the last value in force and is logged once: a rotation that is half done must
-not shut the cluster's own door."""
+Files are polled. watchfiles was considered: kernel notifications do not arrive on network and some container
+mounts, inotify watches can run out, each watch needs a thread, and a value that is looked at anyway needs none. A
+poll of a few small files costs microseconds, and it follows the symbolic links that Kubernetes swaps for a
+ConfigMap.
+
+A change that cannot be read leaves the last value in force and is logged once: a half-done rotation must not lock
+the cluster out of itself."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 import time
@@ -18,7 +25,35 @@ log = logging.getLogger("lookalike.security")
 POLL_SECONDS = 1.0
 
 Value = TypeVar("Value")
-_Stamp = tuple[tuple[int, int, int], ...]
+# Change time (ns), size, inode and digest. A file that becomes readable differs in its change time only, and two
+# writes within the clock's resolution differ in the content only.
+_Stamp = tuple[int, int, int, bytes]
+_UNREADABLE: _Stamp = (0, 0, 0, b"")
+
+
+class FileWatch:
+    """Notices that the content, mode or identity of some files changed."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """Args:
+        paths: The files; they need not exist.
+        """
+        self._paths = paths
+        self._stamps: tuple[_Stamp, ...] | None = self._read_stamps()
+
+    def changed(self) -> bool:
+        """Whether the files differ from what they were at the last call, or when the watch was made."""
+        stamps = self._read_stamps()
+        is_changed = stamps != self._stamps
+        self._stamps = stamps
+        return is_changed
+
+    def forget(self) -> None:
+        """Makes the next call of `changed` return True."""
+        self._stamps = None
+
+    def _read_stamps(self) -> tuple[_Stamp, ...]:
+        return tuple(map(_stamp, self._paths))
 
 
 class Watched(Generic[Value]):
@@ -27,59 +62,74 @@ class Watched(Generic[Value]):
     def __init__(
         self, paths: Sequence[Path], read: Callable[[], Value], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Reads at once. Raises CannotStart if it cannot; `read` raises that, naming the file and the remedy."""
+        """Reads the value.
+
+        Args:
+            paths: The files that `read` reads.
+            read: Makes the value, or raises CannotStart, naming the file and the remedy.
+            clock: Seconds, monotonic.
+
+        Raises:
+            CannotStart: If the value cannot be read.
+        """
         self._paths = paths
         self._read = read
         self._clock = clock
         self._lock = threading.Lock()
-        self._stamp = self._look()
+        self._watch = FileWatch(paths)
         self._value = read()
-        self._looked = clock()
+        self._polled_at = clock()
         self._generation = 1
 
     @property
     def value(self) -> Value:
-        """What the files say now, or said a second ago."""
-        if self._clock() - self._looked >= POLL_SECONDS:
+        """The value of the files, at most a second old."""
+        if self._clock() - self._polled_at >= POLL_SECONDS:
             with self._lock:
                 self._refresh()
         return self._value
 
     @property
     def current_generation(self) -> int:
-        """Counts the values up to the one that is in force now."""
+        """The number of the value in force, which grows with each change."""
         _ = self.value
         return self._generation
 
     def _refresh(self) -> None:
-        self._looked = self._clock()
-        stamp = self._look()
-        if stamp == self._stamp:
+        self._polled_at = self._clock()
+        if not self._watch.changed():
             return
-        self._stamp = stamp
         try:
             self._value = self._read()
         except CannotStart as error:
-            log.error("a changed file is not taken over: %s", error.message)
+            log.error("a changed file is not applied: %s", error.message)
             return
         self._generation += 1
         log.info("read again: %s", ", ".join(map(str, self._paths)))
 
-    def _look(self) -> _Stamp:
-        return tuple(map(_stamp, self._paths))
 
-
-def _stamp(path: Path) -> tuple[int, int, int]:
+def _stamp(path: Path) -> _Stamp:
     try:
         status = path.stat()
     except OSError:
-        return (0, 0, 0)
-    # Its change time, for a file that may be read at last has no other sign of it.
-    return (status.st_ctime_ns, status.st_size, status.st_ino)
+        return _UNREADABLE
+    try:
+        digest = hashlib.blake2b(path.read_bytes()).digest()
+    except OSError:
+        digest = b""
+    return (status.st_ctime_ns, status.st_size, status.st_ino, digest)
 
 
 def read_file(path: Path, field: str) -> bytes:
-    """The bytes of a file that the config names. Raises CannotStart."""
+    """Reads a file that the config names.
+
+    Args:
+        path: The file.
+        field: The config key that names it, for the error.
+
+    Raises:
+        CannotStart: If it cannot be read.
+    """
     try:
         return path.read_bytes()
     except OSError as error:

@@ -7,29 +7,26 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from lookalike.client.calls import wait_seconds
 from lookalike.client.sync_client import Client
 from lookalike.cluster.dump import Head
 from lookalike.cluster.slots import SlotSet
 from lookalike.model.errors import CodeSpaceMismatch, LookalikeError
 from lookalike.model.records import SLOTS, Collection, VersionedRecord
+from lookalike.transport.retry import Retry
 
 
 def take_parts(take: Callable[[SlotSet], SlotSet], patience_seconds: float) -> None:
     """Call `take` with the slots that are missing until none is; it returns those that it took. One that fails is
     tried again for so long, as another may then have the slots."""
     missing = np.ones(SLOTS, np.bool_)
-    attempt, deadline = 0, time.monotonic() + patience_seconds
+    retry = Retry(time.monotonic() + patience_seconds)
     while missing.any():
         try:
             taken = take(missing)
         except LookalikeError as error:
-            wait = wait_seconds(error, attempt := attempt + 1, deadline - time.monotonic(), attempts=None)
-            if wait is None:
-                raise
-            time.sleep(wait)
+            retry.wait(error)
             continue
-        attempt, deadline = 0, time.monotonic() + patience_seconds
+        retry.reset(time.monotonic() + patience_seconds)
         missing &= ~taken
 
 

@@ -128,7 +128,7 @@ class Supervisor:
             self._apply(config)
         except CannotStart as error:
             if error.message != self._refusal:
-                self._report(f"the config is not taken over: {error.message}")
+                self._report(f"the config is not applied: {error.message}")
             self._refusal = error.message
             return
         self._refusal = ""

@@ -1,5 +1,5 @@
-"""Owns how much a server takes on at once: the bytes of the requests in work, and of the answers that nobody has
-read yet. What is over that is refused before memory grows, or, from a stream, read later."""
+"""Owns admission control: the bytes of requests in flight, and of answers that their callers have not read yet. A
+request above the limit is refused before memory grows; a stream's message waits."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from collections.abc import Callable, Iterator
 
 from lookalike.model.errors import Overloaded
 
-# What a request costs beside its bytes: the call itself, and what is made of it.
+# The cost of a request in addition to its bytes: the call and its decoded objects.
 _REQUEST_BYTES = 4_096
 _RETRY_AFTER_MS = 200
-# What streams may fill together, so that there is room for a search beside any number of them.
+# The share of the limit that all streams may fill together, so that searches always find room.
 _STREAMS_SHARE = 0.75
-# Answers up to here need no room: those of all calls that a server takes are 512 MiB together, and whoever leaves
-# large ones unread keeps nobody from these.
+# Answers up to this size need no room: for all calls that a server accepts they sum to 512 MiB, and a caller that
+# leaves large answers unread does not block them.
 _SMALL_ANSWER_BYTES = 64 * 1024
 
 
 class Admission:
-    """Room for requests of `limit` bytes together. One that is larger alone is taken when nothing else is."""
+    """Room for requests of `limit` bytes together. A larger request is admitted when no other is in flight."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -32,7 +32,7 @@ class Admission:
 
     @property
     def taken(self) -> int:
-        """Bytes of the requests in work."""
+        """Bytes of the requests in flight."""
         return self._taken
 
     @property
@@ -41,12 +41,12 @@ class Admission:
 
     @contextlib.contextmanager
     def admit(self, size: int) -> Iterator[None]:
-        """Room for a request of so many bytes while the block lasts. Raises Overloaded when there is none."""
+        """Holds room for a request of `size` bytes while the block runs. Raises Overloaded if there is none."""
         size += _REQUEST_BYTES
         if self._taken and self._taken + size > self._limit:
             raise Overloaded(
-                f"requests of {self._taken / 2**20:,.0f} MiB are in work, of at most {self._limit / 2**20:,.0f}"
-                " MiB; come back later, or send smaller requests",
+                f"requests: {self._taken / 2**20:,.0f} MiB are in flight, the limit is {self._limit / 2**20:,.0f}"
+                " MiB; retry later, or send smaller requests",
                 retry_after_ms=_RETRY_AFTER_MS,
             )
         self._taken += size
@@ -56,10 +56,10 @@ class Admission:
             self._free(size)
 
     async def take(self, size: int) -> int:
-        """Wait for room for a stream's message, in the order of coming. Returns what to `give_back`."""
+        """Waits for room for a stream's message, first come first served. Returns the bytes to `give_back`."""
         size += _REQUEST_BYTES
         if not self._waiting and self._streams_have_room(size):
-            self._let_stream_in(size)
+            self._admit_stream(size)
             return size
         waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((size, waiting))
@@ -69,12 +69,12 @@ class Admission:
             if waiting.done() and not waiting.cancelled():
                 self.give_back(size)
             else:
-                self._let_in()
+                self._admit_waiting()
             raise
         return size
 
     def give_back(self, size: int) -> None:
-        """Of a `take`."""
+        """Frees the bytes of a `take`."""
         self._taken_by_streams -= size
         self._free(size)
 
@@ -83,42 +83,51 @@ class Admission:
             return self._taken + size <= self._limit
         return self._taken == 0
 
-    def _let_stream_in(self, size: int) -> None:
+    def _admit_stream(self, size: int) -> None:
         self._taken_by_streams += size
         self._taken += size
 
     def _free(self, size: int) -> None:
         self._taken -= size
-        self._let_in()
+        self._admit_waiting()
 
-    def _let_in(self) -> None:
+    def _admit_waiting(self) -> None:
         while self._waiting:
             size, waiting = self._waiting[0]
             if not waiting.done():
                 if not self._streams_have_room(size):
                     return
-                self._let_stream_in(size)
+                self._admit_stream(size)
                 waiting.set_result(None)
             self._waiting.popleft()
 
 
 class ResponseBudget:
-    """Room for answers of `limit` bytes together until their callers have read them. One that is larger alone is
-    given when nothing else is held."""
+    """Room for answers of `limit` bytes together until their callers have read them. A larger answer is sent when
+    no other is held."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._held = 0
 
     def hold(self, size: int) -> Callable[[], None] | None:
-        """Room for an answer of so many bytes. Returns what gives it back, None for a small one that needs none.
-        Raises Overloaded when there is none."""
+        """Holds room for an answer.
+
+        Args:
+            size: Its bytes.
+
+        Returns:
+            A function that frees the room; None for a small answer, which needs none.
+
+        Raises:
+            Overloaded: If there is no room.
+        """
         if size <= _SMALL_ANSWER_BYTES:
             return None
         if self._held and self._held + size > self._limit:
             raise Overloaded(
-                f"answers of {self._held / 2**20:,.0f} MiB are not read yet, of at most {self._limit / 2**20:,.0f}"
-                " MiB; read what you asked for, set deadlines, or ask for less",
+                f"answers: {self._held / 2**20:,.0f} MiB are not read yet, the limit is {self._limit / 2**20:,.0f}"
+                " MiB; read the answers, set deadlines, or request less",
                 retry_after_ms=_RETRY_AFTER_MS,
             )
         self._held += size

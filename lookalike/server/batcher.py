@@ -1,9 +1,9 @@
-"""Owns coalescing: items that arrive while a batch runs wait, and share the next batch.
+"""Owns batching: items that arrive while a batch runs wait and share the next batch.
 
-Serves the coordinator (queries to a partition share an RPC), the shard (queries share a scan, writes
-share a commit) and the encoder (images share a forward pass). Its queue is bounded; an item whose caller
-went away is dropped, and a batch that nobody waits for any more is cancelled. A batch runs in the name of all
-whose items are in it (`lookalike.transport.requests`)."""
+The coordinator uses it (queries to a partition share an RPC), the shard (queries share a scan, writes share a
+commit) and the encoder (images share a forward pass). The queue is bounded. An item whose caller left is dropped,
+and a batch without callers is cancelled. A batch carries the request ids of all its items
+(`lookalike.transport.requests`)."""
 
 from __future__ import annotations
 
@@ -29,17 +29,13 @@ class _Entry(Generic[Item, Result]):
     origin: requests.Origin
 
     def take_weight(self) -> int:
-        """The weight that it still holds in the queue; none from now on."""
+        """The weight that it still holds in the queue; 0 from the second call on."""
         weight, self.weight = self.weight, 0
         return weight
 
 
 class Batcher(Generic[Item, Result]):
-    """Runs items in batches of weight `max_weight` at most (one item may exceed it alone), at most
-    `concurrency` batches at once, with items of weight `max_waiting` at most in the queue.
-
-    `run` gets the items and returns one result per item, in order; an exception instance among the
-    results is raised for its item alone, an exception raised by `run` for all of the batch."""
+    """Runs items in batches."""
 
     def __init__(
         self,
@@ -51,6 +47,15 @@ class Batcher(Generic[Item, Result]):
         weigh: Callable[[Item], int] = lambda item: 1,
         retry_after_ms: int = 100,
     ) -> None:
+        """Args:
+        run: Gets a batch and returns one result per item, in order. An exception instance among the results is
+            raised for its item only, an exception that `run` raises for the whole batch.
+        max_weight: The weight of a batch; a single item may exceed it.
+        max_waiting: The weight of the queue; a single item may exceed it.
+        concurrency: The number of batches that run at once.
+        weigh: The weight of an item.
+        retry_after_ms: The delay that a refused caller is asked for.
+        """
         self._run = run
         self._weigh = weigh
         self._max_weight = max_weight
@@ -67,11 +72,11 @@ class Batcher(Generic[Item, Result]):
         return len(self._waiting)
 
     async def submit(self, item: Item) -> Result:
-        """The item's result. Raises Overloaded when the queue is full."""
+        """Returns the item's result. Raises Overloaded if the queue is full."""
         weight = self._weigh(item)
         if self._waiting and self._waiting_weight + weight > self._max_waiting:
             raise Overloaded(
-                f"{self._waiting_weight:,} items are waiting; come back later",
+                f"{self._waiting_weight:,} items are waiting; retry later",
                 retry_after_ms=self._retry_after_ms,
             )
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
@@ -82,11 +87,11 @@ class Batcher(Generic[Item, Result]):
         try:
             return await entry.future
         finally:
-            # Whoever left the queue by being cancelled makes room at once.
+            # A caller that is cancelled frees its room in the queue at once.
             self._waiting_weight -= entry.take_weight()
 
     async def close(self) -> None:
-        """Cancel what runs and what waits."""
+        """Cancels running batches and waiting items."""
         for entry in self._waiting:
             entry.future.cancel()
         self._waiting.clear()

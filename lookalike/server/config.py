@@ -1,7 +1,10 @@
-"""Owns the cluster config: one typed tree, read once per process from one YAML file and the environment.
+"""Owns the cluster config: one typed tree, read from one YAML file and the environment.
 
-`LOOKALIKE__PARTITIONS=3` and `LOOKALIKE__SHARD__DATA=...` override the file. Unknown keys and values out
-of range raise CannotStart with the key's path. Every field stands, explained, in deploy/local.yaml."""
+`LOOKALIKE__PARTITIONS=3` and `LOOKALIKE__SHARD__DATA=...` override the file. Unknown keys and values out of range
+raise CannotStart with the key's path. deploy/local.yaml explains every field.
+
+pydantic-settings was considered for the environment: it ignores a misspelled top-level key
+(LOOKALIKE__PARTITONS=3), which is an error here, and reads JSON where this reads YAML."""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from lookalike.model.errors import CannotStart
 _ENVIRONMENT_PREFIX = "LOOKALIKE__"
 DEFAULT_BITS = 256
 MAX_REPLICAS = 7
-# A config that is mounted, as in Kubernetes, changes without a signal.
+# A mounted config, as in Kubernetes, changes without a signal.
 CONFIG_POLL_SECONDS = 2.0
 
 
@@ -55,7 +58,7 @@ class _Section(BaseModel):
 
 class ShardConfig(_Section):
     address: ShardAddress = "127.0.0.1:17{replica}{partition:02d}"
-    # Where it binds, if not at the address by which it is found: "0.0.0.0:7710" in a container.
+    # The bind address, if it differs from `address`: "0.0.0.0:7710" in a container.
     listen: ShardAddress | None = None
     metrics: ShardAddress | None = "127.0.0.1:18{replica}{partition:02d}"
     data: Path = Path("lookalike-data")
@@ -74,13 +77,13 @@ class CoordinatorConfig(_Section):
 
 class EncoderConfig(_Section):
     address: Address = "127.0.0.1:7720"
-    # Where it binds, if not at the address by which it is found.
+    # The bind address, if it differs from `address`.
     listen: Address | None = None
     metrics: Address | None = "127.0.0.1:7721"
     model: str = "tf_efficientnet_lite0"
     weights: str | None = None
     layer: Literal["map", "pooled", "classifier"] = "pooled"
-    # Without it DEFAULT_BITS, or as many as the hash has.
+    # None: the hash file's bits, or DEFAULT_BITS without one.
     bits: Annotated[int | None, Field(ge=MIN_BITS, le=MAX_BITS), AfterValidator(_check_bits)] = None
     seed: int = Field(default=0, ge=0, lt=2**32)
     mean: Path | None = None
@@ -94,22 +97,23 @@ class EncoderConfig(_Section):
 
 
 class TlsConfig(_Section):
-    """PEM files, read again when they change. `ca` signs the cluster's own processes: a shard and the encoder
-    ask for its certificates. `client_ca`, if set, signs clients: the coordinator then asks them for one."""
+    """PEM files, read again when they change. `ca` signs the certificates of the cluster's own processes, which a
+    shard and the encoder require. `client_ca`, if set, signs those of clients, which the coordinator then
+    requires."""
 
     certificate: Path
     key: Path
     ca: Path
     client_ca: Path | None = None
-    # What a peer's certificate is made out to, if not to the host in its address.
+    # The name in a peer's certificate, if it is not the host of its address.
     server_name: str | None = None
 
 
 class SecurityConfig(_Section):
     tls: TlsConfig | None = None
-    # Who may do what, made by `lookalike keys`; without a key in it everyone may do everything.
+    # The file of API keys, made by `lookalike keys`; without a key in it every caller may do everything.
     keys: Path | None = None
-    # A file with a secret that the cluster's processes show each other.
+    # A file with the secret that the cluster's processes send each other.
     cluster_secret: Path | None = None
 
 
@@ -129,7 +133,7 @@ class LimitsConfig(_Section):
 
 
 class TracingConfig(_Section):
-    # Where OpenTelemetry spans go, by OTLP over gRPC: "http://collector:4317".
+    # The OTLP/gRPC endpoint for OpenTelemetry spans: "http://collector:4317".
     otlp: str | None = None
     sample: float = Field(default=1.0, ge=0, le=1)
 
@@ -139,7 +143,7 @@ class ClusterConfig(_Section):
     partitions: int = Field(default=4, ge=1, le=1_024)
     replicas: int = Field(default=1, ge=1, le=MAX_REPLICAS)
     write_quorum: Literal["one", "majority", "all"] = "majority"
-    # Of requests in work at once, in each process; what is over that is told to come back later.
+    # The limit on request bytes in flight in each process; a request above it is refused with a retry-after.
     max_request_mb: int = Field(default=512, ge=128, le=1_000_000)
     shard: ShardConfig = ShardConfig()
     coordinator: CoordinatorConfig = CoordinatorConfig()
@@ -160,7 +164,7 @@ class ClusterConfig(_Section):
 
     @property
     def writes_needed(self) -> int:
-        """So many replicas of a partition must have a write on disk before it is acknowledged."""
+        """The number of replicas that must have a write on disk before it is acknowledged."""
         return {"one": 1, "majority": self.replicas // 2 + 1, "all": self.replicas}[self.write_quorum]
 
     def shard_address(self, partition: int, replica: int = 0) -> str:
@@ -174,7 +178,7 @@ class ClusterConfig(_Section):
 
 
 def load_config(path: Path, environment: Mapping[str, str] = os.environ) -> ClusterConfig:
-    """The config in `path` with the environment's overrides. Raises CannotStart, naming the key."""
+    """Reads the config in `path` with the environment's overrides. Raises CannotStart, naming the key."""
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -195,7 +199,7 @@ def load_config(path: Path, environment: Mapping[str, str] = os.environ) -> Clus
 
 
 def content_of(path: Path) -> bytes | None:
-    """What is compared to see whether the file has changed. None if it cannot be read."""
+    """The bytes of the file; None if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError:
@@ -228,7 +232,7 @@ def _explain(error: ValidationError) -> Iterable[str]:
     for problem in error.errors():
         path = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            yield f"{path}: is not a known key; remove it or mend its spelling"
+            yield f"{path}: is not a known key; remove it or fix its spelling"
         else:
             yield f"{path}: {problem['msg'].removeprefix('Value error, ')} (is {problem['input']!r})"
 
@@ -241,7 +245,7 @@ def _check_consistency(config: ClusterConfig, path: Path) -> None:
     ]
     if len(set(addresses)) < len(addresses):
         raise CannotStart(
-            f"config: {path}: shard.address: {config.shard.address!r} gives two shards one address;"
+            f"config: {path}: shard.address: {config.shard.address!r} gives two shards the same address;"
             " use {partition} (and {replica}) in it"
         )
     for address in addresses:
@@ -251,7 +255,7 @@ def _check_consistency(config: ClusterConfig, path: Path) -> None:
             raise CannotStart(f"config: {path}: shard.address: {error}") from None
     encoder = config.encoder
     if encoder and encoder.hash and encoder.mean:
-        raise CannotStart(f"config: {path}: encoder.mean: a hash file has its own centre; leave mean out")
+        raise CannotStart(f"config: {path}: encoder.mean: a hash file has its own centre; remove mean")
     if encoder and encoder.min_replicas > encoder.max_replicas:
         raise CannotStart(
             f"config: {path}: encoder.min_replicas: {encoder.min_replicas} is above max_replicas"

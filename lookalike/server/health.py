@@ -1,5 +1,5 @@
-"""Owns what anyone who reaches a port may call, key or not: health and reflection. None of it may stand in the way
-of those who have a key, nor of the server's end, whatever its callers do or leave undone."""
+"""Owns the methods that need no key: health and reflection. Their callers can neither use up the server's calls
+nor delay its shutdown."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # its stubs are untyped
-    """The states of a server's services by name. gRPC's own servicer writes to each watcher while it holds the
-    lock that a new state needs, so that one watcher who reads nothing keeps a server from ever stopping."""
+    """The states of a server's services by name. gRPC's own servicer writes to watchers while it holds the lock
+    that a new state needs, so one watcher that does not read keeps a server from stopping."""
 
     def __init__(self) -> None:
         self._states: dict[str, HealthCheckResponse.ServingStatus.ValueType] = {}
@@ -27,7 +27,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # its stubs
         self._is_ended = False
 
     def set(self, names: Iterable[str], is_serving: bool) -> None:
-        """Say so of these services, to watchers too. Nothing changes after the end."""
+        """Sets the state of services and notifies watchers. No effect after `end`."""
         if not self._is_ended:
             state = HealthCheckResponse.SERVING if is_serving else HealthCheckResponse.NOT_SERVING
             self._states |= dict.fromkeys(names, state)
@@ -35,7 +35,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # its stubs
             self._changed = asyncio.Event()
 
     def end(self) -> None:
-        """None of them serves any more. Whoever watches is told, and that stream ends."""
+        """Sets every service to NOT_SERVING for good, and ends the watchers' streams after that."""
         self.set(list(self._states), is_serving=False)
         self._is_ended = True
 
@@ -45,13 +45,13 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # its stubs
         return HealthCheckResponse(status=self._states[request.service])
 
     async def Watch(self, request: HealthCheckRequest, context: Context) -> AsyncIterator[HealthCheckResponse]:
-        told = None
+        reported = None
         while True:
             changed = self._changed
             status = self._states.get(request.service, HealthCheckResponse.SERVICE_UNKNOWN)
-            if status != told:
+            if status != reported:
                 yield HealthCheckResponse(status=status)
-                told = status
+                reported = status
             elif self._is_ended:
                 return
             else:
@@ -59,14 +59,15 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # its stubs
 
 
 class HealthService:
-    """Holds the calls of a server's open methods to bounds of their own."""
+    """Bounds the calls of the methods that need no key."""
 
     def __init__(self) -> None:
         self._streams = 0
 
     def bounded(self, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
-        """The handler, for fewer streams than a server takes calls, and for messages that come in time. All kinds
-        become streams of requests: gRPC would wait for the message of any other by itself, without an end."""
+        """Limits a handler to MAX_STREAMS streams, fewer than a server's calls, and to requests that arrive within
+        MESSAGE_SECONDS. All kinds become streams of requests: for any other kind gRPC waits for the message
+        itself, without a limit."""
         if handler.unary_unary:
             return grpc.stream_unary_rpc_method_handler(
                 _in_time(handler.unary_unary), handler.request_deserializer, handler.response_serializer
@@ -81,16 +82,16 @@ class HealthService:
             if self._streams >= MAX_STREAMS:
                 await context.abort(
                     grpc.StatusCode.RESOURCE_EXHAUSTED,
-                    f"{MAX_STREAMS:,} callers watch or reflect; come back later",
+                    f"{MAX_STREAMS:,} callers watch or reflect; retry later",
                 )
             self._streams += 1
-            context.add_done_callback(self._left)  # type: ignore[arg-type]  # the stubs ask for a class
+            context.add_done_callback(self._end_stream)  # type: ignore[arg-type]  # the stubs ask for a class
             async for answer in answers(requests, context):
                 yield answer
 
         return counted
 
-    def _left(self, context: Context) -> None:
+    def _end_stream(self, context: Context) -> None:
         self._streams -= 1
 
 
@@ -114,5 +115,5 @@ async def _message(requests: AsyncIterator[Any], context: Context) -> Any:
         async with asyncio.timeout(MESSAGE_SECONDS):
             return await anext(aiter(requests))
     except (TimeoutError, StopAsyncIteration):
-        text = f"request: did not come within {MESSAGE_SECONDS:.0f} s; send it with the call"
+        text = f"request: did not arrive within {MESSAGE_SECONDS:.0f} s; send it with the call"
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)

@@ -1,5 +1,5 @@
-"""Owns what the cluster's own processes show each other, and the connections between them. When certificates or
-the secret change, a connection is opened anew at its next call; calls on their way end on the old one."""
+"""Owns the connections between the cluster's own processes, with their certificates and secret. When either
+changes, a connection is reopened at its next call; calls in flight finish on the old one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lookalike.files.watched import Watched
 from lookalike.model.errors import CannotStart, InvalidRequest
 from lookalike.server.config import SecurityConfig
 from lookalike.server.security.authorizer import SECRET_KEY, ClusterAuthorizer, ClusterSecret
-from lookalike.transport.channels import Bearing, open_channel
+from lookalike.transport.channels import Metadata, open_channel
 from lookalike.transport.tls import ServerTls, Tls, channel_credentials
 
 Stub = TypeVar("Stub")
@@ -21,7 +21,7 @@ _GRACE_SECONDS = 60.0
 
 
 class PeerChannels:
-    """One process's means of speaking with the others. Raises CannotStart for files that cannot be used."""
+    """Opens one process's channels to the others. Raises CannotStart for files that cannot be used."""
 
     def __init__(self, security: SecurityConfig) -> None:
         self._secret = ClusterSecret(security.cluster_secret) if security.cluster_secret else None
@@ -33,34 +33,34 @@ class PeerChannels:
 
     @property
     def generation(self) -> int:
-        """Another number whenever what is shown has changed."""
+        """Grows whenever the certificates or the secret changed."""
         credentials = self._credentials.current_generation if self._credentials else 0
         return credentials + (self._secret.lines.current_generation if self._secret else 0)
 
     @property
-    def bearing(self) -> Bearing:
+    def metadata(self) -> Metadata:
         return ((SECRET_KEY, self._secret.shown),) if self._secret else ()
 
-    def open(self, address: str, flavour: Any = grpc.aio) -> Any:
-        """A channel to another process; with grpc as flavour one for code that waits."""
+    def open(self, address: str, grpc_module: Any = grpc.aio) -> Any:
+        """A channel to another process. grpc_module: grpc.aio, or grpc for a blocking one."""
         if self._config is None or self._credentials is None:
-            return open_channel(flavour, address, bearing=self.bearing)
-        return open_channel(flavour, address, self._credentials.value, self._config.server_name, self.bearing)
+            return open_channel(grpc_module, address, metadata=self.metadata)
+        return open_channel(grpc_module, address, self._credentials.value, self._config.server_name, self.metadata)
 
     def connect(self, address: str) -> Connection:
         return Connection(address, self)
 
-    def gate(self) -> ClusterAuthorizer | None:
-        """What stands before the methods of a shard or an encoder; nothing if the config names no secret."""
+    def authorizer(self) -> ClusterAuthorizer | None:
+        """The authorizer of a shard or an encoder; None if the config names no secret."""
         return ClusterAuthorizer(self._secret) if self._secret else None
 
     def inner_tls(self) -> ServerTls | None:
-        """Of a server for the cluster's own processes: it asks for their certificates."""
+        """TLS of a server for the cluster's own processes: it verifies their certificates."""
         config = self._config
         return ServerTls(config.certificate, config.key, [config.ca]) if config else None
 
     def outer_tls(self) -> ServerTls | None:
-        """Of a server for clients: it asks for certificates if the config says who signs them."""
+        """TLS of a server for clients: it verifies their certificates if the config names a client CA."""
         config = self._config
         roots = [config.client_ca, config.ca] if config and config.client_ca else []
         return ServerTls(config.certificate, config.key, roots) if config else None
@@ -69,18 +69,18 @@ class PeerChannels:
 class Connection:
     """A connection to one of the cluster's own processes."""
 
-    def __init__(self, address: str, inside: PeerChannels) -> None:
+    def __init__(self, address: str, peer_channels: PeerChannels) -> None:
         self.address = address
-        self._peer_channels = inside
-        self._generation = inside.generation
-        self._channel = inside.open(address)
+        self._peer_channels = peer_channels
+        self._generation = peer_channels.generation
+        self._channel = peer_channels.open(address)
         self._stubs: dict[Any, Any] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     def stub(self, kind: Callable[[Any], Stub]) -> Stub:
-        """A stub of the connection as it is now; not to be kept."""
+        """A stub of the current connection. Callers must not keep it."""
         if self._generation != self._peer_channels.generation:
-            self._renew()
+            self._reopen()
         if kind not in self._stubs:
             self._stubs[kind] = kind(self._channel)
         return self._stubs[kind]  # type: ignore[no-any-return]
@@ -92,11 +92,11 @@ class Connection:
         await self._channel.close()
 
     async def finish(self) -> None:
-        """Close once the calls on their way have ended, or have had time enough."""
+        """Closes when the calls in flight have ended, or after _GRACE_SECONDS."""
         await self._channel.close(_GRACE_SECONDS)
         await self.close()
 
-    def _renew(self) -> None:
+    def _reopen(self) -> None:
         old = self._channel
         self._generation = self._peer_channels.generation
         self._channel = self._peer_channels.open(self.address)

@@ -1,5 +1,5 @@
-"""Owns whose work is done: the ids of the requests that wait for it. They travel in gRPC metadata from process to
-process, so that one id is found in the logs of all of them.
+"""Owns request ids. They travel in gRPC metadata from process to process, so the logs of all of them have the same
+id.
 
 Work that requests share, as one RPC to a shard or one scan, carries the ids of all of them, up to MAX_IDS."""
 
@@ -22,7 +22,7 @@ _ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,64}")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Request:
-    """ids: of more than one if they share the work. rpc: by which call it came here."""
+    """The request or requests that the current work serves. rpc: the method by which it arrived."""
 
     ids: tuple[str, ...]
     rpc: str
@@ -34,7 +34,7 @@ class Request:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a piece of work came from: what it is for, and the span that waits for it, if any."""
+    """The request of a piece of work, and the context of the span that waits for it, if any."""
 
     request: Request | None
     span: Any
@@ -48,8 +48,12 @@ def current() -> Request | None:
 
 
 def begin(rpc: str, sent_id: str | None) -> Request:
-    """The task that calls this works for a request from now on: one with the id that was sent, if it is one, or
-    else with a new one."""
+    """Makes the current task work for a new request.
+
+    Args:
+        rpc: The method's name.
+        sent_id: The id from the caller's metadata. A new one replaces it if it is missing or invalid.
+    """
     ids = tuple(part for part in (sent_id or "").split(",")[:MAX_IDS] if _ID.fullmatch(part))
     request = Request(ids or (uuid.uuid4().hex[:16],), rpc)
     _current.set(request)
@@ -61,7 +65,7 @@ def origin() -> Origin:
 
 
 def together(origins: Sequence[Origin]) -> contextvars.Context:
-    """A context for work that is for all of these."""
+    """A context for work that all of these share."""
     context = contextvars.Context()
     if len(origins) == 1 and origins[0].span is None:
         context.run(_current.set, origins[0].request)
@@ -77,7 +81,7 @@ def together(origins: Sequence[Origin]) -> contextvars.Context:
 
 
 def metadata() -> tracing.Metadata:
-    """What to send along with a call to another process."""
+    """The metadata of a call to another process: the request ids and the trace context."""
     request = _current.get()
     ids = () if request is None else ((REQUEST_ID_KEY, request.id),)
     return (*ids, *tracing.headers())

@@ -1,5 +1,5 @@
-"""Owns what both ends of a gRPC connection share: limits, channel options, and the way a
-`LookalikeError` crosses the wire (status, text, and trailing metadata that names the class)."""
+"""Owns what both ends of a gRPC connection share: limits, channel options, and how a `LookalikeError`
+crosses the wire (status, text, and trailing metadata that names the class)."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _MESSAGE_LIMITS: list[tuple[str, int]] = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
 ]
-# A port that another process holds must be an error, not a silent share of its traffic.
+# Binding a port that another process holds must fail, not share its traffic.
 SERVER_OPTIONS: list[tuple[str, int]] = [
     *_MESSAGE_LIMITS,
     ("grpc.so_reuseport", 0),
-    # Clients then connect anew, so that coordinators that came since get their share. Calls in flight finish.
+    # Clients then reconnect, so that coordinators added since get their share. Calls in flight finish.
     ("grpc.max_connection_age_ms", 300_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
 ]
@@ -38,18 +38,26 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.enable_http_proxy", 0),
-    # A host that vanished without a word is noticed within half a minute, not when TCP gives up.
+    # A host that vanished without closing its connections is noticed within half a minute, not when TCP gives up.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
 ]
 
 
 async def call_by(method: Any, request: Any, deadline: float) -> Any:
-    """The answer of an asynchronous stub's method to a request, due at `deadline`, a time of the running loop's
-    clock. Raises the error that the server raised, or the nearest to the status that gRPC gave."""
+    """Calls a method of an asyncio stub.
+
+    Args:
+        method: The stub's method.
+        request: Its request message.
+        deadline: A time of the running loop's clock.
+
+    Raises:
+        LookalikeError: The error that the server raised, or the nearest to gRPC's status.
+    """
     timeout = deadline - asyncio.get_running_loop().time()
     if timeout <= 0:
-        raise DeadlineExceeded("the deadline passed before the answer was there; allow more time")
+        raise DeadlineExceeded("the deadline passed before the answer was ready; allow more time")
     try:
         return await method(request, timeout=timeout, metadata=requests.metadata())
     except grpc.RpcError as call:
@@ -57,7 +65,7 @@ async def call_by(method: Any, request: Any, deadline: float) -> Any:
 
 
 def trailing_metadata(error: LookalikeError, request_id: str) -> tuple[tuple[str, str], ...]:
-    """What travels beside an error's status and text."""
+    """The trailing metadata that carries an error next to its status and text."""
     metadata = [(ERROR_KEY, errors.name_of(error)), (REQUEST_ID_KEY, request_id)]
     if error.retry_after_ms is not None:
         metadata.append((RETRY_AFTER_KEY, str(error.retry_after_ms)))
@@ -65,8 +73,7 @@ def trailing_metadata(error: LookalikeError, request_id: str) -> tuple[tuple[str
 
 
 def error_of(call: grpc.RpcError) -> LookalikeError:
-    """The error that a failed call stands for: the class that the server raised, or the nearest to a
-    status that gRPC itself gave."""
+    """The error of a failed call: of the class that the server raised, or the nearest to gRPC's own status."""
     status: grpc.StatusCode = call.code()
     text: str = call.details() or status.name
     metadata: dict[str, str] = dict(call.trailing_metadata() or ())  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
-"""Owns TLS: what a server shows and asks for, what a client trusts and shows. All of it from PEM files.
+"""Owns TLS: the certificates that servers and clients present and verify, all from PEM files.
 
-A server reads its files again when they change, so a certificate is renewed by replacing files; a pair that does
-not match is logged and the last one stays in force."""
+A server reads its files again when they change, so replacing the files renews a certificate. A key that does not
+match its certificate is logged, and the last pair stays in force."""
 
 from __future__ import annotations
 
@@ -18,9 +18,14 @@ from lookalike.model.errors import CannotStart, InvalidRequest
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tls:
-    """How a client speaks TLS. ca: PEM file of whom it trusts, the system's by default. certificate, key: PEM
-    files of what it shows if the server asks. server_name: what the server's certificate is made out to, if not to
-    the host of the address."""
+    """TLS settings of a client.
+
+    Attributes:
+        ca: PEM file of the trusted authorities; None for the system's.
+        certificate: PEM file of the client certificate, if the server asks for one.
+        key: PEM file of its key.
+        server_name: The name in the server's certificate, if it is not the address's host.
+    """
 
     ca: Path | str | None = None
     certificate: Path | str | None = None
@@ -34,7 +39,7 @@ class Tls:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Material:
-    """PEM texts, and what the ssl module made of them. roots: whom one trusts."""
+    """PEM texts and the SSL context made of them. roots: the trusted authorities, concatenated."""
 
     certificate: bytes
     key: bytes
@@ -43,7 +48,8 @@ class Material:
 
 
 class ServerTls:
-    """The TLS of a server. roots: PEM files of those whose certificates callers must show, none if empty."""
+    """TLS of a server. roots: PEM files of the authorities that must have signed client certificates; if empty,
+    clients need none."""
 
     def __init__(self, certificate: Path, key: Path, roots: Sequence[Path] = ()) -> None:
         """Raises CannotStart for files that cannot be read or do not match."""
@@ -56,12 +62,13 @@ class ServerTls:
     def grpc_credentials(self) -> grpc.ServerCredentials:
         return grpc.dynamic_ssl_server_credentials(
             _configuration(self._material.value),
-            self._newer,  # type: ignore[arg-type]  # None is how gRPC is told that nothing changed
+            self._newer,  # type: ignore[arg-type]  # None tells gRPC that nothing changed
             require_client_authentication=bool(self._roots),
         )
 
     def web_context(self) -> ssl.SSLContext:
-        """For an HTTPS server that asks for the same: each client meets what the files say when it comes."""
+        """The context of an HTTPS server with the same settings. Each new connection uses the files as they are
+        then."""
         context = self._material.value.context
 
         def renew(connection: ssl.SSLObject, name: str | None, used: ssl.SSLContext) -> None:
@@ -71,7 +78,7 @@ class ServerTls:
         return context
 
     def _newer(self) -> grpc.ServerCertificateConfiguration | None:
-        """The configuration for the next handshake, if it is another than the last."""
+        """The configuration for the next handshake, or None if it has not changed."""
         newest = self._material.current_generation
         if newest == self._sent:
             return None
@@ -86,7 +93,7 @@ class ServerTls:
             return Material(certificate, key, roots, self._context(roots))
         except (ssl.SSLError, ValueError, OSError) as error:
             raise CannotStart(
-                f"config: security.tls: {self._certificate}, {self._key} and the CA are no matching PEM files"
+                f"config: security.tls: {self._certificate}, {self._key} and the CA are not matching PEM files"
                 f" ({getattr(error, 'reason', None) or error}); a key must have no password"
             ) from None
 
@@ -101,7 +108,7 @@ class ServerTls:
 
 
 def channel_credentials(tls: Tls) -> grpc.ChannelCredentials:
-    """What a channel is opened with. Raises InvalidRequest for files that cannot be used."""
+    """The credentials of a channel. Raises InvalidRequest for files that cannot be used."""
     if (tls.certificate is None) != (tls.key is None):
         raise InvalidRequest("tls: certificate and key go together; give both files or neither")
     try:
@@ -127,5 +134,5 @@ def _configuration(material: Material) -> grpc.ServerCertificateConfiguration:
 
 
 def _no_password() -> str:
-    """Stands where OpenSSL would ask the terminal."""
+    """Without it OpenSSL would ask the terminal for a password."""
     return ""

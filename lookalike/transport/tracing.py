@@ -1,8 +1,8 @@
-"""Owns spans: OpenTelemetry where a program uses it, nothing where it does not.
+"""Owns spans: OpenTelemetry if the program uses it, and nothing otherwise.
 
-A program that has set a tracer provider is traced: a server sets it by `lookalike.server.observe.exporter`, a
-client's program by itself. Nothing here imports OpenTelemetry before that, so without it a span costs one
-dictionary lookup. Its context travels as W3C `traceparent` in gRPC metadata.
+A program with a tracer provider is traced: a server sets one in `lookalike.server.observe.exporter`, a client's
+program sets its own. Nothing here imports OpenTelemetry before that, so without it a span costs one dictionary
+lookup. The context travels as W3C `traceparent` in gRPC metadata.
 
 Work that several requests share belongs to the first request's trace and links to the spans of all others."""
 
@@ -20,12 +20,12 @@ TRACEPARENT = "traceparent"
 Metadata = tuple[tuple[str, str], ...]
 _NOTHING = contextlib.nullcontext()
 
-# Of the requests that share this work, where there is no span of its own yet.
+# The spans of the requests that share this work, while it has no span of its own.
 _sharing: ContextVar[tuple[Any, ...]] = ContextVar("sharing", default=())
 
 
 def current() -> Any:
-    """The context of the span that this work is a part of; None if there is none."""
+    """The context of the current span; None outside of a span."""
     if (trace := _tracing()) is None:
         return None
     context = trace.get_current_span().get_span_context()
@@ -33,7 +33,7 @@ def current() -> Any:
 
 
 def trace_id() -> str | None:
-    """As 32 hexadecimal digits; None outside of a trace."""
+    """The trace id as 32 hexadecimal digits; None outside of a trace."""
     context = current()
     if context is None:
         context = next(iter(_sharing.get()), None)
@@ -41,16 +41,24 @@ def trace_id() -> str | None:
 
 
 def share(spans: Sequence[Any]) -> None:
-    """The work of this context is for those who wait in these spans."""
-    # One that is not sampled would keep the work from being so.
+    """Makes these spans wait for the work of the current context."""
+    # The first becomes the parent; an unsampled parent would keep the work from being sampled.
     _sharing.set(tuple(sorted(spans, key=lambda span: not span.trace_flags.sampled)))
 
 
 def span(
     name: str, *, is_call: bool = False, **attributes: str | int | bool
 ) -> contextlib.AbstractContextManager[Any]:
-    """A part of a request's work, with the block as its time; is_call: it is a call to another process. Gives the
-    span, or None where nothing is traced: what nobody asked for, such as polls, is not."""
+    """A span around the block, as a part of a request's work.
+
+    Args:
+        name: The span's name.
+        is_call: Whether it is a call to another process.
+        attributes: The span's attributes.
+
+    Yields:
+        The span; None without tracing, and for work outside of a request, such as polls.
+    """
     if (trace := _tracing()) is None:
         return _NOTHING
     parent, links = None, []
@@ -66,14 +74,14 @@ def span(
         trace.SpanKind.CLIENT if is_call else trace.SpanKind.INTERNAL,
         attributes,
         links,
-        record_exception=False,  # its text may hold what a client wrote
+        record_exception=False,  # its text may quote what a client sent
     )
     return made
 
 
 @contextlib.contextmanager
 def calling(method: str) -> Iterator[Metadata | None]:
-    """A client's call with the block as its time, retries included. Yields what to send along."""
+    """A span around a client's call, retries included. Yields the metadata to send."""
     if (trace := _tracing()) is None:
         yield None
         return
@@ -81,7 +89,7 @@ def calling(method: str) -> Iterator[Metadata | None]:
         f"lookalike.Client/{method}", kind=trace.SpanKind.CLIENT
     )
     try:
-        # Not made the current span: that of a stream would stay so in the caller's code.
+        # Not the current span: a stream's span would stay current in the caller's code.
         yield _headers(trace.set_span_in_context(made))
     except Exception as error:
         made.set_status(trace.Status(trace.StatusCode.ERROR, type(error).__name__))
@@ -91,15 +99,15 @@ def calling(method: str) -> Iterator[Metadata | None]:
 
 
 def headers() -> Metadata:
-    """What to send along with a call of this work."""
+    """The trace context as metadata."""
     return () if current() is None else _headers(None)
 
 
 class Served:
-    """The span of a call that this process answers. It is the current one until the task of the call ends."""
+    """The span of a call that this process answers. It stays the current span until the call's task ends."""
 
     def __init__(self, method: str, traceparent: str | None, is_public: bool) -> None:
-        """is_public: a call that came without a trace may begin one."""
+        """is_public: whether a call without a trace starts one."""
         self._span = None
         if (trace := _tracing()) is None or not (traceparent or is_public):
             return
@@ -118,7 +126,7 @@ class Served:
         context.attach(trace.set_span_in_context(self._span))
 
     def ended(self, code: str, number: int, is_fault: bool, **attributes: str | int) -> None:
-        """code: the status's name. is_fault: the server's own."""
+        """Ends the span. code, number: of the gRPC status. is_fault: whether the server is at fault."""
         if self._span is None:
             return
         self._span.set_attributes({"rpc.grpc.status_code": number, **attributes})
@@ -129,7 +137,7 @@ class Served:
 
 
 def _tracing() -> Any:
-    """OpenTelemetry's trace module, if this program has set it up; else None."""
+    """OpenTelemetry's trace module, if the program has set a tracer provider; else None."""
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None or isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         return None

@@ -1,4 +1,4 @@
-"""Owns the decision to answer reads: once a shard that starts has what a live sibling has, or there is none."""
+"""Owns the decision to answer reads: a starting shard waits until it has what a live sibling has."""
 
 from __future__ import annotations
 

@@ -80,5 +80,7 @@ class Context:
         await self.executor.mutate(lambda: self.node.change_table(step))
 
     async def close(self) -> None:
+        """Closes the connections; a restart of the loop after an error opens them again."""
         for peer in self._peers.values():
             await peer.close()
+        self._peers.clear()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -19,6 +18,7 @@ from lookalike.cluster.shard_state import CollectionDigest, ShardState
 from lookalike.cluster.slots import SlotSet
 from lookalike.model.errors import Corruption, NotFound
 from lookalike.server.shard_client import ShardClient
+from lookalike.server.token_bucket import TokenBucket
 from shard import work
 from shard.executor import ShardExecutor
 from shard.node import Node
@@ -44,14 +44,11 @@ class Throttle:
     """Limits pulls to a number of bytes per second."""
 
     def __init__(self, bytes_per_second: float) -> None:
-        self._rate = bytes_per_second
-        self._free_at = 0.0
+        self._bucket = TokenBucket(bytes_per_second, burst=0)
 
     async def pause(self, size: int) -> None:
         """Waits until `size` more bytes fit the rate."""
-        now = time.monotonic()
-        self._free_at = max(self._free_at, now) + size / self._rate
-        await asyncio.sleep(self._free_at - now)
+        await asyncio.sleep(self._bucket.take(size))
 
 
 class Puller:

@@ -233,14 +233,14 @@ def test_a_config_that_is_away_for_a_moment_is_said_once(tmp_path: Path) -> None
     up.config.unlink()
     up.process.send_signal(signal.SIGHUP)
     assert up.process.stderr is not None
-    while "is not taken over: " not in (line := up.process.stderr.readline()):
+    while "is not applied: " not in (line := up.process.stderr.readline()):
         assert line
     up.config.write_text("")
     up.config.write_text(text.replace("partitions: 1", "partitions: 2"))
     with Client(address) as client:
         wait_until(lambda: len(client.status().partitions) == 2, 60)
     assert up.end(signal.SIGTERM) == 0
-    assert "is not taken over" not in up.errors
+    assert "is not applied" not in up.errors
 
 
 def test_a_terminal_that_is_closed_ends_the_cluster_in_it(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ async def test_a_key_is_asked_for_kept_in_the_tab_and_sent_with_everything(
             await page.fill("#api-key", key)
             await page.press("#api-key", "Enter")
             await expect(page.locator("#key-panel")).to_be_visible(visible=not is_right)
-            await expect(page.get_by_role("alert")).to_contain_text("" if is_right else "not known here")
+            await expect(page.get_by_role("alert")).to_contain_text("" if is_right else "unknown or expired")
         picture = page.locator(f"{TILES} img").first
         await expect(picture).to_have_attribute("src", re.compile("^blob:"))
         await expect(picture).to_have_js_property("complete", True)

@@ -1,5 +1,5 @@
-"""Owns what is seen of a call that a server answers: its request id, its span, its time and status, and a line in
-the log when it was slow or failed."""
+"""Owns the observation of a call that a server answers: its request id, span, duration and status, and a log line
+if it was slow or failed."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _FAULTS = (
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class seen:  # a context manager, written out because every call pays for it
-    """The block answers a call. is_stream: it may take as long as it likes."""
+class observe_call:  # a context manager, written out because it runs on every call
+    """The block answers a call. is_stream: whether it may take any time without being logged as slow."""
 
     __slots__ = ("_began", "_context", "_in_flight", "_is_stream", "_request", "_span")
 
@@ -43,7 +43,7 @@ class seen:  # a context manager, written out because every call pays for it
                 sent_id = str(value)
             elif key == tracing.TRACEPARENT:
                 traceparent = str(value)
-        # Neither is taken back at the end: gRPC has a task for each call, and theirs is all that the task does.
+        # Neither is reset at the end: gRPC runs each call in a task of its own.
         self._request = requests.begin(method.rpartition("/")[2], sent_id)
         self._span = tracing.Served(method, traceparent, method.startswith(_PUBLIC))
         self._in_flight = _in_flight(self._request.rpc)
@@ -67,7 +67,7 @@ class seen:  # a context manager, written out because every call pays for it
             )
 
 
-# Looking a label up costs as much as counting.
+# Looking up a label costs as much as counting.
 @functools.cache
 def _in_flight(rpc: str) -> Gauge:
     return metrics.RPCS_IN_FLIGHT.labels(rpc)

@@ -12,8 +12,14 @@ _EXPORT_MS = 1_000
 
 
 def start(config: TracingConfig, resource: dict[str, str]) -> Any:
-    """Send this process's spans where the config says. Returns what to `shutdown`, or None if it names no place.
-    Raises CannotStart."""
+    """Starts to send this process's spans to the configured endpoint.
+
+    Returns:
+        The tracer provider, to `shutdown` at the end; None if no endpoint is configured.
+
+    Raises:
+        CannotStart: If the endpoint is invalid or OpenTelemetry is not installed.
+    """
     if config.otlp is None:
         return None
     if urlsplit(config.otlp).scheme not in ("http", "https") or not urlsplit(config.otlp).hostname:

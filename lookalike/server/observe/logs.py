@@ -1,8 +1,8 @@
-"""Owns how a server process logs: as text, or as one JSON object a line. Either way a line is one event, whatever
-a client wrote; and it carries the ids of the requests that it is about.
+"""Owns how a server process logs: as text, or as one JSON object per line. Each event is one line, whatever a
+client sent, and carries the ids of its requests.
 
-Logged are names, counts and times: never a record's key, attributes, code or image, nor credentials. Error texts
-quote what a client sent, so `without_quotes` leaves that out."""
+Logs hold names, counts and times: never a record's key, attributes, code or image, nor credentials. Error texts
+quote what a client sent, so `without_quotes` removes quotations."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from typing import Any, Literal
 from lookalike.transport import requests, tracing
 
 PACKAGES = ("lookalike", "shard", "coordinator", "encoder")
-# As Python writes texts that it quotes; an apostrophe within a word begins none.
+# Text quoted as Python's repr does; an apostrophe within a word starts no quotation.
 _QUOTED = re.compile(r"""(?<!\w)(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""", re.DOTALL)
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127, 0x85, 0x2028, 0x2029)} | {10: "\\n", 13: "\\r"}
 
 
 def start(form: Literal["text", "json"], level: str, process: dict[str, Any]) -> None:
-    """Log to standard error in this form. process: what is said of it in every JSON line."""
+    """Starts to log to standard error. process: fields of every JSON line."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(process) if form == "json" else TextFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
@@ -32,12 +32,12 @@ def start(form: Literal["text", "json"], level: str, process: dict[str, Any]) ->
 
 
 def _quotes_no_metadata(record: logging.LogRecord) -> bool:
-    """gRPC itself logs metadata that is not UTF-8, whole: what came as an API key, among others."""
+    """Drops gRPC's log of metadata that is not UTF-8, which would include a malformed API key."""
     return not str(record.msg).startswith("Invalid encoding on")
 
 
 def without_quotes(text: str) -> str:
-    """An error's text without what it quotes."""
+    """An error's text without its quotations."""
     return _QUOTED.sub("'…'", text)
 
 
@@ -55,7 +55,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """Times are UTC, in the form of RFC 3339."""
+    """One JSON object per event, with UTC times as in RFC 3339."""
 
     def __init__(self, process: dict[str, Any]) -> None:
         super().__init__()

@@ -1,9 +1,8 @@
-"""Owns the metrics: every name, label and meaning, by the kind of process that has it. docs/OBSERVABILITY.md shows
-them as they stand here.
+"""Owns the metrics: every name, label and meaning, by kind of process. docs/OBSERVABILITY.md lists the same texts.
 
-Events are counted where they happen. What can be looked up at any time is a level: declared here and read when it
-is scraped (`Levels`). No label has more values than there are partitions, replicas, calls or, of collections,
-MAX_COLLECTIONS; a key is never one."""
+Events are counted where they happen. A value that can be read at any time is a sampled gauge: declared here and
+read at each scrape (`Gauges`). The values of a label are bounded by the number of partitions, replicas or RPCs,
+those of collections by MAX_COLLECTIONS; a key is never a label."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Declared:
-    """name: as it is scraped, but for the suffixes of histograms and summaries."""
+    """A metric. name: as scraped, without the suffixes of histograms and summaries."""
 
     name: str
     kind: str
@@ -37,7 +36,7 @@ Sample = tuple[Declared, tuple[str, ...], float]
 
 
 class Declarations:
-    """The metrics that one kind of process has."""
+    """The metrics of one kind of process."""
 
     def __init__(self, who: str) -> None:
         self.who = who
@@ -60,8 +59,8 @@ class Declarations:
         self._declare(name, "histogram", text, labels)
         return Histogram(name, text, labels, registry=self.registry, buckets=buckets)
 
-    def level(self, name: str, text: str, *labels: str) -> Declared:
-        """A gauge that `Levels` reads."""
+    def sampled_gauge(self, name: str, text: str, *labels: str) -> Declared:
+        """Declares a gauge that `Gauges` reads at each scrape."""
         return self._declare(name, "gauge", text, labels)
 
     def _declare(self, name: str, kind: str, text: str, labels: tuple[str, ...]) -> Declared:
@@ -69,8 +68,8 @@ class Declarations:
         return self.all[-1]
 
 
-class Levels(Collector):
-    """Reads levels when they are scraped, in the scrape's own thread: `read` must not rely on the event loop."""
+class Gauges(Collector):
+    """Reads sampled gauges at each scrape, in the scrape's thread: `reads` must not rely on the event loop."""
 
     def __init__(self, *reads: Callable[[], Iterable[Sample]]) -> None:
         self._reads = reads
@@ -90,7 +89,7 @@ class Levels(Collector):
 
 
 class CollectionLabels:
-    """The names of collections as labels: of the first MAX_COLLECTIONS, and one for all others."""
+    """The names of the first MAX_COLLECTIONS collections as labels, and OTHER for the rest."""
 
     def __init__(self) -> None:
         self._known: set[str] = set()
@@ -104,7 +103,7 @@ class CollectionLabels:
 
 
 def by_collection(found: Mapping[str, Value]) -> dict[str, list[Value]]:
-    """What is known of each collection, by label: the first MAX_COLLECTIONS by name, the rest together."""
+    """Groups the values of collections by label: the first MAX_COLLECTIONS by name, the rest together as OTHER."""
     labelled: dict[str, list[Value]] = {}
     for place, (name, value) in enumerate(sorted(found.items(), key=lambda item: item[0])):
         labelled.setdefault(name if place < MAX_COLLECTIONS else OTHER, []).append(value)
@@ -112,21 +111,23 @@ def by_collection(found: Mapping[str, Value]) -> dict[str, list[Value]]:
 
 
 EVERY = Declarations("Every process")
-INFO = EVERY.level(
-    "lookalike_info", "1; what runs here, and the digest of the config that it follows.",
+INFO = EVERY.sampled_gauge(
+    "lookalike_info", "Always 1; labels name the process, its version and the digest of its config.",
     "cluster", "version", "process", "partition", "replica", "config_digest",
 )  # fmt: skip
-READY = EVERY.level("lookalike_ready", "1 while the process serves, as its health check says it.")
+READY = EVERY.sampled_gauge("lookalike_ready", "1 while the process's health check reports SERVING.")
 RPC_SECONDS = EVERY.histogram(
     "lookalike_rpc_seconds", "Seconds from a call's arrival to its end, by gRPC status; a stream is one call.",
     "rpc", "code",
 )  # fmt: skip
-RPCS_IN_FLIGHT = EVERY.gauge("lookalike_rpcs_in_flight", "Calls in work.", "rpc")
-REQUEST_BYTES = EVERY.level("lookalike_request_bytes", "Bytes of the requests in work.")
-REQUEST_BYTES_LIMIT = EVERY.level("lookalike_request_bytes_limit", "So many are taken on (max_request_mb).")
-QUEUE_WAITING = EVERY.level(
+RPCS_IN_FLIGHT = EVERY.gauge("lookalike_rpcs_in_flight", "RPCs in flight.", "rpc")
+REQUEST_BYTES = EVERY.sampled_gauge("lookalike_request_bytes", "Request bytes in flight.")
+REQUEST_BYTES_LIMIT = EVERY.sampled_gauge(
+    "lookalike_request_bytes_limit", "Limit on request bytes in flight (max_request_mb)."
+)
+QUEUE_WAITING = EVERY.sampled_gauge(
     "lookalike_queue_waiting",
-    "What waits to share the next batch: queries for a round or a scan, writes for a commit, images for a batch.",
+    "Items that wait for the next batch: queries for a round or a scan, writes for a commit, images for a batch.",
     "queue",
 )
 
@@ -141,85 +142,90 @@ STAGE_SECONDS = COORDINATOR.histogram(
 FAN_OUT_SECONDS, MERGE_SECONDS, TOTAL_SECONDS = (
     STAGE_SECONDS.labels(stage) for stage in ("fan_out", "merge", "total")
 )
-QUERIES = COORDINATOR.counter("lookalike_search_queries_total", "Queries that were answered.", "collection")
+QUERIES = COORDINATOR.counter("lookalike_search_queries_total", "Queries answered.", "collection")
 ANSWERS = COORDINATOR.counter(
     "lookalike_search_answers_total",
     "Searches by coverage: complete, incomplete (allow_partial), or refused because partitions were missing.",
     "collection", "coverage",
 )  # fmt: skip
 MISSING = COORDINATOR.counter(
-    "lookalike_search_missing_partitions_total", "Searches that a partition was missing from.", "partition"
+    "lookalike_search_missing_partitions_total", "Searches in which the partition was missing.", "partition"
 )
 ROUND_QUERIES = COORDINATOR.histogram(
     "lookalike_round_queries", "Queries that shared one RPC to every partition.", buckets=_COUNTS
 )
 SHARD_SECONDS = COORDINATOR.summary(
     "lookalike_shard_scan_rpc_seconds",
-    "Seconds of Scan calls to a shard that were answered.",
+    "Seconds of answered Scan calls to a shard.",
     "partition",
     "replica",
 )
 SHARD_FAILURES = COORDINATOR.counter(
     "lookalike_shard_rpc_failures_total",
-    "Calls to a shard that failed for a reason of its own.",
+    "Calls to a shard that failed because of the shard.",
     "partition",
     "replica",
 )
 HEDGES_SENT = COORDINATOR.counter(
     "lookalike_hedges_sent_total",
-    "Reads that another replica was asked for, because the first was slow.",
+    "Hedged reads: sent to another replica because the first was slow.",
     "partition",
 )
 HEDGES_WON = COORDINATOR.counter(
-    "lookalike_hedges_won_total", "Of those, the ones that the other replica answered first.", "partition"
+    "lookalike_hedges_won_total", "Hedged reads that the other replica answered first.", "partition"
 )
 RECORDS_WRITTEN = COORDINATOR.counter(
     "lookalike_records_written_total",
     "Records by operation (upsert, ingest, delete, restore) and outcome (acknowledged, failed).",
     "collection", "operation", "outcome",
 )  # fmt: skip
-REPLICA_LIVE = COORDINATOR.level(
-    "lookalike_replica_live", "1 while the shard answers and has caught up.", "partition", "replica"
+REPLICA_LIVE = COORDINATOR.sampled_gauge(
+    "lookalike_replica_live", "1 while the shard answers and is up to date.", "partition", "replica"
 )
-REPLICA_LAG = COORDINATOR.level(
+REPLICA_LAG = COORDINATOR.sampled_gauge(
     "lookalike_replica_lag_seconds",
-    "Every write acknowledged so long ago is there, for certain.",
+    "Upper bound of the replica's lag: it has every write acknowledged this long ago.",
     "partition",
     "replica",
 )
-PARTITIONS = COORDINATOR.level("lookalike_partitions", "Partitions that the cluster is to have.")
-SLOTS_TO_MOVE = COORDINATOR.level("lookalike_slots_to_move", "Of 1,024 slots, those not where they shall be.")
-SLOTS_MOVING = COORDINATOR.level("lookalike_slots_moving", "Of those, the ones on their way.")
-SLOTS_UNSERVED = COORDINATOR.level("lookalike_slots_unserved", "Slots that no shard that answers serves.")
+PARTITIONS = COORDINATOR.sampled_gauge("lookalike_partitions", "Target number of partitions.")
+SLOTS_TO_MOVE = COORDINATOR.sampled_gauge(
+    "lookalike_slots_to_move", "Slots, of 1,024, that are not at their target partition."
+)
+SLOTS_MOVING = COORDINATOR.sampled_gauge("lookalike_slots_moving", "Slots in transfer, of those to move.")
+SLOTS_UNSERVED = COORDINATOR.sampled_gauge("lookalike_slots_unserved", "Slots that no live shard serves.")
 
 SHARD = Declarations("Shard")
-ROWS = SHARD.level(
+ROWS = SHARD.sampled_gauge(
     "lookalike_rows", "Live records in the slots that the shard serves.", "collection", "partition", "replica"
 )
-COLLECTION_BYTES = SHARD.level(
-    "lookalike_collection_bytes", "Memory that the codes take.", "collection", "partition", "replica"
+COLLECTION_BYTES = SHARD.sampled_gauge(
+    "lookalike_collection_bytes", "Memory of the codes.", "collection", "partition", "replica"
 )
-STALE_SECONDS = SHARD.level(
-    "lookalike_shard_stale_seconds", "Every write acknowledged so long ago is here.", "partition", "replica"
-)
-SYNC_AGE_SECONDS = SHARD.level(
-    "lookalike_shard_sync_age_seconds",
-    "Since the shard last compared itself with a majority.",
+STALE_SECONDS = SHARD.sampled_gauge(
+    "lookalike_shard_stale_seconds",
+    "Upper bound of the shard's lag: it has every write acknowledged this long ago.",
     "partition",
     "replica",
 )
-SLOTS_DIFFERING = SHARD.level(
-    "lookalike_shard_slots_differing", "Slots in which another replica had something else when last compared.",
+SYNC_AGE_SECONDS = SHARD.sampled_gauge(
+    "lookalike_shard_sync_age_seconds",
+    "Seconds since the shard last compared itself with a majority.",
+    "partition",
+    "replica",
+)
+SLOTS_DIFFERING = SHARD.sampled_gauge(
+    "lookalike_shard_slots_differing", "Slots that differed from another replica in the last comparison.",
     "partition", "replica",
 )  # fmt: skip
-SLOTS = SHARD.level(
-    "lookalike_shard_slots", "What the shard is to the 1,024 slots.", "partition", "replica", "state"
+SLOTS = SHARD.sampled_gauge(
+    "lookalike_shard_slots", "Slots by their state in the shard, of 1,024.", "partition", "replica", "state"
 )
-ROWS_LEFT_OVER = SHARD.level(
-    "lookalike_shard_rows_left_over", "Rows of slots that moved away, still to be cleared.", "partition", "replica"
+ROWS_LEFT_OVER = SHARD.sampled_gauge(
+    "lookalike_shard_rows_left_over", "Rows of slots that moved away, not deleted yet.", "partition", "replica"
 )
-QUARANTINED = SHARD.level(
-    "lookalike_collections_quarantined", "Collections set aside as damaged.", "partition", "replica"
+QUARANTINED = SHARD.sampled_gauge(
+    "lookalike_collections_quarantined", "Collections quarantined as damaged.", "partition", "replica"
 )
 PULLED = SHARD.counter(
     "lookalike_records_pulled_total",
@@ -228,17 +234,18 @@ PULLED = SHARD.counter(
 )
 SCAN_QUERIES = SHARD.histogram("lookalike_scan_queries", "Queries that shared one scan.", buckets=_COUNTS)
 SCAN_SECONDS = SHARD.histogram(
-    "lookalike_scan_seconds", "Seconds of a scan, keys looked up.", buckets=_SHORT_SECONDS
+    "lookalike_scan_seconds", "Seconds of a scan, including the look-up of keys.", buckets=_SHORT_SECONDS
 )
-CODES_COMPARED = SHARD.counter("lookalike_codes_compared_total", "Rows searched, times queries.")
+CODES_COMPARED = SHARD.counter("lookalike_codes_compared_total", "Codes compared: rows times queries.")
 COMMIT_RECORDS = SHARD.histogram(
     "lookalike_commit_records", "Records that shared one commit.", buckets=(*_COUNTS, 4_096, 16_384)
 )
-COMMIT_SECONDS = SHARD.histogram("lookalike_commit_seconds", "Seconds of a commit, synced to disk.")
-SCRUBBED = SHARD.counter("lookalike_scrub_rows_total", "Live rows of the collections that a scrub found sound.")
-SCRUB_DAMAGE = SHARD.counter("lookalike_scrub_damage_total", "Times that a scrub found damage.")
+COMMIT_SECONDS = SHARD.histogram("lookalike_commit_seconds", "Seconds of a commit, including the sync to disk.")
+SCRUBBED = SHARD.counter("lookalike_scrub_rows_total", "Live rows that scrubs verified.")
+SCRUB_DAMAGE = SHARD.counter("lookalike_scrub_damage_total", "Scrubs that found damage.")
 SCRUB_ENDED = SHARD.gauge(
-    "lookalike_scrub_ended_timestamp_seconds", "When the last scrub of all collections ended; 0 if none has."
+    "lookalike_scrub_ended_timestamp_seconds",
+    "Unix time at which the last scrub of all collections ended; 0 before the first.",
 )
 
 ENCODER = Declarations("Encoder")
@@ -249,9 +256,11 @@ BATCH_SECONDS = ENCODER.histogram("lookalike_encoder_batch_seconds", "Seconds of
 IMAGES = ENCODER.counter(
     "lookalike_encoder_images_total", "Images: encoded, unreadable, or failed with their batch.", "outcome"
 )
-ENCODER_REPLICAS = ENCODER.level(
+ENCODER_REPLICAS = ENCODER.sampled_gauge(
     "lookalike_encoder_replicas", "Replicas of the model, by Ray Serve's state.", "state"
 )
-ENCODER_REPLICAS_MAX = ENCODER.level("lookalike_encoder_replicas_max", "So many there may be (max_replicas).")
+ENCODER_REPLICAS_MAX = ENCODER.sampled_gauge(
+    "lookalike_encoder_replicas_max", "Limit on replicas of the model (max_replicas)."
+)
 
 BY_PROCESS = {"coordinator": COORDINATOR, "shard": SHARD, "encoder": ENCODER}

@@ -1,4 +1,4 @@
-"""Owns the start of all that shows a server process from outside: its logs, metrics and spans."""
+"""Owns the observability of a server process: the start and stop of its logs, metrics and spans."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DIGEST_DIGITS = 12
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Process:
-    """Which of the cluster's processes this is. kind: a key of `metrics.BY_PROCESS`."""
+    """Identifies one of the cluster's processes. kind: a key of `metrics.BY_PROCESS`."""
 
     kind: str
     partition: int | None = None
@@ -33,10 +33,10 @@ class Process:
 
 
 class Observation:
-    """What is seen of this process. `start` it once the config is read, `stop` it at the end."""
+    """The logs, metrics and spans of this process, from the time that its config is read until `stop`."""
 
     def __init__(self, config: ClusterConfig, process: Process) -> None:
-        """Log as the config says. Raises CannotStart when spans have nowhere to go."""
+        """Starts to log as the config says."""
         logs.start(
             config.logs, config.log_level, {"cluster": config.cluster, "process": process.kind, **process.place}
         )
@@ -46,12 +46,12 @@ class Observation:
         self.follow(config)
 
     def follow(self, config: ClusterConfig) -> None:
-        """Another config is in force."""
+        """Reports another config as the one in force."""
         self._config = config
         self._digest = hashlib.sha256(dump_config(config).encode()).hexdigest()[:_DIGEST_DIGITS]
 
     def trace(self) -> None:
-        """Send spans, if the config says where to. Raises CannotStart."""
+        """Starts to send spans, if the config names an endpoint. Raises CannotStart."""
         resource = {
             "service.name": f"lookalike-{self._process.kind}",
             "service.namespace": self._config.cluster,
@@ -61,14 +61,22 @@ class Observation:
         self._provider = exporter.start(self._config.tracing, resource)
 
     def serve_metrics(self, address: str | None, *reads: Callable[[], Iterable[metrics.Sample]]) -> None:
-        """Answer GET /metrics on "host:port", with these levels among others. Raises CannotStart."""
+        """Serves GET /metrics.
+
+        Args:
+            address: "host:port"; None serves nothing.
+            reads: Yield the current values of gauges at each scrape.
+
+        Raises:
+            CannotStart: If the address cannot be bound.
+        """
         if address is None:
             return
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         registry = CollectorRegistry()
         registry.register(metrics.EVERY.registry)
         registry.register(metrics.BY_PROCESS[self._process.kind].registry)
-        registry.register(metrics.Levels(self._info, *reads))
+        registry.register(metrics.Gauges(self._info, *reads))
         for collector in (
             prometheus_client.ProcessCollector,
             prometheus_client.PlatformCollector,
@@ -81,11 +89,11 @@ class Observation:
         except OSError as error:
             raise CannotStart(
                 f"{self._process.kind}.metrics: {address} cannot be bound ({error.strerror}); free the port, name"
-                " another, or write null"
+                " another, or set null"
             ) from None
 
     def stop(self) -> None:
-        """Send the last spans, and let go of the metrics' port."""
+        """Sends the last spans and closes the metrics port."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()

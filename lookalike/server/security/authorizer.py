@@ -1,6 +1,6 @@
-"""Owns the gates that a server puts before its methods: who the caller is, whether they may, and how fast.
+"""Owns who may call a server's methods: authentication, authorization and the rate of each API key.
 
-A gate knows nothing of gRPC: it gets a method's name, what the call bears and the request, and raises."""
+An authorizer does not know gRPC: it gets a method's name, the call's metadata and the request, and raises."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from typing import Any, Protocol
 from lookalike.files.watched import Watched, read_file
 from lookalike.model.errors import CannotStart, Overloaded, PermissionDenied, Unauthenticated
 from lookalike.server.security.keys import EVERY_COLLECTION, Key, KeyRing, Role, load_keys
+from lookalike.server.token_bucket import TokenBucket
 from lookalike.transport.rpc import AUTHORIZATION_KEY
 
 SECRET_KEY = "lookalike-cluster-secret"
 _BEARER = "bearer"
 MIN_SECRET_BYTES = 32
 
-# What a method is for. A method that is not here is refused to everyone, so that a new one cannot be forgotten.
+# The role that a method needs. A method that is not listed is refused to every key, so a new one cannot be
+# forgotten.
 _ROLES: Mapping[str, Role] = {
     "Search": "search",
     "SearchBatch": "search",
@@ -38,9 +40,9 @@ _ROLES: Mapping[str, Role] = {
     "Restore": "admin",
     "Drain": "admin",
 }
-# Anyone with a key may see these, as far as their collections go.
-_OF_NO_COLLECTION = frozenset({"ListCollections", "ClusterStatus"})
-# The names under which requests have the collection and what the rate counts.
+# Any key may call these; the answer covers the key's own collections.
+_ANY_KEY = frozenset({"ListCollections", "ClusterStatus"})
+# The request fields that name the collection, and those whose items the rate counts.
 _COLLECTION_FIELDS = ("collection", "name")
 _COUNTED_FIELDS = ("queries", "records", "keys")
 
@@ -48,36 +50,54 @@ log = logging.getLogger("lookalike.security")
 _caller: contextvars.ContextVar[Key | None] = contextvars.ContextVar("caller", default=None)
 
 
-class Gate(Protocol):
-    """Stands before every method of a server."""
+class Authorizer(Protocol):
+    """Checks every call of a server."""
 
-    def enter(self, method: str, bearing: Mapping[str, str]) -> Key | None:
-        """A call begins, or goes on. Returns the key that it bears, if it needs one. Raises Unauthenticated."""
+    def authenticate(self, method: str, metadata: Mapping[str, str]) -> Key | None:
+        """Identifies the caller, when a call begins and with each request of a stream.
 
-    def pass_request(self, method: str, key: Key | None, request: Any) -> float:
-        """A request of the call is there; key: of its `enter`. Returns 0, or the seconds after which one that
-        comes too fast may ask again. Raises PermissionDenied."""
+        Returns:
+            The caller's key; None if the server needs none.
+
+        Raises:
+            Unauthenticated: If the metadata has no valid key or secret.
+        """
+
+    def authorize(self, method: str, key: Key | None, request: Any) -> float:
+        """Checks one request.
+
+        Args:
+            method: The method's name, without its service.
+            key: From `authenticate`.
+            request: The request message.
+
+        Returns:
+            0, or the seconds to wait if the request exceeds the key's rate.
+
+        Raises:
+            PermissionDenied: If the key does not permit the method on the collection.
+        """
 
 
 class ClusterAuthorizer:
-    """Lets the cluster's own processes in, who know its secret."""
+    """Accepts the cluster's own processes, which know its secret."""
 
     def __init__(self, secrets: ClusterSecret) -> None:
         self._secrets = secrets
 
-    def enter(self, method: str, bearing: Mapping[str, str]) -> None:
-        if not self._secrets.accepts(bearing.get(SECRET_KEY, "")):
+    def authenticate(self, method: str, metadata: Mapping[str, str]) -> None:
+        if not self._secrets.accepts(metadata.get(SECRET_KEY, "")):
             raise Unauthenticated(
                 f"{method}: is for the cluster's own processes (security.cluster_secret); call a coordinator"
             )
 
-    def pass_request(self, method: str, key: Key | None, request: Any) -> float:
+    def authorize(self, method: str, key: Key | None, request: Any) -> float:
         return 0.0
 
 
-class KeyGate:
-    """Lets those in who have an API key, to what it is for, as fast as it says; everyone, as long as there is no
-    key at all."""
+class KeyAuthorizer:
+    """Accepts callers with an API key, within its roles, collections and rate. Without any key in the file, every
+    caller may do everything."""
 
     def __init__(
         self,
@@ -88,32 +108,32 @@ class KeyGate:
         self._ring = ring
         self._clock = clock
         self._wall_clock = wall_clock
-        self._buckets: dict[str, Bucket] = {}
+        self._buckets: dict[str, TokenBucket] = {}
 
-    def enter(self, method: str, bearing: Mapping[str, str]) -> Key | None:
-        return self._holder(bearing) if self._ring().keys else None
+    def authenticate(self, method: str, metadata: Mapping[str, str]) -> Key | None:
+        return self._holder(metadata) if self._ring().keys else None
 
-    def pass_request(self, method: str, key: Key | None, request: Any) -> float:
+    def authorize(self, method: str, key: Key | None, request: Any) -> float:
         if key is None:
             return 0.0
         role = _ROLES.get(method)
-        collection = EVERY_COLLECTION if method in _OF_NO_COLLECTION else _collection_of(request)
-        if role is None or not (method in _OF_NO_COLLECTION or key.may(role, collection)):
+        collection = EVERY_COLLECTION if method in _ANY_KEY else _collection_of(request)
+        if role is None or not (method in _ANY_KEY or key.may(role, collection)):
             place = f"collection {collection!r:.80}" if collection != EVERY_COLLECTION else "the whole cluster"
             raise PermissionDenied(f"key {key.name!r}: may not {method} on {place}; that takes role {role}")
         _caller.set(key)
         return self._wait(key, _count_of(request))
 
-    def _holder(self, bearing: Mapping[str, str]) -> Key:
-        presented = bearing.get(AUTHORIZATION_KEY, "")
+    def _holder(self, metadata: Mapping[str, str]) -> Key:
+        presented = metadata.get(AUTHORIZATION_KEY, "")
         if not presented:
             raise Unauthenticated(
-                "authorization: no API key came with the call; send `Bearer KEY` (Client(..., api_key=KEY))"
+                "authorization: the call has no API key; send `Bearer KEY` (Client(..., api_key=KEY))"
             )
         scheme, _, rest = presented.partition(" ")
         key = self._ring().holder(rest if scheme.lower() == _BEARER else presented, self._wall_clock())
         if key is None:
-            raise Unauthenticated("authorization: the API key is not known here, or has run out; ask for another")
+            raise Unauthenticated("authorization: the API key is unknown or expired; ask for another")
         return key
 
     def _wait(self, key: Key, count: int) -> float:
@@ -121,32 +141,13 @@ class KeyGate:
             return 0.0
         bucket = self._buckets.get(key.name)
         if bucket is None or bucket.rate != key.rate:
-            bucket = self._buckets[key.name] = Bucket(key.rate, self._clock())
-        return bucket.take(count, self._clock())
-
-
-class Bucket:
-    """So many a second, and a second's worth at once. What is asked for in one piece passes whole once the bucket
-    is not empty, and the next waits until that is paid off."""
-
-    def __init__(self, rate: float, now: float) -> None:
-        self.rate = rate
-        self._level = rate
-        self._at = now
-
-    def take(self, count: int, now: float) -> float:
-        """Take `count` if there is anything. Returns 0, or the seconds until there is."""
-        self._level = min(self.rate, self._level + (now - self._at) * self.rate)
-        self._at = now
-        if self._level <= 0:
-            return -self._level / self.rate + 1 / self.rate
-        self._level -= count
-        return 0.0
+            bucket = self._buckets[key.name] = TokenBucket(key.rate, clock=self._clock)
+        return bucket.try_take(count)
 
 
 class ClusterSecret:
-    """What the cluster's processes show each other: the first line of a file. Each further line is accepted too,
-    so that a new one can be brought in while the cluster runs."""
+    """The secret that the cluster's processes send each other: the first line of a file. Further lines are
+    accepted too, so that a running cluster can rotate it."""
 
     def __init__(self, path: Path) -> None:
         self.lines = Watched([path], lambda: _read_secrets(path))
@@ -160,26 +161,27 @@ class ClusterSecret:
         return sum(hmac.compare_digest(data, line.encode()) for line in self.lines.value) > 0
 
 
-def key_gate(path: Path | None) -> KeyGate | None:
-    """The gate of a coordinator whose config names this file of keys, or none. Raises CannotStart."""
+def key_authorizer(path: Path | None) -> KeyAuthorizer | None:
+    """The authorizer of a coordinator. path: the file of API keys; None for no authorization. Raises
+    CannotStart."""
     if path is None:
         return None
     ring = Watched([path], lambda: load_keys(path))
     if not ring.value.keys:
-        log.warning("%s holds no key yet: everyone may do everything", path)
-    return KeyGate(lambda: ring.value)
+        log.warning("%s has no key yet: every caller may do everything", path)
+    return KeyAuthorizer(lambda: ring.value)
 
 
 def visible(names: Iterable[str]) -> set[str]:
-    """Those collections that the caller of the running call may know of."""
+    """The collections among `names` that the caller of the running call may see."""
     key = _caller.get()
     return {name for name in names if key is None or key.may("search", name)}
 
 
-def refusal(wait_seconds: float) -> Overloaded:
-    """What a request is told that comes faster than its key allows."""
+def rate_exceeded(wait_seconds: float) -> Overloaded:
+    """The error of a request that exceeds its key's rate."""
     return Overloaded(
-        "rate: the API key's rate is used up; wait as long as retry-after says, or ask for a higher rate",
+        "rate: the API key's rate is exhausted; wait for retry-after, or ask for a higher rate",
         retry_after_ms=max(1, round(wait_seconds * 1000)),
     )
 

@@ -1,10 +1,10 @@
-"""Owns API keys: the file that holds them, how one is made, rotated and taken back, and what each may do.
+"""Owns API keys: their file, how a key is issued, rotated and removed, and what it permits.
 
     {"keys": [{"name": "shop", "grants": {"photos": "write"}, "rate": 100,
                "secrets": [{"id": "...", "sha256": "...", "expires": null}]}]}
 
-A key reads `lk_ID_SECRET`. The file has only the SHA-256 of it: the secret is 256 random bits, so there is nothing
-to guess, and no slow hash is needed. A key that is rotated has two secrets until the old one runs out."""
+A key has the form `lk_ID_SECRET`. The file has only its SHA-256: the secret is 256 random bits, which cannot be
+guessed, so no slow hash is needed. A rotated key has two secrets until the old one expires."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _NOBODY = hashlib.sha256(b"nobody").hexdigest()
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Secret:
-    """What is kept of one issued key. expires: seconds since 1970, or None."""
+    """The stored part of one issued key. expires: seconds since 1970, or None."""
 
     id: str
     sha256: str
@@ -44,8 +44,14 @@ class Secret:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Key:
-    """Who holds it and what they may do. grants: role by collection, `*` for every one. A role includes those
-    before it: search, write, admin. rate: queries, records and keys a second; None for any number."""
+    """A named key.
+
+    Attributes:
+        name: Its holder.
+        grants: Role by collection, `*` for every collection. A role includes the lower ones: search, write, admin.
+        rate: Queries, records and keys per second; None for no limit.
+        secrets: The newest first.
+    """
 
     name: str
     grants: Mapping[str, Role]
@@ -69,8 +75,15 @@ class KeyRing:
         self._by_id = {secret.id: (secret, key) for key in keys for secret in key.secrets}
 
     def holder(self, presented: str, now: float) -> Key | None:
-        """The key that was presented, if it is one and has not run out at `now` (seconds since 1970). Takes as
-        long for a wrong secret as for the right one."""
+        """Finds the key that a caller presented, in a time that does not depend on the secret.
+
+        Args:
+            presented: The key as it was sent.
+            now: Seconds since 1970.
+
+        Returns:
+            The key; None if it is unknown or expired.
+        """
         match = _KEY.fullmatch(presented)
         known = self._by_id.get(match[1]) if match else None
         is_right = hmac.compare_digest(_digest(presented), known[0].sha256 if known else _NOBODY)
@@ -80,20 +93,23 @@ class KeyRing:
         return key if secret.expires is None or now < secret.expires else None
 
     def added(self, name: str, grants: Mapping[str, Role], rate: float | None) -> tuple[Self, str]:
-        """With one more key; and the key itself, which is written nowhere. Raises InvalidRequest."""
+        """Returns a ring with one more key, and the issued key, which is stored nowhere. Raises InvalidRequest."""
         if not _NAME.fullmatch(name):
-            raise InvalidRequest(f"name: {name!r:.80} is none; use 1..63 letters, digits, '.', '_' and '-'")
+            raise InvalidRequest(
+                f"name: {name!r:.80} is not a valid name; use 1..63 letters, digits, '.', '_' and '-'"
+            )
         if name in self.keys:
             raise InvalidRequest(f"name: {name!r} has a key; rotate it, or remove it first")
         if not grants:
-            raise InvalidRequest("grant: is missing; say what the key is for, as in --grant search:photos")
+            raise InvalidRequest("grant: is missing; name a role and a collection, as in --grant search:photos")
         if rate is not None and not 0 < rate < math.inf:
-            raise InvalidRequest(f"rate: is {rate}; use a number a second above 0, or leave it out for any")
+            raise InvalidRequest(f"rate: is {rate}; use a number per second above 0, or omit it for no limit")
         secret, issued = _issue()
         return self._with(Key(name, grants, rate, (secret,))), issued
 
     def rotated(self, name: str, keep_seconds: float, now: float) -> tuple[Self, str]:
-        """With a new secret for this key; those before it run out after `keep_seconds`. Raises NotFound."""
+        """Returns a ring with a new secret for a key, and the issued key. Older secrets expire after
+        `keep_seconds`. Raises NotFound."""
         key = self._get(name)
         until = now + keep_seconds
         old = [
@@ -105,7 +121,7 @@ class KeyRing:
         return self._with(dataclasses.replace(key, secrets=(secret, *old))), issued
 
     def removed(self, name: str) -> Self:
-        """Without this key. Raises NotFound."""
+        """Returns a ring without a key. Raises NotFound."""
         self._get(name)
         return type(self)([key for key in self.keys.values() if key.name != name])
 
@@ -119,7 +135,7 @@ class KeyRing:
 
 
 def parse_grant(text: str) -> tuple[str, Role]:
-    """Collection and role of "ROLE:COLLECTION", or of "ROLE" alone for every collection. Raises InvalidRequest."""
+    """Parses "ROLE:COLLECTION", or "ROLE" for every collection, into (collection, role). Raises InvalidRequest."""
     role, _, collection = text.partition(":")
     if role not in ROLES:
         raise InvalidRequest(
@@ -131,27 +147,27 @@ def parse_grant(text: str) -> tuple[str, Role]:
         return check_collection_name(collection), role
     except InvalidRequest:
         raise InvalidRequest(
-            f"grant: {collection!r:.80} can be no collection's name; write one name, or leave it out for every"
+            f"grant: {collection!r:.80} is not a valid collection name; write one name, or omit it for every"
             " collection"
         ) from None
 
 
 def load_keys(path: Path) -> KeyRing:
-    """The keys of a file. Raises CannotStart, naming what is wrong in it and never a secret."""
+    """Reads a key file. Raises CannotStart, which never quotes a secret."""
     try:
         document = json.loads(path.read_bytes())
         return KeyRing([_read_key(entry) for entry in document["keys"]])
     except OSError as error:
         raise CannotStart(
-            f"config: security.keys: {path} cannot be read ({error.strerror}); `lookalike keys add` makes it"
+            f"config: security.keys: {path} cannot be read ({error.strerror}); `lookalike keys add` creates it"
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         raise CannotStart(f"config: security.keys: {path} is not a file made by `lookalike keys`") from None
 
 
 def save_keys(path: Path, ring: KeyRing) -> None:
-    """Write a key file: a new one for its owner alone to read, another with the owner and mode that it has, for
-    the processes that read it run as someone else. Raises InvalidRequest."""
+    """Writes a key file. A new one is readable by its owner only; a replaced one keeps its owner and mode, as the
+    processes that read it may run as another user. Raises InvalidRequest."""
     document = {"keys": [dataclasses.asdict(key) for key in ring.keys.values()]}
     try:
         with atomic_write(path, mode=0o600) as file:
@@ -161,7 +177,7 @@ def save_keys(path: Path, ring: KeyRing) -> None:
 
 
 def describe(key: Key, now: float) -> dict[str, Any]:
-    """What one may show of a key: all but its hashes."""
+    """The fields of a key that may be shown: all but its hashes."""
     return {
         "name": key.name,
         "grants": dict(key.grants),
@@ -185,7 +201,7 @@ def _read_key(entry: Any) -> Key:
 def _read_secret(entry: Any) -> Secret:
     expires = entry.get("expires")
     if expires is not None:
-        _moment(expires)  # refuses what is no time
+        _moment(expires)  # refuses an invalid time
     if not _SHA256.fullmatch(entry["sha256"]):
         raise ValueError(entry["id"])
     return Secret(str(entry["id"]), entry["sha256"], expires)

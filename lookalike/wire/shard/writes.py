@@ -28,7 +28,7 @@ def write_from_wire(
     for record in records:
         check_key(record.key)
         if record.version >= VERSION_LIMIT:
-            raise InvalidRequest(f"version: {record.version} is too high for a clock to give; set the clock")
+            raise InvalidRequest(f"version: {record.version} is not below {VERSION_LIMIT}; set the clock")
         if record.code is not None:
             check_code(record.code, space, f"record {record.key!r}")
             _check_features(record, indexing)

@@ -10,6 +10,7 @@ from coordinator.cluster import Cluster
 from coordinator.replicas import ReplicaGroup
 from lookalike.model.errors import LookalikeError, SlotMoved
 from lookalike.model.records import VersionedRecord
+from lookalike.server.background import BackgroundTasks
 from lookalike.server.config import ClusterConfig, ShardConfig
 from lookalike.server.peer_channels import PeerChannels
 from lookalike.v1 import shard_pb2
@@ -21,7 +22,7 @@ def test_a_replica_removed_during_a_status_request_is_still_reported() -> None:
 
     async def remove_one_while_asking() -> list[tuple[int, bool]]:
         view = Cluster(config, PeerChannels(config.security))
-        await view.start()
+        await view.start(BackgroundTasks())
         asked = asyncio.create_task(view.every_state(asyncio.get_running_loop().time() + 5))
         for _ in range(50):
             await asyncio.sleep(0)
@@ -39,7 +40,7 @@ def test_calls_to_a_retired_replica_raise_slot_moved() -> None:
 
     async def call_a_retired_replica() -> list[LookalikeError]:
         view = Cluster(config, PeerChannels(config.security))
-        await view.start()
+        await view.start(BackgroundTasks())
         replica = view.all_replicas[0, 1]
         group = ReplicaGroup(0, writes_needed=1)
         group.replicas.append(replica)

@@ -21,7 +21,7 @@ from PIL import Image
 from encoder.ingest.images import read, row_url
 from encoder.ingest.listing import split
 from encoder.ingest.pipeline import _EncodeActor
-from encoder.ingest.rate import TokenBucket
+from encoder.ingest.rate import SendRate
 from encoder.ingest.rows import absolute, ready_of, source_of
 from encoder.ingest.selection import Choice
 from encoder.ingest.sources import Source
@@ -292,7 +292,7 @@ def test_a_bucket_lets_the_rate_pass_and_no_more() -> None:
         slept.append(seconds)
         now[0] += seconds
 
-    bucket = TokenBucket(10, lambda: now[0], sleep)
+    bucket = SendRate(10, lambda: now[0], sleep)
     bucket.take(10)
     assert slept == []
     for _ in range(20):
@@ -304,7 +304,7 @@ def test_a_bucket_lets_the_rate_pass_and_no_more() -> None:
     assert slept == []
     bucket.take(25)
     assert slept == [pytest.approx(2.5)]
-    TokenBucket(None, lambda: 0.0, sleep).take(10**9)
+    SendRate(None, lambda: 0.0, sleep).take(10**9)
 
 
 def test_neither_ray_nor_torch_is_loaded_before_images_are_encoded() -> None:

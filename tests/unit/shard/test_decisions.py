@@ -1,4 +1,4 @@
-"""Decisions of replication that are no matter of slots: whom to ask, what to pull, what to forget."""
+"""Decisions of replication other than on slots: which shards to ask, what to pull, what to forget."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file that is replaced is there whole or as it was, for whoever could read it before."""
+"""An atomic write replaces the whole file or nothing, and keeps its mode and owner."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from lookalike.files.atomic import atomic_write
 
 
-def test_until_the_block_is_done_the_file_is_as_it_was(tmp_path: Path) -> None:
+def test_file_is_unchanged_until_the_block_ends(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"before")
     with atomic_write(path) as file:
@@ -21,7 +21,7 @@ def test_until_the_block_is_done_the_file_is_as_it_was(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_failed_write_leaves_no_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
 
     def write_half() -> None:
@@ -38,7 +38,7 @@ def test_what_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_of_two_that_write_at_once_the_last_to_end_wins_whole(tmp_path: Path) -> None:
+def test_last_of_two_concurrent_writers_wins(tmp_path: Path) -> None:
     path = tmp_path / "file"
     with atomic_write(path) as first:
         first.write(b"first")
@@ -48,7 +48,7 @@ def test_of_two_that_write_at_once_the_last_to_end_wins_whole(tmp_path: Path) ->
     assert path.read_bytes() == b"first"
 
 
-def test_a_new_file_has_the_mode_asked_for_and_another_keeps_its_own(tmp_path: Path) -> None:
+def test_new_file_has_the_given_mode_and_a_replaced_one_keeps_its_own(tmp_path: Path) -> None:
     path = tmp_path / "file"
     with atomic_write(path, mode=0o600):
         pass

@@ -25,5 +25,5 @@ def test_a_config_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
         supervisor.ask_to_stop()
         watcher.join()
     assert len(reports) == 1
-    assert "the config is not taken over: data: " in reports[0]
+    assert "the config is not applied: data: " in reports[0]
     assert "run/config.yaml cannot be written (No such file or directory)" in reports[0]

@@ -12,10 +12,10 @@ from lookalike.server.admission import Admission
 MIB = 2**20
 
 
-async def test_what_is_over_the_limit_is_refused_with_when_to_come_back() -> None:
+async def test_request_over_the_limit_is_refused_with_a_retry_after() -> None:
     admission = Admission(8 * MIB)
     with admission.admit(6 * MIB):
-        with pytest.raises(Overloaded, match="come back later") as refusal, admission.admit(3 * MIB):
+        with pytest.raises(Overloaded, match="retry later") as refusal, admission.admit(3 * MIB):
             pass
         assert refusal.value.retry_after_ms
         with admission.admit(MIB):
@@ -23,7 +23,7 @@ async def test_what_is_over_the_limit_is_refused_with_when_to_come_back() -> Non
     assert admission.taken == 0
 
 
-async def test_a_request_above_the_limit_is_taken_when_nothing_else_is() -> None:
+async def test_request_above_the_limit_is_admitted_when_no_other_is_in_flight() -> None:
     admission = Admission(MIB)
     with admission.admit(5 * MIB), pytest.raises(Overloaded), admission.admit(1):
         pass
@@ -31,14 +31,14 @@ async def test_a_request_above_the_limit_is_taken_when_nothing_else_is() -> None
         pass
 
 
-async def test_room_comes_back_after_a_failure() -> None:
+async def test_failure_frees_the_room() -> None:
     admission = Admission(MIB)
     with pytest.raises(ZeroDivisionError), admission.admit(MIB):
         _ = 1 / 0
     assert admission.taken == 0
 
 
-async def test_those_that_wait_come_in_their_order_and_one_that_leaves_blocks_nobody() -> None:
+async def test_streams_are_admitted_in_order_and_a_cancelled_one_blocks_no_other() -> None:
     admission = Admission(5 * MIB)
     order: list[int] = []
 
@@ -59,7 +59,7 @@ async def test_those_that_wait_come_in_their_order_and_one_that_leaves_blocks_no
     assert admission.taken == 0
 
 
-async def test_leaving_at_the_moment_of_coming_in_gives_the_room_back() -> None:
+async def test_cancellation_at_the_moment_of_admission_frees_the_room() -> None:
     admission = Admission(MIB)
     first = await admission.take(MIB)
     waiting = asyncio.create_task(admission.take(MIB))

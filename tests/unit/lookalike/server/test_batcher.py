@@ -34,7 +34,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_what_arrives_while_a_batch_runs_shares_the_next() -> None:
+async def test_items_that_arrive_while_a_batch_runs_share_the_next() -> None:
     gate = Gate()
     batcher: Batcher[int, int] = Batcher(gate.run, max_weight=3, max_waiting=100)
     tasks = [asyncio.create_task(batcher.submit(item)) for item in (0, 2, 4, 6, 8)]
@@ -45,7 +45,7 @@ async def test_what_arrives_while_a_batch_runs_shares_the_next() -> None:
     assert gate.batches == [[0], [2, 4, 6], [8]]
 
 
-async def test_an_error_is_raised_for_its_item_alone() -> None:
+async def test_error_result_is_raised_for_its_item_only() -> None:
     gate = Gate()
     gate.open.set()
     batcher: Batcher[int, int] = Batcher(gate.run, max_weight=10, max_waiting=100, concurrency=2)
@@ -53,7 +53,7 @@ async def test_an_error_is_raised_for_its_item_alone() -> None:
     assert [r if isinstance(r, int) else type(r) for r in results] == [0, InvalidRequest, 20, InvalidRequest]
 
 
-async def test_a_failed_run_fails_all_of_its_batch_and_no_other() -> None:
+async def test_failed_run_fails_its_whole_batch_and_no_other() -> None:
     calls = 0
 
     async def run(items: Sequence[int]) -> list[int | Exception]:
@@ -69,7 +69,7 @@ async def test_a_failed_run_fails_all_of_its_batch_and_no_other() -> None:
     assert [r if isinstance(r, int) else type(r) for r in results] == [0, RuntimeError, RuntimeError, 3, 4]
 
 
-async def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
+async def test_full_queue_refuses_with_a_retry_after() -> None:
     gate = Gate()
     batcher: Batcher[int, int] = Batcher(gate.run, max_weight=1, max_waiting=2, retry_after_ms=70)
     tasks = [asyncio.create_task(batcher.submit(item)) for item in (0, 2, 4)]
@@ -81,7 +81,7 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
     assert await asyncio.gather(*tasks) == [0, 20, 40]
 
 
-async def test_weight_counts_and_one_heavy_item_still_passes() -> None:
+async def test_item_heavier_than_the_limit_runs_alone() -> None:
     gate = Gate()
     batcher: Batcher[int, int] = Batcher(gate.run, max_weight=10, max_waiting=100, weigh=lambda item: item)
     tasks = [asyncio.create_task(batcher.submit(item)) for item in (2, 40, 4, 6, 8)]
@@ -90,7 +90,7 @@ async def test_weight_counts_and_one_heavy_item_still_passes() -> None:
     assert gate.batches == [[2], [40], [4, 6], [8]]
 
 
-async def test_a_waiting_item_whose_caller_left_is_not_worked_on() -> None:
+async def test_waiting_item_of_a_cancelled_caller_is_dropped() -> None:
     gate = Gate()
     batcher: Batcher[int, int] = Batcher(gate.run, max_weight=10, max_waiting=100)
     first, second, third = (asyncio.create_task(batcher.submit(item)) for item in (0, 2, 4))
@@ -101,7 +101,7 @@ async def test_a_waiting_item_whose_caller_left_is_not_worked_on() -> None:
     assert gate.batches == [[0], [4]]
 
 
-async def test_a_batch_is_cancelled_only_when_nobody_waits_for_it() -> None:
+async def test_batch_is_cancelled_only_when_all_its_callers_left() -> None:
     gate = Gate()
     batcher: Batcher[int, int] = Batcher(gate.run, max_weight=10, max_waiting=100)
     blocker = asyncio.create_task(batcher.submit(0))
@@ -119,7 +119,7 @@ async def test_a_batch_is_cancelled_only_when_nobody_waits_for_it() -> None:
     assert gate.cancelled == 2
 
 
-async def test_close_cancels_what_runs_and_what_waits() -> None:
+async def test_close_cancels_running_and_waiting_items() -> None:
     gate = Gate()
     batcher: Batcher[int, int] = Batcher(gate.run, max_weight=1, max_waiting=100)
     tasks = [asyncio.create_task(batcher.submit(item)) for item in (0, 2)]
@@ -129,7 +129,7 @@ async def test_close_cancels_what_runs_and_what_waits() -> None:
     assert all(isinstance(result, asyncio.CancelledError) for result in results)
 
 
-async def test_whoever_leaves_the_queue_makes_room_at_once() -> None:
+async def test_cancelled_item_frees_its_room_at_once() -> None:
     gate = Gate()
     batcher: Batcher[int, int] = Batcher(gate.run, max_weight=1, max_waiting=2)
     tasks = [asyncio.create_task(batcher.submit(item)) for item in (0, 2, 4)]
@@ -143,7 +143,7 @@ async def test_whoever_leaves_the_queue_makes_room_at_once() -> None:
     assert await asyncio.gather(tasks[0], later) == [0, 60]
 
 
-async def test_a_run_that_breaks_its_word_fails_its_batch_and_not_the_batcher() -> None:
+async def test_wrong_number_of_results_fails_the_batch_and_not_the_batcher() -> None:
     answers = iter([[], [1]])
 
     async def run(items: Sequence[int]) -> list[int | Exception]:

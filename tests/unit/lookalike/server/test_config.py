@@ -19,7 +19,7 @@ def load(tmp_path: Path, text: str, **environment: str) -> ClusterConfig:
     return load_config(path, environment)
 
 
-def test_the_documented_file_has_every_field_at_its_default() -> None:
+def test_documented_file_has_every_field_at_its_default() -> None:
     path = ROOT / "deploy" / "local.yaml"
     assert load_config(path, {}) == ClusterConfig()
     documented = yaml.safe_load(path.read_text())
@@ -29,11 +29,11 @@ def test_the_documented_file_has_every_field_at_its_default() -> None:
         assert set(documented[section]) == set(defaults[section])
 
 
-def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
+def test_empty_file_gives_the_defaults(tmp_path: Path) -> None:
     assert load(tmp_path, "") == ClusterConfig()
 
 
-def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
+def test_environment_overrides_the_file(tmp_path: Path) -> None:
     config = load(
         tmp_path,
         "partitions: 2\nencoder: null",
@@ -48,7 +48,7 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     assert config.encoder.bits == 512
 
 
-def test_what_is_dumped_loads_as_the_same(tmp_path: Path) -> None:
+def test_dumped_config_loads_unchanged(tmp_path: Path) -> None:
     config = ClusterConfig(partitions=7, encoder=None)
     assert load(tmp_path, dump_config(config)) == config
 
@@ -66,30 +66,30 @@ def test_what_is_dumped_loads_as_the_same(tmp_path: Path) -> None:
         ("encoder: {bits: 9000}", "encoder.bits: .*8192"),
         ("encoder: {min_replicas: 4, max_replicas: 2}", "encoder.min_replicas: 4 is above max_replicas"),
         ("coordinator: {listen: here}", "coordinator.listen: 'here' is not HOST:PORT"),
-        ("shard: {address: '127.0.0.1:7710'}", "shard.address: .* gives two shards one address"),
+        ("shard: {address: '127.0.0.1:7710'}", "shard.address: .* gives two shards the same address"),
         ("shard: {address: 'host-{part}:7710'}", "shard.address: .* neither"),
         ("partitions: 200\nshard: {address: '127.0.0.1:655{partition}'}", "shard.address: .* is not HOST:PORT"),
         ("[1, 2]", "holds a list"),
         ("a: [", "is not YAML"),
     ],
 )
-def test_a_mistake_is_named_with_its_key(tmp_path: Path, text: str, words: str) -> None:
+def test_error_names_the_key(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(CannotStart, match=words) as error:
         load(tmp_path, text)
     assert "\n" not in error.value.message
 
 
-def test_a_bad_override_is_named(tmp_path: Path) -> None:
+def test_error_in_an_override_names_the_key(tmp_path: Path) -> None:
     with pytest.raises(CannotStart, match=r"shard\.speed: is not a known key"):
         load(tmp_path, "", LOOKALIKE__SHARD__SPEED="9")
 
 
-def test_a_missing_file_is_said(tmp_path: Path) -> None:
+def test_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CannotStart, match="cannot be read: No such file"):
         load_config(tmp_path / "none.yaml", {})
 
 
-def test_a_shard_binds_where_listen_says(tmp_path: Path) -> None:
+def test_shard_binds_to_listen(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text('shard: {address: "shard-r{replica}-{partition}:7710"}')
     assert load_config(path, {}).shard_listen(2, 1) == "shard-r1-2:7710"

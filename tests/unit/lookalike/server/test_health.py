@@ -56,7 +56,7 @@ def watch_with_no_window() -> bytes:
     return b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + no_window + call
 
 
-async def test_a_watcher_who_reads_nothing_holds_nobody_up(
+async def test_watcher_that_does_not_read_does_not_delay_shutdown(
     server: tuple[Server, str], stub: health_pb2_grpc.HealthAsyncStub
 ) -> None:
     host, _, port = server[1].partition(":")
@@ -71,7 +71,7 @@ async def test_a_watcher_who_reads_nothing_holds_nobody_up(
     writer.close()
 
 
-async def test_a_watcher_is_told_of_the_end_and_let_go(
+async def test_watcher_gets_not_serving_and_its_stream_ends(
     server: tuple[Server, str], stub: health_pb2_grpc.HealthAsyncStub
 ) -> None:
     await server[0].set_ready()
@@ -82,12 +82,12 @@ async def test_a_watcher_is_told_of_the_end_and_let_go(
     assert await watching.read() is grpc.aio.EOF
 
 
-async def test_a_service_that_is_unknown_is_not_found(stub: health_pb2_grpc.HealthAsyncStub) -> None:
+async def test_unknown_service_is_not_found(stub: health_pb2_grpc.HealthAsyncStub) -> None:
     with pytest.raises(grpc.aio.AioRpcError, match="NOT_FOUND"):
         await stub.Check(health_pb2.HealthCheckRequest(service="nobody"))
 
 
-async def test_watchers_over_the_bound_are_refused_and_checks_are_not(
+async def test_watchers_over_the_limit_are_refused_and_checks_are_not(
     stub: health_pb2_grpc.HealthAsyncStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lobby, "MAX_STREAMS", 2)
@@ -111,11 +111,9 @@ async def test_watchers_over_the_bound_are_refused_and_checks_are_not(
             pass
 
 
-async def test_a_check_that_never_sends_its_message_ends(
-    server: tuple[Server, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_check_without_a_message_ends(server: tuple[Server, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lobby, "MESSAGE_SECONDS", 0.1)
 
     async with grpc.aio.insecure_channel(server[1]) as channel, asyncio.timeout(20):
-        with pytest.raises(grpc.aio.AioRpcError, match="did not come"):
+        with pytest.raises(grpc.aio.AioRpcError, match="did not arrive"):
             await channel.stream_unary(CHECK)()

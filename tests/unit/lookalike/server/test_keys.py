@@ -16,14 +16,14 @@ from lookalike.server.security.keys import Key, KeyRing, describe, load_keys, pa
 NOW = 1_000_000.0
 
 
-def test_a_role_includes_those_before_it_and_only_where_it_was_granted() -> None:
+def test_role_includes_lower_roles_and_only_its_collection() -> None:
     key = Key("shop", {"photos": "write", "*": "search"})
     assert [key.may(role, "photos") for role in ("search", "write", "admin")] == [True, True, False]
     assert [key.may(role, "others") for role in ("search", "write", "admin")] == [True, False, False]
     assert not Key("shop", {"photos": "admin"}).may("search", "photos2")
 
 
-def test_an_issued_key_is_known_and_nothing_near_it_is() -> None:
+def test_issued_key_is_known_and_similar_ones_are_not() -> None:
     ring, issued = KeyRing().added("shop", {"*": "search"}, None)
     holder = ring.holder(issued, NOW)
     assert holder is not None
@@ -41,7 +41,7 @@ def test_an_issued_key_is_known_and_nothing_near_it_is() -> None:
         assert ring.holder(wrong, NOW) is None
 
 
-def test_the_old_secret_of_a_rotated_key_runs_out() -> None:
+def test_old_secret_of_a_rotated_key_expires() -> None:
     ring, old = KeyRing().added("shop", {"*": "search"}, None)
     ring, new = ring.rotated("shop", 3600, NOW)
     assert ring.holder(new, NOW + 1e9)
@@ -52,7 +52,7 @@ def test_the_old_secret_of_a_rotated_key_runs_out() -> None:
     assert ring.holder(newest, NOW)
 
 
-def test_a_second_rotation_does_not_prolong_the_first_secret() -> None:
+def test_second_rotation_does_not_prolong_the_first_secret() -> None:
     ring, first = KeyRing().added("shop", {"*": "search"}, None)
     ring, _ = ring.rotated("shop", 100, NOW)
     ring, _ = ring.rotated("shop", 1000, NOW + 50)
@@ -60,14 +60,14 @@ def test_a_second_rotation_does_not_prolong_the_first_secret() -> None:
     assert ring.holder(first, NOW + 101) is None
 
 
-def test_a_removed_key_is_not_known() -> None:
+def test_removed_key_is_unknown() -> None:
     ring, issued = KeyRing().added("shop", {"*": "search"}, None)
     assert ring.removed("shop").holder(issued, NOW) is None
     with pytest.raises(NotFound, match="name: there is no key 'shop'"):
         ring.removed("shop").removed("shop")
 
 
-def test_the_file_holds_no_key_is_private_and_reads_back(tmp_path: Path) -> None:
+def test_file_has_no_secret_is_private_and_loads_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     ring, issued = KeyRing().added("shop", {"photos": "write"}, 12.5)
     save_keys(path, ring)
@@ -81,7 +81,7 @@ def test_the_file_holds_no_key_is_private_and_reads_back(tmp_path: Path) -> None
     assert "sha256" not in json.dumps(describe(again.keys["shop"], NOW))
 
 
-def test_a_key_file_that_is_written_again_stays_readable_for_who_reads_it(tmp_path: Path) -> None:
+def test_rewritten_key_file_keeps_its_mode_and_owner(tmp_path: Path) -> None:
     """As a container's user, who is neither its owner nor in its group."""
     path = tmp_path / "keys.json"
     path.write_text('{"keys": []}')
@@ -99,7 +99,7 @@ def test_a_key_file_that_is_written_again_stays_readable_for_who_reads_it(tmp_pa
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"keys": [{}]}', '{"keys": [{"name": "a", "grants": {"*": "god"}, "secrets": []}]}']
 )
-def test_a_file_that_is_no_key_file_is_said_so(tmp_path: Path, text: str) -> None:
+def test_file_of_another_form_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "keys.json"
     path.write_text(text)
     with pytest.raises(CannotStart, match=r"config: security.keys: .* is not a file made by `lookalike keys`"):
@@ -118,7 +118,7 @@ def test_a_file_that_is_no_key_file_is_said_so(tmp_path: Path, text: str) -> Non
         {"secrets": [{"id": "0" * 12, "sha256": "é" * 64, "expires": None}]},
     ],
 )
-def test_a_file_changed_by_hand_into_what_no_key_can_be_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_file_with_an_invalid_key_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     path = tmp_path / "keys.json"
     save_keys(path, KeyRing().added("shop", {"*": "search"}, 1)[0])
     document = json.loads(path.read_text())
@@ -128,22 +128,22 @@ def test_a_file_changed_by_hand_into_what_no_key_can_be_is_refused(tmp_path: Pat
         load_keys(path)
 
 
-def test_a_missing_file_names_the_command_that_makes_it(tmp_path: Path) -> None:
-    with pytest.raises(CannotStart, match="`lookalike keys add` makes it"):
+def test_missing_file_names_the_command_that_creates_it(tmp_path: Path) -> None:
+    with pytest.raises(CannotStart, match="`lookalike keys add` creates it"):
         load_keys(tmp_path / "none.json")
 
 
-def test_grants_are_read_and_refused() -> None:
+def test_grants_are_parsed_and_invalid_ones_refused() -> None:
     assert parse_grant("search:photos") == ("photos", "search")
     assert parse_grant("admin") == ("*", "admin")
     with pytest.raises(InvalidRequest, match="grant: 'root:photos' has no role"):
         parse_grant("root:photos")
     for pattern in ("pho*", "../photos", "a,b"):
-        with pytest.raises(InvalidRequest, match=r"grant: .* can be no collection's name; write one name"):
+        with pytest.raises(InvalidRequest, match=r"grant: .* is not a valid collection name; write one name"):
             parse_grant(f"search:{pattern}")
-    with pytest.raises(InvalidRequest, match="rate: is inf; use a number a second"):
+    with pytest.raises(InvalidRequest, match="rate: is inf; use a number per second"):
         KeyRing().added("shop", {"*": "search"}, math.inf)
     with pytest.raises(InvalidRequest, match="grant: is missing"):
         KeyRing().added("shop", {}, None)
-    with pytest.raises(InvalidRequest, match=r"name: .* is none"):
+    with pytest.raises(InvalidRequest, match=r"name: .* is not a valid name"):
         KeyRing().added("two words", {"*": "search"}, None)

@@ -46,7 +46,7 @@ async def refusal(stub: Any) -> str:
     return ""
 
 
-async def test_unread_answers_keep_out_large_ones_alone_and_only_until_their_callers_go(address: str) -> None:
+async def test_unread_answers_refuse_only_large_ones_and_only_until_their_callers_leave(address: str) -> None:
     async with (
         grpc.aio.insecure_channel(address, options=[*CHANNEL_OPTIONS, *TAKES_LITTLE]) as hoarding,
         grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel,
@@ -65,7 +65,7 @@ async def test_unread_answers_keep_out_large_ones_alone_and_only_until_their_cal
             pass
 
 
-async def test_answers_that_are_read_at_once_are_all_given(address: str) -> None:
+async def test_answers_that_are_read_are_never_refused(address: str) -> None:
     async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel, asyncio.timeout(30):
         stub: Any = search_pb2_grpc.SearchServiceStub(channel)
         for _ in range(10):

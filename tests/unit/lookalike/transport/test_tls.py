@@ -50,7 +50,7 @@ def handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> int:
     return int(str(certificate["serialNumber"]), 16)
 
 
-def test_a_web_client_meets_the_newest_pair_that_matches(tmp_path: Path) -> None:
+def test_web_server_presents_the_newest_matching_pair(tmp_path: Path) -> None:
     authority = trustme.CA()
     client = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
     first = write(tmp_path, authority, "pem", "key")
@@ -67,7 +67,7 @@ def test_a_web_client_meets_the_newest_pair_that_matches(tmp_path: Path) -> None
     assert handshake(server, client) == fourth
 
 
-def test_a_web_server_trusts_the_newest_ca(tmp_path: Path) -> None:
+def test_web_server_trusts_the_newest_ca(tmp_path: Path) -> None:
     authority, old, new = (trustme.CA() for _ in range(3))
     write(tmp_path, authority, "pem", "key")
     old.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
@@ -89,7 +89,7 @@ def test_a_web_server_trusts_the_newest_ca(tmp_path: Path) -> None:
     assert not opens(old)
 
 
-def test_a_client_is_told_which_files_it_cannot_use(tmp_path: Path) -> None:
+def test_unusable_client_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("no certificate")
     for name in ("ca.pem", "none.pem"):
         with pytest.raises(InvalidRequest, match=f"tls: .*{name} cannot be used .*; give PEM files"):

@@ -37,7 +37,7 @@ def promtool() -> str:
     ],
     ids=["rules", "config", "what fires"],
 )
-def test_promtool_is_content(promtool: str, arguments: tuple[str, str, Path]) -> None:
+def test_promtool_accepts_the_rules(promtool: str, arguments: tuple[str, str, Path]) -> None:
     done = subprocess.run([promtool, *map(str, arguments)], capture_output=True, text=True, timeout=300)
     assert not done.returncode, done.stdout + done.stderr
 
@@ -46,13 +46,13 @@ def _alerts() -> list[dict[str, object]]:
     return [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
 
 
-def test_every_alert_is_tried() -> None:
+def test_every_alert_has_a_test() -> None:
     tried = set(re.findall("alertname=.(Lookalike\\w+)", Path(__file__).with_name("alerts_test.yml").read_text()))
     assert tried == {rule["alert"] for rule in _alerts()}
 
 
 @pytest.mark.parametrize("rule", _alerts(), ids=lambda rule: str(rule["alert"]))
-def test_every_alert_leads_to_what_to_do(rule: dict[str, dict[str, str]]) -> None:
+def test_every_alert_links_to_its_remedy(rule: dict[str, dict[str, str]]) -> None:
     page, _, anchor = rule["annotations"]["runbook_url"].partition("#")
     headings = re.findall("^#+ (.+)$", (ROOT / page).read_text(), re.MULTILINE)
     assert anchor in [re.sub("[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings]
@@ -60,7 +60,7 @@ def test_every_alert_leads_to_what_to_do(rule: dict[str, dict[str, str]]) -> Non
 
 
 @pytest.mark.parametrize("file", DASHBOARDS, ids=lambda file: file.stem)
-def test_dashboards_are_whole_and_use_the_provisioned_datasource(
+def test_dashboards_are_valid_and_use_the_provisioned_datasource(
     promtool: str, file: Path, tmp_path: Path
 ) -> None:
     datasources = ROOT / "deploy" / "grafana" / "provisioning" / "datasources" / "lookalike.yaml"

@@ -31,7 +31,7 @@ def in_request(call: Any, *ids: str) -> Any:
     return context.run(call)
 
 
-def test_a_json_line_says_when_where_and_for_whom() -> None:
+def test_json_line_has_time_process_and_request() -> None:
     text = in_request(lambda: logs.JsonFormatter(PROCESS).format(record("%d rows", 7)), "a1", "b2")
     line = json.loads(text)
     assert line.pop("time").endswith("Z")
@@ -41,7 +41,7 @@ def test_a_json_line_says_when_where_and_for_whom() -> None:
     }  # fmt: skip
 
 
-def test_an_exception_is_a_field_of_its_line() -> None:
+def test_exception_is_a_field_of_its_line() -> None:
     try:
         raise KeyError("gone")
     except KeyError:
@@ -52,30 +52,30 @@ def test_an_exception_is_a_field_of_its_line() -> None:
 
 @pytest.mark.parametrize("formatter", [logs.JsonFormatter(PROCESS), logs.TextFormatter()], ids=["json", "text"])
 @given(written=st.text() | st.just(FORGED))
-def test_what_a_client_writes_begins_no_line(formatter: logging.Formatter, written: str) -> None:
+def test_control_characters_start_no_line(formatter: logging.Formatter, written: str) -> None:
     assert len(formatter.format(record("about %s", written)).splitlines()) == 1
 
 
 @given(key=st.text(min_size=1, max_size=50))
-def test_an_error_is_logged_without_the_key_that_it_quotes(key: str) -> None:
+def test_error_is_logged_without_the_key_that_it_quotes(key: str) -> None:
     told = logs.without_quotes(NotFound(f"key: {key!r} is not in collection {'photos'!r}").message)
     assert told == "key: '…' is not in collection '…'"
 
 
-def test_an_apostrophe_is_no_quotation() -> None:
+def test_apostrophe_is_not_a_quotation_mark() -> None:
     text = "data: is another shard's folder; name this shard's own"
     assert logs.without_quotes(text) == text
 
 
 @pytest.mark.parametrize("sent", [None, "", "has space", 'a"b', "x" * 65, "line\nbreak", ",,"])
-def test_an_id_that_is_none_is_replaced(sent: str | None) -> None:
+def test_invalid_request_id_is_replaced(sent: str | None) -> None:
     made = contextvars.copy_context().run(requests.begin, "Get", sent)
     assert len(made.ids) == 1
     assert made.id != sent
     assert len(made.id) == 16
 
 
-def test_shared_work_is_for_all_who_wait_and_for_nobody_else() -> None:
+def test_shared_work_carries_the_ids_of_its_requests_only() -> None:
     origins = [in_request(requests.origin, name) for name in ("a", "b", "a")]
     context = requests.together(origins)
     request = context.run(requests.current)

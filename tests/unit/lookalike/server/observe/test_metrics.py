@@ -12,7 +12,7 @@ from lookalike.server.observe.metrics import (
     OTHER,
     CollectionLabels,
     Declared,
-    Levels,
+    Gauges,
     by_collection,
 )
 
@@ -29,7 +29,7 @@ def table(declarations: metrics.Declarations) -> str:
 
 
 @pytest.mark.parametrize("declarations", EVERYONES, ids=lambda one: one.who)
-def test_the_documentation_has_every_metric_as_it_is_declared(declarations: metrics.Declarations) -> None:
+def test_documentation_has_every_metric_as_declared(declarations: metrics.Declarations) -> None:
     wanted = table(declarations)
     assert wanted in DOCUMENT.read_text(), f"docs/OBSERVABILITY.md needs:\n\n{wanted}"
 
@@ -55,10 +55,10 @@ def test_collections_beyond_the_first_hundred_share_a_label() -> None:
     assert sum(map(len, counted.values())) == MAX_COLLECTIONS + 50
 
 
-def test_levels_are_read_when_they_are_scraped() -> None:
+def test_gauges_are_read_at_each_scrape() -> None:
     queue: list[int] = []
     waiting = Declared("lookalike_waiting", "gauge", "What waits.", ("queue",))
-    levels = Levels(lambda: [(waiting, ("a",), len(queue))], lambda: [(waiting, ("b",), 7)])
-    assert [[sample.value for sample in family.samples] for family in levels.collect()] == [[0, 7]]
+    gauges = Gauges(lambda: [(waiting, ("a",), len(queue))], lambda: [(waiting, ("b",), 7)])
+    assert [[sample.value for sample in family.samples] for family in gauges.collect()] == [[0, 7]]
     queue += [1, 2]
-    assert [[sample.value for sample in family.samples] for family in levels.collect()] == [[2, 7]]
+    assert [[sample.value for sample in family.samples] for family in gauges.collect()] == [[2, 7]]

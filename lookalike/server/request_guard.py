@@ -1,0 +1,98 @@
+"""Owns the checks that the requests of one call pass before its handler runs: authorization, a valid message, the
+deadline, the caller's rate and the room for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+
+from lookalike.model.errors import DeadlineExceeded, InvalidRequest
+from lookalike.server.admission import Admission
+from lookalike.server.security.authorizer import Authorizer, rate_exceeded
+from lookalike.server.security.keys import Key
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class RequestGuard:
+    """The checks of one call."""
+
+    def __init__(self, call: grpc.HandlerCallDetails, admission: Admission, authorizer: Authorizer | None) -> None:
+        """Args:
+        call: Its method is "/PACKAGE.SERVICE/METHOD"; the authorizer gets the last part.
+        admission: The room for requests.
+        authorizer: None lets every caller in.
+        """
+        self.method: str = call.method
+        self._name = self.method.rpartition("/")[2]
+        self._metadata = call.invocation_metadata
+        self._admission = admission
+        self._authorizer = authorizer
+        self._key: Key | None = None
+
+    def authenticate(self) -> None:
+        """Raises Unauthenticated for a caller without a valid key or secret."""
+        if self._authorizer is not None:
+            self._key = self._authorizer.authenticate(self._name, _text_metadata(self._metadata))
+
+    @contextlib.contextmanager
+    def admit(self, request: Any, context: Context) -> Iterator[None]:
+        """Holds room for a request that passes all checks while the block runs.
+
+        Raises:
+            InvalidRequest: If the request is not a valid message.
+            DeadlineExceeded: If its deadline has passed.
+            PermissionDenied: If the caller's key does not permit it.
+            Overloaded: If it exceeds the key's rate, or there is no room.
+        """
+        check_message(request)
+        remaining = context.time_remaining()
+        if remaining is not None and remaining <= 0:
+            raise DeadlineExceeded("the deadline passed before the request was handled; allow more time")
+        if wait := self._seconds_to_wait(request):
+            raise rate_exceeded(wait)
+        with self._admission.admit(request.ByteSize()):
+            yield
+
+    async def admit_from_stream(self, request: Any) -> None:
+        """Checks one request of a stream, and again the key, which may have been revoked since. A request above
+        the key's rate waits, and its sender with it."""
+        self.authenticate()
+        check_message(request)
+        while wait := self._seconds_to_wait(request):  # noqa: ASYNC110 -- only time refills the rate
+            await asyncio.sleep(wait)
+
+    def _seconds_to_wait(self, request: Any) -> float:
+        return 0.0 if self._authorizer is None else self._authorizer.authorize(self._name, self._key, request)
+
+
+class _Undecodable:
+    """Replaces a request that is not a valid message, so that the guard can refuse it."""
+
+
+def decode_or_mark(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """A decoder that marks an invalid message instead of raising, for `check_message` to refuse."""
+
+    def decode_request(data: bytes) -> Any:
+        try:
+            return decode(data)
+        except Exception:
+            return _Undecodable()
+
+    return decode_request
+
+
+def check_message(request: Any) -> None:
+    """Raises InvalidRequest for a message that could not be decoded."""
+    if isinstance(request, _Undecodable):
+        raise InvalidRequest(
+            "request: is not a valid message of this method (a string that is not UTF-8, or a cut message)"
+        )
+
+
+def _text_metadata(metadata: Any) -> dict[str, str]:
+    return {key: value for key, value in metadata or () if isinstance(value, str)}
