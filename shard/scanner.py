@@ -126,12 +126,11 @@ class Scanner:
         described = self._store.describe(numbers, group.include_attributes, MAX_ANSWER_BYTES)
         if len(described) < len(set(numbers)):
             return None
-        rows = [described[number] for number in numbers]
-        columns: dict[str, Any] = {"keys": np.array([row[0] for row in rows], np.object_)}
+        columns: dict[str, Any] = {"keys": np.array([described[number][0] for number in numbers], np.object_)}
         if group.include_attributes:
-            columns["attributes"] = np.array([row[1] for row in rows], np.object_)
+            columns["attributes"] = np.array([described[number][1] for number in numbers], np.object_)
         if group.include_versions:
-            columns["versions"] = np.array([row[2] for row in rows], np.uint64)
+            columns["versions"] = np.array([described[number][2] for number in numbers], np.uint64)
         return _Found(dataclasses.replace(found.hits, **columns), found.numbers)
 
     def _ranks(
@@ -165,10 +164,11 @@ class Scanner:
 
 def _flatten(matches: Matches, query_of: npt.NDArray[np.intp], queries: int, k: int) -> _Found:
     """The first k matches of each query, as rows. query_of: the index of the query in each row of the matches."""
-    taken = np.arange(matches.distances.shape[1]) < np.minimum(matches.counts, k)[:, None]
+    counts = np.minimum(matches.counts, k)
+    taken = np.arange(matches.distances.shape[1]) < counts[:, None]
     hits = HitTable(
         queries,
-        query_of=np.repeat(query_of, taken.sum(axis=1)),
+        query_of=np.repeat(query_of, counts),
         distances=matches.distances[taken],
         ids=matches.ids[taken],
     )

@@ -73,6 +73,8 @@ class HitTable:
         """Returns the first k rows of each query."""
         if len(self) <= k:
             return self
+        if self.queries == 1:
+            return self.take(slice(k))
         kept = self.positions < k
         return self if kept.all() else self.take(kept)
 

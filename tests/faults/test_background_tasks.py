@@ -26,7 +26,7 @@ SCRUBBER = "shard.scrub:Scrubber.run"
 FOLLOWER = "lookalike.server.config_follower:ConfigFollower.run"
 # Its first call is made while the coordinator starts.
 CLUSTER_POLL = "coordinator.cluster:Cluster.refresh"
-HEALTH_WATCH = "coordinator.shard_link:ShardLink.watch"
+HEALTH_WATCH = "coordinator.replica:Replica.watch"
 REPLICA_WATCH = "encoder.deployment:ReplicaWatch.run"
 SHARD = ("--partition", "0")
 

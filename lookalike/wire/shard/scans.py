@@ -122,14 +122,15 @@ def scan_result_from_wire(message: shard_pb2.ScanHits, stale_ms: int = 0) -> Sca
     """Decodes a group's answer, or the error that stands in for it."""
     if message.error:
         return errors.by_name(message.error, message.message)
-    queries = len(message.counts)
+    # Lists: NumPy reads repeated fields slowly.
+    counts = list(message.counts)
     hits = HitTable(
-        queries,
-        query_of=np.repeat(np.arange(queries), message.counts),
+        len(counts),
+        query_of=np.repeat(np.arange(len(counts)), counts),
         distances=np.frombuffer(message.distances, _DISTANCE),
         ids=np.frombuffer(message.ids, _ID),
-        keys=np.array(message.keys, np.object_),
-        attributes=np.array(message.attributes, np.object_),
+        keys=np.array(list(message.keys), np.object_),
+        attributes=np.array(list(message.attributes), np.object_),
         ranks=np.frombuffer(message.ranks, _RANK),
         versions=np.frombuffer(message.versions, _ID),
     )
