@@ -1,4 +1,4 @@
-"""What needs no key cannot stand in anyone's way: callers who read nothing, send nothing, or are many."""
+"""Callers of the methods that need no key block nobody: those that do not read, do not send, or are many."""
 
 from __future__ import annotations
 
