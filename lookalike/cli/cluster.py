@@ -95,10 +95,6 @@ def _following(path: Path, watch: FileWatch, supervisor: Supervisor) -> Iterator
                     supervisor.reload(load_config(path))
             except CannotStart as error:
                 print(f"the config is not applied: {error}", file=sys.stderr, flush=True)
-            except OSError as error:
-                # A full disk, for example: the next look tries again.
-                watch.forget()
-                print(f"the config is not applied yet: {error}", file=sys.stderr, flush=True)
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()

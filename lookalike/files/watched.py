@@ -35,8 +35,10 @@ class FileWatch:
     """Notices that the content, mode or identity of some files changed."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        """Args:
-        paths: The files; they need not exist.
+        """Notes what the files are now.
+
+        Args:
+            paths: The files; they need not exist.
         """
         self._paths = paths
         self._stamps: tuple[_Stamp, ...] | None = self._read_stamps()

@@ -1,2 +1,2 @@
-"""The runtime that every server process shares: its config, gRPC server, interceptor, admission control, health,
-batching, connections to peers, security and observability."""
+"""The runtime that every server process shares: config, gRPC server, interceptor, admission control, health,
+batching, background tasks, process life, connections to peers, security and observability."""

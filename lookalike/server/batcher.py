@@ -47,14 +47,16 @@ class Batcher(Generic[Item, Result]):
         weigh: Callable[[Item], int] = lambda item: 1,
         retry_after_ms: int = 100,
     ) -> None:
-        """Args:
-        run: Gets a batch and returns one result per item, in order. An exception instance among the results is
-            raised for its item only, an exception that `run` raises for the whole batch.
-        max_weight: The weight of a batch; a single item may exceed it.
-        max_waiting: The weight of the queue; a single item may exceed it.
-        concurrency: The number of batches that run at once.
-        weigh: The weight of an item.
-        retry_after_ms: The delay that a refused caller is asked for.
+        """Makes an empty queue.
+
+        Args:
+            run: Gets a batch and returns one result per item, in order. An exception instance among the results is
+                raised for its item only, an exception that `run` raises for the whole batch.
+            max_weight: The weight of a batch; a single item may exceed it.
+            max_waiting: The weight of the queue; a single item may exceed it.
+            concurrency: The number of batches that run at once.
+            weigh: The weight of an item.
+            retry_after_ms: The delay that a refused caller is asked for.
         """
         self._run = run
         self._weigh = weigh

@@ -23,11 +23,13 @@ class ConfigFollower:
     def __init__(
         self, path: Path, config: ClusterConfig, reload: Reload, poll_seconds: float = CONFIG_POLL_SECONDS
     ) -> None:
-        """Args:
-        path: The config file.
-        config: The config that the process started with.
-        reload: Applies another config.
-        poll_seconds: The time between two looks at the file.
+        """Follows a file; `run` does the work.
+
+        Args:
+            path: The config file.
+            config: The config that the process started with.
+            reload: Applies another config.
+            poll_seconds: The time between two looks at the file.
         """
         self._path = path
         self._config = config

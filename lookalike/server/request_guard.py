@@ -22,10 +22,12 @@ class RequestGuard:
     """The checks of one call."""
 
     def __init__(self, call: grpc.HandlerCallDetails, admission: Admission, authorizer: Authorizer | None) -> None:
-        """Args:
-        call: Its method is "/PACKAGE.SERVICE/METHOD"; the authorizer gets the last part.
-        admission: The room for requests.
-        authorizer: None lets every caller in.
+        """Guards one call.
+
+        Args:
+            call: Its method is "/PACKAGE.SERVICE/METHOD"; the authorizer gets the last part.
+            admission: The room for requests.
+            authorizer: None lets every caller in.
         """
         self.method: str = call.method
         self._name = self.method.rpartition("/")[2]

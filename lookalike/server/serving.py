@@ -30,10 +30,12 @@ class Server:
     def __init__(
         self, service_names: list[str], admission: Admission, authorizer: Authorizer | None = None
     ) -> None:
-        """Args:
-        service_names: The full names of the services that the caller adds to `grpc`.
-        admission: The room for requests.
-        authorizer: Checks every call of the services; None lets every caller in.
+        """Makes a server that is not bound yet.
+
+        Args:
+            service_names: The full names of the services that the caller adds to `grpc`.
+            admission: The room for requests.
+            authorizer: Checks every call of the services; None lets every caller in.
         """
         self.grpc = grpc.aio.server(
             interceptors=[Interceptor(admission, authorizer)],

@@ -16,10 +16,12 @@ class TokenBucket:
     def __init__(
         self, rate: float, burst: float | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Args:
-        rate: Tokens per second.
-        burst: The capacity; None for one second's worth. The bucket starts full.
-        clock: Seconds, monotonic.
+        """Makes a full bucket.
+
+        Args:
+            rate: Tokens per second.
+            burst: The capacity; None for one second's worth.
+            clock: Seconds, monotonic.
         """
         self.rate = rate
         self._burst = rate if burst is None else burst

@@ -71,11 +71,13 @@ class Retry:
         clock: Callable[[], float] = time.monotonic,
         jitter: Jitter = random.uniform,
     ) -> None:
-        """Args:
-        deadline: When to give up, in `clock`'s seconds; math.inf for never. May be changed at any time.
-        attempts: Consecutive failures after which to give up; None for any number.
-        transient: The errors to retry.
-        max_seconds: The upper bound of a delay, unless the server asks for more.
+        """Starts without failures.
+
+        Args:
+            deadline: When to give up, in `clock`'s seconds; math.inf for never. May be changed at any time.
+            attempts: Consecutive failures after which to give up; None for any number.
+            transient: The errors to retry.
+            max_seconds: The upper bound of a delay, unless the server asks for more.
         """
         self.deadline = deadline
         self._attempts = attempts

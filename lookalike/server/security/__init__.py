@@ -1,1 +1,1 @@
-"""Who may call what: API keys with roles (`keys`), and the check in front of every method (`authorizer`)."""
+"""Access control: API keys with roles (`keys`), and the check before every method (`authorizer`)."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
 
-from lookalike.files.atomic import atomic_write
+from lookalike.files.atomic import atomic_write, write_bytes
 
 
 def test_file_is_unchanged_until_the_block_ends(tmp_path: Path) -> None:
@@ -62,3 +63,20 @@ def test_new_file_has_the_given_mode_and_a_replaced_one_keeps_its_own(tmp_path: 
     after = path.stat()
     assert after.st_ino != before.st_ino
     assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+
+
+def test_file_and_folder_are_synced_before_and_after_the_rename(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[bool, bool]] = []
+    path = tmp_path / "file"
+    fsync = os.fsync
+
+    def record(descriptor: int) -> None:
+        synced.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), path.exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    write_bytes(path, b"content")
+    assert synced == [(False, False), (True, True)]
+    assert path.read_bytes() == b"content"

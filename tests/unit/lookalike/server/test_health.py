@@ -1,4 +1,4 @@
-"""What needs no key cannot stand in anyone's way: callers who read nothing, send nothing, or are many."""
+"""Callers of the methods that need no key block nobody: those that do not read, do not send, or are many."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from lookalike.server import health as lobby
+from lookalike.server import health
 from lookalike.server.admission import Admission
 from lookalike.server.serving import Server
 
@@ -90,7 +90,7 @@ async def test_unknown_service_is_not_found(stub: health_pb2_grpc.HealthAsyncStu
 async def test_watchers_over_the_limit_are_refused_and_checks_are_not(
     stub: health_pb2_grpc.HealthAsyncStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lobby, "MAX_STREAMS", 2)
+    monkeypatch.setattr(health, "MAX_STREAMS", 2)
     watching = [stub.Watch(ANY) for _ in range(2)]
     for watcher in watching:
         await watcher.read()
@@ -112,7 +112,7 @@ async def test_watchers_over_the_limit_are_refused_and_checks_are_not(
 
 
 async def test_check_without_a_message_ends(server: tuple[Server, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lobby, "MESSAGE_SECONDS", 0.1)
+    monkeypatch.setattr(health, "MESSAGE_SECONDS", 0.1)
 
     async with grpc.aio.insecure_channel(server[1]) as channel, asyncio.timeout(20):
         with pytest.raises(grpc.aio.AioRpcError, match="did not arrive"):
