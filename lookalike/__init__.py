@@ -15,6 +15,7 @@ from lookalike.model.records import (
     SearchResult,
     StoredRecord,
 )
+from lookalike.model.search_options import SearchOptions
 from lookalike.transport.tls import Tls
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "LookalikeError",
     "Outcome",
     "Record",
+    "SearchOptions",
     "SearchResult",
     "StoredRecord",
     "Tls",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -22,6 +22,7 @@ from lookalike.cli.options import (
 from lookalike.cli.thumbnails import write_thumbnails
 from lookalike.model.errors import InvalidRequest, NotFound
 from lookalike.model.records import DEFAULT_OVERSAMPLING, SearchResult, StoredRecord
+from lookalike.model.search_options import Rerank, Score
 
 _EXAMPLE = '{"label": "cat"}'
 Keys = Annotated[list[str], typer.Argument(help="Keys of records.")]
@@ -58,7 +59,7 @@ def search(
         result = client.search(
             collection=collection, image=image, key=key, code=_hexadecimal(code), k=k,
             max_distance=max_distance, filter=json_filter(filter_, "filter"), allow_partial=allow_partial,
-            score=score, rerank=rerank, oversampling=oversampling,
+            score=cast(Score, score), rerank=cast(Rerank, rerank), oversampling=oversampling,
         )  # fmt: skip
     if as_json:
         print_json(

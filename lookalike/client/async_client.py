@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import math
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self, Unpack
 
 import grpc
 
@@ -29,6 +30,7 @@ from lookalike.client.calls import (
     was_never_sent,
 )
 from lookalike.client.endpoints import Coordinator, Coordinators
+from lookalike.client.keywords import shows_search_options
 from lookalike.client.resend_buffer import AsyncUnanswered
 from lookalike.cluster.dump import Head, Mark
 from lookalike.cluster.slots import SlotSet
@@ -37,7 +39,6 @@ from lookalike.model.errors import InvalidRequest
 from lookalike.model.features import NONE
 from lookalike.model.indexing import SCAN, Indexing
 from lookalike.model.records import (
-    DEFAULT_OVERSAMPLING,
     ClusterStatus,
     Collection,
     Outcome,
@@ -47,6 +48,7 @@ from lookalike.model.records import (
     VersionedRecord,
     check_collection_name,
 )
+from lookalike.model.search_options import SearchKeywords, SearchOptions
 from lookalike.transport import tracing
 from lookalike.transport.tls import Tls
 from lookalike.v1 import search_pb2 as pb
@@ -80,6 +82,7 @@ class AsyncClient:
         for channel in self._coordinators.end():
             await channel.close()
 
+    @shows_search_options
     async def search(
         self,
         *,
@@ -87,31 +90,21 @@ class AsyncClient:
         image: Image | None = None,
         code: bytes | None = None,
         key: str | None = None,
-        k: int = 10,
-        max_distance: int | None = None,
-        filter: Mapping[str, Any] | None = None,
-        include_attributes: bool = True,
-        allow_partial: bool = False,
-        rerank: str = "none",
-        consistency: str = "one",
-        score: str = "hamming",
-        oversampling: int = DEFAULT_OVERSAMPLING,
+        options: SearchOptions | None = None,
         projections: Floats | None = None,
         features: Floats | None = None,
         fingerprint: str | None = None,
+        **keywords: Unpack[SearchKeywords],
     ) -> SearchResult:
         """See `Client.search`."""
-        options = wire.options_to_wire(
-            k=k, max_distance=max_distance, filter=filter, include_attributes=include_attributes,
-            allow_partial=allow_partial, rerank=rerank, consistency=consistency, score=score,
-            oversampling=oversampling,
-        )  # fmt: skip
+        options = dataclasses.replace(options or SearchOptions(), **keywords)
         query = wire.query_to_wire(image, code, key, projections, features)
         deadline = self._calls.deadline()
         if code is not None:
             fingerprint = fingerprint or await self._fingerprint(collection, deadline)
         return await self._run(self._calls.search(collection, query, fingerprint, options), deadline)
 
+    @shows_search_options
     async def search_batch(
         self,
         *,
@@ -119,25 +112,14 @@ class AsyncClient:
         images: Sequence[Image] = (),
         codes: Sequence[bytes] = (),
         keys: Sequence[str] = (),
-        k: int = 10,
-        max_distance: int | None = None,
-        filter: Mapping[str, Any] | None = None,
-        include_attributes: bool = True,
-        allow_partial: bool = False,
-        rerank: str = "none",
-        consistency: str = "one",
-        score: str = "hamming",
-        oversampling: int = DEFAULT_OVERSAMPLING,
+        options: SearchOptions | None = None,
         projections: Sequence[Floats] = (),
         features: Sequence[Floats] = (),
         fingerprint: str | None = None,
+        **keywords: Unpack[SearchKeywords],
     ) -> list[SearchResult]:
         """See `Client.search_batch`."""
-        options = wire.options_to_wire(
-            k=k, max_distance=max_distance, filter=filter, include_attributes=include_attributes,
-            allow_partial=allow_partial, rerank=rerank, consistency=consistency, score=score,
-            oversampling=oversampling,
-        )  # fmt: skip
+        options = dataclasses.replace(options or SearchOptions(), **keywords)
         queries = queries_of(images, codes, keys, projections, features)
         deadline = self._calls.deadline()
         if len(codes):

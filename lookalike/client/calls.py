@@ -38,6 +38,7 @@ from lookalike.model.records import (
     check_collection_name,
     check_key,
 )
+from lookalike.model.search_options import SearchOptions
 from lookalike.transport.rpc import error_of
 from lookalike.v1 import record_pb2
 from lookalike.v1 import search_pb2 as pb
@@ -116,23 +117,23 @@ class Calls:
         return self._fingerprints.get(collection)
 
     def search(
-        self, collection: str, query: pb.Query, fingerprint: str | None, options: pb.SearchOptions
+        self, collection: str, query: pb.Query, fingerprint: str | None, options: SearchOptions
     ) -> Call[SearchResult]:
         request = pb.SearchRequest(
             collection=check_collection_name(collection),
             query=query,
-            options=options,
+            options=wire.options_to_wire(options),
             fingerprint=fingerprint or "",
         )
         return Call("Search", request, lambda answer: wire.result_from_wire(answer.hits, answer))
 
     def search_batch(
-        self, collection: str, queries: Sequence[pb.Query], fingerprint: str | None, options: pb.SearchOptions
+        self, collection: str, queries: Sequence[pb.Query], fingerprint: str | None, options: SearchOptions
     ) -> Call[list[SearchResult]]:
         request = pb.SearchBatchRequest(
             collection=check_collection_name(collection),
             queries=queries,
-            options=options,
+            options=wire.options_to_wire(options),
             fingerprint=fingerprint or "",
         )
         return Call(

@@ -6,11 +6,12 @@ whether something was there. A delete that was tried again counts what its last 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self, Unpack
 
 import grpc
 
@@ -32,6 +33,7 @@ from lookalike.client.calls import (
     was_never_sent,
 )
 from lookalike.client.endpoints import Coordinators
+from lookalike.client.keywords import shows_search_options
 from lookalike.client.resend_buffer import ResendBuffer
 from lookalike.cluster.dump import Head, Mark
 from lookalike.cluster.slots import SlotSet
@@ -39,7 +41,6 @@ from lookalike.model.codespace import CodeSpace
 from lookalike.model.features import NONE
 from lookalike.model.indexing import SCAN, Indexing
 from lookalike.model.records import (
-    DEFAULT_OVERSAMPLING,
     ClusterStatus,
     Collection,
     Outcome,
@@ -49,6 +50,7 @@ from lookalike.model.records import (
     VersionedRecord,
     check_collection_name,
 )
+from lookalike.model.search_options import SearchKeywords, SearchOptions
 from lookalike.transport import tracing
 from lookalike.transport.tls import Tls
 from lookalike.v1 import search_pb2 as pb
@@ -85,6 +87,7 @@ class Client:
         for channel in self._coordinators.end():
             channel.close()
 
+    @shows_search_options
     def search(
         self,
         *,
@@ -92,18 +95,11 @@ class Client:
         image: Image | None = None,
         code: bytes | None = None,
         key: str | None = None,
-        k: int = 10,
-        max_distance: int | None = None,
-        filter: Mapping[str, Any] | None = None,
-        include_attributes: bool = True,
-        allow_partial: bool = False,
-        rerank: str = "none",
-        consistency: str = "one",
-        score: str = "hamming",
-        oversampling: int = DEFAULT_OVERSAMPLING,
+        options: SearchOptions | None = None,
         projections: Floats | None = None,
         features: Floats | None = None,
         fingerprint: str | None = None,
+        **keywords: Unpack[SearchKeywords],
     ) -> SearchResult:
         """The k nearest records to an image (bytes or a path), a code, or a stored record's key.
 
@@ -114,17 +110,14 @@ class Client:
         k * oversampling nearest ordered again by "asymmetric" score, or by the "features" that the collection
         keeps. With a code these need its projections (float32 (bits,)) or features (float32 (width,)).
         Raises InvalidRequest, NotFound, CodeSpaceMismatch, PartitionUnavailable, DeadlineExceeded."""
-        options = wire.options_to_wire(
-            k=k, max_distance=max_distance, filter=filter, include_attributes=include_attributes,
-            allow_partial=allow_partial, rerank=rerank, consistency=consistency, score=score,
-            oversampling=oversampling,
-        )  # fmt: skip
+        options = dataclasses.replace(options or SearchOptions(), **keywords)
         query = wire.query_to_wire(image, code, key, projections, features)
         deadline = self._calls.deadline()
         if code is not None:
             fingerprint = fingerprint or self._fingerprint(collection, deadline)
         return self._run(self._calls.search(collection, query, fingerprint, options), deadline)
 
+    @shows_search_options
     def search_batch(
         self,
         *,
@@ -132,25 +125,14 @@ class Client:
         images: Sequence[Image] = (),
         codes: Sequence[bytes] = (),
         keys: Sequence[str] = (),
-        k: int = 10,
-        max_distance: int | None = None,
-        filter: Mapping[str, Any] | None = None,
-        include_attributes: bool = True,
-        allow_partial: bool = False,
-        rerank: str = "none",
-        consistency: str = "one",
-        score: str = "hamming",
-        oversampling: int = DEFAULT_OVERSAMPLING,
+        options: SearchOptions | None = None,
         projections: Sequence[Floats] = (),
         features: Sequence[Floats] = (),
         fingerprint: str | None = None,
+        **keywords: Unpack[SearchKeywords],
     ) -> list[SearchResult]:
         """As `search`, for up to 1,024 queries in one scan: a result per image, then per code, then per key."""
-        options = wire.options_to_wire(
-            k=k, max_distance=max_distance, filter=filter, include_attributes=include_attributes,
-            allow_partial=allow_partial, rerank=rerank, consistency=consistency, score=score,
-            oversampling=oversampling,
-        )  # fmt: skip
+        options = dataclasses.replace(options or SearchOptions(), **keywords)
         queries = queries_of(images, codes, keys, projections, features)
         deadline = self._calls.deadline()
         if len(codes):

@@ -32,9 +32,14 @@ def filter_to_wire(condition: filters.Filter) -> filter_pb2.Filter:
 
 
 def filter_from_wire(message: filter_pb2.Filter) -> filters.Filter:
-    """A checked filter. Raises InvalidRequest when the message describes none, or one of unbearable size,
-    before that is read."""
-    return filters.check(_filter_from_wire(message, 1, [filters.MAX_CONDITIONS]))
+    """Decodes and checks a filter. Raises InvalidRequest if it is malformed or over a limit on its size."""
+    return filters.check(read_filter(message))
+
+
+def read_filter(message: filter_pb2.Filter) -> filters.Filter:
+    """Decodes a filter, at most as deep and as large as a filter may be, and leaves its values to
+    `lookalike.model.filters.check`. Raises InvalidRequest."""
+    return _filter_from_wire(message, 1, [filters.MAX_CONDITIONS])
 
 
 def _filter_from_wire(message: filter_pb2.Filter, depth: int, room: list[int]) -> filters.Filter:

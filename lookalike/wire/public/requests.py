@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lookalike.model import filters
 from lookalike.model.errors import InvalidRequest
-from lookalike.model.records import Record, attributes_text, check_k, check_key, check_oversampling
+from lookalike.model.records import (
+    DEFAULT_OVERSAMPLING,
+    MAX_K,
+    Record,
+    attributes_text,
+    check_k,
+    check_key,
+)
+from lookalike.model.search_options import Consistency, SearchOptions, check_consistency
 from lookalike.model.thumbnails import check_thumbnail
 from lookalike.v1 import record_pb2, search_pb2
-from lookalike.wire.public.filters import filter_to_wire
-
-_MAX_UINT32 = 2**32 - 1
+from lookalike.wire.public.filters import filter_to_wire, read_filter
 
 
 def image_bytes(image: bytes | str | Path) -> bytes:
@@ -104,44 +108,75 @@ def _code_bytes(code: object) -> bytes:
     return bytes(code)
 
 
-def options_to_wire(
-    *,
-    k: int,
-    max_distance: int | None,
-    filter: Mapping[str, Any] | None,
-    include_attributes: bool,
-    allow_partial: bool,
-    rerank: str,
-    consistency: str,
-    score: str,
-    oversampling: int,
-) -> search_pb2.SearchOptions:
-    """Raises InvalidRequest for options that no cluster would take."""
-    if max_distance is not None and not (isinstance(max_distance, int) and 0 <= max_distance <= _MAX_UINT32):
-        raise InvalidRequest(f"max_distance: is {max_distance!r}; use a number of bits, 0 or above")
-    check_oversampling(oversampling)
+def options_to_wire(options: SearchOptions) -> search_pb2.SearchOptions:
+    """Encodes search options."""
     return search_pb2.SearchOptions(
-        k=check_k(k),
-        max_distance=max_distance,
-        filter=None if filter is None else filter_to_wire(filters.parse(filter)),
-        include_attributes=include_attributes,
-        allow_partial=allow_partial,
-        rerank=_enum(search_pb2.Rerank, "RERANK", "rerank", rerank),
-        consistency=consistency_to_wire(consistency),
-        score=_enum(search_pb2.Score, "SCORE", "score", score),
-        oversampling=oversampling,
+        k=options.k,
+        max_distance=options.max_distance,
+        filter=None if options.condition is None else filter_to_wire(options.condition),
+        include_attributes=options.include_attributes,
+        allow_partial=options.allow_partial,
+        rerank=_RERANKS.number(options.rerank),
+        consistency=consistency_to_wire(options.consistency),
+        score=_SCORES.number(options.score),
+        oversampling=options.oversampling,
+    )
+
+
+def options_from_wire(message: search_pb2.SearchOptions, max_k: int = MAX_K) -> SearchOptions:
+    """Decodes search options.
+
+    Args:
+        message: The options of a request. Enums and an oversampling that are not set have their default value.
+        max_k: The largest k that this server accepts.
+
+    Raises:
+        InvalidRequest: If a value is out of range or unknown.
+    """
+    return SearchOptions(
+        k=check_k(message.k, max_k),
+        max_distance=message.max_distance if message.HasField("max_distance") else None,
+        filter=read_filter(message.filter) if message.HasField("filter") else None,
+        include_attributes=message.include_attributes,
+        allow_partial=message.allow_partial,
+        rerank=_RERANKS.name(message.rerank),
+        consistency=consistency_from_wire(message.consistency),
+        score=_SCORES.name(message.score),
+        oversampling=message.oversampling or DEFAULT_OVERSAMPLING,
     )
 
 
 def consistency_to_wire(consistency: str) -> search_pb2.Consistency.ValueType:
-    value: search_pb2.Consistency.ValueType = _enum(
-        search_pb2.Consistency, "CONSISTENCY", "consistency", consistency
-    )
+    """Raises InvalidRequest for an unknown consistency level."""
+    check_consistency(consistency)
+    value: search_pb2.Consistency.ValueType = _CONSISTENCIES.number(consistency)
     return value
 
 
-def _enum(enum: Any, prefix: str, field: str, value: str) -> Any:
-    names = [name.removeprefix(f"{prefix}_").lower() for name in enum.keys()[1:]]
-    if value not in names:
-        raise InvalidRequest(f"{field}: is {value!r}; use one of {', '.join(names)}")
-    return enum.Value(f"{prefix}_{value.upper()}")
+def consistency_from_wire(value: int) -> Consistency:
+    """The consistency level of a request, "one" if it is not set. Raises InvalidRequest for an unknown number."""
+    level: Consistency = _CONSISTENCIES.name(value)
+    return level
+
+
+class _Choices:
+    """The values of a generated enum under their plain names. The unspecified value 0 means the first one."""
+
+    def __init__(self, enum: Any, prefix: str) -> None:
+        names = {number: name.removeprefix(f"{prefix}_").lower() for name, number in enum.items()}
+        self._field = prefix.lower()
+        self._numbers = {name: number for number, name in names.items() if number}
+        self._names = {**names, 0: names[1]}
+
+    def number(self, name: str) -> Any:
+        return self._numbers[name]
+
+    def name(self, number: int) -> Any:
+        if number not in self._names:
+            raise InvalidRequest(f"{self._field}: unknown value {number}; use {', '.join(self._numbers)}")
+        return self._names[number]
+
+
+_RERANKS = _Choices(search_pb2.Rerank, "RERANK")
+_CONSISTENCIES = _Choices(search_pb2.Consistency, "CONSISTENCY")
+_SCORES = _Choices(search_pb2.Score, "SCORE")

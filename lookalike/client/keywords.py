@@ -1,0 +1,21 @@
+"""Owns how methods that take search options as keyword arguments show them: `help()`, editors that inspect, and
+docs/api list each option with its default, though the method declares them as one typed `**keywords`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from lookalike.model.search_options import SearchOptions
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def shows_search_options(method: Method) -> Method:
+    """Replaces `**keywords` in the method's signature by the fields of SearchOptions."""
+    signature = inspect.signature(method)
+    options = [one.replace(kind=one.KEYWORD_ONLY) for one in inspect.signature(SearchOptions).parameters.values()]
+    named = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+    method.__signature__ = signature.replace(parameters=[*named, *options])  # type: ignore[attr-defined]
+    return method
