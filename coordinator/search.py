@@ -31,9 +31,7 @@ from lookalike.model.errors import (
     PartitionUnavailable,
     SlotMoved,
 )
-from lookalike.model.filters import Filter
 from lookalike.model.records import (
-    DEFAULT_OVERSAMPLING,
     MAX_ANSWER_BYTES,
     MAX_BATCH_HITS,
     MAX_KEY_BYTES,
@@ -45,6 +43,7 @@ from lookalike.model.records import (
     check_code,
     check_key,
 )
+from lookalike.model.search_options import SearchOptions
 from lookalike.server.observe import metrics
 from lookalike.transport import tracing
 
@@ -71,19 +70,6 @@ class Query:
     key: str | None = None
     projections: bytes = b""
     features: bytes = b""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Options:
-    k: int
-    max_distance: int | None = None
-    filter: Filter | None = None
-    include_attributes: bool = False
-    allow_partial: bool = False
-    score: str = "hamming"
-    rerank: str = "none"
-    consistency: str = "one"
-    oversampling: int = DEFAULT_OVERSAMPLING
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -132,7 +118,7 @@ class Searcher:
         return await quorum_scan.scan(self._cluster.group(share.partition), groups, share.data, deadline)
 
     async def search(
-        self, collection: str, queries: Sequence[Query], fingerprint: str, options: Options, deadline: float
+        self, collection: str, queries: Sequence[Query], fingerprint: str, options: SearchOptions, deadline: float
     ) -> Answer:
         """The exact answer to each query. Raises PartitionUnavailable or DeadlineExceeded, naming the
         partitions, when one does not answer and the options do not allow that."""
@@ -232,7 +218,7 @@ class Searcher:
         layout: Layout,
         queries: Sequence[Query],
         fingerprint: str,
-        options: Options,
+        options: SearchOptions,
         plan: Plan,
         deadline: float,
     ) -> Answer:
@@ -248,7 +234,7 @@ class Searcher:
         # A record is not its own lookalike: ask for one more where it will be left out.
         spare = any(query.key is not None for query in queries)
         group = ScanGroup(
-            collection, space.fingerprint, codes, plan.candidates + spare, options.max_distance, options.filter,
+            collection, space.fingerprint, codes, plan.candidates + spare, options.max_distance, options.condition,
             options.include_attributes, layout.indexing.features_text, plan.scoring, inputs,
         )  # fmt: skip
         answers = await self._settled(group, options.consistency, deadline)

@@ -17,21 +17,14 @@ from coordinator.clock import Clock
 from coordinator.cluster import Cluster
 from coordinator.encoder_link import EncoderLink
 from coordinator.merge import QueryHits
-from coordinator.search import Answer, Options, Query, Searcher
+from coordinator.search import Answer, Query, Searcher
 from coordinator.status import cluster_levels, cluster_status, coordinator_status
 from coordinator.writes import Draft, Writer
 from lookalike import wire
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import InvalidRequest, LookalikeError, NotFound, PartitionUnavailable
 from lookalike.model.indexing import Indexing
-from lookalike.model.records import (
-    DEFAULT_OVERSAMPLING,
-    ClusterStatus,
-    Outcome,
-    check_count,
-    check_k,
-    check_oversampling,
-)
+from lookalike.model.records import ClusterStatus, Outcome, check_count
 from lookalike.server.admission import Admission
 from lookalike.server.config import ClusterConfig
 from lookalike.server.observe import metrics
@@ -119,7 +112,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:
         check_count("keys", len(request.keys))
-        consistency = _named("consistency", _CONSISTENCIES, request.consistency)
+        consistency = wire.consistency_from_wire(request.consistency)
         records = await self._searcher.fetch(
             request.collection,
             request.keys,
@@ -289,7 +282,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             collection,
             [_query(query) for query in queries],
             fingerprint,
-            _options(options, self._config.limits.max_k),
+            wire.options_from_wire(options, self._config.limits.max_k),
             _deadline(context, SEARCH_SECONDS),
         )
 
@@ -328,38 +321,6 @@ def _with_width(indexing: Indexing, width: int) -> Indexing:
             f"feature_width: is {indexing.feature_width:,}, the encoder's features have {width:,}; leave it out"
         )
     return dataclasses.replace(indexing, feature_width=width) if indexing.keeps_features else indexing
-
-
-def _options(message: pb.SearchOptions, max_k: int) -> Options:
-    return Options(
-        check_k(message.k, max_k),
-        message.max_distance if message.HasField("max_distance") else None,
-        wire.filter_from_wire(message.filter) if message.HasField("filter") else None,
-        message.include_attributes,
-        message.allow_partial,
-        _named("score", _SCORES, message.score),
-        _named("rerank", _RERANKS, message.rerank),
-        _named("consistency", _CONSISTENCIES, message.consistency),
-        check_oversampling(message.oversampling) if message.oversampling else DEFAULT_OVERSAMPLING,
-    )
-
-
-def _names(enum: Any, prefix: str) -> dict[int, str]:
-    """An enum's plain names by number; what is left out counts as the first one named."""
-    names = {number: name.removeprefix(f"{prefix}_").lower() for name, number in enum.items()}
-    return {**names, 0: names[1]}
-
-
-_SCORES, _RERANKS = _names(pb.Score, "SCORE"), _names(pb.Rerank, "RERANK")
-_CONSISTENCIES = _names(pb.Consistency, "CONSISTENCY")
-
-
-def _named(field: str, names: dict[int, str], value: int) -> str:
-    if value not in names:
-        raise InvalidRequest(
-            f"{field}: {value} is not known; use one of {', '.join(dict.fromkeys(names.values()))}"
-        )
-    return names[value]
 
 
 def _draft(message: record_pb2.Record) -> Draft:

@@ -25,8 +25,10 @@ from lookalike.wire.public.collections import (
 )
 from lookalike.wire.public.filters import filter_from_wire, filter_to_wire
 from lookalike.wire.public.requests import (
+    consistency_from_wire,
     consistency_to_wire,
     image_bytes,
+    options_from_wire,
     options_to_wire,
     query_to_wire,
     record_to_wire,
@@ -61,6 +63,7 @@ from lookalike.wire.shard.scans import (
 __all__ = [
     "collection_from_wire",
     "collection_to_wire",
+    "consistency_from_wire",
     "consistency_to_wire",
     "coverage_from_wire",
     "coverage_to_wire",
@@ -76,6 +79,7 @@ __all__ = [
     "indexing_to_wire",
     "mark_from_wire",
     "mark_to_wire",
+    "options_from_wire",
     "options_to_wire",
     "outcome_from_wire",
     "outcome_to_wire",

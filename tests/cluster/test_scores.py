@@ -220,7 +220,7 @@ def test_a_record_that_is_written_again_or_deleted_takes_its_features_along(
         ({"rerank": "asymmetric", "projections": np.full(BITS, np.nan, np.float32)}, "NaN"),
         ({"rerank": "asymmetric", "projections": [1.0]}, "projections: are list"),
         ({"rerank": "features", "score": "asymmetric"}, "goes with score hamming"),
-        ({"score": "cosine"}, "score: is 'cosine'; use one of hamming, asymmetric"),
+        ({"score": "cosine"}, "score: unknown value 'cosine'; use hamming or asymmetric"),
         ({"rerank": "features", "oversampling": 0}, "oversampling: is 0"),
         (
             {"rerank": "features", "oversampling": 1_001},
