@@ -7,13 +7,14 @@ import dataclasses
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import grpc
 import numpy as np
 import numpy.typing as npt
+from more_itertools import chunked, constrained_batches
 
 from lookalike import wire
 from lookalike.model.codespace import CodeSpace
@@ -243,20 +244,13 @@ class Calls:
         return self.learn(wire.collection_from_wire(answer.collection))
 
 
-def _messages(records: Sequence[Record], max_records: int, max_bytes: int) -> Iterator[list[record_pb2.Record]]:
-    """Cut records into portions that a request can carry."""
-    part: list[record_pb2.Record] = []
-    size = 0
-    for record in records:
-        message = wire.record_to_wire(record)
-        own = message.ByteSize()
-        if part and (len(part) == max_records or size + own > max_bytes):
-            yield part
-            part, size = [], 0
-        part.append(message)
-        size += own
-    if part:
-        yield part
+def _messages(
+    records: Iterable[Record], max_records: int, max_bytes: int
+) -> Iterator[tuple[record_pb2.Record, ...]]:
+    """Encodes records and splits them into requests. A record over `max_bytes` has a request to itself."""
+    return constrained_batches(
+        map(wire.record_to_wire, records), max_bytes, max_records, record_pb2.Record.ByteSize, strict=False
+    )
 
 
 def wait_seconds(
@@ -308,16 +302,21 @@ def has_codes(records: Sequence[Record]) -> bool:
     return any(isinstance(record, Record) and record.code is not None for record in records)
 
 
-def portions(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """As many records at once as an ingest stream takes in one message; the last may be fewer."""
-    portion: list[Record] = []
-    for record in records:
-        portion.append(record)
-        if len(portion) == _STREAM_RECORDS:
-            yield portion
-            portion = []
-    if portion:
-        yield portion
+def batches(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """Splits records into lists of up to 256, as many as one message of an ingest stream carries."""
+    return chunked(records, _STREAM_RECORDS)
+
+
+async def async_batches(
+    records: Iterable[Record] | AsyncIterable[Sequence[Record]],
+) -> AsyncIterator[Sequence[Record]]:
+    """The caller's own batches, or those of `batches`."""
+    if isinstance(records, AsyncIterable):
+        async for batch in records:
+            yield batch
+    else:
+        for batch in batches(records):
+            yield batch
 
 
 def queries_of(

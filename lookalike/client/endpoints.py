@@ -7,6 +7,7 @@ their certificates."""
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import itertools
 import json
@@ -99,6 +100,20 @@ class Coordinators:
     def _opened(self, address: str) -> Coordinator:
         channel = self._open(address)
         return Coordinator(address, channel, SearchServiceStub(channel))
+
+
+class AsyncCoordinators(Coordinators):
+    """Bound to the event loop that runs at the first call, as asynchronous channels are."""
+
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    def next(self) -> Coordinator:
+        """See `Coordinators.next`. Raises InvalidRequest in another event loop."""
+        loop = asyncio.get_running_loop()
+        if self._loop not in (None, loop):
+            raise InvalidRequest("client: belongs to another event loop; create an AsyncClient in each loop")
+        self._loop = loop
+        return super().next()
 
 
 def addresses_of(address: str | Sequence[str]) -> list[str]:

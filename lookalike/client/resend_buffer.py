@@ -62,6 +62,10 @@ class ResendBuffer(Generic[Message]):
         """The first message that was not."""
         self._window.answered()
 
+    def close(self) -> None:
+        """Reads no more of the source."""
+        self._window.is_ended = True
+
     def _reaches(self, place: int) -> bool:
         while not self._window.has(place):
             with self._reading:
@@ -76,7 +80,7 @@ class ResendBuffer(Generic[Message]):
         return True
 
 
-class AsyncUnanswered(Generic[Message]):
+class AsyncResendBuffer(Generic[Message]):
     """Messages of an asynchronous iterator. gRPC cancels the reader of a stream that broke; the source must not
     notice, so a task of our own reads that."""
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import numpy as np
+from more_itertools import constrained_batches
 
 from lookalike.client.sync_client import Client
 from lookalike.cluster.slots import SlotSet
@@ -149,17 +150,8 @@ def _read(folder: Folder, number: int, part: Part) -> Iterator[VersionedRecord]:
         raise _damaged(number, part.file)
 
 
-def _batches(records: Iterator[VersionedRecord]) -> Iterator[list[VersionedRecord]]:
-    batch: list[VersionedRecord] = []
-    size = 0
-    for record in records:
-        batch.append(record)
-        size += record.size
-        if len(batch) == _BATCH_RECORDS or size >= _BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+def _batches(records: Iterator[VersionedRecord]) -> Iterator[tuple[VersionedRecord, ...]]:
+    return constrained_batches(records, _BATCH_BYTES, _BATCH_RECORDS, lambda record: record.size, strict=False)
 
 
 def _damaged(number: int, file: str) -> Corruption:

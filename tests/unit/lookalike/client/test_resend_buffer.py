@@ -8,7 +8,7 @@ import itertools
 import threading
 from collections.abc import AsyncIterator, Iterator
 
-from lookalike.client.resend_buffer import AsyncUnanswered, ResendBuffer
+from lookalike.client.resend_buffer import AsyncResendBuffer, ResendBuffer
 
 
 def test_another_stream_begins_with_what_was_not_answered() -> None:
@@ -57,7 +57,7 @@ async def test_a_reader_that_is_cancelled_leaves_the_source_whole() -> None:
         finally:
             ended.append(True)
 
-    messages = AsyncUnanswered(source())
+    messages = AsyncResendBuffer(source())
     broken = messages.stream()
     assert await anext(broken) == 0
     reader = asyncio.ensure_future(anext(broken))
