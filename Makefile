@@ -7,7 +7,7 @@ SECONDS ?= 600
 SEED ?= 1
 RULES := deploy/kubernetes/components/monitoring/rules.yaml
 
-.PHONY: help setup demo test check types style format protos docs bench chaos manifests clean
+.PHONY: help setup demo test check types style format protos client docs bench chaos manifests clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -36,6 +36,7 @@ style: setup
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/python protos/generate.py --check
+	$(BIN)/python scripts/unasync.py --check
 	$(BIN)/python docs/generate.py --check
 
 format: setup  ## Format and mend what can be mended
@@ -44,6 +45,9 @@ format: setup  ## Format and mend what can be mended
 
 protos: setup  ## Generate lookalike/v1 from protos/
 	$(BIN)/python protos/generate.py
+
+client: setup  ## Generate the SDK's blocking client from the asynchronous one
+	$(BIN)/python scripts/unasync.py
 
 docs: setup  ## Generate docs/api from protos/, docstrings and commands
 	$(BIN)/python docs/generate.py
