@@ -1,2 +1,2 @@
-"""What both ends of a gRPC connection share: limits, channel options and the way of errors (`rpc`), channels
-(`channels`), TLS (`tls`), request ids (`requests`) and spans (`tracing`)."""
+"""What both ends of a gRPC connection share: limits, channel options and error translation (`rpc`), channels
+(`channels`), TLS (`tls`), retries (`retry`), request ids (`requests`) and spans (`tracing`)."""
