@@ -5,7 +5,6 @@ change this file, then run `make client`."""
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import math
 import time
@@ -29,8 +28,6 @@ from lookalike.client.calls import (
     one_fingerprint,
     queries_of,
     seconds_until,
-    wait_seconds,
-    was_never_sent,
 )
 from lookalike.client.endpoints import AsyncCoordinators
 from lookalike.client.keywords import shows_search_options
@@ -52,6 +49,7 @@ from lookalike.model.records import (
 )
 from lookalike.model.search_options import SearchKeywords, SearchOptions
 from lookalike.transport import tracing
+from lookalike.transport.retry import MAX_ATTEMPTS, Retry, was_never_sent
 from lookalike.transport.tls import Tls
 from lookalike.v1 import search_pb2 as pb
 
@@ -257,8 +255,8 @@ class AsyncClient:
                 failures.append(error)
 
         pending = AsyncResendBuffer(requests())
-        deadline = give_up = math.inf if timeout is None else time.monotonic() + timeout
-        attempt = 0
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        retry = Retry(deadline)
         try:
             while True:
                 coordinator = self._coordinators.next()
@@ -268,7 +266,7 @@ class AsyncClient:
                             pending.stream(), timeout=seconds_until(deadline), metadata=metadata
                         )
                         async for response in stream:
-                            attempt = 0
+                            retry.reset()
                             pending.answered()
                             for outcome in response.outcomes:
                                 yield wire.outcome_from_wire(outcome)
@@ -277,12 +275,9 @@ class AsyncClient:
                     error = self._calls.explain(failure, coordinator.address)
                 if self._coordinators.failed(coordinator, error):
                     continue
-                if attempt == 0:
-                    give_up = min(deadline, self._calls.deadline())
-                wait = wait_seconds(error, attempt := attempt + 1, give_up - time.monotonic(), attempts=None)
-                if wait is None:
-                    raise error
-                await asyncio.sleep(wait)
+                if not retry.failures:
+                    retry.deadline = min(deadline, self._calls.deadline())
+                await retry.wait_async(error)
         finally:
             await pending.close()
         if failures:
@@ -401,7 +396,7 @@ class AsyncClient:
     async def _with_retries(
         self, call: Call[Answer], deadline: float, metadata: tracing.Metadata | None
     ) -> Answer:
-        attempt = 0
+        retry = Retry(deadline, attempts=MAX_ATTEMPTS)
         while True:
             coordinator = self._coordinators.next()
             remaining = deadline - time.monotonic()
@@ -413,7 +408,6 @@ class AsyncClient:
                 is_harmless = call.is_repeatable or was_never_sent(failure)
             if self._coordinators.failed(coordinator, error) and is_harmless:
                 continue
-            wait = wait_seconds(error, attempt := attempt + 1, deadline - time.monotonic())
-            if wait is None or not call.is_repeatable:
+            if not call.is_repeatable:
                 raise error
-            await asyncio.sleep(wait)
+            await retry.wait_async(error)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import random
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -24,7 +23,6 @@ from lookalike.model.errors import (
     DeadlineExceeded,
     InvalidRequest,
     LookalikeError,
-    Overloaded,
     PartitionUnavailable,
 )
 from lookalike.model.indexing import Indexing
@@ -46,10 +44,6 @@ from lookalike.v1 import search_pb2 as pb
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
 MAX_TIMEOUT_SECONDS = 86_400.0
-_RETRY_BASE_SECONDS = 0.1
-_RETRY_MAX_SECONDS = 2.0
-# With the waits between them 3.5 to 7 seconds: a coordinator that is started again is back by then.
-_ATTEMPTS = 7
 _STREAM_RECORDS = 256
 _STREAM_BYTES = 8 * 1024 * 1024
 _UPSERT_BYTES = 48 * 1024 * 1024
@@ -251,26 +245,6 @@ def _messages(
     return constrained_batches(
         map(wire.record_to_wire, records), max_bytes, max_records, record_pb2.Record.ByteSize, strict=False
     )
-
-
-def wait_seconds(
-    error: LookalikeError, attempt: int, remaining: float, attempts: int | None = _ATTEMPTS
-) -> float | None:
-    """How long to wait before the next attempt at what may be repeated, or None to give up: after so many
-    attempts, or when it would be too late."""
-    if not isinstance(error, PartitionUnavailable | Overloaded):
-        return None
-    if attempts is not None and attempt >= attempts:
-        return None
-    backoff = min(_RETRY_MAX_SECONDS, _RETRY_BASE_SECONDS * 2**attempt) * random.uniform(0.5, 1.0)
-    wait = max(backoff, (error.retry_after_ms or 0) / 1000)
-    return wait if wait < remaining else None
-
-
-def was_never_sent(call: grpc.RpcError) -> bool:
-    """Whether gRPC says that it found no connection, so that the server cannot have seen the failed call."""
-    text = (call.details() or "").lower()
-    return call.code() is grpc.StatusCode.UNAVAILABLE and ("failed to connect" in text or "resolving" in text)
 
 
 def seconds_until(deadline: float) -> float | None:

@@ -27,8 +27,6 @@ from lookalike.client.calls import (
     one_fingerprint,
     queries_of,
     seconds_until,
-    wait_seconds,
-    was_never_sent,
 )
 from lookalike.client.endpoints import Coordinators
 from lookalike.client.keywords import shows_search_options
@@ -50,6 +48,7 @@ from lookalike.model.records import (
 )
 from lookalike.model.search_options import SearchKeywords, SearchOptions
 from lookalike.transport import tracing
+from lookalike.transport.retry import MAX_ATTEMPTS, Retry, was_never_sent
 from lookalike.transport.tls import Tls
 from lookalike.v1 import search_pb2 as pb
 
@@ -254,8 +253,8 @@ class Client:
                 failures.append(error)
 
         pending = ResendBuffer(requests())
-        deadline = give_up = math.inf if timeout is None else time.monotonic() + timeout
-        attempt = 0
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        retry = Retry(deadline)
         try:
             while True:
                 coordinator = self._coordinators.next()
@@ -265,7 +264,7 @@ class Client:
                             pending.stream(), timeout=seconds_until(deadline), metadata=metadata
                         )
                         for response in stream:
-                            attempt = 0
+                            retry.reset()
                             pending.answered()
                             for outcome in response.outcomes:
                                 yield wire.outcome_from_wire(outcome)
@@ -274,12 +273,9 @@ class Client:
                     error = self._calls.explain(failure, coordinator.address)
                 if self._coordinators.failed(coordinator, error):
                     continue
-                if attempt == 0:
-                    give_up = min(deadline, self._calls.deadline())
-                wait = wait_seconds(error, attempt := attempt + 1, give_up - time.monotonic(), attempts=None)
-                if wait is None:
-                    raise error
-                time.sleep(wait)
+                if not retry.failures:
+                    retry.deadline = min(deadline, self._calls.deadline())
+                retry.wait(error)
         finally:
             pending.close()
         if failures:
@@ -393,7 +389,7 @@ class Client:
             return self._with_retries(call, deadline or self._calls.deadline(), metadata)
 
     def _with_retries(self, call: Call[Answer], deadline: float, metadata: tracing.Metadata | None) -> Answer:
-        attempt = 0
+        retry = Retry(deadline, attempts=MAX_ATTEMPTS)
         while True:
             coordinator = self._coordinators.next()
             remaining = deadline - time.monotonic()
@@ -405,7 +401,6 @@ class Client:
                 is_harmless = call.is_repeatable or was_never_sent(failure)
             if self._coordinators.failed(coordinator, error) and is_harmless:
                 continue
-            wait = wait_seconds(error, attempt := attempt + 1, deadline - time.monotonic())
-            if wait is None or not call.is_repeatable:
+            if not call.is_repeatable:
                 raise error
-            time.sleep(wait)
+            retry.wait(error)

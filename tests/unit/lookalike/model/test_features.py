@@ -56,9 +56,9 @@ def test_bytes_that_are_no_features_are_refused(data: bytes, words: str) -> None
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"features": "int4"}, "features: 'int4' is none"),
+        ({"features": "int4"}, "features: unknown value 'int4'; use one of none"),
         ({"features": "int8", "feature_width": 70_000}, "feature_width: is 70,000"),
-        ({"feature_width": 3}, "features are not kept"),
+        ({"feature_width": 3}, "feature_width: is set without features"),
     ],
 )
 def test_an_impossible_storage_is_refused(options: dict[str, object], words: str) -> None:
