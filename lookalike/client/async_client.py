@@ -94,7 +94,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Closes the connections. Later calls raise InvalidRequest."""
-        for channel in self._coordinators.end():
+        for channel in self._coordinators.close():
             await channel.close()
 
     @shows_search_options
@@ -267,7 +267,7 @@ class AsyncClient:
                         )
                         async for response in stream:
                             retry.reset()
-                            pending.answered()
+                            pending.acknowledge()
                             for outcome in response.outcomes:
                                 yield wire.outcome_from_wire(outcome)
                     break

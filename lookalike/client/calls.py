@@ -1,5 +1,4 @@
-"""Owns what both clients share: how each call's request is built and its answer read, what an error means, and
-when a call is tried again."""
+"""Owns what both clients share: how each call's request is built, its response read and its errors explained."""
 
 from __future__ import annotations
 
@@ -55,8 +54,14 @@ Floats = npt.NDArray[np.float32]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Call(Generic[Answer]):
-    """One unary call: its name in the service, the request, and how to read the answer. is_repeatable: a
-    second try after a first one that may have worked gives the same answer."""
+    """One unary call.
+
+    Args:
+        name: The RPC's name.
+        request: The request message.
+        read: Decodes the response.
+        is_repeatable: A second attempt has the same result, even if the first one was applied.
+    """
 
     name: str
     request: Any
@@ -65,7 +70,7 @@ class Call(Generic[Answer]):
 
 
 class Calls:
-    """Builds calls. Remembers each collection's fingerprint, for codes that come without their own."""
+    """Builds calls. Caches the collections' fingerprints for codes without one of their own."""
 
     def __init__(self, timeout: float) -> None:
         if (
@@ -80,7 +85,7 @@ class Calls:
         self._fingerprints: dict[str, str] = {}
 
     def deadline(self) -> float:
-        """When a call that starts now must be done, as a time of the monotonic clock."""
+        """The deadline of a call that starts now, a time of the monotonic clock."""
         return time.monotonic() + self._timeout
 
     def learn(self, collection: Collection) -> Collection:
@@ -88,23 +93,24 @@ class Calls:
         return collection
 
     def explain(self, call: grpc.RpcError, address: str) -> LookalikeError:
-        """The error of a failed call to a coordinator. After a mismatch the remembered code spaces may be old."""
+        """Decodes the error of a failed call to a coordinator."""
         error = error_of(call)
+        # The cached fingerprints may be outdated.
         if isinstance(error, CodeSpaceMismatch):
             self._fingerprints.clear()
         if error.request_id is None and "handshake failed" in error.message:
             return PartitionUnavailable(
                 f"server: {address} and this client do not agree on TLS ({error.message[-160:]}); check the"
-                " certificates, the CA and the name that they are made out to"
+                " certificates, the CA and the server name"
             )
-        # A call that nobody here cancelled was on its way when its coordinator stopped.
+        # A call that this client did not cancel was in flight when its coordinator stopped.
         if error.request_id is None and isinstance(error, PartitionUnavailable | Cancelled):
             return PartitionUnavailable(f"server: {address} does not answer; is the cluster up?")
         if error.request_id is None and isinstance(error, DeadlineExceeded):
             return DeadlineExceeded(f"server: {address} did not answer in time; allow more time")
         if error.request_id is None and call.code() is grpc.StatusCode.UNIMPLEMENTED:
             return InvalidRequest(
-                f"server: {address} is no coordinator, or an older one; name a coordinator's address"
+                f"server: {address} is not a coordinator, or an older one; give a coordinator's address"
             )
         return error
 
@@ -151,7 +157,7 @@ class Calls:
         )
 
     def upserts(self, collection: str, records: Sequence[Record], fingerprint: str | None) -> list[Call[int]]:
-        """One call, or as many as the limits on a request ask for."""
+        """One call, or several if the records exceed the limits on a request."""
         return [
             Call(
                 "Upsert",
@@ -176,7 +182,7 @@ class Calls:
         if bits is not None and code_space is not None:
             raise InvalidRequest("create_collection: give bits or a code space, not both")
         if hash_file and code_space is None:
-            raise InvalidRequest("hash_file: comes with a code space; the encoder's own is kept by itself")
+            raise InvalidRequest("hash_file: needs a code space; the encoder's own hash is stored automatically")
         request = pb.CreateCollectionRequest(
             name=check_collection_name(name), indexing=wire.indexing_to_wire(indexing), hash_file=hash_file
         )
@@ -230,7 +236,7 @@ class Calls:
     def ingest_requests(
         self, records: Sequence[Record], collection: str, fingerprint: str | None
     ) -> Iterator[pb.IngestRequest]:
-        """The messages that carry the records over an ingest stream, in order."""
+        """Encodes the records as messages of an ingest stream, in order."""
         for part in _messages(records, _STREAM_RECORDS, _STREAM_BYTES):
             yield pb.IngestRequest(collection=collection, records=part, fingerprint=fingerprint or "")
 
@@ -248,12 +254,12 @@ def _messages(
 
 
 def seconds_until(deadline: float) -> float | None:
-    """What gRPC takes for a timeout; None if the deadline, a time of the monotonic clock, is infinite."""
+    """The timeout for gRPC until a deadline of the monotonic clock; None if it is infinite."""
     return None if math.isinf(deadline) else max(0.0, deadline - time.monotonic())
 
 
 def listed(field: str, values: Iterable[Answer]) -> list[Answer]:
-    """A list of what was given; text and single objects are no lists, though text can be walked through."""
+    """Returns the values as a list. Raises InvalidRequest for text and single objects."""
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise InvalidRequest(f"{field}: is one {type(values).__name__}; give a list")
     return list(values)
@@ -264,15 +270,15 @@ def _checked_keys(keys: Iterable[str]) -> list[str]:
 
 
 def one_fingerprint(records: Sequence[Record]) -> str | None:
-    """Of the code space that the records name; None if none does. Raises InvalidRequest if they name several."""
+    """The fingerprint that the records name; None if none does. Raises InvalidRequest if they name several."""
     given = {record.fingerprint for record in records if isinstance(record, Record) and record.fingerprint}
     if len(given) > 1:
-        raise InvalidRequest("fingerprint: the records are of several code spaces; send each space on its own")
+        raise InvalidRequest("fingerprint: the records are of several code spaces; send each space separately")
     return given.pop() if given else None
 
 
 def has_codes(records: Sequence[Record]) -> bool:
-    """Whether any brings a code, so that the collection's code space must be known."""
+    """Whether any record has a code, so that the collection's fingerprint is needed."""
     return any(isinstance(record, Record) and record.code is not None for record in records)
 
 
@@ -300,17 +306,21 @@ def queries_of(
     projections: Sequence[Floats],
     features: Sequence[Floats],
 ) -> list[pb.Query]:
-    """The queries of a batch. projections and features: one per code, or none."""
+    """Encodes the queries of a batch: the images, then the codes, then the keys.
+
+    Raises:
+        InvalidRequest: If a query is malformed, or projections or features are not one per code.
+    """
     for field, rows in (("projections", projections), ("features", features)):
         if len(rows) not in (0, len(codes)):
             raise InvalidRequest(
-                f"{field}: are {len(rows)}, the codes {len(codes)}; give one for each code, or none"
+                f"{field}: there are {len(rows)} for {len(codes)} codes; give one for each code, or none"
             )
-    nothing = [None] * len(codes)
+    absent = [None] * len(codes)
     given = zip(
         listed("codes", codes),
-        projections if len(projections) else nothing,
-        features if len(features) else nothing,
+        projections if len(projections) else absent,
+        features if len(features) else absent,
         strict=True,
     )
     return [

@@ -93,7 +93,7 @@ class Client:
 
     def close(self) -> None:
         """Closes the connections. Later calls raise InvalidRequest."""
-        for channel in self._coordinators.end():
+        for channel in self._coordinators.close():
             channel.close()
 
     @shows_search_options
@@ -265,7 +265,7 @@ class Client:
                         )
                         for response in stream:
                             retry.reset()
-                            pending.answered()
+                            pending.acknowledge()
                             for outcome in response.outcomes:
                                 yield wire.outcome_from_wire(outcome)
                     break

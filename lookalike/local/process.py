@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from lookalike.files.atomic import atomic_write
 from lookalike.local.folder import DataFolder
+from lookalike.transport.retry import Backoff
 
 STOP_SECONDS = 20.0
-RESTART_BASE_SECONDS = 0.25
+RESTART_BASE_SECONDS = 0.125
 RESTART_MAX_SECONDS = 10.0
 # A process that ran for this long is no longer in a crash loop.
 STEADY_SECONDS = 30.0
@@ -51,7 +52,9 @@ class Process:
     popen: subprocess.Popen[bytes] | None = None
     _log_start: int = 0
     _started: float = 0.0
-    _failures: int = 0
+    _backoff: Backoff = dataclasses.field(
+        default_factory=lambda: Backoff(RESTART_BASE_SECONDS, RESTART_MAX_SECONDS)
+    )
     restart_at: float = 0.0
 
     @property
@@ -88,15 +91,14 @@ class Process:
     def note_running(self, now: float) -> None:
         """Forgets earlier failures of a process that has run for long enough."""
         if now - self._started > STEADY_SECONDS:
-            self._failures = 0
+            self._backoff.reset()
 
     def note_ended(self, now: float) -> float:
         """Cleans up after a process that has ended, and schedules its restart. Returns the delay in seconds."""
         assert self.popen is not None, "it was running"
-        delay = min(RESTART_MAX_SECONDS, RESTART_BASE_SECONDS * 2.0**self._failures)
         _reap(self.popen)
         self.popen = None
-        self._failures += 1
+        delay = self._backoff.next_seconds()
         self.restart_at = now + delay
         return delay
 

@@ -18,7 +18,7 @@ SILENCE = PartitionUnavailable("does not answer")
 def three() -> Iterator[Coordinators]:
     coordinators = Coordinators(grpc, ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"])
     yield coordinators
-    for channel in coordinators.end():
+    for channel in coordinators.close():
         channel.close()
 
 

@@ -15,8 +15,8 @@ def test_another_stream_begins_with_what_was_not_answered() -> None:
     messages = ResendBuffer(iter(range(6)))
     first = messages.stream()
     assert [next(first) for _ in range(4)] == [0, 1, 2, 3]
-    messages.answered()
-    messages.answered()
+    messages.acknowledge()
+    messages.acknowledge()
     assert list(messages.stream()) == [2, 3, 4, 5]
     assert list(itertools.islice(messages.stream(), 2)) == [2, 3]
 
@@ -38,7 +38,7 @@ def test_what_a_broken_streams_thread_read_last_is_not_lost() -> None:
     assert asked.wait(10)
     again = messages.stream()
     assert next(again) == 0
-    messages.answered()
+    messages.acknowledge()
     given.set()
     assert next(again) == 1
     reader.join(10)
