@@ -1,4 +1,4 @@
-"""Owns what a client gets: results, coverage, records, outcomes and status, written and read."""
+"""Owns the codec of responses: results, coverage, records, outcomes and status, both ways."""
 
 from __future__ import annotations
 
