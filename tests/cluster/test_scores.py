@@ -242,7 +242,7 @@ def test_features_come_with_codes_where_they_are_kept_and_nowhere_else(
     for record, words in (
         (Record("x", code=code), "features: have 0 bytes; send 48"),
         (Record("x", code=code, features=FEATURES[0][:5]), "features: have 20 bytes; send 48"),
-        (Record("x", image=b"1", features=FEATURES[0]), "features: come with a code"),
+        (Record("x", image=b"1", features=FEATURES[0]), "features: need a code"),
     ):
         with pytest.raises(InvalidRequest, match=words):
             client.upsert([record], collection=names[0])
