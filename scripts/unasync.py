@@ -18,7 +18,7 @@ _REWRITES = [
     (r'\A""".*?"""\n', _DOCSTRING),
     (r"\basync (def|for|with)\b", r"\1"),
     (r"\bawait ", ""),
-    (r"Iterable\[Record\] \| AsyncIterable\[Sequence\[Record\]\]", "Iterable[Record]"),
+    (r" \| AsyncIterable\[Sequence\[Record\]\]", ""),
     (r"\bAsyncIterable, ", ""),
     (r"\bgrpc\.aio\b", "grpc"),
     (r"\bAsync([A-Z]\w+)", r"\1"),
@@ -26,7 +26,7 @@ _REWRITES = [
     (r"\bwait_async\b", "wait"),
     (r"__a(enter|exit)__", r"__\1__"),
     (r"Bound to the event loop of its first call\.", "Safe to share between threads."),
-    (r" An asynchronous iterator yields batches of records\.", ""),
+    (r"\s+An\s+asynchronous\s+iterator\s+yields\s+lists\.", ""),
 ]
 # Sorted imports, and `yield from` where an asynchronous generator has to loop.
 _FIXES = ("--quiet", "--select", "I,UP028", "--fix", "--unsafe-fixes")

@@ -219,7 +219,7 @@ class AsyncClient:
 
     async def ingest(
         self,
-        records: Iterable[Record] | AsyncIterable[Sequence[Record]],
+        records: Iterable[Record] | Iterable[Sequence[Record]] | AsyncIterable[Sequence[Record]],
         *,
         collection: str,
         timeout: float | None = None,
@@ -231,7 +231,8 @@ class AsyncClient:
         answers within the client's timeout.
 
         Args:
-            records: The records to store. An asynchronous iterator yields batches of records.
+            records: The records to store, or lists of records, each of which is sent as soon as it is read. An
+                asynchronous iterator yields lists.
             collection: The collection's name.
             timeout: Seconds for the whole stream; unlimited by default.
 

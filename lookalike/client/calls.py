@@ -7,12 +7,12 @@ import math
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import grpc
 import numpy as np
 import numpy.typing as npt
-from more_itertools import chunked, constrained_batches
+from more_itertools import constrained_batches
 
 from lookalike import wire
 from lookalike.model.codespace import CodeSpace
@@ -282,15 +282,28 @@ def has_codes(records: Sequence[Record]) -> bool:
     return any(isinstance(record, Record) and record.code is not None for record in records)
 
 
-def batches(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """Splits records into lists of up to 256, as many as one message of an ingest stream carries."""
-    return chunked(records, _STREAM_RECORDS)
+def batches(records: Iterable[Record] | Iterable[Sequence[Record]]) -> Iterator[Sequence[Record]]:
+    """The caller's own lists of records; single records in lists of up to 256, the size of one message of a
+    stream."""
+    pending: list[Record] = []
+    for item in records:
+        if not isinstance(item, list | tuple):
+            pending.append(cast(Record, item))
+            if len(pending) < _STREAM_RECORDS:
+                continue
+        if pending:
+            yield pending
+            pending = []
+        if isinstance(item, list | tuple):
+            yield item
+    if pending:
+        yield pending
 
 
 async def async_batches(
-    records: Iterable[Record] | AsyncIterable[Sequence[Record]],
+    records: Iterable[Record] | Iterable[Sequence[Record]] | AsyncIterable[Sequence[Record]],
 ) -> AsyncIterator[Sequence[Record]]:
-    """The caller's own batches, or those of `batches`."""
+    """As `batches`, and the lists of an asynchronous iterator."""
     if isinstance(records, AsyncIterable):
         async for batch in records:
             yield batch

@@ -218,7 +218,7 @@ class Client:
 
     def ingest(
         self,
-        records: Iterable[Record],
+        records: Iterable[Record] | Iterable[Sequence[Record]],
         *,
         collection: str,
         timeout: float | None = None,
@@ -230,7 +230,7 @@ class Client:
         answers within the client's timeout.
 
         Args:
-            records: The records to store.
+            records: The records to store, or lists of records, each of which is sent as soon as it is read.
             collection: The collection's name.
             timeout: Seconds for the whole stream; unlimited by default.
 
