@@ -38,7 +38,7 @@ from lookalike.transport import requests
 from lookalike.transport.rpc import SERVER_OPTIONS, error_of, trailing_metadata
 from lookalike.transport.tls import ServerTls
 
-log = logging.getLogger("lookalike.server.serving")
+log = logging.getLogger("lookalike.serving")
 MAX_CONCURRENT_RPCS = 8_192
 DRAIN_SECONDS = 10.0
 _MAX_TEXT_BYTES = 1_500
