@@ -6,17 +6,9 @@ from lookalike.client.async_client import AsyncClient
 from lookalike.client.sync_client import Client
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import LookalikeError
-from lookalike.model.records import (
-    ClusterStatus,
-    Collection,
-    Coverage,
-    Hit,
-    Outcome,
-    Record,
-    SearchResult,
-    StoredRecord,
-)
+from lookalike.model.records import Collection, Coverage, Hit, Outcome, Record, SearchResult, StoredRecord
 from lookalike.model.search_options import SearchOptions
+from lookalike.model.status import ClusterStatus
 from lookalike.transport.tls import Tls
 
 __all__ = [

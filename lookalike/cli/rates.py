@@ -6,7 +6,7 @@ import dataclasses
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from lookalike.model.records import CoordinatorStatus
+from lookalike.model.status import CoordinatorStatus
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from rich.text import Text
 from lookalike.cli.rates import CoordinatorRates
 from lookalike.client.sync_client import Client
 from lookalike.model.errors import LookalikeError
-from lookalike.model.records import ClusterStatus, PartitionStatus
+from lookalike.model.status import ClusterStatus, PartitionStatus
 
 _PIPED_WIDTH = 160
 _STYLES = {"serving": "green", "recovering": "yellow", "unavailable": "bold red"}

@@ -9,7 +9,6 @@ import dataclasses
 import math
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
-from types import TracebackType
 from typing import Self, Unpack
 
 import grpc
@@ -38,7 +37,6 @@ from lookalike.model.codespace import CodeSpace
 from lookalike.model.features import NONE
 from lookalike.model.indexing import SCAN, Indexing
 from lookalike.model.records import (
-    ClusterStatus,
     Collection,
     Outcome,
     Record,
@@ -48,6 +46,7 @@ from lookalike.model.records import (
     check_collection_name,
 )
 from lookalike.model.search_options import SearchKeywords, SearchOptions
+from lookalike.model.status import ClusterStatus
 from lookalike.transport import tracing
 from lookalike.transport.retry import MAX_ATTEMPTS, Retry, was_never_sent
 from lookalike.transport.tls import Tls
@@ -87,9 +86,7 @@ class AsyncClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -160,7 +157,6 @@ class AsyncClient:
         """Runs up to 1,024 queries in one scan, with the same options. See `search`.
 
         Args:
-            collection: The collection's name.
             images: Encoded image files' bytes, or their paths.
             codes: Codes of bits / 8 bytes each.
             keys: Keys of stored records.
@@ -181,18 +177,12 @@ class AsyncClient:
         return await self._run(self._calls.search_batch(collection, queries, fingerprint, options), deadline)
 
     async def get(
-        self,
-        keys: Sequence[str],
-        *,
-        collection: str,
-        consistency: str = "one",
-        include_thumbnails: bool = False,
+        self, keys: Sequence[str], *, collection: str, consistency: str = "one", include_thumbnails: bool = False
     ) -> list[StoredRecord]:
         """Reads records by key.
 
         Args:
             keys: Up to 10,000 keys. A response holds 28 MiB, enough for a thousand records with thumbnails.
-            collection: The collection's name.
             consistency: "one" reads one replica, "quorum" a majority.
             include_thumbnails: Return each record's thumbnail.
 
@@ -233,7 +223,6 @@ class AsyncClient:
         Args:
             records: The records to store, or lists of records, each of which is sent as soon as it is read. An
                 asynchronous iterator yields lists.
-            collection: The collection's name.
             timeout: Seconds for the whole stream; unlimited by default.
 
         Yields:
@@ -263,10 +252,9 @@ class AsyncClient:
                 coordinator = self._coordinators.next()
                 try:
                     with tracing.calling("Ingest") as metadata:
-                        stream = coordinator.stub.Ingest(
-                            pending.stream(), timeout=seconds_until(deadline), metadata=metadata
-                        )
-                        async for response in stream:
+                        send = coordinator.stub.Ingest
+                        left = seconds_until(deadline)
+                        async for response in send(pending.stream(), timeout=left, metadata=metadata):
                             retry.reset()
                             pending.acknowledge()
                             for outcome in response.outcomes:
@@ -328,8 +316,7 @@ class AsyncClient:
         return await self._run(self._calls.get_collection(name))
 
     async def get_hash_file(self, name: str) -> bytes:
-        """Returns the hash file with which an encoder (`encoder.hash`) makes codes of this collection; empty if
-        the collection keeps none."""
+        """Returns the collection's hash file, for an encoder's `encoder.hash`; empty if it has none."""
         return await self._run(self._calls.get_hash_file(name))
 
     async def list_collections(self) -> list[Collection]:
@@ -358,7 +345,6 @@ class AsyncClient:
         """Reads one partition's records of these slots. Not retried: call it again for the missing slots.
 
         Args:
-            collection: The collection's name.
             slots: bool (1024,), the wanted slots.
             since: Marks of an earlier backup, to read only the changes since then.
 

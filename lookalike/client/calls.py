@@ -27,7 +27,6 @@ from lookalike.model.errors import (
 from lookalike.model.indexing import Indexing
 from lookalike.model.records import (
     MAX_BATCH_RECORDS,
-    ClusterStatus,
     Collection,
     Record,
     SearchResult,
@@ -37,6 +36,7 @@ from lookalike.model.records import (
     check_key,
 )
 from lookalike.model.search_options import SearchOptions
+from lookalike.model.status import ClusterStatus
 from lookalike.transport.rpc import error_of
 from lookalike.v1 import record_pb2
 from lookalike.v1 import search_pb2 as pb

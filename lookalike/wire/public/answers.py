@@ -7,20 +7,14 @@ from collections.abc import Iterable, Sequence
 
 from lookalike.model import errors
 from lookalike.model.errors import LookalikeError
-from lookalike.model.records import (
+from lookalike.model.records import Coverage, Hit, Outcome, SearchResult, StoredRecord, Timings, VersionedRecord
+from lookalike.model.status import (
     ClusterStatus,
     CoordinatorStatus,
-    Coverage,
     EncoderStatus,
-    Hit,
-    Outcome,
     PartitionStatus,
     Rebalance,
     ReplicaStatus,
-    SearchResult,
-    StoredRecord,
-    Timings,
-    VersionedRecord,
 )
 from lookalike.v1 import record_pb2, search_pb2
 from lookalike.wire.public.collections import (

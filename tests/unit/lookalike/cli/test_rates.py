@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from lookalike.cli.rates import CoordinatorRates, Rates, between, quantile
-from lookalike.model.records import CoordinatorStatus
+from lookalike.model.status import CoordinatorStatus
 
 FIRST = CoordinatorStatus("a:7700", 100.0, 1_000, [1.0, 10.0], [500, 400, 100])
 SECOND = CoordinatorStatus("a:7700", 102.0, 1_010, [1.0, 10.0], [500, 408, 100])
