@@ -376,7 +376,7 @@ def test_features_and_reranks_by_the_command_line(cluster: Cluster, client: Clie
     text = run("search", "--key", "k1", "--rerank", "features", "--oversampling", 1, "-k", 1, *of).stdout
     assert "among candidates: 3 of 3 partitions" in text
     assert "projections: are missing" in failure("search", "--key", "k1", "--score", "asymmetric", *of)
-    assert "keeps none" in failure("collection", "hash", "ranked", "--output", tmp_path / "hash.npz", *at)
+    assert "has none" in failure("collection", "hash", "ranked", "--output", tmp_path / "hash.npz", *at)
     client.drop_collection("ranked")
 
 

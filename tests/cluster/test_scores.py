@@ -352,7 +352,7 @@ def test_a_shard_refuses_features_that_are_no_numbers(cluster: Cluster, names: l
         )
         with pytest.raises(grpc.RpcError, match="hold NaN or infinity"):
             stub.Write(request)
-        with pytest.raises(grpc.RpcError, match="it was made anew"):
+        with pytest.raises(grpc.RpcError, match="it was recreated"):
             stub.Write(shard_pb2.WriteRequest(collection=names[0], fingerprint=fingerprint, records=[record]))
         group = shard_pb2.ScanGroup(
             collection=names[0], fingerprint=fingerprint, codes=bytes(8), k=1, features=features,
