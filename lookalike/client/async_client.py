@@ -14,11 +14,7 @@ from typing import Self, Unpack
 import grpc
 
 from lookalike import wire
-from lookalike.client.calls import (
-    DEFAULT_TIMEOUT_SECONDS,
-    Answer,
-    Call,
-    Calls,
+from lookalike.client.arguments import (
     Floats,
     Image,
     async_batches,
@@ -26,8 +22,8 @@ from lookalike.client.calls import (
     listed,
     one_fingerprint,
     queries_of,
-    seconds_until,
 )
+from lookalike.client.calls import DEFAULT_TIMEOUT_SECONDS, Answer, Call, Calls, seconds_until
 from lookalike.client.endpoints import AsyncCoordinators
 from lookalike.client.keywords import shows_search_options
 from lookalike.client.resend_buffer import AsyncResendBuffer

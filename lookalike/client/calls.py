@@ -5,16 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
 
 import grpc
-import numpy as np
-import numpy.typing as npt
 from more_itertools import constrained_batches
 
 from lookalike import wire
+from lookalike.client.arguments import STREAM_RECORDS, checked_keys
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import (
     Cancelled,
@@ -33,7 +31,6 @@ from lookalike.model.records import (
     StoredRecord,
     VersionedRecord,
     check_collection_name,
-    check_key,
 )
 from lookalike.model.search_options import SearchOptions
 from lookalike.model.status import ClusterStatus
@@ -43,13 +40,10 @@ from lookalike.v1 import search_pb2 as pb
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
 MAX_TIMEOUT_SECONDS = 86_400.0
-_STREAM_RECORDS = 256
 _STREAM_BYTES = 8 * 1024 * 1024
 _UPSERT_BYTES = 48 * 1024 * 1024
 
 Answer = TypeVar("Answer")
-Image = bytes | str | Path
-Floats = npt.NDArray[np.float32]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -148,7 +142,7 @@ class Calls:
     ) -> Call[list[StoredRecord]]:
         request = pb.GetRequest(
             collection=check_collection_name(collection),
-            keys=_checked_keys(keys),
+            keys=checked_keys(keys),
             consistency=wire.consistency_to_wire(consistency),
             include_thumbnails=include_thumbnails,
         )
@@ -168,7 +162,7 @@ class Calls:
         ]
 
     def delete(self, keys: Sequence[str], collection: str) -> Call[int]:
-        request = pb.DeleteRequest(collection=check_collection_name(collection), keys=_checked_keys(keys))
+        request = pb.DeleteRequest(collection=check_collection_name(collection), keys=checked_keys(keys))
         return Call("Delete", request, lambda answer: int(answer.deleted))
 
     def create_collection(
@@ -237,7 +231,7 @@ class Calls:
         self, records: Sequence[Record], collection: str, fingerprint: str | None
     ) -> Iterator[pb.IngestRequest]:
         """Encodes the records as messages of an ingest stream, in order."""
-        for part in _messages(records, _STREAM_RECORDS, _STREAM_BYTES):
+        for part in _messages(records, STREAM_RECORDS, _STREAM_BYTES):
             yield pb.IngestRequest(collection=collection, records=part, fingerprint=fingerprint or "")
 
     def _read_collection(self, answer: Any) -> Collection:
@@ -256,88 +250,3 @@ def _messages(
 def seconds_until(deadline: float) -> float | None:
     """The timeout for gRPC until a deadline of the monotonic clock; None if it is infinite."""
     return None if math.isinf(deadline) else max(0.0, deadline - time.monotonic())
-
-
-def listed(field: str, values: Iterable[Answer]) -> list[Answer]:
-    """Returns the values as a list. Raises InvalidRequest for text and single objects."""
-    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
-        raise InvalidRequest(f"{field}: is one {type(values).__name__}; give a list")
-    return list(values)
-
-
-def _checked_keys(keys: Iterable[str]) -> list[str]:
-    return [check_key(key) for key in listed("keys", keys)]
-
-
-def one_fingerprint(records: Sequence[Record]) -> str | None:
-    """The fingerprint that the records name; None if none does. Raises InvalidRequest if they name several."""
-    given = {record.fingerprint for record in records if isinstance(record, Record) and record.fingerprint}
-    if len(given) > 1:
-        raise InvalidRequest("fingerprint: the records are of several code spaces; send each space separately")
-    return given.pop() if given else None
-
-
-def has_codes(records: Sequence[Record]) -> bool:
-    """Whether any record has a code, so that the collection's fingerprint is needed."""
-    return any(isinstance(record, Record) and record.code is not None for record in records)
-
-
-def batches(records: Iterable[Record] | Iterable[Sequence[Record]]) -> Iterator[Sequence[Record]]:
-    """The caller's own lists of records; single records in lists of up to 256, the size of one message of a
-    stream."""
-    pending: list[Record] = []
-    for item in records:
-        if not isinstance(item, list | tuple):
-            pending.append(cast(Record, item))
-            if len(pending) < _STREAM_RECORDS:
-                continue
-        if pending:
-            yield pending
-            pending = []
-        if isinstance(item, list | tuple):
-            yield item
-    if pending:
-        yield pending
-
-
-async def async_batches(
-    records: Iterable[Record] | Iterable[Sequence[Record]] | AsyncIterable[Sequence[Record]],
-) -> AsyncIterator[Sequence[Record]]:
-    """As `batches`, and the lists of an asynchronous iterator."""
-    if isinstance(records, AsyncIterable):
-        async for batch in records:
-            yield batch
-    else:
-        for batch in batches(records):
-            yield batch
-
-
-def queries_of(
-    images: Sequence[Image],
-    codes: Sequence[bytes],
-    keys: Sequence[str],
-    projections: Sequence[Floats],
-    features: Sequence[Floats],
-) -> list[pb.Query]:
-    """Encodes the queries of a batch: the images, then the codes, then the keys.
-
-    Raises:
-        InvalidRequest: If a query is malformed, or projections or features are not one per code.
-    """
-    for field, rows in (("projections", projections), ("features", features)):
-        if len(rows) not in (0, len(codes)):
-            raise InvalidRequest(
-                f"{field}: there are {len(rows)} for {len(codes)} codes; give one for each code, or none"
-            )
-    absent = [None] * len(codes)
-    given = zip(
-        listed("codes", codes),
-        projections if len(projections) else absent,
-        features if len(features) else absent,
-        strict=True,
-    )
-    return [
-        *(wire.query_to_wire(image, None, None) for image in listed("images", images)),
-        *(wire.query_to_wire(None, code, None, own, vector) for code, own, vector in given),
-        *(wire.query_to_wire(None, None, key) for key in listed("keys", keys)),
-    ]

@@ -13,11 +13,7 @@ from typing import Self, Unpack
 import grpc
 
 from lookalike import wire
-from lookalike.client.calls import (
-    DEFAULT_TIMEOUT_SECONDS,
-    Answer,
-    Call,
-    Calls,
+from lookalike.client.arguments import (
     Floats,
     Image,
     batches,
@@ -25,8 +21,8 @@ from lookalike.client.calls import (
     listed,
     one_fingerprint,
     queries_of,
-    seconds_until,
 )
+from lookalike.client.calls import DEFAULT_TIMEOUT_SECONDS, Answer, Call, Calls, seconds_until
 from lookalike.client.endpoints import Coordinators
 from lookalike.client.keywords import shows_search_options
 from lookalike.client.resend_buffer import ResendBuffer

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from lookalike import Record
-from lookalike.client.calls import Calls, async_batches, batches
+from lookalike.client.arguments import async_batches, batches
+from lookalike.client.calls import Calls
 from lookalike.model.errors import InvalidRequest
 
 RECORDS = [Record(str(number), code=bytes(8)) for number in range(600)]
