@@ -30,7 +30,7 @@ _REWRITES = [
 ]
 # Sorted imports, and `yield from` where an asynchronous generator has to loop.
 _FIXES = ("--quiet", "--select", "I,UP028", "--fix", "--unsafe-fixes")
-_LEFT_OVER = re.compile(r"(?i).*(?<!un)(?<!from )(async|await).*")
+_LEFT_OVER = re.compile(r".*(async|await).*", re.IGNORECASE)
 
 
 def generate() -> str:
