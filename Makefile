@@ -7,7 +7,7 @@ SECONDS ?= 600
 SEED ?= 1
 RULES := deploy/kubernetes/components/monitoring/rules.yaml
 
-.PHONY: help setup demo test check types style format protos docs bench chaos manifests clean
+.PHONY: help setup demo test check types style format protos client docs bench chaos manifests clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -37,6 +37,7 @@ style: setup
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/python protos/generate.py --check
+	$(BIN)/python scripts/unasync.py --check
 	$(BIN)/python docs/generate.py --check
 
 format: setup  ## Format the code and fix lint findings
@@ -45,6 +46,9 @@ format: setup  ## Format the code and fix lint findings
 
 protos: setup  ## Generate lookalike/v1 from protos/
 	$(BIN)/python protos/generate.py
+
+client: setup  ## Generate the SDK's blocking client from the asynchronous one
+	$(BIN)/python scripts/unasync.py
 
 docs: setup  ## Generate docs/api from protos/, docstrings and commands
 	$(BIN)/python docs/generate.py

@@ -18,7 +18,7 @@ from coordinator.replica import Replica
 from lookalike.cluster.shard_state import ShardState
 from lookalike.cluster.slots import SlotState
 from lookalike.model.errors import LookalikeError
-from lookalike.model.records import (
+from lookalike.model.status import (
     ClusterStatus,
     CoordinatorStatus,
     EncoderStatus,

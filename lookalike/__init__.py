@@ -1,21 +1,14 @@
-"""Lookalike's client. `Client` and `AsyncClient` talk to a cluster's coordinators; `Record`, `Hit`,
-`Coverage` and `SearchResult` are what goes in and comes out; `lookalike.errors` is what can go wrong."""
+"""The Python SDK of Lookalike. `Client` and `AsyncClient` call a cluster's coordinators. They accept `Record` and
+`SearchOptions`, return `SearchResult` with its `Hit`s and `Coverage`, and raise the errors of
+`lookalike.errors`."""
 
 from lookalike.client.async_client import AsyncClient
 from lookalike.client.sync_client import Client
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import LookalikeError
-from lookalike.model.records import (
-    ClusterStatus,
-    Collection,
-    Coverage,
-    Hit,
-    Outcome,
-    Record,
-    SearchResult,
-    StoredRecord,
-)
+from lookalike.model.records import Collection, Coverage, Hit, Outcome, Record, SearchResult, StoredRecord
 from lookalike.model.search_options import SearchOptions
+from lookalike.model.status import ClusterStatus
 from lookalike.transport.tls import Tls
 
 __all__ = [

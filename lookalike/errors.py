@@ -1,4 +1,4 @@
-"""The errors that the SDK raises. `lookalike.model.errors` defines them."""
+"""The errors that the SDK raises. Defined in `lookalike.model.errors`."""
 
 from lookalike.model.errors import (
     AlreadyExists,

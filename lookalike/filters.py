@@ -1,4 +1,4 @@
-"""Filters over attributes, as the SDK takes them. `lookalike.model.filters` defines them."""
+"""Filters over attributes for searches. Defined in `lookalike.model.filters`."""
 
 from lookalike.model.filters import (
     And,

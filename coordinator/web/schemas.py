@@ -10,7 +10,7 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from pydantic import TypeAdapter
 
-from lookalike.model.records import ClusterStatus
+from lookalike.model.status import ClusterStatus
 
 Schema = dict[str, Any]
 _COMMENTS: dict[str, str] = json.loads((resources.files("lookalike.v1") / "comments.json").read_text("utf-8"))

@@ -1,7 +1,7 @@
-"""Owns the `lookalike` command: its commands, how they report, and their exit codes.
+"""Owns the `lookalike` command: its subcommands, how they report errors, and their exit codes.
 
-Commands that need a service's code come from that service by entry point, so the client's install has them
-by name and says what to install when they are called."""
+Commands that need more than the client's dependencies are entry points. Without their packages they are listed,
+and say what to install when they are called."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ENTRY_POINTS = "lookalike.commands"
 
 
 class _Group(typer.core.TyperGroup):
-    """The commands of this package, and those that services bring."""
+    """The commands of this package and of the entry points."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted([*super().list_commands(ctx), *(point.name for point in entry_points(group=_ENTRY_POINTS))])
@@ -35,8 +35,8 @@ class _Group(typer.core.TyperGroup):
 
 
 def _load(point: Any) -> tuple[Callable[..., None], dict[str, Any]]:
-    """The command's function, and how its arguments are read; if a package is missing, one that takes any and says
-    what to install."""
+    """Returns the command's function and context settings. If a package is missing, the function accepts any
+    arguments and says what to install."""
     try:
         return point.load(), {}
     except ModuleNotFoundError as error:
@@ -71,9 +71,9 @@ app.add_typer(collection.app, name="collection")
 
 
 def main() -> None:
-    """Run a command. Exit code 0 only on success; an error is one line on standard error."""
+    """Runs a command. Exit code 0 means success; an error is one line on standard error."""
     if sys.stdout is None:  # the caller closed it
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # as long as the process
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # open until the process exits
     try:
         try:
             app()
@@ -84,7 +84,7 @@ def main() -> None:
         print(f"error: {' '.join(error.message.split())}{reference}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
-        # What is still to be written would fail again at the end of the process.
+        # Unwritten output would fail again when the process exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
             print(f"error: {error}", file=sys.stderr)

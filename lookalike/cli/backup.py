@@ -23,21 +23,24 @@ from lookalike.jobs.backup.folder import Folder, Manifest
 from lookalike.model.errors import NotFound
 from lookalike.model.records import SLOTS
 
-Url = Annotated[str, typer.Argument(help="A folder, or a URL such as s3://bucket/backups; what fsspec reaches.")]
-Patience = Annotated[float, typer.Option("--timeout", help="Seconds to try on while a part is away.", min=0.001)]
+Url = Annotated[str, typer.Argument(help="A folder, or a URL such as s3://bucket/backups that fsspec supports.")]
+RetrySeconds = Annotated[
+    float, typer.Option("--timeout", help="Seconds to retry while a partition is unavailable.", min=0.001)
+]
 
 
 def backup(
     url: Url,
     collection: CollectionName = DEFAULT_COLLECTION,
     full: Annotated[
-        bool, typer.Option("--full", help="All records, not only what came since the last one.")
+        bool, typer.Option("--full", help="Back up all records, not only changes since the last backup.")
     ] = False,
     server: Server = DEFAULT_SERVER,
-    timeout: Patience = 120.0,
+    timeout: RetrySeconds = 120.0,
     as_json: Json = False,
 ) -> None:
-    """Back a collection up, as it is now, while it serves. After the first time only what came since is stored."""
+    """Back up a collection while it serves. The first backup is full; later ones store the changes since the
+    last."""
     folder = Folder(url, collection)
     with connect(server, timeout) as client, records_bar("slots", SLOTS) as bar:
         manifest = backups.take(
@@ -50,29 +53,29 @@ def backup(
     added = "" if manifest.base is None else f" since backup {manifest.base}"
     print(
         f"backup {manifest.number} of {collection}: {manifest.records:,} records{added} in"
-        f" {manifest.size:,} bytes; {manifest.rows:,} records in all"
+        f" {manifest.size:,} bytes; {manifest.rows:,} records in total"
     )
 
 
 def restore(
     url: Url,
     collection: CollectionName = DEFAULT_COLLECTION,
-    number: Annotated[int | None, typer.Option(min=1, help="Which backup; the last by default.")] = None,
-    into: Annotated[str | None, typer.Option(help="Another name for the restored collection.")] = None,
+    number: Annotated[int | None, typer.Option(min=1, help="The backup's number; the last by default.")] = None,
+    into: Annotated[str | None, typer.Option(help="Name of the restored collection; its own by default.")] = None,
     merge: Annotated[
-        bool, typer.Option("--merge", help="Into a collection that is there; records of other keys stay.")
+        bool, typer.Option("--merge", help="Restore into an existing collection; keep its other records.")
     ] = False,
-    check: Annotated[bool, typer.Option("--check", help="Only verify the checksums of the backup.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only verify the backup's checksums.")] = False,
     server: Server = DEFAULT_SERVER,
-    timeout: Patience = 120.0,
+    timeout: RetrySeconds = 120.0,
     as_json: Json = False,
 ) -> None:
-    """Bring a collection back from its backup. Everything is verified first; the cluster may have any number of
-    partitions."""
+    """Restore a collection from its backup. All files are verified first. The cluster may have another number of
+    partitions than the backed up one."""
     folder = Folder(url, collection)
     finished = folder.finished()
     if not finished:
-        raise NotFound(f"backup: there is none of {collection!r} at {url!r}; `lookalike backup` makes one")
+        raise NotFound(f"backup: no backup of {collection!r} at {url!r}; `lookalike backup` creates one")
     chain = folder.chain(finished[-1] if number is None else number)
     restores.verify(folder, chain)
     latest = chain[-1]

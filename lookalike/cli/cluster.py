@@ -32,9 +32,9 @@ def up(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Start a whole local cluster and keep it running until Ctrl-C, SIGTERM or the end of the terminal.
+    """Start a local cluster and run it until Ctrl-C, SIGTERM or the terminal closes.
 
-    Prints one line when it serves: "ready: grpc ADDRESS web URL"."""
+    Prints one line when it is ready: "ready: grpc ADDRESS web URL"."""
     try:
         from lookalike.local.supervisor import Supervisor
         from lookalike.server.config import load_config
@@ -66,32 +66,32 @@ def up(
 
 @contextlib.contextmanager
 def _following(path: Path, watch: FileWatch, supervisor: Supervisor) -> Iterator[None]:
-    """While the block runs, the cluster applies the config file after SIGHUP and when `watch` sees a change. It
-    stops when SIGHUP means that the terminal was closed."""
+    """Reloads the config during the block: on SIGHUP, and whenever `watch` sees a change. Stops the cluster if
+    SIGHUP means that the terminal was closed."""
     from lookalike.server.config import CONFIG_POLL_SECONDS, content_of, load_config
 
-    # No events: a handler that interrupts their own `set` or `wait` would wait for their lock without an end.
-    wishes: queue.SimpleQueue[Literal["look", "end"]] = queue.SimpleQueue()
+    # Not threading.Event: a signal handler that interrupts its `set` or `wait` would deadlock on its lock.
+    requests: queue.SimpleQueue[Literal["reload", "end"]] = queue.SimpleQueue()
     had_terminal = os.isatty(2)
 
     def hung_up(*_: object) -> None:
         if had_terminal and not os.isatty(2):
             supervisor.ask_to_stop()
         else:
-            wishes.put("look")
+            requests.put("reload")
 
     signal.signal(signal.SIGHUP, hung_up)
 
     def follow() -> None:
         while True:
-            wish = None
+            request = None
             with contextlib.suppress(queue.Empty):
-                wish = wishes.get(timeout=CONFIG_POLL_SECONDS)
-            if wish == "end":
+                request = requests.get(timeout=CONFIG_POLL_SECONDS)
+            if request == "end":
                 return
             try:
                 # An editor truncates a file before it writes; an empty file would mean the defaults.
-                if content_of(path) != b"" and (watch.changed() or wish == "look"):
+                if content_of(path) != b"" and (watch.changed() or request == "reload"):
                     supervisor.reload(load_config(path))
             except CannotStart as error:
                 print(f"the config is not applied: {error}", file=sys.stderr, flush=True)
@@ -101,18 +101,19 @@ def _following(path: Path, watch: FileWatch, supervisor: Supervisor) -> Iterator
     try:
         yield
     finally:
-        wishes.put("end")
+        requests.put("end")
         thread.join()
 
 
 def status(
-    watch: Annotated[bool, typer.Option("--watch", help="Show it again and again until Ctrl-C.")] = False,
-    interval: Annotated[float, typer.Option(help="Seconds between two looks of --watch.", min=0.1)] = 2.0,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option(help="Seconds between refreshes with --watch.", min=0.1)] = 2.0,
     server: Server = DEFAULT_SERVER,
     timeout: Timeout = 10.0,
     as_json: Json = False,
 ) -> None:
-    """Show partitions, replicas, encoder and collections. Exit code 1 when a part does not serve."""
+    """Show partitions, replicas, encoder and collections. Exit code 1 if a replica or the encoder does not
+    serve."""
     with connect(server, timeout) as client:
         if watch:
             view.watch(client, len(addresses_of(server)), interval, as_json)
@@ -127,17 +128,19 @@ def status(
         raise typer.Exit(1)
 
 
-rebalance = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="How records move between partitions.")
+rebalance = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Show how records move between partitions."
+)
 
 
 @rebalance.callback()
 def _rebalance() -> None:
-    """How records move between partitions. They move by themselves when the config's `partitions` changes."""
+    """Show how records move between partitions. They move automatically when the config's `partitions` changes."""
 
 
 @rebalance.command("status")
 def rebalance_status(server: Server = DEFAULT_SERVER, timeout: Timeout = 10.0, as_json: Json = False) -> None:
-    """Show how far the records are from where the config wants them."""
+    """Show how many slots still have to move to match the config."""
     with connect(server, timeout) as client:
         answer = client.status()
     if as_json:
@@ -151,17 +154,18 @@ def rebalance_status(server: Server = DEFAULT_SERVER, timeout: Timeout = 10.0, a
 
 
 def drain(
-    partition: Annotated[int, typer.Argument(help="Which partition, from 0.", min=0)],
-    undo: Annotated[bool, typer.Option("--undo", help="Let it have its share again.")] = False,
+    partition: Annotated[int, typer.Argument(help="The partition's number, from 0.", min=0)],
+    undo: Annotated[bool, typer.Option("--undo", help="Give the partition its share of records again.")] = False,
     server: Server = DEFAULT_SERVER,
     timeout: Timeout = 10.0,
     as_json: Json = False,
 ) -> None:
-    """Empty a partition for maintenance. Returns at once; `rebalance status` says when it is empty."""
+    """Move all records off a partition, for maintenance. Returns at once; `rebalance status` shows the
+    progress."""
     with connect(server, timeout) as client:
         slots = client.drain(partition, undo=undo)
     if as_json:
         print_json({"partition": partition, "slots": slots, "drained": not undo})
     else:
-        what = "takes its share again" if undo else "is drained"
+        what = "gets its share again" if undo else "is being drained"
         print(f"partition {partition} {what}; it holds {slots} slots now")

@@ -27,24 +27,26 @@ Name = Annotated[str, typer.Argument(help="The collection's name.")]
 def create(
     name: Name,
     bits: Annotated[
-        int | None, typer.Option(help="For codes made elsewhere: their width. By default the encoder's codes.")
+        int | None,
+        typer.Option(help="Width of codes that are made elsewhere; the encoder's by default."),
     ] = None,
     index: Annotated[
-        str, typer.Option(help="scan, or mih: buckets too, for close neighbours in long lists (64..512 bits).")
+        str,
+        typer.Option(help="scan, or mih, faster for close neighbours in large collections (64..512 bits)."),
     ] = SCAN,
     index_attribute: Annotated[
-        list[str] | None, typer.Option(help="An attribute that filters name often; can be repeated.")
+        list[str] | None, typer.Option(help="An attribute to index for filters; can be repeated.")
     ] = None,
     features: Annotated[
-        str, typer.Option(help="none; or int8 or float16: keep each image's features on disk, to rerank by.")
+        str, typer.Option(help="none, int8 or float16: store each image's features, for reranking.")
     ] = NONE,
     feature_width: Annotated[
-        int, typer.Option(help="For codes made elsewhere: how many features each record brings.", min=0)
+        int, typer.Option(help="Values per feature vector, for codes that are made elsewhere.", min=0)
     ] = 0,
     server: Server = DEFAULT_SERVER,
     as_json: Json = False,
 ) -> None:
-    """Create a collection in the encoder's code space, or for codes made elsewhere."""
+    """Create a collection in the encoder's code space, or for codes that are made elsewhere."""
     with connect(server) as client:
         collection = client.create_collection(
             name, bits=bits, index=index, index_attributes=index_attribute or [],
@@ -74,15 +76,15 @@ def show(name: Name, server: Server = DEFAULT_SERVER, as_json: Json = False) -> 
 @app.command("hash")
 def hash_(
     name: Name,
-    output: Annotated[Path, typer.Option(help="The file to write; name it in encoder.hash.")],
+    output: Annotated[Path, typer.Option(help="The file to write, for the config's encoder.hash.")],
     server: Server = DEFAULT_SERVER,
     as_json: Json = False,
 ) -> None:
-    """Write the hash that a collection was made with, so that an encoder can make codes of it again."""
+    """Write a collection's hash to a file, so that an encoder can make codes for the collection."""
     with connect(server) as client:
         data = client.get_hash_file(name)
     if not data:
-        raise NotFound(f"hash: collection {name!r} keeps none; its codes are made elsewhere")
+        raise NotFound(f"hash: collection {name!r} has none; its codes are made elsewhere")
     try:
         output.write_bytes(data)
     except OSError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from more_itertools import chunked
 
 from lookalike.cli.options import (
     DEFAULT_COLLECTION,
@@ -25,35 +26,34 @@ from lookalike.jobs.dedup.sheet import page
 from lookalike.model.errors import InvalidRequest
 from lookalike.model.records import StoredRecord
 
-# With attributes of any size and thumbnails an answer of so many fits into a message.
-_KEYS_AT_ONCE = 300
+# A response with this many records fits into a message, whatever their attributes and thumbnails.
+_KEYS_PER_CALL = 300
 _KEYS_PRINTED = 5
 
 
 def dedup(
-    max_distance: Annotated[
-        int, typer.Option(help="Records whose codes differ in at most so many bits are near-duplicates.", min=0)
-    ] = 4,
+    max_distance: Annotated[int, typer.Option(help="Largest distance of near-duplicates, in bits.", min=0)] = 4,
     collection: CollectionName = DEFAULT_COLLECTION,
     output: Annotated[
-        Path | None, typer.Option(help="Write the groups there, a JSON line each, instead of printing them.")
+        Path | None,
+        typer.Option(help="Write the groups to this file, as JSON lines, instead of printing them."),
     ] = None,
     sheet: Annotated[
-        Path | None, typer.Option("--html", help="Write a contact sheet of the groups there.")
+        Path | None, typer.Option("--html", help="Write a contact sheet of the groups to this file.")
     ] = None,
     groups_shown: Annotated[
         int, typer.Option("--groups", help="Groups on the sheet, largest first.", min=1)
     ] = 200,
-    each_shown: Annotated[int, typer.Option("--each", help="Records of a group on the sheet.", min=2)] = 24,
+    each_shown: Annotated[int, typer.Option("--each", help="Records per group on the sheet.", min=2)] = 24,
     server: Server = DEFAULT_SERVER,
-    timeout: Annotated[float, typer.Option(help="Seconds that a call may take.", min=0.001)] = 120.0,
+    timeout: Annotated[float, typer.Option(help="Timeout of a call in seconds.", min=0.001)] = 120.0,
     as_json: Json = False,
 ) -> None:
-    """List groups of near-duplicates in a collection. Exact: every record is searched for, by range.
+    """List groups of near-duplicates in a collection. The result is exact: every record is searched for.
 
-    A group is a connected component: each of its records is within the distance of another of the group, but two
-    may differ in more."""
-    # Hours of searching are not to end at a place that cannot be written to.
+    A group is a connected component: each record is within the distance of another record of the group, but two
+    records of a group may be further apart."""
+    # Fail now, not after hours of searching, if a file cannot be written.
     for path, field in ((output, "output"), (sheet, "html")):
         if path is not None:
             _write(path, field, (), "a")
@@ -92,15 +92,14 @@ def _as_json(group: Group) -> dict[str, object]:
 def _print(groups: Sequence[Group]) -> None:
     for group in groups:
         more = f" and {len(group.keys) - _KEYS_PRINTED:,} more" if len(group.keys) > _KEYS_PRINTED else ""
-        # As JSON: a key may hold what would change a terminal.
+        # As JSON, because a key may contain terminal control sequences.
         print(f"{len(group.keys):>6}  {', '.join(map(json.dumps, group.keys[:_KEYS_PRINTED]))}{more}")
 
 
 def _records(client: Client, collection: str, groups: Sequence[Group], each: int) -> dict[str, StoredRecord]:
     keys = [key for group in groups for key in group.keys[:each]]
     records: dict[str, StoredRecord] = {}
-    for start in range(0, len(keys), _KEYS_AT_ONCE):
-        part = keys[start : start + _KEYS_AT_ONCE]
+    for part in chunked(keys, _KEYS_PER_CALL):
         found = client.get(part, collection=collection, include_thumbnails=True)
         records |= {record.key: record for record in found}
     return records

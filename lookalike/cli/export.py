@@ -24,16 +24,15 @@ def export(
         str, typer.Argument(help="The parquet file: a path, or a URL such as s3://bucket/photos.parquet.")
     ],
     collection: CollectionName = DEFAULT_COLLECTION,
-    features: Annotated[
-        bool, typer.Option("--features", help="With the features that the collection keeps.")
-    ] = False,
-    thumbnails: Annotated[bool, typer.Option("--thumbnails", help="With the records' thumbnails.")] = False,
+    features: Annotated[bool, typer.Option("--features", help="Include the stored features.")] = False,
+    thumbnails: Annotated[bool, typer.Option("--thumbnails", help="Include the thumbnails.")] = False,
     server: Server = DEFAULT_SERVER,
-    timeout: Annotated[float, typer.Option(help="Seconds to try on while a part is away.", min=0.001)] = 120.0,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds to retry while a partition is unavailable.", min=0.001)
+    ] = 120.0,
     as_json: Json = False,
 ) -> None:
-    """Write a collection, as it is now, to a parquet file, while it serves. The file is complete, or there is
-    none."""
+    """Export a collection to a parquet file while it serves. The file appears only when it is complete."""
     with connect(server, timeout) as client, records_bar("exporting") as bar:
         found = client.get_collection(collection)
         count = export_to(client, found, output, features, thumbnails, timeout, bar.completed)

@@ -1,4 +1,4 @@
-"""Owns `lookalike health`: the health of one server process, for a container's health check."""
+"""Owns `lookalike health`: the health of one server process, for container health checks."""
 
 from __future__ import annotations
 
@@ -22,22 +22,17 @@ def health(
     address: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="The process's gRPC address.")
     ] = DEFAULT_SERVER,
-    ca: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Speak TLS, and trust who is signed by this PEM file.")
-    ] = None,
-    certificate: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="What to show to a server that asks, a PEM file.")
-    ] = None,
-    key: Annotated[Path | None, typer.Option(metavar="FILE", help="The certificate's key, a PEM file.")] = None,
-    server_name: Annotated[
-        str | None, typer.Option(help="What the server's certificate is made out to, if not to HOST.")
-    ] = None,
+    ca: Annotated[Path | None, typer.Option(metavar="FILE", help="Trust this CA (PEM); implies TLS.")] = None,
+    certificate: Annotated[Path | None, typer.Option(metavar="FILE", help="Client certificate (PEM).")] = None,
+    key: Annotated[Path | None, typer.Option(metavar="FILE", help="Key of the client certificate (PEM).")] = None,
+    server_name: Annotated[str | None, typer.Option(help="Server name to verify; HOST by default.")] = None,
     service: Annotated[
-        str, typer.Option(help="Whose health: the server's; or `liveness`: that the process runs, serving or not.")
+        str,
+        typer.Option(help="`liveness` for whether the process runs; by default, whether it serves."),
     ] = "",
-    timeout: Annotated[float, typer.Option(help="Seconds that it may take.", min=0.001)] = 3.0,
+    timeout: Annotated[float, typer.Option(help="Timeout in seconds.", min=0.001)] = 3.0,
 ) -> None:
-    """Ask a coordinator, shard or encoder for its gRPC health. Exit code 0 if it serves, else 1."""
+    """Check the gRPC health of a coordinator, shard or encoder. Exit code 0 if it serves, else 1."""
     is_secure = bool(ca or certificate or key or server_name)
     credentials = channel_credentials(Tls(ca, certificate, key)) if is_secure else None
     with contextlib.closing(open_channel(grpc, address, credentials, server_name)) as channel:
@@ -48,7 +43,7 @@ def health(
 
 
 def _ask(channel: grpc.Channel, service: str, timeout: float) -> str:
-    """The name of the state. Raises PartitionUnavailable when there is no answer."""
+    """Returns the state's name. Raises PartitionUnavailable if there is no response."""
     try:
         from grpc_health.v1 import health_pb2, health_pb2_grpc
     except ModuleNotFoundError as error:

@@ -1,5 +1,5 @@
-"""Owns `lookalike keys`: makes, lists, rotates and removes the API keys of a file. Coordinators whose config names
-the file (security.keys) take a change over within seconds, without a restart."""
+"""Owns `lookalike keys`: creates, lists, rotates and removes the API keys of a file. Coordinators whose config
+names the file (security.keys) apply a change within seconds, without a restart."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from lookalike.server.security.keys import KeyRing, describe, load_keys, parse_g
 
 _TEN_YEARS = 10 * 365 * 24
 
-app = typer.Typer(no_args_is_help=True, help="API keys: who may search, write or administer which collections.")
+app = typer.Typer(no_args_is_help=True, help="Manage API keys and their permissions.")
 
 File = Annotated[Path, typer.Option("--file", "-f", envvar="LOOKALIKE_KEYS", help="The key file.", metavar="FILE")]
-Name = Annotated[str, typer.Argument(help="Who holds the key.")]
+Name = Annotated[str, typer.Argument(help="The name of the key's holder.")]
 
 
 @app.command()
@@ -33,18 +33,18 @@ def add(
     grant: Annotated[
         list[str],
         typer.Option(
-            help="search, write or admin, each including those before it; repeat it for several collections, leave"
-            " the collection out for every one.",
+            help="search, write or admin, each including those before it. Repeat it for several collections; omit"
+            " the collection for all collections.",
             metavar="ROLE[:COLLECTION]",
         ),
     ],
     rate: Annotated[
-        float | None, typer.Option(min=0.001, help="Queries, records and keys that it may send a second.")
+        float | None, typer.Option(min=0.001, help="Limit on queries, records and keys per second.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a key and print it, this once. The file is made if it is not there."""
-    with _alone(file):
+    """Create a key and print it; it cannot be shown again. Creates the file if it does not exist."""
+    with _exclusive(file):
         ring = _load(file) if file.exists() else KeyRing()
         ring, issued = ring.added(name, dict(map(parse_grant, grant)), rate)
         save_keys(file, ring)
@@ -53,7 +53,7 @@ def add(
 
 @app.command("list")
 def list_keys(file: File, as_json: Json = False) -> None:
-    """Show who holds keys and what for."""
+    """List the keys' holders and permissions."""
     described = [describe(key, time.time()) for key in _load(file).keys.values()]
     if as_json:
         print_json(described)
@@ -70,12 +70,12 @@ def rotate(
     name: Name,
     file: File,
     keep_hours: Annotated[
-        float, typer.Option(min=0, max=_TEN_YEARS, help="How long the old key still works.")
+        float, typer.Option(min=0, max=_TEN_YEARS, help="Hours until the old key expires.")
     ] = 24.0,
     as_json: Json = False,
 ) -> None:
-    """Give a holder a new key and print it; the old one works for a while beside it."""
-    with _alone(file):
+    """Create a new key for a holder and print it. The old key keeps working for a while."""
+    with _exclusive(file):
         ring, issued = _load(file).rotated(name, keep_hours * 3600, time.time())
         save_keys(file, ring)
     _print_issued(name, issued, as_json)
@@ -86,24 +86,25 @@ def remove(
     name: Name,
     file: File,
     open_to_everyone: Annotated[
-        bool, typer.Option("--open-to-everyone", help="Remove the last key, too: nobody needs one then.")
+        bool,
+        typer.Option("--open-to-everyone", help="Allow removing the last key; then no key is required."),
     ] = False,
 ) -> None:
-    """Take a holder's keys back, at once."""
-    with _alone(file):
+    """Revoke a holder's keys, at once."""
+    with _exclusive(file):
         ring = _load(file).removed(name)
         if not ring.keys and not open_to_everyone:
             raise InvalidRequest(
                 f"name: {name!r} has the last key; without it everyone may do everything. Add another first, or"
-                " say --open-to-everyone"
+                " use --open-to-everyone"
             )
         save_keys(file, ring)
 
 
 @contextlib.contextmanager
-def _alone(file: Path) -> Iterator[None]:
-    """Of two that change the file at once, the second reads what the first wrote. Its folder is locked, for the
-    file itself is replaced."""
+def _exclusive(file: Path) -> Iterator[None]:
+    """Serializes changes to the file, so that the second of two reads what the first wrote. Locks the file's
+    folder, because the file itself is replaced."""
     try:
         folder = os.open(file.parent, os.O_RDONLY)
     except OSError as error:

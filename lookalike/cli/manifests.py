@@ -1,4 +1,4 @@
-"""Owns `lookalike manifests`: the shards of a deployment folder, written from the one cluster config in it."""
+"""Owns `lookalike manifests`: generates a deployment folder's shards from the cluster config in it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ def manifests(
     server: Annotated[
         str | None,
         typer.Option(
-            metavar="HOST:PORT", help="Ask this coordinator which partitions are empty, and leave them out."
+            metavar="HOST:PORT",
+            help="A coordinator that knows which removed partitions are empty; those are omitted.",
         ),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; fail if shards.yaml is not up to date.")
+        bool, typer.Option("--check", help="Write nothing; fail if shards.yaml is not current.")
     ] = False,
 ) -> None:
-    """Write a deployment's shards anew after `partitions` or `replicas` has changed in its lookalike.yaml.
+    """Generate a deployment's shards after a change of `partitions` or `replicas` in its lookalike.yaml.
 
-    A partition that the config has no more is kept until a coordinator (--server) says that it is empty: whoever
-    stopped it earlier would take away records that it has not handed over."""
+    A removed partition stays until a coordinator (--server) reports that it is empty, because stopping it earlier
+    would lose records that it has not handed over."""
     try:
         from lookalike.server.config import load_config
     except ModuleNotFoundError as error:
@@ -51,20 +52,20 @@ def manifests(
     print(f"{target}: {partitions} partitions, {config.replicas} replicas")
     if partitions > config.partitions:
         print(
-            f"partitions {config.partitions}..{partitions - 1} are kept until they have handed over their records;"
+            f"partitions {config.partitions}..{partitions - 1} stay until they have handed over their records;"
             " then run this again with --server",
             file=sys.stderr,
         )
     if config.replicas < origin.replicas - 1:
         print(
-            f"replicas go from {origin.replicas} to {config.replicas} at once: a write that only those have"
-            " that go is lost with them; lower them by one, and wait until `lookalike status` shows no lag",
+            f"replicas go from {origin.replicas} to {config.replicas} at once: a write that only removed replicas"
+            " have is lost; lower them one at a time, and wait until `lookalike status` shows no lag",
             file=sys.stderr,
         )
 
 
 def _held(server: str) -> int:
-    """So many partitions there are up to the last that holds something."""
+    """The number of partitions up to the last one that is not empty."""
     with connect(server) as client:
         found = client.status().partitions
     return max((part.partition + 1 for part in found if not part.removable), default=0)

@@ -1,5 +1,4 @@
-"""Owns the options that commands share, how they connect to the cluster, and the two ways of printing a result:
-for people and as JSON."""
+"""Owns the options that commands share, how they connect to the cluster, and their JSON output."""
 
 from __future__ import annotations
 
@@ -22,12 +21,12 @@ Server = Annotated[
     str,
     typer.Option(
         envvar="LOOKALIKE_SERVER",
-        help="A coordinator's gRPC address, or several with commas between.",
+        help="A coordinator's gRPC address, or several separated by commas.",
         metavar="HOST:PORT",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
-Timeout = Annotated[float, typer.Option(help="Seconds that the call may take.", min=0.001)]
+Timeout = Annotated[float, typer.Option(help="Timeout in seconds.", min=0.001)]
 CollectionName = Annotated[str, typer.Option("--collection", "-c", help="The collection's name.")]
 
 DEFAULT_SERVER = "127.0.0.1:7700"
@@ -44,41 +43,42 @@ _NOTHING = _Credentials(None, False)
 _given: contextvars.ContextVar[_Credentials] = contextvars.ContextVar("given", default=_NOTHING)
 
 
-def _show_version(is_asked: bool) -> None:
-    if is_asked:
+def _show_version(requested: bool) -> None:
+    if requested:
         print(f"lookalike {metadata.version('lookalike')}")
         raise typer.Exit
 
 
 def credentials(
-    tls: Annotated[bool, typer.Option("--tls", envvar="LOOKALIKE_TLS", help="Speak TLS to the server.")] = False,
+    tls: Annotated[bool, typer.Option("--tls", envvar="LOOKALIKE_TLS", help="Use TLS.")] = False,
     ca: Annotated[
-        Path | None, typer.Option(envvar="LOOKALIKE_CA", help="Trust this CA (PEM) and speak TLS.", metavar="FILE")
+        Path | None, typer.Option(envvar="LOOKALIKE_CA", help="Trust this CA (PEM); implies TLS.", metavar="FILE")
     ] = None,
     certificate: Annotated[
         Path | None,
-        typer.Option(envvar="LOOKALIKE_CERTIFICATE", help="Show this certificate (PEM).", metavar="FILE"),
+        typer.Option(envvar="LOOKALIKE_CERTIFICATE", help="Client certificate (PEM).", metavar="FILE"),
     ] = None,
     private_key: Annotated[
         Path | None,
-        typer.Option(envvar="LOOKALIKE_PRIVATE_KEY", help="The certificate's key (PEM).", metavar="FILE"),
+        typer.Option(envvar="LOOKALIKE_PRIVATE_KEY", help="Key of the client certificate (PEM).", metavar="FILE"),
     ] = None,
     server_name: Annotated[
         str | None,
-        typer.Option(envvar="LOOKALIKE_SERVER_NAME", help="Whom the server's certificate names.", metavar="NAME"),
+        typer.Option(envvar="LOOKALIKE_SERVER_NAME", help="Server name to verify.", metavar="NAME"),
     ] = None,
     api_key_file: Annotated[
         Path | None,
-        typer.Option(envvar="LOOKALIKE_API_KEY_FILE", help="A file with the API key.", metavar="FILE"),
+        typer.Option(envvar="LOOKALIKE_API_KEY_FILE", help="File that contains the API key.", metavar="FILE"),
     ] = None,
     api_key: Annotated[str | None, typer.Option(envvar="LOOKALIKE_API_KEY", hidden=True)] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Find the images that look like a given one, among millions to billions.
+    """Search millions to billions of images by similarity.
 
-    An API key comes from LOOKALIKE_API_KEY or a file, never from the command line, which others can see."""
+    Give an API key in LOOKALIKE_API_KEY or a file. There is no option for the key itself, because other users can
+    see command lines."""
     settings: Tls | bool = tls
     if ca or certificate or private_key or server_name:
         settings = Tls(ca, certificate, private_key, server_name)
@@ -86,7 +86,7 @@ def credentials(
 
 
 def connect(server: str, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> Client:
-    """A client with what the command line and the environment say of keys and TLS."""
+    """Opens a client with the API key and TLS settings of the command line and the environment."""
     given = _given.get()
     return Client(server, timeout=timeout, api_key=given.api_key, tls=given.tls)
 
@@ -96,10 +96,11 @@ def _read_key(file: Path) -> str:
         return file.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidRequest(
-            f"api-key-file: {file} cannot be read ({error}); name one with the key as `lookalike keys` printed it"
+            f"api-key-file: {file} cannot be read ({error}); name a file that contains the key as `lookalike keys`"
+            " printed it"
         ) from None
 
 
 def print_json(document: Any) -> None:
-    """At once, so that `| grep -q` has had all of it when it ends."""
+    """Prints a document in one write, so that `| grep -q` does not close the pipe before the end."""
     sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")

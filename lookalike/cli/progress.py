@@ -11,18 +11,18 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 
 class Bar:
-    """One line on standard error, if that is a terminal."""
+    """One line on standard error, if it is a terminal."""
 
     def __init__(self, progress: Progress, title: str, total: int | None) -> None:
         self._progress = progress
         self._task = progress.add_task(title, total=total, records=0)
 
     def start(self, title: str, total: int) -> None:
-        """Go on with the next step."""
+        """Starts the next step."""
         self._progress.reset(self._task, description=title, total=total, records=0)
 
     def completed(self, records: int, of_total: int | None = None) -> None:
-        """of_total: how much of the total that is, where it does not count records."""
+        """Sets the progress. `of_total` is the progress towards the total if the total does not count records."""
         self._progress.update(self._task, completed=records if of_total is None else of_total, records=records)
 
 

@@ -1,4 +1,4 @@
-"""Owns how fast a coordinator answers searches: two readings of what it counts, and what they say together."""
+"""Owns a coordinator's search rate and latency, computed from two readings of its counters."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import dataclasses
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from lookalike.model.records import CoordinatorStatus
+from lookalike.model.status import CoordinatorStatus
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rates:
-    """p50_ms and p99_ms: of the searches answered between the readings; None if there were none."""
+    """`p50_ms` and `p99_ms` are of the searches between the readings; None if there were none."""
 
     queries_per_second: float
     p50_ms: float | None
@@ -19,7 +19,7 @@ class Rates:
 
 
 def between(before: CoordinatorStatus, after: CoordinatorStatus) -> Rates | None:
-    """None if the coordinator has started anew, perhaps in another version, or no time has passed."""
+    """Computes the rates between two readings. None if the coordinator was restarted or no time has passed."""
     seconds = after.uptime_seconds - before.uptime_seconds
     if seconds <= 0 or before.bounds_ms != after.bounds_ms:
         return None
@@ -32,8 +32,17 @@ def between(before: CoordinatorStatus, after: CoordinatorStatus) -> Rates | None
 
 
 def quantile(bounds: Sequence[float], counts: Sequence[int], share: float) -> float | None:
-    """As Prometheus reckons it from a histogram: evenly spread within a bucket, and the last bound for all that is
-    above it. counts: of what lies up to each bound, and of the rest. None if there is nothing."""
+    """Estimates a quantile of a histogram as Prometheus does.
+
+    Args:
+        bounds: Upper bounds of the buckets.
+        counts: Count per bucket, and one more for values above the last bound.
+        share: The quantile, 0..1.
+
+    Returns:
+        The value by linear interpolation within its bucket, the last bound for values above it, or None if all
+        counts are 0.
+    """
     if not any(counts):
         return None
     rank = share * sum(counts)
@@ -44,16 +53,16 @@ def quantile(bounds: Sequence[float], counts: Sequence[int], share: float) -> fl
     return bounds[-1]
 
 
-class Watched:
-    """The coordinators that answer in turn, each with its own two last readings."""
+class CoordinatorRates:
+    """The rates of coordinators that answer in turn, each computed from its last two readings."""
 
     def __init__(self, addresses: int) -> None:
-        """addresses: so many take turns; one that has had none in as many answers is left out."""
+        """addresses: The number of coordinators. One that has not answered in as many responses is dropped."""
         self._last: dict[str, CoordinatorStatus] = {}
         self._recent: deque[tuple[str, str]] = deque(maxlen=addresses)
 
-    def take(self, reading: CoordinatorStatus) -> Rates | None:
-        """How fast the coordinator has answered since its last reading. None for its first."""
+    def add(self, reading: CoordinatorStatus) -> Rates | None:
+        """Adds a reading. Returns the rates since the coordinator's last reading; None for its first."""
         before = self._last.get(reading.name)
         self._last[reading.name] = reading
         rates = between(before, reading) if before is not None else None
@@ -61,7 +70,7 @@ class Watched:
         return rates
 
     def lines(self) -> Iterable[str]:
-        """One for each, by name."""
+        """One line per coordinator, by name."""
         return (line for _, line in sorted(dict(self._recent).items()))
 
 

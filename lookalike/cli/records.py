@@ -29,32 +29,30 @@ Keys = Annotated[list[str], typer.Argument(help="Keys of records.")]
 
 
 def search(
-    image: Annotated[Path | None, typer.Argument(help="An image file to find lookalikes of.")] = None,
-    key: Annotated[str | None, typer.Option(help="Instead of an image: the key of a stored record.")] = None,
-    code: Annotated[str | None, typer.Option(help="Instead of an image: a code in hexadecimal.")] = None,
-    k: Annotated[int, typer.Option("-k", help="How many hits, 1..10,000.")] = 10,
-    max_distance: Annotated[int | None, typer.Option(help="Leave out hits further away, in bits.")] = None,
+    image: Annotated[Path | None, typer.Argument(help="An image file to search for.")] = None,
+    key: Annotated[str | None, typer.Option(help="Search for a stored record instead.")] = None,
+    code: Annotated[str | None, typer.Option(help="Search for a code in hexadecimal instead of an image.")] = None,
+    k: Annotated[int, typer.Option("-k", help="Number of hits, 1..10,000.")] = 10,
+    max_distance: Annotated[int | None, typer.Option(help="Largest distance of a hit, in bits.")] = None,
     filter_: Annotated[
         str | None, typer.Option("--filter", help='A JSON filter, e.g. \'{"label": "cat"}\'.')
     ] = None,
     score: Annotated[
-        str, typer.Option(help="hamming, or asymmetric: bits count by how sure the image is of them.")
+        str, typer.Option(help="hamming, or asymmetric, which weights each bit by the query's projection.")
     ] = "hamming",
     rerank: Annotated[
-        str, typer.Option(help="none; or order the best again by asymmetric score, or by stored features.")
+        str, typer.Option(help="none, or reorder the nearest by asymmetric score or by stored features.")
     ] = "none",
-    oversampling: Annotated[
-        int, typer.Option(help="Candidates per hit that a rerank orders.")
-    ] = DEFAULT_OVERSAMPLING,
+    oversampling: Annotated[int, typer.Option(help="Candidates per hit for a rerank.")] = DEFAULT_OVERSAMPLING,
     allow_partial: Annotated[
-        bool, typer.Option(help="Accept an answer that partitions are missing from.")
+        bool, typer.Option(help="Accept a result without the partitions that do not answer.")
     ] = False,
     collection: CollectionName = DEFAULT_COLLECTION,
     server: Server = DEFAULT_SERVER,
     timeout: Timeout = 30.0,
     as_json: Json = False,
 ) -> None:
-    """Find the records that look most like an image, a stored record, or a code."""
+    """Find the records that are most similar to an image, a stored record or a code."""
     with connect(server, timeout) as client:
         result = client.search(
             collection=collection, image=image, key=key, code=_hexadecimal(code), k=k,
@@ -78,13 +76,13 @@ def get(
     keys: Keys,
     thumbnails: Annotated[
         Path | None,
-        typer.Option(help="A folder to write the records' thumbnails to, named by the records' ids."),
+        typer.Option(help="Write the thumbnails to this folder, named by the records' ids."),
     ] = None,
     collection: CollectionName = DEFAULT_COLLECTION,
     server: Server = DEFAULT_SERVER,
     as_json: Json = False,
 ) -> None:
-    """Show records by key. Exit code 1 when one does not exist."""
+    """Show records by key. Exit code 1 if one does not exist."""
     with connect(server) as client:
         records = client.get(keys, collection=collection, include_thumbnails=thumbnails is not None)
     files = write_thumbnails(thumbnails, records) if thumbnails is not None else {}
@@ -106,7 +104,7 @@ def delete(
     server: Server = DEFAULT_SERVER,
     as_json: Json = False,
 ) -> None:
-    """Delete records by key. A key that does not exist is no error."""
+    """Delete records by key. A missing key is not an error."""
     with connect(server) as client:
         deleted = client.delete(keys, collection=collection)
     if as_json:
@@ -129,7 +127,7 @@ def _hexadecimal(code: str | None) -> bytes | None:
 
 
 def json_filter(text: str | None, field: str) -> dict[str, Any] | None:
-    """The filter that an option gives as JSON text. Raises InvalidRequest, naming the option."""
+    """Parses an option's JSON filter. Raises InvalidRequest, naming the option."""
     if text is None:
         return None
     try:
@@ -140,7 +138,7 @@ def json_filter(text: str | None, field: str) -> dict[str, Any] | None:
         ) from None
     except (ValueError, RecursionError):
         raise InvalidRequest(
-            f"{field}: is not JSON that can be read (a number too long, or nested too deep); write a smaller one"
+            f"{field}: cannot be parsed (a number too long, or nested too deep); use a smaller filter"
         ) from None
     if not isinstance(document, dict):
         raise InvalidRequest(f"{field}: is not a JSON object; write it as in '{_EXAMPLE}'")

@@ -1,4 +1,5 @@
-"""Owns thumbnails as files, named by the records' ids in hexadecimal: a key is anybody's text, and no path."""
+"""Owns thumbnails as files, named by the records' ids in hexadecimal, because a key is untrusted text and not a
+path."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from lookalike.model.thumbnails import ENDINGS, format_of
 
 
 def write_thumbnails(folder: Path, records: Iterable[StoredRecord]) -> dict[str, Path]:
-    """Write the thumbnails of those records that have one; returns the files by key. Raises InvalidRequest when
-    that cannot be done."""
+    """Writes the thumbnails of the records that have one. Returns the files by key. Raises InvalidRequest if a
+    file cannot be written."""
     files: dict[str, Path] = {}
     taken: set[Path] = set()
     try:
@@ -23,7 +24,7 @@ def write_thumbnails(folder: Path, records: Iterable[StoredRecord]) -> dict[str,
             path = folder / f"{record_id(record.key):016x}.{ENDINGS[kind]}"
             if path in taken:
                 path = path.with_stem(f"{path.stem}-{len(taken)}")
-            # Not through a link that somebody else has put there.
+            # Do not follow a link that another user has placed there.
             path.unlink(missing_ok=True)
             with path.open("xb") as file:
                 file.write(record.thumbnail)

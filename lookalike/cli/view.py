@@ -1,4 +1,4 @@
-"""Owns what `lookalike status` shows: a cluster's state as tables and lines, once or again and again."""
+"""Owns the output of `lookalike status`: a cluster's state as tables and lines, once or repeatedly."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from lookalike.cli.rates import Watched
+from lookalike.cli.rates import CoordinatorRates
 from lookalike.client.sync_client import Client
 from lookalike.model.errors import LookalikeError
-from lookalike.model.records import ClusterStatus, PartitionStatus
+from lookalike.model.status import ClusterStatus, PartitionStatus
 
 _PIPED_WIDTH = 160
 _STYLES = {"serving": "green", "recovering": "yellow", "unavailable": "bold red"}
 
 
 def console() -> Console:
-    """For people; as wide as its lines where no terminal is."""
+    """The terminal; without one, wide enough for long lines."""
     return Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH, soft_wrap=True, highlight=False)
 
 
 def status_view(answer: ClusterStatus, *totals: str) -> RenderableType:
-    """totals: lines above the table, which may be longer than the terminal."""
+    """Renders a status. `totals` are lines above the table, which may be longer than the terminal."""
     states = [replica.state for part in answer.partitions for replica in part.replicas]
     serving = states.count("serving")
     lines: list[RenderableType] = [
@@ -63,7 +63,7 @@ def status_view(answer: ClusterStatus, *totals: str) -> RenderableType:
 def _replicas(answer: ClusterStatus) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for heading in ("partition", "replica", "address", "state", "slots", "rows", "lag", "memory"):
-        # On a narrow terminal only the reason of a state, which may be long, takes more than one line.
+        # On a narrow terminal only the column with the reason, which may be long, is wrapped.
         table.add_column(heading, no_wrap=heading != "state")
     for part in answer.partitions:
         for replica in part.replicas:
@@ -80,7 +80,7 @@ def _replicas(answer: ClusterStatus) -> Table:
 
 
 def rebalance_view(answer: ClusterStatus) -> RenderableType:
-    """One thing to print, so that `| grep -q` has had all of it when it ends."""
+    """Renders the pending moves as one object, so that `| grep -q` does not close the pipe before the end."""
     table = Table("partition", "slots", "of", "", box=None, padding=(0, 2))
     for part in answer.partitions:
         table.add_row(
@@ -91,7 +91,8 @@ def rebalance_view(answer: ClusterStatus) -> RenderableType:
 
 
 def _awaited(part: PartitionStatus) -> str:
-    """Who keeps slots from leaving a partition: they have left once all its replicas say so."""
+    """Names the replicas that block slots from leaving a partition: a move is done when all replicas confirm
+    it."""
     silent = [replica for replica in part.replicas if replica.state == "unavailable"]
     if part.slots <= part.target_slots or not silent:
         return ""
@@ -110,18 +111,18 @@ def rebalance_line(answer: ClusterStatus) -> str:
 
 
 def watch(client: Client, coordinators: int, seconds: float, as_json: bool) -> None:
-    """Show the status every so many seconds until Ctrl-C: on a terminal in one place, else one after the other.
-    coordinators: so many addresses take turns."""
-    # So that the terminal is left as it was.
+    """Shows the status every `seconds` until Ctrl-C: in place on a terminal, else one after the other.
+    `coordinators` is the number of addresses that take turns."""
+    # Restores the terminal on SIGTERM, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    watched = Watched(coordinators)
+    rates = CoordinatorRates(coordinators)
     try:
         if as_json:
             for answer in _answers(client, seconds):
-                print(json.dumps(_as_json(answer, watched)), flush=True)
+                print(json.dumps(_as_json(answer, rates)), flush=True)
             return
         out = console()
-        views = _views(_answers(client, seconds), watched)
+        views = _views(_answers(client, seconds), rates)
         if not out.is_terminal:
             for view in views:
                 out.print(view)
@@ -134,11 +135,11 @@ def watch(client: Client, coordinators: int, seconds: float, as_json: bool) -> N
         return
 
 
-def _as_json(answer: ClusterStatus | LookalikeError, watched: Watched) -> dict[str, Any]:
+def _as_json(answer: ClusterStatus | LookalikeError, rates: CoordinatorRates) -> dict[str, Any]:
     if isinstance(answer, LookalikeError):
         return {"error": answer.message}
-    rates = watched.take(answer.coordinator) if answer.coordinator is not None else None
-    return {**dataclasses.asdict(answer), "rates": rates and dataclasses.asdict(rates)}
+    found = rates.add(answer.coordinator) if answer.coordinator is not None else None
+    return {**dataclasses.asdict(answer), "rates": found and dataclasses.asdict(found)}
 
 
 def _answers(client: Client, seconds: float) -> Iterator[ClusterStatus | LookalikeError]:
@@ -151,8 +152,8 @@ def _answers(client: Client, seconds: float) -> Iterator[ClusterStatus | Lookali
         time.sleep(max(0.0, began + seconds - time.monotonic()))
 
 
-def _views(answers: Iterator[ClusterStatus | LookalikeError], watched: Watched) -> Iterator[RenderableType]:
-    """Each answer with how fast records have come and searches were answered since the one before."""
+def _views(answers: Iterator[ClusterStatus | LookalikeError], rates: CoordinatorRates) -> Iterator[RenderableType]:
+    """Renders each response, with the rates of new records and of searches since the one before."""
     last: tuple[float, int] | None = None
     for answer in answers:
         if isinstance(answer, LookalikeError):
@@ -162,10 +163,10 @@ def _views(answers: Iterator[ClusterStatus | LookalikeError], watched: Watched) 
         rate = "" if last is None else f", {(rows - last[1]) / (now - last[0]):+,.0f} a second"
         last = now, rows
         if answer.coordinator is not None:
-            watched.take(answer.coordinator)
+            rates.add(answer.coordinator)
         yield status_view(
             answer,
             rebalance_line(answer),
-            *watched.lines(),
-            f"{rows:,} rows in all{rate}; {time.strftime('%H:%M:%S')}, Ctrl-C ends",
+            *rates.lines(),
+            f"{rows:,} rows in total{rate}; {time.strftime('%H:%M:%S')}, Ctrl-C ends",
         )

@@ -1,45 +1,38 @@
-"""Owns `AsyncClient`, the SDK for asyncio: the calls of `Client`, awaited."""
+"""Owns `AsyncClient`, the SDK for asyncio.
+
+`Client` in sync_client.py has the same calls, blocking, and is generated from this file by scripts/unasync.py:
+change this file, then run `make client`."""
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import math
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
-from types import TracebackType
 from typing import Self, Unpack
 
 import grpc
 
 from lookalike import wire
-from lookalike.client.calls import (
-    DEFAULT_TIMEOUT_SECONDS,
-    Answer,
-    Call,
-    Calls,
+from lookalike.client.arguments import (
     Floats,
     Image,
+    async_batches,
     has_codes,
     listed,
     one_fingerprint,
-    portions,
     queries_of,
-    seconds_until,
-    wait_seconds,
-    was_never_sent,
 )
-from lookalike.client.endpoints import Coordinator, Coordinators
+from lookalike.client.calls import DEFAULT_TIMEOUT_SECONDS, Answer, Call, Calls, seconds_until
+from lookalike.client.endpoints import AsyncCoordinators
 from lookalike.client.keywords import shows_search_options
-from lookalike.client.resend_buffer import AsyncUnanswered
+from lookalike.client.resend_buffer import AsyncResendBuffer
 from lookalike.cluster.dump import Head, Mark
 from lookalike.cluster.slots import SlotSet
 from lookalike.model.codespace import CodeSpace
-from lookalike.model.errors import InvalidRequest
 from lookalike.model.features import NONE
 from lookalike.model.indexing import SCAN, Indexing
 from lookalike.model.records import (
-    ClusterStatus,
     Collection,
     Outcome,
     Record,
@@ -49,14 +42,31 @@ from lookalike.model.records import (
     check_collection_name,
 )
 from lookalike.model.search_options import SearchKeywords, SearchOptions
+from lookalike.model.status import ClusterStatus
 from lookalike.transport import tracing
+from lookalike.transport.retry import MAX_ATTEMPTS, Retry, was_never_sent
 from lookalike.transport.tls import Tls
 from lookalike.v1 import search_pb2 as pb
 
 
 class AsyncClient:
-    """`Client` for asyncio: the same methods, awaited; `ingest` is an asynchronous iterator. Made anywhere,
-    it belongs to the event loop of its first call."""
+    """A connection to a cluster: `AsyncClient("127.0.0.1:7700")`. Bound to the event loop of its first call.
+
+    Failures raise the classes of `lookalike.errors`. A call is retried within its timeout while a server or
+    partition is unavailable, unless a second attempt could change the answer: create_collection and
+    drop_collection are not retried. A retried delete counts the records that its last attempt found.
+
+    Args:
+        address: A coordinator's HOST:PORT, or several, as a list or separated by commas. Calls go to the addresses
+            in turn. An address that does not answer is skipped for a while and its calls go to the next one. A
+            host name with several IP addresses is balanced over the same way.
+        timeout: Seconds that a call may take, retries included.
+        api_key: The API key, if the cluster requires one.
+        tls: True to verify the server against the system's certificate authorities, or a `Tls` with certificates.
+
+    Raises:
+        InvalidRequest: If an argument is malformed.
+    """
 
     def __init__(
         self,
@@ -67,19 +77,17 @@ class AsyncClient:
         tls: Tls | bool = False,
     ) -> None:
         self._calls = Calls(timeout)
-        self._coordinators = Coordinators(grpc.aio, address, api_key, tls)
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._coordinators = AsyncCoordinators(grpc.aio, address, api_key, tls)
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
-        for channel in self._coordinators.end():
+        """Closes the connections. Later calls raise InvalidRequest."""
+        for channel in self._coordinators.close():
             await channel.close()
 
     @shows_search_options
@@ -96,7 +104,31 @@ class AsyncClient:
         fingerprint: str | None = None,
         **keywords: Unpack[SearchKeywords],
     ) -> SearchResult:
-        """See `Client.search`."""
+        """Finds the k nearest records to an image, a code or a stored record. Give exactly one of the three.
+
+        Args:
+            collection: The collection's name.
+            image: An encoded image file's bytes, or its path.
+            code: A code of bits / 8 bytes.
+            key: The key of a stored record, which is left out of its own hits.
+            options: How to search.
+            projections: float32 (bits,), the projections that the code was made from. Required with a code for an
+                asymmetric score or rerank.
+            features: float32 (width,), the features of the code's image. Required with a code for a rerank by
+                features.
+            fingerprint: Fingerprint of the code's code space; the collection's by default.
+            **keywords: The fields of `SearchOptions`, one by one. They override those of `options`.
+
+        Returns:
+            The hits, nearest first, and how much of the collection they cover.
+
+        Raises:
+            InvalidRequest: If an argument is malformed or out of range.
+            NotFound: If the collection or the key does not exist.
+            CodeSpaceMismatch: If the code is of another code space than the collection.
+            PartitionUnavailable: If a partition does not answer and `allow_partial` is off.
+            DeadlineExceeded: If there is no answer within the timeout.
+        """
         options = dataclasses.replace(options or SearchOptions(), **keywords)
         query = wire.query_to_wire(image, code, key, projections, features)
         deadline = self._calls.deadline()
@@ -118,7 +150,21 @@ class AsyncClient:
         fingerprint: str | None = None,
         **keywords: Unpack[SearchKeywords],
     ) -> list[SearchResult]:
-        """See `Client.search_batch`."""
+        """Runs up to 1,024 queries in one scan, with the same options. See `search`.
+
+        Args:
+            images: Encoded image files' bytes, or their paths.
+            codes: Codes of bits / 8 bytes each.
+            keys: Keys of stored records.
+            options: How to search.
+            projections: One float32 (bits,) per code, or none.
+            features: One float32 (width,) per code, or none.
+            fingerprint: Fingerprint of the codes' code space; the collection's by default.
+            **keywords: The fields of `SearchOptions`, one by one. They override those of `options`.
+
+        Returns:
+            One result per image, then per code, then per key.
+        """
         options = dataclasses.replace(options or SearchOptions(), **keywords)
         queries = queries_of(images, codes, keys, projections, features)
         deadline = self._calls.deadline()
@@ -127,18 +173,29 @@ class AsyncClient:
         return await self._run(self._calls.search_batch(collection, queries, fingerprint, options), deadline)
 
     async def get(
-        self,
-        keys: Sequence[str],
-        *,
-        collection: str,
-        consistency: str = "one",
-        include_thumbnails: bool = False,
+        self, keys: Sequence[str], *, collection: str, consistency: str = "one", include_thumbnails: bool = False
     ) -> list[StoredRecord]:
-        """See `Client.get`."""
+        """Reads records by key.
+
+        Args:
+            keys: Up to 10,000 keys. A response holds 28 MiB, enough for a thousand records with thumbnails.
+            consistency: "one" reads one replica, "quorum" a majority.
+            include_thumbnails: Return each record's thumbnail.
+
+        Returns:
+            The records that exist, in the order of the keys.
+        """
         return await self._run(self._calls.get(keys, collection, consistency, include_thumbnails))
 
     async def upsert(self, records: Iterable[Record], *, collection: str) -> int:
-        """See `Client.upsert`."""
+        """Stores records, durably. Inserts new keys and replaces existing records.
+
+        Up to 10,000 records and 48 MiB go in one request, which stores all of its records, or none if one is
+        invalid.
+
+        Returns:
+            The number of records stored.
+        """
         given = listed("records", records)
         fingerprint = one_fingerprint(given)
         if fingerprint is None and has_codes(given):
@@ -148,59 +205,75 @@ class AsyncClient:
 
     async def ingest(
         self,
-        records: Iterable[Record] | AsyncIterable[Sequence[Record]],
+        records: Iterable[Record] | Iterable[Sequence[Record]] | AsyncIterable[Sequence[Record]],
         *,
         collection: str,
         timeout: float | None = None,
     ) -> AsyncIterator[Outcome]:
-        """See `Client.ingest`. `records` may also be an asynchronous iterator over portions of records."""
-        fingerprint = await self._fingerprint(collection, self._calls.deadline())
+        """Streams records to the cluster.
 
+        The stream is flow controlled: records are read no faster than the cluster stores them, and sent 256 at a
+        time. If the coordinator fails, a new stream resends what was not acknowledged, provided that a coordinator
+        answers within the client's timeout.
+
+        Args:
+            records: The records to store, or lists of records, each of which is sent as soon as it is read. An
+                asynchronous iterator yields lists.
+            timeout: Seconds for the whole stream; unlimited by default.
+
+        Yields:
+            One outcome per record, in order.
+
+        Raises:
+            Exception: What `records` raises, or InvalidRequest for a record that cannot be sent, ends the stream
+                and is raised after the outcomes of the records before it.
+        """
+        fingerprint = await self._fingerprint(collection, self._calls.deadline())
         failures: list[Exception] = []
 
         async def requests() -> AsyncIterator[pb.IngestRequest]:
             try:
-                async for portion in async_portions(records):
-                    own = one_fingerprint(portion) or fingerprint
-                    for request in self._calls.ingest_requests(portion, collection, own):
+                async for batch in async_batches(records):
+                    own = one_fingerprint(batch) or fingerprint
+                    for request in self._calls.ingest_requests(batch, collection, own):
                         yield request
-            except Exception as error:  # gRPC would take it for a cancellation
+            except Exception as error:  # gRPC would hide it
                 failures.append(error)
 
-        unanswered = AsyncUnanswered(requests())
-        deadline = give_up = math.inf if timeout is None else time.monotonic() + timeout
-        attempt = 0
+        pending = AsyncResendBuffer(requests())
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        retry = Retry(deadline)
         try:
             while True:
-                coordinator = self._next()
+                coordinator = self._coordinators.next()
                 try:
                     with tracing.calling("Ingest") as metadata:
-                        stream = coordinator.stub.Ingest(
-                            unanswered.stream(), timeout=seconds_until(deadline), metadata=metadata
-                        )
-                        async for answer in stream:
-                            attempt = 0
-                            unanswered.answered()
-                            for outcome in answer.outcomes:
+                        send = coordinator.stub.Ingest
+                        left = seconds_until(deadline)
+                        async for response in send(pending.stream(), timeout=left, metadata=metadata):
+                            retry.reset()
+                            pending.acknowledge()
+                            for outcome in response.outcomes:
                                 yield wire.outcome_from_wire(outcome)
                     break
                 except grpc.RpcError as failure:
                     error = self._calls.explain(failure, coordinator.address)
                 if self._coordinators.failed(coordinator, error):
                     continue
-                if attempt == 0:
-                    give_up = min(deadline, self._calls.deadline())
-                wait = wait_seconds(error, attempt := attempt + 1, give_up - time.monotonic(), attempts=None)
-                if wait is None:
-                    raise error
-                await asyncio.sleep(wait)
+                if not retry.failures:
+                    retry.deadline = min(deadline, self._calls.deadline())
+                await retry.wait_async(error)
         finally:
-            await unanswered.close()
+            await pending.close()
         if failures:
             raise failures[0]
 
     async def delete(self, keys: Sequence[str], *, collection: str) -> int:
-        """See `Client.delete`."""
+        """Deletes records by key.
+
+        Returns:
+            The number of records that existed. It is too low if an earlier attempt was applied although it failed.
+        """
         return await self._run(self._calls.delete(keys, collection))
 
     async def create_collection(
@@ -215,33 +288,66 @@ class AsyncClient:
         feature_width: int = 0,
         hash_file: bytes = b"",
     ) -> Collection:
-        """See `Client.create_collection`."""
+        """Creates a collection, by default in the code space of the cluster's encoder.
+
+        Args:
+            name: 1..128 letters, digits, ".", "_" and "-".
+            bits: The width of codes that are made elsewhere.
+            code_space: The code space of codes that are made elsewhere, instead of `bits`.
+            index: "scan", or "mih" if most searches are for close neighbours.
+            index_attributes: Attributes to index because filters name them often.
+            features: "int8" or "float16" to store features for reranking.
+            feature_width: Values per feature vector, for codes that are made elsewhere.
+            hash_file: The hash that made the codes, to keep with a `code_space`.
+
+        Raises:
+            InvalidRequest: If an argument is malformed or out of range.
+            AlreadyExists: If the collection exists.
+        """
         indexing = Indexing(index, tuple(index_attributes), features, feature_width)
         return await self._run(self._calls.create_collection(name, bits, code_space, indexing, hash_file))
 
     async def get_collection(self, name: str) -> Collection:
+        """Describes a collection. Raises NotFound."""
         return await self._run(self._calls.get_collection(name))
 
     async def get_hash_file(self, name: str) -> bytes:
-        """See `Client.get_hash_file`."""
+        """Returns the collection's hash file, for an encoder's `encoder.hash`; empty if it has none."""
         return await self._run(self._calls.get_hash_file(name))
 
     async def list_collections(self) -> list[Collection]:
+        """Lists the collections that the caller may see."""
         return await self._run(self._calls.list_collections())
 
     async def drop_collection(self, name: str) -> None:
-        """See `Client.drop_collection`."""
+        """Deletes a collection and its records. Raises NotFound."""
         await self._run(self._calls.drop_collection(name))
 
     async def drain(self, partition: int, *, undo: bool = False) -> int:
-        """See `Client.drain`."""
+        """Moves all slots off a partition, for maintenance. Returns at once; `status` shows the progress.
+
+        Args:
+            partition: The partition's number, from 0.
+            undo: Give the partition its share of the slots again.
+
+        Returns:
+            The number of slots that the partition still holds.
+        """
         return await self._run(self._calls.drain(partition, undo))
 
     async def backup(
         self, collection: str, slots: SlotSet, since: Sequence[Mark] = ()
     ) -> AsyncIterator[Head | list[VersionedRecord]]:
-        """See `Client.backup`."""
-        coordinator = self._next()
+        """Reads one partition's records of these slots. Not retried: call it again for the missing slots.
+
+        Args:
+            slots: bool (1024,), the wanted slots.
+            since: Marks of an earlier backup, to read only the changes since then.
+
+        Yields:
+            First the head, which names the slots that the partition has, then batches of records.
+        """
+        coordinator = self._coordinators.next()
         try:
             async for part in coordinator.stub.Backup(wire.dump_request_to_wire(collection, slots, since)):
                 for found in wire.dump_part_from_wire(part):
@@ -254,10 +360,11 @@ class AsyncClient:
     async def restore(
         self, records: Sequence[VersionedRecord], collection: str, fingerprint: str, features: str
     ) -> int:
-        """See `Client.restore`."""
+        """Stores up to 10,000 records and deletions of a backup as new writes. Returns their number."""
         return await self._run(self._calls.restore(records, collection, fingerprint, features))
 
     async def status(self) -> ClusterStatus:
+        """Describes the cluster: its partitions, replicas, encoder, collections and pending moves."""
         return await self._run(self._calls.status())
 
     async def _fingerprint(self, collection: str, deadline: float) -> str:
@@ -265,43 +372,25 @@ class AsyncClient:
             return known
         return (await self._run(self._calls.get_collection(collection), deadline)).code_space.fingerprint
 
-    def _next(self) -> Coordinator:
-        loop = asyncio.get_running_loop()
-        if self._loop not in (None, loop):
-            raise InvalidRequest("client: is of another event loop; make an AsyncClient in each")
-        self._loop = loop
-        return self._coordinators.next()
-
     async def _run(self, call: Call[Answer], deadline: float | None = None) -> Answer:
         with tracing.calling(call.name) as metadata:
-            return await self._repeated(call, deadline or self._calls.deadline(), metadata)
+            return await self._with_retries(call, deadline or self._calls.deadline(), metadata)
 
-    async def _repeated(self, call: Call[Answer], deadline: float, metadata: tracing.Metadata | None) -> Answer:
-        attempt = 0
+    async def _with_retries(
+        self, call: Call[Answer], deadline: float, metadata: tracing.Metadata | None
+    ) -> Answer:
+        retry = Retry(deadline, attempts=MAX_ATTEMPTS)
         while True:
-            coordinator = self._next()
+            coordinator = self._coordinators.next()
             remaining = deadline - time.monotonic()
             try:
-                sent = getattr(coordinator.stub, call.name)(call.request, timeout=remaining, metadata=metadata)
-                return call.read(await sent)
+                send = getattr(coordinator.stub, call.name)
+                return call.read(await send(call.request, timeout=remaining, metadata=metadata))
             except grpc.RpcError as failure:
                 error = self._calls.explain(failure, coordinator.address)
                 is_harmless = call.is_repeatable or was_never_sent(failure)
             if self._coordinators.failed(coordinator, error) and is_harmless:
                 continue
-            wait = wait_seconds(error, attempt := attempt + 1, deadline - time.monotonic())
-            if wait is None or not call.is_repeatable:
+            if not call.is_repeatable:
                 raise error
-            await asyncio.sleep(wait)
-
-
-async def async_portions(
-    records: Iterable[Record] | AsyncIterable[Sequence[Record]],
-) -> AsyncIterator[Sequence[Record]]:
-    """The caller's own portions, or those of `portions`."""
-    if isinstance(records, AsyncIterable):
-        async for portion in records:
-            yield portion
-    else:
-        for portion in portions(records):
-            yield portion
+            await retry.wait_async(error)

@@ -1,21 +1,18 @@
-"""Owns what both clients share: how each call's request is built and its answer read, what an error means, and
-when a call is tried again."""
+"""Owns what both clients share: how each call's request is built, its response read and its errors explained."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import grpc
-import numpy as np
-import numpy.typing as npt
+from more_itertools import constrained_batches
 
 from lookalike import wire
+from lookalike.client.arguments import STREAM_RECORDS, checked_keys
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import (
     Cancelled,
@@ -23,45 +20,42 @@ from lookalike.model.errors import (
     DeadlineExceeded,
     InvalidRequest,
     LookalikeError,
-    Overloaded,
     PartitionUnavailable,
 )
 from lookalike.model.indexing import Indexing
 from lookalike.model.records import (
     MAX_BATCH_RECORDS,
-    ClusterStatus,
     Collection,
     Record,
     SearchResult,
     StoredRecord,
     VersionedRecord,
     check_collection_name,
-    check_key,
 )
 from lookalike.model.search_options import SearchOptions
+from lookalike.model.status import ClusterStatus
 from lookalike.transport.rpc import error_of
 from lookalike.v1 import record_pb2
 from lookalike.v1 import search_pb2 as pb
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
 MAX_TIMEOUT_SECONDS = 86_400.0
-_RETRY_BASE_SECONDS = 0.1
-_RETRY_MAX_SECONDS = 2.0
-# With the waits between them 3.5 to 7 seconds: a coordinator that is started again is back by then.
-_ATTEMPTS = 7
-_STREAM_RECORDS = 256
 _STREAM_BYTES = 8 * 1024 * 1024
 _UPSERT_BYTES = 48 * 1024 * 1024
 
 Answer = TypeVar("Answer")
-Image = bytes | str | Path
-Floats = npt.NDArray[np.float32]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Call(Generic[Answer]):
-    """One unary call: its name in the service, the request, and how to read the answer. is_repeatable: a
-    second try after a first one that may have worked gives the same answer."""
+    """One unary call.
+
+    Args:
+        name: The RPC's name.
+        request: The request message.
+        read: Decodes the response.
+        is_repeatable: A second attempt has the same result, even if the first one was applied.
+    """
 
     name: str
     request: Any
@@ -70,7 +64,7 @@ class Call(Generic[Answer]):
 
 
 class Calls:
-    """Builds calls. Remembers each collection's fingerprint, for codes that come without their own."""
+    """Builds calls. Caches the collections' fingerprints for codes without one of their own."""
 
     def __init__(self, timeout: float) -> None:
         if (
@@ -85,7 +79,7 @@ class Calls:
         self._fingerprints: dict[str, str] = {}
 
     def deadline(self) -> float:
-        """When a call that starts now must be done, as a time of the monotonic clock."""
+        """The deadline of a call that starts now, a time of the monotonic clock."""
         return time.monotonic() + self._timeout
 
     def learn(self, collection: Collection) -> Collection:
@@ -93,23 +87,24 @@ class Calls:
         return collection
 
     def explain(self, call: grpc.RpcError, address: str) -> LookalikeError:
-        """The error of a failed call to a coordinator. After a mismatch the remembered code spaces may be old."""
+        """Decodes the error of a failed call to a coordinator."""
         error = error_of(call)
+        # The cached fingerprints may be outdated.
         if isinstance(error, CodeSpaceMismatch):
             self._fingerprints.clear()
         if error.request_id is None and "handshake failed" in error.message:
             return PartitionUnavailable(
                 f"server: {address} and this client do not agree on TLS ({error.message[-160:]}); check the"
-                " certificates, the CA and the name that they are made out to"
+                " certificates, the CA and the server name"
             )
-        # A call that nobody here cancelled was on its way when its coordinator stopped.
+        # A call that this client did not cancel was in flight when its coordinator stopped.
         if error.request_id is None and isinstance(error, PartitionUnavailable | Cancelled):
             return PartitionUnavailable(f"server: {address} does not answer; is the cluster up?")
         if error.request_id is None and isinstance(error, DeadlineExceeded):
             return DeadlineExceeded(f"server: {address} did not answer in time; allow more time")
         if error.request_id is None and call.code() is grpc.StatusCode.UNIMPLEMENTED:
             return InvalidRequest(
-                f"server: {address} is no coordinator, or an older one; name a coordinator's address"
+                f"server: {address} is not a coordinator, or an older one; give a coordinator's address"
             )
         return error
 
@@ -147,7 +142,7 @@ class Calls:
     ) -> Call[list[StoredRecord]]:
         request = pb.GetRequest(
             collection=check_collection_name(collection),
-            keys=_checked_keys(keys),
+            keys=checked_keys(keys),
             consistency=wire.consistency_to_wire(consistency),
             include_thumbnails=include_thumbnails,
         )
@@ -156,7 +151,7 @@ class Calls:
         )
 
     def upserts(self, collection: str, records: Sequence[Record], fingerprint: str | None) -> list[Call[int]]:
-        """One call, or as many as the limits on a request ask for."""
+        """One call, or several if the records exceed the limits on a request."""
         return [
             Call(
                 "Upsert",
@@ -167,7 +162,7 @@ class Calls:
         ]
 
     def delete(self, keys: Sequence[str], collection: str) -> Call[int]:
-        request = pb.DeleteRequest(collection=check_collection_name(collection), keys=_checked_keys(keys))
+        request = pb.DeleteRequest(collection=check_collection_name(collection), keys=checked_keys(keys))
         return Call("Delete", request, lambda answer: int(answer.deleted))
 
     def create_collection(
@@ -181,7 +176,7 @@ class Calls:
         if bits is not None and code_space is not None:
             raise InvalidRequest("create_collection: give bits or a code space, not both")
         if hash_file and code_space is None:
-            raise InvalidRequest("hash_file: comes with a code space; the encoder's own is kept by itself")
+            raise InvalidRequest("hash_file: needs a code space; the encoder's own hash is stored automatically")
         request = pb.CreateCollectionRequest(
             name=check_collection_name(name), indexing=wire.indexing_to_wire(indexing), hash_file=hash_file
         )
@@ -235,113 +230,23 @@ class Calls:
     def ingest_requests(
         self, records: Sequence[Record], collection: str, fingerprint: str | None
     ) -> Iterator[pb.IngestRequest]:
-        """The messages that carry the records over an ingest stream, in order."""
-        for part in _messages(records, _STREAM_RECORDS, _STREAM_BYTES):
+        """Encodes the records as messages of an ingest stream, in order."""
+        for part in _messages(records, STREAM_RECORDS, _STREAM_BYTES):
             yield pb.IngestRequest(collection=collection, records=part, fingerprint=fingerprint or "")
 
     def _read_collection(self, answer: Any) -> Collection:
         return self.learn(wire.collection_from_wire(answer.collection))
 
 
-def _messages(records: Sequence[Record], max_records: int, max_bytes: int) -> Iterator[list[record_pb2.Record]]:
-    """Cut records into portions that a request can carry."""
-    part: list[record_pb2.Record] = []
-    size = 0
-    for record in records:
-        message = wire.record_to_wire(record)
-        own = message.ByteSize()
-        if part and (len(part) == max_records or size + own > max_bytes):
-            yield part
-            part, size = [], 0
-        part.append(message)
-        size += own
-    if part:
-        yield part
-
-
-def wait_seconds(
-    error: LookalikeError, attempt: int, remaining: float, attempts: int | None = _ATTEMPTS
-) -> float | None:
-    """How long to wait before the next attempt at what may be repeated, or None to give up: after so many
-    attempts, or when it would be too late."""
-    if not isinstance(error, PartitionUnavailable | Overloaded):
-        return None
-    if attempts is not None and attempt >= attempts:
-        return None
-    backoff = min(_RETRY_MAX_SECONDS, _RETRY_BASE_SECONDS * 2**attempt) * random.uniform(0.5, 1.0)
-    wait = max(backoff, (error.retry_after_ms or 0) / 1000)
-    return wait if wait < remaining else None
-
-
-def was_never_sent(call: grpc.RpcError) -> bool:
-    """Whether gRPC says that it found no connection, so that the server cannot have seen the failed call."""
-    text = (call.details() or "").lower()
-    return call.code() is grpc.StatusCode.UNAVAILABLE and ("failed to connect" in text or "resolving" in text)
+def _messages(
+    records: Iterable[Record], max_records: int, max_bytes: int
+) -> Iterator[tuple[record_pb2.Record, ...]]:
+    """Encodes records and splits them into requests. A record over `max_bytes` has a request to itself."""
+    return constrained_batches(
+        map(wire.record_to_wire, records), max_bytes, max_records, record_pb2.Record.ByteSize, strict=False
+    )
 
 
 def seconds_until(deadline: float) -> float | None:
-    """What gRPC takes for a timeout; None if the deadline, a time of the monotonic clock, is infinite."""
+    """The timeout for gRPC until a deadline of the monotonic clock; None if it is infinite."""
     return None if math.isinf(deadline) else max(0.0, deadline - time.monotonic())
-
-
-def listed(field: str, values: Iterable[Answer]) -> list[Answer]:
-    """A list of what was given; text and single objects are no lists, though text can be walked through."""
-    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
-        raise InvalidRequest(f"{field}: is one {type(values).__name__}; give a list")
-    return list(values)
-
-
-def _checked_keys(keys: Iterable[str]) -> list[str]:
-    return [check_key(key) for key in listed("keys", keys)]
-
-
-def one_fingerprint(records: Sequence[Record]) -> str | None:
-    """Of the code space that the records name; None if none does. Raises InvalidRequest if they name several."""
-    given = {record.fingerprint for record in records if isinstance(record, Record) and record.fingerprint}
-    if len(given) > 1:
-        raise InvalidRequest("fingerprint: the records are of several code spaces; send each space on its own")
-    return given.pop() if given else None
-
-
-def has_codes(records: Sequence[Record]) -> bool:
-    """Whether any brings a code, so that the collection's code space must be known."""
-    return any(isinstance(record, Record) and record.code is not None for record in records)
-
-
-def portions(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """As many records at once as an ingest stream takes in one message; the last may be fewer."""
-    portion: list[Record] = []
-    for record in records:
-        portion.append(record)
-        if len(portion) == _STREAM_RECORDS:
-            yield portion
-            portion = []
-    if portion:
-        yield portion
-
-
-def queries_of(
-    images: Sequence[Image],
-    codes: Sequence[bytes],
-    keys: Sequence[str],
-    projections: Sequence[Floats],
-    features: Sequence[Floats],
-) -> list[pb.Query]:
-    """The queries of a batch. projections and features: one per code, or none."""
-    for field, rows in (("projections", projections), ("features", features)):
-        if len(rows) not in (0, len(codes)):
-            raise InvalidRequest(
-                f"{field}: are {len(rows)}, the codes {len(codes)}; give one for each code, or none"
-            )
-    nothing = [None] * len(codes)
-    given = zip(
-        listed("codes", codes),
-        projections if len(projections) else nothing,
-        features if len(features) else nothing,
-        strict=True,
-    )
-    return [
-        *(wire.query_to_wire(image, None, None) for image in listed("images", images)),
-        *(wire.query_to_wire(None, code, None, own, vector) for code, own, vector in given),
-        *(wire.query_to_wire(None, None, key) for key in listed("keys", keys)),
-    ]

@@ -1,12 +1,13 @@
-"""Owns which coordinator takes a client's next call. Each address has a channel of its own and they take turns;
-one that did not answer is left out for a moment, and gRPC meanwhile looks whether it is back. A name with several
-addresses is one channel, over whose connections gRPC itself balances.
+"""Owns the choice of a coordinator for each call: round-robin over healthy endpoints. Each address has its own
+channel. An endpoint that does not answer is skipped for a moment, while gRPC reconnects. A host name with several
+IP addresses is one channel, and gRPC balances over its connections.
 
-gRPC would balance over a list, too, but only of IP addresses, and would hold them all for one host when it checks
-their certificates."""
+gRPC can balance over a list of addresses, but only of IP addresses, and it would verify all their certificates
+against one host name."""
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import itertools
 import json
@@ -27,28 +28,28 @@ from lookalike.transport.rpc import CHANNEL_OPTIONS
 from lookalike.transport.tls import Tls
 from lookalike.v1.search_pb2_grpc import SearchServiceStub
 
-# As long as gRPC waits before it tries to connect again.
-REST_SECONDS = 1.0
+# As long as gRPC waits before it reconnects.
+BACKOFF_SECONDS = 1.0
 _OPTIONS: list[tuple[str, Any]] = [
     *CHANNEL_OPTIONS,
     ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
-    # A name is looked up again when a connection ends, but no more often.
+    # Host names are resolved again when a connection ends, but at most this often.
     ("grpc.dns_min_time_between_resolutions_ms", 2_000),
 ]
 
 
 @dataclasses.dataclass(slots=True)
 class Coordinator:
-    """One address with its channel, which is of `grpc` or of `grpc.aio`, and a SearchServiceStub of that kind."""
+    """One address with its channel, of `grpc` or of `grpc.aio`, and its SearchServiceStub."""
 
     address: str
     channel: Any
     stub: Any
-    rests_until: float = 0.0
+    backoff_until: float = 0.0
 
 
 class Coordinators:
-    """Safe to share between threads."""
+    """A client's endpoints. Safe to share between threads."""
 
     def __init__(
         self,
@@ -57,59 +58,87 @@ class Coordinators:
         api_key: str | None = None,
         tls: Tls | bool = False,
     ) -> None:
-        """grpc_module: `grpc` or `grpc.aio`. Raises InvalidRequest for what cannot be used."""
+        """Opens no connection yet.
+
+        Args:
+            grpc_module: `grpc` or `grpc.aio`.
+            address: One or several HOST:PORT, as a list or separated by commas.
+            api_key: Sent with each call, if given.
+            tls: Whether, or how, to use TLS.
+
+        Raises:
+            InvalidRequest: If an argument is malformed.
+        """
         self._addresses = addresses_of(address)
         self._open = client_channels(grpc_module, api_key, tls, _OPTIONS)
-        # Opened for the first call, as an asynchronous channel belongs to the loop that runs then.
+        # Opened at the first call, because an asynchronous channel is bound to the running loop.
         self._members: list[Coordinator] = []
-        self._is_ended = False
-        # Many clients that make one call each begin at different ones.
+        self._is_closed = False
+        # A random start, so that many short-lived clients spread over the endpoints.
         self._turns = itertools.count(random.randrange(len(self._addresses)))
         self._lock = threading.Lock()
 
-    def end(self) -> list[Any]:
-        """Let nobody call any more. Returns the channels that are to be closed."""
+    def close(self) -> list[Any]:
+        """Rejects later calls. Returns the channels, which the caller closes."""
         with self._lock:
-            self._is_ended = True
+            self._is_closed = True
             return [member.channel for member in self._members]
 
     def next(self) -> Coordinator:
-        """The one whose turn it is among those that do not rest; if all do, the first to be back. Raises
-        InvalidRequest after the end."""
+        """The next healthy endpoint in turn; if none is healthy, the one whose back-off ends first. Raises
+        InvalidRequest once the client is closed."""
         now = time.monotonic()
         with self._lock:
-            if self._is_ended:
-                raise InvalidRequest("client: is closed; make another one")
+            if self._is_closed:
+                raise InvalidRequest("client: is closed; create another one")
             if not self._members:
                 self._members = [self._opened(address) for address in self._addresses]
-            awake = [member for member in self._members if member.rests_until <= now]
+            healthy = [member for member in self._members if member.backoff_until <= now]
             turn = next(self._turns)
-        return awake[turn % len(awake)] if awake else min(self._members, key=lambda member: member.rests_until)
+        return (
+            healthy[turn % len(healthy)]
+            if healthy
+            else min(self._members, key=lambda member: member.backoff_until)
+        )
 
     def failed(self, member: Coordinator, error: LookalikeError) -> bool:
-        """Take note of a call that failed. True if the coordinator itself did not answer and another one can be
-        tried at once."""
-        # What a coordinator answers, errors too, has a request id.
+        """Records a failed call. Returns whether the endpoint did not answer and another one can be tried at
+        once."""
+        # Every response of a coordinator, errors included, has a request id.
         if error.request_id is not None or not isinstance(error, PartitionUnavailable | DeadlineExceeded):
             return False
         now = time.monotonic()
-        member.rests_until = now + REST_SECONDS
-        return isinstance(error, PartitionUnavailable) and any(one.rests_until <= now for one in self._members)
+        member.backoff_until = now + BACKOFF_SECONDS
+        return isinstance(error, PartitionUnavailable) and any(one.backoff_until <= now for one in self._members)
 
     def _opened(self, address: str) -> Coordinator:
         channel = self._open(address)
         return Coordinator(address, channel, SearchServiceStub(channel))
 
 
+class AsyncCoordinators(Coordinators):
+    """Bound to the event loop that runs at the first call, as asynchronous channels are."""
+
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    def next(self) -> Coordinator:
+        """See `Coordinators.next`. Raises InvalidRequest in another event loop."""
+        loop = asyncio.get_running_loop()
+        if self._loop not in (None, loop):
+            raise InvalidRequest("client: belongs to another event loop; create an AsyncClient in each loop")
+        self._loop = loop
+        return super().next()
+
+
 def addresses_of(address: str | Sequence[str]) -> list[str]:
-    """The addresses in a list, or in text with commas between them. Raises InvalidRequest."""
+    """Parses a list of addresses, or text with commas between them. Raises InvalidRequest."""
     given = address.split(",") if isinstance(address, str) else address
     given = list(given) if isinstance(given, Iterable) else []
     if not given or not all(map(_is_address, given)):
-        raise InvalidRequest(f"address: is {address!r}; give HOST:PORT, or several of them with commas between")
+        raise InvalidRequest(f"address: is {address!r}; give HOST:PORT, or several separated by commas")
     return [one.strip() for one in given]
 
 
 def _is_address(one: object) -> bool:
-    """gRPC itself takes all else for the name of a host that does not answer."""
+    """Rejects what gRPC would treat as the name of a host that does not answer."""
     return isinstance(one, str) and ":" in one.strip()[1:] and not one.strip().startswith(("http:", "https:"))

@@ -1,5 +1,5 @@
-"""Owns an ingest stream's messages until each is answered, so that another stream goes on where one broke: from
-the first message without an answer. Sending one twice is harmless."""
+"""Owns an ingest stream's messages until each is acknowledged, so that a new stream continues where a broken one
+stopped: at the first unacknowledged message. Sending a message twice is harmless."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Message = TypeVar("Message")
 
 
 class _Window(Generic[Message]):
-    """Messages by their place in the whole stream, from the first that is not answered on."""
+    """The unacknowledged messages, by their index in the whole stream."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -25,23 +25,24 @@ class _Window(Generic[Message]):
         with self._lock:
             self._messages.append(message)
 
-    def has(self, place: int) -> bool:
+    def has(self, index: int) -> bool:
         with self._lock:
-            return place < self.first + len(self._messages)
+            return index < self.first + len(self._messages)
 
-    def at(self, place: int) -> Message | None:
-        """None for one that is answered already, as a stream that broke may still ask for."""
+    def at(self, index: int) -> Message | None:
+        """None for an acknowledged message, which a broken stream may still request."""
         with self._lock:
-            return self._messages[place - self.first] if place >= self.first else None
+            return self._messages[index - self.first] if index >= self.first else None
 
-    def answered(self) -> None:
+    def acknowledge(self) -> None:
         with self._lock:
             self._messages.popleft()
             self.first += 1
 
 
 class ResendBuffer(Generic[Message]):
-    """Messages of an iterator. A stream that broke may still be read by gRPC's thread while the next one is."""
+    """Buffers the messages of an iterator. gRPC's thread may still read a broken stream while the next one is
+    read."""
 
     def __init__(self, source: Iterator[Message]) -> None:
         self._source = source
@@ -49,23 +50,27 @@ class ResendBuffer(Generic[Message]):
         self._window: _Window[Message] = _Window()
 
     def stream(self) -> Iterator[Message]:
-        """All that is not answered, and then what comes."""
-        place = self._window.first
-        while self._reaches(place):
-            message = self._window.at(place)
+        """Yields the unacknowledged messages, then new ones."""
+        index = self._window.first
+        while self._reaches(index):
+            message = self._window.at(index)
             if message is None:
                 return
             yield message
-            place += 1
+            index += 1
 
-    def answered(self) -> None:
-        """The first message that was not."""
-        self._window.answered()
+    def acknowledge(self) -> None:
+        """Drops the first unacknowledged message."""
+        self._window.acknowledge()
 
-    def _reaches(self, place: int) -> bool:
-        while not self._window.has(place):
+    def close(self) -> None:
+        """Stops reading the source."""
+        self._window.is_ended = True
+
+    def _reaches(self, index: int) -> bool:
+        while not self._window.has(index):
             with self._reading:
-                if self._window.has(place):
+                if self._window.has(index):
                     return True
                 if self._window.is_ended:
                     return False
@@ -76,9 +81,9 @@ class ResendBuffer(Generic[Message]):
         return True
 
 
-class AsyncUnanswered(Generic[Message]):
-    """Messages of an asynchronous iterator. gRPC cancels the reader of a stream that broke; the source must not
-    notice, so a task of our own reads that."""
+class AsyncResendBuffer(Generic[Message]):
+    """Buffers the messages of an asynchronous iterator. A task of its own reads the iterator, because gRPC cancels
+    the reader of a broken stream and the iterator must not be cancelled with it."""
 
     def __init__(self, source: AsyncIterator[Message]) -> None:
         self._source = source
@@ -87,26 +92,26 @@ class AsyncUnanswered(Generic[Message]):
 
     async def stream(self) -> AsyncIterator[Message]:
         """See `ResendBuffer.stream`."""
-        place = self._window.first
-        while await self._reaches(place):
-            message = self._window.at(place)
+        index = self._window.first
+        while await self._reaches(index):
+            message = self._window.at(index)
             if message is None:
                 return
             yield message
-            place += 1
+            index += 1
 
-    def answered(self) -> None:
-        """See `ResendBuffer.answered`."""
-        self._window.answered()
+    def acknowledge(self) -> None:
+        """See `ResendBuffer.acknowledge`."""
+        self._window.acknowledge()
 
     async def close(self) -> None:
-        """Read no more of the source."""
+        """Stops reading the source."""
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
 
-    async def _reaches(self, place: int) -> bool:
-        while not self._window.has(place):
+    async def _reaches(self, index: int) -> bool:
+        while not self._window.has(index):
             if self._window.is_ended:
                 return False
             if self._reading is None or self._reading.done():

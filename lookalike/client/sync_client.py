@@ -1,8 +1,6 @@
-"""Owns `Client`, the SDK for programs that wait for each answer. `AsyncClient` has the same calls.
+"""Owns `Client`, the SDK for programs that wait for each answer.
 
-Failures raise the classes of `lookalike.errors`. A call that found a server or partition missing is tried
-again for some seconds, within its timeout, if a second try does no harm: all but create and drop, which say
-whether something was there. A delete that was tried again counts what its last try found."""
+Generated from async_client.py by scripts/unasync.py (`make client`): change that file, not this one."""
 
 from __future__ import annotations
 
@@ -10,28 +8,21 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from types import TracebackType
 from typing import Self, Unpack
 
 import grpc
 
 from lookalike import wire
-from lookalike.client.calls import (
-    DEFAULT_TIMEOUT_SECONDS,
-    Answer,
-    Call,
-    Calls,
+from lookalike.client.arguments import (
     Floats,
     Image,
+    batches,
     has_codes,
     listed,
     one_fingerprint,
-    portions,
     queries_of,
-    seconds_until,
-    wait_seconds,
-    was_never_sent,
 )
+from lookalike.client.calls import DEFAULT_TIMEOUT_SECONDS, Answer, Call, Calls, seconds_until
 from lookalike.client.endpoints import Coordinators
 from lookalike.client.keywords import shows_search_options
 from lookalike.client.resend_buffer import ResendBuffer
@@ -41,7 +32,6 @@ from lookalike.model.codespace import CodeSpace
 from lookalike.model.features import NONE
 from lookalike.model.indexing import SCAN, Indexing
 from lookalike.model.records import (
-    ClusterStatus,
     Collection,
     Outcome,
     Record,
@@ -51,7 +41,9 @@ from lookalike.model.records import (
     check_collection_name,
 )
 from lookalike.model.search_options import SearchKeywords, SearchOptions
+from lookalike.model.status import ClusterStatus
 from lookalike.transport import tracing
+from lookalike.transport.retry import MAX_ATTEMPTS, Retry, was_never_sent
 from lookalike.transport.tls import Tls
 from lookalike.v1 import search_pb2 as pb
 
@@ -59,10 +51,21 @@ from lookalike.v1 import search_pb2 as pb
 class Client:
     """A connection to a cluster: `Client("127.0.0.1:7700")`. Safe to share between threads.
 
-    address: a coordinator's HOST:PORT, or several, as a list or with commas between, that take turns; one that
-    does not answer is left out, and its calls go to the next. So do the addresses of one name.
-    timeout: seconds that a call may take in all, retries included. api_key: what the cluster asks for if it has
-    keys. tls: True to trust whom the system trusts, or a `Tls` that says whom and what to show."""
+    Failures raise the classes of `lookalike.errors`. A call is retried within its timeout while a server or
+    partition is unavailable, unless a second attempt could change the answer: create_collection and
+    drop_collection are not retried. A retried delete counts the records that its last attempt found.
+
+    Args:
+        address: A coordinator's HOST:PORT, or several, as a list or separated by commas. Calls go to the addresses
+            in turn. An address that does not answer is skipped for a while and its calls go to the next one. A
+            host name with several IP addresses is balanced over the same way.
+        timeout: Seconds that a call may take, retries included.
+        api_key: The API key, if the cluster requires one.
+        tls: True to verify the server against the system's certificate authorities, or a `Tls` with certificates.
+
+    Raises:
+        InvalidRequest: If an argument is malformed.
+    """
 
     def __init__(
         self,
@@ -78,13 +81,12 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        for channel in self._coordinators.end():
+        """Closes the connections. Later calls raise InvalidRequest."""
+        for channel in self._coordinators.close():
             channel.close()
 
     @shows_search_options
@@ -101,15 +103,31 @@ class Client:
         fingerprint: str | None = None,
         **keywords: Unpack[SearchKeywords],
     ) -> SearchResult:
-        """The k nearest records to an image (bytes or a path), a code, or a stored record's key.
+        """Finds the k nearest records to an image, a code or a stored record. Give exactly one of the three.
 
-        max_distance: bits; leaves out what is further away. filter: see `lookalike.filters`.
-        allow_partial: take an answer that some partitions are missing from (see `coverage`) instead of
-        PartitionUnavailable. fingerprint: of the code's code space; the collection's by default.
-        score: "hamming", or "asymmetric" to weigh each bit by how sure the image is of it. rerank: "none", or the
-        k * oversampling nearest ordered again by "asymmetric" score, or by the "features" that the collection
-        keeps. With a code these need its projections (float32 (bits,)) or features (float32 (width,)).
-        Raises InvalidRequest, NotFound, CodeSpaceMismatch, PartitionUnavailable, DeadlineExceeded."""
+        Args:
+            collection: The collection's name.
+            image: An encoded image file's bytes, or its path.
+            code: A code of bits / 8 bytes.
+            key: The key of a stored record, which is left out of its own hits.
+            options: How to search.
+            projections: float32 (bits,), the projections that the code was made from. Required with a code for an
+                asymmetric score or rerank.
+            features: float32 (width,), the features of the code's image. Required with a code for a rerank by
+                features.
+            fingerprint: Fingerprint of the code's code space; the collection's by default.
+            **keywords: The fields of `SearchOptions`, one by one. They override those of `options`.
+
+        Returns:
+            The hits, nearest first, and how much of the collection they cover.
+
+        Raises:
+            InvalidRequest: If an argument is malformed or out of range.
+            NotFound: If the collection or the key does not exist.
+            CodeSpaceMismatch: If the code is of another code space than the collection.
+            PartitionUnavailable: If a partition does not answer and `allow_partial` is off.
+            DeadlineExceeded: If there is no answer within the timeout.
+        """
         options = dataclasses.replace(options or SearchOptions(), **keywords)
         query = wire.query_to_wire(image, code, key, projections, features)
         deadline = self._calls.deadline()
@@ -131,7 +149,21 @@ class Client:
         fingerprint: str | None = None,
         **keywords: Unpack[SearchKeywords],
     ) -> list[SearchResult]:
-        """As `search`, for up to 1,024 queries in one scan: a result per image, then per code, then per key."""
+        """Runs up to 1,024 queries in one scan, with the same options. See `search`.
+
+        Args:
+            images: Encoded image files' bytes, or their paths.
+            codes: Codes of bits / 8 bytes each.
+            keys: Keys of stored records.
+            options: How to search.
+            projections: One float32 (bits,) per code, or none.
+            features: One float32 (width,) per code, or none.
+            fingerprint: Fingerprint of the codes' code space; the collection's by default.
+            **keywords: The fields of `SearchOptions`, one by one. They override those of `options`.
+
+        Returns:
+            One result per image, then per code, then per key.
+        """
         options = dataclasses.replace(options or SearchOptions(), **keywords)
         queries = queries_of(images, codes, keys, projections, features)
         deadline = self._calls.deadline()
@@ -140,78 +172,105 @@ class Client:
         return self._run(self._calls.search_batch(collection, queries, fingerprint, options), deadline)
 
     def get(
-        self,
-        keys: Sequence[str],
-        *,
-        collection: str,
-        consistency: str = "one",
-        include_thumbnails: bool = False,
+        self, keys: Sequence[str], *, collection: str, consistency: str = "one", include_thumbnails: bool = False
     ) -> list[StoredRecord]:
-        """The records that exist among `keys`, in their order. An answer holds 28 MiB: a thousand keys with
-        thumbnails always fit."""
+        """Reads records by key.
+
+        Args:
+            keys: Up to 10,000 keys. A response holds 28 MiB, enough for a thousand records with thumbnails.
+            consistency: "one" reads one replica, "quorum" a majority.
+            include_thumbnails: Return each record's thumbnail.
+
+        Returns:
+            The records that exist, in the order of the keys.
+        """
         return self._run(self._calls.get(keys, collection, consistency, include_thumbnails))
 
     def upsert(self, records: Iterable[Record], *, collection: str) -> int:
-        """Store records; returns how many are stored, durably. Up to 10,000 records and 48 MiB go in one
-        request, which stores all of them, or none if one is invalid."""
+        """Stores records, durably. Inserts new keys and replaces existing records.
+
+        Up to 10,000 records and 48 MiB go in one request, which stores all of its records, or none if one is
+        invalid.
+
+        Returns:
+            The number of records stored.
+        """
         given = listed("records", records)
         fingerprint = one_fingerprint(given)
         if fingerprint is None and has_codes(given):
             fingerprint = self._fingerprint(collection, self._calls.deadline())
         calls = self._calls.upserts(collection, given, fingerprint)
-        return sum(self._run(call) for call in calls)
+        return sum([self._run(call) for call in calls])
 
     def ingest(
-        self, records: Iterable[Record], *, collection: str, timeout: float | None = None
+        self,
+        records: Iterable[Record] | Iterable[Sequence[Record]],
+        *,
+        collection: str,
+        timeout: float | None = None,
     ) -> Iterator[Outcome]:
-        """Stream records to the cluster and yield an outcome for each, in order. The stream is flow controlled:
-        `records` is read no faster than the cluster stores, and sent 256 at a time. When the coordinator goes
-        away, another stream goes on with what was not answered, if one comes back within the client's timeout.
-        What `records` raises, or a record that cannot be sent (see `Record`), ends the stream and is raised after
-        the outcomes before it."""
-        fingerprint = self._fingerprint(collection, self._calls.deadline())
+        """Streams records to the cluster.
 
+        The stream is flow controlled: records are read no faster than the cluster stores them, and sent 256 at a
+        time. If the coordinator fails, a new stream resends what was not acknowledged, provided that a coordinator
+        answers within the client's timeout.
+
+        Args:
+            records: The records to store, or lists of records, each of which is sent as soon as it is read.
+            timeout: Seconds for the whole stream; unlimited by default.
+
+        Yields:
+            One outcome per record, in order.
+
+        Raises:
+            Exception: What `records` raises, or InvalidRequest for a record that cannot be sent, ends the stream
+                and is raised after the outcomes of the records before it.
+        """
+        fingerprint = self._fingerprint(collection, self._calls.deadline())
         failures: list[Exception] = []
 
         def requests() -> Iterator[pb.IngestRequest]:
             try:
-                for portion in portions(records):
-                    own = one_fingerprint(portion) or fingerprint
-                    yield from self._calls.ingest_requests(portion, collection, own)
-            except Exception as error:  # gRPC would bury it in its own thread
+                for batch in batches(records):
+                    own = one_fingerprint(batch) or fingerprint
+                    yield from self._calls.ingest_requests(batch, collection, own)
+            except Exception as error:  # gRPC would hide it
                 failures.append(error)
 
-        unanswered = ResendBuffer(requests())
-        deadline = give_up = math.inf if timeout is None else time.monotonic() + timeout
-        attempt = 0
-        while True:
-            coordinator = self._coordinators.next()
-            try:
-                with tracing.calling("Ingest") as metadata:
-                    stream = unanswered.stream()
-                    for answer in coordinator.stub.Ingest(
-                        stream, timeout=seconds_until(deadline), metadata=metadata
-                    ):
-                        attempt = 0
-                        unanswered.answered()
-                        yield from (wire.outcome_from_wire(outcome) for outcome in answer.outcomes)
-                break
-            except grpc.RpcError as failure:
-                error = self._calls.explain(failure, coordinator.address)
-            if self._coordinators.failed(coordinator, error):
-                continue
-            if attempt == 0:
-                give_up = min(deadline, self._calls.deadline())
-            wait = wait_seconds(error, attempt := attempt + 1, give_up - time.monotonic(), attempts=None)
-            if wait is None:
-                raise error
-            time.sleep(wait)
+        pending = ResendBuffer(requests())
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        retry = Retry(deadline)
+        try:
+            while True:
+                coordinator = self._coordinators.next()
+                try:
+                    with tracing.calling("Ingest") as metadata:
+                        send = coordinator.stub.Ingest
+                        left = seconds_until(deadline)
+                        for response in send(pending.stream(), timeout=left, metadata=metadata):
+                            retry.reset()
+                            pending.acknowledge()
+                            for outcome in response.outcomes:
+                                yield wire.outcome_from_wire(outcome)
+                    break
+                except grpc.RpcError as failure:
+                    error = self._calls.explain(failure, coordinator.address)
+                if self._coordinators.failed(coordinator, error):
+                    continue
+                if not retry.failures:
+                    retry.deadline = min(deadline, self._calls.deadline())
+                retry.wait(error)
+        finally:
+            pending.close()
         if failures:
             raise failures[0]
 
     def delete(self, keys: Sequence[str], *, collection: str) -> int:
-        """Delete records. Returns how many existed; too few if a try before, that was thought to have failed, was
-        done after all."""
+        """Deletes records by key.
+
+        Returns:
+            The number of records that existed. It is too low if an earlier attempt was applied although it failed.
+        """
         return self._run(self._calls.delete(keys, collection))
 
     def create_collection(
@@ -226,38 +285,65 @@ class Client:
         feature_width: int = 0,
         hash_file: bytes = b"",
     ) -> Collection:
-        """Create a collection in the encoder's code space, or for codes made elsewhere of `bits` bits or of
-        `code_space`. index: "scan", or "mih" where most searches are for close neighbours. index_attributes: the
-        attributes that filters name often. features: "int8" or "float16" to keep them for reranking; for codes
-        made elsewhere with their width. hash_file: kept with a `code_space`. Raises AlreadyExists."""
+        """Creates a collection, by default in the code space of the cluster's encoder.
+
+        Args:
+            name: 1..128 letters, digits, ".", "_" and "-".
+            bits: The width of codes that are made elsewhere.
+            code_space: The code space of codes that are made elsewhere, instead of `bits`.
+            index: "scan", or "mih" if most searches are for close neighbours.
+            index_attributes: Attributes to index because filters name them often.
+            features: "int8" or "float16" to store features for reranking.
+            feature_width: Values per feature vector, for codes that are made elsewhere.
+            hash_file: The hash that made the codes, to keep with a `code_space`.
+
+        Raises:
+            InvalidRequest: If an argument is malformed or out of range.
+            AlreadyExists: If the collection exists.
+        """
         indexing = Indexing(index, tuple(index_attributes), features, feature_width)
         return self._run(self._calls.create_collection(name, bits, code_space, indexing, hash_file))
 
     def get_collection(self, name: str) -> Collection:
+        """Describes a collection. Raises NotFound."""
         return self._run(self._calls.get_collection(name))
 
     def get_hash_file(self, name: str) -> bytes:
-        """The file with which an encoder (`encoder.hash`) makes codes of this collection; empty if it keeps
-        none."""
+        """Returns the collection's hash file, for an encoder's `encoder.hash`; empty if it has none."""
         return self._run(self._calls.get_hash_file(name))
 
     def list_collections(self) -> list[Collection]:
+        """Lists the collections that the caller may see."""
         return self._run(self._calls.list_collections())
 
     def drop_collection(self, name: str) -> None:
-        """Delete a collection and its records. Raises NotFound."""
+        """Deletes a collection and its records. Raises NotFound."""
         self._run(self._calls.drop_collection(name))
 
     def drain(self, partition: int, *, undo: bool = False) -> int:
-        """Have a partition hand over all that it holds, for maintenance; undo: let it have its share again.
-        Returns at once, with the slots that it still holds; `status` tells how far it is."""
+        """Moves all slots off a partition, for maintenance. Returns at once; `status` shows the progress.
+
+        Args:
+            partition: The partition's number, from 0.
+            undo: Give the partition its share of the slots again.
+
+        Returns:
+            The number of slots that the partition still holds.
+        """
         return self._run(self._calls.drain(partition, undo))
 
     def backup(
         self, collection: str, slots: SlotSet, since: Sequence[Mark] = ()
     ) -> Iterator[Head | list[VersionedRecord]]:
-        """What one partition has of these slots: first the head, then its records. Not tried again: ask for all
-        that is missing. See `lookalike.backup`."""
+        """Reads one partition's records of these slots. Not retried: call it again for the missing slots.
+
+        Args:
+            slots: bool (1024,), the wanted slots.
+            since: Marks of an earlier backup, to read only the changes since then.
+
+        Yields:
+            First the head, which names the slots that the partition has, then batches of records.
+        """
         coordinator = self._coordinators.next()
         try:
             for part in coordinator.stub.Backup(wire.dump_request_to_wire(collection, slots, since)):
@@ -268,36 +354,35 @@ class Client:
             raise error from None
 
     def restore(self, records: Sequence[VersionedRecord], collection: str, fingerprint: str, features: str) -> int:
-        """Store up to 10,000 records and deletions of a backup as new writes. Returns how many."""
+        """Stores up to 10,000 records and deletions of a backup as new writes. Returns their number."""
         return self._run(self._calls.restore(records, collection, fingerprint, features))
 
     def status(self) -> ClusterStatus:
+        """Describes the cluster: its partitions, replicas, encoder, collections and pending moves."""
         return self._run(self._calls.status())
 
     def _fingerprint(self, collection: str, deadline: float) -> str:
         if known := self._calls.fingerprint(check_collection_name(collection)):
             return known
-        return self._run(self._calls.get_collection(collection), deadline).code_space.fingerprint
+        return (self._run(self._calls.get_collection(collection), deadline)).code_space.fingerprint
 
     def _run(self, call: Call[Answer], deadline: float | None = None) -> Answer:
         with tracing.calling(call.name) as metadata:
-            return self._repeated(call, deadline or self._calls.deadline(), metadata)
+            return self._with_retries(call, deadline or self._calls.deadline(), metadata)
 
-    def _repeated(self, call: Call[Answer], deadline: float, metadata: tracing.Metadata | None) -> Answer:
-        attempt = 0
+    def _with_retries(self, call: Call[Answer], deadline: float, metadata: tracing.Metadata | None) -> Answer:
+        retry = Retry(deadline, attempts=MAX_ATTEMPTS)
         while True:
             coordinator = self._coordinators.next()
             remaining = deadline - time.monotonic()
             try:
-                return call.read(
-                    getattr(coordinator.stub, call.name)(call.request, timeout=remaining, metadata=metadata)
-                )
+                send = getattr(coordinator.stub, call.name)
+                return call.read(send(call.request, timeout=remaining, metadata=metadata))
             except grpc.RpcError as failure:
                 error = self._calls.explain(failure, coordinator.address)
                 is_harmless = call.is_repeatable or was_never_sent(failure)
             if self._coordinators.failed(coordinator, error) and is_harmless:
                 continue
-            wait = wait_seconds(error, attempt := attempt + 1, deadline - time.monotonic())
-            if wait is None or not call.is_repeatable:
+            if not call.is_repeatable:
                 raise error
-            time.sleep(wait)
+            retry.wait(error)

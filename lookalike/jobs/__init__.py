@@ -1,1 +1,1 @@
-"""Long work over a whole collection, done by a client: backup and restore, export, and dedup."""
+"""Long-running jobs over a whole collection, as clients of the cluster: backup, restore, export and dedup."""

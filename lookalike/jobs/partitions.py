@@ -1,4 +1,5 @@
-"""Owns reading a whole collection: part by part, each one state of one partition, until every slot is in one."""
+"""Owns reading a whole collection, one partition at a time, until every slot is covered. Each part is a consistent
+state of one partition."""
 
 from __future__ import annotations
 
@@ -15,29 +16,43 @@ from lookalike.model.records import SLOTS, Collection, VersionedRecord
 from lookalike.transport.retry import Retry
 
 
-def take_parts(take: Callable[[SlotSet], SlotSet], patience_seconds: float) -> None:
-    """Call `take` with the slots that are missing until none is; it returns those that it took. One that fails is
-    tried again for so long, as another may then have the slots."""
+def read_all_slots(read: Callable[[SlotSet], SlotSet], retry_seconds: float) -> None:
+    """Calls `read` with the missing slots until none is missing.
+
+    Args:
+        read: Reads one partition and returns the slots that it covered. After a transient error it is called
+            again, because another partition may then have the slots.
+        retry_seconds: How long to retry without progress.
+
+    Raises:
+        LookalikeError: The last error of `read`.
+    """
     missing = np.ones(SLOTS, np.bool_)
-    retry = Retry(time.monotonic() + patience_seconds)
+    retry = Retry(time.monotonic() + retry_seconds)
     while missing.any():
         try:
-            taken = take(missing)
+            covered = read(missing)
         except LookalikeError as error:
             retry.wait(error)
             continue
-        retry.reset(time.monotonic() + patience_seconds)
-        missing &= ~taken
+        retry.reset(time.monotonic() + retry_seconds)
+        missing &= ~covered
 
 
 def read_part(
     client: Client, collection: Collection, slots: SlotSet
 ) -> tuple[Head, Iterator[list[VersionedRecord]]]:
-    """What one partition has of these slots: what it is, and its live records in portions. Raises
-    CodeSpaceMismatch when the collection was made anew meanwhile."""
+    """Reads one partition's records of these slots.
+
+    Returns:
+        The head, which names the slots that the partition covers, and batches of its live records.
+
+    Raises:
+        CodeSpaceMismatch: If the collection was recreated in the meantime.
+    """
     parts = client.backup(collection.name, slots)
     head = next(parts, None)
     assert isinstance(head, Head), "a dump begins with its head"
     if head.incarnation != collection.incarnation:
-        raise CodeSpaceMismatch(f"collection: {collection.name!r} was made anew meanwhile; start again")
+        raise CodeSpaceMismatch(f"collection: {collection.name!r} was recreated in the meantime; start again")
     return head, (part for part in parts if isinstance(part, list))

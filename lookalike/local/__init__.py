@@ -1,2 +1,1 @@
-"""Clusters from one config on one machine (`supervisor`, `ephemeral`), and the manifests that start one elsewhere
-(`manifests`)."""
+"""Local clusters from one config (`supervisor`, `ephemeral`), and manifests for deployments (`manifests`)."""

@@ -1,4 +1,4 @@
-"""Owns the config of a throw-away local cluster: everything on loopback, on ports that are free now. For the
+"""Owns the config of an ephemeral local cluster: all servers on loopback, on ports that are free now. For the
 demo, tests and benchmarks."""
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 from lookalike.server.config import ClusterConfig, CoordinatorConfig, EncoderConfig, ShardConfig
 
 MAX_PARTITIONS = 90
-# Thousands of ports below the range from which the kernel takes ports for outgoing connections.
+# Ports 11000..31999, below the kernel's range for outgoing connections.
 _THOUSANDS = range(11, 32)
 
 
@@ -21,10 +21,21 @@ def ephemeral_config(
     name: str = "throwaway",
     replicas: int = 1,
 ) -> ClusterConfig:
-    """A config whose ports were free when this returned. encoder: its address is replaced."""
+    """Returns a config whose ports are free when it returns.
+
+    Args:
+        data: The folder for the shards' data.
+        partitions: At most 90.
+        encoder: The encoder's config, if the cluster has one. Its address is replaced.
+        name: The cluster's name.
+        replicas: Replicas per partition.
+
+    Raises:
+        RuntimeError: If there are not enough free ports.
+    """
     assert partitions <= MAX_PARTITIONS
     for thousand in random.sample(_THOUSANDS, len(_THOUSANDS)):
-        # One of the last three hundreds, so that several clusters find room in one thousand.
+        # One of the last three hundreds, so that several clusters fit into one thousand.
         last = random.choice((7, 8, 9))
         config = ClusterConfig(
             cluster=name,
@@ -41,7 +52,7 @@ def ephemeral_config(
         )
         if all(map(_is_free, _addresses(config))):
             return config
-    raise RuntimeError("no thousand ports from 11000 to 31999 has enough free ones")
+    raise RuntimeError("no block of 1,000 ports from 11000 to 31999 has enough free ports")
 
 
 def _addresses(config: ClusterConfig) -> list[str]:

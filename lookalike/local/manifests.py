@@ -1,9 +1,9 @@
-"""Owns how one template becomes a cluster's shards, for Kubernetes or compose.
+"""Owns how a template becomes the manifests of a cluster's shards, for Kubernetes or Compose.
 
-A template is split into parts by lines `---`, which begin another document, and `# ---`, which do not. A part that
-names {partition} or {replica} is written once for each; {partitions} is how many partitions there are, and
-{replicas-1} how many of a partition's replicas stay when one goes. What is written begins with a line that says
-where it comes from, and so can be written again."""
+Lines `---`, which begin another document, and `# ---`, which do not, split a template into parts. A part that
+contains {partition} or {replica} is repeated for each one. {partitions} is the number of partitions, {replicas-1}
+the number of a partition's replicas that remain when one fails. The first line of the output names the template,
+so that the file can be generated again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ORIGIN = re.compile(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Origin:
-    """What the first line of a written file says: its template, as seen from its folder, and how many shards."""
+    """What the first line of a generated file says: its template, relative to its folder, and its shards."""
 
     template: str
     partitions: int
@@ -39,7 +39,7 @@ class Origin:
 
     @classmethod
     def read(cls, file: Path) -> Self:
-        """Raises CannotStart if the file has no such line."""
+        """Parses the first line of a file. Raises CannotStart if it has another form."""
         try:
             match = _ORIGIN.match(file.read_text(encoding="utf-8", errors="replace"))
         except OSError as error:
@@ -47,19 +47,19 @@ class Origin:
         if match is None:
             raise CannotStart(
                 f"manifests: {file} does not begin with `# Written by `lookalike manifests` from TEMPLATE: ...`;"
-                " copy the folder from deploy/ anew"
+                " copy the folder from deploy/ again"
             )
         return cls(match["template"], int(match["partitions"]), int(match["replicas"]))
 
 
 def written(template: str, text: str, partitions: int, replicas: int) -> str:
-    """The file for so many shards, from the text of `template`."""
+    """Returns the generated file: its header, and the template's text for these shards."""
     header = _HEADER.format(template=template, partitions=partitions, replicas=replicas, config=CONFIG_FILE)
     return header + render(text, partitions, replicas)
 
 
 def save(file: Path, content: str) -> None:
-    """Whole or not at all. Raises CannotStart."""
+    """Writes the file atomically. Raises CannotStart."""
     try:
         with atomic_write(file) as whole:
             whole.write(content.encode())
@@ -68,7 +68,7 @@ def save(file: Path, content: str) -> None:
 
 
 def render(template: str, partitions: int, replicas: int) -> str:
-    """The template's parts, each as often as its placeholders say."""
+    """Repeats each part of the template as its placeholders require."""
     first, *rest = _DIVIDER.split(template)
     parts = [("", first), *zip(rest[::2], rest[1::2], strict=True)]
     return "".join(

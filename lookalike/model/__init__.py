@@ -1,3 +1,3 @@
-"""The domain: what a record, a code space, a filter, a feature vector and an error are.
+"""The domain: records, code spaces, filters, feature vectors and errors, as plain data with checks.
 
-Plain data and its checks. Imports nothing else of Lookalike, and neither grpc nor a generated message."""
+Imports no other package of Lookalike, no grpc and no generated messages."""

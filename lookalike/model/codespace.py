@@ -1,4 +1,4 @@
-"""Owns the code space: what makes two codes comparable, its fingerprint, and the limits on code width."""
+"""Owns code spaces: what makes two codes comparable, their fingerprints, and the limits on code width."""
 
 from __future__ import annotations
 
@@ -16,9 +16,20 @@ MAX_TEXT = 256
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CodeSpace:
-    """Backbone, weights, layer, preprocessing, hash method with its parameters, and width.
+    """What a code is made with. Distances between codes of different code spaces have no meaning.
 
-    Codes of two code spaces have no meaningful distance, however equal their widths."""
+    Args:
+        bits: Code width, a multiple of 8 from 16 to 8,192.
+        backbone: The model; "external" for codes that are made elsewhere.
+        weights_digest: Digest of the model's weights.
+        layer: The layer that the features come from.
+        preprocessing: How images are prepared.
+        hash_method: How features become bits.
+        hash_digest: Digest of the hash's parameters.
+
+    Raises:
+        InvalidRequest: If a value is out of range or not printable text.
+    """
 
     bits: int
     backbone: str = "external"
@@ -48,11 +59,12 @@ class CodeSpace:
 
     @property
     def fingerprint(self) -> str:
-        """Hex SHA-256 over every field, as canonical JSON."""
+        """SHA-256 of all fields as canonical JSON, in hex."""
         return _fingerprint(self)
 
     def require(self, fingerprint: str, subject: str) -> None:
-        """Raise unless `subject`'s codes carry this code space's fingerprint."""
+        """Raises CodeSpaceMismatch, naming `subject`, unless `fingerprint` is this code space's, or InvalidRequest
+        if it is missing."""
         if not fingerprint:
             raise InvalidRequest(
                 f"fingerprint: {subject} brings a code without its code space's fingerprint;"
@@ -60,7 +72,7 @@ class CodeSpace:
             )
         if fingerprint != self.fingerprint:
             raise CodeSpaceMismatch(
-                f"fingerprint: {subject} is of code space {fingerprint[:12]}…, the collection of"
+                f"fingerprint: {subject} is of code space {fingerprint[:12]}…, the collection is of"
                 f" {self.fingerprint[:12]}… ({self.backbone}, {self.hash_method}, {self.bits} bits);"
                 " encode again in the collection's code space"
             )

@@ -1,7 +1,7 @@
-"""The tree of errors and its table to gRPC status codes and back.
+"""The tree of errors and its mapping to gRPC status codes and back.
 
-Raised near the cause, logged once at a process's boundary (`lookalike.transport.rpc`), and raised again as the
-same class in the client. Every message names what is wrong and what mends it."""
+An error is raised near its cause, logged once at a process's boundary (`lookalike.transport.rpc`), and raised as
+the same class in the client. Every message names the problem and the remedy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 class LookalikeError(Exception):
     """Base of all errors that Lookalike raises on purpose."""
 
-    # The name of the gRPC status that it travels as.
+    # The name of its gRPC status.
     status = "INTERNAL"
 
     def __init__(self, message: str, *, retry_after_ms: int | None = None) -> None:
@@ -20,7 +20,7 @@ class LookalikeError(Exception):
 
 
 class InvalidRequest(LookalikeError):
-    """The request itself is wrong: fix it before sending it again."""
+    """The request is invalid: fix it before sending it again."""
 
     status = "INVALID_ARGUMENT"
 
@@ -38,14 +38,14 @@ class AlreadyExists(LookalikeError):
 
 
 class CodeSpaceMismatch(LookalikeError):
-    """Codes of another code space: encode again with the collection's encoder."""
+    """The codes are of another code space: encode again with the collection's encoder."""
 
     status = "FAILED_PRECONDITION"
 
 
 class PartitionUnavailable(LookalikeError):
-    """A partition, or the encoder, does not answer. A write may have been applied in part; repeating it
-    is harmless."""
+    """A partition, or the encoder, does not answer. A write may have been applied in part; repeating it is
+    harmless."""
 
     status = "UNAVAILABLE"
 
@@ -55,17 +55,17 @@ class Recovering(PartitionUnavailable):
 
 
 class SlotMoved(PartitionUnavailable):
-    """A shard was asked for a slot that it does not serve, or no longer. Coordinators look where it is now."""
+    """The shard does not serve the slot, or no longer. Coordinators look up where the slot is now."""
 
 
 class Overloaded(LookalikeError):
-    """No room for the request now (a full queue, a full disk): wait `retry_after_ms`."""
+    """The server has no capacity for the request now (a full queue, a full disk): retry after `retry_after_ms`."""
 
     status = "RESOURCE_EXHAUSTED"
 
 
 class DeadlineExceeded(LookalikeError):
-    """The answer did not come in time. A write may have been applied."""
+    """There was no response within the deadline. A write may have been applied."""
 
     status = "DEADLINE_EXCEEDED"
 
@@ -77,7 +77,7 @@ class Cancelled(LookalikeError):
 
 
 class Unauthenticated(LookalikeError):
-    """The caller did not say who it is."""
+    """The caller sent no valid API key."""
 
     status = "UNAUTHENTICATED"
 
@@ -95,11 +95,11 @@ class Corruption(LookalikeError):
 
 
 class Internal(LookalikeError):
-    """A defect in a server; its log has the details under the request's id."""
+    """A bug in a server. Its log has the details under the request's id."""
 
 
 class CannotStart(LookalikeError):
-    """A process cannot start as asked (config, port, data folder, weights). Never travels over gRPC."""
+    """A process cannot start (config, port, data folder, weights). Never sent over gRPC."""
 
 
 _WIRE_ERRORS: tuple[type[LookalikeError], ...] = (
@@ -125,15 +125,15 @@ for _error in _WIRE_ERRORS:
 
 
 def name_of(error: LookalikeError) -> str:
-    """The name under which an error travels: its class or the nearest above it in the table, else "Internal"."""
+    """The name that an error is sent under: its class, or its nearest base in the table, or "Internal"."""
     return next((kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _BY_NAME), Internal.__name__)
 
 
 def by_name(name: str, message: str) -> LookalikeError:
-    """The error that `name_of` named."""
+    """The inverse of `name_of`."""
     return _BY_NAME.get(name, Internal)(message)
 
 
 def by_status(status: str, message: str) -> LookalikeError:
-    """The error for the name of a bare gRPC status, as other servers and gRPC itself send it."""
+    """The error for a gRPC status without an error name, as other servers and gRPC itself send it."""
     return _BY_STATUS.get(status, Internal)(message)

@@ -1,7 +1,7 @@
-"""Owns the form in which features are kept and compared: divided by their length, in one or two bytes a value.
+"""Owns how features are stored and compared: normalised to unit length, one or two bytes per value.
 
-One way to compare, whoever asks: products and sums of a pair alone, in one order, so that the number of shards
-cannot change a score."""
+A score is computed from one pair of vectors alone, in a fixed order of operations, so that the number of shards
+cannot change it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _SCALE = np.dtype("<f4")
 
 
 def stored_bytes(kind: str, width: int) -> int:
-    """How many bytes `pack` makes of features of this width."""
+    """The number of bytes that `pack` returns for features of this width."""
     return {NONE: 0, INT8: _SCALE.itemsize + width, FLOAT16: 2 * width}[kind]
 
 
 def pack(kind: str, features: Features) -> bytes:
-    """Features, float32 (width,), as a collection of this kind keeps them."""
+    """Encodes features, float32 (width,), for storage in a collection of this kind."""
     unit = normalised(features)
     if kind == FLOAT16:
         halves: bytes = unit.astype("<f2").tobytes()
@@ -35,7 +35,7 @@ def pack(kind: str, features: Features) -> bytes:
 
 
 def unpack(kind: str, stored: Sequence[bytes]) -> Features:
-    """Features of unit length, about: float32 (n, width), of what `pack` made."""
+    """Decodes the output of `pack`: float32 (n, width), of approximately unit length."""
     joined = b"".join(stored)
     if kind == FLOAT16:
         return np.frombuffer(joined, "<f2").reshape(len(stored), -1).astype(np.float32)
@@ -45,13 +45,14 @@ def unpack(kind: str, stored: Sequence[bytes]) -> Features:
 
 
 def is_sound(kind: str, stored: bytes) -> bool:
-    """Whether stored features of the right length are finite numbers."""
+    """Whether stored features, which have the right length, are finite numbers."""
     values = np.frombuffer(stored, "<f2") if kind == FLOAT16 else np.frombuffer(stored[: _SCALE.itemsize], _SCALE)
     return bool(np.isfinite(values).all())
 
 
 def cosines(query: Features, rows: Features) -> npt.NDArray[np.float64]:
-    """The cosine of a query, float32 (width,), with each row, float32 (n, width); 0 for a row of zeros."""
+    """The cosine of a query, float32 (width,), and each row, float32 (n, width): float64 (n,); 0 for a row of
+    zeros."""
     wide = rows.astype(np.float64)
     products = (wide * normalised(query).astype(np.float64)).sum(axis=1)
     lengths = np.sqrt((wide * wide).sum(axis=1))
@@ -60,7 +61,7 @@ def cosines(query: Features, rows: Features) -> npt.NDArray[np.float64]:
 
 
 def normalised(features: Features) -> Features:
-    """Divided by their length; zeros stay zeros."""
+    """Scales features to unit length; zeros stay zeros."""
     wide = features.astype(np.float64)
     length = float(np.sqrt((wide * wide).sum()))
     result: Features = (wide / length).astype(np.float32) if length else np.zeros_like(features)
@@ -68,7 +69,7 @@ def normalised(features: Features) -> Features:
 
 
 def read(field: str, data: bytes, width: int) -> Features:
-    """float32 little-endian bytes as (width,). Raises InvalidRequest, naming the field."""
+    """Decodes float32 little-endian bytes as (width,). Raises InvalidRequest, naming the field."""
     if len(data) != width * 4:
         raise InvalidRequest(
             f"{field}: have {len(data):,} bytes; send {width:,} float32 values, {width * 4:,} bytes"

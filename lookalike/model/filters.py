@@ -1,14 +1,14 @@
-"""Owns the filter: a condition on a record's attributes, as a small tree of plain data, and its JSON form.
+"""Owns filters: conditions on a record's attributes, as a small tree of plain data, and their JSON form.
 
-The JSON form is the one that users of document and vector databases know:
+The JSON form follows the conventions of document and vector databases:
 
     {"label": "cat"}                                     equals
     {"label": {"$in": ["cat", "dog"]}}                   one of
     {"year": {"$gte": 2000, "$lt": 2010}}                numeric range
-    {"camera.maker": {"$exists": true}}                  the field is there (dots go into objects)
+    {"camera.maker": {"$exists": true}}                  the field exists (dots reach into objects)
     {"$and": [...]}  {"$or": [...]}  {"$not": {...}}     several names in one object mean "and"
 
-How a filter is evaluated is the shard's affair (`shard.filter_sql`)."""
+Shards evaluate filters in SQL (`shard.filter_sql`), other programs with `lookalike.model.matching`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_VALUES = 1_000
 MAX_DEPTH = 16
 MAX_CONDITIONS = 256
 MAX_COMPARED = 10_000
-# Beyond this a double cannot tell whole numbers apart, and JSON's readers differ.
+# Above this, adjacent integers share a double, and JSON parsers disagree.
 _EXACT = 2**53
 _BOUNDS = ("$gt", "$gte", "$lt", "$lte")
 
@@ -33,7 +33,7 @@ _BOUNDS = ("$gt", "$gte", "$lt", "$lte")
 class Equals:
     field: str
     value: Scalar
-    # To Python true equals 1, to a filter it does not.
+    # In Python True equals 1; in a filter it does not.
     _kind: bool = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -83,7 +83,7 @@ Filter = Equals | In | Range | Exists | And | Or | Not
 
 
 def compared_fields(condition: Filter) -> Iterator[str]:
-    """The fields whose values the filter compares. Asking whether a field exists compares nothing."""
+    """The fields whose values the filter compares. `Exists` compares none."""
     match condition:
         case Equals(field) | In(field) | Range(field):
             yield field
@@ -95,7 +95,7 @@ def compared_fields(condition: Filter) -> Iterator[str]:
 
 
 def check(condition: Filter) -> Filter:
-    """Return a filter that is well formed and of bearable size; raise InvalidRequest otherwise."""
+    """Returns the filter if it is well formed and within the limits on size. Raises InvalidRequest otherwise."""
     if _check(condition, depth=1) > MAX_CONDITIONS:
         raise InvalidRequest(f"filter: has over {MAX_CONDITIONS} conditions; use fewer, or $in for many values")
     if _compared(condition) > MAX_COMPARED:
@@ -115,7 +115,7 @@ def _compared(condition: Filter) -> int:
 
 
 def check_values(field: str, count: int) -> None:
-    """Raise unless one may compare a field with so many values at once."""
+    """Raises InvalidRequest unless `$in` may have this many values."""
     if not 1 <= count <= MAX_VALUES:
         raise InvalidRequest(f"filter: {field[:80]!r}: $in takes 1..{MAX_VALUES:,} values, not {count:,}")
 
@@ -143,12 +143,12 @@ def _check(condition: Filter, depth: int) -> int:
             if not bounds or any(math.isnan(bound) for bound in bounds):
                 raise InvalidRequest(f"filter: {field[:80]!r}: a range needs at least one bound, each a number")
             if any(math.isfinite(bound) and abs(bound) > _EXACT for bound in bounds):
-                raise InvalidRequest(f"filter: {field[:80]!r}: a range's bounds must lie within 2**53 of zero")
+                raise InvalidRequest(f"filter: {field[:80]!r}: a range's bounds must be within 2**53 of zero")
     return 1
 
 
 def check_field(field: str, subject: str = "filter") -> None:
-    """Raise unless it can name an attribute."""
+    """Raises InvalidRequest unless `field` can name an attribute."""
     broken = any(mark in '"\\' or not mark.isprintable() for mark in field)
     if broken or any(not name for name in field.split(".")):
         raise InvalidRequest(
@@ -172,7 +172,7 @@ def _check_scalar(field: str, value: object) -> None:
 
 
 def parse(document: Mapping[str, Any]) -> Filter:
-    """The filter that a JSON document describes; raise InvalidRequest when it describes none."""
+    """Parses a JSON document and checks the filter. Raises InvalidRequest."""
     return check(_parse(document, depth=1))
 
 
@@ -180,14 +180,14 @@ def _parse(document: object, depth: int) -> Filter:
     if depth > MAX_DEPTH:
         raise InvalidRequest(f"filter: is nested over {MAX_DEPTH} deep; flatten it")
     if not isinstance(document, Mapping) or not document:
-        raise InvalidRequest(f'filter: {document!r:.80} is no filter; use an object such as {{"label": "cat"}}')
+        raise InvalidRequest(f'filter: {document!r:.80} is not a filter; use an object such as {{"label": "cat"}}')
     parts = tuple(part for name, value in document.items() for part in _parse_entry(name, value, depth))
     return parts[0] if len(parts) == 1 else And(parts)
 
 
 def _parse_entry(name: object, value: object, depth: int) -> Iterator[Filter]:
     if not isinstance(name, str):
-        raise InvalidRequest(f"filter: {name!r:.80} is no field; name an attribute")
+        raise InvalidRequest(f"filter: {name!r:.80} is not a field; name an attribute")
     if name in ("$and", "$or"):
         if not isinstance(value, list | tuple):
             raise InvalidRequest(f"filter: {name} takes a list of filters, not {type(value).__name__}")
@@ -196,11 +196,11 @@ def _parse_entry(name: object, value: object, depth: int) -> Iterator[Filter]:
     elif name == "$not":
         yield Not(_parse(value, depth + 1))
     elif name.startswith("$"):
-        raise InvalidRequest(f"filter: {name[:40]!r} is unknown; use $and, $or, $not or a field's name")
+        raise InvalidRequest(f"filter: {name[:40]!r} is unknown; use $and, $or, $not or a field name")
     elif isinstance(value, Mapping):
         yield from _parse_operators(name, value)
     else:
-        yield Equals(name, value)  # type: ignore[arg-type]  # `check` refuses what is no scalar
+        yield Equals(name, value)  # type: ignore[arg-type]  # `check` rejects values that are not scalars
 
 
 def _parse_operators(field: str, operators: Mapping[str, Any]) -> Iterator[Filter]:
@@ -210,7 +210,7 @@ def _parse_operators(field: str, operators: Mapping[str, Any]) -> Iterator[Filte
             if isinstance(bound, bool) or not isinstance(bound, int | float):
                 raise InvalidRequest(f"filter: {field[:80]!r}: {name} takes a number, not {type(bound).__name__}")
             if isinstance(bound, int) and abs(bound) > _EXACT:
-                raise InvalidRequest(f"filter: {field[:80]!r}: {name} must lie within 2**53 of zero")
+                raise InvalidRequest(f"filter: {field[:80]!r}: {name} must be within 2**53 of zero")
         yield Range(field, **{name[1:]: float(bound) for name, bound in bounds.items()})
     for name, value in operators.items():
         if name == "$eq":

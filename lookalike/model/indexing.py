@@ -1,4 +1,4 @@
-"""Owns what a collection keeps beside its records so that searches are answered faster, or better."""
+"""Owns what a collection stores in addition to its records, to speed up or refine searches."""
 
 from __future__ import annotations
 
@@ -14,10 +14,18 @@ MAX_ATTRIBUTES = 16
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Indexing:
-    """kind: "scan" compares every code; "mih" also keeps buckets, with which close neighbours are found without
-    that (exact as well). attributes: fields whose filters are looked up instead of read from every record.
-    features: "none", or "int8" or "float16" to keep each record's features too, `feature_width` of them, for
-    reranking."""
+    """A collection's indexes.
+
+    Args:
+        kind: "scan" compares every code. "mih" (multi-index hashing) also keeps buckets, which find close
+            neighbours without a full scan and with the same results.
+        attributes: Fields to index, so that filters on them need not read every record.
+        features: "none", or "int8" or "float16" to store each record's features for reranking.
+        feature_width: Values per feature vector.
+
+    Raises:
+        InvalidRequest: If a value is unknown or out of range.
+    """
 
     kind: str = SCAN
     attributes: tuple[str, ...] = ()
@@ -26,42 +34,40 @@ class Indexing:
 
     def __post_init__(self) -> None:
         if self.kind not in (SCAN, MIH):
-            raise InvalidRequest(f"index: {self.kind[:80]!r} is none; take {SCAN!r} or {MIH!r}")
+            raise InvalidRequest(f"index: unknown value {self.kind[:80]!r}; use {SCAN!r} or {MIH!r}")
         if len(self.attributes) > MAX_ATTRIBUTES:
             raise InvalidRequest(f"index attributes: are {len(self.attributes)}; name at most {MAX_ATTRIBUTES}")
         if len(set(self.attributes)) < len(self.attributes):
-            raise InvalidRequest("index attributes: name one twice; name each once")
+            raise InvalidRequest("index attributes: one is named twice; name each once")
         for field in self.attributes:
             check_field(field, "index attributes")
         if self.features not in stored_features.KINDS:
             raise InvalidRequest(
-                f"features: {self.features[:80]!r} is none; take one of {', '.join(stored_features.KINDS)}"
+                f"features: unknown value {self.features[:80]!r}; use one of {', '.join(stored_features.KINDS)}"
             )
         if not 0 <= self.feature_width <= stored_features.MAX_WIDTH:
             raise InvalidRequest(f"feature_width: is {self.feature_width:,}; use 1..{stored_features.MAX_WIDTH:,}")
         if self.feature_width and not self.keeps_features:
-            raise InvalidRequest("feature_width: is given, but features are not kept; say int8 or float16 too")
+            raise InvalidRequest("feature_width: is set without features; set them to int8 or float16")
 
     @property
     def features_text(self) -> str:
-        """What is kept of features, in words that both ends of a call can compare."""
+        """What is stored of features, as text that both ends of a call can compare."""
         return f"{self.features} {self.feature_width}"
 
     def require_features(self, text: str, subject: str) -> None:
-        """Raise CodeSpaceMismatch unless `subject` was made for a collection that keeps such features. No text is
-        that of a collection without."""
+        """Raises CodeSpaceMismatch unless `subject` was made for a collection that stores the same features. An
+        empty text stands for a collection without features."""
         if (text or Indexing().features_text) != self.features_text:
             raise CodeSpaceMismatch(
-                f"features: {subject} is for a collection that keeps {text or 'none'}, this one keeps"
-                f" {self.features_text}; it was made anew: repeat"
+                f"features: {subject} is for a collection that stores {text or 'none'}, this one stores"
+                f" {self.features_text}; it was recreated: retry"
             )
 
     def require_width(self) -> Indexing:
-        """Raise InvalidRequest if features are kept but not how many."""
+        """Raises InvalidRequest if features are stored but their width is not set."""
         if self.keeps_features and not self.feature_width:
-            raise InvalidRequest(
-                "feature_width: is missing; give the width of the features that records will bring"
-            )
+            raise InvalidRequest("feature_width: is missing; give the width of the records' features")
         return self
 
     @property
@@ -70,14 +76,14 @@ class Indexing:
 
     @property
     def feature_bytes(self) -> int:
-        """What a record's features take on disk."""
+        """Bytes of a record's features on disk."""
         return stored_features.stored_bytes(self.features, self.feature_width)
 
     def require_bits(self, bits: int) -> Indexing:
-        """Raise InvalidRequest unless codes of so many bits can be indexed this way."""
+        """Raises InvalidRequest unless codes of this width can be indexed this way."""
         if self.kind == MIH and not (64 <= bits <= 512 and bits % 64 == 0):
             raise InvalidRequest(
                 f"index: {MIH!r} needs codes of a multiple of 64 bits from 64 to 512, these have {bits};"
-                f" take {SCAN!r} or another width"
+                f" use {SCAN!r} or another width"
             )
         return self

@@ -1,6 +1,7 @@
-"""Owns the evaluation of a filter on one record's attributes, for programs that hold the record. The shard
-evaluates the same filters in SQL (`shard.filter_sql`); both mean the same, down to numbers that do not fit in 64
-bits."""
+"""Owns the evaluation of a filter on one record's attributes in memory.
+
+Shards evaluate the same filters in SQL (`shard.filter_sql`). Both give the same result, even for numbers that do
+not fit in 64 bits."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ _WHOLE = range(-(2**63), 2**63)
 
 
 def matches(condition: Filter, attributes: Mapping[str, Any]) -> bool:
-    """Whether attributes, as JSON gives them, meet the filter."""
+    """Whether decoded JSON attributes match the filter."""
     match condition:
         case And(filters):
             return all(matches(part, attributes) for part in filters)
@@ -42,21 +43,21 @@ def _value(attributes: Any, field: str) -> Any:
 
 
 def _elements(attributes: Mapping[str, Any], field: str) -> Sequence[Any]:
-    """What is compared: the scalars of a list, or the one scalar."""
+    """The compared values: the scalars of a list, or the one scalar."""
     value = _value(attributes, field)
     values = value if isinstance(value, list | tuple) else [value]
     return [element for element in values if isinstance(element, str | int | float)]
 
 
 def _kinded(value: Any) -> tuple[str, Any]:
-    """A scalar so that it equals what JSON would call equal: true is not 1, but 1.0 is."""
+    """A scalar in a form whose equality is JSON's: true differs from 1, but 1.0 does not."""
     if isinstance(value, bool):
         return ("truth", value)
     return ("text", value) if isinstance(value, str) else ("number", _number(value))
 
 
 def _number(value: float) -> float:
-    """Whole numbers beyond 64 bits are floats to SQLite."""
+    """SQLite treats integers over 64 bits as floats."""
     if isinstance(value, float) or value in _WHOLE:
         return value
     try:

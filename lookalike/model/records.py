@@ -1,5 +1,5 @@
-"""Owns the domain's plain data: records, hits, coverage, results and status, and the rules that a key,
-its attributes and a query must obey. Knows nothing of gRPC."""
+"""Owns the domain's plain data: records, hits, coverage, results and status, and the rules for keys, attributes
+and queries. Independent of gRPC."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import hashlib
 import json
 import operator
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +22,30 @@ from lookalike.model.indexing import Indexing
 
 MAX_K = 10_000
 DEFAULT_OVERSAMPLING = 10
-# What a collection keeps of its hash; a message carries it whole.
+# A collection's hash file. One message carries all of it.
 MAX_HASH_BYTES = 48 * 1024 * 1024
 MAX_OVERSAMPLING = 1_000
 MAX_KEY_BYTES = 512
 MAX_ATTRIBUTES_BYTES = 64 * 1024
 MAX_ATTRIBUTES_DEPTH = 64
 MAX_BATCH_QUERIES = 1_024
-# Queries times k: what one request may ask to be held in memory at once.
+# Queries times k: bounds the memory of one request.
 MAX_BATCH_HITS = 200_000
-# Keys and attributes of one answer: two such answers fit into a message.
+# Keys and attributes of one response: two such responses fit into a message.
 MAX_ANSWER_BYTES = 28 * 1024 * 1024
 MAX_MERGED_BYTES = 2 * MAX_ANSWER_BYTES
-# Versions at and above this leave a clock no room.
+# Versions from here on would overflow a clock.
 VERSION_LIMIT = 2**62
 MAX_BATCH_RECORDS = 10_000
 SLOTS = 1_024
 
-# Both are asked of every record of every write.
+# Both run for every record of every write.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 _SCALARS = frozenset((str, int, float, bool, type(None)))
-# What is common first: abstract classes are slow to ask.
+# The common types first, because isinstance is slow for abstract classes.
 _OBJECTS = (dict, Mapping)
 _NESTED = (dict, list, tuple, Mapping)
-# As many as a request has records: coordinator and shard ask several times for each of them.
+# More than a request has records: coordinator and shard look up each of them several times.
 _IDS_REMEMBERED = 16_384
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _COLLECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -63,7 +63,7 @@ def slot_of(identifier: int) -> int:
 
 
 def check_key(key: object) -> str:
-    """Return `key` if it is a valid record key; raise InvalidRequest otherwise."""
+    """Returns `key` if it is a valid record key. Raises InvalidRequest otherwise."""
     if not isinstance(key, str):
         raise InvalidRequest(f"key: is {type(key).__name__}, not a string; use text, 1..{MAX_KEY_BYTES} bytes")
     try:
@@ -77,7 +77,7 @@ def check_key(key: object) -> str:
 
 
 def check_collection_name(name: object) -> str:
-    """Return `name` if it can name a collection (and a folder); raise InvalidRequest otherwise."""
+    """Returns `name` if it can name a collection, and so a folder. Raises InvalidRequest otherwise."""
     if not isinstance(name, str):
         raise InvalidRequest(f"collection: is {type(name).__name__}; use its name")
     if not _COLLECTION_NAME.fullmatch(name):
@@ -89,13 +89,13 @@ def check_collection_name(name: object) -> str:
 
 
 def check_count(field: str, count: int) -> None:
-    """Raise unless a request may bring so many records or keys."""
+    """Raises InvalidRequest if a request has too many records or keys, or none."""
     if not 1 <= count <= MAX_BATCH_RECORDS:
         raise InvalidRequest(f"{field}: are {count:,}; send 1..{MAX_BATCH_RECORDS:,} a request")
 
 
 def check_code(code: bytes, space: CodeSpace, subject: str) -> bytes:
-    """Return `code` if it has the code space's width; raise InvalidRequest otherwise."""
+    """Returns `code` if it has the code space's width. Raises InvalidRequest otherwise."""
     if len(code) != space.code_bytes:
         raise InvalidRequest(
             f"code: {subject} has {len(code)} bytes, the collection's codes have {space.code_bytes}"
@@ -105,7 +105,7 @@ def check_code(code: bytes, space: CodeSpace, subject: str) -> bytes:
 
 
 def check_k(k: int, most: int = MAX_K) -> int:
-    """Return `k` if it is a number of hits one may ask for; raise InvalidRequest otherwise."""
+    """Returns `k` as an int if it is in 1..most. Raises InvalidRequest otherwise."""
     whole = operator.index(k) if hasattr(k, "__index__") and not isinstance(k, bool) else 0
     if not 1 <= whole <= most:
         raise InvalidRequest(f"k: is {k!r:.40}; use a whole number from 1 to {most:,}")
@@ -113,7 +113,7 @@ def check_k(k: int, most: int = MAX_K) -> int:
 
 
 def answer_too_large(max_bytes: int = MAX_ANSWER_BYTES) -> InvalidRequest:
-    """What to say when keys and attributes of an answer would take more than this."""
+    """The error for a response whose keys and attributes would take more than this."""
     return InvalidRequest(
         f"k: the answer would take over {max_bytes:,} bytes; ask for fewer hits, queries or candidates"
         " (oversampling) at once, or leave the attributes out"
@@ -121,7 +121,8 @@ def answer_too_large(max_bytes: int = MAX_ANSWER_BYTES) -> InvalidRequest:
 
 
 def check_oversampling(factor: int) -> int:
-    """Return `factor` if a rerank can take so many candidates per hit; raise InvalidRequest otherwise."""
+    """Returns `factor` as an int if it is a valid number of candidates per hit. Raises InvalidRequest
+    otherwise."""
     whole = operator.index(factor) if hasattr(factor, "__index__") and not isinstance(factor, bool) else 0
     if not 1 <= whole <= MAX_OVERSAMPLING:
         raise InvalidRequest(f"oversampling: is {factor!r:.40}; use a whole number from 1 to {MAX_OVERSAMPLING:,}")
@@ -129,7 +130,7 @@ def check_oversampling(factor: int) -> int:
 
 
 def attributes_text(attributes: object) -> str:
-    """Attributes as canonical JSON text; raise InvalidRequest unless they are a JSON object."""
+    """Encodes attributes as canonical JSON text. Raises InvalidRequest unless they are a JSON object."""
     if type(attributes) is not dict and not isinstance(attributes, Mapping):
         raise InvalidRequest(f"attributes: are {type(attributes).__name__}, not a JSON object; use a dict")
     _check_nesting(attributes, 1)
@@ -168,7 +169,7 @@ def _check_nesting(value: object, depth: int) -> None:
 
 
 def parse_attributes(text: str) -> dict[str, Any]:
-    """The JSON object that `text` holds ("" is {}); raise InvalidRequest unless it is one."""
+    """Decodes a JSON object; "" is {}. Raises InvalidRequest for any other text."""
     if not text or text == "{}":
         return {}
     if len(text.encode()) > MAX_ATTRIBUTES_BYTES:
@@ -180,7 +181,7 @@ def parse_attributes(text: str) -> dict[str, Any]:
         raise InvalidRequest(f"attributes: are not valid JSON ({reason}); send a JSON object") from None
     except (ValueError, RecursionError):
         raise InvalidRequest(
-            "attributes: are not JSON that can be kept (a number too long, NaN or Infinity, or nested too deep)"
+            "attributes: are not JSON that can be stored (a number too long, NaN or Infinity, or nested too deep)"
         ) from None
     if not isinstance(value, dict):
         raise InvalidRequest(f"attributes: are a JSON {type(value).__name__}, not an object; send {{...}}")
@@ -196,10 +197,17 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Record:
-    """One image to store. Exactly one of `image` (an encoded image file's bytes, or its path) and `code`
-    (bits / 8 bytes). `fingerprint` names the code's code space; without it the collection's is assumed.
-    `features`: float32 (width,), with a code for a collection that keeps features. `thumbnail`: a small JPEG, PNG
-    or WebP to show, see `lookalike.model.thumbnails`."""
+    """An image, or its code, to store. Give exactly one of `image` and `code`.
+
+    Args:
+        key: Identifies the record: 1..512 bytes of UTF-8.
+        image: An encoded image file's bytes, or its path.
+        code: bits / 8 bytes.
+        attributes: A JSON object of at most 64 KiB, for filters and display.
+        fingerprint: Fingerprint of the code's code space; the collection's by default.
+        features: float32 (width,), with a code, for a collection that stores features.
+        thumbnail: A JPEG, PNG or WebP of at most 10 KiB.
+    """
 
     key: str
     image: bytes | str | Path | None = None
@@ -212,8 +220,15 @@ class Record:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StoredRecord:
-    """A record as the cluster holds it. `version` is the hybrid logical clock of its last write; `thumbnail` is
-    empty when there is none, or it was not asked for."""
+    """A record as the cluster stores it.
+
+    Args:
+        key: Identifies the record.
+        code: bits / 8 bytes.
+        attributes: A JSON object.
+        version: The hybrid logical clock of its last write.
+        thumbnail: Empty if there is none or it was not requested.
+    """
 
     key: str
     code: bytes
@@ -224,9 +239,16 @@ class StoredRecord:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class VersionedRecord:
-    """A record as coordinator and shard hand it on: `attributes` is canonical JSON text, `code` is None in
-    a tombstone, `features` are as the collection keeps them (see `lookalike.model.features`), `thumbnail` is empty
-    without one."""
+    """A record between coordinator and shards.
+
+    Args:
+        key: Identifies the record.
+        code: bits / 8 bytes; None in a tombstone.
+        attributes: Canonical JSON text.
+        version: The hybrid logical clock of the write.
+        features: In the collection's stored form, see `lookalike.model.features`.
+        thumbnail: Empty if there is none.
+    """
 
     key: str
     code: bytes | None
@@ -237,14 +259,14 @@ class VersionedRecord:
 
     @property
     def size(self) -> int:
-        """About how many bytes it takes in a message."""
+        """Its approximate size in a message, in bytes."""
         described = len(self.key) + len(self.code or b"") + len(self.attributes)
         return described + len(self.features) + len(self.thumbnail)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one record of an ingest stream. `error` is None when it is stored durably."""
+    """The result for one record of an ingest stream. `error` is None if the record is stored durably."""
 
     key: str
     error: Exception | None = None
@@ -256,8 +278,14 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Hit:
-    """One result: `distance` in differing bits; `score` = share of equal bits, weighted by an asymmetric score, or
-    the features' cosine by their rerank."""
+    """One result of a search.
+
+    Args:
+        key: The record's key.
+        distance: The number of differing bits.
+        score: The share of equal bits; by an asymmetric score, weighted; after a rerank by features, their cosine.
+        attributes: Empty unless requested.
+    """
 
     key: str
     distance: int
@@ -267,8 +295,16 @@ class Hit:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Coverage:
-    """Which part of the collection an answer speaks for. `missing` maps a partition to the reason. stale_ms: every
-    write acknowledged so long ago is in it."""
+    """How much of the collection a response covers.
+
+    Args:
+        partitions: The collection's partitions.
+        answered: The partitions that answered.
+        rows_searched: Rows of the partitions that answered.
+        rows_known: Rows of all partitions, as far as the coordinator knows.
+        missing: The reason for each partition that did not answer.
+        stale_ms: The response includes every write that was acknowledged at least this long ago.
+    """
 
     partitions: int
     answered: int
@@ -284,7 +320,7 @@ class Coverage:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Timings:
-    """Milliseconds, measured at the coordinator."""
+    """Durations in milliseconds, measured at the coordinator."""
 
     encode_ms: float
     search_ms: float
@@ -294,7 +330,14 @@ class Timings:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SearchResult:
-    """Hits, nearest first: by (distance, id, key), or by score and id; and how far they can be relied on."""
+    """The result of one query.
+
+    Args:
+        hits: Ordered by (distance, id, key); by another score or a rerank, by descending score and id.
+        coverage: How much of the collection was searched.
+        exact: No record of the collection can be nearer than the hits.
+        timings: Where the time went.
+    """
 
     hits: list[Hit]
     coverage: Coverage
@@ -304,83 +347,18 @@ class SearchResult:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Collection:
-    """`incarnation` tells a collection from an earlier one of the same name: higher is later."""
+    """A collection: its code space, its indexing and its number of records.
+
+    Args:
+        name: The collection's name.
+        code_space: What its codes are made with.
+        rows: The number of records.
+        incarnation: Distinguishes it from an earlier collection of the same name; higher is later.
+        indexing: What it stores to speed up searches or to rerank.
+    """
 
     name: str
     code_space: CodeSpace
     rows: int
     incarnation: int
     indexing: Indexing = dataclasses.field(default_factory=Indexing)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ReplicaStatus:
-    replica: int
-    address: str
-    state: str
-    reason: str
-    rows: int
-    memory_bytes: int
-    uptime_seconds: float
-    lag_ms: int = 0
-    damaged: Sequence[str] = ()
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class PartitionStatus:
-    """removable: it holds nothing and shall hold nothing."""
-
-    partition: int
-    slots: int
-    replicas: Sequence[ReplicaStatus]
-    target_slots: int = 0
-    removable: bool = False
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Rebalance:
-    """How far the cluster is from the division that its config asks for. slots_to_move: not where they shall be,
-    of which slots_moving are on their way; slots_unserved: no replica that answers serves them."""
-
-    epoch: int
-    partitions: int
-    drained: Sequence[int]
-    slots_to_move: int
-    slots_moving: int
-    slots_unserved: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class EncoderStatus:
-    """`state` is "serving", "unavailable" or "none"; `code_space` is known when serving."""
-
-    address: str
-    state: str
-    reason: str
-    code_space: CodeSpace | None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class CoordinatorStatus:
-    """What one coordinator has answered since it started, itself alone. searches[i] took over bounds_ms[i - 1] and
-    at most bounds_ms[i]; the last, for which there is no bound, took longer. A batch is one search of several
-    queries."""
-
-    name: str
-    uptime_seconds: float
-    queries: int
-    bounds_ms: Sequence[float]
-    searches: Sequence[int]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ClusterStatus:
-    """coordinator: the one that answered; None if it is of an older version."""
-
-    cluster: str
-    version: str
-    partitions: Sequence[PartitionStatus]
-    encoder: EncoderStatus
-    collections: Sequence[Collection]
-    rebalance: Rebalance
-    coordinator: CoordinatorStatus | None = None

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from lookalike import Client
 from lookalike.model.errors import LookalikeError
-from lookalike.model.records import SLOTS, ClusterStatus
+from lookalike.model.records import SLOTS
+from lookalike.model.status import ClusterStatus
 from lookalike.server.config import (
     ClusterConfig,
     CoordinatorConfig,

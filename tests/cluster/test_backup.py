@@ -17,8 +17,8 @@ import pytest
 from lookalike import Client, Record
 from lookalike.cluster.dump import Head, Mark
 from lookalike.cluster.slots import all_slots, no_slots
-from lookalike.jobs.backup import backup as taking
-from lookalike.jobs.backup import restore as giving
+from lookalike.jobs.backup import backup as backups
+from lookalike.jobs.backup import restore as restores
 from lookalike.jobs.backup.folder import Folder
 from lookalike.model.errors import (
     AlreadyExists,
@@ -110,13 +110,13 @@ def test_a_deletion_since_the_whole_backup_is_restored_too(source: Cluster, tmp_
         client.create_collection("chained", bits=64)
         client.upsert([Record(f"k{i}", code=bytes(8)) for i in range(500)], collection="chained")
         folder = Folder(str(tmp_path), "chained")
-        assert taking.take(client, folder, is_full=False, patience_seconds=30).records == 500
+        assert backups.take(client, folder, full=False, retry_seconds=30).records == 500
         client.delete(["k3"], collection="chained")
-        assert taking.take(client, folder, is_full=False, patience_seconds=30).records == 1
-        assert taking.take(client, folder, is_full=True, patience_seconds=30).records == 499
+        assert backups.take(client, folder, full=False, retry_seconds=30).records == 1
+        assert backups.take(client, folder, full=True, retry_seconds=30).records == 499
         chain = folder.chain(2)
         assert [manifest.number for manifest in chain] == [1, 2]
-        assert giving.restore(client, folder, chain, "as-it-was", to_merge=False) == 499
+        assert restores.restore(client, folder, chain, "as-it-was", merge=False) == 499
         assert client.get(["k3"], collection="as-it-was") == []
 
 
@@ -125,15 +125,15 @@ def test_an_existing_collection_is_not_touched_unless_asked(source: Cluster, tmp
         client.create_collection("kept", bits=64)
         client.upsert([Record("a", code=bytes(8))], collection="kept")
         folder = Folder(str(tmp_path), "kept")
-        taking.take(client, folder, is_full=False, patience_seconds=30)
+        backups.take(client, folder, full=False, retry_seconds=30)
         client.upsert([Record("a", code=b"\1" * 8), Record("b", code=b"\2" * 8)], collection="kept")
         with pytest.raises(AlreadyExists, match="--merge"):
-            giving.restore(client, folder, folder.chain(1), "kept", to_merge=False)
-        assert giving.restore(client, folder, folder.chain(1), "kept", to_merge=True) == 2
+            restores.restore(client, folder, folder.chain(1), "kept", merge=False)
+        assert restores.restore(client, folder, folder.chain(1), "kept", merge=True) == 2
         assert content(client, "kept", ["a", "b"]) == {"a": (bytes(8), {}), "b": (b"\2" * 8, {})}
         client.create_collection("other", bits=128)
         with pytest.raises(CodeSpaceMismatch, match="--into"):
-            giving.restore(client, folder, folder.chain(1), "other", to_merge=True)
+            restores.restore(client, folder, folder.chain(1), "other", merge=True)
 
 
 def test_a_collection_made_anew_is_backed_up_whole(source: Cluster, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_collection_made_anew_is_backed_up_whole(source: Cluster, tmp_path: Pa
         for size in (30, 5):
             client.create_collection("again", bits=64)
             client.upsert([Record(f"k{i}", code=bytes(8)) for i in range(size)], collection="again")
-            manifest = taking.take(client, folder, is_full=False, patience_seconds=30)
+            manifest = backups.take(client, folder, full=False, retry_seconds=30)
             assert (manifest.base, manifest.records) == (None, size)
             client.drop_collection("again")
 
@@ -156,7 +156,7 @@ def test_a_damaged_backup_is_refused_before_anything_is_written(
         client.create_collection(name, bits=64)
         client.upsert([Record(f"k{i}", code=bytes(8)) for i in range(200)], collection=name)
         folder = Folder(str(tmp_path), name)
-        manifest = taking.take(client, folder, is_full=False, patience_seconds=30)
+        manifest = backups.take(client, folder, full=False, retry_seconds=30)
         file = tmp_path / name / "000001" / manifest.parts[-1].file
         data = bytearray(file.read_bytes())
         data[len(data) // 2] ^= 1
@@ -165,7 +165,7 @@ def test_a_damaged_backup_is_refused_before_anything_is_written(
         else:
             file.write_bytes(bytes(data) if harm == "flip" else bytes(data)[:-3])
         with pytest.raises(Corruption, match=r"part-\d+"):
-            giving.verify(folder, folder.chain(1))
+            restores.verify(folder, folder.chain(1))
         code, _, said = lookalike("restore", tmp_path, "-c", name, "--into", "never", "--server", source.address)
         assert code == 1
         assert said.startswith("error: ")
@@ -180,7 +180,7 @@ def test_what_an_interrupted_backup_left_does_not_count(source: Cluster, tmp_pat
         folder = Folder(str(tmp_path), "cut-short")
         with folder.open(1, "part-0000.pb.gz", "wb") as file:
             file.write(b"unfinished")
-        manifest = taking.take(client, folder, is_full=False, patience_seconds=30)
+        manifest = backups.take(client, folder, full=False, retry_seconds=30)
         assert (manifest.number, manifest.base, folder.finished()) == (2, None, [2])
 
 
@@ -189,10 +189,10 @@ def test_nothing_is_built_on_a_backup_that_cannot_be_restored(source: Cluster, t
         client.create_collection("pruned", bits=64)
         client.upsert([Record("a", code=bytes(8)), Record("b", code=bytes(8))], collection="pruned")
         folder = Folder(str(tmp_path), "pruned")
-        first = taking.take(client, folder, is_full=False, patience_seconds=30)
-        assert taking.take(client, folder, is_full=False, patience_seconds=30).base == 1
+        first = backups.take(client, folder, full=False, retry_seconds=30)
+        assert backups.take(client, folder, full=False, retry_seconds=30).base == 1
         (tmp_path / "pruned" / "000001" / first.parts[0].file).unlink()
-        again = taking.take(client, folder, is_full=False, patience_seconds=30)
+        again = backups.take(client, folder, full=False, retry_seconds=30)
         assert (again.base, again.records) == (None, 2)
 
 
@@ -215,7 +215,7 @@ def test_two_backups_at_once_leave_one_that_can_be_restored(source: Cluster, tmp
 
         def take() -> None:
             with contextlib.suppress(AlreadyExists):
-                taking.take(client, folder, is_full=False, patience_seconds=30)
+                backups.take(client, folder, full=False, retry_seconds=30)
 
         threads = [threading.Thread(target=take) for _ in range(3)]
         for thread in threads:
@@ -223,8 +223,8 @@ def test_two_backups_at_once_leave_one_that_can_be_restored(source: Cluster, tmp
         for thread in threads:
             thread.join()
         last = folder.finished()[-1]
-        giving.verify(folder, folder.chain(last))
-        assert giving.restore(client, folder, folder.chain(last), "once", to_merge=False) == 300
+        restores.verify(folder, folder.chain(last))
+        assert restores.restore(client, folder, folder.chain(last), "once", merge=False) == 300
 
 
 @pytest.mark.parametrize("field", ["rows", "parts", "base"])
@@ -233,7 +233,7 @@ def test_a_changed_manifest_is_found(source: Cluster, tmp_path: Path, field: str
         name = f"manifest-{field}"
         client.create_collection(name, bits=64)
         folder = Folder(str(tmp_path), name)
-        taking.take(client, folder, is_full=False, patience_seconds=30)
+        backups.take(client, folder, full=False, retry_seconds=30)
     path = tmp_path / name / "000001" / "manifest.json"
     document = json.loads(path.read_text())
     if field == "rows":

@@ -54,7 +54,7 @@ def filled(client: Client, collection: str) -> Iterator[str]:
         ({"rerank": "magic"}, InvalidRequest, "rerank: unknown value 'magic'; use none"),
         ({"consistency": "all"}, InvalidRequest, "consistency: unknown value 'all'; use one or quorum"),
         ({"filter": {"labell": "cat"}}, InvalidRequest, "no record has a field 'labell'; known fields: 'label'"),
-        ({"filter": {}}, InvalidRequest, "is no filter"),
+        ({"filter": {}}, InvalidRequest, "is not a filter"),
         ({"filter": {"label": {"$regex": "c.*"}}}, InvalidRequest, r"operator '\$regex' is unknown"),
         ({"filter": {"label": {"$gt": "a"}}}, InvalidRequest, "takes a number"),
         ({"filter": {"label": None}}, InvalidRequest, "compares with a NoneType"),

@@ -397,11 +397,11 @@ def test_an_export_that_fails_leaves_no_file(client: Client, kept: str, tmp_path
     output = tmp_path / "out.parquet"
     with pytest.raises(RuntimeError):
         export_to(client, client.get_collection(kept), str(output), False, False, 5, fail)
-    with pytest.raises(InvalidRequest, match="make it first"):
+    with pytest.raises(InvalidRequest, match="create it first"):
         export_to(client, client.get_collection(kept), str(tmp_path / "no" / "x.parquet"), False, False, 5)
     assert list(tmp_path.iterdir()) == []
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InvalidRequest, match="no file that can be replaced"):
+    with pytest.raises(InvalidRequest, match="is not a regular file"):
         export_to(client, client.get_collection(kept), str(tmp_path / "pipe"), False, False, 5)
     assert (tmp_path / "pipe").is_fifo()
     export_to(client, client.get_collection(kept), "memory://bucket/out.parquet", False, False, 5)

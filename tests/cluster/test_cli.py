@@ -151,7 +151,7 @@ def test_errors_are_one_line(cluster: Cluster, tmp_path: Path) -> None:
     bad_filter = failure("search", "--key", "a", "--filter", "{", *at)
     assert "filter: is not JSON" in bad_filter
     assert """write it as in '{"label": "cat"}'""" in bad_filter
-    assert "name one with the key" in failure("--api-key-file", tmp_path / "none", "status", *at)
+    assert "name a file that contains the key" in failure("--api-key-file", tmp_path / "none", "status", *at)
     assert "cannot be read" in failure("search", tmp_path / "none.jpg", *at)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -160,7 +160,7 @@ def test_errors_are_one_line(cluster: Cluster, tmp_path: Path) -> None:
         "status", "--server", f"127.0.0.1:{port}", "--timeout", 2
     )
     shard = cluster.config.shard_address(0)
-    assert f"server: {shard} is no coordinator" in failure("status", "--server", shard)
+    assert f"server: {shard} is not a coordinator" in failure("status", "--server", shard)
     assert run("search", "--no-such-option").returncode == 2
 
 
@@ -376,7 +376,7 @@ def test_features_and_reranks_by_the_command_line(cluster: Cluster, client: Clie
     text = run("search", "--key", "k1", "--rerank", "features", "--oversampling", 1, "-k", 1, *of).stdout
     assert "among candidates: 3 of 3 partitions" in text
     assert "projections: are missing" in failure("search", "--key", "k1", "--score", "asymmetric", *of)
-    assert "keeps none" in failure("collection", "hash", "ranked", "--output", tmp_path / "hash.npz", *at)
+    assert "has none" in failure("collection", "hash", "ranked", "--output", tmp_path / "hash.npz", *at)
     client.drop_collection("ranked")
 
 

@@ -65,7 +65,7 @@ def test_an_index_is_shown_and_cannot_be_changed(cluster: Cluster, client: Clien
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--index", "hnsw"), "index: 'hnsw' is none; take 'scan' or 'mih'"),
+        (("--index", "hnsw"), "index: unknown value 'hnsw'; use 'scan' or 'mih'"),
         (("--index", "mih", "--bits", 1024), "multiple of 64 bits from 64 to 512, these have 1024"),
         (("--index-attribute", 'a"b'), "index attributes: field"),
         (("--index-attribute", "a", "--index-attribute", "a"), "name each once"),

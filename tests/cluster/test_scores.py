@@ -242,7 +242,7 @@ def test_features_come_with_codes_where_they_are_kept_and_nowhere_else(
     for record, words in (
         (Record("x", code=code), "features: have 0 bytes; send 48"),
         (Record("x", code=code, features=FEATURES[0][:5]), "features: have 20 bytes; send 48"),
-        (Record("x", image=b"1", features=FEATURES[0]), "features: come with a code"),
+        (Record("x", image=b"1", features=FEATURES[0]), "features: need a code"),
     ):
         with pytest.raises(InvalidRequest, match=words):
             client.upsert([record], collection=names[0])
@@ -352,7 +352,7 @@ def test_a_shard_refuses_features_that_are_no_numbers(cluster: Cluster, names: l
         )
         with pytest.raises(grpc.RpcError, match="has NaN or infinity"):
             stub.Write(request)
-        with pytest.raises(grpc.RpcError, match="it was made anew"):
+        with pytest.raises(grpc.RpcError, match="it was recreated"):
             stub.Write(shard_pb2.WriteRequest(collection=names[0], fingerprint=fingerprint, records=[record]))
         group = shard_pb2.ScanGroup(
             collection=names[0], fingerprint=fingerprint, codes=bytes(8), k=1, features=features,

@@ -149,7 +149,9 @@ def test_an_asynchronous_client_may_be_made_before_its_loop_and_says_that_it_is_
             await partitions()
 
     asyncio.run(twice_and_closed())
-    with pytest.raises(InvalidRequest, match="client: is of another event loop; make an AsyncClient in each"):
+    with pytest.raises(
+        InvalidRequest, match="client: belongs to another event loop; create an AsyncClient in each"
+    ):
         asyncio.run(partitions())
 
 

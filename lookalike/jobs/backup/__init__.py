@@ -1,6 +1,6 @@
-"""Backups of a collection in a folder that fsspec can reach, and their restoration.
+"""Backup and restore of a collection, to and from a folder that fsspec can reach.
 
 folder.py    the layout of a backup folder, and the manifest of one backup
 part.py      one file of records, written and read with its checksum
-backup.py    take a backup: whole, or the changes since the last one
-restore.py   verify backups and restore them"""
+backup.py    takes a backup: full, or the changes since the last one
+restore.py   verifies backups and restores them"""

@@ -1,50 +1,60 @@
-"""Owns taking a backup: part by part, until every slot is in one.
+"""Owns taking a backup: one part per partition, until every slot is covered.
 
-A part is one state of one partition, and holds every write acknowledged before it was asked for. What came
-since the last backup is told by the store itself (`lookalike.cluster.dump.Mark`); slots that another store has
-now come whole."""
+A part is a consistent state of one partition and holds every write that was acknowledged before the part was
+requested. The store itself reports the changes since the last backup (`lookalike.cluster.dump.Mark`). Slots that
+have moved to another store are backed up in full."""
 
 from __future__ import annotations
 
 import hashlib
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from lookalike.client.sync_client import Client
 from lookalike.cluster.dump import Head, Mark
 from lookalike.cluster.slots import SlotSet, slots_to_bytes
 from lookalike.jobs.backup.folder import FORMAT, Folder, Manifest, Part
 from lookalike.jobs.backup.part import PartWriter
-from lookalike.jobs.partitions import take_parts
+from lookalike.jobs.partitions import read_all_slots
 from lookalike.model.errors import CodeSpaceMismatch
+from lookalike.model.records import Collection
 
 Report = Callable[[int, int], None]
 
 
 def take(
-    client: Client, folder: Folder, is_full: bool, patience_seconds: float, report: Report = lambda *_: None
+    client: Client, folder: Folder, full: bool, retry_seconds: float, report: Report = lambda *_: None
 ) -> Manifest:
-    """Back the folder's collection up. is_full: whole, even if there is a backup to add to. report: told the
-    slots and the records done so far. A call that fails is tried again for so long."""
+    """Backs up the folder's collection while it serves.
+
+    Args:
+        client: A client of the cluster.
+        folder: The backups of the collection.
+        full: Back up all records, even if an earlier backup could be added to.
+        retry_seconds: How long to retry while a partition is unavailable.
+        report: Called with the slots and the records that are done so far.
+
+    Returns:
+        The manifest of the finished backup.
+
+    Raises:
+        CodeSpaceMismatch: If the collection was recreated in the meantime.
+        AlreadyExists: If another backup finished at the same time.
+    """
     started = time.time()
     collection = client.get_collection(folder.collection)
     hash_file = client.get_hash_file(folder.collection)
-    finished = folder.finished()
-    # On what cannot be restored nothing is built.
-    base = folder.restorable(finished[-1]) if finished and not is_full else None
-    if base is not None and base.incarnation != collection.incarnation:
-        base = None
-    since = [] if base is None else [part.mark for part in base.parts]
+    base = None if full else _base(folder, collection)
     number = max(folder.numbers(), default=0) + 1
-    # Two backups at once may take one number; their files differ.
+    # Two concurrent backups may choose the same number, but their files have different names.
     token = secrets.token_hex(4)
     hash_name = f"hash-{token}.bin" if hash_file else ""
     if hash_file:
         with folder.open(number, hash_name, "wb") as file:
             file.write(hash_file)
-    taker = _Taker(client, folder, number, token, collection.incarnation, since, report)
-    parts = taker.take_all(patience_seconds)
+    backup = _Backup(client, folder, number, token, collection.incarnation, base)
+    parts = backup.read_parts(retry_seconds, report)
     is_added = base is not None and any(part.whole != part.slots for part in parts)
     manifest = Manifest(
         FORMAT, number, base.number if base is not None and is_added else None, client.status().cluster, started,
@@ -55,45 +65,41 @@ def take(
     return manifest
 
 
-class _Taker:
+def _base(folder: Folder, collection: Collection) -> Manifest | None:
+    """The last backup, if it can be restored and is of this very collection."""
+    finished = folder.finished()
+    base = folder.restorable(finished[-1]) if finished else None
+    return base if base is not None and base.incarnation == collection.incarnation else None
+
+
+class _Backup:
+    """One backup that is being taken. `base` is the backup that it adds to."""
+
     def __init__(
-        self,
-        client: Client,
-        folder: Folder,
-        number: int,
-        token: str,
-        incarnation: int,
-        since: list[Mark],
-        report: Report,
+        self, client: Client, folder: Folder, number: int, token: str, incarnation: int, base: Manifest | None
     ) -> None:
         self._client = client
         self._folder = folder
         self._number = number
         self._token = token
         self._incarnation = incarnation
-        self._since = since
-        self._report = report
-        self._records = 0
+        self._since: Sequence[Mark] = [] if base is None else [part.mark for part in base.parts]
 
-    def take_all(self, patience_seconds: float) -> list[Part]:
+    def read_parts(self, retry_seconds: float, report: Report) -> list[Part]:
         parts: list[Part] = []
-        done = 0
 
-        def take(missing: SlotSet) -> SlotSet:
-            nonlocal done
-            part = self._take(missing, len(parts))
+        def read(missing: SlotSet) -> SlotSet:
+            part = self._read_part(missing, len(parts))
             parts.append(part)
-            self._records += part.records
-            done += int(part.mark.slots.sum())
-            self._report(done, self._records)
+            report(sum(int(one.mark.slots.sum()) for one in parts), sum(one.records for one in parts))
             return part.mark.slots
 
-        take_parts(take, patience_seconds)
+        read_all_slots(read, retry_seconds)
         return parts
 
-    def _take(self, missing: SlotSet, place: int) -> Part:
-        """The part of one partition. One that fails is written anew, over itself."""
-        name = f"part-{place:04d}-{self._token}.pb.gz"
+    def _read_part(self, missing: SlotSet, index: int) -> Part:
+        """Writes one partition's part. A part that fails is overwritten by the next attempt."""
+        name = f"part-{index:04d}-{self._token}.pb.gz"
         head: Head | None = None
         with self._folder.open(self._number, name, "wb") as file:
             writer = PartWriter(file)
@@ -106,7 +112,7 @@ class _Taker:
         assert head is not None, "a dump begins with its head"
         if head.incarnation != self._incarnation:
             raise CodeSpaceMismatch(
-                f"collection: {self._folder.collection!r} was made anew meanwhile; start the backup again"
+                f"collection: {self._folder.collection!r} was recreated in the meantime; start the backup again"
             )
         mark = head.mark
         return Part(

@@ -1,7 +1,7 @@
-"""Owns what lies where: URL/COLLECTION/NUMBER/manifest.json beside the parts that it names.
+"""Owns the layout of a backup folder: URL/COLLECTION/NUMBER/manifest.json next to the files that it names.
 
-A backup counts once it has its manifest, which is written last and whole; a folder without one is what an
-interrupted backup left."""
+A backup is finished once it has its manifest, which is written last and atomically. A folder without one was left
+by an interrupted backup."""
 
 from __future__ import annotations
 
@@ -31,9 +31,18 @@ _FILE = re.compile(r"[a-z]+(-[0-9a-f]+)+\.[a-z.]+")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Part:
-    """One file. slots, whole: hex of a bit per slot. store, number, partition and replica: see
-    `lookalike.cluster.dump.Mark`. rows: live records of its slots in the cluster; records: in the file, deletions
-    included."""
+    """One file of records.
+
+    Args:
+        file: Its name.
+        sha256: Its digest, in hex.
+        size: Its size in bytes.
+        records: Records in the file, deletions included.
+        rows: Live records of its slots in the cluster.
+        slots: The slots that it covers, one bit each, in hex.
+        whole: Those of which it has all records, not only changes; in the same form.
+        store: With `number`, `partition` and `replica`: see `lookalike.cluster.dump.Mark`.
+    """
 
     file: str
     sha256: str
@@ -49,7 +58,7 @@ class Part:
 
     @property
     def mark(self) -> Mark:
-        """From where the next backup goes on."""
+        """Where the next incremental backup continues."""
         return Mark(
             self.store, self.number, slots_from_bytes(bytes.fromhex(self.slots)), self.partition, self.replica
         )
@@ -61,8 +70,8 @@ class Part:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Manifest:
-    """One backup. base: the number of the one that this adds to; None for a whole one. hash_file: its name, empty
-    if there is none; hash_sha256: of it. started: seconds since 1970."""
+    """One backup. `base` is the number of the backup that it adds to; None for a full backup. `hash_file` is a
+    file name, empty without a hash; `hash_sha256` its digest. `started` is in seconds since 1970."""
 
     format: int
     number: int
@@ -94,7 +103,7 @@ class Manifest:
 
 
 class Folder:
-    """The backups of one collection below a URL. Raises InvalidRequest when the URL cannot be used."""
+    """The backups of one collection below a URL. Raises InvalidRequest if the URL cannot be used."""
 
     def __init__(self, url: str, collection: str) -> None:
         check_collection_name(collection)
@@ -107,7 +116,7 @@ class Folder:
         self._root = f"{root.rstrip('/')}/{collection}"
 
     def numbers(self) -> list[int]:
-        """Of all backups, in order, unfinished ones included."""
+        """The numbers of all backups, ascending, unfinished ones included."""
         self._files.invalidate_cache()
         try:
             found = self._files.ls(self._root, detail=False)
@@ -119,13 +128,13 @@ class Folder:
         return sorted(int(name) for name in names if name.isdecimal())
 
     def finished(self) -> list[int]:
-        """Of the backups that are complete, in order."""
+        """The numbers of the finished backups, ascending."""
         return [number for number in self.numbers() if self._files.exists(self._path(number, MANIFEST))]
 
     @contextlib.contextmanager
     def open(self, number: int, name: str, mode: str) -> Iterator[Any]:
-        """A file of a backup, open for the block. Raises Corruption when it is missing, InvalidRequest when it,
-        or the URL, cannot be used."""
+        """Opens a file of a backup for the block. Raises Corruption if it is missing, InvalidRequest if it or the
+        URL cannot be used."""
         path = self._path(number, name)
         try:
             if mode == "wb":
@@ -134,14 +143,15 @@ class Folder:
                 yield file
         except OSError as error:
             if mode == "rb" and isinstance(error, FileNotFoundError):
-                raise Corruption(f"{path}: is missing; the backup is not whole") from None
+                raise Corruption(f"{path}: is missing; the backup is incomplete") from None
             raise InvalidRequest(f"url: {path} cannot be used: {error.strerror or error}") from None
 
     def write_manifest(self, manifest: Manifest) -> None:
-        """Complete a backup: whole or not at all. Raises AlreadyExists when another took its place meanwhile."""
+        """Finishes a backup, atomically. Raises AlreadyExists if another backup took its number in the
+        meantime."""
         if self._files.exists(self._path(manifest.number, MANIFEST)):
             raise AlreadyExists(
-                f"backup: {manifest.number} was finished by another meanwhile; one at a time, start again"
+                f"backup: another backup finished as number {manifest.number}; run one at a time, start again"
             )
         document = dataclasses.asdict(manifest)
         data = json.dumps({**document, _CHECKSUM: _checksum(document)}, indent=1).encode()
@@ -150,14 +160,14 @@ class Folder:
         self._files.mv(self._path(manifest.number, _UNFINISHED), self._path(manifest.number, MANIFEST))
 
     def manifest(self, number: int) -> Manifest:
-        """Raises NotFound if there is no such backup, Corruption if its manifest cannot be read."""
+        """Reads a backup's manifest. Raises NotFound if there is no such backup, Corruption if it is damaged."""
         path = self._path(number, MANIFEST)
         try:
             document = json.loads(self._files.cat_file(path))
             if document["format"] != FORMAT:
                 raise Corruption(f"{path}: has format {document['format']!r}, this release reads {FORMAT}")
             if document.pop(_CHECKSUM) != _checksum(document):
-                raise ValueError("its checksum is another")
+                raise ValueError("its checksum does not match")
             indexing = document["indexing"]
             manifest = Manifest(
                 **{
@@ -170,14 +180,15 @@ class Folder:
             _check_parts(manifest.parts)
             return manifest
         except FileNotFoundError:
-            raise NotFound(f"backup: {path} does not exist; `lookalike backup` makes one") from None
+            raise NotFound(f"backup: {path} does not exist; `lookalike backup` creates one") from None
         except OSError as error:
             raise InvalidRequest(f"url: {path} cannot be used: {error.strerror or error}") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise Corruption(f"{path}: is damaged ({error}); restore an earlier backup with --number") from None
 
     def restorable(self, number: int) -> Manifest | None:
-        """The manifest of this backup, if every file of it, and of those that it adds to, is there in its size."""
+        """The backup's manifest if all its files, and those of the backups that it adds to, have their recorded
+        size; None otherwise."""
         try:
             chain = self.chain(number)
             for manifest in chain:
@@ -189,11 +200,11 @@ class Folder:
         return chain[-1]
 
     def chain(self, number: int) -> list[Manifest]:
-        """The backups that make up this one: from the whole one to it."""
+        """The backups needed to restore this one: from the full backup to it."""
         manifests = [self.manifest(number)]
         while (base := manifests[-1].base) is not None:
             if base >= manifests[-1].number:
-                raise Corruption(f"{self._path(manifests[-1].number, MANIFEST)}: names a later one as its base")
+                raise Corruption(f"{self._path(manifests[-1].number, MANIFEST)}: names a later backup as its base")
             manifests.append(self.manifest(base))
         return manifests[::-1]
 
@@ -206,14 +217,14 @@ def _checksum(document: dict[str, Any]) -> str:
 
 
 def _check_parts(parts: Sequence[Part]) -> None:
-    """Raises ValueError unless every slot is in one part, and files lie in the backup's own folder."""
+    """Raises ValueError unless every slot is in exactly one part, and all files are in the backup's own folder."""
     seen = no_slots()
     for part in parts:
         slots = part.mark.slots
         if (seen & slots).any() or (part.whole_slots & ~slots).any():
             raise ValueError("its parts overlap")
         if not _FILE.fullmatch(part.file):
-            raise ValueError("a part's name is none")
+            raise ValueError("a part has an invalid file name")
         seen |= slots
     if int(seen.sum()) != SLOTS:
         raise ValueError("slots are missing")

@@ -1,5 +1,5 @@
-"""Owns one file of records: length-prefixed ShardRecord messages (protos/lookalike/v1/shard.proto) in gzip,
-with the SHA-256 of the file."""
+"""Owns one file of records: length-prefixed ShardRecord messages (protos/lookalike/v1/shard.proto), compressed
+with gzip, and the SHA-256 of the file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BLOCK_BYTES = 1024 * 1024
 
 
 class _Counted:
-    """A file that is written to, its size and its digest so far."""
+    """A file that counts and hashes what is written to it."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -36,11 +36,11 @@ class _Counted:
         return len(data)
 
     def flush(self) -> None:
-        """Nothing is held back here."""
+        """Nothing is buffered."""
 
 
 class PartWriter:
-    """Writes records to an open file; `close` completes it, the file itself stays open."""
+    """Writes records to an open file. `close` completes the content and leaves the file open."""
 
     def __init__(self, file: Any) -> None:
         self._counted = _Counted(file)
@@ -67,7 +67,7 @@ class PartWriter:
 
 
 def digest(file: Any) -> tuple[str, int]:
-    """SHA-256 and size of an open file."""
+    """The SHA-256, in hex, and the size in bytes of an open file."""
     found, size = hashlib.sha256(), 0
     while block := file.read(_BLOCK_BYTES):
         found.update(block)
@@ -76,7 +76,7 @@ def digest(file: Any) -> tuple[str, int]:
 
 
 def read_records(file: Any, name: str) -> Iterator[VersionedRecord]:
-    """The records of an open file. Raises Corruption, with its name, when it is not what was written."""
+    """Reads the records of an open file. Raises Corruption, naming the file, if it is damaged."""
     try:
         with gzip.GzipFile(fileobj=file, mode="rb") as packed:
             while message := proto.parse_length_prefixed(shard_pb2.ShardRecord, cast(Any, packed)):

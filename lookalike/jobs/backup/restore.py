@@ -1,5 +1,6 @@
-"""Owns the way back: every file is verified before the first record is written. Records are written as new
-ones, so they go wherever the cluster has them now, whatever its partitions were."""
+"""Owns restoring: verifies every file before it writes the first record.
+
+Records are written as new writes, so the cluster may have another number of partitions than the backed up one."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import numpy as np
+from more_itertools import constrained_batches
 
 from lookalike.client.sync_client import Client
 from lookalike.cluster.slots import SlotSet
@@ -26,7 +28,7 @@ Report = Callable[[int], None]
 
 
 def verify(folder: Folder, chain: Sequence[Manifest]) -> None:
-    """Read every file that the backups name. Raises Corruption for the first that is not as it was written."""
+    """Reads every file of the backups. Raises Corruption for the first damaged one."""
     for manifest in chain:
         _hash_file(folder, manifest)
         for part in manifest.parts:
@@ -41,20 +43,34 @@ def restore(
     folder: Folder,
     chain: Sequence[Manifest],
     name: str,
-    to_merge: bool,
+    merge: bool,
     report: Report = lambda records: None,
 ) -> int:
-    """Bring back what verified backups hold, as the collection `name`; returns its live records. to_merge: into a
-    collection that is there, whose records of other keys stay. report: told the records done so far. Raises
-    AlreadyExists, CodeSpaceMismatch, and Corruption when not all records are there in the end."""
+    """Restores verified backups.
+
+    Args:
+        client: A client of the cluster.
+        folder: The backups' folder.
+        chain: The backups to restore, from the full backup on.
+        name: The collection to restore to.
+        merge: Restore into an existing collection, and keep its records of other keys.
+        report: Called with the number of records written so far.
+
+    Returns:
+        The collection's live records.
+
+    Raises:
+        AlreadyExists: If the collection exists, unless `merge` is set.
+        CodeSpaceMismatch: If the existing collection has another code space, or stores other features.
+        Corruption: If a new collection has another number of records than the backup had.
+    """
     latest = chain[-1]
-    is_new = _make(client, folder, latest, name, to_merge)
+    is_new = _create(client, folder, latest, name, merge)
     fingerprint, features = latest.code_space.fingerprint, latest.indexing.features_text
     done = 0
     with ThreadPoolExecutor(_CALLS_AT_ONCE) as threads:
-        # One backup after the other: of a key that several have, the last counts. Within one, each key stands
-        # once.
-        for manifest, slots in zip(chain, _slots_to_take(chain), strict=True):
+        # One backup after the other, because the last write of a key wins. Within a backup, a key occurs once.
+        for manifest, slots in zip(chain, _slots_to_restore(chain), strict=True):
             running: set[Future[int]] = set()
             for batch in _batches(_records(folder, manifest, slots)):
                 running.add(threads.submit(client.restore, batch, name, fingerprint, features))
@@ -70,22 +86,22 @@ def restore(
     if rows != latest.rows:
         raise Corruption(
             f"collection: {name!r} has {rows:,} records, the backup had {latest.rows:,}; was it written"
-            " to meanwhile?"
+            " to in the meantime?"
         )
     return rows
 
 
 def _count(client: Client, name: str, wanted: int) -> int:
-    """The collection's live records, as soon as they are as many as wanted, or after some seconds: a replica that
-    tells may have the last of them yet to come."""
+    """The collection's live records. Waits a few seconds for the wanted number, because the replica that reports
+    it may lag behind."""
     give_up = time.monotonic() + _COUNT_SECONDS
     while (rows := client.get_collection(name).rows) != wanted and time.monotonic() < give_up:
         time.sleep(0.2)
     return rows
 
 
-def _make(client: Client, folder: Folder, latest: Manifest, name: str, to_merge: bool) -> bool:
-    """Make the collection; returns whether it is new."""
+def _create(client: Client, folder: Folder, latest: Manifest, name: str, merge: bool) -> bool:
+    """Creates the collection. Returns False if it exists."""
     indexing = latest.indexing
     try:
         client.create_collection(
@@ -94,14 +110,14 @@ def _make(client: Client, folder: Folder, latest: Manifest, name: str, to_merge:
             hash_file=_hash_file(folder, latest),
         )  # fmt: skip
     except AlreadyExists:
-        if not to_merge:
+        if not merge:
             raise AlreadyExists(
                 f"collection: {name!r} exists; drop it, restore under another name with --into, or --merge"
             ) from None
         found = client.get_collection(name)
         if (found.code_space, found.indexing.features_text) != (latest.code_space, indexing.features_text):
             raise CodeSpaceMismatch(
-                f"collection: {name!r} is of another code space or keeps other features than the backup; restore"
+                f"collection: {name!r} has another code space or stores other features than the backup; restore"
                 " under another name with --into"
             ) from None
         return False
@@ -109,7 +125,7 @@ def _make(client: Client, folder: Folder, latest: Manifest, name: str, to_merge:
 
 
 def _hash_file(folder: Folder, manifest: Manifest) -> bytes:
-    """What the collection keeps of its hash; empty if nothing. Raises Corruption."""
+    """The collection's hash file; empty if it has none. Raises Corruption."""
     if not manifest.hash_file:
         return b""
     with folder.open(manifest.number, manifest.hash_file, "rb") as file:
@@ -119,15 +135,15 @@ def _hash_file(folder: Folder, manifest: Manifest) -> bytes:
     return data
 
 
-def _slots_to_take(chain: Sequence[Manifest]) -> list[SlotSet]:
-    """Of each backup the slots that no later one has whole."""
+def _slots_to_restore(chain: Sequence[Manifest]) -> list[SlotSet]:
+    """For each backup, the slots of which no later backup has all records."""
     wanted = np.ones(SLOTS, np.bool_)
-    taken = []
+    slots = []
     for manifest in reversed(chain):
-        taken.append(wanted.copy())
+        slots.append(wanted.copy())
         for part in manifest.parts:
             wanted &= ~part.whole_slots
-    return taken[::-1]
+    return slots[::-1]
 
 
 def _records(folder: Folder, manifest: Manifest, slots: SlotSet) -> Iterator[VersionedRecord]:
@@ -149,21 +165,11 @@ def _read(folder: Folder, number: int, part: Part) -> Iterator[VersionedRecord]:
         raise _damaged(number, part.file)
 
 
-def _batches(records: Iterator[VersionedRecord]) -> Iterator[list[VersionedRecord]]:
-    batch: list[VersionedRecord] = []
-    size = 0
-    for record in records:
-        batch.append(record)
-        size += record.size
-        if len(batch) == _BATCH_RECORDS or size >= _BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+def _batches(records: Iterator[VersionedRecord]) -> Iterator[tuple[VersionedRecord, ...]]:
+    return constrained_batches(records, _BATCH_BYTES, _BATCH_RECORDS, lambda record: record.size, strict=False)
 
 
 def _damaged(number: int, file: str) -> Corruption:
     return Corruption(
-        f"backup {number}: {file} is not as it was written; nothing of it was restored; restore an"
-        " earlier one with --number"
+        f"backup {number}: {file} is damaged; nothing was restored from it; restore an earlier one with --number"
     )

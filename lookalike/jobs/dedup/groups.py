@@ -1,10 +1,11 @@
-"""Owns the search for near-duplicates: the connected components of the records, two of which are connected when
-their codes differ in at most so many bits. So two records of a group may differ in more: others lie between them.
+"""Owns the search for near-duplicates: connected components of records, where two records are connected if their
+codes differ in at most `max_distance` bits. Two records of a group may differ in more bits, with others between
+them.
 
-Exact as of when the collection was read: every code is searched for in the cluster, by range. Equal codes are
-joined here and searched for once. An answer that is full may be cut, and is asked for again with more room, or the
-code is compared here with all, where that is less work or no answer has room enough. What is written while the job
-runs may be missing; what it finds is checked against the codes that were read."""
+The groups are exact for the moment when the collection was read. The cluster runs a range search for every
+distinct code; equal codes are joined here and searched once. A result with k hits may be truncated: it is repeated
+with a larger k, or the code is compared here with all others, if that is cheaper or k is at its limit. Records
+written while the job runs may be missing; hits are checked against the codes that were read."""
 
 from __future__ import annotations
 
@@ -13,18 +14,19 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
+from more_itertools import chunked
 
 from lookalike.client.sync_client import Client
 from lookalike.cluster.slots import SlotSet
-from lookalike.jobs.partitions import read_part, take_parts
+from lookalike.jobs.partitions import read_all_slots, read_part
 from lookalike.model.errors import InvalidRequest
 from lookalike.model.records import MAX_BATCH_HITS, MAX_BATCH_QUERIES, MAX_K, Collection
 
 _FIRST_K = 100
-# Of keys in one answer: well below what a message holds.
+# Bytes of keys in one response, well below the limit on a message.
 _ANSWER_BYTES = 8 * 1024 * 1024
 _COMPARED_BYTES = 64 * 1024 * 1024
-# Codes that are compared here in the time that a hit takes to find, send and read.
+# The number of codes that are compared here in the time that one hit takes to find, send and read.
 _CODES_A_HIT = 100
 
 Codes = npt.NDArray[np.uint8]
@@ -34,7 +36,7 @@ Report = Callable[[int], None]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A collection's records as they were read. codes: uint8 (n, bits/8), by the keys' places."""
+    """A collection's records as they were read. `codes` is uint8 (n, bits/8), in the order of `keys`."""
 
     keys: Sequence[str]
     codes: Codes
@@ -42,32 +44,39 @@ class Snapshot:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Group:
-    """Near-duplicates by key. distances: in bits, of each from the first."""
+    """Near-duplicates. `distances[i]` is the distance of `keys[i]` from the first key, in bits."""
 
     keys: tuple[str, ...]
     distances: tuple[int, ...]
 
 
 def read_snapshot(
-    client: Client, collection: Collection, patience_seconds: float, report: Report = lambda records: None
+    client: Client, collection: Collection, retry_seconds: float, report: Report = lambda records: None
 ) -> Snapshot:
-    """All records of the collection: keys and codes alone stay in memory."""
+    """Reads the keys and codes of all records into memory.
+
+    Args:
+        client: A client of the cluster.
+        collection: The collection.
+        retry_seconds: How long to retry while a partition is unavailable.
+        report: Called with the number of records read so far.
+    """
     keys: list[str] = []
     codes = bytearray()
 
-    def take(missing: SlotSet) -> SlotSet:
-        head, portions = read_part(client, collection, missing)
+    def read(missing: SlotSet) -> SlotSet:
+        head, batches = read_part(client, collection, missing)
         part_keys: list[str] = []
         part_codes = bytearray()
-        for portion in portions:
-            part_keys += [record.key for record in portion]
-            part_codes += b"".join(record.code or b"" for record in portion)
+        for records in batches:
+            part_keys += [record.key for record in records]
+            part_codes += b"".join(record.code or b"" for record in records)
             report(len(keys) + len(part_keys))
         keys.extend(part_keys)
         codes.extend(part_codes)
         return head.mark.slots
 
-    take_parts(take, patience_seconds)
+    read_all_slots(read, retry_seconds)
     return Snapshot(
         keys, np.frombuffer(bytes(codes), np.uint8).reshape(len(keys), collection.code_space.code_bytes)
     )
@@ -81,32 +90,44 @@ def find_groups(
     report: Report = lambda codes: None,
     first_k: int = _FIRST_K,
 ) -> list[Group]:
-    """The groups of two and more, largest first, then by their first key. report: told the codes done so far."""
+    """Finds groups of at least two near-duplicates.
+
+    Args:
+        client: A client of the cluster.
+        collection: The collection's name.
+        snapshot: The collection's records.
+        max_distance: The largest distance of two connected records, in bits.
+        report: Called with the number of distinct codes done so far.
+        first_k: Hits per code in the first round of searches.
+
+    Returns:
+        The groups, largest first, then by their first key. Keys are sorted.
+    """
     if not snapshot.keys:
         return []
-    distinct, place_of = np.unique(snapshot.codes, axis=0, return_inverse=True)
-    place_of = place_of.ravel()
-    of_key = dict(zip(snapshot.keys, place_of.tolist(), strict=True))
+    distinct, numbers = np.unique(snapshot.codes, axis=0, return_inverse=True)
+    numbers = numbers.ravel()
+    number_of = dict(zip(snapshot.keys, numbers.tolist(), strict=True))
     roots = Roots(len(distinct))
-    search = _Search(client, collection, distinct, of_key, max_distance, roots)
+    search = _Search(client, collection, distinct, number_of, max_distance, roots)
     search.all(report, first_k)
-    return _groups(snapshot, roots.all()[place_of])
+    return _groups(snapshot, roots.all()[numbers])
 
 
 class Roots:
-    """Which numbers are connected, as trees of parents (union-find). A parent is never higher."""
+    """A union-find forest over 0..count-1. A parent is never larger than its child."""
 
     def __init__(self, count: int) -> None:
         self._parents = np.arange(count)
 
     def join(self, number: int, others: Numbers) -> None:
-        """Connect a number with others. The lowest root stands for all."""
+        """Connects a number with others. The smallest root becomes the root of all."""
         near = np.append(others, number)
         roots = self._of(np.unique(self._parents[near]))
         self._parents[roots] = self._parents[near] = roots.min()
 
     def all(self) -> Numbers:
-        """Of each number its root."""
+        """The root of each number."""
         return self._of(self._parents)
 
     def _of(self, numbers: Numbers) -> Numbers:
@@ -116,14 +137,14 @@ class Roots:
 
 
 class _Search:
-    """Range searches for all distinct codes."""
+    """The range searches for all distinct codes."""
 
     def __init__(
         self,
         client: Client,
         collection: str,
         codes: Codes,
-        of_key: dict[str, int],
+        number_of: dict[str, int],
         max_distance: int,
         roots: Roots,
     ) -> None:
@@ -131,23 +152,22 @@ class _Search:
         self._collection = collection
         self._codes = codes
         self._words = _as_words(codes)
-        self._of_key = of_key
+        self._number_of = number_of
         self._max_distance = max_distance
         self._roots = roots
-        self._largest_key = max(len(key.encode()) for key in of_key)
+        self._largest_key = max(len(key.encode()) for key in number_of)
         self._done = 0
 
     def all(self, report: Report, first_k: int) -> None:
-        """Join whatever is near, however much that is."""
+        """Joins all codes that are within the distance of each other."""
         waiting = list(range(len(self._codes)))
         k = first_k
         while waiting:
-            cut: list[int] = []
-            size = self._batch_size(k)
-            for start in range(0, len(waiting), size):
-                cut += self._batch(waiting[start : start + size], k)
+            truncated: list[int] = []
+            for numbers in chunked(waiting, self._batch_size(k)):
+                truncated += self._batch(numbers, k)
                 report(self._done)
-            waiting = cut
+            waiting = truncated
             before, k = k, min(MAX_K, 10 * k)
             if before == MAX_K or len(self._codes) <= _CODES_A_HIT * k:
                 break
@@ -160,21 +180,21 @@ class _Search:
         return max(1, min(MAX_BATCH_QUERIES, room // k))
 
     def _batch(self, numbers: Sequence[int], k: int) -> list[int]:
-        """Search for some codes; returns those whose answer is full, so maybe cut."""
+        """Searches for some codes. Returns those that had k hits, whose results may be truncated."""
         results = self._client.search_batch(
             collection=self._collection, codes=[self._codes[number].tobytes() for number in numbers], k=k,
             max_distance=self._max_distance, include_attributes=False,
         )  # fmt: skip
-        cut = []
+        truncated = []
         for number, result in zip(numbers, results, strict=True):
-            # A record that was written since has another code than was read, or none.
-            found = {self._of_key.get(hit.key) for hit in result.hits}
+            # A record that was written in the meantime has no code here, or another one.
+            found = {self._number_of.get(hit.key) for hit in result.hits}
             self._join(number, [other for other in found if other is not None and other != number])
             if len(result.hits) == k:
-                cut.append(number)
+                truncated.append(number)
             else:
                 self._done += 1
-        return cut
+        return truncated
 
     def _join(self, number: int, others: Sequence[int]) -> None:
         if not others:
@@ -191,12 +211,12 @@ class _Search:
 
 
 def _as_words(codes: Codes) -> npt.NDArray[np.uint64]:
-    """Codes as uint64 (n, words), for they are compared eight bytes at once; what is added is equal in all."""
+    """Codes as uint64 (n, words), padded with zeros, to compare eight bytes at a time."""
     return np.pad(codes, ((0, 0), (0, -codes.shape[1] % 8))).view(np.uint64)
 
 
 def _distances(words: npt.NDArray[np.uint64], one: npt.NDArray[np.uint64]) -> Numbers:
-    """In bits, of each from one."""
+    """The distance of each row of `words` from `one`, in bits."""
     distances: Numbers = np.bitwise_count(words ^ one).sum(axis=1, dtype=np.int64)
     return distances
 
@@ -215,6 +235,6 @@ def _groups(snapshot: Snapshot, roots: Numbers) -> list[Group]:
 
 
 def check_max_distance(max_distance: int, bits: int) -> None:
-    """Raise InvalidRequest unless codes of so many bits can differ in `max_distance`, and some in more."""
+    """Raises InvalidRequest unless `max_distance` is in 0..bits-1."""
     if not 0 <= max_distance < bits:
         raise InvalidRequest(f"max-distance: is {max_distance}; use 0..{bits - 1} bits, as codes have {bits}")

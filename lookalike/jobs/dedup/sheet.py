@@ -1,5 +1,5 @@
-"""Owns the contact sheet of groups: one HTML file that needs nothing else. Keys and attributes are anybody's
-text, so whatever is put into the page is escaped, and the page may run and load nothing."""
+"""Owns the contact sheet of groups: one self-contained HTML file. Keys and attributes are untrusted text:
+everything in the page is escaped, and its content security policy lets it run no script and load nothing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ img, .none { display: grid; place-items: center; width: 192px; height: 192px; ob
 
 
 def page(title: str, groups: Sequence[Group], records: Mapping[str, StoredRecord], shown: int) -> Iterator[str]:
-    """The page in parts. records: those to show, by key; of each group the first `shown` are."""
+    """Yields the page in pieces. Shows the first `shown` records of each group, as far as they are in
+    `records`."""
     yield _HEAD
     yield f"<h1>{html.escape(title)}</h1>\n"
     for number, group in enumerate(groups, 1):
@@ -53,13 +54,13 @@ def _item(key: str, distance: int, record: StoredRecord | None) -> str:
         "" if record is None or not record.attributes else json.dumps(record.attributes, ensure_ascii=False)
     )
     return (
-        f"<li>{_picture(key, record)}<strong>{html.escape(key)}</strong><br>{distance} bits from the first"
+        f"<li>{_image(key, record)}<strong>{html.escape(key)}</strong><br>{distance} bits from the first"
         f"<br>{html.escape(attributes[:500])}</li>\n"
     )
 
 
-def _picture(key: str, record: StoredRecord | None) -> str:
-    picture = b"" if record is None else record.thumbnail
-    if (kind := format_of(picture)) is None:
+def _image(key: str, record: StoredRecord | None) -> str:
+    thumbnail = b"" if record is None else record.thumbnail
+    if (kind := format_of(thumbnail)) is None:
         return '<span class="none">no thumbnail</span>'
-    return f'<img alt="{html.escape(key)}" src="data:image/{kind};base64,{base64.b64encode(picture).decode()}">'
+    return f'<img alt="{html.escape(key)}" src="data:image/{kind};base64,{base64.b64encode(thumbnail).decode()}">'

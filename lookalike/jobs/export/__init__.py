@@ -1,1 +1,2 @@
-"""A collection as one parquet file (`parquet_file`), and the metadata that says what its codes are (`notes`)."""
+"""Export of a collection to one parquet file (`parquet_file`), with metadata that describes its codes
+(`notes`)."""

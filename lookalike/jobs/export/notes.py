@@ -1,5 +1,5 @@
-"""Owns what an export notes in its file of the collection it is of: the code space and the indexing, as JSON. So
-its codes are not taken for those of another space."""
+"""Owns the metadata of an exported file: the collection's code space and indexing, as JSON. An import rejects
+codes of another code space by it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import InvalidRequest
 from lookalike.model.indexing import Indexing
 
-_CODE_SPACE, _INDEXING = "lookalike.code_space", "lookalike.model.indexing"
+_CODE_SPACE, _INDEXING = "lookalike.code_space", "lookalike.indexing"
 
 
 def write(space: CodeSpace, indexing: Indexing) -> dict[str, str]:
-    """The notes by name."""
+    """Returns the metadata by key."""
     notes: dict[str, Any] = {_CODE_SPACE: space, _INDEXING: indexing}
     return {name: json.dumps(dataclasses.asdict(note)) for name, note in notes.items()}
 
 
 def read(notes: Mapping[str, str]) -> tuple[CodeSpace, Indexing] | None:
-    """What the notes say; None when there are none of ours. Raises InvalidRequest."""
+    """Decodes the metadata of a file. Returns None if an export did not write it. Raises InvalidRequest."""
     if _CODE_SPACE not in notes:
         return None
     try:
@@ -30,4 +30,4 @@ def read(notes: Mapping[str, str]) -> tuple[CodeSpace, Indexing] | None:
         stored = json.loads(notes.get(_INDEXING, "{}"))
         return space, Indexing(**{**stored, "attributes": tuple(stored.get("attributes", ()))})
     except (ValueError, TypeError, AttributeError) as error:
-        raise InvalidRequest(f"path: its note of a code space cannot be read ({error})") from None
+        raise InvalidRequest(f"path: its code space cannot be read ({error})") from None

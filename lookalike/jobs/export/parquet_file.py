@@ -1,7 +1,7 @@
-"""Owns a collection as one parquet file that `lookalike ingest` and any other tool can read.
+"""Owns the export of a collection to one parquet file, which `lookalike ingest` and other tools can read.
 
-Columns: key, code, attributes (JSON text), version; features and thumbnail if asked for. The file's notes hold the
-code space and the indexing. It is written aside and appears whole or not at all."""
+Columns: key, code, attributes (JSON text) and version; features and thumbnail on request. The file's metadata hold
+the code space and the indexing. The file appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lookalike.client.sync_client import Client
 from lookalike.cluster.slots import SlotSet
 from lookalike.files.atomic import atomic_write
 from lookalike.jobs.export import notes
-from lookalike.jobs.partitions import read_part, take_parts
+from lookalike.jobs.partitions import read_all_slots, read_part
 from lookalike.model import features as stored_features
 from lookalike.model.errors import CannotStart, InvalidRequest
 from lookalike.model.indexing import Indexing
@@ -38,32 +38,49 @@ def export_to(
     output: str,
     with_features: bool,
     with_thumbnails: bool,
-    patience_seconds: float,
+    retry_seconds: float,
     report: Report = lambda records: None,
 ) -> int:
-    """Write the collection to a file; returns its records. report: told the records done so far."""
+    """Writes a collection to a file.
+
+    Args:
+        client: A client of the cluster.
+        collection: The collection.
+        output: A path, or a URL that fsspec supports.
+        with_features: Write a column of features.
+        with_thumbnails: Write a column of thumbnails.
+        retry_seconds: How long to retry while a partition is unavailable.
+        report: Called with the number of records written so far.
+
+    Returns:
+        The number of records.
+
+    Raises:
+        InvalidRequest: If the output cannot be used, or the collection stores no features.
+        CannotStart: If the file cannot be written.
+    """
     if with_features and not collection.indexing.keeps_features:
-        raise InvalidRequest(f"features: collection {collection.name!r} keeps none; leave --features out")
+        raise InvalidRequest(f"features: collection {collection.name!r} stores none; omit --features")
     schema = _schema(collection, with_features, with_thumbnails)
     count = 0
-    with _appearing(output) as target, parquet.ParquetWriter(target, schema, compression="zstd") as writer:
+    with _complete_file(output) as target, parquet.ParquetWriter(target, schema, compression="zstd") as writer:
 
-        def take(missing: SlotSet) -> SlotSet:
+        def read(missing: SlotSet) -> SlotSet:
             nonlocal count
-            head, portions = read_part(client, collection, missing)
-            # Aside first: a part that breaks off is read again, maybe from another shard.
-            with tempfile.TemporaryFile() as aside:
-                with parquet.ParquetWriter(aside, schema, compression="zstd") as part:
-                    for portion in portions:
-                        part.write_batch(_batch(portion, schema, collection.indexing))
-                aside.seek(0)
-                for batch in parquet.ParquetFile(aside).iter_batches(_COPIED_ROWS):
+            head, batches = read_part(client, collection, missing)
+            # To a temporary file first, because a part that fails is read again, perhaps from another shard.
+            with tempfile.TemporaryFile() as temporary:
+                with parquet.ParquetWriter(temporary, schema, compression="zstd") as part:
+                    for records in batches:
+                        part.write_batch(_batch(records, schema, collection.indexing))
+                temporary.seek(0)
+                for batch in parquet.ParquetFile(temporary).iter_batches(_COPIED_ROWS):
                     writer.write_batch(batch)
                     count += len(batch)
             report(count)
             return head.mark.slots
 
-        take_parts(take, patience_seconds)
+        read_all_slots(read, retry_seconds)
     return count
 
 
@@ -102,39 +119,39 @@ def _batch(records: Sequence[VersionedRecord], schema: Any, indexing: Indexing) 
 
 
 @contextlib.contextmanager
-def _appearing(output: str) -> Iterator[Path]:
-    """A file that is written aside and put in its place once the block is done; after an error it never was."""
-    system, path = _place(output)
+def _complete_file(output: str) -> Iterator[Path]:
+    """Yields a temporary file, and moves it to `output` when the block ends without an error."""
+    system, path = _location(output)
     with tempfile.TemporaryDirectory(prefix="lookalike-export-") as folder:
         file = Path(folder) / "whole.parquet"
         try:
             yield file
         except OSError as error:
-            raise CannotStart(f"TMPDIR: {folder} cannot be written to ({error}); name a larger one") from None
+            raise CannotStart(f"TMPDIR: {folder} cannot be written to ({error}); use a larger one") from None
         try:
             if "file" in system.protocol:
                 with atomic_write(Path(path)) as whole, file.open("rb") as made:
                     shutil.copyfileobj(made, whole)
             else:
-                # A store of objects shows one when it is whole.
+                # Object stores show an object once it is complete.
                 system.put_file(str(file), path)
-        except Exception as error:  # each store's library raises its own
+        except Exception as error:  # each store's library raises its own errors
             raise CannotStart(f"output: {output} cannot be written to ({error})") from None
 
 
-def _place(output: str) -> tuple[Any, str]:
-    """The file system and the path in it. Raises InvalidRequest before any work when that cannot be."""
+def _location(output: str) -> tuple[Any, str]:
+    """The file system and the path in it. Raises InvalidRequest if no file can be written there."""
     try:
         system, path = fsspec.core.url_to_fs(output)
         if system.isdir(path):
             raise InvalidRequest(f"output: {output} is a folder; name a file")
         parent = system._parent(path)
         if "file" in system.protocol and not system.isdir(parent):
-            raise InvalidRequest(f"output: {parent} is no folder; make it first")
+            raise InvalidRequest(f"output: {parent} is not a folder; create it first")
         if "file" in system.protocol and system.exists(path) and not system.isfile(path):
-            raise InvalidRequest(f"output: {output} is no file that can be replaced whole; name another")
+            raise InvalidRequest(f"output: {output} is not a regular file; name another")
     except InvalidRequest:
         raise
-    except Exception as error:  # each store's library raises its own
+    except Exception as error:  # each store's library raises its own errors
         raise InvalidRequest(f"output: {output} cannot be written to ({error})") from None
     return system, path

@@ -16,7 +16,7 @@ from prometheus_client import Gauge, Histogram
 from lookalike.server.observe import metrics
 from lookalike.transport import requests, tracing
 
-log = logging.getLogger("lookalike.client.calls")
+log = logging.getLogger("lookalike.calls")
 SLOW_SECONDS = 1.0
 _PUBLIC = "/lookalike.v1.SearchService/"
 _FAULTS = (

@@ -1,4 +1,4 @@
-"""Owns what a client gets: results, coverage, records, outcomes and status, written and read."""
+"""Owns the codec of responses: results, coverage, records, outcomes and status, both ways."""
 
 from __future__ import annotations
 
@@ -7,20 +7,14 @@ from collections.abc import Iterable, Sequence
 
 from lookalike.model import errors
 from lookalike.model.errors import LookalikeError
-from lookalike.model.records import (
+from lookalike.model.records import Coverage, Hit, Outcome, SearchResult, StoredRecord, Timings, VersionedRecord
+from lookalike.model.status import (
     ClusterStatus,
     CoordinatorStatus,
-    Coverage,
     EncoderStatus,
-    Hit,
-    Outcome,
     PartitionStatus,
     Rebalance,
     ReplicaStatus,
-    SearchResult,
-    StoredRecord,
-    Timings,
-    VersionedRecord,
 )
 from lookalike.v1 import record_pb2, search_pb2
 from lookalike.wire.public.collections import (

@@ -1,4 +1,4 @@
-"""Owns code spaces, indexing and collections on the wire."""
+"""Owns the codec of code spaces, indexing and collections, both ways."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Owns filters on the wire. What describes none, or one of unbearable size, is refused before it is read."""
+"""Owns the codec of filters, both ways. A message that is malformed or over a limit on size is rejected while it
+is read."""
 
 from __future__ import annotations
 
@@ -43,12 +44,12 @@ def read_filter(message: filter_pb2.Filter) -> filters.Filter:
 
 
 def _filter_from_wire(message: filter_pb2.Filter, depth: int, room: list[int]) -> filters.Filter:
-    """room: how many more filters may be read, shared by all of one tree."""
+    """`room` is a one-element list that holds how many more filters the whole tree may have."""
     if depth > filters.MAX_DEPTH:
         raise InvalidRequest(f"filter: is nested over {filters.MAX_DEPTH} deep; flatten it")
     kind = message.WhichOneof("kind")
     if kind is None:
-        raise InvalidRequest("filter: is empty; set one of its kinds, or leave it out")
+        raise InvalidRequest("filter: is empty; set one of its kinds, or omit it")
     body = getattr(message, kind)
     match kind:
         case "equals":

@@ -1,4 +1,4 @@
-"""Owns what a client sends: records, queries and options."""
+"""Owns the codec of requests: records, queries and search options."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from lookalike.wire.public.filters import filter_to_wire, read_filter
 
 
 def image_bytes(image: bytes | str | Path) -> bytes:
-    """The encoded image: bytes as they are, a path's contents. Raises InvalidRequest, naming the path."""
+    """Returns the encoded image: the bytes, or the contents of the file. Raises InvalidRequest, naming the
+    file."""
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
     if not isinstance(image, str | Path):
@@ -36,7 +37,7 @@ def image_bytes(image: bytes | str | Path) -> bytes:
 
 
 def record_to_wire(record: Record) -> record_pb2.Record:
-    """Raises InvalidRequest for a record that no cluster would take."""
+    """Encodes and checks a record. Raises InvalidRequest."""
     if not isinstance(record, Record):
         raise InvalidRequest(f"record: is {type(record).__name__}; give lookalike.Record objects")
     key = check_key(record.key)
@@ -45,7 +46,7 @@ def record_to_wire(record: Record) -> record_pb2.Record:
         raise InvalidRequest(f"record {key!r}: needs an image or a code, exactly one of them")
     if record.image is not None:
         if record.features is not None:
-            raise InvalidRequest(f"record {key!r}: features: come with a code; those of an image are made from it")
+            raise InvalidRequest(f"record {key!r}: features: need a code; the encoder computes those of an image")
         return record_pb2.Record(
             key=key, image=image_bytes(record.image), attributes=text, thumbnail=_thumbnail(record)
         )
@@ -62,7 +63,7 @@ def _thumbnail(record: Record) -> bytes:
     if record.thumbnail is None:
         return b""
     if not isinstance(record.thumbnail, bytes | bytearray | memoryview):
-        raise InvalidRequest(f"thumbnail: is {type(record.thumbnail).__name__}; give a picture's bytes")
+        raise InvalidRequest(f"thumbnail: is {type(record.thumbnail).__name__}; give an image file's bytes")
     return check_thumbnail(bytes(record.thumbnail))
 
 
@@ -73,13 +74,22 @@ def query_to_wire(
     projections: Any = None,
     query_features: Any = None,
 ) -> search_pb2.Query:
-    """Raises InvalidRequest unless exactly one of the first three is given, and the others with a code only."""
+    """Encodes a query.
+
+    Args:
+        image: An encoded image file's bytes, or its path.
+        code: bits / 8 bytes.
+        key: The key of a stored record.
+        projections: float32 (bits,), with a code.
+        query_features: float32 (width,), with a code.
+
+    Raises:
+        InvalidRequest: Unless exactly one of the first three is given, and the others only with a code.
+    """
     if sum(part is not None for part in (image, code, key)) != 1:
         raise InvalidRequest("query: give exactly one of image, code and key")
     if code is None and (projections is not None or query_features is not None):
-        raise InvalidRequest(
-            "query: projections and features come with a code; those of an image are made from it"
-        )
+        raise InvalidRequest("query: projections and features need a code; the encoder computes those of an image")
     if image is not None:
         return search_pb2.Query(image=image_bytes(image))
     if code is not None:
@@ -92,7 +102,7 @@ def query_to_wire(
 
 
 def _floats(field: str, values: Any) -> bytes:
-    """A vector of floats as the wire carries it; none is empty."""
+    """Encodes a vector as float32 little-endian; None as no bytes."""
     if values is None:
         return b""
     if not isinstance(values, np.ndarray) or values.ndim != 1 or not np.issubdtype(values.dtype, np.floating):

@@ -1,4 +1,4 @@
-"""How fast a coordinator answers, from what it has counted."""
+"""A coordinator's search rate and latency, from its counters."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import dataclasses
 
 import pytest
 
-from lookalike.cli.rates import Rates, Watched, between, quantile
-from lookalike.model.records import CoordinatorStatus
+from lookalike.cli.rates import CoordinatorRates, Rates, between, quantile
+from lookalike.model.status import CoordinatorStatus
 
 FIRST = CoordinatorStatus("a:7700", 100.0, 1_000, [1.0, 10.0], [500, 400, 100])
 SECOND = CoordinatorStatus("a:7700", 102.0, 1_010, [1.0, 10.0], [500, 408, 100])
 
 
-def test_two_readings_tell_what_came_between() -> None:
+def test_rates_are_computed_from_two_readings() -> None:
     assert between(FIRST, SECOND) == Rates(5.0, 5.5, pytest.approx(9.91))
 
 
-def test_nothing_answered_has_no_latency() -> None:
+def test_no_searches_have_no_latency() -> None:
     assert between(FIRST, dataclasses.replace(FIRST, uptime_seconds=104.0)) == Rates(0.0, None, None)
 
 
@@ -30,7 +30,7 @@ def test_nothing_answered_has_no_latency() -> None:
         {},
     ],
 )
-def test_a_coordinator_that_started_anew_has_no_rate(later: dict[str, object]) -> None:
+def test_restarted_coordinator_has_no_rates(later: dict[str, object]) -> None:
     assert between(FIRST, dataclasses.replace(FIRST, **later)) is None  # type: ignore[arg-type]
 
 
@@ -44,18 +44,18 @@ def test_a_coordinator_that_started_anew_has_no_rate(later: dict[str, object]) -
         ([0, 0, 0], 0.5, None),
     ],
 )
-def test_quantiles_lie_within_their_bucket(counts: list[int], share: float, found: float | None) -> None:
+def test_quantile_is_interpolated_within_its_bucket(counts: list[int], share: float, found: float | None) -> None:
     assert quantile([1.0, 10.0], counts, share) == found
 
 
-def test_coordinators_that_take_turns_are_shown_each_by_itself_until_one_is_gone() -> None:
+def test_each_coordinator_has_a_line_until_it_stops_answering() -> None:
     other = CoordinatorStatus("b:7700", 5.0, 7, [1.0, 10.0], [7, 0, 0])
-    watched = Watched(2)
+    rates = CoordinatorRates(2)
     for reading in (other, FIRST, dataclasses.replace(other, uptime_seconds=7.0, queries=9), SECOND):
-        watched.take(reading)
-    assert list(watched.lines()) == [
+        rates.add(reading)
+    assert list(rates.lines()) == [
         "coordinator a:7700: 5.0 queries a second, p50 5.5 ms, p99 9.91 ms",
         "coordinator b:7700: 1.0 queries a second",
     ]
-    watched.take(dataclasses.replace(SECOND, uptime_seconds=103.0))
-    assert list(watched.lines()) == ["coordinator a:7700: 0.0 queries a second"]
+    rates.add(dataclasses.replace(SECOND, uptime_seconds=103.0))
+    assert list(rates.lines()) == ["coordinator a:7700: 0.0 queries a second"]

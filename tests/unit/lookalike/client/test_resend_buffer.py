@@ -1,5 +1,5 @@
-"""Messages of a stream that breaks: the next one begins with the first that was not answered, and none is lost
-to a reader that went."""
+"""Messages of a stream that breaks: the next stream begins with the first unacknowledged message, and the reader
+of the broken one loses none."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import itertools
 import threading
 from collections.abc import AsyncIterator, Iterator
 
-from lookalike.client.resend_buffer import AsyncUnanswered, ResendBuffer
+from lookalike.client.resend_buffer import AsyncResendBuffer, ResendBuffer
 
 
-def test_another_stream_begins_with_what_was_not_answered() -> None:
+def test_next_stream_begins_with_the_first_unacknowledged_message() -> None:
     messages = ResendBuffer(iter(range(6)))
     first = messages.stream()
     assert [next(first) for _ in range(4)] == [0, 1, 2, 3]
-    messages.answered()
-    messages.answered()
+    messages.acknowledge()
+    messages.acknowledge()
     assert list(messages.stream()) == [2, 3, 4, 5]
     assert list(itertools.islice(messages.stream(), 2)) == [2, 3]
 
 
-def test_what_a_broken_streams_thread_read_last_is_not_lost() -> None:
+def test_message_read_by_a_broken_streams_thread_is_not_lost() -> None:
     asked, given = threading.Event(), threading.Event()
 
     def source() -> Iterator[int]:
@@ -38,14 +38,24 @@ def test_what_a_broken_streams_thread_read_last_is_not_lost() -> None:
     assert asked.wait(10)
     again = messages.stream()
     assert next(again) == 0
-    messages.answered()
+    messages.acknowledge()
     given.set()
     assert next(again) == 1
     reader.join(10)
     assert list(again) == []
 
 
-async def test_a_reader_that_is_cancelled_leaves_the_source_whole() -> None:
+def test_closed_buffer_reads_no_more_of_the_source() -> None:
+    source = iter(range(6))
+    messages = ResendBuffer(source)
+    stream = messages.stream()
+    assert next(stream) == 0
+    messages.close()
+    assert list(stream) == []
+    assert next(source) == 1
+
+
+async def test_cancelled_reader_does_not_cancel_the_source() -> None:
     given = asyncio.Event()
     ended = []
 
@@ -57,7 +67,7 @@ async def test_a_reader_that_is_cancelled_leaves_the_source_whole() -> None:
         finally:
             ended.append(True)
 
-    messages = AsyncUnanswered(source())
+    messages = AsyncResendBuffer(source())
     broken = messages.stream()
     assert await anext(broken) == 0
     reader = asyncio.ensure_future(anext(broken))

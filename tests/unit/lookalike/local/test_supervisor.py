@@ -1,4 +1,4 @@
-"""The supervisor alone, without a process to watch."""
+"""The supervisor without processes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from lookalike.local.supervisor import Supervisor
 from tests.conftest import wait_until
 
 
-def test_a_config_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
-    """As on a full disk: here its folder is not there."""
+def test_config_that_cannot_be_written_is_reported_once(tmp_path: Path) -> None:
+    """As on a full disk: here the folder does not exist."""
     reports: list[str] = []
     config = ephemeral_config(tmp_path, 1)
     supervisor = Supervisor(config, tmp_path / "none", reports.append)

@@ -1,4 +1,4 @@
-"""Ids, fingerprints and the errors' way over the wire."""
+"""Ids, fingerprints and the names of errors on the wire."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from lookalike.model.errors import CodeSpaceMismatch, InvalidRequest
 from lookalike.model.records import record_id, slot_of
 
 
-def test_an_id_is_the_keys_blake2b() -> None:
-    # Fixed for good: ids decide where stored records live.
+def test_id_is_the_keys_blake2b_hash() -> None:
+    # Must never change: ids decide where stored records are.
     assert record_id("a.jpg") == 0xFE47F0026E12A789
     assert slot_of(record_id("a.jpg")) == 0xFE47F0026E12A789 >> 54
     assert slot_of(2**64 - 1) == 1_023
 
 
-def test_a_fingerprint_changes_with_every_field() -> None:
+def test_fingerprint_depends_on_every_field() -> None:
     space = CodeSpace(256, "b", "w", "l", "p", "h", "d")
     others = [
         dataclasses.replace(space, **{field.name: 512 if field.name == "bits" else "other"})
@@ -32,14 +32,14 @@ def test_a_fingerprint_changes_with_every_field() -> None:
     assert CodeSpace(256).fingerprint == CodeSpace(256).fingerprint
 
 
-def test_a_foreign_or_missing_fingerprint_is_refused() -> None:
+def test_other_or_missing_fingerprint_is_rejected() -> None:
     with pytest.raises(CodeSpaceMismatch):
         CodeSpace(256).require(CodeSpace(256, hash_digest="seed 1").fingerprint, "the query")
     with pytest.raises(InvalidRequest):
         CodeSpace(256).require("", "the query")
 
 
-def test_every_error_comes_back_as_its_class() -> None:
+def test_every_error_is_decoded_as_its_class() -> None:
     kinds = [
         kind
         for kind in vars(errors).values()
@@ -48,12 +48,12 @@ def test_every_error_comes_back_as_its_class() -> None:
     for kind in kinds:
         if kind not in (errors.LookalikeError, errors.CannotStart):
             assert type(errors.by_name(errors.name_of(kind("x")), "x")) is kind
-    assert type(errors.by_name("Unheard", "x")) is errors.Internal
+    assert type(errors.by_name("NoSuchError", "x")) is errors.Internal
     assert type(errors.by_status("UNAVAILABLE", "x")) is errors.PartitionUnavailable
     assert type(errors.by_status("UNIMPLEMENTED", "x")) is errors.Internal
 
 
-def test_the_client_loads_nothing_of_the_servers() -> None:
+def test_client_imports_no_server_code() -> None:
     heavy = "typer rich pydantic yaml numba torch ray aiohttp shard coordinator encoder".split()
     program = f"import sys, lookalike; print([name for name in {heavy} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -15,7 +15,7 @@ def vectors(n: int, width: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("kind", "error"), [("int8", 0.004), ("float16", 0.0004)])
-def test_what_is_kept_is_nearly_the_direction(kind: str, error: float) -> None:
+def test_stored_features_keep_their_direction(kind: str, error: float) -> None:
     rows = vectors(50, 640)
     kept = features.unpack(kind, [features.pack(kind, row) for row in rows])
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -24,7 +24,7 @@ def test_what_is_kept_is_nearly_the_direction(kind: str, error: float) -> None:
 
 
 @pytest.mark.parametrize("kind", ["int8", "float16"])
-def test_a_record_takes_what_is_promised(kind: str) -> None:
+def test_stored_size_is_as_computed(kind: str) -> None:
     packed = features.pack(kind, vectors(1, 77)[0])
     assert (
         len(packed) == features.stored_bytes(kind, 77) == Indexing(features=kind, feature_width=77).feature_bytes
@@ -32,12 +32,12 @@ def test_a_record_takes_what_is_promised(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["int8", "float16"])
-def test_zeros_are_kept_and_are_like_nothing(kind: str) -> None:
+def test_zeros_stay_zeros_and_are_similar_to_nothing(kind: str) -> None:
     kept = features.unpack(kind, [features.pack(kind, np.zeros(8, np.float32))])
     assert features.cosines(vectors(1, 8)[0], kept).tolist() == [0.0]
 
 
-def test_a_cosine_is_the_same_bits_alone_and_among_others() -> None:
+def test_cosine_is_bit_identical_alone_and_in_a_batch() -> None:
     rows = features.unpack("int8", [features.pack("int8", row) for row in vectors(300, 1_280)])
     query = vectors(2, 1_280)[1]
     alone = [features.cosines(query, rows[at : at + 1])[0] for at in range(len(rows))]
@@ -48,7 +48,7 @@ def test_a_cosine_is_the_same_bits_alone_and_among_others() -> None:
     ("data", "words"),
     [(b"123", "have 3 bytes; send 2 float32 values, 8 bytes"), (b"\0\0\0\0\0\0\xc0\x7f", "hold NaN or infinity")],
 )
-def test_bytes_that_are_no_features_are_refused(data: bytes, words: str) -> None:
+def test_malformed_features_are_rejected(data: bytes, words: str) -> None:
     with pytest.raises(InvalidRequest, match=f"features: {words}"):
         features.read("features", data, 2)
 
@@ -56,11 +56,11 @@ def test_bytes_that_are_no_features_are_refused(data: bytes, words: str) -> None
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"features": "int4"}, "features: 'int4' is none"),
+        ({"features": "int4"}, "features: unknown value 'int4'; use one of none"),
         ({"features": "int8", "feature_width": 70_000}, "feature_width: is 70,000"),
-        ({"feature_width": 3}, "features are not kept"),
+        ({"feature_width": 3}, "feature_width: is set without features"),
     ],
 )
-def test_an_impossible_storage_is_refused(options: dict[str, object], words: str) -> None:
+def test_invalid_feature_storage_is_rejected(options: dict[str, object], words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
         Indexing(**options)  # type: ignore[arg-type]

@@ -49,7 +49,7 @@ def test_server_limits_k() -> None:
         ("max_distance", 2**32, "max_distance: is 4294967296"),
         ("oversampling", 1_001, "oversampling: is 1001"),
         ("filter", {}, "filter: "),
-        ("filter", "label", "filter: 'label' is no filter"),
+        ("filter", "label", "filter: 'label' is not a filter"),
         ("filter", filters.And(()), "filter: \\$and and \\$or need"),
         ("rerank", "magic", "rerank: unknown value 'magic'; use none, asymmetric or features"),
         ("consistency", "all", "consistency: unknown value 'all'; use one or quorum"),

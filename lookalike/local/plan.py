@@ -1,0 +1,60 @@
+"""Owns which processes a config asks for, and which changes of the config a running cluster can apply."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from lookalike.local.folder import DataFolder
+from lookalike.local.process import Process, ShardId
+from lookalike.model.errors import CannotStart
+from lookalike.server.config import ClusterConfig
+
+_NEED_RESTART = ("cluster", "coordinator", "encoder", "shard.address", "security", "limits")
+
+
+def planned(config: ClusterConfig, folder: DataFolder) -> list[Process]:
+    """The processes of the config, and the shards of removed partitions that may still hold records."""
+    processes = [
+        _shard(config, ShardId(partition, replica))
+        for partition in range(config.partitions)
+        for replica in range(config.replicas)
+    ]
+    leaving = folder.partitions_with_data() - set(range(config.partitions))
+    processes += _leaving(config, folder, leaving)
+    if config.encoder is not None:
+        processes.append(Process("encoder", ["encoder"], config.encoder.address, config.encoder.metrics))
+    coordinator = config.coordinator
+    return [*processes, Process("coordinator", ["coordinator"], coordinator.listen, coordinator.metrics)]
+
+
+def _leaving(config: ClusterConfig, folder: DataFolder, partitions: Collection[int]) -> Iterator[Process]:
+    """All replicas that the config asks for, also new ones: a slot has moved when each of them says so."""
+    for partition in sorted(partitions):
+        for replica in range(config.replicas):
+            if not folder.is_empty(partition, replica):
+                yield _shard(config, ShardId(partition, replica), is_leaving=True)
+
+
+def _shard(config: ClusterConfig, shard: ShardId, is_leaving: bool = False) -> Process:
+    return Process(
+        f"shard-r{shard.replica}-{shard.partition}",
+        ["shard", "--partition", str(shard.partition), "--replica", str(shard.replica)],
+        config.shard_address(*shard),
+        config.shard_metrics(*shard),
+        shard,
+        is_leaving,
+    )
+
+
+def check_change(before: ClusterConfig, after: ClusterConfig) -> None:
+    """Raises CannotStart if the change needs a restart of the cluster."""
+    for path in _NEED_RESTART:
+        if _value(before, path) != _value(after, path):
+            raise CannotStart(f"config: {path}: cannot change while the cluster runs; restart the cluster")
+
+
+def _value(config: ClusterConfig, path: str) -> object:
+    value: object = config
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value

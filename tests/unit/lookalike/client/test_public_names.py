@@ -1,0 +1,100 @@
+"""The names and parameters that programs outside of this repository use. A change here breaks them."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+from typing import Any
+
+import pytest
+
+import lookalike
+from lookalike.cli import app
+from shard.kernel import CodeMatrix
+
+OPTIONS = "k max_distance filter include_attributes allow_partial rerank consistency score oversampling".split()
+COLLECTION = "bits code_space index index_attributes features feature_width hash_file".split()
+METHODS = {
+    "close": [],
+    "search": ["collection", "image", "code", "key", "projections", "features", "fingerprint", *OPTIONS],
+    "search_batch": ["collection", "images", "codes", "keys", "projections", "features", "fingerprint", *OPTIONS],
+    "get": ["keys", "collection", "consistency", "include_thumbnails"],
+    "upsert": ["records", "collection"],
+    "ingest": ["records", "collection", "timeout"],
+    "delete": ["keys", "collection"],
+    "create_collection": ["name", *COLLECTION],
+    "get_collection": ["name"],
+    "get_hash_file": ["name"],
+    "list_collections": [],
+    "drop_collection": ["name"],
+    "drain": ["partition", "undo"],
+    "backup": ["collection", "slots", "since"],
+    "restore": ["records", "collection", "fingerprint", "features"],
+    "status": [],
+}
+FIELDS = {
+    "ClusterStatus": ["cluster", "version", "partitions", "encoder", "collections", "rebalance", "coordinator"],
+    "CodeSpace": [
+        "bits", "backbone", "weights_digest", "layer", "preprocessing", "hash_method", "hash_digest",
+    ],
+    "Collection": ["name", "code_space", "rows", "incarnation", "indexing"],
+    "Coverage": ["partitions", "answered", "rows_searched", "rows_known", "missing", "stale_ms"],
+    "Hit": ["key", "distance", "score", "attributes"],
+    "Outcome": ["key", "error"],
+    "Record": ["key", "image", "code", "attributes", "fingerprint", "features", "thumbnail"],
+    "SearchOptions": OPTIONS,
+    "SearchResult": ["hits", "coverage", "exact", "timings"],
+    "StoredRecord": ["key", "code", "attributes", "version", "thumbnail"],
+    "Tls": ["ca", "certificate", "key", "server_name"],
+}  # fmt: skip
+ERRORS = """AlreadyExists Cancelled CannotStart CodeSpaceMismatch Corruption DeadlineExceeded Internal
+    InvalidRequest LookalikeError NotFound Overloaded PartitionUnavailable PermissionDenied Recovering SlotMoved
+    Unauthenticated"""
+FILTERS = "And Equals Exists Filter In Not Or Range Scalar parse"
+COMMANDS = """backup bench collection delete demo drain evaluate get ingest plan rebalance restore search status
+    up"""
+
+
+def parameters(function: Any) -> list[str]:
+    return [name for name in inspect.signature(function).parameters if name != "self"]
+
+
+def test_package_exports_exactly_these_names() -> None:
+    assert set(lookalike.__all__) == {"AsyncClient", "Client", "LookalikeError", *FIELDS}
+    assert all(hasattr(lookalike, name) for name in lookalike.__all__)
+
+
+@pytest.mark.parametrize(("module", "names"), [("errors", ERRORS), ("filters", FILTERS)])
+def test_modules_export_these_names(module: str, names: str) -> None:
+    found = importlib.import_module(f"lookalike.{module}")
+    assert set(names.split()) == set(found.__all__)
+    assert all(hasattr(found, name) for name in names.split())
+
+
+@pytest.mark.parametrize("client", [lookalike.Client, lookalike.AsyncClient])
+def test_clients_keep_their_methods_and_parameters(client: type) -> None:
+    assert parameters(client) == ["address", "timeout", "api_key", "tls"]
+    found = {name: parameters(method) for name, method in vars(client).items() if name[0] != "_"}
+    assert found.keys() == METHODS.keys()
+    for name, expected in METHODS.items():
+        assert set(found[name]) - {"options"} == set(expected), name
+    assert parameters(client.get)[0] == "keys"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("name", "fields"), FIELDS.items())
+def test_classes_keep_their_fields(name: str, fields: list[str]) -> None:
+    assert [field.name for field in dataclasses.fields(getattr(lookalike, name))] == fields
+
+
+def test_command_line_keeps_its_commands() -> None:
+    group = importlib.import_module("typer").main.get_command(app)
+    assert set(COMMANDS.split()) <= set(
+        group.list_commands(group.make_context("lookalike", [], resilient_parsing=True))
+    )
+
+
+def test_kernel_keeps_its_methods() -> None:
+    assert parameters(CodeMatrix)[:1] == ["bits"]
+    assert parameters(CodeMatrix.append)[:2] == ["codes", "ids"]
+    assert {"queries", "k", "threads"} <= set(parameters(CodeMatrix.search))

@@ -1,0 +1,58 @@
+"""Which processes a config asks for, and which changes a running cluster applies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lookalike.local.ephemeral import ephemeral_config
+from lookalike.local.folder import DataFolder
+from lookalike.local.plan import check_change, planned
+from lookalike.model.errors import CannotStart
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> DataFolder:
+    return DataFolder(tmp_path)
+
+
+def write_data(folder: DataFolder, name: str) -> None:
+    (folder.path / name).mkdir()
+    (folder.path / name / "shard.json").touch()
+
+
+def test_every_replica_of_every_partition_and_a_coordinator_last(folder: DataFolder) -> None:
+    processes = planned(ephemeral_config(folder.path, 2, replicas=2), folder)
+    assert [process.name for process in processes] == [
+        "shard-r0-0", "shard-r1-0", "shard-r0-1", "shard-r1-1", "coordinator",
+    ]  # fmt: skip
+    assert not any(process.is_leaving for process in processes)
+
+
+def test_removed_partition_keeps_running_until_it_is_marked_empty(folder: DataFolder) -> None:
+    config = ephemeral_config(folder.path, 1)
+    for name in ("r0-0", "r0-3", "r0-4", "rx-5"):
+        write_data(folder, name)
+    folder.mark_empty(4, 0)
+    assert [process.name for process in planned(config, folder) if process.is_leaving] == ["shard-r0-3"]
+    folder.unmark_empty(4, 0)
+    assert len([process for process in planned(config, folder) if process.is_leaving]) == 2
+
+
+def test_change_that_needs_a_restart_is_refused(folder: DataFolder) -> None:
+    before = ephemeral_config(folder.path, 1)
+    check_change(before, before.model_copy(update={"partitions": 2, "replicas": 3}))
+    with pytest.raises(CannotStart, match="config: cluster: cannot change while the cluster runs"):
+        check_change(before, before.model_copy(update={"cluster": "another"}))
+
+
+def test_folder_serves_one_cluster_at_a_time(folder: DataFolder) -> None:
+    config = ephemeral_config(folder.path, 1)
+    folder.claim(config)
+    with pytest.raises(CannotStart, match="is in use by another cluster"):
+        DataFolder(folder.path).claim(config)
+    folder.release()
+    again = DataFolder(folder.path)
+    again.claim(config)
+    again.release()
