@@ -307,10 +307,13 @@ def has_codes(records: Sequence[Record]) -> bool:
     return any(isinstance(record, Record) and record.code is not None for record in records)
 
 
-def portions(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """As many records at once as an ingest stream takes in one message; the last may be fewer."""
+def portions(records: Iterable[Record] | Iterable[Sequence[Record]]) -> Iterator[Sequence[Record]]:
+    """The caller's own batches; or of single records as many at once as an ingest stream takes in one message."""
     portion: list[Record] = []
     for record in records:
+        if isinstance(record, Sequence):
+            yield record
+            continue
         portion.append(record)
         if len(portion) == _STREAM_RECORDS:
             yield portion

@@ -180,10 +180,15 @@ class Client:
         return sum(self._run(call) for call in calls)
 
     def ingest(
-        self, records: Iterable[Record], *, collection: str, timeout: float | None = None
+        self,
+        records: Iterable[Record] | Iterable[Sequence[Record]],
+        *,
+        collection: str,
+        timeout: float | None = None,
     ) -> Iterator[Outcome]:
         """Stream records to the cluster and yield an outcome for each, in order. The stream is flow controlled:
-        `records` is read no faster than the cluster stores, and sent 256 at a time. When the coordinator goes
+        `records` is read no faster than the cluster stores, and sent 256 at a time; a list of records that
+        `records` yields is sent at once. When the coordinator goes
         away, another stream goes on with what was not answered, if one comes back within the client's timeout.
         What `records` raises, or a record that cannot be sent (see `Record`), ends the stream and is raised after
         the outcomes before it."""
