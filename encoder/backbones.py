@@ -34,7 +34,8 @@ Weights = Mapping[str, torch.Tensor]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Backbone:
-    """module: float (n, 3, crop, crop) -> (n, width) features, in evaluation mode on the CPU."""
+    """A network up to a layer. module: float (n, 3, crop, crop) -> (n, width) features, in evaluation mode on the
+    CPU."""
 
     name: str
     layer: str
@@ -42,6 +43,10 @@ class Backbone:
     width: int
     preprocessing: Preprocessing
     weights_digest: str
+
+    def __str__(self) -> str:
+        """Canonical text of what computes the features. A hash that was fitted to them fits no others."""
+        return f"{self.name} {self.weights_digest} {self.layer} {self.preprocessing}"
 
 
 def load_backbone(name: str, weights: Path | None = None, layer: str = POOLED) -> Backbone:

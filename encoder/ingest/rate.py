@@ -1,4 +1,4 @@
-"""Owns a limit on how fast records are sent: a bucket that fills at the rate and holds a second's worth."""
+"""Owns the limit on records per second: a token bucket that holds one second's worth."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class TokenBucket:
-    """Lets `per_second` records a second pass, on average; a second's worth at once. None: any number."""
+    """Lets `per_second` records a second pass, on average, and one second's worth at once. None: no limit."""
 
     def __init__(
         self,
@@ -22,7 +22,8 @@ class TokenBucket:
         self._filled_at = clock()
 
     def take(self, count: int) -> None:
-        """Wait until `count` records may pass. More than a second's worth are let pass as a debt to wait for."""
+        """Waits until `count` records may pass. The count may exceed one second's worth: the bucket goes into
+        debt, and the call waits until the debt is paid."""
         if self._rate is None:
             return
         now = self._clock()
