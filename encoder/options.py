@@ -18,8 +18,8 @@ Config = Annotated[Path | None, typer.Option(help="The cluster's config; its enc
 Dataset = Annotated[
     str,
     typer.Argument(
-        help="cifar10, caltech101, flowers102 or coco2017 (downloaded if need be); or a folder with a sub-folder for"
-        " each class, or a .tar or .zip of one."
+        help="cifar10, caltech101, flowers102 or coco2017 (downloaded if missing); or a folder with a sub-folder"
+        " for each class, or a .tar or .zip of one."
     ),
 ]
 Model = Annotated[str, typer.Option(help="A torchvision or timm model by name.")]

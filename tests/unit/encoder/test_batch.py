@@ -22,8 +22,8 @@ from encoder.ingest.images import read, row_url
 from encoder.ingest.listing import split
 from encoder.ingest.pipeline import _EncodeActor
 from encoder.ingest.rate import TokenBucket
-from encoder.ingest.rows import absolute, ready_of, source_of
-from encoder.ingest.selection import Choice
+from encoder.ingest.rows import absolute, precomputed_of, source_of
+from encoder.ingest.selection import Selection
 from encoder.ingest.sources import Source
 from encoder.ingest.tables import Table, Unreadable, find_tables, format_of
 from encoder.spec import EncoderSpec
@@ -52,33 +52,33 @@ def test_other_columns_are_attributes_as_json_has_them() -> None:
         "key": 17, "code": b"12345678", "version": 5, "n": 1, "none": None, "nan": math.nan, "ok": True,
         "day": datetime.date(2024, 2, 29), "price": decimal.Decimal("1.5"), "nested": {"a": [1, None]},
     }  # fmt: skip
-    ready = ready_of(TABLE, 3, row)
+    ready = precomputed_of(TABLE, 3, row)
     assert ready.key == "17"
     assert ready.fields == {"n": 1, "ok": True, "day": "2024-02-29", "price": 1.5, "nested": {"a": [1, None]}}
     with pytest.raises(InvalidRequest, match="column 'blob' holds bytes"):
-        ready_of(TABLE, 0, {**row, "blob": b"x"})
+        precomputed_of(TABLE, 0, {**row, "blob": b"x"})
 
 
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({}, "code: is missing"),
-        ({"code": b"x"}, "key: is missing"),
-        ({"key": "", "code": b"x"}, "key: is missing"),
+        ({}, "code: missing"),
+        ({"code": b"x"}, "key: missing"),
+        ({"key": "", "code": b"x"}, "key: missing"),
         ({"key": True, "code": b"x"}, "key: is bool"),
-        ({"key": "k", "code": 1.5}, "code: is float"),
+        ({"key": "k", "code": 1.5}, "code: float is not accepted"),
         ({"key": "k", "code": [256]}, "not of bytes"),
-        ({"key": "k", "features": "text"}, "no list of numbers"),
-        ({"key": "k", "features": [[1.0]]}, "no list of numbers"),
+        ({"key": "k", "features": "text"}, "not a list of numbers"),
+        ({"key": "k", "features": [[1.0]]}, "not a list of numbers"),
         ({"key": "k", "features": [math.inf]}, "NaN or infinity"),
         ({"key": "k", "code": b"x", "attributes": "[]"}, "not an object"),
         ({"key": "k", "code": b"x", "thumbnail": b"GIF89a"}, "not JPEG, PNG or WebP"),
-        ({"key": "k", "code": b"x", "thumbnail": "text"}, "thumbnail: is str"),
+        ({"key": "k", "code": b"x", "thumbnail": "text"}, "thumbnail: str is not accepted"),
     ],
 )
 def test_a_row_that_is_no_record_says_why(row: dict[str, Any], reason: str) -> None:
     with pytest.raises(InvalidRequest, match=reason):
-        ready_of(TABLE, 0, row)
+        precomputed_of(TABLE, 0, row)
 
 
 @pytest.mark.parametrize(
@@ -109,10 +109,10 @@ def test_an_image_in_a_row_is_read_from_its_group(tmp_path: Path) -> None:
     parquet.write_table(table, path, row_group_size=3)
     (found,) = find_tables(str(path), "parquet")
     assert found.has_images
-    rows = [row for portion in found.portions() for row in portion]
+    rows = [row for portion in found.batches() for row in portion]
     assert rows == [{"key": str(i)} for i in range(10)]
     assert [read(row_url(found.url, i), 100) for i in (9, 0, 5)] == [b"9", b"0", b"5"]
-    with pytest.raises(ValueError, match="row 10 is not there"):
+    with pytest.raises(ValueError, match="row 10 does not exist"):
         read(row_url(found.url, 10), 100)
     with pytest.raises(ValueError, match="over 0 bytes"):
         read(row_url(found.url, 1), 0)
@@ -142,7 +142,7 @@ def test_manifests_may_be_compressed(tmp_path: Path) -> None:
     for name, text in (("m.jsonl.gz", '{"key": "a"}\n'), ("m.tsv.gz", "key\tn\na\t1\n")):
         (tmp_path / name).write_bytes(gzip.compress(text.encode()))
         (table,) = find_tables(str(tmp_path / name), format_of(name))
-        ((row,),) = table.portions()
+        ((row,),) = table.batches()
         assert isinstance(row, dict)
         assert row["key"] == "a"
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b"0" * 100)[:-9])
@@ -155,7 +155,7 @@ def test_what_parts_a_row_goes_by_the_files_ending_not_by_its_folder(tmp_path: P
     folder.mkdir()
     (folder / "m.csv").write_text("key,code\na,00\n")
     (table,) = find_tables(str(folder / "m.csv"), "csv")
-    ((row,),) = table.portions()
+    ((row,),) = table.batches()
     assert isinstance(row, dict)
     assert (row["key"], row["code"]) == ("a", "00")
 
@@ -170,7 +170,7 @@ def test_a_folder_with_a_question_mark_in_its_name_is_a_folder_of_tables(tmp_pat
 def test_a_csv_is_read_on_after_a_cell_that_is_too_large_for_a_record(tmp_path: Path) -> None:
     file = tmp_path / "t.csv"
     file.write_text(f"key,uri,text\na,a.jpg,{'x' * 200_000}\nb,b.jpg,y\n")
-    ((large, sound),) = find_tables(str(file), "csv")[0].portions()
+    ((large, sound),) = find_tables(str(file), "csv")[0].batches()
     assert isinstance(large, dict)
     with pytest.raises(InvalidRequest, match="use at most 65,536"):
         source_of(TABLE, 0, large, "")
@@ -180,7 +180,7 @@ def test_a_csv_is_read_on_after_a_cell_that_is_too_large_for_a_record(tmp_path: 
 def test_a_csv_says_where_it_is_none_and_survives_a_row_that_is_no_utf_8(tmp_path: Path) -> None:
     file = tmp_path / "t.csv"
     file.write_bytes(b"key,name\na,caf\xe9\nb,x\n")
-    ((odd, sound),) = find_tables(str(file), "csv")[0].portions()
+    ((odd, sound),) = find_tables(str(file), "csv")[0].batches()
     assert isinstance(odd, dict)
     with pytest.raises(InvalidRequest, match="not valid Unicode"):
         source_of(TABLE, 0, {**odd, "uri": "a.jpg"}, "")
@@ -193,8 +193,8 @@ def test_a_csv_says_where_it_is_none_and_survives_a_row_that_is_no_utf_8(tmp_pat
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ([1, 2], "no COCO file of instances"),
-        ({"images": [], "annotations": []}, "no COCO file of instances .*'categories'"),
+        ([1, 2], "not a COCO instances file"),
+        ({"images": [], "annotations": []}, "not a COCO instances file .*'categories'"),
         ({"images": [], "annotations": [{"image_id": 1, "category_id": 9}], "categories": []}, "KeyError: 9"),
     ],
 )
@@ -206,7 +206,7 @@ def test_what_is_no_coco_file_is_said(tmp_path: Path, content: object, reason: s
 
 def test_coco_images_without_annotations_are_rows(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text('{"images": [{"id": 1, "file_name": "a.jpg"}], "categories": []}')
-    ((row,),) = find_tables(str(tmp_path / "c.json"), "coco")[0].portions()
+    ((row,),) = find_tables(str(tmp_path / "c.json"), "coco")[0].batches()
     assert row == {"key": "a.jpg", "uri": "a.jpg", "labels": [], "boxes": 0, "coco_id": 1}
 
 
@@ -265,7 +265,7 @@ def test_a_table_of_which_nothing_can_be_stored_is_said_at_once(tmp_path: Path) 
 def test_a_csv_row_that_is_too_long_is_unreadable(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("key,n\na,1\nb,2,3\nc,1e3\nd,007\ne,nan\n")
     (table,) = find_tables(str(tmp_path / "t.csv"), "csv")
-    (rows,) = table.portions()
+    (rows,) = table.batches()
     assert isinstance(rows[1], Unreadable)
     assert [row["n"] for row in rows if isinstance(row, dict)] == [1, 1000.0, "007", "nan"]
 
@@ -278,10 +278,10 @@ def test_a_choice_reads_no_further_than_its_limit() -> None:
             seen.append(i)
             yield Source(str(i), "", {"i": i}, "")
 
-    choice = Choice(filters.parse({"i": {"$gte": 10}}), 5)
-    assert [source.key for source in choice.of(sources())] == ["10", "11", "12", "13", "14"]
-    assert (choice.skipped, seen[-1], choice.is_full) == (10, 14, True)
-    assert list(choice.of(sources())) == []
+    selection = Selection(filters.parse({"i": {"$gte": 10}}), 5)
+    assert [source.key for source in selection.apply(sources())] == ["10", "11", "12", "13", "14"]
+    assert (selection.skipped, seen[-1], selection.is_full) == (10, 14, True)
+    assert list(selection.apply(sources())) == []
 
 
 def test_a_bucket_lets_the_rate_pass_and_no_more() -> None:

@@ -89,7 +89,10 @@ def test_a_name_with_a_patterns_characters_is_that_name(tree: Path) -> None:
 
 @pytest.mark.parametrize(
     ("url", "reason"),
-    [("http://127.0.0.1:9/a.jpg", "Connect call failed"), ("memory://bucket/no.jpg", "the store has none there")],
+    [
+        ("http://127.0.0.1:9/a.jpg", "Connect call failed"),
+        ("memory://bucket/no.jpg", "no such object in the store"),
+    ],
 )
 def test_an_image_that_a_store_does_not_give_says_why(url: str, reason: str) -> None:
     with pytest.raises(ValueError, match=f"does not exist .*{reason}"):
