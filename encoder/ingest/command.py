@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -24,6 +24,7 @@ from encoder.ingest.sources import Source
 from encoder.ingest.stats import Summary
 from encoder.ingest.tables import Table, columns_of
 from encoder.ingest.target import get_or_create, noted_space, require_encoded_space, require_noted_space
+from encoder.ingest.workers import workers_for
 from encoder.options import Config, encoder_section
 from encoder.progress import progress_bar
 from encoder.spec import EncoderSpec
@@ -42,9 +43,6 @@ from lookalike.model import filters
 from lookalike.model.errors import InvalidRequest, NotFound, PartitionUnavailable
 from lookalike.model.records import Collection
 from lookalike.server.config import EncoderConfig
-
-if TYPE_CHECKING:
-    from encoder.ingest.job import Workers
 
 _REACH_SECONDS = 5.0
 _MAX_CLIENT_SECONDS = 86_400.0
@@ -202,7 +200,7 @@ def _encode_missing(
     from encoder.ingest.job import ImageJob, run
     from encoder.ray_session import native_output_in_log, ray_session
 
-    pool = _workers(settings, workers)
+    pool = workers_for(settings, workers)
     with (
         native_output_in_log(),
         ray_session(settings.ray_address, pool.count + 1),
@@ -276,22 +274,6 @@ def _require_reachable(server: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
     except (OSError, ValueError) as error:
         raise PartitionUnavailable(f"server: {server} does not answer ({error}); is the cluster up?") from None
-
-
-def _workers(settings: EncoderConfig, count: int | None) -> Workers:
-    """One actor per processor that this process, or its container, may use; with GPUs as many actors as their
-    shares allow, which decode in threads."""
-    from joblib import cpu_count
-
-    from encoder.ingest.job import Workers
-
-    if not settings.gpus_per_replica:
-        return Workers(count or cpu_count())
-    import torch
-
-    shares = max(1, int(torch.cuda.device_count() / settings.gpus_per_replica))
-    own = count or shares
-    return Workers(own, settings.gpus_per_replica, max(1, cpu_count() // own))
 
 
 def _print_summary(job: _Job, kind: str) -> None:

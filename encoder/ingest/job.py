@@ -20,21 +20,13 @@ from encoder.ingest.sending import Batch, in_background, send
 from encoder.ingest.sources import Source
 from encoder.ingest.stats import Summary
 from encoder.ingest.target import require_encoded_space
+from encoder.ingest.workers import Workers
 from encoder.spec import EncoderSpec
 from lookalike.client.sync_client import Client
 from lookalike.model.errors import LookalikeError
 from lookalike.model.records import Collection, Record
 
 CHECK_KEYS = 1_000
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Workers:
-    """The pool that encodes: `count` actors, each with its share of a GPU and threads to decode in."""
-
-    count: int
-    gpus_each: float = 0.0
-    decode_threads: int = 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -13,19 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from encoder.options import CacheFolder, DataFolder, Dataset, Limit, Weights, console, require_folder
+from encoder.progress import PhaseBar
 from lookalike.cli.options import Json, print_json
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import CannotStart, InvalidRequest
@@ -102,7 +94,7 @@ def evaluate(
     rows: list[Row] = []
     results: list[Result] = []
     first: Prepared | None = None
-    with _Progress(as_json) as progress:
+    with PhaseBar(as_json) as progress:
         for prepared in _prepared(plan, models, data or cache / "datasets", cache, progress):
             first = first or prepared
             found = list(sweep.evaluate(prepared, plan, progress, _say_left_out))
@@ -150,7 +142,7 @@ def _plan(
     )  # fmt: skip
 
 
-def _prepared(plan: Plan, models: str, data: Path, cache: Path, progress: _Progress) -> Iterator[Prepared]:
+def _prepared(plan: Plan, models: str, data: Path, cache: Path, progress: PhaseBar) -> Iterator[Prepared]:
     """Every model, layer and seed, one at a time: their features take much memory."""
     from lab.evaluation.sweep import prepare
 
@@ -174,7 +166,7 @@ def _say_left_out(what: str) -> None:
     console().print(f"left out: {what}", style="yellow", markup=False)
 
 
-def _through_cluster(prepared: Prepared, plan: Plan, progress: _Progress) -> list[Row]:
+def _through_cluster(prepared: Prepared, plan: Plan, progress: PhaseBar) -> list[Row]:
     from lab.evaluation import through_cluster
 
     with through_cluster.cluster() as client:
@@ -234,29 +226,6 @@ def _facts(prepared: Prepared, plan: Plan, seconds: float) -> list[tuple[str, st
     if prepared.dropped:
         facts.append(("left out", f"{prepared.dropped:,} images that cannot be read"))
     return facts
-
-
-class _Progress:
-    """A bar for each phase, on standard error."""
-
-    def __init__(self, as_json: bool) -> None:
-        self._bar = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TimeElapsedColumn(), console=console(), disable=as_json or not console().is_terminal, transient=True,
-        )  # fmt: skip
-        self._task: TaskID | None = None
-
-    def __enter__(self) -> _Progress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def __call__(self, phase: str, done: int, total: int) -> None:
-        if self._task is None:
-            self._task = self._bar.add_task(phase, total=total)
-        self._bar.update(self._task, description=phase, completed=done, total=total)
 
 
 def _print(table: Table) -> None:

@@ -8,15 +8,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 from encoder.options import (
     CacheFolder,
@@ -26,9 +17,9 @@ from encoder.options import (
     Model,
     Seed,
     Weights,
-    console,
     require_folder,
 )
+from encoder.progress import PhaseBar
 from lookalike.cli.options import Json, print_json
 from lookalike.model.codespace import MAX_BITS, MIN_BITS
 from lookalike.model.errors import InvalidRequest
@@ -87,13 +78,10 @@ def train(
     network = FeatureModel(
         model, weights, layer, device, "float32" if tunes else "auto", decode_threads=os.cpu_count() or 1
     )
-    with _progress(as_json) as bar:
-        tasks: dict[str, TaskID] = {}
+    with PhaseBar(as_json) as bar:
 
         def show(phase: str, done: int, total: int, loss: float) -> None:
-            if phase not in tasks:
-                tasks[phase] = bar.add_task(phase, total=total, loss="")
-            bar.update(tasks[phase], completed=done, loss="" if math.isnan(loss) else f"loss {loss:.4f}")
+            bar(phase if math.isnan(loss) else f"{phase}, loss {loss:.4f}", done, total)
 
         files = train(images, recipe, network, output, cache, show)
     settings = {"hash.npz": "encoder.hash", "weights.pth": "encoder.weights"}
@@ -102,11 +90,3 @@ def train(
         return
     for path in files:
         print(f"{path}: set {settings[path.name]} to it")
-
-
-def _progress(as_json: bool) -> Progress:
-    return Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TextColumn("{task.fields[loss]}"), TimeRemainingColumn(),
-        console=console(), disable=as_json or not console().is_terminal,
-    )  # fmt: skip

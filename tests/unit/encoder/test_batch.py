@@ -318,8 +318,8 @@ def test_there_is_a_model_for_each_processor_that_this_process_may_use() -> None
     """Not for each that the machine has: a container's share may be small."""
     program = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
-        "from encoder.ingest.command import _workers; from lookalike.server.config import EncoderConfig;"
-        "print(_workers(EncoderConfig(), None).count)"
+        "from encoder.ingest.workers import workers_for; from lookalike.server.config import EncoderConfig;"
+        "print(workers_for(EncoderConfig(), None).count)"
     )
     result = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert result.stdout == "1\n"
