@@ -31,7 +31,8 @@ def fit(method: str, sample: Features, bits: int, seed: int = 0, features: str =
     if method == LSH:
         return drawn(sample.shape[1], bits, seed)
     if method == CENTRED:
-        return drawn(sample.shape[1], bits, seed, fit_mean(sample), features)
+        mean: Features = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return drawn(sample.shape[1], bits, seed, mean, features)
     if method not in METHODS:
         raise InvalidRequest(f"method: {method!r} is none that can be fitted; use one of {', '.join(METHODS)}")
     rotate = _itq_rotation if method == ITQ else _random_rotation
@@ -39,12 +40,6 @@ def fit(method: str, sample: Features, bits: int, seed: int = 0, features: str =
     with threadpool_limits(1, "blas"):
         planes, mean = _rotated_directions(normalised(sample).astype(np.float64), bits, seed, rotate)
     return fitted(method, planes.astype(np.float32), -(planes @ mean).astype(np.float32), True, features)
-
-
-def fit_mean(features: Features) -> Features:
-    """The mean of a sample of features, float32 (n, width) -> (width,)."""
-    mean: Features = features.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return mean
 
 
 def _rotated_directions(

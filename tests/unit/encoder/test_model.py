@@ -11,10 +11,9 @@ import torch
 from encoder.backbones import load_backbone
 from encoder.hashing import drawn
 from encoder.model import EncoderModel
+from encoder.preflight import space_of
 from encoder.spec import EncoderSpec
-from lab.fitting import fit_mean
 from lookalike.model.errors import CannotStart
-from lookalike.server.config import EncoderConfig
 
 MODEL = "tf_efficientnet_lite0"
 
@@ -87,32 +86,9 @@ def test_more_bits_estimate_the_angle_better() -> None:
     assert error(4096) < 0.01
 
 
-def test_seed_mean_model_and_width_each_make_another_code_space(tmp_path: Path) -> None:
-    mean = np.ones(1280, np.float32)
-    specs = [
-        EncoderSpec(MODEL, 64, 0),
-        EncoderSpec(MODEL, 64, 1),
-        EncoderSpec(MODEL, 128, 0),
-        EncoderSpec(MODEL, 64, 0, mean=mean),
-        EncoderSpec(MODEL, 64, 0, mean=2 * mean),
-    ]
-    assert len({EncoderModel(spec).space.fingerprint for spec in specs}) == len(specs)
-
-
-def test_the_mean_splits_the_sample_evenly() -> None:
-    features = np.random.default_rng(0).normal(3, 1, (2_000, 64)).astype(np.float32)
-    share = np.unpackbits(drawn(64, 64, 0, fit_mean(features)).codes(features), axis=1).mean(0)
-    assert np.abs(share - 0.5).max() < 0.1
-
-
-def test_a_mean_of_another_width_is_refused(tmp_path: Path) -> None:
-    np.save(tmp_path / "mean.npy", np.zeros(10, np.float32))
-    spec = EncoderSpec.from_config(EncoderConfig(mean=tmp_path / "mean.npy"))
-    with pytest.raises(CannotStart, match="fit it again"):
-        EncoderModel(spec)
-    (tmp_path / "text.npy").write_text("no array")
-    with pytest.raises(CannotStart, match=r"encoder\.mean: .* cannot be read"):
-        EncoderSpec.from_config(EncoderConfig(mean=tmp_path / "text.npy"))
+def test_seed_and_width_each_make_another_code_space() -> None:
+    specs = [EncoderSpec(MODEL, 64, 0), EncoderSpec(MODEL, 64, 1), EncoderSpec(MODEL, 128, 0)]
+    assert len({space_of(spec).fingerprint for spec in specs}) == len(specs)
 
 
 def test_local_weights_of_torchvision_and_timm_load_by_name(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from encoder.features import FeatureModel, stacked
-from encoder.hashing import Features, LinearHash, from_bytes, normalised
-from lab.fitting import METHODS, fit, fit_mean
+from encoder.hashing import Features, LinearHash, drawn, from_bytes, normalised
+from lab.fitting import METHODS, fit
 from lookalike.model.errors import InvalidRequest
 
 ROTATIONS = ("pca", "itq")
@@ -153,13 +153,21 @@ def test_bits_are_balanced_however_far_the_sample_lies_off_zero(method: str) -> 
     assert np.abs(skewed - 0.5).mean() > 0.4, "the sample shows nothing unless plain hyperplanes fail on it"
 
 
-def test_centred_hyperplanes_pass_through_the_mean() -> None:
+def test_centred_hyperplanes_are_those_of_lsh_moved_to_the_mean() -> None:
     sample = clustered()
-    assert np.allclose(fit_mean(sample), sample.mean(axis=0), atol=1e-5)
-    assert fit_mean(sample).dtype == np.float32
-    found = fit("centred", sample, 64)
-    assert np.abs(found.projections(fit_mean(sample)[None])).max() < 1e-4
-    assert np.array_equal(found.planes, fit("lsh", sample, 64).planes)
+    mean = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
+    found = fit("centred", sample, 64, seed=3)
+    assert np.abs(found.projections(mean[None])).max() < 1e-4
+    assert np.array_equal(found.planes, fit("lsh", sample, 64, seed=3).planes)
+    # The digest and the codes of a collection that was made with this seed and mean.
+    assert found.digest == drawn(200, 64, 3, mean).digest
+    assert np.array_equal(found.codes(sample), drawn(200, 64, 3, mean).codes(sample))
+
+
+def test_the_mean_of_a_sample_splits_it_evenly() -> None:
+    sample = np.random.default_rng(0).normal(3, 1, (2_000, 64)).astype(np.float32)
+    shares = bits_of(fit("centred", sample, 64), sample).mean(axis=0)
+    assert np.abs(shares - 0.5).max() < 0.1
 
 
 @rotations
