@@ -244,7 +244,7 @@ def test_features_are_hashed_by_the_collections_hash(client: Client, run: Any, t
 def test_codes_and_images_do_not_mix(collection: str, run: Any, tmp_path: Path) -> None:
     (tmp_path / "codes.jsonl").write_text('{"key": "a", "code": "00"}\n')
     (tmp_path / "images.jsonl").write_text('{"key": "a", "uri": "a.jpg"}\n')
-    with pytest.raises(InvalidRequest, match="ingest each on their own"):
+    with pytest.raises(InvalidRequest, match="ingest each kind in a job of its own"):
         run(tmp_path / "codes.jsonl", tmp_path / "images.jsonl", collection=collection)
 
 
