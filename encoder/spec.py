@@ -33,8 +33,7 @@ class EncoderSpec:
         found = None if config.hash is None else read_hash(config.hash)
         if found is not None and config.bits not in (None, found.bits):
             raise CannotStart(
-                f"encoder.bits: {config.bits}, but {config.hash} gives codes of {found.bits} bits;"
-                " leave bits out"
+                f"encoder.bits: {config.bits}, but {config.hash} gives codes of {found.bits} bits; leave bits out"
             )
         bits = (config.bits or DEFAULT_BITS) if found is None else found.bits
         weights = None if config.weights is None else Path(config.weights).absolute()
