@@ -21,15 +21,17 @@ async def serve(config_path: Path, watch_stdin: bool) -> None:
     # Ray and torch take seconds to import; a config that is wrong is said at once.
     from joblib import cpu_count
 
-    from encoder.deployment import deployed
-    from encoder.front import Front
     from encoder.preflight import space_of
-    from encoder.ray_session import ray_session
     from encoder.spec import EncoderSpec
 
     # A Ray cluster elsewhere may have weights and GPUs that this machine does not.
     if config.ray_address is None:
         space_of(EncoderSpec.from_config(config))
+
+    from encoder.deployment import deployed
+    from encoder.front import Front
+    from encoder.ray_session import ray_session
+
     stopped = asyncio.ensure_future(until_stopped(watch_stdin))
     # Serve's own actors ask for no processor, the replicas for one each. What a container may use counts, not what
     # the machine has: Ray starts a process for each.
