@@ -4,8 +4,8 @@ Layers: "map", the last convolution's output, flattened; "pooled", the classifie
 "classifier", the softmax's input.
 
 Names: torchvision's ("resnet18", "vgg16", "mobilenet_v3_large", ...) and any of timm's; a prefix "torchvision:" or
-"timm:" decides where both have a network of that name. Weights are pretrained or from a local file. Missing weights
-are an error; they are never random."""
+"timm:" decides where both have a network of that name. Weights are pretrained or from a local file. Missing
+weights are an error; they are never random."""
 
 from __future__ import annotations
 

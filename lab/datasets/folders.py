@@ -48,7 +48,7 @@ def _load_classes(folder: Path, name: str, seed: int, limit: int | None) -> Labe
     sides = {path.name for path in _folders(folder)}
     if sides == {"train", "val", "test"}:
         raise InvalidRequest(
-            f"dataset: {folder} has train, val and test, of which only one can be the queries; move val or test away"
+            f"dataset: {folder} has train, val and test; only one can be the queries, so move val or test away"
         )
     if sides in ({"train", "test"}, {"train", "val"}):
         return limit_both_sides(_two_sided(folder, name), limit, seed)

@@ -101,14 +101,14 @@ def test_a_layer_is_a_part_of_what_made_the_features(random_weights: dict[str, P
 @pytest.mark.parametrize("name", [LITE, "resnet18"])
 def test_an_unknown_layer_is_refused_with_the_known_ones(name: str) -> None:
     with pytest.raises(
-        CannotStart, match=r"^encoder.layer: 'middle' is none; use one of map, pooled, classifier$"
+        CannotStart, match=r"^encoder.layer: unknown value 'middle'; use one of map, pooled, classifier$"
     ):
         load_backbone(name, None, "middle")
 
 
 def test_a_map_is_refused_where_no_module_pools(random_weights: dict[str, Path | None]) -> None:
     with pytest.raises(
-        CannotStart, match=r"^encoder.layer: mobilenet_v2 has no pooling module to leave out; use 'po"
+        CannotStart, match=r"^encoder.layer: mobilenet_v2 has no pooling module to remove; use 'po"
     ):
         load_backbone("mobilenet_v2", random_weights["mobilenet_v2"], MAP)
     assert load_backbone("mobilenet_v2", random_weights["mobilenet_v2"], POOLED).width == 1280
@@ -125,5 +125,5 @@ def test_a_network_that_flattens_in_its_head_still_gives_vectors(tmp_path: Path,
 def test_a_network_without_a_linear_classifier_cannot_be_tuned_to_classes(tmp_path: Path) -> None:
     path = tmp_path / "squeezenet.pth"
     torch.save(torchvision.models.squeezenet1_1(weights=None).state_dict(), path)
-    with pytest.raises(CannotStart, match="squeezenet1_1 has no linear classifier that could be replaced"):
+    with pytest.raises(CannotStart, match="squeezenet1_1 has no linear classifier to replace"):
         for_classes("squeezenet1_1", path, 3)

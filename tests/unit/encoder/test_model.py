@@ -137,7 +137,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_model_names_those_near_it() -> None:
-    with pytest.raises(CannotStart, match="near it: resnet50"):
+    with pytest.raises(CannotStart, match="similar names: resnet50"):
         load_backbone("resnett50")
 
 

@@ -365,7 +365,7 @@ def test_what_cannot_be_trained_is_one_line(photographs: Path, cache: Path, tmp_
         return err
 
     assert "bits: 33 is not a code width" in failure(photographs, "--bits", 33)
-    assert "nowhere is no name of a set" in failure("nowhere")
+    assert "nowhere is neither the name of a set nor a path" in failure("nowhere")
     assert "'reznet18' is not known" in failure(photographs, "--model", "reznet18")
     assert "layer: 'classifier' cannot be tuned; use 'pooled'" in failure(
         photographs, "--layer", "classifier", "--tune-network", "--epochs", 1, "--limit", 10

@@ -74,7 +74,7 @@ def test_a_zip_member_that_escapes_is_refused_before_anything_is_written(
     with zipfile.ZipFile(tmp_path / "bad.zip", "w") as file:
         file.writestr("pets/cats/a.jpg", b"")
         file.writestr(member, b"")
-    with pytest.raises(InvalidRequest, match=r"bad.zip is not safe to extract .*escaped.jpg.*; pack it anew"):
+    with pytest.raises(InvalidRequest, match=r"bad.zip is not safe to extract .*escaped.jpg.*; pack it again"):
         load_dataset(str(tmp_path / "bad.zip"), data=data)
     assert list((data / "extracted").iterdir()) == []
     assert not list(tmp_path.rglob("escaped.jpg"))

@@ -139,7 +139,7 @@ def test_a_limit_on_two_sides_keeps_their_proportion(tmp_path: Path, data: Path)
     ("files", "message"),
     [
         ([], "no class with two images"),
-        (["a.jpg", "b.jpg"], "no class with two images; give it one sub-folder a class"),
+        (["a.jpg", "b.jpg"], "no class with two images; use one sub-folder per class"),
         (["cats/a.jpg", "dogs/a.jpg"], "no class with two images"),
         (["train/a/1.jpg", "val/a/1.jpg", "test/a/1.jpg"], "has train, val and test.*; move val or test away"),
         (["train/1.jpg", "val/a/1.jpg"], "no images in class folders below train"),
@@ -168,7 +168,7 @@ def test_an_image_that_changes_without_changing_its_size_is_another(tmp_path: Pa
 
 def test_a_limit_of_one_image_is_refused(tmp_path: Path, data: Path) -> None:
     folder = write_classes(tmp_path / "pets", ants=1, bees=1, cats=4)
-    with pytest.raises(InvalidRequest, match="limit: 1 leaves nothing to index or to query with; use 2 or more"):
+    with pytest.raises(InvalidRequest, match="limit: 1 leaves no images to index or to query with; use 2 or more"):
         load_dataset(str(folder), data=data, limit=1)
 
 

@@ -169,7 +169,7 @@ def test_flowers102_with_an_image_missing_is_not_whole(data: Path, monkeypatch: 
     monkeypatch.setattr("torchvision.datasets.flowers102.check_integrity", only_existence)
     folder = write_flowers102(data, labels=[1] * 10)
     (folder / "jpg" / "image_00004.jpg").unlink()
-    with pytest.raises(CannotStart, match=r"flowers102: is not whole in .*flowers-102 .*image_00004.jpg"):
+    with pytest.raises(CannotStart, match=r"flowers102: incomplete in .*flowers-102 .*image_00004.jpg"):
         load_dataset("flowers102", data=data)
 
 
