@@ -41,8 +41,8 @@ def fit(method: str, sample: Features, bits: int, seed: int = 0, features: str =
     if method == LSH:
         return drawn(sample.shape[1], bits, seed)
     if method == CENTRED:
-        mean: Features = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
-        return drawn(sample.shape[1], bits, seed, mean, features)
+        centre: Features = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return drawn(sample.shape[1], bits, seed, centre, features)
     if method not in METHODS:
         raise InvalidRequest(f"method: unknown value {method!r}; use one of {', '.join(METHODS)}")
     rotate = _itq_rotation if method == ITQ else _random_rotation

@@ -218,7 +218,7 @@ def test_a_checkpoint_of_another_recipe_is_refused_by_what_differs(
         learn(tmp_path, other, digest)
     assert refused.value.message == (
         f"output: {tmp_path / CHECKPOINT} is of another run (it differs in {named});"
-        " name another folder, or remove that one"
+        " use another folder, or remove that one"
     )
     assert (tmp_path / CHECKPOINT).read_bytes() == saved
 
@@ -231,20 +231,20 @@ def test_a_damaged_checkpoint_is_refused_with_the_remedy_that_helps(tmp_path: Pa
     torch.save([1, 2], foreign)
     for damaged in (saved[:-1], saved[: len(saved) // 2], saved[:10], b"", b"no checkpoint", foreign.getvalue()):
         path.write_bytes(damaged)
-        with pytest.raises(CannotStart, match=r"checkpoint.pt is damaged \(\w+\); remove it to start anew$"):
+        with pytest.raises(CannotStart, match=r"checkpoint.pt is damaged \(\w+\); remove it to restart$"):
             learn(tmp_path, recipe(3))
     path.unlink()
     assert learn(tmp_path, recipe(3)).digest == whole.digest
 
 
 def test_a_learning_rate_that_explodes_is_refused_by_its_value(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match=r"learning_rate: 1000000\.0 exploded in epoch \d+ .*; take a sm"):
+    with pytest.raises(InvalidRequest, match=r"learning_rate: 1000000\.0 diverged in epoch \d+ .*; use a lower"):
         learn(tmp_path, recipe(60, learning_rate=1e6))
 
 
 @pytest.mark.parametrize("rate", [-1.0, 0.0, float("nan"), float("inf"), 1e38])
 def test_a_learning_rate_that_is_none_is_refused_by_its_value(tmp_path: Path, rate: float) -> None:
-    with pytest.raises(InvalidRequest, match=r"learning_rate: is .*; use a number above 0"):
+    with pytest.raises(InvalidRequest, match=r"learning_rate: invalid value .*; use one above 0"):
         learn(tmp_path, recipe(2, learning_rate=rate))
 
 
@@ -366,8 +366,8 @@ def test_what_cannot_be_trained_is_one_line(photographs: Path, cache: Path, tmp_
 
     assert "bits: 33 is not a code width" in failure(photographs, "--bits", 33)
     assert "nowhere is neither the name of a set nor a path" in failure("nowhere")
-    assert "'reznet18' is not known" in failure(photographs, "--model", "reznet18")
+    assert "'reznet18' is unknown" in failure(photographs, "--model", "reznet18")
     assert "layer: 'classifier' cannot be tuned; use 'pooled'" in failure(
         photographs, "--layer", "classifier", "--tune-network", "--epochs", 1, "--limit", 10
     )
-    assert "learning_rate: is 1e+20" in failure(photographs, "--learning-rate", 1e20)
+    assert "learning_rate: invalid value 1e+20" in failure(photographs, "--learning-rate", 1e20)

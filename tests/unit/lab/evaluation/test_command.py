@@ -178,18 +178,18 @@ def test_several_layers_stand_side_by_side(photographs: Path, cache: Path, tmp_p
 BAD = {
     ("--bits", "33"): "bits: 33 is not a code width",
     ("--bits", "8"): "bits: 8 is not a code width",
-    ("--bits", "64,many"): "bits: 'many' is not a whole number",
-    ("--bits=-64",): "bits: '-64' is not a whole number",
+    ("--bits", "64,many"): "bits: 'many' is not an integer",
+    ("--bits=-64",): "bits: '-64' is not an integer",
     ("--bits", ","): "bits: is empty",
-    ("--methods", "lsh,tsq"): "methods: 'tsq' is not known; use lsh, centred, pca, itq, csq",
-    ("--layers", "middle"): "layers: 'middle' is not known; use map, pooled, classifier",
+    ("--methods", "lsh,tsq"): "methods: unknown value 'tsq'; use lsh, centred, pca, itq, csq",
+    ("--layers", "middle"): "layers: unknown value 'middle'; use map, pooled, classifier",
     ("--tables", "4"): "tables: '4' is not TABLESxBITS, such as 4x12",
     ("--tables", "0x12"): "tables: '0x12' is not TABLESxBITS",
     ("--tables", "4x"): "tables: '4x' is not TABLESxBITS",
-    ("--seeds", "1.5"): "seeds: '1.5' is not a whole number",
+    ("--seeds", "1.5"): "seeds: '1.5' is not an integer",
     ("--seeds", ""): "seeds: is empty",
     ("--models", ""): "models: is empty",
-    ("--models", "reznet18"): "'reznet18' is not known",
+    ("--models", "reznet18"): "'reznet18' is unknown",
     ("--unseen", "0.05", "--limit", "2"): "leaves no images to index or to query with",
     ("--weights", "none.pth"): "none.pth does not exist",
 }
@@ -277,7 +277,7 @@ def test_a_method_that_cannot_be_fitted_is_left_out_and_the_others_are_judged(
         tmp_path, cache, photographs, "--limit", "4", "--bits", "16", "--methods", "lsh,itq"
     )  # fmt: skip
     assert {row["method"] for row in found.rows} == {"raw", "lsh"}
-    assert "left out: itq, 16 bits: sample: its 3 images span" in " ".join(found.errors.split())
+    assert "left out: itq, 16 bits: sample: its 3 images span only" in " ".join(found.errors.split())
 
 
 def test_pictures_of_several_labels_are_judged_by_those_that_count(
