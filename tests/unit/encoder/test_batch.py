@@ -43,11 +43,11 @@ TABLE = Table("file:///data/t.parquet", "parquet", frozenset(), False, "mark")
         ("m.jsonl.gz", "jsonl"), ("codes-?.jsonl", "jsonl"), ("s3://x/why?/m.csv", "csv"),
     ],
 )  # fmt: skip
-def test_a_path_says_what_it_is(path: str, format: str) -> None:
+def test_format_follows_the_paths_ending(path: str, format: str) -> None:
     assert format_of(path) == format
 
 
-def test_other_columns_are_attributes_as_json_has_them() -> None:
+def test_other_columns_become_json_attributes() -> None:
     row = {
         "key": 17, "code": b"12345678", "version": 5, "n": 1, "none": None, "nan": math.nan, "ok": True,
         "day": datetime.date(2024, 2, 29), "price": decimal.Decimal("1.5"), "nested": {"a": [1, None]},
@@ -76,7 +76,7 @@ def test_other_columns_are_attributes_as_json_has_them() -> None:
         ({"key": "k", "code": b"x", "thumbnail": "text"}, "thumbnail: str is not accepted"),
     ],
 )
-def test_a_row_that_is_no_record_says_why(row: dict[str, Any], reason: str) -> None:
+def test_invalid_row_is_refused_with_the_reason(row: dict[str, Any], reason: str) -> None:
     with pytest.raises(InvalidRequest, match=reason):
         precomputed_of(TABLE, 0, row)
 
@@ -90,7 +90,7 @@ def test_a_row_that_is_no_record_says_why(row: dict[str, Any], reason: str) -> N
         ("s3://bucket/b.jpg", "s3://bucket/b.jpg"),
     ],
 )
-def test_relative_uris_count_from_the_tables_folder(uri: str, url: str) -> None:
+def test_relative_uris_start_from_the_tables_folder(uri: str, url: str) -> None:
     assert absolute(uri, TABLE.folder) == url
     assert source_of(TABLE, 0, {"uri": uri}, TABLE.folder).key == uri
 
@@ -132,7 +132,7 @@ def test_globs_and_folders_of_tables(tmp_path: Path) -> None:
     assert len(find_tables(str(tmp_path), "jsonl")) == 3
 
 
-def test_the_table_that_cannot_be_read_is_named_not_its_folder(tmp_path: Path) -> None:
+def test_error_names_the_unreadable_table_not_its_folder(tmp_path: Path) -> None:
     (tmp_path / "empty.parquet").touch()
     with pytest.raises(InvalidRequest, match=r"empty.parquet cannot be read"):
         find_tables(str(tmp_path), "parquet")
@@ -150,7 +150,7 @@ def test_manifests_may_be_compressed(tmp_path: Path) -> None:
         find_tables(str(tmp_path / "cut.jsonl.gz"), "jsonl")
 
 
-def test_what_parts_a_row_goes_by_the_files_ending_not_by_its_folder(tmp_path: Path) -> None:
+def test_delimiter_follows_the_files_ending_not_its_folders(tmp_path: Path) -> None:
     folder = tmp_path / "old.tsv.d"
     folder.mkdir()
     (folder / "m.csv").write_text("key,code\na,00\n")
@@ -160,14 +160,14 @@ def test_what_parts_a_row_goes_by_the_files_ending_not_by_its_folder(tmp_path: P
     assert (row["key"], row["code"]) == ("a", "00")
 
 
-def test_a_folder_with_a_question_mark_in_its_name_is_a_folder_of_tables(tmp_path: Path) -> None:
+def test_folder_with_a_question_mark_in_its_name_is_read(tmp_path: Path) -> None:
     folder = tmp_path / "why?"
     folder.mkdir()
     (folder / "m.jsonl").write_text('{"key": "a", "code": "00"}\n')
     assert len(find_tables(str(folder), "jsonl")) == 1
 
 
-def test_a_csv_is_read_on_after_a_cell_that_is_too_large_for_a_record(tmp_path: Path) -> None:
+def test_csv_rows_after_an_oversized_cell_are_read(tmp_path: Path) -> None:
     file = tmp_path / "t.csv"
     file.write_text(f"key,uri,text\na,a.jpg,{'x' * 200_000}\nb,b.jpg,y\n")
     ((large, sound),) = find_tables(str(file), "csv")[0].batches()
@@ -177,7 +177,7 @@ def test_a_csv_is_read_on_after_a_cell_that_is_too_large_for_a_record(tmp_path: 
     assert sound == {"key": "b", "uri": "b.jpg", "text": "y"}
 
 
-def test_a_csv_says_where_it_is_none_and_survives_a_row_that_is_no_utf_8(tmp_path: Path) -> None:
+def test_invalid_csv_error_names_the_line_and_invalid_utf_8_only_its_row(tmp_path: Path) -> None:
     file = tmp_path / "t.csv"
     file.write_bytes(b"key,name\na,caf\xe9\nb,x\n")
     ((odd, sound),) = find_tables(str(file), "csv")[0].batches()
@@ -198,7 +198,7 @@ def test_a_csv_says_where_it_is_none_and_survives_a_row_that_is_no_utf_8(tmp_pat
         ({"images": [], "annotations": [{"image_id": 1, "category_id": 9}], "categories": []}, "KeyError: 9"),
     ],
 )
-def test_what_is_no_coco_file_is_said(tmp_path: Path, content: object, reason: str) -> None:
+def test_invalid_coco_file_is_refused(tmp_path: Path, content: object, reason: str) -> None:
     (tmp_path / "c.json").write_text(json.dumps(content))
     with pytest.raises(InvalidRequest, match=reason):
         find_tables(str(tmp_path / "c.json"), "coco")
@@ -246,7 +246,7 @@ def test_coco_annotations_become_attributes_without_an_encoder_in_a_dry_run(tmp_
 
 
 @pytest.mark.parametrize("is_asked_for", [True, False])
-def test_a_thumbnail_is_made_where_one_is_asked_for(tmp_path: Path, is_asked_for: bool) -> None:
+def test_thumbnails_are_made_only_if_requested(tmp_path: Path, is_asked_for: bool) -> None:
     Image.new("RGB", (300, 200), "teal").save(tmp_path / "a.jpg")
     actor = _EncodeActor(EncoderSpec("tf_efficientnet_lite0", 64, 0), 1, False, is_asked_for)
     batch = {"url": [f"file://{tmp_path}/{name}.jpg" for name in ("a", "none")], "place": [0, 1]}
@@ -256,13 +256,13 @@ def test_a_thumbnail_is_made_where_one_is_asked_for(tmp_path: Path, is_asked_for
     assert made["error"][1] == "cannot be read: No such file or directory"
 
 
-def test_a_table_of_which_nothing_can_be_stored_is_said_at_once(tmp_path: Path) -> None:
+def test_table_without_a_usable_column_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("key;code\na;00\n")
     with pytest.raises(InvalidRequest, match=r"none of its columns .'key;code'"):
         split([str(tmp_path / "t.csv")], None)
 
 
-def test_a_csv_row_that_is_too_long_is_unreadable(tmp_path: Path) -> None:
+def test_csv_row_with_too_many_cells_is_unreadable(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("key,n\na,1\nb,2,3\nc,1e3\nd,007\ne,nan\n")
     (table,) = find_tables(str(tmp_path / "t.csv"), "csv")
     (rows,) = table.batches()
@@ -270,7 +270,7 @@ def test_a_csv_row_that_is_too_long_is_unreadable(tmp_path: Path) -> None:
     assert [row["n"] for row in rows if isinstance(row, dict)] == [1, 1000.0, "007", "nan"]
 
 
-def test_a_choice_reads_no_further_than_its_limit() -> None:
+def test_selection_stops_reading_at_its_limit() -> None:
     seen = []
 
     def sources() -> Iterator[Source]:
@@ -284,7 +284,7 @@ def test_a_choice_reads_no_further_than_its_limit() -> None:
     assert list(selection.apply(sources())) == []
 
 
-def test_a_bucket_lets_the_rate_pass_and_no_more() -> None:
+def test_token_bucket_limits_the_rate() -> None:
     now = [0.0]
     slept: list[float] = []
 
@@ -307,14 +307,14 @@ def test_a_bucket_lets_the_rate_pass_and_no_more() -> None:
     TokenBucket(None, lambda: 0.0, sleep).take(10**9)
 
 
-def test_neither_ray_nor_torch_is_loaded_before_images_are_encoded() -> None:
+def test_ingest_command_imports_neither_ray_nor_torch() -> None:
     """Ready codes need neither, and they take seconds to load."""
     text = "import sys, encoder.ingest.command; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True).stdout
     assert not {"ray", "torch", "timm", "pandas", "PIL"} & set(loaded.split())
 
 
-def test_there_is_a_model_for_each_processor_that_this_process_may_use() -> None:
+def test_default_workers_equal_the_usable_processors() -> None:
     """Not for each that the machine has: a container's share may be small."""
     program = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"

@@ -61,12 +61,12 @@ class _Branching(nn.Module):
         return features if features.sum() > 0 else -features
 
 
-def test_a_network_that_cannot_be_traced_stays_as_it_is() -> None:
+def test_untraceable_network_is_returned_unchanged() -> None:
     network = _Branching().eval()
     assert fuse(network, 32) is network
 
 
-def test_a_result_that_others_use_too_is_not_fused_away() -> None:
+def test_result_with_several_users_is_not_fused_away() -> None:
     class Residual(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -52,7 +52,7 @@ WIDTHS = {
 }
 
 
-def test_the_widths_are_those_that_the_paper_names() -> None:
+def test_widths_equal_the_papers() -> None:
     assert [widths[0] for widths in WIDTHS.values()] == [62_720, 47_040, 25_088]
 
 
@@ -78,7 +78,7 @@ def test_pooled_is_the_mean_of_the_map_over_its_positions(
     assert torch.allclose(pooled, whole.mean(dim=2), rtol=1e-3, atol=1e-4 * float(whole.abs().max()))
 
 
-def test_the_classifier_takes_what_is_pooled(random_weights: dict[str, Path | None], pixels: Pixels) -> None:
+def test_classifier_input_is_the_pooled_layer(random_weights: dict[str, Path | None], pixels: Pixels) -> None:
     path = random_weights["resnet18"]
     assert path is not None
     head = torch.load(path, weights_only=True)
@@ -87,26 +87,26 @@ def test_the_classifier_takes_what_is_pooled(random_weights: dict[str, Path | No
     assert torch.allclose(logits, pooled @ head["fc.weight"].T + head["fc.bias"], rtol=1e-3, atol=1e-3)
 
 
-def test_the_offline_networks_classifier_was_trained(pixels: Pixels) -> None:
+def test_offline_networks_classifier_is_trained(pixels: Pixels) -> None:
     shares = torch.softmax(features_at(CLASSIFIER, LITE, None, pixels), dim=1)
     assert shares.max(dim=1).values.median() > 0.2, "an untrained one would give about 0.001 to each class"
 
 
-def test_a_layer_is_a_part_of_what_made_the_features(random_weights: dict[str, Path | None]) -> None:
+def test_layer_is_part_of_the_canonical_text(random_weights: dict[str, Path | None]) -> None:
     made_by = [str(FeatureModel("resnet18", random_weights["resnet18"], layer)) for layer in LAYERS]
     assert len(set(made_by)) == 3
     assert [text.split()[2] for text in made_by] == list(LAYERS)
 
 
 @pytest.mark.parametrize("name", [LITE, "resnet18"])
-def test_an_unknown_layer_is_refused_with_the_known_ones(name: str) -> None:
+def test_unknown_layer_error_lists_the_known_ones(name: str) -> None:
     with pytest.raises(
         CannotStart, match=r"^encoder.layer: unknown value 'middle'; use one of map, pooled, classifier$"
     ):
         load_backbone(name, None, "middle")
 
 
-def test_a_map_is_refused_where_no_module_pools(random_weights: dict[str, Path | None]) -> None:
+def test_map_of_a_network_without_pooling_module_is_refused(random_weights: dict[str, Path | None]) -> None:
     with pytest.raises(
         CannotStart, match=r"^encoder.layer: mobilenet_v2 has no pooling module to remove; use 'po"
     ):

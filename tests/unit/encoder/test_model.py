@@ -27,7 +27,7 @@ def files(photographs: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted(photographs.rglob("*.jpg"))]
 
 
-def test_codes_are_those_of_the_numpy_twin(model: EncoderModel, photographs: Path) -> None:
+def test_codes_equal_those_of_the_numpy_reference(model: EncoderModel, photographs: Path) -> None:
     encoded = model.encode(files(photographs)[:12], include_features=True)
     features = np.stack([item.features for item in encoded])
     assert features.shape == (12, 1280)
@@ -51,7 +51,7 @@ def test_lookalikes_are_nearer_than_strangers(model: EncoderModel, photographs: 
     assert all(paths[i].parent == paths[nearest[i]].parent for i in range(len(paths)))
 
 
-def test_one_bad_file_spoils_no_other(model: EncoderModel, photographs: Path) -> None:
+def test_bad_file_does_not_affect_its_batch(model: EncoderModel, photographs: Path) -> None:
     good = files(photographs)[0]
     first, bad, last = model.encode([good, b"no image", good])
     assert first.code == last.code != b""
@@ -110,7 +110,9 @@ def test_local_weights_of_torchvision_and_timm_load_by_name(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vgg16", "mobilenet_v3_large", "timm:resnet18"])
-def test_missing_weights_name_the_remedy(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_weights_error_names_the_remedy(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr("urllib.request.urlopen", _no_network)
@@ -122,7 +124,7 @@ def _no_network(*_: object, **__: object) -> None:
     raise OSError("no network")
 
 
-def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     torch.save({"layer.weight": torch.zeros(2)}, tmp_path / "other.pth")
     (tmp_path / "text.pth").write_text("no weights")
     torch.save([1, 2], tmp_path / "list.pth")
@@ -136,12 +138,12 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
             load_backbone(MODEL, tmp_path / path)
 
 
-def test_an_unknown_model_names_those_near_it() -> None:
+def test_unknown_model_error_lists_similar_names() -> None:
     with pytest.raises(CannotStart, match="similar names: resnet50"):
         load_backbone("resnett50")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_a_gpu_that_is_not_there_is_said() -> None:
+def test_missing_gpu_is_an_error() -> None:
     with pytest.raises(CannotStart, match="no GPU is usable"):
         EncoderModel(EncoderSpec(MODEL, 64, 0, device="cuda"))

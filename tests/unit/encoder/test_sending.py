@@ -15,7 +15,7 @@ def row(key: str, number: int) -> Record:
     return Record(key, code=number.to_bytes(8, "big"))
 
 
-def test_a_row_is_not_sent_retries_after_a_later_one_of_its_key() -> None:
+def test_superseded_record_is_not_resent() -> None:
     retries = RetryQueue()
     first, second, other = row("a", 1), row("a", 2), row("b", 3)
     assert retries.add(first) == 0
@@ -26,7 +26,7 @@ def test_a_row_is_not_sent_retries_after_a_later_one_of_its_key() -> None:
     assert retries.take() == []
 
 
-def test_of_two_rows_to_be_sent_retries_the_later_is() -> None:
+def test_later_of_two_failed_records_is_resent() -> None:
     retries = RetryQueue()
     assert retries.add(row("a", 1)) == 0
     assert retries.add(latest := row("a", 2)) == 1
@@ -34,7 +34,7 @@ def test_of_two_rows_to_be_sent_retries_the_later_is() -> None:
     assert retries.take() == [latest]
 
 
-def test_a_row_whose_successor_is_on_its_way_is_not_sent_retries() -> None:
+def test_record_with_an_unanswered_successor_is_not_resent() -> None:
     retries = RetryQueue()
     retries.add(first := row("a", 1))
     retries.add(other := row("b", 2))
@@ -42,7 +42,7 @@ def test_a_row_whose_successor_is_on_its_way_is_not_sent_retries() -> None:
     assert retries.take() == [first]
 
 
-def test_rows_are_sent_retries_once_they_have_waited() -> None:
+def test_records_are_resent_after_waiting() -> None:
     now = 0.0
     retries = RetryQueue(lambda: now)
     assert not retries.is_due(0)
@@ -62,7 +62,7 @@ def test_rows_are_sent_retries_once_they_have_waited() -> None:
     assert retries.is_due(0)
 
 
-def test_a_job_that_is_out_of_patience_says_so() -> None:
+def test_exhausted_patience_is_an_error_with_its_cause() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
     with (

@@ -70,7 +70,7 @@ def test_planes_are_orthonormal_within_each_rotation_of_128(method: str, bits: i
 
 
 @rotations
-def test_planes_turn_the_directions_of_the_greatest_variance(method: str) -> None:
+def test_planes_span_the_directions_of_the_greatest_variance(method: str) -> None:
     sample = clustered()
     unit = normalised(sample).astype(np.float64)
     variances, directions = np.linalg.eigh(np.cov(unit.T))
@@ -80,7 +80,7 @@ def test_planes_turn_the_directions_of_the_greatest_variance(method: str) -> Non
 
 
 @pytest.mark.parametrize("bits", [16, 64])
-def test_itq_brings_projections_nearer_to_the_corners_than_a_random_rotation(bits: int, real: Features) -> None:
+def test_itq_has_less_quantisation_error_than_a_random_rotation(bits: int, real: Features) -> None:
     for sample in (clustered(), real):
         itq = quantisation_error(fit("itq", sample, bits), sample)
         pca = [quantisation_error(fit("pca", sample, bits, seed), sample) for seed in range(4)]
@@ -121,18 +121,18 @@ def test_too_small_a_sample_is_refused(method: str, n: int) -> None:
 
 
 @rotations
-def test_a_sample_of_one_image_over_and_over_is_refused(method: str) -> None:
+def test_sample_of_few_distinct_images_is_refused(method: str) -> None:
     with pytest.raises(InvalidRequest, match=r"its 300 images span only \d directions"):
         fit(method, np.repeat(clustered(3), 100, axis=0), 64)
 
 
-def test_an_unknown_method_is_refused_by_name() -> None:
+def test_unknown_method_is_refused() -> None:
     with pytest.raises(InvalidRequest, match=r"method: unknown value 'pcaa'; use one of lsh, centred"):
         fit("pcaa", clustered(), 64)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_seed_gives_one_hash_and_another_seed_another(method: str) -> None:
+def test_hash_depends_on_the_seed(method: str) -> None:
     sample = clustered()
     first = fit(method, sample, 64, 5, "made by")
     assert fit(method, sample, 64, 5, "made by").to_bytes() == first.to_bytes()
@@ -142,7 +142,7 @@ def test_a_seed_gives_one_hash_and_another_seed_another(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["centred", "itq", "pca"])
-def test_bits_are_balanced_however_far_the_sample_lies_off_zero(method: str) -> None:
+def test_bits_are_balanced_for_a_sample_far_from_zero(method: str) -> None:
     sample = clustered() + 20 * np.random.default_rng(1).standard_normal(200).astype(np.float32)
     shares = bits_of(fit(method, sample, 64), sample).mean(axis=0)
     assert abs(shares.mean() - 0.5) < 0.05
@@ -169,7 +169,7 @@ def test_the_mean_of_a_sample_splits_it_evenly() -> None:
 
 
 @rotations
-def test_the_scale_of_features_changes_nothing(method: str) -> None:
+def test_scale_of_features_does_not_change_the_hash(method: str) -> None:
     sample = clustered()
     first = fit(method, sample, 32)
     # Powers of two scale floats exactly, so all of it is the same to the last bit.
@@ -182,12 +182,12 @@ def test_the_scale_of_features_changes_nothing(method: str) -> None:
 
 
 @rotations
-def test_a_rotation_knows_what_its_features_were_made_by(method: str) -> None:
+def test_rotation_keeps_the_canonical_text_of_its_features(method: str) -> None:
     found = fit(method, clustered(), 64, features="timm:a 12 pooled")
     assert (found.method, found.features, found.is_normalised) == (method, "timm:a 12 pooled", True)
 
 
-def test_an_image_outside_the_sample_falls_to_its_class(real: Features) -> None:
+def test_image_outside_the_sample_is_nearest_to_its_class(real: Features) -> None:
     held_out = np.arange(3, 40, 4)
     sample = np.delete(real, held_out, axis=0)
     found = fit("itq", sample, 64)
@@ -195,7 +195,7 @@ def test_an_image_outside_the_sample_falls_to_its_class(real: Features) -> None:
     assert np.array_equal(distances.argmin(axis=1) // 3, np.arange(10))
 
 
-def test_every_fitted_hash_knows_what_it_was_fitted_to() -> None:
+def test_fitted_hash_file_keeps_the_canonical_text() -> None:
     sample = np.random.default_rng(0).standard_normal((200, 64)).astype(np.float32)
     for method in ("centred", "pca", "itq"):
         found = from_bytes(fit(method, sample, 32, features="this network").to_bytes(), "test")

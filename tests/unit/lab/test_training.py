@@ -38,7 +38,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(("classes", "bits"), [(2, 16), (10, 16), (32, 16), (10, 64), (101, 64), (128, 64)])
-def test_hadamard_centres_lie_at_least_half_the_bits_apart(classes: int, bits: int) -> None:
+def test_hadamard_centres_are_at_least_half_the_bits_apart(classes: int, bits: int) -> None:
     centres = hash_centres(classes, bits, seed=3)
     assert centres.shape == (classes, bits)
     assert set(np.unique(centres)) == {-1, 1}
@@ -46,7 +46,7 @@ def test_hadamard_centres_lie_at_least_half_the_bits_apart(classes: int, bits: i
 
 
 @pytest.mark.parametrize(("classes", "bits"), [(10, 24), (40, 200), (33, 16), (100, 40)])
-def test_where_there_is_no_such_matrix_centres_are_random_corners(classes: int, bits: int) -> None:
+def test_centres_are_random_corners_without_a_hadamard_matrix(classes: int, bits: int) -> None:
     centres = hash_centres(classes, bits, seed=3)
     assert centres.shape == (classes, bits)
     assert centres.dtype == np.float32
@@ -56,19 +56,19 @@ def test_where_there_is_no_such_matrix_centres_are_random_corners(classes: int, 
 
 
 @pytest.mark.parametrize("bits", [64, 24])
-def test_centres_go_by_their_seed(bits: int) -> None:
+def test_centres_depend_on_the_seed(bits: int) -> None:
     assert np.array_equal(hash_centres(9, bits, 1), hash_centres(9, bits, 1))
     assert not np.array_equal(hash_centres(9, bits, 1), hash_centres(9, bits, 2))
 
 
-def test_an_image_of_one_class_goes_to_the_corner_of_its_class() -> None:
+def test_target_of_one_class_is_its_corner() -> None:
     centres = hash_centres(7, 64, 0)
     classes = np.random.default_rng(0).integers(7, size=30)
     assert np.array_equal(targets(np.eye(7, dtype=bool)[classes], centres, 0), centres[classes])
 
 
 @pytest.mark.parametrize("bits", [64, 24])
-def test_an_image_of_several_classes_goes_to_a_corner_nearest_to_all_of_theirs(bits: int) -> None:
+def test_target_of_several_classes_is_the_corner_nearest_to_all(bits: int) -> None:
     centres = hash_centres(7, bits, 0)
     labels = np.random.default_rng(0).random((60, 7)) < 0.4
     found = targets(labels, centres, 5)
@@ -90,7 +90,7 @@ def test_the_loss_of_the_right_corner_is_the_least() -> None:
     assert right < hash_loss(corners * 0.5, corners) < hash_loss(corners * 0, corners) < wrong
 
 
-def test_one_label_an_image_is_told_by_the_softmax_and_several_by_a_sigmoid_each() -> None:
+def test_single_label_loss_is_softmax_and_multi_label_loss_sigmoid() -> None:
     logits = torch.tensor([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
     single = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     expected = -torch.log_softmax(logits, 1)[[0, 1], [0, 1]].mean()
@@ -165,7 +165,7 @@ def stop_after(epochs: int) -> Callable[..., None]:
     return progress
 
 
-def test_a_stopped_run_goes_on_and_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
+def test_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     whole = learn(tmp_path / "whole", recipe(20))
     for at in (7, 13):
         with pytest.raises(Stopped):
@@ -181,7 +181,7 @@ def test_a_stopped_run_goes_on_and_ends_where_an_uninterrupted_one_does(tmp_path
     assert json.loads(logs[0].splitlines()[-1])["loss"] < json.loads(logs[0].splitlines()[0])["loss"] / 10
 
 
-def test_a_run_that_ended_is_not_run_again(tmp_path: Path) -> None:
+def test_finished_run_is_not_repeated(tmp_path: Path) -> None:
     first = learn(tmp_path, recipe(5))
     saved = (tmp_path / CHECKPOINT).read_bytes()
     done: list[int] = []
@@ -190,7 +190,7 @@ def test_a_run_that_ended_is_not_run_again(tmp_path: Path) -> None:
     assert (tmp_path / CHECKPOINT).read_bytes() == saved
 
 
-def test_a_checkpoint_that_was_being_written_does_not_count(tmp_path: Path) -> None:
+def test_partial_checkpoint_is_ignored(tmp_path: Path) -> None:
     whole = learn(tmp_path / "whole", recipe(6))
     with pytest.raises(Stopped):
         learn(tmp_path / "parts", recipe(6), progress=stop_after(3))
@@ -209,7 +209,7 @@ def test_a_checkpoint_that_was_being_written_does_not_count(tmp_path: Path) -> N
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_checkpoint_of_another_recipe_is_refused_by_what_differs(
+def test_checkpoint_of_another_recipe_is_refused_with_the_differences(
     tmp_path: Path, other: Recipe, digest: str, named: str
 ) -> None:
     learn(tmp_path, recipe(3))
@@ -223,7 +223,7 @@ def test_a_checkpoint_of_another_recipe_is_refused_by_what_differs(
     assert (tmp_path / CHECKPOINT).read_bytes() == saved
 
 
-def test_a_damaged_checkpoint_is_refused_with_the_remedy_that_helps(tmp_path: Path) -> None:
+def test_damaged_checkpoint_is_refused_with_a_working_remedy(tmp_path: Path) -> None:
     whole = learn(tmp_path, recipe(3))
     path = tmp_path / CHECKPOINT
     saved = path.read_bytes()
@@ -237,13 +237,13 @@ def test_a_damaged_checkpoint_is_refused_with_the_remedy_that_helps(tmp_path: Pa
     assert learn(tmp_path, recipe(3)).digest == whole.digest
 
 
-def test_a_learning_rate_that_explodes_is_refused_by_its_value(tmp_path: Path) -> None:
+def test_diverging_learning_rate_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match=r"learning_rate: 1000000\.0 diverged in epoch \d+ .*; use a lower"):
         learn(tmp_path, recipe(60, learning_rate=1e6))
 
 
 @pytest.mark.parametrize("rate", [-1.0, 0.0, float("nan"), float("inf"), 1e38])
-def test_a_learning_rate_that_is_none_is_refused_by_its_value(tmp_path: Path, rate: float) -> None:
+def test_invalid_learning_rate_is_refused(tmp_path: Path, rate: float) -> None:
     with pytest.raises(InvalidRequest, match=r"learning_rate: invalid value .*; use one above 0"):
         learn(tmp_path, recipe(2, learning_rate=rate))
 
@@ -256,7 +256,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-def test_a_killed_training_goes_on_and_its_hash_serves(photographs: Path, cache: Path, tmp_path: Path) -> None:
+def test_killed_training_resumes_and_its_hash_encodes(photographs: Path, cache: Path, tmp_path: Path) -> None:
     def arguments(output: str) -> list[object]:
         return [
             "train", photographs, "--output", tmp_path / output, "--cache", cache, "--data", cache,
@@ -302,9 +302,7 @@ def small(photographs: Path, cache: Path) -> LabelledImages:
     return load_dataset(str(photographs), data=cache, limit=10)
 
 
-def test_a_tuned_networks_hash_fits_its_weights_and_no_others(
-    photographs: Path, cache: Path, tmp_path: Path
-) -> None:
+def test_tuned_networks_hash_requires_its_weights(photographs: Path, cache: Path, tmp_path: Path) -> None:
     code, out, err = lookalike(
         "train", photographs, "--output", tmp_path, "--cache", cache, "--data", cache, "--tune-network",
         "--bits", 32, "--epochs", 1, "--limit", 10, "--batch", 4, "--learning-rate", 0.001,
@@ -327,7 +325,7 @@ def test_a_tuned_networks_hash_fits_its_weights_and_no_others(
         FeatureModel(MODEL, weights, "classifier")
 
 
-def test_a_network_tuned_to_classes_tells_them_and_has_seen_no_query(
+def test_tuning_to_classes_reads_no_queries(
     photographs: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = small(photographs, cache)
@@ -354,7 +352,7 @@ def test_a_network_tuned_to_classes_tells_them_and_has_seen_no_query(
     assert len(images.classes) < 1000
 
 
-def test_what_cannot_be_trained_is_one_line(photographs: Path, cache: Path, tmp_path: Path) -> None:
+def test_invalid_training_option_error_is_one_line(photographs: Path, cache: Path, tmp_path: Path) -> None:
     def failure(*arguments: object) -> str:
         code, out, err = lookalike(
             "train", *arguments, "--output", tmp_path / "out", "--cache", cache, "--data", cache, "--json"

@@ -18,7 +18,7 @@ def codes_near_each_other(n: int, bits: int = 32) -> np.ndarray[Any, np.dtype[np
 
 
 @pytest.mark.parametrize("layout", [Layout(1, 4), Layout(3, 8), Layout(2, 13)], ids=str)
-def test_candidates_are_all_that_share_a_bucket_and_no_others(layout: Layout) -> None:
+def test_candidates_are_exactly_those_that_share_a_bucket(layout: Layout) -> None:
     codes, queries = np.split(codes_near_each_other(175), [150])
     tables = HashTables(codes, layout, seed=4)
     random = np.random.RandomState(4)

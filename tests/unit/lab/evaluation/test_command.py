@@ -58,7 +58,7 @@ def swept(photographs: Path, cache: Path, tmp_path_factory: pytest.TempPathFacto
     )  # fmt: skip
 
 
-def test_a_sweep_leaves_a_row_for_everything_it_compared(swept: Evaluated) -> None:
+def test_sweep_writes_a_row_for_each_comparison(swept: Evaluated) -> None:
     required = {
         "model", "layer", "bits", "method", "score", "seed", "map5", "p5", "map_all", "index_bytes",
     }  # fmt: skip
@@ -87,7 +87,7 @@ def test_a_sweep_leaves_a_row_for_everything_it_compared(swept: Evaluated) -> No
         assert {name: line[name] for name in line if line[name]} == {name: str(row[name]) for name in row}
 
 
-def test_quality_is_that_of_real_photographs(swept: Evaluated) -> None:
+def test_quality_on_real_photographs_is_plausible(swept: Evaluated) -> None:
     raw = swept.row(score="cosine")["map5"]
     assert raw > 0.9, "the views of a photograph are alike"
     hamming = {
@@ -101,7 +101,7 @@ def test_quality_is_that_of_real_photographs(swept: Evaluated) -> None:
     assert min(row["candidates"] for row in swept.rows if "candidates" in row) < 1
 
 
-def test_the_report_shows_all_and_asks_the_network_for_nothing(swept: Evaluated) -> None:
+def test_report_is_complete_and_self_contained(swept: Evaluated) -> None:
     for name in ("map_by_bits", "size_against_map", "precision_recall", "confusion"):
         with Image.open(swept.folder / f"{name}.png") as plot:
             assert plot.format == "PNG"
@@ -165,7 +165,7 @@ def test_several_seeds_give_means_with_standard_deviations(
     assert f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}" in found.printed
 
 
-def test_several_layers_stand_side_by_side(photographs: Path, cache: Path, tmp_path: Path) -> None:
+def test_layers_are_compared_in_a_table(photographs: Path, cache: Path, tmp_path: Path) -> None:
     found = Evaluated(
         tmp_path, cache, photographs, "--layers", "pooled,classifier", "--bits", "32", "--methods", "lsh",
         "--limit", "20",
@@ -196,7 +196,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("options", BAD, ids=" ".join)
-def test_a_bad_option_is_one_clear_line(
+def test_invalid_option_error_is_one_line(
     options: Sequence[str], photographs: Path, cache: Path, tmp_path: Path
 ) -> None:
     code, out, err = lookalike(
@@ -209,9 +209,7 @@ def test_a_bad_option_is_one_clear_line(
     assert not list(tmp_path.glob("out/*"))
 
 
-def test_an_image_that_cannot_be_read_is_reported_and_left_out(
-    photographs: Path, cache: Path, tmp_path: Path
-) -> None:
+def test_unreadable_image_is_reported_and_excluded(photographs: Path, cache: Path, tmp_path: Path) -> None:
     folder = tmp_path / "views"
     for photograph in sorted(photographs.iterdir())[:4]:
         shutil.copytree(photograph, folder / photograph.name)
@@ -229,7 +227,7 @@ def test_an_image_that_cannot_be_read_is_reported_and_left_out(
     assert all(np.isfinite(row["map5"]) for row in found.rows)
 
 
-def test_a_data_set_without_one_lookalike_scores_nought(photographs: Path, cache: Path, tmp_path: Path) -> None:
+def test_set_without_relevant_images_scores_zero(photographs: Path, cache: Path, tmp_path: Path) -> None:
     names = sorted(photographs.iterdir())
     for side, photograph in (("train", names[0]), ("train", names[1]), ("test", names[2]), ("test", names[3])):
         shutil.copytree(photograph, tmp_path / "views" / side / photograph.name)
@@ -237,9 +235,7 @@ def test_a_data_set_without_one_lookalike_scores_nought(photographs: Path, cache
     assert {row["map5"] for row in found.rows} == {0.0}
 
 
-def test_an_output_that_is_no_folder_is_one_line_before_anything_is_encoded(
-    photographs: Path, tmp_path: Path
-) -> None:
+def test_invalid_output_folder_is_refused_before_encoding(photographs: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     code, _, err = lookalike(
         "evaluate", photographs, "--output", tmp_path / "file", "--cache", tmp_path / "cache", "--json",
@@ -250,9 +246,7 @@ def test_an_output_that_is_no_folder_is_one_line_before_anything_is_encoded(
     assert not list(tmp_path.rglob("*.npy"))
 
 
-def test_a_trained_hash_is_judged_and_a_foreign_one_is_left_out(
-    photographs: Path, cache: Path, tmp_path: Path
-) -> None:
+def test_trained_hash_is_judged_and_a_foreign_one_skipped(photographs: Path, cache: Path, tmp_path: Path) -> None:
     code, _, errors = lookalike(
         "train", photographs, "--output", tmp_path, "--bits", 32, "--epochs", 5, "--cache", cache, "--data", cache
     )
@@ -270,9 +264,7 @@ def test_a_trained_hash_is_judged_and_a_foreign_one_is_left_out(
     assert {row["method"] for row in found.rows} == {"raw", "lsh", "csq hash.npz"}
 
 
-def test_a_method_that_cannot_be_fitted_is_left_out_and_the_others_are_judged(
-    photographs: Path, cache: Path, tmp_path: Path
-) -> None:
+def test_method_that_cannot_be_fitted_is_skipped(photographs: Path, cache: Path, tmp_path: Path) -> None:
     found = Evaluated(
         tmp_path, cache, photographs, "--limit", "4", "--bits", "16", "--methods", "lsh,itq"
     )  # fmt: skip
@@ -280,7 +272,7 @@ def test_a_method_that_cannot_be_fitted_is_left_out_and_the_others_are_judged(
     assert "left out: itq, 16 bits: sample: its 3 images span only" in " ".join(found.errors.split())
 
 
-def test_pictures_of_several_labels_are_judged_by_those_that_count(
+def test_multi_label_images_are_judged_by_the_searched_classes(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Queries without a label are left out; of held-out classes, what else is in a picture does not count."""

@@ -52,7 +52,7 @@ def slow_quality(distances: Any, indexed: Any, queries: Any, k: int) -> dict[str
 @pytest.mark.parametrize("k", [1, 5, 40])
 @pytest.mark.parametrize("ties", ["many ties", "all tied", "none tied"])
 @pytest.mark.parametrize("block", [20_000_000, 70])
-def test_a_judgement_is_that_of_its_slow_twin(
+def test_judgement_equals_its_plain_python_twin(
     k: int, ties: str, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rankings, "_BLOCK_DISTANCES", block)
@@ -94,7 +94,7 @@ def test_with_several_labels_one_shared_class_is_relevant() -> None:
     assert found.precision_k == pytest.approx((2 / 3 + 1 / 3) / 3)
 
 
-def test_results_ranked_elsewhere_are_judged_alike_and_gaps_are_no_hits() -> None:
+def test_given_results_are_judged_the_same_and_gaps_are_misses() -> None:
     random = np.random.default_rng(3)
     indexed = np.eye(4, dtype=bool)[random.integers(4, size=30)]
     queries = np.eye(4, dtype=bool)[random.integers(4, size=13)]

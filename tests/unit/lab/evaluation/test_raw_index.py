@@ -18,7 +18,7 @@ def vectors_with_ties(n: int, width: int = 6) -> tuple[np.ndarray[Any, Any], np.
 
 
 @pytest.mark.parametrize("k", [1, 3, 10, 199, 200, 500])
-def test_the_raw_index_answers_as_a_sorted_brute_force_does(k: int) -> None:
+def test_raw_index_equals_brute_force(k: int) -> None:
     vectors, ids = vectors_with_ties(200)
     queries = vectors_with_ties(17)[0]
     once, in_parts = RawIndex(6), RawIndex(6)

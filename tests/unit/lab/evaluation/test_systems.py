@@ -8,7 +8,7 @@ from encoder.hashing import drawn
 from lab.evaluation.systems import Split, hashed_distances, raw_distances
 
 
-def test_distances_rank_as_their_definitions_do() -> None:
+def test_distances_rank_by_their_definitions() -> None:
     random = np.random.default_rng(0)
     indexed, queries = random.standard_normal((40, 32)), random.standard_normal((6, 32))
     labels = np.ones((40, 1), bool)
