@@ -179,7 +179,7 @@ def _needed(name: str, folder: Path, download: bool) -> Iterator[None]:
     except _FETCH_ERRORS as error:
         remedy = "delete that folder and connect this machine to the network" if download else "allow downloads"
         raise CannotStart(
-            f"dataset {name}: incomplete in {folder}, and was not downloaded ({reason(error)});"
+            f"dataset {name}: incomplete in {folder} and was not downloaded ({reason(error)});"
             f" {remedy}, or copy the set there"
         ) from None
 

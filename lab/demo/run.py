@@ -67,7 +67,7 @@ def write_index_views(photographs: Sequence[Photograph], folder: Path) -> int:
         numbers = range(first, first + each)
         more = sum(1 for photo in photographs for _ in write_views(photo, numbers, "index", folder))
         if not more:
-            raise InvalidRequest("images: none of the pictures can be read; name a folder of photographs")
+            raise InvalidRequest("images: no image can be read; name a folder of photographs")
         written += more
         first += each
     return written

@@ -25,14 +25,14 @@ def _row(answer: Answered, index: Path) -> dict[str, Any]:
     return {
         "name": answer.question.title,
         "label": answer.question.label,
-        "picture": data_url(thumbnail(answer.question.path)),
+        "image": data_url(thumbnail(answer.question.path)),
         "hits": [
             {
                 "key": hit.key,
                 "label": hit.attributes.get("label", ""),
                 "distance": hit.distance,
                 "right": answer.is_right(rank),
-                "picture": data_url(thumbnail(index / hit.key)),
+                "image": data_url(thumbnail(index / hit.key)),
             }
             for rank, hit in enumerate(answer.result.hits)
         ],

@@ -103,8 +103,8 @@ def _sheet(prepared: Prepared, result: Result) -> list[dict[str, Any]]:
         for place in result.quality.top[query]:
             found = int(prepared.indexed_rows[place])
             right = bool((images.labels[row] & images.labels[found]).any())
-            hits.append({"label": _label(prepared, found), "picture": _picture(prepared, found), "right": right})
-        sheet.append({"label": _label(prepared, row), "picture": _picture(prepared, row), "hits": hits})
+            hits.append({"label": _label(prepared, found), "image": _image(prepared, found), "right": right})
+        sheet.append({"label": _label(prepared, row), "image": _image(prepared, row), "hits": hits})
     return sheet
 
 
@@ -112,7 +112,7 @@ def _label(prepared: Prepared, row: int) -> str:
     return ", ".join(prepared.images.classes[place] for place in np.flatnonzero(prepared.images.labels[row]))
 
 
-def _picture(prepared: Prepared, row: int) -> str:
+def _image(prepared: Prepared, row: int) -> str:
     return data_url(thumbnail(io.BytesIO(prepared.images.read(row))))
 
 

@@ -63,12 +63,12 @@ def test_bad_file_does_not_affect_its_batch(model: EncoderModel, photographs: Pa
 
 @pytest.mark.parametrize("bits", [16, 64, 128, 512, 2048, 8192])
 def test_hyperplanes_are_unit_seeded_and_orthogonal_in_blocks(bits: int) -> None:
-    planes = drawn(320, bits, seed=3).planes
-    assert planes.shape == (bits, 320)
-    block = planes[: min(bits, 320)]
+    planes = drawn(96, bits, seed=3).planes
+    assert planes.shape == (bits, 96)
+    block = planes[: min(bits, 96)]
     assert np.allclose(block @ block.T, np.eye(len(block)), atol=1e-5)
-    assert np.array_equal(planes, drawn(320, bits, seed=3).planes)
-    assert not np.allclose(planes, drawn(320, bits, seed=4).planes)
+    assert np.array_equal(planes, drawn(96, bits, seed=3).planes)
+    assert not np.allclose(planes, drawn(96, bits, seed=4).planes)
 
 
 def test_more_bits_estimate_the_angle_better() -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_limits
 
 from encoder.features import FeatureModel, stacked
 from encoder.hashing import Features, LinearHash, drawn, from_bytes, normalised
@@ -16,14 +14,6 @@ from lookalike.model.errors import InvalidRequest
 
 ROTATIONS = ("pca", "itq")
 rotations = pytest.mark.parametrize("method", ROTATIONS)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """BLAS's threads spin while they wait for each other: on processors that others use too, that takes
-    minutes."""
-    with threadpool_limits(1):
-        yield
 
 
 def clustered(n: int = 400, width: int = 200, classes: int = 12) -> Features:

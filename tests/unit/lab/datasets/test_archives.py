@@ -120,6 +120,6 @@ def test_failed_extraction_error_names_the_folder(tmp_path: Path, data: Path) ->
     archive = pack(write_classes(tmp_path / "pets", cats=2), tmp_path / "pets.zip")
     data.write_text("a file where the data folder should be")
     with pytest.raises(
-        CannotStart, match=r"pets.zip cannot be extracted to .*data/extracted/pets-.*; make room and let"
+        CannotStart, match=r"pets.zip cannot be extracted to .*data/extracted/pets-.*; free space, and give"
     ):
         load_dataset(str(archive), data=data)

@@ -141,7 +141,10 @@ def test_a_limit_on_two_sides_keeps_their_proportion(tmp_path: Path, data: Path)
         ([], "no class with two images"),
         (["a.jpg", "b.jpg"], "no class with two images; use one sub-folder per class"),
         (["cats/a.jpg", "dogs/a.jpg"], "no class with two images"),
-        (["train/a/1.jpg", "val/a/1.jpg", "test/a/1.jpg"], "has train, val and test.*; move val or test away"),
+        (
+            ["train/a/1.jpg", "val/a/1.jpg", "test/a/1.jpg"],
+            "has train, val and test; only one can be the queries, so move",
+        ),
         (["train/1.jpg", "val/a/1.jpg"], "no images in class folders below train"),
         (["train/a/1.jpg", "test/1.jpg"], "no images in class folders below test or val"),
     ],

@@ -188,7 +188,9 @@ PLACES = {
     [(True, r"no route to host.*connect this machine to the network"), (False, r"allow downloads")],
 )
 def test_missing_set_error_names_set_folder_and_remedy(data: Path, name: str, download: bool, remedy: str) -> None:
-    with pytest.raises(CannotStart, match=f"dataset {name}: .*{data / PLACES[name]} .*{remedy}, or put") as caught:
+    with pytest.raises(
+        CannotStart, match=f"dataset {name}: .*{data / PLACES[name]} .*{remedy}, or copy"
+    ) as caught:
         load_dataset(name, data=data, download=download)
     assert "\n" not in caught.value.message
 
