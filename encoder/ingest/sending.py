@@ -220,6 +220,11 @@ def in_background(send_all: Callable[[Iterator[Batch]], None]) -> Iterator[Calla
                 return
 
     threading.Thread(target=run, name="sender", daemon=True).start()
-    yield put
+    try:
+        yield put
+    except BaseException:
+        with contextlib.suppress(queue.Full):
+            batches.put_nowait(None)
+        raise
     put(None)
     outcome.result()

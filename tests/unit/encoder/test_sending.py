@@ -1,12 +1,16 @@
-"""What a job sends retries: of each key the latest row, or none, when a later row is stored."""
+"""How records are sent and resent: of each key the latest, or none if a later one is stored."""
 
 from __future__ import annotations
 
+import collections
+import itertools
 import socket
+import threading
+from collections.abc import Iterator
 
 import pytest
 
-from encoder.ingest.sending import RetryQueue, resend
+from encoder.ingest.sending import Batch, RetryQueue, in_background, resend
 from lookalike import Client, Record
 from lookalike.model.errors import PartitionUnavailable
 
@@ -70,3 +74,52 @@ def test_exhausted_patience_is_an_error_with_its_cause() -> None:
         pytest.raises(PartitionUnavailable, match=f"patience: .* for 0 s .*{address} does not answer"),
     ):
         resend(client, "c", [row("a", 1)], 0, lambda record, error: None)
+
+
+def test_batches_reach_the_background_sender_in_order() -> None:
+    received: list[Record] = []
+
+    def send_all(batches: Iterator[Batch]) -> None:
+        for batch in batches:
+            received.extend(batch)
+
+    records = [row("a", number) for number in range(6)]
+    with in_background(send_all) as put:
+        for batch in (records[:2], records[2:5], records[5:]):
+            put(batch)
+    assert received == records
+
+
+def test_background_senders_error_is_raised_to_the_caller() -> None:
+    def send_all(batches: Iterator[Batch]) -> None:
+        next(batches)
+        raise PartitionUnavailable("no cluster")
+
+    with pytest.raises(PartitionUnavailable, match="no cluster"), in_background(send_all) as put:
+        collections.deque(map(put, itertools.repeat([row("a", 1)])))
+
+
+def test_background_senders_last_error_is_raised_at_the_end() -> None:
+    def send_all(batches: Iterator[Batch]) -> None:
+        list(batches)
+        raise PartitionUnavailable("no cluster")
+
+    with pytest.raises(PartitionUnavailable, match="no cluster"), in_background(send_all) as put:
+        put([row("a", 1)])
+
+
+def test_callers_error_does_not_wait_for_a_busy_sender() -> None:
+    release = threading.Event()
+
+    def send_all(batches: Iterator[Batch]) -> None:
+        next(batches)
+        release.wait()
+
+    def interrupted() -> None:
+        with in_background(send_all) as put:
+            put([row("a", 1)])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    release.set()
