@@ -1,4 +1,4 @@
-"""The parts of a batch job: what rows mean, what is chosen, how fast it goes."""
+"""The parts of a batch job: tables, rows, selection and rate."""
 
 from __future__ import annotations
 
@@ -308,14 +308,14 @@ def test_token_bucket_limits_the_rate() -> None:
 
 
 def test_ingest_command_imports_neither_ray_nor_torch() -> None:
-    """Ready codes need neither, and they take seconds to load."""
+    """Precomputed codes need neither, and they take seconds to load."""
     text = "import sys, encoder.ingest.command; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True).stdout
     assert not {"ray", "torch", "timm", "pandas", "PIL"} & set(loaded.split())
 
 
 def test_default_workers_equal_the_usable_processors() -> None:
-    """Not for each that the machine has: a container's share may be small."""
+    """Not those of the machine: a container's share may be small."""
     program = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
         "from encoder.ingest.workers import workers_for; from lookalike.server.config import EncoderConfig;"

@@ -1,4 +1,4 @@
-"""Fused networks answer as the plain ones do."""
+"""Fused networks compute the same features as plain ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from encoder.fusion import _FusedConvolution, fuse
 
 
 def with_lively_norms(module: nn.Module) -> nn.Module:
-    """Normalisations as training leaves them: fresh ones change nothing, and would hide a mistake."""
+    """Normalisations with trained-like values: fresh ones change nothing, and would hide a mistake."""
     generator = torch.Generator().manual_seed(1)
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):
@@ -50,7 +50,7 @@ def test_a_fused_network_gives_the_same_features(make: Callable[[], nn.Module], 
 
 
 class _Branching(nn.Module):
-    """Takes another way by its input's values, so it cannot be traced."""
+    """Branches on its input's values, so it cannot be traced."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Hashes, and the files that keep them: what is read back is what was written, and nothing else is."""
+"""Hashes and hash files: files round-trip, and invalid ones are refused."""
 
 from __future__ import annotations
 

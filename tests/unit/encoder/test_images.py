@@ -1,4 +1,4 @@
-"""Image files of every kind, and files that are none."""
+"""Image files of every kind, and invalid ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a network gives at each layer."""
+"""The features of a network at each layer."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ POSITIONS = 7 * 7
 
 @pytest.fixture(scope="module")
 def random_weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path | None]:
-    """A file of weights for each network of torchvision; the other one's come with a package."""
-    torch.set_num_threads(1)  # as FeatureModel does: more of them wait for each other where processors are shared
+    """A file of weights for each network of torchvision; the other network's are installed with a package."""
+    torch.set_num_threads(1)  # as FeatureModel does: more threads wait for each other on shared processors
     folder = tmp_path_factory.mktemp("weights")
     files: dict[str, Path | None] = {LITE: None}
     for name in ("mobilenet_v3_large", "mobilenet_v2", "resnet18"):

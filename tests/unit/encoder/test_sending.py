@@ -52,12 +52,12 @@ def test_records_are_resent_after_waiting() -> None:
     assert not retries.is_due(0)
     now = 10.0
     retries.superseded_by(row("stored", 0))
-    # The first answer after a while in which the cluster hung.
+    # The first answer after the cluster hung for a while.
     now = 13.0
     retries.add(row("a", 1))
     assert not retries.is_due(4)
     assert retries.is_due(3)
-    # That others are stored does not help it.
+    # Other stored records do not reset its wait.
     retries.superseded_by(row("stored", 1))
     assert retries.is_due(3)
     retries.take()

@@ -100,14 +100,14 @@ def test_missing_remote_image_error_names_the_cause(url: str, reason: str) -> No
 
 
 @pytest.fixture
-def s3_anew() -> Iterator[None]:
-    """fsspec keeps a store as the environment was when it was first asked."""
+def fresh_s3() -> Iterator[None]:
+    """fsspec caches a store with the environment of its first use."""
     S3FileSystem.clear_instance_cache()
     yield
     S3FileSystem.clear_instance_cache()
 
 
-@pytest.mark.usefixtures("s3_anew")
+@pytest.mark.usefixtures("fresh_s3")
 def test_store_library_errors_become_invalid_request(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)

@@ -1,4 +1,4 @@
-"""Thumbnails of pictures: small, upright, JPEG, whatever the picture."""
+"""Thumbnails are small, upright JPEG files, whatever the image."""
 
 from __future__ import annotations
 

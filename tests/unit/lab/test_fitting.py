@@ -1,4 +1,4 @@
-"""Hashes fitted to a sample without labels: what their planes are, and that they serve better than chance."""
+"""Hashes fitted to a sample without labels: their planes, and their retrieval quality."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def bits_of(found: LinearHash, features: Features) -> np.ndarray[tuple[int, int]
 
 
 def quantisation_error(found: LinearHash, features: Features) -> float:
-    """ITQ's own measure: how far projections lie from the corners of the cube. Summed over the rows as double."""
+    """ITQ's own measure: the squared distance of projections from the corners of the cube, summed in float64."""
     projections = found.projections(features).astype(np.float64)
     return float(((np.where(projections > 0, 1.0, -1.0) - projections) ** 2).sum())
 

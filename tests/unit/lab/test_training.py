@@ -1,4 +1,4 @@
-"""Codes learned from labels: targets, heads, runs that are stopped or killed and go on, and `lookalike train`."""
+"""Codes learned from labels: targets, heads, resumed runs, and `lookalike train`."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_a_head_and_its_hash_give_the_same_projections() -> None:
     assert from_bytes(found.to_bytes(), "it").digest == found.digest
 
 
-# ---- runs that stop
+# ---- interrupted runs
 
 
 class Stopped(Exception):
@@ -172,7 +172,7 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
             learn(tmp_path / "parts", recipe(20), progress=stop_after(at))
     done: list[int] = []
     parts = learn(tmp_path / "parts", recipe(20), progress=lambda _phase, epoch, *_: done.append(epoch))
-    assert done == list(range(13, 21)), "it does not begin again"
+    assert done == list(range(13, 21)), "it resumes"
     assert np.array_equal(parts.planes, whole.planes)
     assert np.array_equal(parts.offset, whole.offset)
     logs = [(tmp_path / name / LOG).read_text() for name in ("whole", "parts")]
@@ -274,8 +274,8 @@ def test_killed_training_resumes_and_its_hash_encodes(photographs: Path, cache: 
         training.kill()
         _, errors = training.communicate()
     assert training.returncode == -signal.SIGKILL, errors
-    assert not (parts / "hash.npz").exists(), "it was killed too late to show anything"
-    # A run that began again would write this line again.
+    assert not (parts / "hash.npz").exists(), "it was killed after it had ended"
+    # A run from the start would overwrite this line.
     lines = (parts / LOG).read_text().splitlines()
     (parts / LOG).write_text("\n".join(['{"epoch": 1, "loss": "of the killed run"}', *lines[1:]]) + "\n")
     code, _, err = lookalike(*arguments("parts"))
@@ -298,7 +298,7 @@ def test_killed_training_resumes_and_its_hash_encodes(photographs: Path, cache: 
 
 
 def small(photographs: Path, cache: Path) -> LabelledImages:
-    """What the commands below train on."""
+    """The set that the commands below train on."""
     return load_dataset(str(photographs), data=cache, limit=10)
 
 

@@ -1,4 +1,4 @@
-"""Archives of image folders: extracted once, whole, and nowhere but into the data folder."""
+"""Archives of image folders: extracted once, completely, and only into the data folder."""
 
 from __future__ import annotations
 

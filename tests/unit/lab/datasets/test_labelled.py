@@ -1,4 +1,4 @@
-"""Splits: how many of each class, and by which random stream."""
+"""Splits: the number of images per class, and the random stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Named sets, in the formats on disk that torchvision reads, and what is no set's name."""
+"""Well-known sets, in torchvision's formats on disk, and invalid names."""
 
 from __future__ import annotations
 

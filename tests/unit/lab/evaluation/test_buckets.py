@@ -37,7 +37,7 @@ def test_candidates_are_exactly_those_that_share_a_bucket(layout: Layout) -> Non
         assert count == len(candidates)
         assert found.tolist() == expected + [-1] * (200 - count)
         assert tables.search(query, 3)[0].tolist() == (expected + [-1] * 3)[:3]
-    assert len(counts) > 3, "queries have few and many candidates"
+    assert len(counts) > 3, "queries differ in their number of candidates"
 
 
 @pytest.mark.parametrize("key_bits", [32, 99])

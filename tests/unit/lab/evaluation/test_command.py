@@ -30,7 +30,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Evaluated:
-    """A sweep that succeeded: what it printed, and what it left in its folder."""
+    """A successful sweep: what it printed, and what it wrote."""
 
     def __init__(self, folder: Path, cache: Path, dataset: Path, *options: object) -> None:
         code, self.printed, self.errors = lookalike(
@@ -89,7 +89,7 @@ def test_sweep_writes_a_row_for_each_comparison(swept: Evaluated) -> None:
 
 def test_quality_on_real_photographs_is_plausible(swept: Evaluated) -> None:
     raw = swept.row(score="cosine")["map5"]
-    assert raw > 0.9, "the views of a photograph are alike"
+    assert raw > 0.9, "views of a photograph are similar"
     hamming = {
         (row["method"], row["bits"]): row["map5"] for row in swept.rows if row["score"] == "hamming"
     }  # fmt: skip
@@ -123,7 +123,7 @@ def test_a_second_sweep_encodes_nothing(
 ) -> None:
     def encode(_images: object, _network: object, file: IO[bytes], _progress: object) -> None:
         file.write(b"half of the features")
-        raise AssertionError("it encodes again")
+        raise AssertionError("the images are encoded again")
 
     monkeypatch.setattr(feature_cache, "_encode", encode)
     again = Evaluated(tmp_path, cache, photographs, "--bits", "64", "--methods", "itq", "--json")
@@ -132,9 +132,9 @@ def test_a_second_sweep_encodes_nothing(
     assert len(document["results"]) == len(again.rows)
     wanted = {"method": "itq", "bits": 64, "score": "hamming"}
     assert again.row(**wanted)["map5"] == swept.row(**wanted)["map5"]
-    with pytest.raises(AssertionError, match="it encodes again"):
+    with pytest.raises(AssertionError, match="the images are encoded again"):
         lookalike("evaluate", photographs, "--output", tmp_path, "--cache", tmp_path, "--bits", 64)
-    assert list((tmp_path / "features").iterdir()) == [], "nothing that looks done is left"
+    assert list((tmp_path / "features").iterdir()) == [], "no partial file is left under its final name"
 
 
 def test_unseen_classes_are_searched_alone(
@@ -149,7 +149,7 @@ def test_unseen_classes_are_searched_alone(
     assert found.row(score="cosine")["index_bytes"] == 9 * 1280 * 4
     assert "indexed: 9; queries: 3; classes: 10" in found.printed
     assert "unseen: 30 % of the classes: no hash was fitted to them" in found.printed
-    assert found.row(method="csq", score="hamming")["map_all"] < 1, "it has learned no code for these classes"
+    assert found.row(method="csq", score="hamming")["map_all"] < 1, "it learned no code for these classes"
 
 
 def test_several_seeds_give_means_with_standard_deviations(
@@ -275,7 +275,7 @@ def test_method_that_cannot_be_fitted_is_skipped(photographs: Path, cache: Path,
 def test_multi_label_images_are_judged_by_the_searched_classes(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Queries without a label are left out; of held-out classes, what else is in a picture does not count."""
+    """Queries without a label are excluded; with held-out classes, an image's other classes do not count."""
     paths = sorted(photographs.rglob("*.jpg"))[:9]
     labels = np.array(
         [[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 0], [1, 0, 1], [0, 0, 1], [1, 1, 1], [1, 0, 0], [0, 0, 0]], bool
