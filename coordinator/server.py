@@ -26,7 +26,8 @@ from lookalike import wire
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import InvalidRequest, LookalikeError
 from lookalike.model.indexing import Indexing
-from lookalike.model.records import ClusterStatus, Outcome, check_count
+from lookalike.model.records import Outcome, check_count
+from lookalike.model.status import ClusterStatus
 from lookalike.server.admission import Admission
 from lookalike.server.background import BackgroundTasks
 from lookalike.server.config import ClusterConfig

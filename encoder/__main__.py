@@ -27,6 +27,13 @@ async def serve(config_path: Path, watch_stdin: bool) -> None:
     # Ray and torch take seconds to import; an invalid config is reported before that.
     from joblib import cpu_count
 
+    from encoder.preflight import space_of
+    from encoder.spec import EncoderSpec
+
+    # A Ray cluster elsewhere may have weights and GPUs that this machine does not.
+    if config.ray_address is None:
+        space_of(EncoderSpec.from_config(config))
+
     from encoder.deployment import deployed
     from encoder.front import Front
     from encoder.ray_session import ray_session

@@ -1,9 +1,9 @@
-"""Owns the encoder as a Serve application, for a Ray cluster that someone else runs: KubeRay, or `serve deploy`.
+"""Owns the encoder as a Serve application, for an existing Ray cluster: KubeRay, or `serve deploy`.
 
     import_path: encoder.application:build      args: {config: FILE, fronts: 2}
 
-Its fronts serve gRPC where a node has the resource `front`, one on each; its models run anywhere else. `python -m
-encoder` is the other way: a driver of its own, which needs no application."""
+Its fronts serve gRPC, one on each node that has the resource `front`; its models run on any node. `python -m
+encoder` is the alternative: a driver of its own, which needs no application."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FRONT_RESOURCE = "front"
 
 
 class EncoderFront:
-    """A front within a Serve replica: it lives and dies with it."""
+    """A front within a Serve replica, with the replica's lifetime."""
 
     async def __init__(self, handle: Any, config: str) -> None:  # type: ignore[misc]  # Serve awaits it
         cluster, section = _read(config)
@@ -41,8 +41,15 @@ class EncoderFront:
 
 
 def build(arguments: dict[str, Any]) -> serve.Application:
-    """config: the cluster config, at the same path on every node; fronts: how many nodes serve gRPC, 1 by default.
-    Raises CannotStart."""
+    """Builds the application.
+
+    Args:
+        arguments: config: the path of the cluster config, the same on every node. fronts: the number of nodes that
+            serve gRPC, 1 by default.
+
+    Raises:
+        CannotStart: If the config is invalid, or has no encoder section.
+    """
     path = str(arguments["config"])
     cluster, config = _read(path)
     front = serve.deployment(EncoderFront).options(

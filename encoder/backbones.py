@@ -1,11 +1,11 @@
-"""Owns the networks: a name and a layer to a module that gives features, with its weights and preprocessing.
+"""Owns the networks: loads a network by name, up to a layer, with its weights and preprocessing.
 
-Layers: "map", the last convolution's output, flattened; "pooled", what the classifier takes (the usual choice);
-"classifier", what the softmax would take.
+Layers: "map", the last convolution's output, flattened; "pooled", the classifier's input (the default);
+"classifier", the softmax's input.
 
 Names: torchvision's ("resnet18", "vgg16", "mobilenet_v3_large", ...) and any of timm's; a prefix "torchvision:" or
-"timm:" decides where both have one. Weights are pretrained ones or a local file; missing weights are an error,
-never random."""
+"timm:" decides where both have a network of that name. Weights are pretrained or from a local file. Missing
+weights are an error; they are never random."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lookalike.model.errors import CannotStart
 OFFLINE_MODEL = "tf_efficientnet_lite0"
 MAP, POOLED, CLASSIFIER = LAYERS = ("map", "pooled", "classifier")
 _HEADS = ("fc", "classifier", "head", "heads")
-# TensorFlow's own for EfficientNet-Lite; with the usual ImageNet statistics top-1 falls from 89 to 77.
+# TensorFlow's statistics for EfficientNet-Lite; with the usual ImageNet statistics top-1 falls from 89 to 77.
 _LITE_PREPROCESSING = Preprocessing(256, 224, "bicubic", (127 / 255,) * 3, (128 / 255,) * 3)
 
 Weights = Mapping[str, torch.Tensor]
@@ -34,7 +34,8 @@ Weights = Mapping[str, torch.Tensor]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Backbone:
-    """module: float (n, 3, crop, crop) -> (n, width) features, in evaluation mode on the CPU."""
+    """A network up to a layer. module: float (n, 3, crop, crop) -> (n, width) features, in evaluation mode on the
+    CPU."""
 
     name: str
     layer: str
@@ -43,11 +44,24 @@ class Backbone:
     preprocessing: Preprocessing
     weights_digest: str
 
+    def __str__(self) -> str:
+        """Canonical text of what computes the features. A hash that was fitted to them fits no others."""
+        return f"{self.name} {self.weights_digest} {self.layer} {self.preprocessing}"
+
 
 def load_backbone(name: str, weights: Path | None = None, layer: str = POOLED) -> Backbone:
-    """A backbone by name, with pretrained weights or those in a local file, up to a layer. Raises CannotStart."""
+    """Loads a network up to a layer, on the CPU.
+
+    Args:
+        name: The network; see the module's docstring.
+        weights: A .pth or .safetensors file; None for the pretrained weights.
+        layer: One of LAYERS.
+
+    Raises:
+        CannotStart: If the network or layer is unknown, or its weights are missing or do not fit.
+    """
     if layer not in LAYERS:
-        raise CannotStart(f"encoder.layer: {layer!r} is none; use one of {', '.join(LAYERS)}")
+        raise CannotStart(f"encoder.layer: unknown value {layer!r}; use one of {', '.join(LAYERS)}")
     family, plain = _resolve(name)
     load = _load_torchvision if family == "torchvision" else _load_timm
     module, preprocessing = load(plain, weights, layer)
@@ -56,7 +70,7 @@ def load_backbone(name: str, weights: Path | None = None, layer: str = POOLED) -
         probe = torch.zeros(1, 3, preprocessing.crop, preprocessing.crop)
         shape = module(probe).shape
         if len(shape) > 2:
-            # A map; and some networks pool, or flatten, in what was their head.
+            # A map; or the network pooled or flattened in the head that was removed.
             own = [torch.nn.AdaptiveAvgPool2d(1)] if layer == POOLED and len(shape) == 4 else []
             module = torch.nn.Sequential(module, *own, torch.nn.Flatten()).eval()
         width = module(probe).shape[1]
@@ -64,7 +78,7 @@ def load_backbone(name: str, weights: Path | None = None, layer: str = POOLED) -
 
 
 def for_classes(name: str, weights: Path | None, classes: int) -> torch.nn.Module:
-    """The network with a new, untrained classifier of so many classes, to be tuned. Raises CannotStart."""
+    """The network with a new, untrained classifier for this number of classes, for tuning. Raises CannotStart."""
     module = load_backbone(name, weights, CLASSIFIER).module
     if isinstance(getattr(module, "num_classes", None), int) and hasattr(module, "reset_classifier"):
         module.reset_classifier(classes)
@@ -72,7 +86,7 @@ def for_classes(name: str, weights: Path | None, classes: int) -> torch.nn.Modul
     layers = [name for name, part in module.named_modules() if isinstance(part, torch.nn.Linear)]
     last = layers[-1] if layers else ""
     if last.partition(".")[0] not in _HEADS:
-        raise CannotStart(f"encoder.model: {name} has no linear classifier that could be replaced; take another")
+        raise CannotStart(f"encoder.model: {name} has no linear classifier to replace; use another network")
     parent = module.get_submodule(last.rpartition(".")[0])
     setattr(parent, last.rpartition(".")[2], torch.nn.Linear(module.get_submodule(last).in_features, classes))
     return module
@@ -87,7 +101,7 @@ def _resolve(name: str) -> tuple[str, str]:
         return "timm", plain
     known = [*torchvision.models.list_models(module=torchvision.models), *timm.list_models()]
     near = ", ".join(difflib.get_close_matches(plain, known, 3)) or "resnet50, vit_base_patch16_224"
-    raise CannotStart(f"encoder.model: {name!r} is not known to torchvision or timm; near it: {near}")
+    raise CannotStart(f"encoder.model: {name!r} is unknown to torchvision and timm; similar names: {near}")
 
 
 def _load_torchvision(name: str, weights: Path | None, layer: str) -> tuple[torch.nn.Module, Preprocessing]:
@@ -106,7 +120,7 @@ def _load_torchvision(name: str, weights: Path | None, layer: str) -> tuple[torc
                 setattr(module, head, torch.nn.Identity())
     if layer == MAP:
         if not hasattr(module, "avgpool"):
-            raise CannotStart(f"encoder.layer: {name} has no pooling module to leave out; use {POOLED!r}")
+            raise CannotStart(f"encoder.layer: {name} has no pooling module to remove; use {POOLED!r}")
         module.avgpool = torch.nn.Identity()
     if saved is not None and weights is not None:
         _load_saved(module, saved, weights)
@@ -152,7 +166,7 @@ def _load_timm(name: str, weights: Path | None, layer: str) -> tuple[torch.nn.Mo
 
 
 def _classes(saved: Weights | None, layer: str) -> dict[str, int]:
-    """How many classes a network that was tuned to others than ImageNet's has, as an argument to make it."""
+    """The number of classes of saved weights, as an argument for the network. It may not be ImageNet's."""
     if saved is None or layer != CLASSIFIER:
         return {}
     heads = [
@@ -164,7 +178,7 @@ def _classes(saved: Weights | None, layer: str) -> dict[str, int]:
 
 
 def _load_in_order(module: torch.nn.Module, path: Path) -> None:
-    """Load weights that were saved under other names, tensor by tensor in order."""
+    """Loads weights that were saved under other names, in the order of their tensors."""
     saved = _read(path)
     own = module.state_dict()
     if [tensor.shape for tensor in own.values()] != [tensor.shape for tensor in saved.values()]:
@@ -173,15 +187,15 @@ def _load_in_order(module: torch.nn.Module, path: Path) -> None:
 
 
 def _load_saved(module: torch.nn.Module, saved: Weights, path: Path) -> None:
-    """Load a file's tensors by name; a head that was cut off may be among them."""
+    """Loads a file's tensors by name; it may also hold a head that was removed."""
     try:
         result = module.load_state_dict(saved, strict=False)
     except RuntimeError as error:
-        raise CannotStart(f"encoder.weights: {path} is of another model: {str(error)[:300]}") from None
+        raise CannotStart(f"encoder.weights: {path} belongs to another model: {str(error)[:300]}") from None
     if result.missing_keys:
         raise CannotStart(
             f"encoder.weights: {path} lacks {len(result.missing_keys)} of the model's tensors, such as"
-            f" {result.missing_keys[0]!r}; give a file of this model"
+            f" {result.missing_keys[0]!r}; use a file of this model"
         )
 
 
@@ -194,7 +208,7 @@ def _read(path: Path) -> Weights:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise CannotStart(f"encoder.weights: {path} does not exist; give a .pth or .safetensors file") from None
+        raise CannotStart(f"encoder.weights: {path} does not exist; use a .pth or .safetensors file") from None
     except Exception as error:  # unpickling a foreign file fails in many ways
         reason = str(error).splitlines()[0]
         raise CannotStart(f"encoder.weights: {path} cannot be read as weights: {reason}") from None
@@ -213,7 +227,7 @@ def _missing_weights(name: str, error: Exception, cache: Path) -> CannotStart:
 
 
 def _digest(module: torch.nn.Module) -> str:
-    """Hex SHA-256 over names, shapes and values of all tensors."""
+    """Hex SHA-256 over the names, shapes and values of all tensors."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} ".encode())

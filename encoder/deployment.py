@@ -1,4 +1,4 @@
-"""Owns the Ray Serve deployment: replicas that hold the model, scaled by load between two bounds."""
+"""Owns the Ray Serve deployment: replicas that hold the model, scaled by load within the config's bounds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lookalike.server.config import EncoderConfig
 from lookalike.server.observe import metrics
 
 APPLICATION = "lookalike-encoder"
-# One ongoing request is a whole batch: one in work and one waiting keep a replica busy.
+# One ongoing request is a whole batch: one running and one waiting keep a replica busy.
 ONGOING_BATCHES = 2
 _GPU_DECODE_THREADS = 4
 _WATCH_SECONDS = 5.0
@@ -26,7 +26,7 @@ log = logging.getLogger("encoder.deployment")
 
 
 class EncoderReplica:
-    """One loaded model. An encoder that cannot load says why instead of dying again and again."""
+    """One loaded model. A replica that cannot load it reports why instead of crashing in a loop."""
 
     def __init__(self, spec: EncoderSpec, decode_threads: int, max_pixels: int) -> None:
         self._model: EncoderModel | None = None
@@ -37,7 +37,7 @@ class EncoderReplica:
             self._problem = error.message
 
     async def describe(self) -> Description | str:
-        """What it makes; or why the model is not loaded."""
+        """What the model computes; or the reason why it is not loaded."""
         if self._model is None:
             return self._problem
         own = self._model
@@ -51,7 +51,8 @@ class EncoderReplica:
 
 
 def models(config: EncoderConfig, max_pixels: int) -> serve.Application:
-    """The models that the config asks for, not running yet. max_pixels: of an image. Raises CannotStart."""
+    """The application of the config's models, not yet deployed. max_pixels: the most that an image may have.
+    Raises CannotStart."""
     spec = EncoderSpec.from_config(config)
     threads = _GPU_DECODE_THREADS if config.gpus_per_replica else 1
     deployment = serve.deployment(EncoderReplica).options(
@@ -69,7 +70,8 @@ def models(config: EncoderConfig, max_pixels: int) -> serve.Application:
 
 @contextlib.asynccontextmanager
 async def deployed(config: EncoderConfig, max_pixels: int) -> AsyncIterator[Any]:
-    """Deploy the models on the running Ray and yield the handle to call them by. max_pixels: of an image."""
+    """Deploys the models on the running Ray, and yields a handle to them. max_pixels: the most that an image may
+    have."""
     application = models(config, max_pixels)
     await asyncio.to_thread(serve.start, http_options={"location": "NoServer"})
     try:
@@ -79,24 +81,24 @@ async def deployed(config: EncoderConfig, max_pixels: int) -> AsyncIterator[Any]
 
 
 class ReplicaWatch:
-    """Asks Ray Serve how many replicas there are, now and then: a scrape must not wait for Ray."""
+    """Polls Ray Serve for the number of replicas, so that a scrape need not wait for Ray."""
 
     def __init__(self, max_replicas: int) -> None:
         self._max = max_replicas
         self._by_state: Mapping[str, int] = {}
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Polls until cancelled."""
         while True:
             try:
                 self._by_state = await asyncio.to_thread(_replicas)
             except Exception:
                 self._by_state = {}
-                log.warning("Ray Serve does not say how many replicas there are", exc_info=True)
+                log.warning("cannot read the number of replicas from Ray Serve", exc_info=True)
             await asyncio.sleep(_WATCH_SECONDS)
 
     def gauges(self) -> Iterator[metrics.Sample]:
-        """What the metrics show of it."""
+        """Samples for the metrics."""
         yield metrics.ENCODER_REPLICAS_MAX, (), self._max
         for state, count in self._by_state.items():
             yield metrics.ENCODER_REPLICAS, (state.lower(),), count

@@ -1,7 +1,8 @@
-"""Owns features in one process: a backbone on a device, image files in, feature vectors out."""
+"""Owns features in one process: image files to feature vectors, by a backbone on a device."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +20,9 @@ BATCH_IMAGES = 32
 
 
 class FeatureModel:
-    """A loaded backbone. `decode` may be called by several threads, `features` by one at a time."""
+    """A loaded backbone. Several threads may call `decode`; only one at a time may call `features`.
+
+    backbone: the network, as it runs on `device` in `dtype`. width: of the features."""
 
     def __init__(
         self,
@@ -31,12 +34,23 @@ class FeatureModel:
         decode_threads: int = 1,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        """Raises CannotStart when the model, its weights or the device are not there."""
+        """Loads the backbone.
+
+        Args:
+            model: The network's name; see `encoder.backbones`.
+            weights: A file of weights; None for the pretrained ones.
+            layer: The layer that gives the features.
+            device: "auto", "cpu" or "cuda".
+            precision: "auto", "float32" or "bfloat16".
+            decode_threads: Threads that decode a batch.
+            max_pixels: The most pixels that an image may have.
+
+        Raises:
+            CannotStart: If the model, its weights or the device is missing.
+        """
         torch.set_num_threads(1)
         self.device = find_device(device)
         backbone = load_backbone(model, weights, layer)
-        self.backbone = backbone.name
-        self.weights_digest = backbone.weights_digest
         self.layer = layer
         self.width = backbone.width
         self.preprocessing = backbone.preprocessing
@@ -44,7 +58,8 @@ class FeatureModel:
         module = backbone.module
         if self.device.type == "cpu":
             module = fuse(module, self.preprocessing.crop)
-        self._module = module.to(self.device, self.dtype, memory_format=torch.channels_last)
+        module = module.to(self.device, self.dtype, memory_format=torch.channels_last)
+        self.backbone = dataclasses.replace(backbone, module=module)
         self._mean, self._std = (
             torch.tensor(values, device=self.device).view(1, 3, 1, 1)
             for values in (self.preprocessing.mean, self.preprocessing.std)
@@ -53,23 +68,29 @@ class FeatureModel:
         self._decoders = ThreadPoolExecutor(decode_threads) if decode_threads > 1 else None
 
     def __str__(self) -> str:
-        """Canonical text of what makes the features: a hash fitted to them fits no others."""
-        return f"{self.backbone} {self.weights_digest} {self.layer} {self.preprocessing}"
+        """Canonical text of what computes the features; see `Backbone`."""
+        return str(self.backbone)
 
     def decode(self, images: Sequence[bytes]) -> list[Pixels | UnreadableImage]:
-        """Image files as uint8 (crop, crop, 3), or why they cannot be read."""
+        """Image files as uint8 (crop, crop, 3), or the reason why one cannot be read."""
         return list((self._decoders.map if self._decoders else map)(self._decode, images))
 
     def features(self, pixels: Pixels) -> torch.Tensor:
-        """uint8 (n, crop, crop, 3) to float32 (n, width), on the device."""
+        """Pixels, uint8 (n, crop, crop, 3), to features, float32 (n, width), on the device."""
         with torch.inference_mode():
             batch = self.inputs(pixels).to(self.dtype, memory_format=torch.channels_last)
-            features: torch.Tensor = self._module(batch)
+            features: torch.Tensor = self.backbone.module(batch)
             return features.float()
 
     def stream(self, files: Sequence[Callable[[], bytes]]) -> Iterator[tuple[list[bool], Features]]:
-        """Many image files, each by how to read it, a batch at a time, the next one decoded meanwhile: which of
-        the batch could be read, and the features of those, float32 (readable, width)."""
+        """Encodes many image files, a batch at a time; the next batch is decoded in the meantime.
+
+        Args:
+            files: A function per file that reads it.
+
+        Yields:
+            For each batch which of its files could be read, and the features of those, float32 (readable, width).
+        """
         starts = range(0, len(files), BATCH_IMAGES)
 
         def load(number: int) -> list[Pixels | UnreadableImage]:
@@ -84,7 +105,7 @@ class FeatureModel:
             yield [not isinstance(item, UnreadableImage) for item in decoded], features
 
     def inputs(self, pixels: Pixels) -> torch.Tensor:
-        """uint8 (n, crop, crop, 3) to float32 (n, 3, crop, crop) as the network takes it, on the device."""
+        """Pixels, uint8 (n, crop, crop, 3), to the network's input, float32 (n, 3, crop, crop), on the device."""
         batch: torch.Tensor = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
         return (batch / 255 - self._mean) / self._std
 
@@ -98,7 +119,7 @@ class FeatureModel:
 def ahead(
     load: Callable[[int], list[Pixels | UnreadableImage]], count: int
 ) -> Iterator[list[Pixels | UnreadableImage]]:
-    """load(0), load(1), ... load(count - 1), each begun while the one before is being worked on."""
+    """Yields load(0) to load(count - 1). Each is loaded while the caller works on the one before."""
     with ThreadPoolExecutor(1) as thread:
         following = thread.submit(load, 0) if count else None
         for number in range(1, count + 1):
@@ -109,24 +130,25 @@ def ahead(
 
 
 def read_or_nothing(read: Callable[[], bytes]) -> bytes:
-    """A file's bytes, none if it cannot be read: then it counts as an image that cannot be."""
+    """A file's bytes; b"" if it cannot be read, so that it counts as an unreadable image."""
     try:
         return read()
     except (OSError, ValueError):
         return b""
 
 
-def find_device(wish: str) -> torch.device:
-    """The device for "auto", "cpu" or "cuda". Raises CannotStart when it is not there."""
-    if wish == "cuda" and not torch.cuda.is_available():
-        raise CannotStart("encoder.device: is cuda, but no GPU is usable here; set auto or cpu")
-    return torch.device("cuda" if wish != "cpu" and torch.cuda.is_available() else "cpu")
+def find_device(name: str) -> torch.device:
+    """The device for "auto", "cpu" or "cuda". Raises CannotStart if it is missing."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise CannotStart("encoder.device: cuda, but no GPU is usable here; use auto or cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def find_precision(wish: str, device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it: about twice as fast, and no visible loss of retrieval."""
-    if wish != "auto":
-        return torch.bfloat16 if wish == "bfloat16" else torch.float32
+def find_precision(name: str, device: torch.device) -> torch.dtype:
+    """The type to compute in. "auto" is bfloat16 where the hardware multiplies it: about twice as fast, with no
+    visible loss of retrieval quality."""
+    if name != "auto":
+        return torch.bfloat16 if name == "bfloat16" else torch.float32
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     capabilities = torch.cpu.get_capabilities()
@@ -135,6 +157,6 @@ def find_precision(wish: str, device: torch.device) -> torch.dtype:
 
 
 def stacked(decoded: Sequence[Pixels | UnreadableImage]) -> Pixels | None:
-    """The images that could be read, as one batch."""
+    """The images that could be read, uint8 (readable, crop, crop, 3); None if there are none."""
     pixels = [item for item in decoded if not isinstance(item, UnreadableImage)]
     return np.stack(pixels) if pixels else None

@@ -1,4 +1,5 @@
-"""Owns the encoder's gRPC server: one process that takes images and has the models behind a handle encode them."""
+"""Owns the encoder's gRPC server: one process that accepts images and has the models behind a handle encode
+them."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from lookalike.v1 import encoder_pb2, encoder_pb2_grpc
 
 
 class Front:
-    """A running server. Made by `start`, ended by `stop`."""
+    """A running server; started by `start`, stopped by `stop`."""
 
     def __init__(self, server: Server, servicer: EncoderServicer, observation: Observation) -> None:
         self._server = server
@@ -34,8 +35,17 @@ class Front:
         observation: Observation,
         background: BackgroundTasks,
     ) -> Self:
-        """Serve what is behind `handle`, a Serve deployment of `EncoderReplica`, as `config` says. Raises
-        CannotStart when the model cannot be loaded, or an address not bound."""
+        """Starts the server.
+
+        Args:
+            handle: A Serve deployment of `EncoderReplica`.
+            cluster: The cluster's config.
+            config: Its encoder section.
+            observation: The process's metrics and traces.
+
+        Raises:
+            CannotStart: If the model cannot be loaded, or an address cannot be bound.
+        """
         description: Description | str = await handle.describe.remote()
         if isinstance(description, str):
             raise CannotStart(description)
@@ -56,7 +66,7 @@ class Front:
         return cls(server, servicer, observation)
 
     async def stop(self) -> None:
-        """Answer what was taken on, and stop."""
+        """Finishes the requests in flight, and stops."""
         await self._server.stop()
         await self._servicer.close()
         self._observation.stop()

@@ -1,9 +1,9 @@
-"""Owns the fast way through a convolutional network on a CPU: convolution, batch normalisation and activation
-in one oneDNN call, the normalisation folded into the weights.
+"""Owns fusion of convolutional networks on CPUs: convolution, batch normalisation and activation become one oneDNN
+call, with the normalisation folded into the weights.
 
-EfficientNet-Lite0 in bfloat16, one thread, batches of 32: 2.6 times the images a second of the same network
-run layer by layer (`python -m benchmarks fusion`). Nothing else changes: a network that cannot be traced, or
-that would answer otherwise, is returned as it was."""
+EfficientNet-Lite0 in bfloat16, one thread, batches of 32: 2.6 times the images a second of the same network run
+layer by layer (`python -m benchmarks fusion`). A network that cannot be traced, or whose features would change, is
+returned unchanged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import fx, nn
 
 log = logging.getLogger("encoder.fusion")
 _TOLERANCE = 1e-3
-# Activations by the names that oneDNN gives them, each with its scalars.
+# oneDNN's names for activations, each with its scalars.
 _ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
     nn.Identity: ("none", []),
     nn.ReLU: ("relu", []),
@@ -28,8 +28,15 @@ _ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
 
 
 def fuse(module: nn.Module, crop: int) -> nn.Module:
-    """A float32 module on the CPU, in evaluation mode, made faster; or the module itself. crop: the side of
-    its input in pixels, for the check that both give the same features."""
+    """Fuses a network.
+
+    Args:
+        module: A float32 module on the CPU, in evaluation mode.
+        crop: The side of its input in pixels, for a check that both compute the same features.
+
+    Returns:
+        The fused network, or `module` itself if it cannot be fused.
+    """
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
         return module
     with torch.inference_mode():
@@ -47,7 +54,7 @@ def fuse(module: nn.Module, crop: int) -> nn.Module:
 
 
 class _FusedConvolution(nn.Module):  # type: ignore[misc]  # torch is not followed
-    """Convolution with the scale and shift of a normalisation in it, and an activation at its end."""
+    """A convolution with a normalisation's scale and shift folded in, and an activation after it."""
 
     def __init__(
         self, convolution: nn.Conv2d, norm: nn.Module | None, activation: tuple[str, list[float]]
@@ -101,7 +108,7 @@ def _fuse_all(module: nn.Module) -> fx.GraphModule:
 def _fuse_one(
     result: fx.GraphModule, modules: dict[str, nn.Module], node: fx.Node, convolution: nn.Conv2d, name: str
 ) -> None:
-    """Replace a convolution, and what follows it alone, by one call."""
+    """Replaces a convolution, and the normalisation and activation that only it feeds, by one call."""
     last, norm, activation = node, None, ("none", list[float]())
     following = _only_user(last, modules)
     if isinstance(following, nn.BatchNorm2d):
@@ -120,6 +127,6 @@ def _fuse_one(
 
 
 def _only_user(node: fx.Node, modules: dict[str, nn.Module]) -> Any:
-    """The module that takes a node's result, if only one call does."""
+    """The module that uses a node's result, if it is the only user."""
     users = list(node.users)
     return modules.get(str(users[0].target)) if len(users) == 1 and users[0].op == "call_module" else None

@@ -1,7 +1,7 @@
-"""Owns the hash: features to sign bits by hyperplanes, drawn (LSH for cosine; Charikar 2002) or fitted, and the
-file that keeps it. Plain NumPy; `encoder.model` does the same arithmetic on the device.
+"""Owns the hash: features to sign bits by hyperplanes, which are random (LSH for cosine; Charikar 2002) or fitted,
+and the hash file. Plain NumPy; `encoder.model` does the same arithmetic on the device.
 
-Every method gives a `LinearHash`, so encoder, cluster and file know one kind only. `lab.fitting` fits hashes
+Every method results in a `LinearHash`, so encoder, cluster and file know one kind only. `lab.fitting` fits hashes
 to a sample, `lab.training` to labels."""
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from lookalike.model.errors import CannotStart
 from lookalike.model.records import MAX_HASH_BYTES
 
 LSH = "lsh"
-# Orthogonal hyperplanes spread better than independent ones (Ji et al., NIPS 2012), but only so many can be
-# orthogonal, and the cost grows with their square.
+# Orthogonal hyperplanes spread better than independent ones (Ji et al., NIPS 2012), but no more than `width` can
+# be orthogonal, and the cost grows with their square.
 _BLOCK = 1_024
 _MAX_WIDTH = 1_000_000
 
@@ -31,12 +31,12 @@ Features = npt.NDArray[np.float32]
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class LinearHash:
-    """The signs of planes @ x + offset, where x is a feature vector or, if `is_normalised`, that divided by its
-    length.
+    """The signs of planes @ x + offset, where x is a feature vector, divided by its length if `is_normalised`.
 
-    planes: float32 (bits, width); offset: float32 (bits,). digest: hex SHA-256 over all that decides a code.
-    features: canonical text of what makes the features (see `encoder.model`), or "" for any. seeded: instead of
-    planes, what a file keeps of a hash that was drawn and not fitted."""
+    planes: float32 (bits, width). offset: float32 (bits,). digest: hex SHA-256 over all that decides a code.
+        features: canonical text of what computes the features (see `encoder.backbones.Backbone`), or "" for any.
+        seeded: the seed and mean of random hyperplanes, which the file keeps instead of the planes; None for a
+        fitted hash."""
 
     method: str
     planes: Features
@@ -55,19 +55,20 @@ class LinearHash:
         return int(self.planes.shape[1])
 
     def projections(self, features: Features) -> Features:
-        """features: float32 (n, width). Returns float32 (n, bits): a bit's sign, and how far from changing it
-        is."""
+        """Features, float32 (n, width), to projections, float32 (n, bits). The sign is the bit, the size its
+        distance from flipping."""
         if self.is_normalised:
             features = normalised(features)
         result: Features = features @ self.planes.T + self.offset
         return result
 
     def codes(self, features: Features) -> npt.NDArray[np.uint8]:
-        """features: float32 (n, width). Returns packed codes, uint8 (n, bits/8)."""
+        """Features, float32 (n, width), to packed codes, uint8 (n, bits/8)."""
         return np.packbits(self.projections(features) > 0, axis=1)
 
     def to_bytes(self) -> bytes:
-        """What `from_bytes` reads back: an .npz archive, the same for the same hash."""
+        """The hash file, which `from_bytes` reads: an .npz archive, the same bytes for the same hash. Raises
+        CannotStart if it would be too large."""
         header = {
             "method": self.method,
             "is_normalised": self.is_normalised,
@@ -89,7 +90,7 @@ class LinearHash:
 
 
 def check_size(bits: int, width: int) -> None:
-    """Raise CannotStart, before a hash is fitted, if it would be too large to keep."""
+    """Raises CannotStart, before a hash is fitted, if its file would be too large."""
     if bits * width * 4 > MAX_HASH_BYTES:
         raise _too_large(bits, width)
 
@@ -102,16 +103,23 @@ def _too_large(bits: int, width: int) -> CannotStart:
 
 
 def drawn(width: int, bits: int, seed: int, mean: Features | None = None, features: str = "") -> LinearHash:
-    """Random hyperplanes in a space of `width` features. They pass through zero or, with a mean (float32
-    (width,), fitted on a sample by `lab.fitting`), through that."""
+    """Random hyperplanes.
+
+    Args:
+        width: The number of features.
+        bits: The number of hyperplanes.
+        seed: Decides the hyperplanes.
+        mean: The point that they pass through, float32 (width,), such as the mean of a sample; None for the
+            origin. features: Canonical text of what computes the features, or "" for any.
+
+    Raises:
+        ValueError: If the mean has another width.
+    """
     if mean is not None and mean.shape != (width,):
-        raise CannotStart(
-            f"encoder.mean: has shape {mean.shape}, the features have ({width},);"
-            " fit it again with `lookalike fit-mean` for this model"
-        )
+        raise ValueError(f"the mean has shape {mean.shape}, the features have ({width},)")
     planes = _hyperplanes(width, bits, seed)
     offset = np.zeros(bits, np.float32) if mean is None else _through(planes, mean)
-    # Digests the parameters, not the planes: those may differ in the last place between machines.
+    # A digest of the parameters, not of the planes, which may differ in the last place between machines.
     parameters = {
         "width": width,
         "seed": seed,
@@ -123,7 +131,7 @@ def drawn(width: int, bits: int, seed: int, mean: Features | None = None, featur
 
 
 def fitted(method: str, planes: Features, offset: Features, is_normalised: bool, features: str) -> LinearHash:
-    """A hash whose planes came from data. planes: (bits, width); offset: (bits,)."""
+    """A hash fitted to data. planes: (bits, width); offset: (bits,); the others as in `LinearHash`."""
     planes, offset = planes.astype("<f4"), offset.astype("<f4")
     text = json.dumps([method, list(planes.shape), is_normalised, features])
     digest = hashlib.sha256(text.encode() + planes.tobytes() + offset.tobytes()).hexdigest()
@@ -131,7 +139,7 @@ def fitted(method: str, planes: Features, offset: Features, is_normalised: bool,
 
 
 def from_bytes(data: bytes, source: str) -> LinearHash:
-    """A hash from what `to_bytes` gave. Raises CannotStart, naming the source, if it holds none."""
+    """Reads a hash file. Raises CannotStart, naming the source, if it is not one."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             header = json.loads(archive["header"].tobytes())
@@ -145,7 +153,7 @@ def from_bytes(data: bytes, source: str) -> LinearHash:
             return drawn(width, bits, int(seed), arrays.get("mean"), str(header["features"]))
         planes, offset = arrays["planes"], arrays["offset"]
         if planes.shape != (bits, width) or offset.shape != (bits,):
-            raise ValueError("its arrays have other shapes than its header says")
+            raise ValueError("its arrays do not have the shapes in its header")
         return fitted(
             str(header["method"]), planes, offset, bool(header["is_normalised"]), str(header["features"])
         )
@@ -157,33 +165,33 @@ def from_bytes(data: bytes, source: str) -> LinearHash:
 
 
 def read_hash(path: Path) -> LinearHash:
-    """The hash in a file. Raises CannotStart."""
+    """Reads the hash file at a path. Raises CannotStart."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise CannotStart(
-            f"encoder.hash: {path} cannot be read ({error.strerror}); make it with `lookalike fit` or"
+            f"encoder.hash: {path} cannot be read ({error.strerror}); create it with `lookalike fit` or"
             " `lookalike train`"
         ) from None
     return from_bytes(data, f"encoder.hash: {path}")
 
 
 def normalised(features: Features) -> Features:
-    """Each row divided by its length; a row of zeros stays."""
+    """Each row divided by its length; a row of zeros stays zero."""
     lengths: Features = np.linalg.norm(features, axis=1, keepdims=True)
     lengths[lengths == 0] = 1
     return features / lengths
 
 
 def _through(planes: Features, point: Features) -> Features:
-    """The offset that makes the planes pass through a point."""
+    """The offset of planes that pass through a point."""
     offset: Features = -(planes.astype(np.float64) @ point.astype(np.float64)).astype(np.float32)
     return offset
 
 
 def _hyperplanes(width: int, bits: int, seed: int) -> Features:
-    """float32 (bits, width), unit rows, orthogonal within blocks. RandomState's stream is frozen for good,
-    so a seed means the same planes with every NumPy."""
+    """float32 (bits, width), unit rows, orthogonal within blocks. RandomState's stream never changes, so a seed
+    gives the same planes with every version of NumPy."""
     random = np.random.RandomState(seed)
     block = min(width, _BLOCK)
     rows = []

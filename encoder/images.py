@@ -1,8 +1,8 @@
-"""Owns the way from an image file's bytes to the pixels that a network takes.
+"""Owns decoding: an image file's bytes to the pixels of a network's input.
 
-Anything that a camera or a browser calls an image works: animated (first frame), 16-bit, CMYK, palette,
-transparent (on white), EXIF-rotated. What does not decode is an UnreadableImage with the reason, and no file
-can make the decoder allocate without bound."""
+Supports what cameras and browsers support: animated (first frame), 16-bit, CMYK, palette, transparent (on white)
+and EXIF-rotated images. A file that does not decode raises UnreadableImage with the reason, and no file can make
+the decoder allocate without bound."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lookalike.model.errors import InvalidRequest
 
-# Formats whose decoders run no other program (EPS would call Ghostscript).
+# Formats whose decoders start no other program (EPS would start Ghostscript).
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 MAX_PIXELS = 100_000_000
-# Pillow's own guard warns at a size and refuses at another; ours is one limit with one message.
+# Pillow warns at one size and refuses at another; ours is one limit with one message.
 Image.MAX_IMAGE_PIXELS = None
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -27,12 +27,13 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class UnreadableImage(InvalidRequest):
-    """These bytes are not an image that can be encoded."""
+    """The bytes are not an image that can be encoded."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """Short side to `resize` pixels, centre crop of `crop`, then (pixel / 255 - mean) / std per channel."""
+    """Resize the short side to `resize` pixels, crop the centre `crop` pixels, then (pixel / 255 - mean) / std per
+    channel."""
 
     resize: int
     crop: int
@@ -41,7 +42,7 @@ class Preprocessing:
     std: tuple[float, float, float]
 
     def __str__(self) -> str:
-        """Canonical text, a part of the code space."""
+        """Canonical text; part of the code space."""
         mean, std = (",".join(f"{value:.6g}" for value in values) for values in (self.mean, self.std))
         return f"resize={self.resize} crop={self.crop} {self.interpolation} mean={mean} std={std}"
 
@@ -57,19 +58,19 @@ def decode(data: bytes, preprocessing: Preprocessing, max_pixels: int = MAX_PIXE
                 raise UnreadableImage(
                     f"has {width:,} x {height:,} pixels; at most {max_pixels:,} are decoded; scale it down"
                 )
-            # JPEG can be decoded at a fraction of its size; twice the target keeps what resizing needs.
+            # JPEG can be decoded at a fraction of its size; twice the target keeps the detail that resizing needs.
             image.draft("RGB", (2 * preprocessing.resize, 2 * preprocessing.resize))
             return _crop(to_rgb(ImageOps.exif_transpose(image)), preprocessing)
     except UnreadableImage:
         raise
     except UnidentifiedImageError:
         raise UnreadableImage(f"is not an image file (of {', '.join(FORMATS)})") from None
-    except Exception as error:  # decoders raise whatever a damaged file makes them raise
+    except Exception as error:  # decoders raise many kinds for damaged files
         raise UnreadableImage(f"is damaged or cut short ({type(error).__name__}: {error})") from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode as RGB: transparency on white, 16 bits scaled to 8."""
+    """Converts any mode to RGB: transparency on white, 16 bits scaled to 8."""
     if image.mode == "RGB":
         return image
     if image.mode.startswith(("I", "F")):
@@ -82,7 +83,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _deep_to_rgb(image: Image.Image) -> Image.Image:
-    """16-bit and 32-bit grey: Pillow's own conversion would cut values at 255."""
+    """Converts 16-bit and 32-bit grey, which Pillow's own conversion would clip at 255."""
     values = np.nan_to_num(np.asarray(image, np.float64))
     brightest = float(values.max(initial=0.0))
     usual = (1.0, 255.0) if image.mode.startswith("F") else (255.0, 65535.0)
@@ -92,8 +93,8 @@ def _deep_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _crop(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
-    """Resize and crop in one step: only the pixels that stay are computed, so a thin strip of an image
-    does not blow up to millions of columns."""
+    """Resizes and crops in one step. Only the pixels that are kept are computed, so a thin strip of an image does
+    not become millions of columns."""
     width, height = image.size
     side = min(width, height) * preprocessing.crop / preprocessing.resize
     left, top = (width - side) / 2, (height - side) / 2

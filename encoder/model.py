@@ -1,4 +1,4 @@
-"""Owns an encoder in one process: features and their hash on a device, image files in, codes out."""
+"""Owns an encoder in one process: image files to codes, by a network and its hash on a device."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from encoder.backbones import Backbone
 from encoder.features import FeatureModel, stacked
 from encoder.hashing import Features, LinearHash, drawn, from_bytes
 from encoder.images import MAX_PIXELS, Pixels, UnreadableImage
@@ -16,25 +17,25 @@ from lookalike.model.errors import CannotStart
 
 
 class EncoderModel:
-    """A loaded encoder. Threads may share it: while one computes, another's images are decoded."""
+    """A loaded encoder. Thread-safe: while one thread computes, another's images are decoded."""
 
     def __init__(self, spec: EncoderSpec, decode_threads: int = 1, max_pixels: int = MAX_PIXELS) -> None:
-        """Load everything. Raises CannotStart when the model, its weights, its hash or the device are not
-        there."""
+        """Loads the network and the hash.
+
+        Args:
+            spec: The encoder.
+            decode_threads: Threads that decode a batch.
+            max_pixels: The most pixels that an image may have.
+
+        Raises:
+            CannotStart: If the model, its weights, its hash or the device is missing or does not fit.
+        """
         self.network = FeatureModel(
             spec.model, spec.weights, spec.layer, spec.device, spec.precision, decode_threads, max_pixels
         )
         self.device, self.width = self.network.device, self.network.width
-        self.hash = _hash(spec, self.network)
-        self.space = CodeSpace(
-            bits=self.hash.bits,
-            backbone=self.network.backbone,
-            weights_digest=self.network.weights_digest,
-            layer=self.network.layer,
-            preprocessing=str(self.network.preprocessing),
-            hash_method=self.hash.method,
-            hash_digest=self.hash.digest,
-        )
+        self.hash = hash_of(spec, self.network.backbone)
+        self.space = code_space(self.network.backbone, self.hash)
         self._planes, self._offset = (
             torch.from_numpy(part).to(self.device) for part in (self.hash.planes, self.hash.offset)
         )
@@ -44,7 +45,7 @@ class EncoderModel:
     def encode(
         self, images: Sequence[bytes], include_features: bool = False, include_projections: bool = False
     ) -> list[Encoded]:
-        """Encode image files in one forward pass. An unreadable one has an error, the others are encoded."""
+        """Encodes image files in one forward pass. An unreadable file gets an error; the others are encoded."""
         decoded = self.network.decode(images)
         pixels = stacked(decoded)
         if pixels is None:
@@ -63,7 +64,7 @@ class EncoderModel:
         ]
 
     def projections(self, features: torch.Tensor) -> torch.Tensor:
-        """float32 (n, width) to float32 (n, bits), on the device."""
+        """Features, float32 (n, width), to projections, float32 (n, bits), on the device."""
         with torch.inference_mode():
             if self.hash.is_normalised:
                 features = torch.nn.functional.normalize(features)
@@ -71,8 +72,8 @@ class EncoderModel:
             return result
 
     def codes(self, projections: torch.Tensor) -> Pixels:
-        """float32 (n, bits) on the device to packed codes, uint8 (n, bits/8). Packed before it leaves the
-        device: `bits` / 8 bytes an image cross the bus."""
+        """Projections, float32 (n, bits), to packed codes, uint8 (n, bits/8). Codes are packed on the device, so
+        `bits` / 8 bytes an image cross the bus."""
         with torch.inference_mode():
             bits = (projections > 0).to(torch.uint8)
             packed = (bits.view(len(bits), -1, 8) * self._powers).sum(-1, dtype=torch.uint8)
@@ -80,14 +81,28 @@ class EncoderModel:
             return codes
 
 
-def _hash(spec: EncoderSpec, network: FeatureModel) -> LinearHash:
+def code_space(backbone: Backbone, hashing: LinearHash) -> CodeSpace:
+    """The code space of the codes that this hash makes of this network's features."""
+    return CodeSpace(
+        bits=hashing.bits,
+        backbone=backbone.name,
+        weights_digest=backbone.weights_digest,
+        layer=backbone.layer,
+        preprocessing=str(backbone.preprocessing),
+        hash_method=hashing.method,
+        hash_digest=hashing.digest,
+    )
+
+
+def hash_of(spec: EncoderSpec, backbone: Backbone) -> LinearHash:
+    """The hash that an encoder uses on this network's features. Raises CannotStart if it was fitted to others."""
     if spec.hash_file is None:
-        return drawn(network.width, spec.bits, spec.seed, spec.mean)
+        return drawn(backbone.width, spec.bits, spec.seed)
     found = from_bytes(spec.hash_file, "encoder.hash")
-    if found.width != network.width or found.features not in ("", str(network)):
+    if found.width != backbone.width or found.features not in ("", str(backbone)):
         raise CannotStart(
             f"encoder.hash: was fitted to other features ({found.features[:60] or found.width}…) than this encoder"
-            f" makes ({str(network)[:60]}…); fit it again for this model, its weights and layer"
+            f" computes ({str(backbone)[:60]}…); fit it again for this model, its weights and layer"
         )
     return found
 

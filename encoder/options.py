@@ -1,4 +1,4 @@
-"""Owns the command-line options that the encoder's commands share. Light: neither torch nor Ray."""
+"""Owns the command-line options that the encoder's and the lab's commands share. Imports neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -14,14 +14,12 @@ from lookalike.model.errors import CannotStart, InvalidRequest
 from lookalike.server.config import EncoderConfig, load_config
 
 Paths = Annotated[list[str], typer.Argument(help="Folders, globs, files, or URLs such as s3://bucket/photos.")]
-Config = Annotated[
-    Path | None, typer.Option(help="The cluster's config: its encoder section says how images are encoded.")
-]
+Config = Annotated[Path | None, typer.Option(help="The cluster's config; its encoder section is used.")]
 Dataset = Annotated[
     str,
     typer.Argument(
-        help="cifar10, caltech101, flowers102 or coco2017 (downloaded where there is a network); or a folder"
-        " with a sub-folder for each class, or a .tar or .zip of one."
+        help="cifar10, caltech101, flowers102 or coco2017 (downloaded if missing); or a folder with a sub-folder"
+        " for each class, or a .tar or .zip of one."
     ),
 ]
 Model = Annotated[str, typer.Option(help="A torchvision or timm model by name.")]
@@ -30,45 +28,49 @@ Weights = Annotated[
 ]
 Seed = Annotated[
     int,
-    typer.Option(help="Of the split into indexed images and queries, and of what is drawn.", min=0, max=2**32 - 1),
+    typer.Option(
+        help="Seed of the split into indexed images and queries, and of random numbers.", min=0, max=2**32 - 1
+    ),
 ]
-Limit = Annotated[int | None, typer.Option(help="Take so many of the images, evenly over the classes.", min=2)]
+Limit = Annotated[
+    int | None, typer.Option(help="Use at most N images, evenly over the classes.", metavar="N", min=2)
+]
 DataFolder = Annotated[
-    Path | None, typer.Option(help="Where data sets are kept or downloaded to; CACHE/datasets by default.")
+    Path | None, typer.Option(help="The folder of data sets, downloads included; CACHE/datasets by default.")
 ]
 CacheFolder = Annotated[
-    Path | None, typer.Option(help="Where features are kept; the user's cache folder by default.")
+    Path | None, typer.Option(help="The folder of cached features; the user's cache folder by default.")
 ]
 
 
 def require_folder(field: str, path: Path) -> Path:
-    """Make a folder that results go to, before the work begins. Raises InvalidRequest when that cannot be."""
+    """Creates a folder for results, before the work begins. Raises InvalidRequest if it cannot be written to."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             return path
     except OSError as error:
         raise InvalidRequest(
-            f"{field}: {path} cannot be written to ({error.strerror}); name a folder that can be made"
+            f"{field}: {path} cannot be written to ({error.strerror}); name another folder"
         ) from None
 
 
 def require_file(field: str, path: Path) -> Path:
-    """Check that a result's file can be written, before the work begins. Raises InvalidRequest when it cannot."""
+    """Checks that a result's file can be written, before the work begins. Raises InvalidRequest if it cannot."""
     if path.is_dir():
         raise InvalidRequest(f"{field}: {path} is a folder; name a file")
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise InvalidRequest(f"{field}: {path.parent} is no folder that can be written to; make one first")
+        raise InvalidRequest(f"{field}: {path.parent} is not a writable folder; create it first")
     return path
 
 
 def console() -> Console:
-    """Progress goes to standard error, results to standard output."""
+    """A console on standard error. Results go to standard output."""
     return Console(stderr=True)
 
 
 def encoder_section(config: Path | None) -> EncoderConfig:
-    """The config's encoder section, or its defaults without a config. Raises CannotStart."""
+    """The config's encoder section, or the defaults without a config. Raises CannotStart."""
     if config is None:
         return EncoderConfig()
     section = load_config(config).encoder

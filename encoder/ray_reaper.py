@@ -1,8 +1,8 @@
-"""Owns the end of a local Ray: `python -m encoder.ray_reaper PID` kills what is left of a process's descendants
-once its standard input ends.
+"""Owns the end of a local Ray: `python -m encoder.ray_reaper PID` kills the remaining descendants of a process
+once its own standard input ends.
 
-Ray's own processes watch each other, but when its driver is killed two of its agents stay behind. Whoever
-starts a local Ray holds the other end of this process's input, so it learns of any kind of death."""
+Ray's processes watch each other, but when the driver is killed two of its agents keep running. The driver holds
+the other end of this process's standard input, so it ends however the driver dies."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ _LOOK_SECONDS = 1.0
 
 @contextlib.contextmanager
 def reaper(pid: int) -> Iterator[None]:
-    """While the block lasts, and when it ends in whatever way, see to it that `pid`'s descendants do not
-    outlive it."""
+    """Runs a process that kills the descendants of `pid` when the block, or this process, ends."""
     command = [sys.executable, "-m", "encoder.ray_reaper", str(pid)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
         yield

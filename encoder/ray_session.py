@@ -1,7 +1,7 @@
-"""Owns the start of Ray: join a cluster, or run one on this machine, closed and without a dashboard.
+"""Owns the start of Ray: joins a cluster, or runs one on this machine, with a token and without a dashboard.
 
-Ray listens on every interface whatever address it is given, so keep its ports behind a firewall or in a
-network namespace; the token keeps strangers from using them."""
+Ray listens on every interface whatever address it is given. Keep its ports behind a firewall or in a network
+namespace; the token keeps others from using them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,16 @@ _OBJECT_STORE_BYTES = 512 * 1024 * 1024
 
 @contextlib.contextmanager
 def ray_session(address: str | None, cpus: int) -> Iterator[None]:
-    """Join the Ray cluster at `address`, or run one on this machine with `cpus` logical processors, which
-    ends with the block, or with this process if that is killed. Raises CannotStart."""
+    """Joins a Ray cluster, or runs one on this machine, which ends with the block or with this process, even if
+    that is killed.
+
+    Args:
+        address: The cluster to join; None to run one.
+        cpus: The logical processors of a cluster on this machine.
+
+    Raises:
+        CannotStart: If Ray cannot be used.
+    """
     own = {"num_cpus": cpus, "object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
     try:
         ray.init(
@@ -36,7 +44,7 @@ def ray_session(address: str | None, cpus: int) -> Iterator[None]:
         )
     except Exception as error:  # Ray raises many kinds here
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
-        raise CannotStart(f"ray: {address or 'a local cluster'} cannot be used: {reason}") from error
+        raise CannotStart(f"ray: cannot use {address or 'a local cluster'}: {reason}") from error
     with contextlib.nullcontext() if address else reaper(os.getpid()):
         try:
             yield
@@ -46,8 +54,8 @@ def ray_session(address: str | None, cpus: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def native_output_in_log() -> Iterator[None]:
-    """Send what Ray's C++ code writes to standard error to LOG_FILE, so that it does not run through a
-    progress bar. Python's own `sys.stderr` stays where it was."""
+    """Redirects what Ray's C++ code writes to standard error to LOG_FILE, so that it does not break a progress
+    bar. Python's own `sys.stderr` is not redirected."""
     screen = os.dup(2)
     previous = sys.stderr
     with os.fdopen(screen, "w", buffering=1) as terminal, LOG_FILE.open("w") as log:

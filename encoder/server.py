@@ -1,4 +1,4 @@
-"""Owns the encoder's gRPC surface: requests gathered into batches before they cross into Ray."""
+"""Owns the encoder's gRPC service. Requests are joined into batches before they are sent to Ray."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _Item:
 
 
 class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
-    """Serves the deployment behind `handle`, whose replicas make what `own` says."""
+    """Serves the deployment behind `handle`. own: what its replicas compute."""
 
     def __init__(self, handle: Any, own: Description, max_replicas: int, max_image_bytes: int) -> None:
         self._handle = handle
@@ -56,7 +56,7 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         )
 
     def gauges(self) -> Iterator[metrics.Sample]:
-        """What its metrics show of it."""
+        """Samples for the metrics."""
         yield metrics.QUEUE_WAITING, ("encode",), self._batches.waiting
 
     async def close(self) -> None:
@@ -64,7 +64,7 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
 
     async def Encode(self, request: pb.EncodeRequest, context: Context) -> pb.EncodeResponse:
         if not 1 <= len(request.images) <= MAX_REQUEST_IMAGES:
-            raise InvalidRequest(f"images: are {len(request.images):,}; send 1..{MAX_REQUEST_IMAGES:,} a request")
+            raise InvalidRequest(f"images: {len(request.images):,} in one request; send 1..{MAX_REQUEST_IMAGES:,}")
         encoded = await asyncio.gather(
             *(
                 self._encode(_Item(image, request.include_features, request.include_projections))
@@ -93,13 +93,13 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
 
     async def _encode(self, item: _Item) -> Encoded:
         if len(item.image) > self._max_image_bytes:
-            return Encoded(error=f"has {len(item.image):,} bytes; at most {self._max_image_bytes:,} are read")
+            return Encoded(error=f"has {len(item.image):,} bytes; the maximum is {self._max_image_bytes:,}")
         return await self._batches.submit(item)
 
     async def _run_batch(self, items: Sequence[_Item]) -> Sequence[Encoded | Exception]:
         images = [item.image for item in items]
         metrics.BATCH_IMAGES.observe(len(images))
-        began = time.perf_counter()
+        started = time.perf_counter()
         try:
             with tracing.span("batch", images=len(images)):
                 results: list[Encoded] = await self._handle.encode.remote(
@@ -110,8 +110,8 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         except ray.exceptions.RayError as error:
             metrics.IMAGES.labels("failed").inc(len(images))
             log.error("a batch of %d images failed", len(images), exc_info=error)
-            raise PartitionUnavailable("the encoder lost the batch; repeat it") from None
-        metrics.BATCH_SECONDS.observe(time.perf_counter() - began)
+            raise PartitionUnavailable("the encoder lost the batch; retry it") from None
+        metrics.BATCH_SECONDS.observe(time.perf_counter() - started)
         unreadable = sum(bool(result.error) for result in results)
         metrics.IMAGES.labels("unreadable").inc(unreadable)
         metrics.IMAGES.labels("encoded").inc(len(results) - unreadable)

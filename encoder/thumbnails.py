@@ -1,4 +1,4 @@
-"""Owns small pictures: JPEG files that fit into a record, or into a page as data URLs."""
+"""Owns thumbnails: small JPEG files that fit into a record, or into a page as data URLs."""
 
 from __future__ import annotations
 
@@ -13,19 +13,23 @@ from encoder.images import FORMATS, MAX_PIXELS, UnreadableImage, to_rgb
 from lookalike.model.thumbnails import MAX_THUMBNAIL_BYTES
 
 _SIDE = 192
-# Tried in turn until the file is small enough; the last always is.
+# (side, quality), tried in order until the file is small enough. The last always is.
 _ATTEMPTS = ((192, 80), (192, 60), (192, 40), (128, 40), (64, 30))
 
 
 def thumbnail(source: Path | IO[bytes]) -> bytes:
-    """A picture, at most 192 pixels a side, upright, as a JPEG file of at most MAX_THUMBNAIL_BYTES. Raises what
-    Pillow raises; UnreadableImage for one with too many pixels."""
+    """An image as an upright JPEG file of at most 192 pixels a side and MAX_THUMBNAIL_BYTES.
+
+    Raises:
+        UnreadableImage: If the image has too many pixels.
+        Exception: Pillow's, if the image cannot be decoded.
+    """
     with Image.open(source, formats=FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
             raise UnreadableImage(f"has over {MAX_PIXELS:,} pixels")
         image.draft("RGB", (2 * _SIDE, 2 * _SIDE))
         small = to_rgb(_shrunk(ImageOps.exif_transpose(image)))
-    # A comment would be copied, whatever its size.
+    # A comment would be copied, however large.
     small.info.clear()
     for side, quality in _ATTEMPTS:
         small.thumbnail((side, side))
@@ -36,13 +40,13 @@ def thumbnail(source: Path | IO[bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def data_url(picture: bytes, media_type: str = "image/jpeg") -> str:
-    """A picture's file as a URL that holds it."""
-    return f"data:{media_type};base64,{base64.b64encode(picture).decode()}"
+def data_url(image: bytes, media_type: str = "image/jpeg") -> str:
+    """An image file as a data URL."""
+    return f"data:{media_type};base64,{base64.b64encode(image).decode()}"
 
 
 def _shrunk(image: Image.Image) -> Image.Image:
-    """Fewer pixels before they are converted, where the mode is one that can be averaged."""
+    """Shrinks an image before its conversion, if its mode can be averaged."""
     if image.mode in ("RGB", "RGBA", "L", "CMYK"):
         image.thumbnail((_SIDE, _SIDE))
     return image

@@ -1,3 +1,3 @@
-"""Offline work that chooses the codes: labelled data sets (`datasets`), fitted and learned hashes (`fitting`,
-`training`), their evaluation (`evaluation`), and the demo (`demo`). Imports the encoder and the shard's kernel; no
-server imports it."""
+"""Chooses codes, offline: labelled data sets (`datasets`), their features (`feature_cache`), hashes that are
+fitted (`fitting`) or learned (`training`), their evaluation (`evaluation`), and the demo (`demo`). `cli` has the
+commands fit and demo. Imports the encoder and the shard's kernel; no server imports it."""

@@ -1,5 +1,4 @@
-"""Owns the commands that the encoder brings to `lookalike`: fit, fit-mean, demo (and ingest:
-`encoder.ingest.command`). Light to import: torch and Ray load when a command runs."""
+"""Owns `lookalike fit` and `lookalike demo`. Quick to import: torch and Ray load when a command runs."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-Sample = Annotated[int, typer.Option(help="How many images to take, evenly spread.", min=1)]
+Sample = Annotated[int, typer.Option(help="The number of images to fit to, evenly spread.", min=1)]
 
 
 def fit_command(
@@ -29,26 +28,28 @@ def fit_command(
     output: Annotated[Path, typer.Option(help="The .npz file to write; name it in encoder.hash.")],
     method: Annotated[
         Literal["centred", "pca", "itq"],
-        typer.Option(help="centred: LSH about the mean. pca, itq: rotations of the main directions; itq is best."),
+        typer.Option(
+            help="centred: LSH through the mean. pca, itq: rotations of the principal directions; itq is best."
+        ),
     ] = "itq",
     bits: Annotated[
         int, typer.Option(help="Width of the codes: a multiple of 8.", min=MIN_BITS, max=MAX_BITS)
     ] = 128,
-    seed: Annotated[int, typer.Option(help="Of what is drawn.", min=0, max=2**32 - 1)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random numbers.", min=0, max=2**32 - 1)] = 0,
     config: Config = None,
     sample: Sample = 2_000,
     as_json: Json = False,
 ) -> None:
     """Fit a hash to a sample of images, without labels: better codes than random hyperplanes at equal bits.
 
-    It is another code space: make the collection with it. Labels make still better codes: see `lookalike
-    train`."""
+    The codes are in a new code space, so they need a new collection. With labels, `lookalike train` gives better
+    codes still."""
     from encoder.hashing import check_size
     from lab.fitting import CENTRED, fit
 
     CodeSpace(bits)
     require_file("output", output)
-    settings = encoder_section(config).model_copy(update={"mean": None, "hash": None})
+    settings = encoder_section(config).model_copy(update={"hash": None})
     features, made_by = _sample_features(paths, settings, sample, as_json)
     if method != CENTRED:
         check_size(bits, features.shape[1])
@@ -59,43 +60,18 @@ def fit_command(
         print(f"{output}: {method}, {bits} bits, fitted to {len(features):,} images; set encoder.hash to it")
 
 
-def fit_mean_command(
-    paths: Paths,
-    output: Annotated[Path, typer.Option(help="The .npy file to write; name it in encoder.mean.")],
-    config: Config = None,
-    sample: Sample = 2_000,
-    as_json: Json = False,
-) -> None:
-    """Fit the mean of the features on a sample of images, to centre them before hashing.
-
-    Better codes at few bits, for images alike those of the sample. It is another code space: make the
-    collection with it."""
-    import numpy as np
-
-    from lab.fitting import fit_mean
-
-    require_file("output", output)
-    features, _ = _sample_features(paths, encoder_section(config), sample, as_json)
-    with output.open("wb") as file:
-        np.save(file, fit_mean(features))
-    if as_json:
-        print_json({"output": str(output), "images": len(features)})
-    else:
-        print(f"{output}: mean of {len(features):,} images; set encoder.mean to it")
-
-
 def demo(
     images: Annotated[
-        Path | None, typer.Option(help="A folder of your own pictures instead of the bundled photographs.")
+        Path | None, typer.Option(help="A folder of your own images instead of the bundled photographs.")
     ] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the cluster up until Ctrl-C.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the cluster running until Ctrl-C.")] = False,
     output: Annotated[Path, typer.Option(help="Where to write the contact sheet.")] = Path("demo.html"),
     as_json: Json = False,
 ) -> None:
     """Start a cluster of four shards, ingest real photographs, and find them again.
 
-    Searches with views that are not in the index, compares the cluster's answers with a brute-force scan,
-    and writes a contact sheet. Everything but the sheet is gone when it ends."""
+    Searches with views that are not in the index, compares the cluster's answers with a brute-force scan, and
+    writes a contact sheet. Only the sheet remains when it ends."""
     from lab.demo.command import run_demo
 
     run_demo(images, keep, output, as_json)
@@ -104,7 +80,8 @@ def demo(
 def _sample_features(
     paths: list[str], settings: EncoderConfig, sample: int, as_json: bool
 ) -> tuple[npt.NDArray[np.float32], str]:
-    """Features of at most `sample` images, spread evenly over all: float32 (n, width); and what makes them."""
+    """Features of at most `sample` images, evenly spread, float32 (n, width); and canonical text of what computes
+    them."""
     import numpy as np
 
     from encoder.features import FeatureModel
@@ -127,5 +104,5 @@ def _sample_features(
             parts.append(features)
             progress.advance(task, len(is_readable))
     if not any(map(len, parts)):
-        raise InvalidRequest("path: none of the images could be read; name a folder of photographs")
+        raise InvalidRequest("path: no image can be read; name a folder of photographs")
     return np.concatenate(parts), str(network)

@@ -1,7 +1,9 @@
-"""Owns features of whole image sets, kept on disk: encoded once, whatever is fitted, trained or measured on them.
+"""Owns the features of whole image sets on disk: images are encoded once, whatever is fitted, trained or evaluated
+on them.
 
-A file is found by what decides its content: the images, the network, its weights, layer, preprocessing and
-precision. It appears when it is complete, so a job that was killed leaves nothing that looks done."""
+A file's name is a digest of all that decides its content: the images, the network, its weights, layer,
+preprocessing and precision. It appears when it is complete, so a killed job leaves no partial file under that
+name."""
 
 from __future__ import annotations
 
@@ -21,24 +23,36 @@ from encoder.features import FeatureModel
 from lab.datasets import LabelledImages
 from lookalike.model.errors import InvalidRequest
 
-# Raised when decoding, or the way in which networks are computed, changes what features are.
+# To be incremented when a change of decoding or computation changes the features.
 _VERSION = 1
-# A flattened map of many thousand images would fill the disk; half the bytes cost no visible retrieval.
+# A flattened map of many thousand images would fill the disk; float16 costs no visible retrieval quality.
 _WIDE = 16_384
 
 Features = npt.NDArray[np.floating]
 
 
 def default_folder() -> Path:
-    """Where caches belong on this machine."""
+    """The user's cache folder for this project."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lookalike"
 
 
 def features_of(
     images: LabelledImages, network: FeatureModel, folder: Path, progress: Callable[[int], None]
 ) -> Features:
-    """The features of all images of a set, memory-mapped: float32 (n, width), float16 for wide layers. The row of
-    an image that cannot be read is NaN. progress: gets the number of images that came since it was called last."""
+    """The features of all images of a set, from the cache or encoded now.
+
+    Args:
+        images: The set, of n images.
+        network: The network.
+        folder: The cache's folder.
+        progress: Called with the number of images that were encoded since the last call.
+
+    Returns:
+        Memory-mapped float32 (n, width), float16 for wide layers. The row of an unreadable image is NaN.
+
+    Raises:
+        InvalidRequest: If the folder cannot be written to.
+    """
     text = f"{_VERSION} {images.digest} {network} {network.dtype} {network.device.type}"
     path = folder / "features" / f"{images.name}-{hashlib.sha256(text.encode()).hexdigest()[:20]}.npy"
     shape = (len(images.keys), network.width)
@@ -58,17 +72,17 @@ def features_of(
 
 
 def require_memory(needed: int, name: str, layer: str) -> None:
-    """Raise InvalidRequest, before hours of work, when so many bytes are not free."""
+    """Raises InvalidRequest, before hours of work, unless this many bytes of memory are free."""
     free = psutil.virtual_memory().available
     if needed > free:
         raise InvalidRequest(
             f"layer: {layer} features of {name} need {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} are free;"
-            " take a narrower layer, or fewer images with --limit"
+            " use a narrower layer, or fewer images with --limit"
         )
 
 
 def _load(path: Path, shape: tuple[int, int]) -> Features | None:
-    """What is kept in this file; None if there is nothing, or it is damaged."""
+    """The features in a file; None if it is missing or damaged."""
     try:
         found: Features = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError):
@@ -77,7 +91,7 @@ def _load(path: Path, shape: tuple[int, int]) -> Features | None:
 
 
 def _write(path: Path, fill: Callable[[IO[bytes]], None]) -> None:
-    """Make a file that is there whole or not at all, whoever else makes it now."""
+    """Writes a file atomically, even if another process writes it at the same time."""
     descriptor, unfinished = tempfile.mkstemp(".part", path.stem, path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -93,7 +107,7 @@ def _write(path: Path, fill: Callable[[IO[bytes]], None]) -> None:
 def _encode(
     images: LabelledImages, network: FeatureModel, file: IO[bytes], progress: Callable[[int], None]
 ) -> None:
-    """Write the features in the order of the images, as numpy.save would."""
+    """Writes the features in the order of the images, in the format of numpy.save."""
     count = len(images.keys)
     kind = np.dtype("<f2" if network.width > _WIDE else "<f4")
     header = {"descr": kind.str, "fortran_order": False, "shape": (count, network.width)}

@@ -1,8 +1,8 @@
-"""Owns hashes fitted to a sample of features, without labels: mean-centred LSH, PCA rotation, and ITQ.
+"""Owns hashes that are fitted to a sample of features, without labels: mean-centred LSH, PCA rotation, and ITQ.
 
 PCA and ITQ work on features of unit length, where Euclidean and cosine distance agree. Both rotate the directions
-of the greatest variance, so that each bit carries as much of it: PCA at random, ITQ (Gong & Lazebnik, CVPR 2011)
-so that the rotated features lie near the corners of the cube, which the signs then keep."""
+of the greatest variance, so that each bit carries the same share of it: PCA at random, ITQ (Gong & Lazebnik, CVPR
+2011) so that the rotated features lie near the corners of the cube, which the signs then keep."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from lookalike.model.errors import InvalidRequest
 
 CENTRED, PCA, ITQ = "centred", "pca", "itq"
 METHODS = (LSH, CENTRED, PCA, ITQ)
-# Directions that one rotation turns. More bits than that get further rotations of the same directions: measured
-# on photographs, that is better than taking in directions of little variance, and costs less to fit.
+# Directions in one rotation. More bits than that are further rotations of the same directions: measured on
+# photographs, that is better than to include directions of little variance, and costs less to fit.
 _DIRECTIONS = 128
 _ITERATIONS = 50
 
@@ -26,31 +26,36 @@ _Matrix = npt.NDArray[np.float64]
 
 
 def fit(method: str, sample: Features, bits: int, seed: int = 0, features: str = "") -> LinearHash:
-    """A hash by one of METHODS. sample: float32 (n, width), of the images to be indexed. features: canonical text
-    of what made them. Raises InvalidRequest when the sample is too small."""
+    """Fits a hash.
+
+    Args:
+        method: One of METHODS.
+        sample: Features of images like those to be indexed, float32 (n, width).
+        bits: The number of bits of a code.
+        seed: Seed of the random numbers.
+        features: Canonical text of what computed the features.
+
+    Raises:
+        InvalidRequest: If the method is unknown, or the sample is too small.
+    """
     if method == LSH:
         return drawn(sample.shape[1], bits, seed)
     if method == CENTRED:
-        return drawn(sample.shape[1], bits, seed, fit_mean(sample), features)
+        centre: Features = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return drawn(sample.shape[1], bits, seed, centre, features)
     if method not in METHODS:
-        raise InvalidRequest(f"method: {method!r} is none that can be fitted; use one of {', '.join(METHODS)}")
+        raise InvalidRequest(f"method: unknown value {method!r}; use one of {', '.join(METHODS)}")
     rotate = _itq_rotation if method == ITQ else _random_rotation
-    # Threads gain nothing on matrices this small, and on a busy machine they wait for each other.
+    # Threads gain nothing on such small matrices, and on a busy machine they wait for each other.
     with threadpool_limits(1, "blas"):
         planes, mean = _rotated_directions(normalised(sample).astype(np.float64), bits, seed, rotate)
     return fitted(method, planes.astype(np.float32), -(planes @ mean).astype(np.float32), True, features)
 
 
-def fit_mean(features: Features) -> Features:
-    """The mean of a sample of features, float32 (n, width) -> (width,)."""
-    mean: Features = features.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return mean
-
-
 def _rotated_directions(
     sample: _Matrix, bits: int, seed: int, rotate: Callable[[_Matrix, np.random.RandomState], _Matrix]
 ) -> tuple[_Matrix, _Matrix]:
-    """Returns planes (bits, width), and the mean that they pass through."""
+    """The planes, (bits, width), and the mean that they pass through, (width,)."""
     mean = sample.mean(axis=0)
     directions = _principal_directions(sample - mean, min(bits, _DIRECTIONS))
     components = (sample - mean) @ directions.T
@@ -63,7 +68,7 @@ def _rotated_directions(
 
 
 def _principal_directions(centred: _Matrix, count: int) -> _Matrix:
-    """The unit directions of greatest variance, (count or fewer, width): as many as the sample spans."""
+    """The unit directions of greatest variance, (count, width), or fewer if the sample spans fewer."""
     n, width = centred.shape
     if n < width:
         values, vectors = np.linalg.eigh(centred @ centred.T)
@@ -74,7 +79,7 @@ def _principal_directions(centred: _Matrix, count: int) -> _Matrix:
     order = order[values[order] > values.max(initial=0.0) * 1e-9]
     if len(order) < min(count, 8):
         raise InvalidRequest(
-            f"sample: its {n:,} images span {len(order)} directions only; fit on more, and different, images"
+            f"sample: its {n:,} images span only {len(order)} directions; fit to more, and different, images"
         )
     chosen = vectors[:, order].T
     directions: _Matrix = chosen / np.linalg.norm(chosen, axis=1, keepdims=True)

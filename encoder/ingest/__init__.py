@@ -1,5 +1,7 @@
-"""The batch job. What there is: images of folders (`sources`) and rows of tables (`tables`, `rows`, `coco`),
-together a list (`listing`), of which some are taken (`choice`). Images are encoded by Ray Data (`job`, `pipeline`,
-`pictures`); ready codes and features go straight to the cluster (`ready`); a dry run does neither (`trial`).
-Beside them how records are sent (`sending`, `rate`) and accounted for (`account`, `letters`, `meters`). `command`
-is what people call."""
+"""The batch job.
+
+Its input is images in folders (`sources`) and rows of tables (`tables`, `rows`, `coco`), listed by `listing` and
+filtered by `selection`. Images are encoded by Ray Data (`job`, `pipeline`, `images`, `workers`); codes and
+features go straight to the cluster (`precomputed`, `builder`); a dry run of images does neither (`dry_run`).
+Records are written to a collection (`target`) over a stream (`sending`, `rate`) and counted (`stats`, `metrics`);
+those that are not stored become dead letters (`dead_letters`). `command` is the command line."""

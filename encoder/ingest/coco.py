@@ -1,4 +1,4 @@
-"""Owns COCO's annotations as rows: an image is a row, with what its objects are as attributes."""
+"""Owns COCO annotations as rows: one row per image, with what its objects are as attributes."""
 
 from __future__ import annotations
 
@@ -8,19 +8,26 @@ from typing import IO, Any
 
 
 def rows(file: IO[bytes]) -> list[dict[str, Any]]:
-    """The images of an instances file, by file name: key and uri, `labels` (the names of the categories in it),
-    `boxes` (its objects), width, height and coco_id. Raises ValueError for another file."""
+    """The images of an instances file, ordered by file name.
+
+    Returns:
+        Rows with key, uri, `labels` (the names of the categories in the image), `boxes` (the number of objects),
+        width, height and coco_id.
+
+    Raises:
+        ValueError: If the file is not a COCO instances file.
+    """
     content = json.load(file, object_hook=without_outline)
     try:
         return _rows(content)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"is no COCO file of instances ({type(error).__name__}: {error}); for JSON lines use --format jsonl"
+            f"not a COCO instances file ({type(error).__name__}: {error}); for JSON lines use --format jsonl"
         ) from None
 
 
 def _rows(content: Any) -> list[dict[str, Any]]:
-    # Test sets have images and categories alone.
+    # Test sets have images and categories, and no annotations.
     names = {category["id"]: category["name"] for category in content["categories"]}
     found: dict[int, list[str]] = collections.defaultdict(list)
     for annotation in content.get("annotations", ()):
@@ -39,6 +46,7 @@ def _rows(content: Any) -> list[dict[str, Any]]:
 
 
 def without_outline(entry: dict[str, Any]) -> dict[str, Any]:
-    """Outlines are nearly all of the file: kept until its end, their points would take gigabytes."""
+    """Drops an annotation's outline while the file is parsed. Outlines are nearly all of the file; their points
+    would take gigabytes."""
     entry.pop("segmentation", None)
     return entry

@@ -1,5 +1,5 @@
-"""Owns `lookalike ingest`: its options, which kind of job they ask for, and what it says of it. Torch and Ray load
-only when images are encoded."""
+"""Owns `lookalike ingest`: its options, the choice between its kinds of job, and its report. Torch and Ray are
+imported only when images are encoded."""
 
 from __future__ import annotations
 
@@ -9,22 +9,25 @@ import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from encoder.ingest import precomputed as ready_job
+from encoder.ingest import precomputed
 from encoder.ingest.dead_letters import DeadLetters
 from encoder.ingest.listing import list_images, split
 from encoder.ingest.metrics import serving
 from encoder.ingest.rate import SendRate
-from encoder.ingest.rows import is_ready
-from encoder.ingest.selection import Choice
+from encoder.ingest.rows import has_codes
+from encoder.ingest.selection import Selection
 from encoder.ingest.sources import Source
 from encoder.ingest.stats import Summary
 from encoder.ingest.tables import Table, columns_of
+from encoder.ingest.target import get_or_create, noted_space, require_encoded_space, require_noted_space
+from encoder.ingest.workers import workers_for
 from encoder.options import Config, encoder_section
 from encoder.progress import progress_bar
+from encoder.spec import EncoderSpec
 from lookalike.cli.options import (
     DEFAULT_COLLECTION,
     DEFAULT_SERVER,
@@ -38,10 +41,8 @@ from lookalike.cli.records import json_filter
 from lookalike.client.sync_client import Client
 from lookalike.model import filters
 from lookalike.model.errors import InvalidRequest, NotFound, PartitionUnavailable
+from lookalike.model.records import Collection
 from lookalike.server.config import EncoderConfig
-
-if TYPE_CHECKING:
-    from encoder.ingest.job import Workers
 
 _REACH_SECONDS = 5.0
 _MAX_CLIENT_SECONDS = 86_400.0
@@ -61,13 +62,18 @@ class _Job:
 
     server: str
     collection: str
-    letters: DeadLetters
+    dead_letters: DeadLetters
     summary: Summary
-    choice: Choice
+    selection: Selection
     bucket: SendRate
     patience: float
     dry_run: bool
     as_json: bool
+
+    @property
+    def client_timeout(self) -> float:
+        """How long the client reconnects a broken stream, in seconds."""
+        return min(_MAX_CLIENT_SECONDS, max(1.0, self.patience))
 
 
 def ingest(
@@ -76,109 +82,137 @@ def ingest(
     config: Config = None,
     format: Annotated[
         Literal["images", "parquet", "jsonl", "csv", "coco"] | None,
-        typer.Option(help="What the paths are; told by their endings by default."),
+        typer.Option(help="The paths' format; by default each path's ending decides."),
     ] = None,
     images: Annotated[
         str | None,
-        typer.Option(help="The folder or URL that relative URIs count from; their table's folder by default."),
+        typer.Option(help="The folder or URL that relative URIs start from; their table's folder by default."),
     ] = None,
     where: Annotated[
         str | None,
-        typer.Option(help='Skip records whose attributes do not meet a JSON filter, e.g. \'{"label": "cat"}\'.'),
+        typer.Option(help='Skip records whose attributes do not match a JSON filter, e.g. \'{"label": "cat"}\'.'),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Take at most so many records.", min=1)] = None,
-    rate: Annotated[float | None, typer.Option(help="Send at most so many records a second.", min=0.001)] = None,
+    limit: Annotated[int | None, typer.Option(help="Ingest at most N records.", metavar="N", min=1)] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Send at most N records per second.", metavar="N", min=0.001)
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read, decode and check everything, and write nothing.")
     ] = False,
     workers: Annotated[
         int | None,
-        typer.Option(help="Encoding processes; one per processor, or per GPU share, by default.", min=1),
+        typer.Option(help="Encoding processes; by default one per processor, or per GPU share.", min=1),
     ] = None,
     thumbnails: Annotated[
-        bool, typer.Option(help="Store a small picture, at most 10 kB, with each image's record, to show.")
+        bool, typer.Option(help="Store a small image, at most 10 kB, with each image's record, for display.")
     ] = True,
     dead_letters: Annotated[
         Path,
         typer.Option(
             "--dead-letters",
             "--report",
-            help="Where to list what has no record, a JSON line each: a manifest to ingest again.",
+            help="Where to list what was not stored, as JSON lines: a manifest that can be ingested again.",
         ),
     ] = Path("ingest-report.jsonl"),
     metrics: Annotated[
         str | None,
-        typer.Option(help="Serve Prometheus metrics of the job there, at /metrics.", metavar="HOST:PORT"),
+        typer.Option(
+            help="Serve Prometheus metrics of the job at this address, at /metrics.", metavar="HOST:PORT"
+        ),
     ] = None,
     patience: Annotated[
-        float, typer.Option(help="Seconds to keep trying while the cluster does not take records.", min=0)
+        float, typer.Option(help="Seconds to retry while the cluster accepts no records.", min=0)
     ] = 300.0,
     server: Server = DEFAULT_SERVER,
     as_json: Json = False,
 ) -> None:
-    """Store images, or records with ready codes, from folders and tables; see docs/INGESTION.md.
+    """Store images, or records with precomputed codes, from folders and tables; see docs/INGESTION.md.
 
-    Can be stopped at any time and started again: what is stored and unchanged is not encoded again. What cannot be
-    read goes to the dead letters and never ends the job. Exit code 0 when every readable record is stored."""
+    The job can be stopped at any time and started again: images that are stored and unchanged are not encoded
+    again. Files and rows that cannot be read go to the dead letters and never end the job. The exit code is 0 when
+    every readable record is stored."""
     started = time.monotonic()
     condition = json_filter(where, "where")
-    choice = Choice(None if condition is None else filters.parse(condition), limit)
+    selection = Selection(None if condition is None else filters.parse(condition), limit)
     files, tables = split(paths, format)
-    has_codes = is_ready(columns_of(tables))
-    if has_codes and (files or not all(is_ready(table.columns) for table in tables)):
-        raise InvalidRequest("path: some bring codes or features, some images to encode; ingest each on their own")
-    if dead_letters.absolute().as_uri() in {table.url for table in tables}:
+    is_precomputed = has_codes(columns_of(tables))
+    if is_precomputed and (files or not all(has_codes(table.columns) for table in tables)):
         raise InvalidRequest(
-            f"dead-letters: {dead_letters} is what is ingested; name another file for what remains"
+            "path: some have codes or features, others images to encode; ingest each kind in a job of its own"
         )
+    if dead_letters.absolute().as_uri() in {table.url for table in tables}:
+        raise InvalidRequest(f"dead-letters: {dead_letters} is one of the job's inputs; name another file")
     settings = encoder_section(config)
     summary = Summary()
     with DeadLetters(dead_letters) as letters, serving(metrics, summary):
-        job = _Job(server, collection, letters, summary, choice, SendRate(rate), patience, dry_run, as_json)
-        if has_codes:
-            _ingest_ready(job, tables)
+        job = _Job(server, collection, letters, summary, selection, SendRate(rate), patience, dry_run, as_json)
+        if is_precomputed:
+            _ingest_precomputed(job, tables)
         else:
-            sources = list_images(files, tables, images, choice, letters, summary)
+            sources = list_images(files, tables, images, selection, letters, summary)
             if dry_run:
                 _try_images(job, sources)
             elif sources:
                 _ingest_images(job, sources, settings, workers, thumbnails)
     summary.seconds = time.monotonic() - started
-    _print_summary(job, "records" if has_codes else "images")
+    _print_summary(job, "records" if is_precomputed else "images")
     if summary.not_stored:
-        raise PartitionUnavailable(
-            f"{summary.not_stored:,} records were refused by the cluster; see {letters.path}"
-        )
+        raise PartitionUnavailable(f"the cluster refused {summary.not_stored:,} records; see {letters.path}")
 
 
 def _ingest_images(
     job: _Job, sources: Sequence[Source], settings: EncoderConfig, workers: int | None, thumbnails: bool
 ) -> None:
-    from encoder.ingest import job as image_job
-    from encoder.ray_session import native_output_in_log, ray_session
-    from encoder.spec import EncoderSpec
-
     spec = EncoderSpec.from_config(settings)
     _require_reachable(job.server)
-    pool = _workers(settings, workers)
-    # Ray first: it forks its processes off this one, and a fork beside gRPC's threads can hang.
+    # Closed before Ray starts: Ray forks, and a fork next to gRPC's threads can hang.
+    with connect(job.server) as client, progress_bar(job.as_json) as progress:
+        from encoder.ingest.job import missing_sources
+
+        task = progress.add_task("checking", total=len(sources))
+        target = get_or_create(client, job.collection)
+        missing = missing_sources(client, job.collection, sources, lambda n: progress.advance(task, n))
+        job.summary.already_stored = len(sources) - len(missing)
+    if not missing:
+        return
+    if settings.ray_address is None:
+        _require_encoder(target, spec)
+    _encode_missing(job, target, missing, spec, settings, workers, thumbnails)
+
+
+def _require_encoder(target: Collection, spec: EncoderSpec) -> None:
+    """Refuses missing weights and a wrong code space before Ray starts. A Ray cluster elsewhere may have weights
+    and GPUs that this machine does not."""
+    from encoder.preflight import space_of
+
+    require_encoded_space(target, space_of(spec).fingerprint, spec)
+
+
+def _encode_missing(
+    job: _Job,
+    target: Collection,
+    missing: Sequence[Source],
+    spec: EncoderSpec,
+    settings: EncoderConfig,
+    workers: int | None,
+    thumbnails: bool,
+) -> None:
+    from encoder.ingest.job import ImageJob, run
+    from encoder.ray_session import native_output_in_log, ray_session
+
+    pool = workers_for(settings, workers)
     with (
         native_output_in_log(),
         ray_session(settings.ray_address, pool.count + 1),
-        connect(job.server) as client,
+        connect(job.server, job.client_timeout) as client,
         progress_bar(job.as_json) as progress,
     ):
-        checking = progress.add_task("checking", total=len(sources))
-        target = image_job.open_collection(client, job.collection)
-        missing = image_job.missing_sources(
-            client, job.collection, sources, lambda n: progress.advance(checking, n)
-        )
-        job.summary.already_stored = len(sources) - len(missing)
-        encoding = progress.add_task("encoding", total=len(missing))
-        image_job.run(
-            client, target, missing, spec, pool, job.letters, job.summary,
-            lambda n: progress.advance(encoding, n), job.patience, thumbnails, job.bucket,
+        task = progress.add_task("encoding", total=len(missing))
+        image_job = ImageJob(
+            client, target, spec, pool, job.dead_letters, job.summary, lambda n: progress.advance(task, n),
+            job.patience, thumbnails, job.bucket,
         )  # fmt: skip
+        run(image_job, missing)
 
 
 def _try_images(job: _Job, sources: Sequence[Source]) -> None:
@@ -186,52 +220,53 @@ def _try_images(job: _Job, sources: Sequence[Source]) -> None:
 
     with progress_bar(job.as_json) as progress:
         task = progress.add_task("reading", total=len(sources))
-        try_images(
-            sources, job.letters, job.summary, lambda n: progress.advance(task, n), 2 * (os.cpu_count() or 1)
-        )
+        threads = 2 * (os.cpu_count() or 1)
+        try_images(sources, job.dead_letters, job.summary, lambda n: progress.advance(task, n), threads)
 
 
-def _ingest_ready(job: _Job, tables: Sequence[Table]) -> None:
-    portions: ready_job.Portions = ready_job.read_ready(tables, job.choice, job.letters, job.summary)
+def _ingest_precomputed(job: _Job, tables: Sequence[Table]) -> None:
+    batches: precomputed.Batches = precomputed.read_precomputed(
+        tables, job.selection, job.dead_letters, job.summary
+    )
     _require_reachable(job.server)
     with (
-        connect(job.server, min(_MAX_CLIENT_SECONDS, max(1.0, job.patience))) as client,
+        connect(job.server, job.client_timeout) as client,
         progress_bar(job.as_json, "records") as progress,
     ):
         if job.dry_run:
             task = progress.add_task("checking", total=None)
-            _try_ready(job, client, tables, portions, lambda n: progress.advance(task, n))
+            _try_precomputed(job, client, tables, batches, lambda n: progress.advance(task, n))
             return
         task = progress.add_task("storing", total=None)
         started = time.monotonic()
-        target, portions = ready_job.open_collection(client, job.collection, tables, portions)
-        ready_job.run(
-            client, target, portions, job.letters, job.summary,
+        target, batches = precomputed.open_collection(client, job.collection, tables, batches)
+        precomputed.run(
+            client, target, batches, job.dead_letters, job.summary,
             lambda n: progress.advance(task, n), job.patience, job.bucket,
         )  # fmt: skip
         job.summary.images_per_second = job.summary.stored / max(1e-9, time.monotonic() - started)
 
 
-def _try_ready(
+def _try_precomputed(
     job: _Job,
     client: Client,
     tables: Sequence[Table],
-    portions: ready_job.Portions,
-    progress: ready_job.Progress,
+    batches: precomputed.Batches,
+    progress: precomputed.Progress,
 ) -> None:
     try:
         target = client.get_collection(job.collection)
     except NotFound:
-        maker, portions = ready_job.maker_without(tables, portions)
+        builder, batches = precomputed.builder_for_new(tables, batches)
     else:
-        ready_job.require_space(target, ready_job.noted_space(tables))
-        maker = ready_job.maker_for(client, target)
-    ready_job.dry_run(portions, maker, job.letters, job.summary, progress)
+        require_noted_space(target, noted_space(tables))
+        builder = precomputed.builder_for(client, target)
+    precomputed.dry_run(batches, builder, job.dead_letters, job.summary, progress)
 
 
 def _require_reachable(server: str) -> None:
-    """A wrong address is said at once, not after Ray has started. gRPC's other forms of address (dns:///,
-    lists) are left to gRPC."""
+    """Raises PartitionUnavailable at once for a wrong address, and not after Ray has started. Other forms of
+    address (dns:///, lists) are left to gRPC."""
     if any(mark in server for mark in "/,"):
         return
     host, _, port = server.rpartition(":")
@@ -241,28 +276,12 @@ def _require_reachable(server: str) -> None:
         raise PartitionUnavailable(f"server: {server} does not answer ({error}); is the cluster up?") from None
 
 
-def _workers(settings: EncoderConfig, count: int | None) -> Workers:
-    """One actor per processor that this process, or its container, may use; with GPUs as many as their shares
-    allow, decoding in threads."""
-    from joblib import cpu_count
-
-    from encoder.ingest.job import Workers
-
-    if not settings.gpus_per_replica:
-        return Workers(count or cpu_count())
-    import torch
-
-    shares = max(1, int(torch.cuda.device_count() / settings.gpus_per_replica))
-    own = count or shares
-    return Workers(own, settings.gpus_per_replica, max(1, cpu_count() // own))
-
-
 def _print_summary(job: _Job, kind: str) -> None:
     summary = job.summary
     if job.as_json:
-        print_json({**dataclasses.asdict(summary), "report": str(job.letters.path), "dry_run": job.dry_run})
+        print_json({**dataclasses.asdict(summary), "report": str(job.dead_letters.path), "dry_run": job.dry_run})
         return
-    skipped = f" {summary.skipped:,} were left out," if summary.skipped else ""
+    skipped = f" {summary.skipped:,} skipped," if summary.skipped else ""
     if job.dry_run:
         print(
             f"{summary.found:,} {kind}:{skipped} {summary.encoded:,} can be stored, {summary.unreadable:,} cannot;"
@@ -270,9 +289,9 @@ def _print_summary(job: _Job, kind: str) -> None:
         )
     else:
         print(
-            f"{summary.found:,} {kind}:{skipped} {summary.stored:,} stored, {summary.already_stored:,} were stored"
-            f" already, {summary.unreadable:,} could not be read, {summary.not_stored:,} refused;"
+            f"{summary.found:,} {kind}:{skipped} {summary.stored:,} stored, {summary.already_stored:,} already"
+            f" stored, {summary.unreadable:,} unreadable, {summary.not_stored:,} refused;"
             f" {summary.seconds:.1f} s, {summary.images_per_second:,.0f} {kind}/s once running"
         )
-    if job.letters.count:
-        print(f"see {job.letters.path}")
+    if job.dead_letters.count:
+        print(f"see {job.dead_letters.path}")

@@ -1,5 +1,4 @@
-"""Owns the dead letters of a batch job: what has no record, and why, as a manifest that a job can be run from
-again."""
+"""Owns the dead letters of a batch job: what was not stored, and why, as a manifest that can be ingested again."""
 
 from __future__ import annotations
 
@@ -15,8 +14,9 @@ from lookalike.model.errors import CannotStart
 
 
 class DeadLetters:
-    """A JSON line {"key", "uri", "attributes", "reason"} for each; with its code in hexadecimal for one that has
-    one. Threads may share it. A file that cannot be written to, as on a full disk, raises CannotStart."""
+    """Writes a JSON line {"key", "uri", "attributes", "reason"} for each record that was not stored, and its
+    `code` in hexadecimal if it had one. Thread-safe. Raises CannotStart when the file cannot be written, as on a
+    full disk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -31,20 +31,28 @@ class DeadLetters:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Once more tries to write what could not be.
+        # Closing writes again what could not be written before.
         with self._explained():
             self._file.close()
 
     def add(
         self, uri: str, key: str | None, reason: str, fields: Mapping[str, Any] | None = None, code: bytes = b""
     ) -> None:
-        """uri: of the image, or of the row. key: None where there is none."""
+        """Adds a line.
+
+        Args:
+            uri: The URI of the image, or of the row.
+            key: The record's key, None if it has none.
+            reason: Why the record was not stored.
+            fields: The record's attributes.
+            code: The record's code, empty if it has none.
+        """
         line: dict[str, Any] = {"key": key, "uri": uri, "attributes": fields or {}, "reason": reason}
         if code:
             line["code"] = code.hex()
         with self._writing, self._explained():
             self.count += 1
-            # Whatever it is that is wrong with a text, the line is ASCII.
+            # ASCII, because the text may be invalid Unicode.
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
 

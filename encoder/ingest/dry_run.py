@@ -1,9 +1,11 @@
-"""Owns the dry run of a job of images: each is read and decoded, and nothing is written."""
+"""Owns the dry run of an image job: each image is read and decoded, and nothing is written."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+
+from more_itertools import chunked
 
 from encoder.images import Preprocessing, decode
 from encoder.ingest.dead_letters import DeadLetters
@@ -12,36 +14,43 @@ from encoder.ingest.sources import Source
 from encoder.ingest.stats import Summary
 from lookalike.transport.rpc import MAX_IMAGE_BYTES
 
-# What becomes of the pixels does not matter here, but that there are any.
-_ANY = Preprocessing(32, 32, "bilinear", (0, 0, 0), (1, 1, 1))
-_AT_ONCE = 256
+# The pixels are dropped; any size would do.
+_SMALL = Preprocessing(32, 32, "bilinear", (0, 0, 0), (1, 1, 1))
+_BATCH_IMAGES = 256
 
 
 def try_images(
     sources: Sequence[Source],
-    letters: DeadLetters,
+    dead_letters: DeadLetters,
     summary: Summary,
     progress: Callable[[int], None],
     threads: int,
 ) -> None:
-    """Read and decode every image; the account says how many could be encoded."""
+    """Reads and decodes every image, and counts in `summary` how many could be encoded.
+
+    Args:
+        sources: The images.
+        dead_letters: Gets each image that cannot be read.
+        summary: The job's counts.
+        progress: Called with the number of images that were tried since the last call.
+        threads: How many threads read and decode.
+    """
     with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, len(sources), _AT_ONCE):
-            portion = sources[start : start + _AT_ONCE]
-            for source, (size, reason) in zip(portion, pool.map(_try_image, portion), strict=True):
+        for batch in chunked(sources, _BATCH_IMAGES):
+            for source, (size, reason) in zip(batch, pool.map(_try_image, batch), strict=True):
                 summary.bytes += size
                 if reason:
                     summary.unreadable += 1
-                    letters.add(source.url, source.key, reason, source.fields)
+                    dead_letters.add(source.url, source.key, reason, source.fields)
                 else:
                     summary.encoded += 1
-            progress(len(portion))
+            progress(len(batch))
 
 
 def _try_image(source: Source) -> tuple[int, str]:
     try:
         data = read(source.url, MAX_IMAGE_BYTES)
-        decode(data, _ANY)
+        decode(data, _SMALL)
         return len(data), ""
     except Exception as error:  # each store's library raises its own
         return 0, getattr(error, "message", "") or f"cannot be read: {getattr(error, 'strerror', None) or error}"

@@ -1,5 +1,5 @@
-"""Owns the way from a source's URL to the image's bytes, wherever they are: a file that fsspec reaches, or a row
-of a parquet file, whose URL ends in "#row=" and its number."""
+"""Owns reading an image's bytes by its URL: a file that fsspec reaches, or a row of a parquet file, whose URL ends
+in "#row=" and the row's number."""
 
 from __future__ import annotations
 
@@ -15,12 +15,21 @@ _ROW = re.compile(r"(?s)(.+)#row=(\d+)")
 
 
 def row_url(table: str, row: int) -> str:
-    """The URL of the image in a row, counted from 0, of a parquet file."""
+    """The URL of a row of a table. row: counted from 0."""
     return f"{table}#row={row}"
 
 
 def read(url: str, limit_bytes: int) -> bytes:
-    """An image's bytes. Raises OSError; ValueError when there are more than `limit_bytes`, or none."""
+    """Reads an image file.
+
+    Args:
+        url: Where it is.
+        limit_bytes: The most bytes that are read.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it does not exist, or has more than `limit_bytes`.
+    """
     if found := _ROW.fullmatch(url):
         data = _row(found[1], int(found[2]))
     else:
@@ -30,30 +39,30 @@ def read(url: str, limit_bytes: int) -> bytes:
         except FileNotFoundError as error:
             if error.strerror:
                 raise
-            # A store's says where alone; a host that does not answer differs by its cause.
-            raise ValueError(f"does not exist ({error.__cause__ or 'the store has none there'})") from None
+            # A store's error holds only the path; for a host that does not answer, the cause tells them apart.
+            raise ValueError(f"does not exist ({error.__cause__ or 'no such object in the store'})") from None
     if len(data) > limit_bytes:
-        raise ValueError(f"has over {limit_bytes:,} bytes; at most that many are read; scale it down")
+        raise ValueError(f"has over {limit_bytes:,} bytes, the maximum; scale it down")
     return data
 
 
 def image_bytes(value: object) -> bytes:
-    """A cell's image: bytes, or a struct that has them. Raises ValueError when there are none."""
+    """The image in a cell: bytes, or a struct with `bytes`. Raises ValueError if there is none."""
     if isinstance(value, dict):
         value = value.get("bytes")
     if not isinstance(value, bytes):
-        raise ValueError("has no image bytes in its row")
+        raise ValueError("the row has no image bytes")
     return value
 
 
 def _row(table: str, row: int) -> bytes:
-    # Rows are asked for about in their order: one group at a time is in memory.
+    # Rows are read about in their order, so one or two groups are in memory.
     starts = _group_starts(table)
     group = next(number for number in reversed(range(len(starts))) if starts[number] <= row)
     with _reading:
         images = _group(table, group)
     if row - starts[group] >= len(images):
-        raise ValueError(f"row {row:,} is not there")
+        raise ValueError(f"row {row:,} does not exist")
     return image_bytes(images[row - starts[group]].as_py())
 
 

@@ -1,148 +1,147 @@
-"""Owns a batch job from files to an account of them: what is stored already, encode the rest, send, report.
+"""Owns the batch job of images: find what is stored already, encode the rest on Ray, send it, count.
 
-The cluster is the job's memory: a record holds its file's signature, so a job that starts again, on this
-machine or another, encodes what is missing or has changed and nothing else."""
+The cluster is the job's memory: a record keeps its image's signature, so a job that starts again, on this machine
+or another, encodes only what is missing or has changed."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+from more_itertools import chunked
 
 from encoder.ingest.dead_letters import DeadLetters
-from encoder.ingest.pipeline import Result, encode_urls
+from encoder.ingest.pipeline import BLOCK_IMAGES, EncodedBatch, Result, encode_urls
 from encoder.ingest.rate import SendRate
-from encoder.ingest.sending import store
+from encoder.ingest.sending import Batch, in_background, send
 from encoder.ingest.sources import Source
 from encoder.ingest.stats import Summary
+from encoder.ingest.target import require_encoded_space
+from encoder.ingest.workers import Workers
 from encoder.spec import EncoderSpec
 from lookalike.client.sync_client import Client
-from lookalike.model.errors import AlreadyExists, CodeSpaceMismatch, LookalikeError, NotFound
+from lookalike.model.errors import LookalikeError
 from lookalike.model.records import Collection, Record
 
 CHECK_KEYS = 1_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Workers:
-    """The pool that encodes: `count` actors, each with its share of a GPU and threads to decode in."""
+class ImageJob:
+    """What a run over images needs besides the images.
 
-    count: int
-    gpus_each: float = 0.0
-    decode_threads: int = 1
+    progress: called with the number of images that are done since the last call. patience_seconds: how long to
+        retry while the cluster accepts no record."""
 
-
-def open_collection(client: Client, name: str) -> Collection:
-    """The collection; it is made now, in the encoder's code space, if there is none."""
-    try:
-        return client.get_collection(name)
-    except NotFound:
-        # Or another job makes it at this moment.
-        with contextlib.suppress(AlreadyExists):
-            client.create_collection(name)
-        return client.get_collection(name)
+    client: Client
+    target: Collection
+    spec: EncoderSpec
+    workers: Workers
+    dead_letters: DeadLetters
+    summary: Summary
+    progress: Callable[[int], None]
+    patience_seconds: float
+    include_thumbnails: bool
+    bucket: SendRate
 
 
 def missing_sources(
     client: Client, collection: str, sources: Sequence[Source], progress: Callable[[int], None]
 ) -> list[Source]:
-    """The sources without a record of their present signature. progress: gets each portion's size."""
+    """The sources that have no record with their present signature. progress: called with the number of sources
+    that were checked since the last call."""
     missing: list[Source] = []
-    for start in range(0, len(sources), CHECK_KEYS):
-        portion = sources[start : start + CHECK_KEYS]
+    for batch in chunked(sources, CHECK_KEYS):
         stored = {
             record.key: record.attributes.get("source")
-            for record in client.get([source.key for source in portion], collection=collection)
+            for record in client.get([source.key for source in batch], collection=collection)
         }
-        missing += [source for source in portion if not _is_stored(source, stored.get(source.key))]
-        progress(len(portion))
+        missing += [source for source in batch if not _is_stored(source, stored.get(source.key))]
+        progress(len(batch))
     return missing
 
 
-def run(
-    client: Client,
-    target: Collection,
-    sources: Sequence[Source],
-    spec: EncoderSpec,
-    workers: Workers,
-    letters: DeadLetters,
-    summary: Summary,
-    progress: Callable[[int], None],
-    patience_seconds: float,
-    include_thumbnails: bool,
-    bucket: SendRate,
-) -> None:
-    """Encode and store the sources on the running Ray, counting into `summary`. progress: gets the number
-    of files done. A cluster that does not take records for `patience_seconds` ends the job with its error.
-    Raises CodeSpaceMismatch, with nothing stored, when this job's codes do not belong in the collection."""
+def run(job: ImageJob, sources: Sequence[Source]) -> None:
+    """Encodes the sources on the running Ray, stores them over one stream, and counts them in the job's summary.
+
+    Raises:
+        CodeSpaceMismatch: With nothing stored, if the job's codes do not belong in the collection.
+        LookalikeError: The cluster's error, once it accepted no record for `patience_seconds`.
+    """
     if not sources:
         return
-    by_key = {source.key: source for source in sources}
-    first = last = time.monotonic()
-    first_stored = 0
-    urls = [source.url for source in sources]
-    portions = encode_urls(
-        urls,
-        spec,
-        workers=workers.count,
-        gpus_per_worker=workers.gpus_each,
-        decode_threads=workers.decode_threads,
-        include_features=target.indexing.keeps_features,
-        include_thumbnails=include_thumbnails,
+    encoded = encode_urls(
+        [source.url for source in sources],
+        job.spec,
+        workers=job.workers.count,
+        gpus_per_worker=job.workers.gpus_each,
+        decode_threads=job.workers.decode_threads,
+        include_features=job.target.indexing.keeps_features,
+        include_thumbnails=job.include_thumbnails,
     )
+    by_key = {source.key: source for source in sources}
+    # The pipeline is closed before Ray is, whatever ends the job.
+    with (
+        contextlib.closing(encoded),
+        in_background(lambda batches: _send(job, by_key, batches)) as put,
+    ):
+        for batch in encoded:
+            require_encoded_space(job.target, batch.fingerprint, job.spec)
+            if records := _records(job, sources, batch):
+                job.bucket.take(len(records))
+                put(records)
 
+
+def _send(job: ImageJob, by_key: dict[str, Source], batches: Iterator[Batch]) -> None:
     def refused(record: Record, error: LookalikeError) -> None:
         source = by_key[record.key]
-        letters.add(source.url, source.key, f"not stored: {error.message}", source.fields)
-        summary.not_stored += 1
+        job.dead_letters.add(source.url, source.key, f"not stored: {error.message}", source.fields)
+        job.summary.not_stored += 1
+        job.progress(1)
 
-    # Closed before Ray is, whatever ends the job.
-    with contextlib.closing(portions):
-        for number, portion in enumerate(portions):
-            _require_space(target, portion.fingerprint, spec)
-            records = []
-            for result in portion.results:
-                source = sources[result.place]
-                summary.bytes += result.image_bytes
-                if result.error:
-                    letters.add(source.url, source.key, result.error, source.fields)
-                    summary.unreadable += 1
-                else:
-                    summary.encoded += 1
-                    records.append(_record(source, result))
-            bucket.take(len(records))
-            summary.stored += store(client, target.name, records, patience_seconds, refused)
-            last = time.monotonic()
-            if number == 0:
-                first, first_stored = last, summary.stored
-            progress(len(portion.results))
-    if last > first:
-        summary.images_per_second = (summary.stored - first_stored) / (last - first)
+    began: float | None = None
+    stored_first = 0
+    # What is encoded took long: it is sent again soon, and not kept until the end.
+    for count in send(job.client, job.target.name, batches, job.patience_seconds, refused, BLOCK_IMAGES):
+        if not count:
+            continue
+        job.summary.stored += count
+        job.progress(count)
+        now = time.monotonic()
+        if began is None:
+            began, stored_first = now, count
+        elif now > began:
+            job.summary.images_per_second = (job.summary.stored - stored_first) / (now - began)
+
+
+def _records(job: ImageJob, sources: Sequence[Source], batch: EncodedBatch) -> list[Record]:
+    """The records of the images that were encoded; the others go to the dead letters."""
+    records = []
+    for result in batch.results:
+        source = sources[result.place]
+        job.summary.bytes += result.image_bytes
+        if result.error:
+            job.dead_letters.add(source.url, source.key, result.error, source.fields)
+            job.summary.unreadable += 1
+            job.progress(1)
+        else:
+            job.summary.encoded += 1
+            records.append(_record(source, result))
+    return records
 
 
 def _record(source: Source, result: Result) -> Record:
-    vector = np.frombuffer(result.features, "<f4") if result.features else None
     return Record(
         source.key,
         code=result.code,
         attributes=source.attributes,
-        features=vector,
+        features=np.frombuffer(result.features, "<f4") if result.features else None,
         thumbnail=result.thumbnail,
     )
 
 
 def _is_stored(source: Source, stored: object) -> bool:
     return isinstance(stored, dict) and stored.get("signature") == source.signature
-
-
-def _require_space(target: Collection, fingerprint: str, spec: EncoderSpec) -> None:
-    space = target.code_space
-    if space.fingerprint != fingerprint:
-        raise CodeSpaceMismatch(
-            f"collection {target.name!r} is in code space {space.fingerprint[:12]}… ({space.backbone},"
-            f" {space.hash_method}, {space.bits} bits), this job makes {fingerprint[:12]}…"
-            f" ({spec.model}, {spec.bits} bits); pass the cluster's own --config, or another collection"
-        )

@@ -1,4 +1,4 @@
-"""Owns which images a job takes: from folders, globs and files, and from the rows of tables, by one list of
+"""Owns which images a job reads: from folders, globs and files, and from the rows of tables, by one list of
 paths."""
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from fsspec.core import url_to_fs
 
 from encoder.ingest.dead_letters import DeadLetters
 from encoder.ingest.rows import absolute, check_columns, source_of
-from encoder.ingest.selection import Choice
+from encoder.ingest.selection import Selection
 from encoder.ingest.sources import Source, find_sources
 from encoder.ingest.stats import Summary
 from encoder.ingest.tables import COCO, IMAGES, Table, Unreadable, find_tables, format_of
@@ -18,8 +18,8 @@ from lookalike.model.errors import InvalidRequest
 
 
 def split(paths: Sequence[str], format: str | None) -> tuple[list[str], list[Table]]:
-    """The paths that are images or hold them, and the tables of the others. format: of all; by their endings
-    without. Raises InvalidRequest."""
+    """Separates the paths of images from the tables. format: of all paths; None to go by their endings. Raises
+    InvalidRequest."""
     formats = [(path, format or format_of(path)) for path in paths]
     images = [path for path, found in formats if found == IMAGES]
     tables = [table for path, found in formats if found != IMAGES for table in find_tables(path, found)]
@@ -32,34 +32,45 @@ def list_images(
     paths: Sequence[str],
     tables: Sequence[Table],
     folder: str | None,
-    choice: Choice,
-    letters: DeadLetters,
+    selection: Selection,
+    dead_letters: DeadLetters,
     summary: Summary,
 ) -> list[Source]:
-    """The images that are chosen, each key once; what has no record goes to the dead letters. folder: what
-    relative URIs are relative to; the table's own by default. Raises InvalidRequest."""
+    """The selected images, each key once.
+
+    Args:
+        paths: Folders, globs and image files.
+        tables: Tables of images.
+        folder: What relative URIs in tables are relative to; None for the table's own folder.
+        selection: Which images to take.
+        dead_letters: Gets each file and row that cannot have a record.
+        summary: The job's counts.
+
+    Raises:
+        InvalidRequest: If a path does not exist or cannot be read.
+    """
     found, refused = find_sources(paths) if paths else ([], [])
     for url, reason in refused:
-        letters.add(url, None, reason)
+        dead_letters.add(url, None, reason)
     summary.found += len(found) + len(refused)
     summary.unreadable += len(refused)
-    sources = {source.key: source for source in choice.of(found)}
+    sources = {source.key: source for source in selection.apply(found)}
     for table in tables:
         base = _folder_of(table) if folder is None else absolute(folder, f"file://{Path.cwd().as_posix()}")
-        for source in choice.of(_rows(table, base, letters, summary)):
+        for source in selection.apply(_sources(table, base, dead_letters, summary)):
             if sources.setdefault(source.key, source) is not source:
                 summary.unreadable += 1
-                letters.add(source.url, source.key, "key: occurs twice; the first is taken", source.fields)
-        if choice.is_full:
+                dead_letters.add(source.url, source.key, "key: occurs twice; the first is taken", source.fields)
+        if selection.is_full:
             break
-    summary.skipped = choice.skipped
+    summary.skipped = selection.skipped
     return list(sources.values())
 
 
-def _rows(table: Table, base: str, letters: DeadLetters, summary: Summary) -> Iterator[Source]:
+def _sources(table: Table, base: str, dead_letters: DeadLetters, summary: Summary) -> Iterator[Source]:
     number = 0
-    for portion in table.portions():
-        for row in portion:
+    for batch in table.batches():
+        for row in batch:
             summary.found += 1
             try:
                 if isinstance(row, Unreadable):
@@ -68,16 +79,16 @@ def _rows(table: Table, base: str, letters: DeadLetters, summary: Summary) -> It
             except InvalidRequest as error:
                 summary.unreadable += 1
                 key = row.get("key") if isinstance(row, dict) else None
-                letters.add(f"{table.url}#row={number}", key if isinstance(key, str) else None, error.message)
+                dead_letters.add(f"{table.url}#row={number}", key if isinstance(key, str) else None, error.message)
             number += 1
 
 
 def _folder_of(table: Table) -> str:
-    """Where relative URIs begin. COCO's images lie beside its annotations, in a folder that is named as the
-    file."""
+    """The folder that relative URIs start from. COCO's images are in a folder next to the annotations', with the
+    annotation file's name."""
     if table.format != COCO:
         return table.folder
     name = table.url.rpartition("/")[2].removesuffix(".json").removeprefix("instances_")
-    beside = f"{table.folder.rpartition('/')[0]}/{name}"
-    system, root = url_to_fs(beside)
-    return beside if system.isdir(root) else table.folder
+    folder = f"{table.folder.rpartition('/')[0]}/{name}"
+    system, root = url_to_fs(folder)
+    return folder if system.isdir(root) else table.folder

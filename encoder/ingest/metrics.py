@@ -1,4 +1,4 @@
-"""Owns a batch job's metrics: the account that it keeps anyway, read when Prometheus asks."""
+"""Owns a batch job's Prometheus metrics: its counts, read at each scrape."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from lookalike.model.errors import CannotStart
 
 @contextlib.contextmanager
 def serving(address: str | None, summary: Summary) -> Iterator[None]:
-    """Serve the account at http://ADDRESS/metrics while the block lasts. Raises CannotStart."""
+    """Serves the counts at http://ADDRESS/metrics while the block runs; None serves nothing. Raises CannotStart
+    when the address cannot be bound."""
     if address is None:
         yield
         return
@@ -22,28 +23,28 @@ def serving(address: str | None, summary: Summary) -> Iterator[None]:
 
     started = time.monotonic()
 
-    class Account(Collector):
+    class SummaryCollector(Collector):
         def collect(self) -> Iterator[Metric]:
             records = CounterMetricFamily(
-                "lookalike_ingest_records", "Records of this job by what became of them.", labels=["outcome"]
+                "lookalike_ingest_records", "Records of this job by outcome.", labels=["outcome"]
             )
             for outcome, count in summary.outcomes().items():
                 records.add_metric([outcome], count)
             yield records
             yield CounterMetricFamily(
-                "lookalike_ingest_bytes", "Bytes of the images and codes that were read.", value=summary.bytes
+                "lookalike_ingest_bytes", "Bytes of images and codes read.", value=summary.bytes
             )
             yield GaugeMetricFamily(
-                "lookalike_ingest_seconds", "How long this job runs.", value=time.monotonic() - started
+                "lookalike_ingest_seconds", "Seconds since the job started.", value=time.monotonic() - started
             )
 
     registry = CollectorRegistry()
-    registry.register(Account())
+    registry.register(SummaryCollector())
     host, _, port = address.rpartition(":")
     try:
         server, thread = start_http_server(int(port), host.strip("[]") or "127.0.0.1", registry)
     except (OSError, ValueError, OverflowError) as error:
-        raise CannotStart(f"metrics: {address!r} cannot be listened on ({error}); use HOST:PORT") from None
+        raise CannotStart(f"metrics: cannot listen on {address!r} ({error}); use HOST:PORT") from None
     try:
         yield
     finally:

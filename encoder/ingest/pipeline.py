@@ -1,4 +1,4 @@
-"""Owns the Ray Data pipeline: URLs in, codes out, read and decoded and encoded in a pool of actors."""
+"""Owns the Ray Data pipeline: actors read, decode and encode the images at a list of URLs."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from lookalike.transport.rpc import MAX_IMAGE_BYTES
 
 BATCH_IMAGES = 32
 READ_THREADS = 8
-# Files per block: what one task brings back at once, so what is lost and encoded again after a kill.
+# Images per block. A task returns a whole block, so this is what a killed job encodes again.
 BLOCK_IMAGES = 64
 
 Batch = dict[str, Any]
 
 
 class Result(NamedTuple):
-    """One file's: a code or an error. place: among the URLs; the features, float32 little-endian, and the
-    thumbnail are empty unless asked for. image_bytes: of the file."""
+    """One image's code or error. place: its place among the URLs. features: float32 little-endian; features and
+    thumbnail are empty unless requested. image_bytes: the file's size."""
 
     place: int
     code: bytes
@@ -39,27 +39,26 @@ class Result(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Portion:
-    """Some files' results. fingerprint: of the codes' code space."""
+class EncodedBatch:
+    """Results of some images. fingerprint: of the codes' code space."""
 
     fingerprint: str
     results: list[Result]
 
 
 class _EncodeActor:
-    """A worker of the pool: one model, whole batches, one bad file never fails the batch."""
+    """A worker of the pool: one model, whole batches. One bad file never fails its batch."""
 
     def __init__(
         self, spec: EncoderSpec, decode_threads: int, include_features: bool, include_thumbnails: bool
     ) -> None:
-        # Only the workers need torch: the job's own process stays light and starts sooner.
         from encoder.model import EncoderModel
 
         self._model = EncoderModel(spec, decode_threads)
         self._fingerprint = self._model.space.fingerprint
         self._include_features = include_features
         self._include_thumbnails = include_thumbnails
-        # A store far away answers many at once as fast as one.
+        # A remote store answers concurrent reads as fast as a single one.
         self._readers = ThreadPoolExecutor(READ_THREADS)
 
     def __call__(self, batch: Batch) -> Batch:
@@ -77,7 +76,7 @@ class _EncodeActor:
             "fingerprint": np.array([self._fingerprint] * len(results), object),
         }
 
-    def _thumbnail(self, data: bytes | _Unread, result: Encoded) -> bytes:
+    def _thumbnail(self, data: bytes | _ReadError, result: Encoded) -> bytes:
         if not self._include_thumbnails or result.error or not isinstance(data, bytes):
             return b""
         return thumbnail(io.BytesIO(data))
@@ -87,16 +86,16 @@ def _to_bytes(features: Features | None) -> bytes:
     return b"" if features is None else features.astype("<f4").tobytes()
 
 
-class _Unread:
+class _ReadError:
     def __init__(self, reason: str) -> None:
         self.reason = reason
 
 
-def _read(url: str) -> bytes | _Unread:
+def _read(url: str) -> bytes | _ReadError:
     try:
         return read(url, MAX_IMAGE_BYTES)
     except Exception as error:  # each store's library raises its own
-        return _Unread(f"cannot be read: {getattr(error, 'strerror', None) or error or type(error).__name__}")
+        return _ReadError(f"cannot be read: {getattr(error, 'strerror', None) or error or type(error).__name__}")
 
 
 def encode_urls(
@@ -108,8 +107,21 @@ def encode_urls(
     decode_threads: int,
     include_features: bool = False,
     include_thumbnails: bool = False,
-) -> Generator[Portion]:
-    """Encode files on the running Ray. Yields portions in any order; each index comes once."""
+) -> Generator[EncodedBatch]:
+    """Encodes images on the running Ray.
+
+    Args:
+        urls: The images.
+        spec: The encoder.
+        workers: The number of actors.
+        gpus_per_worker: Each actor's share of a GPU.
+        decode_threads: Threads that each actor decodes in.
+        include_features: Return features too.
+        include_thumbnails: Return thumbnails too.
+
+    Yields:
+        Batches, in any order. Each place comes once.
+    """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
@@ -132,4 +144,4 @@ def encode_urls(
     for batch in dataset.iter_batches(batch_size=None, batch_format="numpy"):
         columns = (batch[name].tolist() for name in Result._fields)
         results = [Result(*values) for values in zip(*columns, strict=True)]
-        yield Portion(batch["fingerprint"][0], results)
+        yield EncodedBatch(batch["fingerprint"][0], results)

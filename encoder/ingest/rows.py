@@ -1,16 +1,16 @@
-"""Owns what a row of a table means: a record's key and attributes, and an image to encode, or a ready code or
+"""Owns what a row of a table means: a record's key and attributes, and an image to encode, a precomputed code, or
 features to hash.
 
-    key         the record's key; where it is missing, the URI
+    key         the record's key; the URI by default
     image       an image file's bytes (parquet), or its URI
-    uri         the image's URI; a relative one counts from the table's folder
-    code        a ready code: bytes, or hexadecimal text
-    features    floats; the collection's hash makes the code. With a code, for a collection that keeps features
-    thumbnail   a small picture's bytes (parquet)
-    attributes  a JSON object, as text or as a struct. With it no other column counts; without it, each other
-                column is an attribute. A value that is missing is left out.
+    uri         the image's URI; a relative one starts from the table's folder
+    code        a precomputed code: bytes, or hexadecimal text
+    features    floats, hashed by the collection's hash. With a code, kept by a collection that keeps features
+    thumbnail   a small image's bytes (parquet)
+    attributes  a JSON object, as text or as a struct. With it, other columns are ignored; without it, each other
+                column is an attribute. Missing values are left out.
 
-`version` is an export's note and never an attribute."""
+`version` is written by exports and never an attribute."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from lookalike.model.records import attributes_text, check_key, parse_attributes
 from lookalike.model.thumbnails import check_thumbnail
 
 _NAMES = frozenset("key image uri code feature features thumbnail attributes version".split())
-_READY = frozenset(("code", "feature", "features"))
+_CODES = frozenset(("code", "feature", "features"))
 _IMAGES = frozenset(("image", "uri"))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Ready:
-    """A record that needs no encoder: it has its code, or (code is None) features to make it of. uri: of its
-    row."""
+class Precomputed:
+    """A record that needs no encoder: it has a code, or features to hash. code: None if it must be computed. uri:
+    of its row. features: float32 (width,)."""
 
     key: str
     uri: str
@@ -51,36 +51,37 @@ class Ready:
     thumbnail: bytes = b""
 
 
-def is_ready(columns: frozenset[str]) -> bool:
-    """Whether rows with these columns bring codes, or features."""
-    return bool(columns & _READY)
+def has_codes(columns: frozenset[str]) -> bool:
+    """Whether rows with these columns hold codes, or features to hash."""
+    return bool(columns & _CODES)
 
 
 def check_columns(table: Table) -> None:
-    """Raise InvalidRequest unless the table's rows can bring something to store."""
-    if table.columns and not table.columns & (_READY | _IMAGES):
+    """Raises InvalidRequest unless a column holds codes, features or images."""
+    if table.columns and not table.columns & (_CODES | _IMAGES):
         shown = ", ".join(repr(name[:40]) for name in sorted(table.columns)[:5])
         raise InvalidRequest(
             f"path: {table.url} cannot be read: none of its columns ({shown}…) is code, features, image or uri"
         )
 
 
-def ready_of(table: Table, number: int, row: Mapping[str, Any]) -> Ready:
-    """The record of a row. number: of the row in the table, from 0. Raises InvalidRequest."""
+def precomputed_of(table: Table, number: int, row: Mapping[str, Any]) -> Precomputed:
+    """The record of a row with a code or features. number: the row's number in the table, from 0. Raises
+    InvalidRequest."""
     code = _code(row.get("code"))
     features = _floats(row.get("features", row.get("feature")))
     if code is None and features is None:
-        raise InvalidRequest("code: is missing in its row; give a code, or features")
+        raise InvalidRequest("code: missing; give a code, or features")
     thumbnail = row.get("thumbnail") or b""
     if not isinstance(thumbnail, bytes):
-        raise InvalidRequest(f"thumbnail: is {type(thumbnail).__name__}; give a picture's bytes")
-    return Ready(
+        raise InvalidRequest(f"thumbnail: {type(thumbnail).__name__} is not accepted; give an image file's bytes")
+    return Precomputed(
         _key(row, ""), row_url(table.url, number), _attributes(row), code, features, check_thumbnail(thumbnail)
     )
 
 
 def source_of(table: Table, number: int, row: Mapping[str, Any], folder: str) -> Source:
-    """The image of a row. folder: what relative URIs are relative to. Raises InvalidRequest."""
+    """The image of a row. folder: what relative URIs start from. Raises InvalidRequest."""
     fields = _attributes(row)
     attributes_text(fields)
     if table.has_images and not row.get("uri"):
@@ -89,28 +90,28 @@ def source_of(table: Table, number: int, row: Mapping[str, Any], folder: str) ->
     else:
         written = row.get("uri") or row.get("image")
         if not isinstance(written, str):
-            raise InvalidRequest("uri: is missing in its row; give the image's path or URL")
+            raise InvalidRequest("uri: missing; give the image's path or URL")
         url, given = absolute(written, folder), written
         mark = ""
     digest = hashlib.blake2b(f"{mark} {url} {attributes_text(fields)}".encode(), digest_size=8).hexdigest()
     return Source(_key(row, given), url, fields, digest)
 
 
-def remains_of(table: Table, number: int, row: object) -> tuple[Mapping[str, Any], bytes]:
-    """Attributes and code of a row that is no record, for the dead letters. The code only where nothing but the
-    key is wrong: a letter that is ingested as it is must not store less than its row had."""
+def salvage(table: Table, number: int, row: object) -> tuple[Mapping[str, Any], bytes]:
+    """Attributes and code of an invalid row, for the dead letters. The code is returned only if nothing but the
+    key is wrong: a dead letter that is ingested unchanged must not store less than its row had."""
     if not isinstance(row, dict):
         return {}, b""
     with contextlib.suppress(InvalidRequest):
-        ready = ready_of(table, number, {**row, "key": "any"})
-        return ready.fields, ready.code or b""
+        found = precomputed_of(table, number, {**row, "key": "any"})
+        return found.fields, found.code or b""
     with contextlib.suppress(InvalidRequest):
         return _attributes(row), b""
     return {}, b""
 
 
 def absolute(uri: str, folder: str) -> str:
-    """A URI as it stands, or below a folder if it is relative."""
+    """An absolute URI as it is, a relative one below a folder."""
     if "://" in uri:
         return uri
     if uri.startswith("/"):
@@ -123,7 +124,7 @@ def _key(row: Mapping[str, Any], default: str) -> str:
     if isinstance(key, int) and not isinstance(key, bool):
         key = str(key)
     if key is None or key == "":
-        raise InvalidRequest("key: is missing in its row")
+        raise InvalidRequest("key: missing")
     return check_key(key)
 
 
@@ -134,7 +135,9 @@ def _attributes(row: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(given, str | None):
         return parse_attributes(given or "")
     if not isinstance(given, dict):
-        raise InvalidRequest(f"attributes: are {type(given).__name__}; give a JSON object, as text or as a struct")
+        raise InvalidRequest(
+            f"attributes: {type(given).__name__} is not accepted; give a JSON object, as text or as a struct"
+        )
     return {name: _plain(name, value) for name, value in given.items() if not _is_missing(value)}
 
 
@@ -143,7 +146,7 @@ def _is_missing(value: object) -> bool:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """A column's value as JSON has it. Raises InvalidRequest for one that JSON has no word for."""
+    """A column's value as a JSON value. Raises InvalidRequest if there is none for it."""
     match value:
         case None | str() | int() | float():
             return value
@@ -156,7 +159,7 @@ def _plain(name: str, value: Any) -> Any:
         case decimal.Decimal():
             return float(value)
     raise InvalidRequest(
-        f"attributes: column {name!r} holds {type(value).__name__}, which JSON cannot; leave it out"
+        f"attributes: column {name!r} holds {type(value).__name__}, which JSON cannot hold; leave it out"
     )
 
 
@@ -168,15 +171,13 @@ def _code(value: object) -> bytes | None:
             try:
                 return bytes.fromhex(value)
             except ValueError:
-                raise InvalidRequest("code: is not hexadecimal; write two digits per byte") from None
+                raise InvalidRequest("code: not hexadecimal; write two digits per byte") from None
         case list():
             try:
                 return bytes(value)
             except (ValueError, TypeError):
-                raise InvalidRequest(
-                    "code: is a list, but not of bytes; use whole numbers from 0 to 255"
-                ) from None
-    raise InvalidRequest(f"code: is {type(value).__name__}; give bytes, or hexadecimal text")
+                raise InvalidRequest("code: a list, but not of bytes; use integers from 0 to 255") from None
+    raise InvalidRequest(f"code: {type(value).__name__} is not accepted; give bytes, or hexadecimal text")
 
 
 def _floats(value: object) -> npt.NDArray[np.float32] | None:
@@ -187,7 +188,7 @@ def _floats(value: object) -> npt.NDArray[np.float32] | None:
     except (ValueError, TypeError):
         vector = np.zeros((0, 0), np.float32)
     if vector.ndim != 1 or not isinstance(value, list):
-        raise InvalidRequest("features: are no list of numbers; give one list of floats a row")
+        raise InvalidRequest("features: not a list of numbers; give one list of floats per row")
     if not np.isfinite(vector).all():
-        raise InvalidRequest("features: hold NaN or infinity; send finite numbers")
+        raise InvalidRequest("features: NaN or infinity; use finite numbers")
     return vector

@@ -1,4 +1,4 @@
-"""Owns which of the records that were read are taken: those that meet a filter, and no more than a limit."""
+"""Owns which records a job takes: those that match a filter, up to a limit."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from lookalike.model.filters import Filter
 from lookalike.model.matching import matches
 
 
-class _Described(Protocol):
+class _HasFields(Protocol):
     @property
     def fields(self) -> Mapping[str, Any]: ...
 
 
-Item = TypeVar("Item", bound=_Described)
+Item = TypeVar("Item", bound=_HasFields)
 
 
-class Choice:
-    """Chooses among records; counts those that the filter left out."""
+class Selection:
+    """Selects records, over several calls of `apply`. skipped: how many the filter left out."""
 
     def __init__(self, where: Filter | None = None, limit: int | None = None) -> None:
         self._where = where
@@ -27,11 +27,11 @@ class Choice:
 
     @property
     def is_full(self) -> bool:
-        """No more are taken."""
+        """Whether the limit is reached."""
         return self._left == 0
 
-    def of(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Those that are taken. What comes after the last one is not read."""
+    def apply(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The selected items. Reads no further than the last of them."""
         if self.is_full:
             return
         for item in items:

@@ -1,13 +1,16 @@
-"""Owns how a batch job's records reach the cluster: over ingest streams, until each is stored or refused for
+"""Owns how a batch job's records reach the cluster: over one ingest stream, until each is stored or refused for
 good."""
 
 from __future__ import annotations
 
 import collections
+import contextlib
+import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 
 from lookalike.client.sync_client import Client
 from lookalike.model.errors import (
@@ -21,100 +24,134 @@ from lookalike.model.errors import (
 from lookalike.model.records import Record
 
 _STREAM_SECONDS = 120.0
-# Less would end calls to a cluster that is only slow.
-_LEAST_STREAM_SECONDS = 10.0
+# A shorter limit would end calls to a cluster that is merely slow.
+_MIN_STREAM_SECONDS = 10.0
 _BACKOFF_MAX_SECONDS = 5.0
-_AGAIN_AT_ONCE = 10_000
+_RETRY_AT = 10_000
 _COUNTED_AT_ONCE = 256
+_POLL_SECONDS = 0.5
 _TRANSIENT = (PartitionUnavailable, Overloaded, DeadlineExceeded, Cancelled, Internal)
 
+Batch = Sequence[Record]
 Refusal = Callable[[Record, LookalikeError], None]
 
 
-def store(
+def send(
+    client: Client,
+    collection: str,
+    batches: Iterable[Batch],
+    patience_seconds: float,
+    refused: Refusal,
+    retry_at: int = _RETRY_AT,
+) -> Iterator[int]:
+    """Sends records over one stream until each is stored or refused for good. Of records with one key the last
+    one stays.
+
+    Args:
+        client: A client of the cluster.
+        collection: The name of the collection.
+        batches: The records. Each batch is sent as soon as it is there; gRPC's thread reads them.
+        patience_seconds: How long to retry while the cluster accepts no record.
+        refused: Called with each record that the cluster refuses for good, and the reason.
+        retry_at: The number of failed records at which they are sent again, before `batches` end.
+
+    Yields:
+        How many more records are stored, every few hundred records.
+
+    Raises:
+        LookalikeError: The cluster's error, once it accepted no record for `patience_seconds`.
+    """
+    unanswered: collections.deque[Record] = collections.deque()
+    retries = RetryQueue()
+    sending = threading.Lock()
+
+    def noted() -> Iterator[Batch]:
+        for batch in batches:
+            with sending:
+                unanswered.extend(batch)
+            yield batch
+
+    def retry() -> int:
+        # Nothing new is sent in the meantime: it might be the earlier one of two records with its key.
+        with sending:
+            return resend(client, collection, retries.take(unanswered), patience_seconds, refused)
+
+    stored = 0
+    for outcome in client.ingest(noted(), collection=collection):
+        record = unanswered.popleft()
+        if isinstance(outcome.error, _TRANSIENT):
+            stored += retries.add(record)
+        elif isinstance(outcome.error, LookalikeError):
+            refused(record, outcome.error)
+        else:
+            stored += 1 + retries.superseded_by(record)
+        if stored >= _COUNTED_AT_ONCE or (stored and not unanswered):
+            yield stored
+            stored = 0
+        if retries.is_due(patience_seconds, retry_at):
+            yield retry()
+    yield stored
+    yield retry()
+
+
+def resend(
     client: Client, collection: str, records: Iterable[Record], patience_seconds: float, refused: Refusal
 ) -> int:
-    """Send records until each is stored or refused for good. Returns how many are stored. refused: told of the
-    others. Raises the cluster's error once no record was taken for `patience_seconds`."""
-    waiting = {record.key: record for record in records}
-    total, refusals = len(waiting), 0
-    timeout = min(_STREAM_SECONDS, max(_LEAST_STREAM_SECONDS, patience_seconds))
+    """Sends records of different keys, again and again with backoff, until each is stored or refused for good.
+
+    Args:
+        client: A client of the cluster.
+        collection: The name of the collection.
+        records: The records; no two have the same key.
+        patience_seconds: How long to retry while the cluster accepts no record.
+        refused: Called with each record that the cluster refuses for good, and the reason.
+
+    Returns:
+        How many records are stored.
+
+    Raises:
+        LookalikeError: The cluster's error, once it accepted no record for `patience_seconds`.
+    """
+    pending = {record.key: record for record in records}
+    total, refusals = len(pending), 0
+    timeout = min(_STREAM_SECONDS, max(_MIN_STREAM_SECONDS, patience_seconds))
     deadline = time.monotonic() + patience_seconds
     attempt = 0
-    while waiting:
-        trouble: LookalikeError | None = None
+    while pending:
+        failure: LookalikeError | None = None
         try:
-            stream = client.ingest(list(waiting.values()), collection=collection, timeout=timeout)
-            for outcome in stream:
+            for outcome in client.ingest(list(pending.values()), collection=collection, timeout=timeout):
                 if isinstance(outcome.error, _TRANSIENT):
-                    trouble = outcome.error
+                    failure = outcome.error
                     continue
-                record = waiting.pop(outcome.key)
+                record = pending.pop(outcome.key)
                 deadline = time.monotonic() + patience_seconds
                 if isinstance(outcome.error, LookalikeError):
                     refusals += 1
                     refused(record, outcome.error)
         except _TRANSIENT as error:
-            trouble = error
-        if trouble is not None:
+            failure = error
+        if failure is not None:
             attempt += 1
             if time.monotonic() >= deadline:
-                raise _given_up(trouble, patience_seconds)
+                raise _out_of_patience(failure, patience_seconds)
             pause = min(_BACKOFF_MAX_SECONDS, 0.1 * 2**attempt) * random.uniform(0.5, 1.0)
-            time.sleep(max(pause, (trouble.retry_after_ms or 0) / 1000))
+            time.sleep(max(pause, (failure.retry_after_ms or 0) / 1000))
     return total - refusals
 
 
-def _given_up(error: LookalikeError, patience_seconds: float) -> LookalikeError:
-    given_up = type(error)(
-        f"patience: the cluster took no record for {patience_seconds:g} s ({error.message}); start the job again,"
-        " or with more --patience"
+def _out_of_patience(error: LookalikeError, patience_seconds: float) -> LookalikeError:
+    result = type(error)(
+        f"patience: the cluster accepted no record for {patience_seconds:g} s ({error.message}); start the job"
+        " again, or with a higher --patience"
     )
-    given_up.request_id = error.request_id
-    return given_up
+    result.request_id = error.request_id
+    return result
 
 
-def stream(
-    client: Client, collection: str, records: Iterable[Record], patience_seconds: float, refused: Refusal
-) -> Iterator[int]:
-    """As `store`, for any number of records, over one stream. Yields how many more are stored, now and then. Of
-    records with one key the last one stays."""
-    sent: collections.deque[Record] = collections.deque()
-    again = Again()
-    sending = threading.Lock()
-
-    def noted() -> Iterator[Record]:
-        for record in records:
-            with sending:
-                sent.append(record)
-            yield record
-
-    def store_again() -> int:
-        # Nothing new is sent meanwhile: it might be the earlier one of two with its key.
-        with sending:
-            return store(client, collection, again.take(sent), patience_seconds, refused)
-
-    stored = 0
-    for outcome in client.ingest(noted(), collection=collection):
-        record = sent.popleft()
-        if isinstance(outcome.error, _TRANSIENT):
-            stored += again.add(record)
-        elif isinstance(outcome.error, LookalikeError):
-            refused(record, outcome.error)
-        else:
-            stored += 1 + again.outdone_by(record)
-            if stored >= _COUNTED_AT_ONCE:
-                yield stored
-                stored = 0
-        if again.is_due(patience_seconds):
-            yield store_again()
-    yield stored
-    yield store_again()
-
-
-class Again:
-    """The records that are to be sent again. One that a later record of its key has outdone is not: sent now, it
-    would be the newer. It counts as stored, as it does when both are stored in their turn."""
+class RetryQueue:
+    """The records to send again. A record that a later one of its key superseded is not among them: sent now, it
+    would be the newer. It counts as stored, as it does when both are stored in order."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._records: dict[str, Record] = {}
@@ -122,28 +159,72 @@ class Again:
         self._since = clock()
 
     def add(self, record: Record) -> int:
-        """Returns how many are outdone."""
-        outdone = 0 if self._records.pop(record.key, None) is None else 1
+        """Adds a record. Returns how many records it supersedes."""
+        superseded = 0 if self._records.pop(record.key, None) is None else 1
         self._records[record.key] = record
-        return outdone
+        return superseded
 
-    def outdone_by(self, record: Record) -> int:
-        """A later record, which is stored. Returns how many are outdone."""
+    def superseded_by(self, record: Record) -> int:
+        """Notes that a later record is stored. Returns how many records it supersedes."""
         if not self._records:
             self._since = self._clock()
         return 0 if self._records.pop(record.key, None) is None else 1
 
-    def is_due(self, patience_seconds: float) -> bool:
-        """Whether they are many, or it is so long ago that none had to wait."""
-        return len(self._records) >= _AGAIN_AT_ONCE or (
+    def is_due(self, patience_seconds: float, retry_at: int = _RETRY_AT) -> bool:
+        """Whether `retry_at` records wait, or some have waited for `patience_seconds`."""
+        return len(self._records) >= retry_at or (
             bool(self._records) and self._clock() - self._since >= patience_seconds
         )
 
     def take(self, unanswered: Collection[Record] = ()) -> list[Record]:
-        """Those to be sent now: all that none of the unanswered, which are later, can outdo."""
+        """Removes and returns the records to send now: all but those that an unanswered, later one may
+        supersede."""
         later = {record.key for record in unanswered}
         taken = [record for record in self._records.values() if record.key not in later]
         for record in taken:
             del self._records[record.key]
         self._since = self._clock()
         return taken
+
+
+@contextlib.contextmanager
+def in_background(send_all: Callable[[Iterator[Batch]], None]) -> Iterator[Callable[[Batch], None]]:
+    """Runs a sender in a thread of its own, one batch ahead of it at most.
+
+    The caller stays in control of where its batches come from: an error, or Ctrl-C, ends the block at once
+    and leaves the thread, which ends with its client.
+
+    Args:
+        send_all: Sends all the batches that it is given.
+
+    Yields:
+        A function that hands over a batch. It waits while the sender is busy, and raises the sender's error.
+    """
+    batches: queue.Queue[Batch | None] = queue.Queue(maxsize=1)
+    outcome: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            send_all(iter(batches.get, None))
+            outcome.set_result(None)
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    def put(batch: Batch | None) -> None:
+        while True:
+            if outcome.done():
+                outcome.result()
+                return
+            with contextlib.suppress(queue.Full):
+                batches.put(batch, timeout=_POLL_SECONDS)
+                return
+
+    threading.Thread(target=run, name="sender", daemon=True).start()
+    try:
+        yield put
+    except BaseException:
+        with contextlib.suppress(queue.Full):
+            batches.put_nowait(None)
+        raise
+    put(None)
+    outcome.result()

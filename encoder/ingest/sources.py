@@ -1,5 +1,5 @@
-"""Owns image files as what a batch job reads: paths, globs and URLs (through fsspec) to a list of them, each with
-its record's key, attributes and signature."""
+"""Owns which image files a batch job reads: expands paths, globs and URLs (through fsspec) to a list of images,
+each with its record's key, attributes and signature."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ EXTENSIONS = frozenset(f".{name}" for name in _NAMES.split())
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Source:
-    """One image: a file, or a row of a table (see `encoder.ingest.images`). `signature` changes when that does,
-    so a changed image is encoded again. fields: the record's attributes, but for the note of where it comes
-    from."""
+    """One image: a file, or a row of a table (see `encoder.ingest.images`). fields: the record's attributes,
+    without `source`. signature: changes when the image does, so that it is encoded again."""
 
     key: str
     url: str
@@ -31,14 +30,22 @@ class Source:
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """What is stored with the record."""
+        """The attributes that are stored with the record."""
         return {**self.fields, "source": {"url": self.url, "signature": self.signature}}
 
 
 def find_sources(paths: Sequence[str]) -> tuple[list[Source], list[tuple[str, str]]]:
-    """The image files below folders, those that globs match, and files named one by one, by key; and the
-    (url, reason) of those that cannot have a record. A key is the path below the folder that was named.
-    Raises InvalidRequest for a path that is not there, and for two files with one key."""
+    """Finds image files. A key is the path below the folder that was named.
+
+    Args:
+        paths: Folders, globs and files; paths or URLs.
+
+    Returns:
+        The images, ordered by key; and (url, reason) of each file that cannot have a record.
+
+    Raises:
+        InvalidRequest: If a path does not exist, or two files have the same key.
+    """
     found: dict[str, Source] = {}
     refused: list[tuple[str, str]] = []
     for path in paths:
@@ -61,7 +68,7 @@ def _expand(path: str) -> Iterator[Source]:
     try:
         system, root = url_to_fs(path)
         if is_glob(system, root):
-            # A glob's keys start at the last folder that has no pattern in it.
+            # A glob's keys start at the last folder before a pattern.
             fixed = PurePosixPath(*_before_pattern(PurePosixPath(root).parts))
             files = system.glob(root, detail=True)
             if not files:
@@ -80,12 +87,12 @@ def _expand(path: str) -> Iterator[Source]:
 
 
 def is_glob(system: Any, root: str) -> bool:
-    """Whether a path is a pattern. One that is there is none, as a folder `Album [2019]`."""
+    """Whether a path is a pattern. A path that exists is not one, such as a folder `Album [2019]`."""
     return any(mark in root for mark in "*?[") and not system.exists(root)
 
 
 def does_not_exist(path: str, error: FileNotFoundError) -> InvalidRequest:
-    """What to say of a path that is not there. A host that does not answer looks the same, but for its cause."""
+    """The error for a missing path. For a host that does not answer, the cause tells them apart."""
     cause = f" ({error.__cause__})" if error.__cause__ else ""
     return InvalidRequest(f"path: {path} does not exist{cause}")
 
@@ -112,7 +119,7 @@ def _source(system: Any, root: str, info: Mapping[str, Any]) -> Source:
 
 
 def signature(info: Mapping[str, Any]) -> str:
-    """Size and the store's own mark of the content, or the time of change where there is none."""
+    """The size, and the store's own digest of the content or else the modification time."""
     for name in ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "last_modified", "mtime"):
         if mark := info.get(name):
             if isinstance(mark, datetime.datetime):

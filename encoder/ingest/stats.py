@@ -1,4 +1,4 @@
-"""Owns the account of a batch job: how many records there were, and what became of them."""
+"""Owns the counts of a batch job."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import dataclasses
 
 @dataclasses.dataclass(slots=True)
 class Summary:
-    """What became of a job's records. found: that were read, of which `skipped` were left out by the filter and
-    `already_stored` were there, unchanged. encoded: images that became codes. bytes: of images and codes read.
-    seconds: the whole job, Ray's start included. images_per_second: stored between the first portion and the
-    last, so without the start."""
+    """What happened to a job's records.
+
+    found: records that were read; of these the filter left out `skipped`, and `already_stored` were unchanged in
+        the cluster. encoded: images that were encoded. unreadable: images and rows without a record. not_stored:
+        records that the cluster refused. bytes: of images and codes read. seconds: the whole job, including Ray's
+        start. images_per_second: between the first records stored and the last, so without the start."""
 
     found: int = 0
     skipped: int = 0
@@ -24,7 +26,7 @@ class Summary:
     images_per_second: float = 0.0
 
     def outcomes(self) -> dict[str, int]:
-        """Counts by outcome, as metrics name them."""
+        """Counts by outcome, under the names that the metrics use."""
         return {
             "read": self.found,
             "skipped": self.skipped,

@@ -1,19 +1,21 @@
-"""Owns tables of records: parquet, JSON lines, CSV and COCO annotations, through fsspec, to rows of plain values.
+"""Owns tables of records: reads parquet, JSON lines, CSV and COCO annotations, through fsspec, as rows of plain
+values.
 
-What a row means is told by `encoder.ingest.rows`. Images inside a parquet file are not read here: they may be
-larger than memory, and the workers read them."""
+`encoder.ingest.rows` says what a row means. Images inside a parquet file are not read here: they may be larger
+than memory, so the workers read them."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
 import fsspec
 from fsspec.core import url_to_fs
+from more_itertools import chunked
 
 from encoder.ingest.sources import does_not_exist, is_glob, signature
 from lookalike.model.errors import InvalidRequest, LookalikeError
@@ -28,13 +30,13 @@ _ENDINGS = {
     ".tsv": CSV,
     ".json": COCO,
 }
-PORTION_ROWS = 1_024
-# A cell that is too large for a record is refused with its row, not with its file.
+BATCH_ROWS = 1_024
+# A cell that is too large for a record invalidates its row, not the file.
 csv.field_size_limit(16 * 1024 * 1024)
 
 
 class Unreadable(str):
-    """Why a row is none."""
+    """The reason why a row cannot be read."""
 
 
 Row = dict[str, Any] | Unreadable
@@ -42,8 +44,9 @@ Row = dict[str, Any] | Unreadable
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Table:
-    """A file of rows. columns: their names; of JSON lines those of the first portion. has_images: its `image`
-    column holds image files. signature: changes when the file does. notes: what its writer says of it."""
+    """A file of rows. columns: the columns' names; of JSON lines and CSV those of the first batch. has_images:
+    whether its `image` column holds image files. signature: changes when the file does. notes: the file's own
+    metadata."""
 
     url: str
     format: str
@@ -54,29 +57,29 @@ class Table:
 
     @property
     def folder(self) -> str:
-        """What relative URIs in it are relative to."""
+        """The folder that relative URIs start from."""
         return self.url.rpartition("/")[0]
 
-    def portions(self) -> Iterator[list[Row]]:
-        """All rows in their order."""
+    def batches(self) -> Iterator[list[Row]]:
+        """All rows, in order. Raises InvalidRequest when the file cannot be read."""
         with _explained(self.url):
             yield from _READERS[self.format](self)
 
 
 def format_of(path: str) -> str:
-    """A path's format by its ending, before one of gzip."""
+    """A path's format by its ending; .gz is ignored."""
     return _ENDINGS.get(_ending(path), IMAGES)
 
 
 def _ending(path: str) -> str:
-    # Elsewhere a question mark is part of a name, or of a glob.
+    # Only in a web address does a question mark start a query.
     name = path.partition("?")[0] if path.startswith(("http://", "https://")) else path
     return PurePosixPath(name.lower().removesuffix(".gz")).suffix
 
 
 def find_tables(path: str, format: str) -> list[Table]:
-    """The table at a path or URL, or those that a glob matches, or all of a folder that end as the format does.
-    Raises InvalidRequest when there is none, or one cannot be read."""
+    """Finds the table at a path or URL, those that a glob matches, or those of this format in a folder. Raises
+    InvalidRequest when there is none, or one cannot be read."""
     with _explained(path):
         system, root = url_to_fs(path)
         if "://" not in root and is_glob(system, root):
@@ -93,25 +96,26 @@ def find_tables(path: str, format: str) -> list[Table]:
 
 
 def _open(url: str, format: str, mark: str) -> Table:
+    # So that an error names the file, not the folder or glob.
     with _explained(url):
-        return _opened(url, format, mark)
+        return _open_parquet(url, mark) if format == PARQUET else _open_text(url, format, mark)
 
 
-def _opened(url: str, format: str, mark: str) -> Table:
-    if format == PARQUET:
-        import pyarrow as pa
-        import pyarrow.parquet as parquet
+def _open_parquet(url: str, mark: str) -> Table:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
 
-        with fsspec.open(url, "rb") as file:
-            schema = parquet.read_schema(file)
-        kind = schema.field("image").type if "image" in schema.names else pa.null()
-        has_images = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_struct(kind)
-        notes = {
-            name.decode(): value.decode("utf-8", "replace") for name, value in (schema.metadata or {}).items()
-        }
-        return Table(url, format, frozenset(schema.names), has_images, mark, notes)
+    with fsspec.open(url, "rb") as file:
+        schema = parquet.read_schema(file)
+    kind = schema.field("image").type if "image" in schema.names else pa.null()
+    has_images = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_struct(kind)
+    notes = {name.decode(): value.decode("utf-8", "replace") for name, value in (schema.metadata or {}).items()}
+    return Table(url, PARQUET, frozenset(schema.names), has_images, mark, notes)
+
+
+def _open_text(url: str, format: str, mark: str) -> Table:
     table = Table(url, format, frozenset(), False, mark)
-    columns = [name for row in next(table.portions(), []) if isinstance(row, dict) for name in row]
+    columns = [name for row in next(table.batches(), []) if isinstance(row, dict) for name in row]
     return dataclasses.replace(table, columns=frozenset(columns))
 
 
@@ -123,62 +127,52 @@ def _parquet(table: Table) -> Iterator[list[Row]]:
         content = parquet.ParquetFile(file)
         if not columns:
             total = content.metadata.num_rows
-            for start in range(0, total, PORTION_ROWS):
-                yield [{} for _ in range(min(PORTION_ROWS, total - start))]
-        for batch in content.iter_batches(PORTION_ROWS, columns=columns) if columns else ():
+            for start in range(0, total, BATCH_ROWS):
+                yield [{} for _ in range(min(BATCH_ROWS, total - start))]
+        for batch in content.iter_batches(BATCH_ROWS, columns=columns) if columns else ():
             yield batch.to_pylist()
 
 
 def _json_lines(table: Table) -> Iterator[list[Row]]:
-    portion: list[Row] = []
     with fsspec.open(table.url, "rb", compression="infer") as file:
-        for line in file:
-            if line.strip():
-                portion.append(_json_row(line))
-            if len(portion) == PORTION_ROWS:
-                yield portion
-                portion = []
-    if portion:
-        yield portion
+        yield from chunked((_json_row(line) for line in file if line.strip()), BATCH_ROWS)
 
 
 def _json_row(line: bytes) -> Row:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        return Unreadable(f"is no JSON ({error})")
-    return row if isinstance(row, dict) else Unreadable(f"is a JSON {type(row).__name__}, not an object")
+        return Unreadable(f"invalid JSON ({error})")
+    return row if isinstance(row, dict) else Unreadable(f"a JSON {type(row).__name__}, not an object")
 
 
 def _csv(table: Table) -> Iterator[list[Row]]:
     delimiter = "\t" if _ending(table.url) == ".tsv" else ","
-    portion: list[Row] = []
-    # Bytes that are no UTF-8 are found by the checks of the row that has them.
+    # The checks of a row find its bytes that are not UTF-8.
     with fsspec.open(
         table.url, "r", compression="infer", encoding="utf-8-sig", errors="surrogateescape", newline=""
     ) as file:
-        reader = csv.DictReader(file, delimiter=delimiter, restkey="", strict=True)
-        try:
-            for row in reader:
-                portion.append(_csv_row(row))
-                if len(portion) == PORTION_ROWS:
-                    yield portion
-                    portion = []
-        except csv.Error as error:
-            raise ValueError(f"line {reader.reader.line_num:,}: {error}") from None
-    if portion:
-        yield portion
+        yield from chunked(_csv_rows(file, delimiter), BATCH_ROWS)
+
+
+def _csv_rows(file: Iterable[str], delimiter: str) -> Iterator[Row]:
+    reader = csv.DictReader(file, delimiter=delimiter, restkey="", strict=True)
+    try:
+        for row in reader:
+            yield _csv_row(row)
+    except csv.Error as error:
+        raise ValueError(f"line {reader.reader.line_num:,}: {error}") from None
 
 
 def _csv_row(row: dict[str, Any]) -> Row:
     if "" in row:
-        return Unreadable("has more cells than the first line has names")
-    # An empty cell is no value.
+        return Unreadable("more cells than the first line has names")
+    # An empty cell is a missing value.
     return {name: _cell(name, text) for name, text in row.items() if text}
 
 
 def _cell(name: str, text: str) -> object:
-    """Numbers, true and false as JSON writes them are those; anything else is text."""
+    """A JSON number or boolean as such; anything else as text."""
     if name in ("key", "uri", "image", "code", "attributes") or (
         text[0] not in "-0123456789" and text not in _WORDS
     ):
@@ -198,15 +192,15 @@ def _coco(table: Table) -> Iterator[list[Row]]:
 
     with fsspec.open(table.url, "rb") as file:
         found = rows(file)
-    for start in range(0, len(found), PORTION_ROWS):
-        yield list(found[start : start + PORTION_ROWS])
+    for batch in chunked(found, BATCH_ROWS):
+        yield list(batch)
 
 
 _READERS = {PARQUET: _parquet, JSONL: _json_lines, CSV: _csv, COCO: _coco}
 
 
 class _explained:
-    """Give the failures of files the class and words that a person can act on."""
+    """Turns failures of reading a file into an InvalidRequest that names the path."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -224,5 +218,5 @@ class _explained:
 
 
 def columns_of(tables: Sequence[Table]) -> frozenset[str]:
-    """The columns that any of them has."""
+    """The columns of all tables."""
     return frozenset().union(*(table.columns for table in tables))

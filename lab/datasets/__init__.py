@@ -1,5 +1,5 @@
-"""Labelled image sets: their images, classes and splits (`labelled`), those with a name (`named`, of which COCO's
-format is in `coco`), image folders (`folders`), and archives of them (`archives`)."""
+"""Labelled image sets: their images, classes and splits (`labelled`), well-known sets (`named`; COCO's format is
+in `coco`), image folders (`folders`), and archives of them (`archives`)."""
 
 from lab.datasets.labelled import LabelledImages
 from lab.datasets.named import load_dataset

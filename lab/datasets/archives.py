@@ -1,7 +1,6 @@
-"""Owns archives of image files: they are checked, and extracted once, into the data folder.
+"""Owns archives of image files: they are checked, and extracted once into the data folder.
 
-What the files in them mean is left to `folders`. An archive is extracted whole or not at all, and writes nowhere
-else."""
+`folders` reads the files. An archive is extracted completely or not at all, and writes nowhere else."""
 
 from __future__ import annotations
 
@@ -21,13 +20,18 @@ ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 
 
 def archive_suffix(path: Path) -> str | None:
-    """The ending, as the name has it in lower case, of a file that is an archive by its name."""
+    """The ending of an archive's name, in lower case; None if it is not an archive."""
     return next((suffix for suffix in ARCHIVES if path.name.lower().endswith(suffix)), None)
 
 
 def extracted(archive: Path, suffix: str, data: Path) -> Path:
-    """The folder below data/extracted with this archive's files, extracted unless it is there. An archive that
-    changes gets another folder. Raises InvalidRequest for one that is damaged or writes outside of its folder."""
+    """The folder in data/extracted with an archive's files; they are extracted if it does not exist. An archive
+    that changes gets another folder.
+
+    Raises:
+        InvalidRequest: If the archive is damaged, or would write outside its folder.
+        CannotStart: If the folder cannot be written to.
+    """
     state = archive.stat()
     digest = hashlib.sha256(f"{state.st_size} {state.st_mtime_ns}".encode()).hexdigest()[:12]
     target = data / "extracted" / f"{archive.name[: -len(suffix)]}-{digest}"
@@ -35,17 +39,17 @@ def extracted(archive: Path, suffix: str, data: Path) -> Path:
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Under its own name only when it is whole, so that an extraction cut short is not taken for the set.
+        # It gets its name when it is complete, so that an interrupted extraction is not mistaken for the set.
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=target.parent) as partial:
             folder = Path(partial, "images")
             folder.mkdir()
             _extract(archive, suffix, folder)
             folder.rename(target)
     except OSError as error:
-        if not target.is_dir():  # else another process was first
+        if not target.is_dir():  # otherwise another process was first
             raise CannotStart(
                 f"dataset: {archive} cannot be extracted to {target} ({reason(error)});"
-                " make room and let this user write there"
+                " free space, and give this user permission to write there"
             ) from None
     return target
 
@@ -62,28 +66,28 @@ def _extract(archive: Path, suffix: str, folder: Path) -> None:
                 _check_end(file)
     except tarfile.FilterError as error:
         raise InvalidRequest(
-            f"dataset: {archive} is not safe to extract ({reason(error)}); pack it anew"
+            f"dataset: {archive} is not safe to extract ({reason(error)}); pack it again"
         ) from None
     except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError) as error:
-        raise InvalidRequest(f"dataset: {archive} is damaged or locked ({reason(error)}); pack it anew") from None
+        raise InvalidRequest(f"dataset: {archive} is damaged or locked ({reason(error)}); pack it again") from None
 
 
 def _check_end(file: tarfile.TarFile) -> None:
-    """tarfile takes an archive that is cut short, or damaged, between two files for one that ends there; one that
-    ends has a block of zeros. Reading on to the end also checks gzip's checksum."""
+    """Finds an archive that is truncated or damaged between two files, which tarfile accepts: a complete one ends
+    with a block of zeros. Reading to the end also checks gzip's checksum."""
     if file.fileobj is not None:
         file.fileobj.seek(file.offset)
         if file.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError("it ends without its mark of the end")
+            raise tarfile.ReadError("it has no end-of-archive marker")
         while file.fileobj.read(1 << 20):
             pass
 
 
 def _refuse_escapes(archive: Path, members: Sequence[str]) -> None:
     for member in members:
-        # The Windows reading also splits at backslashes and knows drives, whatever the machine.
+        # A Windows path also splits at backslashes and knows drives, on any machine.
         path = PureWindowsPath(member)
         if path.drive or path.root or ".." in path.parts:
             raise InvalidRequest(
-                f"dataset: {archive} is not safe to extract ({member!r} would lie outside); pack it anew"
+                f"dataset: {archive} is not safe to extract ({member!r} is outside its folder); pack it again"
             )

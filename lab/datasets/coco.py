@@ -1,6 +1,6 @@
-"""Owns COCO 2017: where its parts come from, and its format, in which an image has the classes of its objects.
+"""Owns COCO 2017: the sources of its parts, and its format, in which an image has the classes of its objects.
 
-Whether and when to download a part is left to `named`."""
+`named` decides when to download a part."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lab.datasets.labelled import LabelledImages, mark_of, reason
 from lookalike.model.errors import CannotStart
 
 _HOST = "http://images.cocodataset.org"
-# The MD5s are those that the common object detection projects check; the host itself is plain HTTP.
+# The MD5s that object detection projects commonly check; the host itself is plain HTTP.
 PARTS = {
     "train2017": (f"{_HOST}/zips/train2017.zip", "cced6f7f71b7629ddf16f17bbcfab6b2"),
     "val2017": (f"{_HOST}/zips/val2017.zip", "442b8da7639aecaf257c1dceb8ba8c80"),
@@ -25,7 +25,7 @@ PARTS = {
 
 
 def fetch(part: str, folder: Path) -> None:
-    """Downloads one of PARTS and extracts it into this folder. Raises what torchvision does."""
+    """Downloads one of PARTS and extracts it into a folder. Raises torchvision's errors."""
     from torchvision.datasets.utils import download_and_extract_archive
 
     url, md5 = PARTS[part]
@@ -33,8 +33,8 @@ def fetch(part: str, folder: Path) -> None:
 
 
 def coco_images(folder: Path) -> LabelledImages:
-    """The training images indexed, the validation images as queries. folder: has the PARTS. Raises CannotStart
-    when they are not whole."""
+    """Indexes the training images; the validation images are queries. folder: of the PARTS. Raises CannotStart if
+    one is incomplete."""
     train, val = (_read_side(folder, side) for side in ("train2017", "val2017"))
     if train.classes != val.classes:
         raise CannotStart(
@@ -64,7 +64,8 @@ class _Side:
 
 
 def _read_side(folder: Path, side: str) -> _Side:
-    """One side's images by file name, with the classes of the objects annotated in them, by category id."""
+    """One side's images, ordered by file name, with the classes of their annotated objects, ordered by category
+    id."""
     annotations = folder / "annotations" / f"instances_{side}.json"
     try:
         with annotations.open(encoding="utf-8") as file:
@@ -81,6 +82,6 @@ def _read_side(folder: Path, side: str) -> _Side:
         return _Side(tuple(category["name"] for category in categories), labels, paths, marks)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CannotStart(
-            f"dataset coco2017: {annotations} and {folder / side} are not whole ({reason(error)});"
+            f"dataset coco2017: {annotations} and {folder / side} are incomplete ({reason(error)});"
             f" delete annotations and {side} below {folder} to download them again"
         ) from None

@@ -1,6 +1,6 @@
-"""Owns image sets in folders: one sub-folder a class, or two sides (train, and test or val) of such.
+"""Owns image sets in folders: one sub-folder per class, or two sides (train, and test or val) of such.
 
-How they are split is left to `labelled`. Keys are paths below the folder, and images are in their order."""
+`labelled` splits them. Keys are paths below the folder; images are ordered by key."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class ImageFile:
 
 
 def load_folder(folder: Path, name: str, seed: int, limit: int | None) -> LabelledImages:
-    """The set in this folder, at most `limit` images of it. Raises InvalidRequest for one without usable classes,
-    and for one that cannot be read."""
+    """Loads the set in a folder, at most `limit` images. Raises InvalidRequest if it has no usable classes, or
+    cannot be read."""
     try:
         return _load_classes(_class_root(folder), name, seed, limit)
     except OSError as error:
         raise InvalidRequest(
-            f"dataset: {folder} cannot be read ({reason(error)}); let this user read it"
+            f"dataset: {folder} cannot be read ({reason(error)}); give this user permission to read it"
         ) from None
 
 
@@ -48,16 +48,16 @@ def _load_classes(folder: Path, name: str, seed: int, limit: int | None) -> Labe
     sides = {path.name for path in _folders(folder)}
     if sides == {"train", "val", "test"}:
         raise InvalidRequest(
-            f"dataset: {folder} has train, val and test, and one must give the queries; move val or test away"
+            f"dataset: {folder} has train, val and test; only one can be the queries, so move val or test away"
         )
     if sides in ({"train", "test"}, {"train", "val"}):
         return limit_both_sides(_two_sided(folder, name), limit, seed)
     found = find_images(folder)
     if not _has_a_pair(found):
         raise InvalidRequest(
-            f"dataset: {folder} has no class with two images; give it one sub-folder a class, with image files"
+            f"dataset: {folder} has no class with two images; use one sub-folder per class, with image files"
         )
-    # The limit comes after the split: what is a query of all images is one of some.
+    # The limit is applied after the split, so that a query of all images is one of some, too.
     return limit_both_sides(split_files(name, found, seed), limit, seed)
 
 
@@ -66,14 +66,14 @@ def _has_a_pair(found: Sequence[ImageFile]) -> bool:
 
 
 def split_files(name: str, found: Sequence[ImageFile], seed: int) -> LabelledImages:
-    """Each class's images split 80 to 20 into the indexed and the queries."""
+    """Splits each class's images 80 to 20 into indexed images and queries."""
     images = _from_files(name, found)
     indexed, queries = split_per_class(groups_of(images.labels), seed)
     return dataclasses.replace(images, indexed=indexed, queries=queries)
 
 
 def _two_sided(folder: Path, name: str) -> LabelledImages:
-    """The images below train are indexed, the others are queries; keys start with the side."""
+    """The images in train are indexed, the others are queries. Keys start with the side."""
     found = [
         dataclasses.replace(image, key=f"{side.name}/{image.key}")
         for side in _folders(folder)
@@ -83,7 +83,7 @@ def _two_sided(folder: Path, name: str) -> LabelledImages:
     for side, count in (("train", is_indexed.sum()), ("test or val", (~is_indexed).sum())):
         if not count:
             raise InvalidRequest(
-                f"dataset: {folder} has no images in class folders below {side}; use one sub-folder a class"
+                f"dataset: {folder} has no images in class folders below {side}; use one sub-folder per class"
             )
     images = _from_files(name, found)
     return dataclasses.replace(images, indexed=np.flatnonzero(is_indexed), queries=np.flatnonzero(~is_indexed))
@@ -105,7 +105,7 @@ def _from_files(name: str, found: Sequence[ImageFile]) -> LabelledImages:
 
 
 def find_images(folder: Path) -> list[ImageFile]:
-    """The image files at any depth below each class folder, by key, which is the path below `folder`."""
+    """The image files at any depth below each class folder, ordered by key, the path below `folder`."""
     found = [
         ImageFile(path.relative_to(folder).as_posix(), class_folder.name, path)
         for class_folder in _folders(folder)
@@ -113,7 +113,9 @@ def find_images(folder: Path) -> list[ImageFile]:
     ]
     for image in found:
         if not image.key.isprintable() or any("\ud800" <= mark <= "\udfff" for mark in image.key):
-            raise InvalidRequest(f"dataset: the name {image.key!r} is not valid text; rename that file or folder")
+            raise InvalidRequest(
+                f"dataset: the name {image.key!r} is not valid Unicode; rename that file or folder"
+            )
     return sorted(found, key=lambda image: image.key)
 
 
@@ -127,7 +129,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _raise(error: OSError) -> None:
-    """A folder that cannot be read must not count as an empty one."""
+    """An unreadable folder must not count as an empty one."""
     raise error
 
 
@@ -136,12 +138,12 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _is_hidden(name: str) -> bool:
-    # macOS adds the latter to zip files, with a shadow of every image.
+    # macOS adds __MACOSX to zip files, with a shadow of every image.
     return name.startswith(".") or name == "__MACOSX"
 
 
 def _class_root(folder: Path) -> Path:
-    """The folder that holds the class folders: this one, or the one inside that all is wrapped in."""
+    """The folder of the class folders: this one, or its only sub-folder if that wraps them."""
     folders = _folders(folder)
     if len(folders) == 1 and _folders(folders[0]):
         return _class_root(folders[0])

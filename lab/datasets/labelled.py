@@ -1,6 +1,6 @@
-"""Owns what a labelled image set is, and its splits into images to index and images to query with.
+"""Owns what a labelled image set is, and its split into images to index and query images.
 
-Where the images lie and what is refused is left to the loaders. One seed gives the same split on every machine."""
+The loaders find and check the images. A seed gives the same split on every machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Rows = NDArray[np.int64]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LabelledImages:
-    """n images with their classes, of which some are indexed, others are queries, and the rest is unused."""
+    """n images with their classes. Some are indexed, others are queries, the rest is unused."""
 
     name: str
     classes: tuple[str, ...]
@@ -27,25 +27,25 @@ class LabelledImages:
     indexed: Rows  # ascending rows
     queries: Rows  # ascending rows, none of them indexed
     read: Callable[[int], bytes]  # row -> an image file's bytes
-    marks: tuple[str, ...] = ()  # for each image a text that changes when it does: its file's size and time
-    is_multi_label: bool = False  # whether an image of the whole set can have other than one class
+    marks: tuple[str, ...] = ()  # per image a text that changes when it does: its file's size and time
+    is_multi_label: bool = False  # whether an image can have several classes, or none
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 over the name and every image's key and mark: the same for every split of the same images,
-        another when an image comes, goes or changes."""
+        """Hex SHA-256 over the name and every image's key and mark: the same for every split of the same images;
+        changes when an image is added, removed or changed."""
         return hashlib.sha256(json.dumps([self.name, self.keys, self.marks]).encode()).hexdigest()
 
     @property
     def lesson(self) -> str:
-        """Hex SHA-256 over what is learned from: the images, their labels, and which are indexed."""
+        """Hex SHA-256 over the training data: the images, their labels, and which are indexed."""
         rows = np.packbits(self.labels).tobytes() + self.indexed.astype("<i8").tobytes()
         return hashlib.sha256(self.digest.encode() + rows).hexdigest()
 
 
 def shuffled_ranks(groups: Rows, seed: int) -> Rows:
-    """Each row's place, from 0, in a random order of its group's rows. groups: (n,) numbers. The random stream
-    is NumPy's frozen legacy one, which no version or machine changes."""
+    """Each row's place, from 0, in a random order of its group's rows. groups: (n,) numbers. Uses NumPy's legacy
+    random stream, which is the same with every version and on every machine."""
     random = np.random.RandomState(seed)
     ranks = np.zeros(len(groups), np.int64)
     for group in np.unique(groups):
@@ -55,8 +55,8 @@ def shuffled_ranks(groups: Rows, seed: int) -> Rows:
 
 
 def split_per_class(groups: Rows, seed: int) -> tuple[Rows, Rows]:
-    """(indexed, queries): 80 % and 20 % of each group's rows, rounded, but at least one of each. A group of one
-    is indexed."""
+    """Returns (indexed, queries): 80 % and 20 % of each group's rows, rounded, at least one of each. A group of
+    one row is indexed."""
     sizes = np.bincount(groups)[groups]
     count = np.clip((8 * sizes + 5) // 10, 1, np.maximum(1, sizes - 1))
     is_indexed = shuffled_ranks(groups, seed) >= sizes - count
@@ -64,7 +64,7 @@ def split_per_class(groups: Rows, seed: int) -> tuple[Rows, Rows]:
 
 
 def split_pool(groups: Rows, seed: int) -> tuple[Rows, Rows]:
-    """(indexed, queries): 80 % and 10 % of all rows, and of each group's as nearly as whole images allow."""
+    """Returns (indexed, queries): 80 % and 10 % of all rows, and of each group's rows up to rounding."""
     n = len(groups)
     position = (shuffled_ranks(groups, seed) + 0.5) / np.bincount(groups)[groups]
     order = np.argsort(position, kind="stable")
@@ -73,15 +73,15 @@ def split_pool(groups: Rows, seed: int) -> tuple[Rows, Rows]:
 
 
 def limit_both_sides(images: LabelledImages, limit: int | None, seed: int) -> LabelledImages:
-    """At most `limit` images, the indexed and the queries in the proportion that they have; the others, and
-    the unused, are gone."""
+    """Keeps at most `limit` images, with the same proportion of indexed images to queries. The others, and unused
+    images, are removed."""
     total = len(images.indexed) + len(images.queries)
     if limit is None or limit >= total:
         return images
     count = max(1, limit * len(images.queries) // total)
     groups = groups_of(images.labels)
     queries = images.queries[take_evenly(groups[images.queries], count, seed)]
-    # Classes of queries first: where the limit is below the number of classes, they must find something.
+    # The queries' classes first, so that queries find something if the limit is below the number of classes.
     last = ~np.isin(groups, groups[queries]) * (groups.max(initial=0) + 1)
     indexed = images.indexed[take_evenly((groups + last)[images.indexed], limit - count, seed)]
     rows = np.sort(np.concatenate([indexed, queries]))
@@ -97,19 +97,19 @@ def limit_both_sides(images: LabelledImages, limit: int | None, seed: int) -> La
 
 
 def take_evenly(groups: Rows, count: int, seed: int) -> Rows:
-    """`count` rows, ascending: in turns one of each group, at random."""
+    """Returns `count` random rows, ascending, taken from each group in turn."""
     ranks = shuffled_ranks(groups, seed)
     return np.sort(np.lexsort((groups, ranks))[:count])
 
 
 def groups_of(labels: NDArray[np.bool_]) -> Rows:
-    """Each image's class, its first where it has several; images without one are a group of their own."""
+    """Each image's first class. Images without a class are a group of their own."""
     groups: Rows = np.where(labels.any(axis=1), labels.argmax(axis=1), labels.shape[1])
     return groups
 
 
 def mark_of(path: Path) -> str:
-    """What changes when a file does."""
+    """A text that changes when a file does."""
     state = path.stat()
     return f"{state.st_size} {state.st_mtime_ns}"
 
@@ -120,5 +120,5 @@ def one_hot(targets: Rows, classes: int) -> NDArray[np.bool_]:
 
 
 def reason(error: Exception) -> str:
-    """An error in the words for a message, on one line."""
+    """An error as one line of a message."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

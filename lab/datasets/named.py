@@ -1,7 +1,7 @@
-"""Owns the sets with a name (cifar10, caltech101, flowers102, coco2017), and what a name or path stands for.
+"""Owns the well-known sets (cifar10, caltech101, flowers102, coco2017), and resolves a name or path to a set.
 
-What is downloaded lies below the data folder, once, as torchvision lays it out; COCO's format is left to `coco`,
-what is at a path to `folders` and `archives`. What goes wrong in fetching a set is a CannotStart."""
+Downloads are kept in the data folder, in torchvision's layout. `coco` reads COCO's format, `folders` and
+`archives` read what is at a path. A set that cannot be fetched raises CannotStart."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from lab.datasets.labelled import (
 )
 from lookalike.model.errors import CannotStart, InvalidRequest
 
-# What torchvision lets through when a download, an archive or a file of a set is not as it should be.
+# What torchvision raises for an invalid download, archive or file of a set.
 _FETCH_ERRORS = (
     OSError,
     RuntimeError,
@@ -49,11 +49,21 @@ _FETCH_ERRORS = (
 def load_dataset(
     name_or_path: str, *, data: Path, seed: int = 0, download: bool = True, limit: int | None = None
 ) -> LabelledImages:
-    """The set of this name, looked for below `data` and downloaded into it; else the folder or archive at this
-    path. `limit`: at most so many images, evenly over the classes. Raises InvalidRequest for what is neither a
-    name nor a path of classes, and CannotStart for a set that is not there or not whole."""
+    """Loads a labelled set.
+
+    Args:
+        name_or_path: The name of a well-known set, or the path of a folder or archive with a sub-folder per class.
+        data: The folder of well-known sets.
+        seed: Seed of the split.
+        download: Download a well-known set that is not in `data`.
+        limit: The most images to use, evenly over the classes.
+
+    Raises:
+        InvalidRequest: If it is neither a known name nor a path of classes.
+        CannotStart: If a well-known set is missing or incomplete.
+    """
     if limit is not None and limit < 2:
-        raise InvalidRequest(f"limit: {limit} leaves nothing to index or to query with; use 2 or more")
+        raise InvalidRequest(f"limit: {limit} leaves no images to index or to query with; use 2 or more")
     if not 0 <= seed < 2**32:
         raise InvalidRequest(f"seed: {seed}; use 0 to {2**32 - 1}")
     if load := _NAMED.get(name_or_path):
@@ -63,7 +73,11 @@ def load_dataset(
         return load_folder(path, path.resolve().name, seed, limit)
     if path.is_file() and (suffix := archive_suffix(path)):
         return load_folder(extracted(path, suffix, data), path.name[: -len(suffix)], seed, limit)
-    problem = f"is not an archive ({', '.join(ARCHIVES)})" if path.is_file() else "is no name of a set and no path"
+    problem = (
+        f"is not an archive ({', '.join(ARCHIVES)})"
+        if path.is_file()
+        else "is neither the name of a set nor a path"
+    )
     raise InvalidRequest(
         f"dataset: {name_or_path} {problem}; use {', '.join(_NAMED)}, or a folder with one sub-folder a class"
     )
@@ -79,7 +93,7 @@ def _load_cifar10(data: Path, seed: int, download: bool) -> LabelledImages:
 
 
 def cifar10_images(train: Any, test: Any, seed: int) -> LabelledImages:
-    """80 % of each class's training images indexed, all test images as queries. train, test: torchvision's
+    """Indexes 80 % of each class's training images; all test images are queries. train, test: torchvision's
     CIFAR10, with data uint8 (n, 32, 32, 3), targets and classes. Images are read as PNG files."""
     pixels = np.concatenate([train.data, test.data])
     targets = np.array([*train.targets, *test.targets], np.int64)
@@ -100,7 +114,7 @@ def cifar10_images(train: Any, test: Any, seed: int) -> LabelledImages:
         indexed=split_per_class(targets[:first_query], seed)[0],
         queries=np.arange(first_query, len(pixels)),
         read=read,
-        # There are no files, and how long a PNG is depends on the version of its compressor.
+        # There are no files, and the size of a PNG depends on the version of its compressor.
         marks=tuple(str(zlib.crc32(image.tobytes())) for image in pixels),
     )
 
@@ -125,7 +139,7 @@ def _load_flowers102(data: Path, seed: int, download: bool) -> LabelledImages:
         from torchvision.datasets import Flowers102
 
         Flowers102(data, download=download)
-        # Its three splits are pooled, so the list of all images' labels, from 1, is what counts.
+        # Its three splits are pooled, so only the list of all images' labels, from 1, is used.
         targets = loadmat(folder / "imagelabels.mat")["labels"].ravel().astype(np.int64) - 1
         classes = tuple(Flowers102.classes)
         paths = [folder / "jpg" / f"image_{number:05d}.jpg" for number in range(1, len(targets) + 1)]
@@ -156,17 +170,17 @@ def _load_coco2017(data: Path, seed: int, download: bool) -> LabelledImages:
 
 @contextlib.contextmanager
 def _needed(name: str, folder: Path, download: bool) -> Iterator[None]:
-    """Turns what goes wrong in fetching and opening a set into CannotStart."""
+    """Turns errors in fetching and opening a set into CannotStart."""
     try:
         yield
     except ImportError as error:
         package = (error.name or "torchvision").partition(".")[0]
         raise CannotStart(f"dataset {name}: needs the package {package}; pip install {package}") from None
     except _FETCH_ERRORS as error:
-        remedy = "delete what is there and connect this machine to the network" if download else "allow downloads"
+        remedy = "delete that folder and connect this machine to the network" if download else "allow downloads"
         raise CannotStart(
-            f"dataset {name}: is not whole in {folder} and was not downloaded ({reason(error)});"
-            f" {remedy}, or put the set there by hand"
+            f"dataset {name}: incomplete in {folder} and was not downloaded ({reason(error)});"
+            f" {remedy}, or copy the set there"
         ) from None
 
 

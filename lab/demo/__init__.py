@@ -1,2 +1,2 @@
-"""The demo: real photographs and views of them (`photographs`), a cluster that finds them again (`run`), and
-the contact sheet (`sheet`)."""
+"""The demo: real photographs and views of them (`photographs`), a cluster that finds them again (`run`), the
+contact sheet (`sheet`), and what it prints (`command`)."""

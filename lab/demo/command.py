@@ -1,4 +1,4 @@
-"""Owns what the demo says while it runs, and the order of its steps."""
+"""Owns the order of the demo's steps, and what it prints."""
 
 from __future__ import annotations
 
@@ -14,8 +14,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lab.demo import photographs as pictures
 from lab.demo import run
+from lab.demo.photographs import (
+    HELD_OUT,
+    ITS_PAIR,
+    bundled_photographs,
+    folder_photographs,
+    held_out_photograph,
+)
 from lab.demo.sheet import write_sheet
 from lookalike.cli.options import print_json
 from lookalike.client.sync_client import Client
@@ -29,13 +35,13 @@ _BRUTE_FORCE_K = 10
 
 
 def run_demo(images: Path | None, keep: bool, output: Path, as_json: bool) -> None:
-    """See `lookalike demo --help`. Raises LookalikeError when an answer differs from brute force, or the
-    stereo pair is not found."""
+    """Runs the demo; see `lookalike demo --help`. Raises LookalikeError if an answer differs from brute force, or
+    the stereo pair is not found."""
     started = time.monotonic()
     console = Console(stderr=as_json, highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = _PIPED_WIDTH
-    photographs = pictures.bundled_photographs() if images is None else pictures.folder_photographs(images)
+    photographs = bundled_photographs() if images is None else folder_photographs(images)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_ended_by_signals())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lookalike-demo-")))
@@ -45,7 +51,7 @@ def run_demo(images: Path | None, keep: bool, output: Path, as_json: bool) -> No
         written = run.write_index_views(photographs, folder / "index")
         questions = run.write_questions(photographs, folder / "queries")
         if images is None:
-            questions.append(run.Question(pictures.held_out_photograph(), pictures.ITS_PAIR))
+            questions.append(run.Question(held_out_photograph(), ITS_PAIR))
         supervisor.wait_ready()
         stack.enter_context(run.watched(supervisor))
         up_seconds = time.monotonic() - started
@@ -89,8 +95,8 @@ def run_demo(images: Path | None, keep: bool, output: Path, as_json: bool) -> No
 
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM ends the demo as Ctrl-C does, with the cluster stopped and the folder removed; and both do where
-    a shell started it in the background, with SIGINT ignored."""
+    """Lets SIGTERM end the demo as Ctrl-C does, with the cluster stopped and the folder removed; and both signals
+    even if a shell started it in the background, with SIGINT ignored."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -109,8 +115,8 @@ def _sentences(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("Index", f"{facts['records']} records on {facts['partitions']} shards"),
         (
             "Queries",
-            f"{facts['queries']} pictures that are not in the index;"
-            f" the nearest is a view of the same in {facts['first_is_right']}",
+            f"{facts['queries']} images that are not in the index;"
+            f" the nearest hit is a view of the same photograph in {facts['first_is_right']}",
         ),
         ("Precision@5", f"{facts['precision_at_5']:.3f} over all queries"),
         (
@@ -124,7 +130,7 @@ def _sentences(facts: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(
             (
                 "Stereo pair",
-                f"{pictures.HELD_OUT} was never indexed; {pictures.ITS_PAIR}, its other half, {found} found first",
+                f"{HELD_OUT} was never indexed; {ITS_PAIR}, its other half, {found} found first",
             )
         )
     lines.append(("Time", f"{facts['seconds']} s, of which {facts['start_seconds']} s until the cluster was up"))
@@ -148,4 +154,4 @@ def _require_right_answers(facts: dict[str, Any]) -> None:
     if facts["equal_to_brute_force"] != facts["random_queries"]:
         raise LookalikeError("demo: some answers differ from the brute-force scan")
     if facts["stereo_pair_first"] is False:
-        raise LookalikeError(f"demo: {pictures.HELD_OUT} does not find {pictures.ITS_PAIR} first")
+        raise LookalikeError(f"demo: {HELD_OUT} does not find {ITS_PAIR} first")

@@ -1,5 +1,5 @@
-"""Owns the demo's pictures: the photographs in the wheels of scikit-image and scikit-learn, or a folder's, and
-views derived from them by crop, flip, rotation, scale, JPEG quality, colour and blur."""
+"""Owns the demo's images: the photographs in the wheels of scikit-image and scikit-learn, or a folder's, and views
+derived from them by crop, flip, rotation, scale, JPEG quality, colour and blur."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from encoder.images import FORMATS
 from encoder.ingest.sources import EXTENSIONS
 from lookalike.model.errors import CannotStart, InvalidRequest
 
-# Photographs only: the wheels also hold drawings, masks and test patterns.
+# Only photographs: the wheels also hold drawings, masks and test patterns.
 _SKIMAGE = (
     "astronaut.png brick.png camera.png cell.png chelsea.png clock_motion.png coffee.png coins.png grass.png"
     " gravel.png hubble_deep_field.jpg ihc.png moon.png motorcycle_left.png page.png retina.jpg rocket.jpg"
@@ -29,7 +29,7 @@ _LONG_SIDE = 512
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Photograph:
-    """A picture to derive views of. `name` names its views; `label` is what counts as the same."""
+    """An image to derive views from. name: prefix of its views' names. label: views with the same label match."""
 
     name: str
     label: str
@@ -37,7 +37,7 @@ class Photograph:
 
 
 def bundled_photographs() -> list[Photograph]:
-    """The photographs that come with the wheels, but for the held-out half of the stereo pair."""
+    """The photographs in the wheels, except the held-out half of the stereo pair."""
     paths = [_data_folder("skimage", "data") / name for name in _SKIMAGE.split()]
     paths += [_data_folder("sklearn", "datasets/images") / name for name in _SKLEARN]
     return [Photograph(path.stem, path.stem, path) for path in paths]
@@ -49,7 +49,7 @@ def held_out_photograph() -> Path:
 
 
 def folder_photographs(folder: Path) -> list[Photograph]:
-    """The pictures below a folder; a sub-folder's name is its pictures' label, else each is its own."""
+    """The images below a folder. A sub-folder's name is its images' label; other images are their own label."""
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
     if not paths:
         raise InvalidRequest(f"images: {folder} holds no image files; name a folder of photographs")
@@ -64,9 +64,17 @@ def folder_photographs(folder: Path) -> list[Photograph]:
 
 
 def write_views(photograph: Photograph, numbers: range, seed: str, folder: Path) -> Iterator[Path]:
-    """Write the views of these numbers below folder/LABEL and yield their paths. View 0 is the picture as it
-    is, the others are derived. One seed always gives the same views; another gives others. A picture that
-    cannot be read has none."""
+    """Writes views of a photograph into folder/LABEL.
+
+    Args:
+        photograph: The photograph. If it cannot be read, it has no views.
+        numbers: The views' numbers. View 0 is the image itself, the others are derived.
+        seed: A seed always gives the same views; another seed gives other views.
+        folder: The folder.
+
+    Yields:
+        The views' paths.
+    """
     target = folder / photograph.label
     target.mkdir(parents=True, exist_ok=True)
     try:
@@ -78,15 +86,15 @@ def write_views(photograph: Photograph, numbers: range, seed: str, folder: Path)
         return
     for number in numbers:
         rng = random.Random(f"{seed} {photograph.name} {number}")
-        view, word, quality = (image, "as-it-is", 90) if number == 0 else _view(image, number, rng)
-        path = target / f"{photograph.name}--{seed}-{number:02d}-{word}.jpg"
+        view, kind, quality = (image, "as-it-is", 90) if number == 0 else _view(image, number, rng)
+        path = target / f"{photograph.name}--{seed}-{number:02d}-{kind}.jpg"
         view.save(path, quality=quality)
         yield path
 
 
 def _view(image: Image.Image, number: int, rng: random.Random) -> tuple[Image.Image, str, int]:
-    """One derived view, its kind, and its JPEG quality. The kinds take turns; each comes on top of a random
-    crop, so no two views are alike."""
+    """A derived view, its kind, and its JPEG quality. The number decides the kind; each is applied to a random
+    crop, so no two views are the same."""
     kind = _KINDS[number % len(_KINDS)]
     view, quality = _crop(image, rng.uniform(0.6, 0.95), rng), 90
     match kind:
@@ -116,7 +124,7 @@ def _crop(image: Image.Image, share: float, rng: random.Random) -> Image.Image:
 
 
 def _rotate(image: Image.Image, degrees: float) -> Image.Image:
-    """Turned, and cropped so that no corner is empty."""
+    """Rotates, and crops so that no corner is empty."""
     turned = image.rotate(degrees, Image.Resampling.BICUBIC)
     margin = 0.2
     width, height = image.size
@@ -126,7 +134,7 @@ def _rotate(image: Image.Image, degrees: float) -> Image.Image:
 
 
 def take_evenly(photographs: list[Photograph], count: int) -> list[Photograph]:
-    """At most `count` photographs, spread over the list."""
+    """At most `count` photographs, evenly spread."""
     step = max(1, len(photographs) // count)
     return list(itertools.islice(photographs[::step], count))
 

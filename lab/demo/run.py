@@ -1,4 +1,4 @@
-"""Owns the demo's course: start a cluster, ingest by the batch job, search, compare with brute force."""
+"""Owns the demo's steps: start a cluster, ingest by the batch job, search, compare with brute force."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FETCH_KEYS = 1_000
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Question:
-    """A picture that is not in the index, and the label that a good answer has."""
+    """A query image that is not in the index, and the label of right hits."""
 
     path: Path
     label: str
@@ -59,22 +59,22 @@ class Answered:
 
 
 def write_index_views(photographs: Sequence[Photograph], folder: Path) -> int:
-    """Write each picture, and as many views of each as make MIN_RECORDS in all. Returns how many there are.
-    Raises InvalidRequest when no picture can be read."""
+    """Writes each photograph, and enough views of each for MIN_RECORDS files. Returns the number of files. Raises
+    InvalidRequest if no photograph can be read."""
     written = first = 0
     while written < MIN_RECORDS:
         each = -(-(MIN_RECORDS - written) // len(photographs))
         numbers = range(first, first + each)
         more = sum(1 for photo in photographs for _ in write_views(photo, numbers, "index", folder))
         if not more:
-            raise InvalidRequest("images: none of the pictures can be read; name a folder of photographs")
+            raise InvalidRequest("images: no image can be read; name a folder of photographs")
         written += more
         first += each
     return written
 
 
 def write_questions(photographs: Sequence[Photograph], folder: Path) -> list[Question]:
-    """Write views that are derived otherwise than any in the index."""
+    """Writes query images: views that are derived differently from those in the index."""
     questions = []
     for photograph in take_evenly(list(photographs), QUERY_PHOTOGRAPHS):
         views = write_views(photograph, range(1, QUERIES_EACH + 1), "query", folder)
@@ -84,8 +84,8 @@ def write_questions(photographs: Sequence[Photograph], folder: Path) -> list[Que
 
 @contextlib.contextmanager
 def cluster(config: ClusterConfig, data: Path) -> Iterator[Supervisor]:
-    """A running cluster, kept alive while the block lasts and gone without a trace after it. It starts
-    while the caller goes on: call `wait_ready` before the first request."""
+    """Runs a cluster while the block runs. It starts in the background: call `wait_ready` before the first
+    request."""
     supervisor = Supervisor(config, data, lambda line: print(line, file=sys.stderr))
     try:
         supervisor.launch()
@@ -96,7 +96,7 @@ def cluster(config: ClusterConfig, data: Path) -> Iterator[Supervisor]:
 
 @contextlib.contextmanager
 def watched(supervisor: Supervisor) -> Iterator[None]:
-    """Restart what dies while the block lasts."""
+    """Restarts processes that die while the block runs."""
     watcher = threading.Thread(target=supervisor.watch, name="supervisor")
     watcher.start()
     try:
@@ -107,11 +107,11 @@ def watched(supervisor: Supervisor) -> Iterator[None]:
 
 
 def ingest(address: str, config_file: Path, folder: Path, report: Path, output: TextIO) -> None:
-    """Run the batch job as its users do: as a command of its own. output: where its summary goes."""
+    """Runs the batch job as users do, as a command. output: where its summary goes."""
     command = [sys.executable, "-m", "lookalike", "ingest", str(folder), "--collection", COLLECTION]
     command += ["--server", address, "--config", str(config_file), "--report", str(report)]
     if subprocess.run(command, stdout=output, check=False).returncode != 0:
-        raise LookalikeError("demo: the batch job failed; its own error stands above")
+        raise LookalikeError("demo: the batch job failed; see its error above")
 
 
 def ask(client: Client, questions: Sequence[Question]) -> list[Answered]:
@@ -120,7 +120,7 @@ def ask(client: Client, questions: Sequence[Question]) -> list[Answered]:
 
 
 def fetch_all(client: Client, folder: Path) -> list[StoredRecord]:
-    """Every record of the index, by the keys that the batch job gave."""
+    """Every record of the index, by the keys that the batch job assigned."""
     keys = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.jpg"))
     records = []
     for start in range(0, len(keys), _FETCH_KEYS):
@@ -129,8 +129,8 @@ def fetch_all(client: Client, folder: Path) -> list[StoredRecord]:
 
 
 def count_equal_to_brute_force(client: Client, records: Sequence[StoredRecord], k: int) -> int:
-    """Of RANDOM_QUERIES random codes: how many get the very answer, ties and order included, that sorting
-    all records by (distance, id) gives."""
+    """The number of RANDOM_QUERIES random codes whose answer equals, ties and order included, that of sorting all
+    records by (distance, id)."""
     codes = np.frombuffer(b"".join(record.code for record in records), np.uint8).reshape(len(records), -1)
     ids = np.array([record_id(record.key) for record in records], np.uint64)
     queries = np.random.default_rng(0).integers(0, 256, (RANDOM_QUERIES, codes.shape[1]), np.uint8)

@@ -1,4 +1,4 @@
-"""Owns the contact sheet: queries and their nearest pictures in one HTML file that needs nothing else."""
+"""Owns the contact sheet: queries and their nearest images in one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lab.demo.run import Answered
 
 
 def write_sheet(output: Path, answers: Sequence[Answered], index: Path, facts: Sequence[tuple[str, str]]) -> None:
-    """Write the sheet. index: the folder below which a hit's key is its file. facts: (name, value) lines."""
+    """Writes the sheet. index: the folder that hits' keys are relative to. facts: (name, value) lines."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string((resources.files("lab.demo") / "sheet.html").read_text(encoding="utf-8"))
     rows = [_row(answer, index) for answer in answers]
@@ -25,14 +25,14 @@ def _row(answer: Answered, index: Path) -> dict[str, Any]:
     return {
         "name": answer.question.title,
         "label": answer.question.label,
-        "picture": data_url(thumbnail(answer.question.path)),
+        "image": data_url(thumbnail(answer.question.path)),
         "hits": [
             {
                 "key": hit.key,
                 "label": hit.attributes.get("label", ""),
                 "distance": hit.distance,
                 "right": answer.is_right(rank),
-                "picture": data_url(thumbnail(index / hit.key)),
+                "image": data_url(thumbnail(index / hit.key)),
             }
             for rank, hit in enumerate(answer.result.hits)
         ],

@@ -1,5 +1,5 @@
-"""Owns the paper's other way to search codes: hash tables whose buckets give candidates, which are then ordered by
-Hamming distance. It looks at less than a scan and may miss what a scan finds; how much, is what is measured."""
+"""Owns the paper's alternative to a scan: hash tables whose buckets hold candidates, which are ranked by Hamming
+distance. It compares fewer codes than a scan and may miss results; the evaluation measures how many."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Codes = npt.NDArray[np.uint8]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Layout:
-    """So many tables, each keyed by so many bits of a code, drawn for it."""
+    """`tables` tables, each keyed by `key_bits` random bits of a code."""
 
     tables: int
     key_bits: int
@@ -40,8 +40,16 @@ class HashTables:
             self._tables.append(dict(table))
 
     def search(self, query: Codes, k: int) -> tuple[npt.NDArray[np.int64], int]:
-        """The rows of the k nearest candidates by (distance, row), -1 where there are fewer; and how many
-        candidates there were. query: uint8 (bits/8,)."""
+        """Searches the candidates of one query.
+
+        Args:
+            query: A packed code, uint8 (bits/8,).
+            k: The number of results.
+
+        Returns:
+            The rows of the nearest k candidates, (k,), ordered by (distance, row), with -1 where there are fewer;
+            and the number of candidates.
+        """
         rows: set[int] = set()
         for drawn, table in zip(self._drawn, self._tables, strict=True):
             rows.update(table.get(_keys(query[None], drawn)[0], ()))

@@ -13,19 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from encoder.options import CacheFolder, DataFolder, Dataset, Limit, Weights, console, require_folder
+from encoder.progress import PhaseBar
 from lookalike.cli.options import Json, print_json
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import CannotStart, InvalidRequest
@@ -44,38 +36,39 @@ def evaluate(
     models: Annotated[
         str,
         typer.Option(
-            help="Networks, comma-separated; `paper` is the paper's eight, of those whose weights are here."
+            help="Networks, comma-separated; `paper` is those of the paper's eight whose weights are available."
         ),
     ] = "tf_efficientnet_lite0",
-    layers: Annotated[str, typer.Option(help="Of map, pooled, classifier.")] = "pooled",
+    layers: Annotated[str, typer.Option(help="Layers, comma-separated: map, pooled, classifier.")] = "pooled",
     bits: Annotated[str, typer.Option(help="Code lengths, comma-separated.")] = _BITS,
     methods: Annotated[
-        str, typer.Option(help="Of lsh, centred, pca, itq, and csq, which learns from the indexed images' labels.")
+        str,
+        typer.Option(help="lsh, centred, pca, itq; and csq, which learns from labels; comma-separated."),
     ] = "lsh,centred,pca,itq",
     seeds: Annotated[
-        str, typer.Option(help="Of split and hash; with several, standard deviations are shown.")
+        str, typer.Option(help="Seeds of split and hash, comma-separated; several give standard deviations.")
     ] = "0",
-    k: Annotated[int, typer.Option("-k", help="How many results count for mAP@k and P@k.", min=1, max=1_000)] = 5,
-    tables: Annotated[str, typer.Option(help="Also look up buckets: tables x key bits, such as 1x16,4x12.")] = "",
+    k: Annotated[int, typer.Option("-k", help="The k of mAP@k and P@k.", min=1, max=1_000)] = 5,
+    tables: Annotated[
+        str, typer.Option(help="Also search hash tables: tables x key bits, such as 1x16,4x12.")
+    ] = "",
     unseen: Annotated[
         float,
-        typer.Option(
-            help="Fit to the other classes only, and search this share of the classes alone.", min=0, max=0.9
-        ),
+        typer.Option(help="Search only this share of the classes, and fit only to the others.", min=0, max=0.9),
     ] = 0.0,
     cluster: Annotated[
-        bool, typer.Option("--cluster", help="Also search a throw-away cluster, with each score and rerank.")
+        bool, typer.Option("--cluster", help="Also search an ephemeral cluster, with each score and rerank.")
     ] = False,
     oversampling: Annotated[
-        int, typer.Option(help="Candidates per result of the cluster's reranks.")
+        int, typer.Option(help="Candidates per result for the cluster's reranks.")
     ] = DEFAULT_OVERSAMPLING,
     raw_partitions: Annotated[
-        int, typer.Option(help="Also time the raw index in so many processes on Ray.", min=0, max=64)
+        int, typer.Option(help="Also time the raw index in N processes on Ray.", metavar="N", min=0, max=64)
     ] = 0,
     output: Annotated[Path, typer.Option(help="The folder for results, plots and report.")] = Path("evaluation"),
     hashes: Annotated[
         list[Path] | None,
-        typer.Option("--hash", help="A file by `lookalike fit` or `train` to judge too; can be repeated."),
+        typer.Option("--hash", help="A file from `lookalike fit` or `train` to evaluate, too; can be repeated."),
     ] = None,
     weights: Weights = None,
     limit: Limit = None,
@@ -85,14 +78,14 @@ def evaluate(
 ) -> None:
     """Measure retrieval on labelled images: networks, layers, code lengths and methods side by side.
 
-    Prints the paper's tables with ours, and writes results.csv, results.jsonl, plots and report.html. Features are
-    kept on disk, so a second sweep over the same images encodes nothing."""
+    Prints the paper's tables with our figures, and writes results.csv, results.jsonl, plots and report.html.
+    Features are cached on disk, so a second sweep over the same images encodes nothing."""
     with _evaluation_extra():
         from lab.evaluation import report, sweep
         from lab.evaluation.tables import tables_of
         from lab.feature_cache import default_folder
 
-    began = time.monotonic()
+    started = time.monotonic()
     plan = _plan(
         dataset, models, layers, bits, methods, seeds, k, tables, unseen, limit, weights,
         check_oversampling(oversampling), hashes or [],
@@ -102,10 +95,10 @@ def evaluate(
     rows: list[Row] = []
     results: list[Result] = []
     first: Prepared | None = None
-    with _Progress(as_json) as progress:
+    with PhaseBar(as_json) as progress:
         for prepared in _prepared(plan, models, data or cache / "datasets", cache, progress):
             first = first or prepared
-            found = list(sweep.evaluate(prepared, plan, progress, _say_left_out))
+            found = list(sweep.evaluate(prepared, plan, progress, _report_skipped))
             if prepared is first:
                 results = found
             rows += [result.row for result in found]
@@ -116,7 +109,7 @@ def evaluate(
     shown = tables_of(averaged)
     if raw_partitions:
         shown.append(_time_raw_cluster(first, plan.k, raw_partitions))
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - started
     facts = _facts(first, plan, seconds)
     page = report.write(output, rows, averaged, results, shown, first, facts)
     if as_json:
@@ -138,20 +131,20 @@ def _plan(
     from lab.evaluation.sweep import Plan
     from lab.evaluation.systems import METHODS
 
-    lengths = [_whole("bits", part) for part in _listed("bits", bits)]
+    lengths = [_integer("bits", part) for part in _listed("bits", bits)]
     for length in lengths:
         CodeSpace(length)
     layouts = [_layout(part) for part in _listed("tables", tables, may_be_empty=True)]
     names = MODELS if models == "paper" else _listed("models", models)
     return Plan(
         dataset, names, _among("layers", layers, LAYERS), _among("methods", methods, METHODS), lengths,
-        [_whole("seeds", part) for part in _listed("seeds", seeds)], k, layouts, unseen, limit, weights,
+        [_integer("seeds", part) for part in _listed("seeds", seeds)], k, layouts, unseen, limit, weights,
         oversampling, hashes,
     )  # fmt: skip
 
 
-def _prepared(plan: Plan, models: str, data: Path, cache: Path, progress: _Progress) -> Iterator[Prepared]:
-    """Every model, layer and seed, one at a time: their features take much memory."""
+def _prepared(plan: Plan, models: str, data: Path, cache: Path, progress: PhaseBar) -> Iterator[Prepared]:
+    """Every model, layer and seed, one at a time because features take much memory."""
     from lab.evaluation.sweep import prepare
 
     threads = os.cpu_count() or 1
@@ -165,16 +158,16 @@ def _prepared(plan: Plan, models: str, data: Path, cache: Path, progress: _Progr
         except CannotStart as error:
             if models != "paper" or "pretrained weights" not in error.message:
                 raise
-            _say_left_out(f"{model}: {error.message}")
+            _report_skipped(f"{model}: {error.message}")
     if not found:
-        raise CannotStart("models: the weights of none of the paper's networks are here; see the lines above")
+        raise CannotStart("models: no weights of the paper's networks are available; see the lines above")
 
 
-def _say_left_out(what: str) -> None:
+def _report_skipped(what: str) -> None:
     console().print(f"left out: {what}", style="yellow", markup=False)
 
 
-def _through_cluster(prepared: Prepared, plan: Plan, progress: _Progress) -> list[Row]:
+def _through_cluster(prepared: Prepared, plan: Plan, progress: PhaseBar) -> list[Row]:
     from lab.evaluation import through_cluster
 
     with through_cluster.cluster() as client:
@@ -182,7 +175,7 @@ def _through_cluster(prepared: Prepared, plan: Plan, progress: _Progress) -> lis
 
 
 def _time_raw_cluster(prepared: Prepared, k: int, partitions: int) -> Table:
-    """Time the raw index in one process, and in several that answer as one."""
+    """Times the raw index in one process, and in several that answer as one."""
     import numpy as np
 
     from encoder.ray_session import native_output_in_log, ray_session
@@ -201,9 +194,9 @@ def _time_raw_cluster(prepared: Prepared, k: int, partitions: int) -> Table:
             index.append(split.indexed[:half], ids[:half])
             index.append(split.indexed[half:], ids[half:])
             index.search(split.queries[:1], k)
-            began = time.perf_counter()
+            started = time.perf_counter()
             answers = index.search(split.queries, k)
-            times.append((time.perf_counter() - began, answers[1]))
+            times.append((time.perf_counter() - started, answers[1]))
     equal = float((times[0][1] == times[1][1]).all(axis=1).mean())
     cells = [
         [name, f"{1000 * seconds / len(split.queries):.3f}"]
@@ -227,36 +220,13 @@ def _facts(prepared: Prepared, plan: Plan, seconds: float) -> list[tuple[str, st
         ("seconds", f"{seconds:.1f}"),
     ]
     if plan.unseen:
-        known = "no hash was fitted to them" + (", but the weights given may know them" if plan.weights else "")
+        known = "no hash was fitted to them" + (", but the given weights may know them" if plan.weights else "")
         facts.append(("unseen", f"{100 * plan.unseen:.0f} % of the classes: {known}"))
     if prepared.unlabelled:
-        facts.append(("unlabelled", f"{prepared.unlabelled:,} queries without a label, left out"))
+        facts.append(("unlabelled", f"{prepared.unlabelled:,} queries without a label, excluded"))
     if prepared.dropped:
         facts.append(("left out", f"{prepared.dropped:,} images that cannot be read"))
     return facts
-
-
-class _Progress:
-    """A bar for each phase, on standard error."""
-
-    def __init__(self, as_json: bool) -> None:
-        self._bar = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TimeElapsedColumn(), console=console(), disable=as_json or not console().is_terminal, transient=True,
-        )  # fmt: skip
-        self._task: TaskID | None = None
-
-    def __enter__(self) -> _Progress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def __call__(self, phase: str, done: int, total: int) -> None:
-        if self._task is None:
-            self._task = self._bar.add_task(phase, total=total)
-        self._bar.update(self._task, description=phase, completed=done, total=total)
 
 
 def _print(table: Table) -> None:
@@ -290,13 +260,13 @@ def _among(field: str, text: str, known: Sequence[str]) -> list[str]:
     parts = _listed(field, text)
     for part in parts:
         if part not in known:
-            raise InvalidRequest(f"{field}: {part!r} is not known; use {', '.join(known)}")
+            raise InvalidRequest(f"{field}: unknown value {part!r}; use {', '.join(known)}")
     return parts
 
 
-def _whole(field: str, text: str) -> int:
+def _integer(field: str, text: str) -> int:
     if not re.fullmatch(r"\d{1,10}", text) or int(text) >= 2**32:
-        raise InvalidRequest(f"{field}: {text!r} is not a whole number below 2^32; give them separated by commas")
+        raise InvalidRequest(f"{field}: {text!r} is not an integer below 2^32; separate values by commas")
     return int(text)
 
 

@@ -1,11 +1,11 @@
 """Owns retrieval metrics and their definitions, in NumPy on arrays.
 
 `relevant` is bool (q, n): for each query whether its ranked results are relevant, best first. A ranking that is
-shorter than k has nothing relevant after its end. `totals` is integers (q,): how many relevant items exist for
-each query. A query's value never depends on another query, so long rankings can be handed over in blocks of
+shorter than k has nothing relevant after its end. `totals` is integers (q,): the number of relevant items that
+exist for each query. A query's value never depends on another query, so long rankings can be passed in blocks of
 rows. Where rel(i) is 1 for a relevant result at rank i (from 1) and else 0, P(i) = (rel(1) + ... + rel(i)) / i.
 
-All raise InvalidRequest for arrays whose shapes or values do not fit each other."""
+All raise InvalidRequest for arrays whose shapes or values do not match."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Integers = NDArray[np.int64]
 
 def average_precision(relevant: Bools, k: int, totals: Integers | None = None) -> Floats:
     """AP@k = sum over i <= k of P(i) rel(i), divided by the number of relevant items among the first k; with
-    `totals`, divided by min(k, totals) instead, so that what was missed counts. 0 where there are none.
+    `totals`, divided by min(k, totals) instead, so that missed items count. 0 where there are none.
     Float64 (q,)."""
     first = _first(relevant, k)
     if totals is None:
@@ -33,12 +33,12 @@ def average_precision(relevant: Bools, k: int, totals: Integers | None = None) -
 
 
 def average_precision_by_k(relevant: Bools, k: int) -> Floats:
-    """sum over i <= k of P(i) rel(i), divided by k whatever was found. Float64 (q,)."""
+    """sum over i <= k of P(i) rel(i), divided by k, however many were found. Float64 (q,)."""
     return _precision_at_hits(_first(relevant, k)) / k
 
 
 def chance_average_precision(share: Floats, k: int) -> Floats:
-    """What AP@k comes to on average when results are drawn at random and this share of the index is relevant. Of k
+    """The expected AP@k of random results when this share of the index is relevant. Of k
     results r are relevant with the binomial probability; each place i is then relevant with probability r/k, and
     another before it, of the i - 1, with (r - 1)/(k - 1). share: 0..1, (q,). Float64 (q,)."""
     _check_count("k", k, 1)
@@ -80,9 +80,9 @@ def interpolated_precision(relevant: Bools, totals: Integers, points: int = 101)
     hits = relevant.cumsum(axis=1, dtype=np.int64)
     envelope = np.zeros((q, n + 1))
     envelope[:, :n] = np.maximum.accumulate((hits / np.arange(1, n + 1))[:, ::-1], axis=1)[:, ::-1]
-    # In integers: j / 100 * totals in floating point can land a hair above the whole number that it is.
+    # In integers: in floating point, j / 100 * totals can be slightly above the integer that it should be.
     needed = -(-totals[:, None] * np.arange(points) // (points - 1))
-    # Rows of hits only grow; shifted past each other they are one sorted array, searched at once.
+    # Each row of hits is sorted; with an offset per row all are one sorted array, searched at once.
     row = np.arange(q)[:, None]
     span = max(n, int(totals.max(initial=0))) + 1
     first_rank = np.searchsorted((hits + row * span).ravel(), needed + row * span) - row * n

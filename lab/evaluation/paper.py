@@ -1,4 +1,4 @@
-"""Owns the paper's figures that are at hand, to stand beside ours: Nam, Khoa and Viet, "Image Retrieval Based on
+"""Owns the paper's published figures, for comparison with ours: Nam, Khoa and Viet, "Image Retrieval Based on
 ConvNets and the Hashing Algorithm", Sci. Tech. Dev. J. 2023, 26(4):3048-3059. mAP@5, in per cent."""
 
 from __future__ import annotations
@@ -33,5 +33,5 @@ MODELS = (
 
 
 def figures_for(dataset: str) -> tuple[Figure, ...]:
-    """The paper's figures on a set, by its name or by that of a part of it."""
+    """The paper's figures for a set, or for the set that it is a part of, by the beginning of its name."""
     return next((figures for name, figures in FIGURES.items() if dataset.startswith(name)), ())

@@ -23,7 +23,7 @@ _CURVES_SHOWN = 8
 
 
 def map_by_bits(rows: Averaged) -> bytes:
-    """mAP@k against code length, a line for each method and score, the raw features' level across."""
+    """mAP@k by code length: a line for each method and score, and a horizontal line for raw features."""
     figure, axes = _figure()
     first = rows[0][0]
     own = [(row, spread) for row, spread in rows if (row.model, row.layer) == (first.model, first.layer)]
@@ -50,7 +50,7 @@ def map_by_bits(rows: Averaged) -> bytes:
 
 
 def size_against_map(rows: Averaged) -> bytes:
-    """What each index takes and gives."""
+    """mAP@k by the size of the index."""
     figure, axes = _figure()
     for method in dict.fromkeys(row.method for row, _ in rows):
         own = [row for row, _ in rows if row.method == method and row.score in (HAMMING, COSINE)]
@@ -64,7 +64,7 @@ def size_against_map(rows: Averaged) -> bytes:
 
 
 def precision_recall(results: Sequence[Result], bits: int) -> bytes:
-    """Precision against recall: raw features, and each method's codes of these bits by Hamming distance."""
+    """Precision by recall, of raw features and of each method's codes of `bits` bits by Hamming distance."""
     figure, axes = _figure()
     seed = results[0].row.seed
     shown = [
@@ -83,7 +83,7 @@ def precision_recall(results: Sequence[Result], bits: int) -> bytes:
 
 
 def confusion(matrix: npt.NDArray[np.int64], classes: Sequence[str], title: str) -> bytes:
-    """Of each class's queries, the share that the nearest k vote into each class."""
+    """The share of each class's queries that the nearest k vote into each class."""
     side = min(14.0, 3 + 0.22 * len(classes))
     figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -97,7 +97,7 @@ def confusion(matrix: npt.NDArray[np.int64], classes: Sequence[str], title: str)
 
 
 def all_plots(rows: Averaged, results: Sequence[Result], classes: Sequence[str]) -> Mapping[str, bytes]:
-    """Every plot that the sweep has data for, by its file's name."""
+    """Every plot that the sweep has data for, by file name, as PNG."""
     hashed = sorted({row.bits for row, _ in rows if row.score == HAMMING})
     plots = {"map_by_bits": map_by_bits(rows), "size_against_map": size_against_map(rows)}
     plots["precision_recall"] = precision_recall(results, hashed[len(hashed) // 2] if hashed else 0)
@@ -123,7 +123,7 @@ def _png(figure: Figure, axes: Axes | None) -> bytes:
         axes.legend(fontsize=7)
     file = io.BytesIO()
     with warnings.catch_warnings():
-        # A class named in letters that the font lacks gets boxes, not a page of warnings.
+        # A class name in letters that the font lacks is drawn as boxes, without a warning for each letter.
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
         figure.savefig(file, format="png", dpi=110)
     plt.close(figure)

@@ -1,7 +1,7 @@
-"""Owns the judgement of a ranking: distances of every query to every indexed image, to one set of figures.
+"""Owns how a ranking is judged: the distances of every query to every indexed image become one set of figures.
 
-Ranks go by (distance, place in the index), and the index is in the order of the records' ids: so ties fall as they
-do in a cluster."""
+Rankings are ordered by (distance, place in the index), and the index is ordered by the records' ids, so ties are
+ordered as in a cluster."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from lab.evaluation import metrics
 _BLOCK_DISTANCES = 20_000_000
 
 Labels = npt.NDArray[np.bool_]
-# Rows of queries to their distances from all indexed images, (rows, n).
+# A slice of the queries -> their distances from all indexed images, (rows, n).
 Distances = Callable[[slice], npt.NDArray[np.generic]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Quality:
-    """Means over queries, 0..1. top: the first k indexed images of each query, (q, k). precisions: of the
-    precision-recall curve at 101 evenly spaced recalls. confusion: (classes, classes) by the vote of the first k,
-    None where images have several labels."""
+    """Means over queries, 0..1. top: the nearest k indexed images of each query, (q, k). precisions: of the
+    precision-recall curve at 101 evenly spaced recalls. confusion: (classes, classes), by the vote of the nearest
+    k; None for images with several labels."""
 
     map_k: float
     map_by_k: float
@@ -38,22 +38,30 @@ class Quality:
 
     @property
     def precision(self) -> float | None:
-        """Of the queries that vote for a class the share that is of it; the mean over classes."""
+        """The share of a class's votes that are right; the mean over classes."""
         return None if self.confusion is None else metrics.macro_mean(metrics.precision_per_class(self.confusion))
 
     @property
     def recall(self) -> float | None:
-        """Of a class's queries the share that votes for it; the mean over classes."""
+        """The share of a class's queries that vote for it; the mean over classes."""
         return None if self.confusion is None else metrics.macro_mean(metrics.recall_per_class(self.confusion))
 
     @property
     def accuracy(self) -> float | None:
-        """The share of queries whose first k vote for their class."""
+        """The share of queries whose nearest k vote for their class."""
         return None if self.confusion is None else metrics.accuracy(self.confusion)
 
 
 def judge(distances: Distances, indexed: Labels, queries: Labels, k: int, is_multi_label: bool) -> Quality:
-    """indexed: bool (n, classes); queries: bool (q, classes). Relevant is what shares a class."""
+    """Judges the ranking by these distances. An image is relevant if it shares a class with the query.
+
+    Args:
+        distances: Computes the distances of some queries.
+        indexed: Labels of the indexed images, bool (n, classes).
+        queries: Labels of the queries, bool (q, classes).
+        k: The number of results that count for the figures at k.
+        is_multi_label: Whether images can have several labels; then there is no vote.
+    """
     parts = []
     step = _block(indexed)
     for start in range(0, len(queries), step):
@@ -80,7 +88,7 @@ def judge(distances: Distances, indexed: Labels, queries: Labels, k: int, is_mul
 
 
 def judge_top(top: npt.NDArray[np.int64], indexed: Labels, queries: Labels, k: int) -> tuple[float, float]:
-    """mAP@k and precision@k of results that something else ranked: (q, k) places in the index, -1 for none."""
+    """mAP@k and precision@k of given results. top: places in the index, (q, k), -1 for no result."""
     relevant = _relevant(queries, indexed[top]) & (top >= 0)
     return (
         metrics.micro_mean(metrics.average_precision(relevant, k)),
@@ -89,7 +97,7 @@ def judge_top(top: npt.NDArray[np.int64], indexed: Labels, queries: Labels, k: i
 
 
 def chance_of(indexed: Labels, queries: Labels, k: int) -> float:
-    """The mAP@k of results drawn at random. indexed: bool (n, classes); queries: bool (q, classes)."""
+    """The expected mAP@k of random results. indexed: bool (n, classes); queries: bool (q, classes)."""
     step = _block(indexed)
     shares = [
         _shared(queries[start : start + step], indexed).mean(axis=1) for start in range(0, len(queries), step)

@@ -1,8 +1,7 @@
-"""Owns the paper's baseline: a linear index of float features, compared one by one. For evaluation, not for
-serving.
+"""Owns the paper's baseline: a linear scan of float features. For evaluation, not for serving.
 
-`RawIndex` is one; `RawCluster` is as many as there are partitions, each in a process of its own on Ray, with the
-same answer."""
+`RawIndex` runs in one process; `RawCluster` has one per partition, each in a process on Ray, and returns the same
+results."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ Found = tuple[npt.NDArray[np.float32], Ids]
 
 
 class RawIndex:
-    """float32 vectors with ids, by Euclidean distance; new ones are appended."""
+    """float32 vectors with ids, searched by Euclidean distance."""
 
     def __init__(self, width: int) -> None:
         self._vectors = np.zeros((0, width), np.float32)
@@ -34,22 +33,22 @@ class RawIndex:
         return int(self._vectors.nbytes)
 
     def append(self, vectors: Vectors, ids: Ids) -> None:
-        """vectors: float32 (n, width); ids: uint64 (n,)."""
+        """Appends vectors, float32 (n, width), with ids, uint64 (n,)."""
         vectors = np.ascontiguousarray(vectors, np.float32)
         self._vectors = np.concatenate([self._vectors, vectors])
         self._squares = np.concatenate([self._squares, np.einsum("nw,nw->n", vectors, vectors)])
         self._ids = np.concatenate([self._ids, ids])
 
     def search(self, queries: Vectors, k: int) -> Found:
-        """The k nearest to each query, (distances (q, k'), ids (q, k')), ordered by (distance, id); k' = min(k,
-        n)."""
+        """The nearest min(k, n) vectors of each query: distances and ids, both (q, min(k, n)), ordered by
+        (distance, id)."""
         squares = self._squares - 2 * (queries @ self._vectors.T)
         squares += np.einsum("qw,qw->q", queries, queries)[:, None]
         return _first(np.sqrt(np.maximum(squares, 0)), np.broadcast_to(self._ids, squares.shape), k)
 
 
 class RawCluster:
-    """A `RawIndex` for each partition, on the running Ray; records are dealt out by id."""
+    """A `RawIndex` for each partition, on the running Ray. Vectors are assigned to partitions by id."""
 
     def __init__(self, width: int, partitions: int) -> None:
         actor = ray.remote(RawIndex)
@@ -65,7 +64,7 @@ class RawCluster:
         )
 
     def search(self, queries: Vectors, k: int) -> Found:
-        """As `RawIndex.search`."""
+        """See `RawIndex.search`."""
         shared = ray.put(queries)
         parts: list[Found] = ray.get([partition.search.remote(shared, k) for partition in self._partitions])
         distances, ids = (np.concatenate([part[at] for part in parts], axis=1) for at in (0, 1))
@@ -74,7 +73,7 @@ class RawCluster:
 
 def _first(distances: npt.NDArray[np.float32], ids: Ids, k: int) -> Found:
     if distances.shape[1] > 4 * k:
-        # Everything as near as the k-th, so that ties can be put in order.
+        # All that are as near as the k-th, so that ties can be ordered.
         bounds = np.partition(distances, k - 1, axis=1)[:, k - 1]
         width = int((distances <= bounds[:, None]).sum(axis=1).max(initial=0))
         near = np.argpartition(distances, width - 1, axis=1)[:, :width]

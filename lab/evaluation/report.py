@@ -1,5 +1,5 @@
-"""Owns what a sweep leaves behind: results as CSV and JSON lines, plots, and one HTML page with all of it and a
-contact sheet."""
+"""Owns the output of a sweep: results as CSV and JSON lines, plots, and one HTML page with all of it and a contact
+sheet."""
 
 from __future__ import annotations
 
@@ -39,7 +39,20 @@ def write(
     prepared: Prepared,
     facts: Sequence[tuple[str, str]],
 ) -> Path:
-    """Write everything below a folder; returns the page. prepared: of the data set that `results` begin with."""
+    """Writes everything into a folder.
+
+    Args:
+        folder: The folder; created if it does not exist.
+        rows: All results.
+        averaged: The results, averaged over seeds.
+        results: The results of the first prepared set, with what plots need.
+        tables: Tables for the page.
+        prepared: The set of `results`.
+        facts: (name, value) pairs for the page.
+
+    Returns:
+        The path of the page.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     lines = [_short(row) for row in rows]
     with (folder / CSV_FILE).open("w", newline="", encoding="utf-8") as file:
@@ -55,7 +68,7 @@ def write(
     template = environment.from_string(
         (resources.files("lab.evaluation") / "report.html").read_text(encoding="utf-8")
     )
-    best = max((result for result in results if result.quality), key=_is_shown)
+    best = max((result for result in results if result.quality), key=_preference)
     page = folder / PAGE_FILE
     page.write_text(
         template.render(
@@ -71,13 +84,13 @@ def write(
     return page
 
 
-def _is_shown(result: Result) -> tuple[bool, float]:
-    """Hashed codes rather than raw features, and the best of them."""
+def _preference(result: Result) -> tuple[bool, float]:
+    """Sorts hashed codes above raw features, and better ones above worse."""
     return result.row.bits > 0, result.row.map5
 
 
 def _sheet(prepared: Prepared, result: Result) -> list[dict[str, Any]]:
-    """Queries, evenly over all, with their nearest images."""
+    """Some queries, evenly spread, with their nearest images."""
     assert result.quality is not None
     images = prepared.images
     chosen = np.linspace(0, len(prepared.query_rows) - 1, min(_QUERIES_SHOWN, len(prepared.query_rows))).astype(
@@ -90,8 +103,8 @@ def _sheet(prepared: Prepared, result: Result) -> list[dict[str, Any]]:
         for place in result.quality.top[query]:
             found = int(prepared.indexed_rows[place])
             right = bool((images.labels[row] & images.labels[found]).any())
-            hits.append({"label": _label(prepared, found), "picture": _picture(prepared, found), "right": right})
-        sheet.append({"label": _label(prepared, row), "picture": _picture(prepared, row), "hits": hits})
+            hits.append({"label": _label(prepared, found), "image": _image(prepared, found), "right": right})
+        sheet.append({"label": _label(prepared, row), "image": _image(prepared, row), "hits": hits})
     return sheet
 
 
@@ -99,12 +112,12 @@ def _label(prepared: Prepared, row: int) -> str:
     return ", ".join(prepared.images.classes[place] for place in np.flatnonzero(prepared.images.labels[row]))
 
 
-def _picture(prepared: Prepared, row: int) -> str:
+def _image(prepared: Prepared, row: int) -> str:
     return data_url(thumbnail(io.BytesIO(prepared.images.read(row))))
 
 
 def _short(row: Row) -> dict[str, Any]:
-    """The row's fields, figures to six digits."""
+    """The row's fields, floats to six digits."""
     return {
         name: float(f"{value:.6g}") if isinstance(value, float) else value
         for name, value in dataclasses.asdict(row).items()

@@ -1,4 +1,4 @@
-"""Owns a sweep: every model, layer, method, code length and seed, each judged; features are encoded once."""
+"""Owns a sweep: judges every model, layer, method, code length and seed. Features are encoded once."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _AVERAGED = (
     "map5", "p5", "map_all", "recall5", "map5_by_k", "map5_macro", "accuracy", "precision", "recall",
     "fit_seconds", "search_ms", "candidates",
 )  # fmt: skip
-# Of the features, at once: as they are, of unit length, in the raw index, and on the way there.
+# Copies of the features in memory at once: raw, of unit length, in the raw index, and one temporary.
 _COPIES = 4
-# Float64 values of a sample that a hash is fitted to: 1.6 GB.
+# The most float64 values that a hash is fitted to: 1.6 GB.
 _SAMPLE_VALUES = 200_000_000
 
 Rows = npt.NDArray[np.int64]
@@ -40,8 +40,8 @@ Rows = npt.NDArray[np.int64]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
-    """What to evaluate. unseen: the share of classes that nothing is fitted to and that alone are searched;
-    oversampling: of reranks in a cluster; hashes: files of hashes to judge too."""
+    """What to evaluate. unseen: the share of classes that no hash is fitted to, and that alone are searched.
+    oversampling: of reranks in a cluster. hashes: hash files to judge as well."""
 
     dataset: str
     models: Sequence[str]
@@ -60,9 +60,9 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Row:
-    """One result. map5 and the like are at k, whatever k is. Shares are of 1; accuracy, precision and recall are
-    those of classes by vote; index_bytes: of the vectors or codes alone; search_ms: one query by one thread, the
-    median; candidates: the share of the index that buckets made look at."""
+    """One result. map5 and similar names are at k, for any k. Shares are 0..1. accuracy, precision and recall: of
+    classification by vote. index_bytes: of the vectors or codes alone. search_ms: the median of one query in one
+    thread. candidates: the share of the index that buckets compared."""
 
     dataset: str
     classes: str
@@ -90,7 +90,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Result:
-    """A row, and what plots need beside it."""
+    """A row, and what plots need in addition."""
 
     row: Row
     quality: Quality | None
@@ -98,8 +98,8 @@ class Result:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Prepared:
-    """A data set's features by one network and layer, split by a seed. dropped: images that cannot be read;
-    unlabelled: queries without a label, left out."""
+    """A data set's features by one network and layer, split by a seed. dropped: the number of unreadable images.
+    unlabelled: the number of queries without a label, which are excluded."""
 
     images: LabelledImages
     model: str
@@ -118,7 +118,22 @@ Progress = Callable[[str, int, int], None]
 
 def prepare(plan: Plan, model: str, layer: str, seed: int, data: Path, cache: Path, threads: int,
             progress: Progress) -> Prepared:  # fmt: skip
-    """Encode, or take from the cache, and split. Raises what the data set or the model raise."""
+    """Loads a data set, encodes it or reads its features from the cache, and splits it.
+
+    Args:
+        plan: What to evaluate.
+        model: The network.
+        layer: The layer that gives the features.
+        seed: Seed of the split.
+        data: The folder of data sets.
+        cache: The folder of cached features.
+        threads: Threads that decode images.
+        progress: Called with a phase, and the images done and in total.
+
+    Raises:
+        InvalidRequest: If the data set is invalid, or leaves no images.
+        CannotStart: If the data set or the model is missing.
+    """
     images = load_dataset(plan.dataset, data=data, seed=seed, limit=plan.limit)
     network = FeatureModel(model, plan.weights, layer, decode_threads=threads)
     done = 0
@@ -132,7 +147,7 @@ def prepare(plan: Plan, model: str, layer: str, seed: int, data: Path, cache: Pa
     readable = ~np.isnan(features[:, 0])
     indexed, queries = (rows[readable[rows]] for rows in (images.indexed, images.queries))
     dropped = len(images.indexed) + len(images.queries) - len(indexed) - len(queries)
-    # A query without a label could find nothing that is relevant.
+    # Nothing is relevant to a query without a label.
     unlabelled = int((~images.labels[queries].any(axis=1)).sum())
     queries = queries[images.labels[queries].any(axis=1)]
     require_memory((len(indexed) + len(queries)) * features.shape[1] * 4 * _COPIES, images.name, layer)
@@ -143,10 +158,10 @@ def prepare(plan: Plan, model: str, layer: str, seed: int, data: Path, cache: Pa
         hidden = _hidden_classes(images, plan.unseen, seed)
         sample = indexed[~images.labels[indexed][:, hidden].any(axis=1)]
         indexed, queries = (rows[images.labels[rows][:, hidden].any(axis=1)] for rows in (indexed, queries))
-        # What else is in a picture of several must not make it relevant.
+        # An image's other classes must not make it relevant.
         labels = images.labels & np.isin(np.arange(len(images.classes)), hidden)
     if not (len(indexed) and len(queries) and len(sample)):
-        raise InvalidRequest(f"dataset: {images.name} leaves no images to index or to query with; take more of it")
+        raise InvalidRequest(f"dataset: {images.name} leaves no images to index or to query with; use more of it")
     step = -(-len(sample) * features.shape[1] // _SAMPLE_VALUES)
     sample = np.sort(sample)[::step]
 
@@ -174,8 +189,8 @@ def prepare(plan: Plan, model: str, layer: str, seed: int, data: Path, cache: Pa
 def evaluate(
     prepared: Prepared, plan: Plan, progress: Progress, leave_out: Callable[[str], None]
 ) -> Iterator[Result]:
-    """Judge the raw features, then the hashes in files, then every method at every code length. leave_out: gets
-    why one is not judged."""
+    """Judges the raw features, then the hashes in files, then every method at every code length. leave_out: called
+    with the reason why one is skipped."""
     split = prepared.split
     search_ms = _time_raw(split, plan.k)
     for score, distances in systems.raw_distances(split).items():
@@ -192,19 +207,22 @@ def evaluate(
     total = len(plan.methods) * len(plan.bits)
     for number, (method, bits) in enumerate((m, b) for m in plan.methods for b in plan.bits):
         progress(f"hashing by {method}, {bits} bits", number, total)
-        began = time.perf_counter()
+        started = time.perf_counter()
         try:
             found = systems.fit(method, split, bits, prepared.seed)
         except (InvalidRequest, CannotStart) as error:
             leave_out(f"{method}, {bits} bits: {error.message}")
             continue
-        yield from _judge_hash(prepared, plan, found, method, time.perf_counter() - began)
+        yield from _judge_hash(prepared, plan, found, method, time.perf_counter() - started)
     progress("hashing", total, total)
 
 
 def averaged(rows: Sequence[Row]) -> list[tuple[Row, dict[str, float]]]:
-    """Rows that differ in the seed alone, as one with the mean, and the standard deviation of each figure over the
-    seeds; in their first order."""
+    """Averages rows that differ only in the seed.
+
+    Returns:
+        (row with the means, standard deviation of each figure over the seeds), in the order of the first rows.
+    """
     groups: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
         key = (row.dataset, row.classes, row.model, row.layer, row.bits, row.method, row.score)
@@ -279,7 +297,7 @@ def _row(
 
 
 def classes_of(plan: Plan) -> str:
-    """Which classes are searched, as a row says it."""
+    """The value of a row's `classes`."""
     return "unseen" if plan.unseen else "all"
 
 
@@ -287,7 +305,7 @@ def _hidden_classes(images: LabelledImages, share: float, seed: int) -> npt.NDAr
     count = len(images.classes)
     hidden = max(1, round(share * count))
     if hidden >= count:
-        raise InvalidRequest(f"unseen: {share} leaves no class to learn from; take a smaller share")
+        raise InvalidRequest(f"unseen: {share} leaves no class to learn from; use a smaller share")
     return np.sort(np.random.RandomState(seed).permutation(count)[:hidden])
 
 
@@ -308,7 +326,7 @@ def _median_ms(search: Callable[[int], object], queries: int) -> float:
     times = []
     with threadpool_limits(1, "blas"):
         for row in range(min(queries, _TIMED_QUERIES)):
-            began = time.perf_counter()
+            started = time.perf_counter()
             search(row)
-            times.append((time.perf_counter() - began) * 1000)
+            times.append((time.perf_counter() - started) * 1000)
     return statistics.median(times)

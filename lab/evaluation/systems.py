@@ -1,5 +1,5 @@
-"""Owns what is compared: features as they are, and hashes of them by every method, each as distances of queries to
-indexed images."""
+"""Owns the systems that are compared: raw features, and hashes of them by every method, each as distances of
+queries to indexed images."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ Labels = npt.NDArray[np.bool_]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Split:
-    """indexed: float32 (n, width), in the order of their records' ids; queries: float32 (q, width); labels of
-    both. sample and sample_labels: what hashes are fitted to, the indexed images unless classes are held out."""
+    """Features and labels of a set. indexed: float32 (n, width), ordered by their records' ids. queries: float32
+    (q, width). sample, sample_labels: what hashes are fitted to: the indexed images, unless classes are held out.
+    features: canonical text of what computed the features."""
 
     indexed: Features
     queries: Features
@@ -38,7 +39,7 @@ class Split:
 
 
 def raw_distances(split: Split) -> dict[str, Distances]:
-    """By the cosine and by Euclidean distance."""
+    """Cosine and Euclidean distances of raw features."""
     unit_indexed, unit_queries = normalised(split.indexed), normalised(split.queries)
     squares = np.einsum("nw,nw->n", split.indexed, split.indexed)
     return {
@@ -48,7 +49,7 @@ def raw_distances(split: Split) -> dict[str, Distances]:
 
 
 def fit(method: str, split: Split, bits: int, seed: int) -> LinearHash:
-    """A hash by one of METHODS, fitted to the split's sample."""
+    """Fits a hash by one of METHODS to the split's sample."""
     if method != CSQ:
         return fitting.fit(method, split.sample, bits, seed, split.features)
     schedule: Schedule = schedule_for(False, None, None, None, seed)
@@ -58,8 +59,8 @@ def fit(method: str, split: Split, bits: int, seed: int) -> LinearHash:
 
 
 def hashed_distances(found: LinearHash, split: Split) -> dict[str, Distances]:
-    """By Hamming distance, and asymmetrically: the query's projections, in the whole weights of a cluster, against
-    stored bits. Whole numbers, so rows tie here that tie there."""
+    """Hamming distances of codes, and asymmetric distances: a query's projections against stored bits. The
+    projections are rounded to a cluster's integer weights, so the same rows tie as in a cluster."""
     corners = np.where(found.projections(split.indexed) > 0, np.float32(1), np.float32(-1))
     projections = found.projections(split.queries)
     signs = np.where(projections > 0, np.float32(1), np.float32(-1))

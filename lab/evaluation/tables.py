@@ -1,4 +1,4 @@
-"""Owns the tables of a sweep, as plain text cells: for the terminal and for the report."""
+"""Owns the tables of a sweep, as text cells for the terminal and the report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Table:
 
 
 def tables_of(rows: Averaged) -> list[Table]:
-    """The paper's tables with ours, then what goes past them; those that have no rows are left out."""
+    """The paper's tables with our figures, then further ones. Tables without rows are omitted."""
     tables = [
         _raw(rows),
         *_by_bits(rows),

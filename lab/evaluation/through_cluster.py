@@ -1,4 +1,4 @@
-"""Owns evaluation through a running cluster: the same features and hashes, searched by way of Search with each
+"""Owns evaluation through a running cluster: the same features and hashes, searched by the Search RPC with each
 score and rerank."""
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lookalike.model.codespace import CodeSpace
 from lookalike.model.records import MAX_BATCH_HITS, Record
 
 PARTITIONS = 3
-# Name of a row's score to the options of Search.
+# A row's score -> options of the search.
 MODES: dict[str, dict[str, Any]] = {
     "cluster hamming": {},
     "cluster score=asymmetric": {"score": "asymmetric"},
@@ -35,7 +35,7 @@ MODES: dict[str, dict[str, Any]] = {
 
 @contextlib.contextmanager
 def cluster() -> Iterator[Client]:
-    """A throw-away cluster without an encoder, and a client to it."""
+    """An ephemeral cluster without an encoder, and a client of it."""
     with tempfile.TemporaryDirectory() as folder:
         config = ephemeral_config(Path(folder), PARTITIONS, name="evaluation")
         supervisor = Supervisor(config, Path(folder), lambda line: print(line, file=sys.stderr))
@@ -49,7 +49,7 @@ def cluster() -> Iterator[Client]:
 
 
 def evaluate(client: Client, prepared: Prepared, plan: Plan, progress: Progress) -> Iterator[Row]:
-    """A row for every method, code length and mode."""
+    """Yields a row for every method, code length and mode."""
     total = len(plan.methods) * len(plan.bits)
     for number, (method, bits) in enumerate((m, b) for m in plan.methods for b in plan.bits):
         progress(f"searching the cluster, {method}, {bits} bits", number, total)
@@ -86,7 +86,7 @@ def _search(
     place = {key: row for row, key in enumerate(prepared.indexed_keys)}
     step = max(1, min(256, MAX_BATCH_HITS // (plan.k * plan.oversampling)))
     top: list[Sequence[int]] = []
-    began = time.perf_counter()
+    started = time.perf_counter()
     for start in range(0, len(codes), step):
         rows = range(start, min(start + step, len(codes)))
         results = client.search_batch(
@@ -102,7 +102,7 @@ def _search(
         for result in results:
             found_rows = [place[hit.key] for hit in result.hits]
             top.append([*found_rows, *[-1] * (plan.k - len(found_rows))])
-    search_ms = (time.perf_counter() - began) * 1000 / len(codes)
+    search_ms = (time.perf_counter() - started) * 1000 / len(codes)
     map_k, precision = judge_top(np.array(top), split.indexed_labels, split.query_labels, plan.k)
     feature_bytes = split.indexed.shape[1] + 4 if options.get("rerank") == "features" else 0
     size = len(split.indexed) * (found.bits // 8 + feature_bytes)

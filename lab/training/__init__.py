@@ -1,2 +1,2 @@
-"""Codes learned from labels: targets and losses (`objectives`), the loop with its checkpoints (`loop`), and what
-is trained on what (`recipes`, `command`)."""
+"""Codes learned from labels: targets and losses (`objectives`), the loop with its checkpoints (`loop`), the kinds
+of training (`recipes`), and the command line (`command`)."""

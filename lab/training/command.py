@@ -8,15 +8,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 from encoder.options import (
     CacheFolder,
@@ -26,9 +17,9 @@ from encoder.options import (
     Model,
     Seed,
     Weights,
-    console,
     require_folder,
 )
+from encoder.progress import PhaseBar
 from lookalike.cli.options import Json, print_json
 from lookalike.model.codespace import MAX_BITS, MIN_BITS
 from lookalike.model.errors import InvalidRequest
@@ -36,36 +27,38 @@ from lookalike.model.errors import InvalidRequest
 
 def train(
     dataset: Dataset,
-    output: Annotated[Path, typer.Option(help="The folder to write to; one that was begun is gone on with.")],
+    output: Annotated[Path, typer.Option(help="The folder to write to; an unfinished run in it is resumed.")],
     bits: Annotated[
         int, typer.Option(help="Width of the codes: a multiple of 8.", min=MIN_BITS, max=MAX_BITS)
     ] = 64,
     objective: Annotated[
         Literal["hash", "classes"],
         typer.Option(
-            help="hash: learn codes. classes: tune the network to the labels, to extract features after."
+            help="hash: learn codes. classes: tune the network to the labels, to extract features later."
         ),
     ] = "hash",
     tune_network: Annotated[
-        bool, typer.Option("--tune-network", help="With hash: train the network along with the codes.")
+        bool, typer.Option("--tune-network", help="With hash: train the network together with the codes.")
     ] = False,
     model: Model = "tf_efficientnet_lite0",
     weights: Weights = None,
     layer: Annotated[Literal["map", "pooled", "classifier"], typer.Option(help="The layer to hash.")] = "pooled",
-    epochs: Annotated[int | None, typer.Option(help="60 for a head, 10 for a network.", min=1)] = None,
-    batch: Annotated[int | None, typer.Option(help="64 for a head, 32 for a network.", min=1)] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="0.01 for a head, 0.0001 for a network.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Default: 60 for a head, 10 for a network.", min=1)] = None,
+    batch: Annotated[int | None, typer.Option(help="Default: 64 for a head, 32 for a network.", min=1)] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Default: 0.01 for a head, 0.0001 for a network.")
+    ] = None,
     seed: Seed = 0,
     limit: Limit = None,
     data: DataFolder = None,
     cache: CacheFolder = None,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")] = "auto",
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="The device to train on.")] = "auto",
     as_json: Json = False,
 ) -> None:
     """Learn codes from labelled images, or tune the network to them.
 
     Trains on the images that `lookalike evaluate` indexes with the same seed, never on its queries. A checkpoint
-    is written after each epoch; the same command again goes on from it, and ends where it would have ended."""
+    is written after each epoch; the same command resumes from it, with the same result as an uninterrupted run."""
     from encoder.features import FeatureModel
     from lab.datasets import load_dataset
     from lab.feature_cache import default_folder
@@ -87,13 +80,10 @@ def train(
     network = FeatureModel(
         model, weights, layer, device, "float32" if tunes else "auto", decode_threads=os.cpu_count() or 1
     )
-    with _progress(as_json) as bar:
-        tasks: dict[str, TaskID] = {}
+    with PhaseBar(as_json) as bar:
 
         def show(phase: str, done: int, total: int, loss: float) -> None:
-            if phase not in tasks:
-                tasks[phase] = bar.add_task(phase, total=total, loss="")
-            bar.update(tasks[phase], completed=done, loss="" if math.isnan(loss) else f"loss {loss:.4f}")
+            bar(phase if math.isnan(loss) else f"{phase}, loss {loss:.4f}", done, total)
 
         files = train(images, recipe, network, output, cache, show)
     settings = {"hash.npz": "encoder.hash", "weights.pth": "encoder.weights"}
@@ -102,11 +92,3 @@ def train(
         return
     for path in files:
         print(f"{path}: set {settings[path.name]} to it")
-
-
-def _progress(as_json: bool) -> Progress:
-    return Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TextColumn("{task.fields[loss]}"), TimeRemainingColumn(),
-        console=console(), disable=as_json or not console().is_terminal,
-    )  # fmt: skip

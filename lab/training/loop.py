@@ -1,7 +1,7 @@
-"""Owns the training loop: epochs over batches, a checkpoint after each, and going on from one.
+"""Owns the training loop: epochs over batches, a checkpoint after each epoch, and resuming from one.
 
-What an epoch does depends on the seed and its number alone, so a run that was stopped and goes on ends where it
-would have ended."""
+An epoch depends only on the seed and its number, so a resumed run ends with the same result as an uninterrupted
+one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MAX_LEARNING_RATE = 1e6
 CHECKPOINT, LOG = "checkpoint.pt", "training.jsonl"
 
 Rows = npt.NDArray[np.int64]
-# Rows, and the epoch's random numbers, to a module's input.
+# (rows, the epoch's random numbers) -> the module's input.
 Load = Callable[[Rows, np.random.RandomState], torch.Tensor]
 
 
@@ -48,13 +48,25 @@ def run(
     recipe: Mapping[str, Any],
     progress: Callable[[int, float], None],
 ) -> None:
-    """Train a module in place, on the device that it is on. wanted: (n, ...), per row what the loss compares
-    outputs with. folder: takes checkpoint and log; a checkpoint there of the same recipe is gone on from, one of
-    another raises CannotStart; None keeps neither. progress: gets the number of epochs done and the last one's
-    mean loss."""
+    """Trains a module in place, on its device.
+
+    Args:
+        module: The module.
+        load: Loads the inputs of some rows.
+        wanted: What the loss compares the outputs with, (n, ...).
+        loss: (outputs, wanted) -> loss.
+        schedule: Epochs, batches and rates.
+        folder: The folder of checkpoint and log; None keeps neither. A checkpoint of the same recipe is resumed.
+        recipe: All that decides the result, for the checkpoint.
+        progress: Called with the number of epochs done, and the last one's mean loss.
+
+    Raises:
+        CannotStart: If the checkpoint is damaged, or of another recipe.
+        InvalidRequest: If the learning rate is invalid, or too high to converge.
+    """
     if not 0 < schedule.learning_rate <= _MAX_LEARNING_RATE:
         raise InvalidRequest(
-            f"learning_rate: is {schedule.learning_rate}; use a number above 0 and at most {_MAX_LEARNING_RATE}"
+            f"learning_rate: invalid value {schedule.learning_rate}; use one above 0, at most {_MAX_LEARNING_RATE}"
         )
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, schedule.learning_rate, weight_decay=schedule.weight_decay)
@@ -79,8 +91,8 @@ def run(
         mean = total / len(order)
         if not (np.isfinite(mean) and all(bool(part.isfinite().all()) for part in parameters)):
             raise InvalidRequest(
-                f"learning_rate: {schedule.learning_rate} exploded in epoch {epoch + 1} (loss {mean});"
-                " take a smaller one, and another output folder"
+                f"learning_rate: {schedule.learning_rate} diverged in epoch {epoch + 1} (loss {mean});"
+                " use a lower one, and another output folder"
             )
         if folder is not None:
             _save(folder / CHECKPOINT, states, recipe, epoch + 1)
@@ -96,19 +108,19 @@ def _save(path: Path, states: Mapping[str, Any], recipe: Mapping[str, Any], epoc
 
 
 def _resume(path: Path, states: Mapping[str, Any], recipe: Mapping[str, Any]) -> int:
-    """Load what was saved, if it was; returns how many epochs are done."""
+    """Loads the checkpoint, if there is one. Returns the number of epochs done."""
     if not path.exists():
         return 0
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         other = saved["recipe"]
     except Exception as error:  # unpickling a damaged file fails in many ways
-        raise CannotStart(f"output: {path} is damaged ({type(error).__name__}); remove it to start anew") from None
+        raise CannotStart(f"output: {path} is damaged ({type(error).__name__}); remove it to restart") from None
     changed = sorted(name for name in {*recipe, *other} if recipe.get(name) != other.get(name))
     if changed:
         raise CannotStart(
             f"output: {path} is of another run (it differs in {', '.join(changed)});"
-            " name another folder, or remove that one"
+            " use another folder, or remove that one"
         )
     for name, part in states.items():
         part.load_state_dict(saved[name])
@@ -116,7 +128,7 @@ def _resume(path: Path, states: Mapping[str, Any], recipe: Mapping[str, Any]) ->
 
 
 def _cut_log(path: Path, epochs: int) -> None:
-    """Leave the lines of epochs that the checkpoint has."""
+    """Removes the lines of epochs that are not in the checkpoint."""
     with contextlib.suppress(FileNotFoundError):
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["epoch"] <= epochs]

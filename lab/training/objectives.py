@@ -1,8 +1,8 @@
-"""Owns what is learned: heads on features and their losses.
+"""Owns the heads on features and their losses.
 
 The hash head follows central similarity quantization (CSQ; Yuan et al., CVPR 2020): every class has a corner of
-the cube, the corners lie far apart, and the head moves each image to the corner of its class. A head is linear, so
-what it learned is a hash like any other."""
+the cube, the corners are far apart, and the head moves each image to the corner of its class. A head is linear, so
+it is a hash like any other."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from torch import nn
 
 from encoder.hashing import Features
 
-# How much a code's distance from the corners of the cube counts beside its distance from the right one.
+# The weight of a code's distance from any corner of the cube, relative to that from the right corner.
 _QUANTISATION = 1e-4
 
 Labels = npt.NDArray[np.bool_]
 
 
 def hash_centres(classes: int, bits: int, seed: int) -> npt.NDArray[np.float32]:
-    """A corner of the cube, +1 and -1, for every class: float32 (classes, bits). Rows of a Hadamard matrix and
-    their opposites where there are enough, at least bits/2 apart; else random ones, about that far apart."""
+    """A corner of the cube, +1 and -1, for every class: float32 (classes, bits). The rows of a Hadamard matrix and
+    their opposites if there are enough, at least bits/2 apart; otherwise random corners, about as far apart."""
     random = np.random.RandomState(seed)
     if bits & (bits - 1) == 0 and classes <= 2 * bits:
         matrix = np.ones((1, 1), np.float32)
@@ -35,18 +35,18 @@ def hash_centres(classes: int, bits: int, seed: int) -> npt.NDArray[np.float32]:
 
 
 def targets(labels: Labels, centres: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.float32]:
-    """The corner of each image, (n, bits): its class's, or of several classes the one nearest to all of theirs.
-    labels: (n, classes). Bits on which they are even are drawn."""
+    """The corner of each image, float32 (n, bits): its class's; for several classes the corner nearest to all of
+    theirs, with random bits where they tie. labels: bool (n, classes)."""
     sums = labels.astype(np.float32) @ centres
     drawn = np.where(np.random.RandomState(seed).random_sample(centres.shape[1]) < 0.5, -1, 1)
     return np.where(sums == 0, drawn, np.sign(sums)).astype(np.float32)
 
 
 class HashHead(nn.Module):  # type: ignore[misc]  # torch is not followed
-    """Features to logits of bits: features of unit length, centred and scaled as the sample's, then linear."""
+    """Features to logits of bits: unit length, centred and scaled by the sample's statistics, then linear."""
 
     def __init__(self, sample: Features, bits: int) -> None:
-        """sample: float32 (n, width), as the network gives them."""
+        """sample: features as the network computes them, float32 (n, width)."""
         super().__init__()
         unit = nn.functional.normalize(torch.from_numpy(np.array(sample, np.float32)))
         self.register_buffer("mean", unit.mean(0))
@@ -59,7 +59,7 @@ class HashHead(nn.Module):  # type: ignore[misc]  # torch is not followed
         return logits
 
     def planes(self) -> tuple[Features, Features]:
-        """The same as planes (bits, width) and offset (bits,) over features of unit length."""
+        """The head as planes (bits, width) and offset (bits,) for features of unit length."""
         with torch.no_grad():
             planes = self.linear.weight / self.scale
             offset = self.linear.bias - planes @ self.mean
@@ -67,7 +67,7 @@ class HashHead(nn.Module):  # type: ignore[misc]  # torch is not followed
 
 
 def hash_loss(logits: torch.Tensor, corners: torch.Tensor) -> torch.Tensor:
-    """CSQ's: cross-entropy of each bit with the corner's, and a term that draws codes to corners."""
+    """CSQ's loss: cross-entropy of each bit with the corner's, and a term that pulls codes to corners."""
     central = nn.functional.binary_cross_entropy_with_logits(logits, (corners + 1) / 2)
     quantisation = ((logits.tanh().abs() - 1) ** 2).mean()
     loss: torch.Tensor = central + _QUANTISATION * quantisation
@@ -75,8 +75,8 @@ def hash_loss(logits: torch.Tensor, corners: torch.Tensor) -> torch.Tensor:
 
 
 def class_loss(is_multi_label: bool) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Cross-entropy of logits with labels (n, classes), 0 and 1: with the softmax for sets of one label an image,
-    with a sigmoid per class for sets of several."""
+    """Cross-entropy of logits with labels (n, classes), 0 and 1: with a softmax for sets with one label per image,
+    with a sigmoid per class for sets with several."""
     if is_multi_label:
         return nn.functional.binary_cross_entropy_with_logits  # type: ignore[no-any-return]
     return nn.functional.cross_entropy  # type: ignore[no-any-return]

@@ -1,7 +1,7 @@
-"""Owns what is trained on what, and the files that come of it.
+"""Owns the kinds of training, and the files that they write.
 
-Three ways: a hash head on features as they are (seconds); the same with the network tuned along with it; or the
-network tuned to tell the classes apart, as the paper does before it extracts features."""
+There are three: a hash head on fixed features (seconds); a hash head with the network tuned along with it; or the
+network tuned to classify, as the paper does before it extracts features."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from lookalike.model.errors import InvalidRequest
 CSQ = "csq"
 HASH_FILE, WEIGHTS_FILE, HEAD_FOLDER = "hash.npz", "weights.pth", "head"
 
-# Of the features, at once: as they are, of unit length, centred, and the head's own.
+# Copies of the features in memory at once: raw, of unit length, centred, and the head's own.
 _COPIES = 4
 
 Progress = Callable[[str, int, int, float], None]
@@ -37,8 +37,8 @@ Progress = Callable[[str, int, int, float], None]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Recipe:
-    """objective: "hash" learns codes of `bits` bits; "classes" tunes the network to the labels, and a hash is
-    fitted to its features later. tune_network: train the network too, not the head alone."""
+    """What to train. objective: "hash" learns codes of `bits` bits; "classes" tunes the network to the labels, and
+    a hash is fitted to its features later. tune_network: train the network too, not only the head."""
 
     model: str
     weights: Path | None
@@ -50,7 +50,7 @@ class Recipe:
 
     @property
     def document(self) -> dict[str, str | int | float | bool]:
-        """All that decides the outcome but images and network, as a checkpoint keeps it."""
+        """All that decides the result, except images and network, for the checkpoint."""
         document = {**dataclasses.asdict(self), **dataclasses.asdict(self.schedule)}
         del document["schedule"], document["weights"]
         return document
@@ -59,7 +59,7 @@ class Recipe:
 def schedule_for(
     tune_network: bool, epochs: int | None, batch: int | None, learning_rate: float | None, seed: int
 ) -> Schedule:
-    """A schedule with what was not said filled in."""
+    """A schedule with defaults for what is None."""
     usual = Schedule(10, 32, 1e-4, 1e-2, seed) if tune_network else Schedule(60, 64, 1e-2, 1e-4, seed)
     return dataclasses.replace(
         usual,
@@ -72,8 +72,23 @@ def schedule_for(
 def train(
     images: LabelledImages, recipe: Recipe, network: FeatureModel, output: Path, cache: Path, progress: Progress
 ) -> list[Path]:
-    """Train on the set's indexed images, never on its queries. network: the one that the recipe names. Returns the
-    files made: a hash, the network's weights, or both. progress: gets a phase, done, total, the last loss."""
+    """Trains on a set's indexed images, never on its queries.
+
+    Args:
+        images: The set.
+        recipe: What to train.
+        network: The recipe's network.
+        output: The folder of the results and checkpoints.
+        cache: The folder of cached features.
+        progress: Called with a phase, done, total, and the last loss or NaN.
+
+    Returns:
+        The files written: a hash, the network's weights, or both.
+
+    Raises:
+        InvalidRequest: If the set or the learning rate is unsuitable.
+        CannotStart: If a checkpoint is damaged, or of another recipe.
+    """
     if recipe.objective == "classes":
         return [_tune_to_classes(images, recipe, network, output, progress)]
     check_size(recipe.bits, network.width)
@@ -111,8 +126,17 @@ def train_head(
     folder: Path | None,
     progress: Progress,
 ) -> HashHead:
-    """A hash head on features. sample: float32 (n, width); labels: bool (n, classes); made_of: what a
-    checkpoint must have in common beside the recipe; folder: for checkpoints, None for none."""
+    """Trains a hash head.
+
+    Args:
+        sample: Features, float32 (n, width).
+        labels: bool (n, classes).
+        recipe: What to train.
+        made_of: What a checkpoint must have in common besides the recipe.
+        device: Where to train.
+        folder: The folder of checkpoints; None keeps none.
+        progress: See `train`.
+    """
     torch.manual_seed(recipe.schedule.seed)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -127,7 +151,7 @@ def train_head(
 
 
 def hash_of(head: HashHead, features: str) -> LinearHash:
-    """What a head learned, as a hash. features: canonical text of what makes them."""
+    """A head as a hash. features: canonical text of what computes the features."""
     planes, offset = head.planes()
     return fitted(CSQ, planes, offset, True, features)
 
@@ -148,7 +172,7 @@ def _tune_with_head(
         nn.Sequential(module, head), images, rows, _corners(labels, recipe, network.device), hash_loss,
         recipe, network, output, progress,
     )  # fmt: skip
-    # What was added to pool or flatten has no weights, and is added again.
+    # Pooling and flattening modules that were added have no weights; loading adds them again.
     is_wrapped = isinstance(module, nn.Sequential) and isinstance(module[-1], nn.Flatten)
     return _save_weights(module[0] if is_wrapped else module, output)
 
@@ -179,7 +203,7 @@ def _run_network(
     progress: Progress,
 ) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    # Normalisation keeps the statistics that it came with: small batches would only spoil them.
+    # Normalisation keeps its statistics: small batches would make them worse.
     module.eval()
     run(
         module, _pixels_of(images, rows, network), wanted, loss, recipe.schedule, output,
@@ -189,7 +213,7 @@ def _run_network(
 
 
 def _pixels_of(images: LabelledImages, rows: Rows, network: FeatureModel) -> Load:
-    """Images as the network takes them, every other one mirrored by chance. What cannot be read is grey."""
+    """Loads images as the network's input, each mirrored with probability 1/2. Unreadable images are grey."""
     crop = network.preprocessing.crop
     grey = np.full((crop, crop, 3), 128, np.uint8)
 
@@ -198,7 +222,7 @@ def _pixels_of(images: LabelledImages, rows: Rows, network: FeatureModel) -> Loa
         decoded = network.decode([read_or_nothing(file) for file in files])
         if not any(isinstance(item, np.ndarray) for item in decoded):
             raise InvalidRequest(
-                f"dataset: a whole batch of {images.name} cannot be read; mend or remove its files"
+                f"dataset: a whole batch of {images.name} cannot be read; repair or remove its files"
             )
         pixels: list[Pixels] = [item if isinstance(item, np.ndarray) else grey for item in decoded]
         pixels = [item[:, ::-1] if random.random_sample() < 0.5 else item for item in pixels]
@@ -217,7 +241,7 @@ def _corners(
 
 
 def _readable(images: LabelledImages, features: np.ndarray[tuple[int, int], np.dtype[np.floating]]) -> Rows:
-    """Indexed images that have features, and a label to learn."""
+    """The indexed images that have features and a label."""
     usable = ~np.isnan(features[:, 0]) & images.labels.any(axis=1)
     rows: Rows = images.indexed[usable[images.indexed]]
     if not len(rows):

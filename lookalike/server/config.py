@@ -86,7 +86,6 @@ class EncoderConfig(_Section):
     # None: the hash file's bits, or DEFAULT_BITS without one.
     bits: Annotated[int | None, Field(ge=MIN_BITS, le=MAX_BITS), AfterValidator(_check_bits)] = None
     seed: int = Field(default=0, ge=0, lt=2**32)
-    mean: Path | None = None
     hash: Path | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -254,8 +253,6 @@ def _check_consistency(config: ClusterConfig, path: Path) -> None:
         except ValueError as error:
             raise CannotStart(f"config: {path}: shard.address: {error}") from None
     encoder = config.encoder
-    if encoder and encoder.hash and encoder.mean:
-        raise CannotStart(f"config: {path}: encoder.mean: a hash file has its own centre; remove mean")
     if encoder and encoder.min_replicas > encoder.max_replicas:
         raise CannotStart(
             f"config: {path}: encoder.min_replicas: {encoder.min_replicas} is above max_replicas"

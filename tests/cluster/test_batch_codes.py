@@ -19,17 +19,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
-from lookalike.jobs.export.export import export, export_to
 
 from encoder.hashing import drawn
 from encoder.ingest.command import ingest
 from encoder.ingest.dead_letters import DeadLetters
-from encoder.ingest.precomputed import open_collection, read_ready
-from encoder.ingest.selection import Choice
+from encoder.ingest.precomputed import open_collection, read_precomputed
+from encoder.ingest.selection import Selection
 from encoder.ingest.stats import Summary
 from encoder.ingest.tables import find_tables
 from encoder.progress import progress_bar
 from lookalike import Client, CodeSpace, Record
+from lookalike.cli.export import export
+from lookalike.jobs.export.parquet_file import export_to
 from lookalike.model.errors import (
     CannotStart,
     CodeSpaceMismatch,
@@ -211,7 +212,7 @@ def test_of_two_jobs_that_make_a_collection_both_go_on(cluster: Cluster, client:
     (tmp_path / "m.jsonl").write_text('{"key": "a", "code": "' + "00" * 8 + '"}\n')
     tables = find_tables(str(tmp_path / "m.jsonl"), "jsonl")
     with DeadLetters(tmp_path / "dead.jsonl") as letters, Beaten(cluster.address) as beaten:
-        portions = read_ready(tables, Choice(), letters, Summary())
+        portions = read_precomputed(tables, Selection(), letters, Summary())
         found, portions = open_collection(beaten, "made-by-two", tables, portions)
         assert found == client.get_collection("made-by-two")
         assert [ready.key for portion in portions for ready in portion] == ["a"]
@@ -243,7 +244,7 @@ def test_features_are_hashed_by_the_collections_hash(client: Client, run: Any, t
 def test_codes_and_images_do_not_mix(collection: str, run: Any, tmp_path: Path) -> None:
     (tmp_path / "codes.jsonl").write_text('{"key": "a", "code": "00"}\n')
     (tmp_path / "images.jsonl").write_text('{"key": "a", "uri": "a.jpg"}\n')
-    with pytest.raises(InvalidRequest, match="ingest each on their own"):
+    with pytest.raises(InvalidRequest, match="ingest each kind in a job of its own"):
         run(tmp_path / "codes.jsonl", tmp_path / "images.jsonl", collection=collection)
 
 

@@ -166,7 +166,7 @@ def test_errors_are_one_line(cluster: Cluster, tmp_path: Path) -> None:
 
 def test_every_command_explains_itself() -> None:
     listed = run("--help").stdout
-    for command in ("up", "demo", "ingest", "search", "get", "delete", "collection", "status", "fit-mean"):
+    for command in ("up", "demo", "ingest", "search", "get", "delete", "collection", "status", "fit"):
         assert command in listed
         assert run(command, "--help").returncode == 0
 

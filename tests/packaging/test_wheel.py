@@ -1,4 +1,4 @@
-"""The wheel, installed as a user installs it: into an environment that has nothing but the client's dependencies."""
+"""The wheel, installed as a user installs it: in an environment with only the client and its dependencies."""
 
 from __future__ import annotations
 
@@ -82,9 +82,7 @@ def test_command_of_the_wheel_reads_a_cluster_status(clean_python: Path, cluster
 
 def test_command_that_needs_an_extra_names_it(clean_python: Path, tmp_path: Path) -> None:
     command = clean_python.with_name("lookalike")
-    done = subprocess.run(
-        [command, "ingest", "photos"], capture_output=True, text=True, cwd=tmp_path, timeout=120
-    )
+    done = subprocess.run([command, "ingest", "photos"], capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert done.returncode == 1
     assert "encoder" in done.stderr
     assert "Traceback" not in done.stderr

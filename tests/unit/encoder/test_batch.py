@@ -1,4 +1,4 @@
-"""The parts of a batch job: what rows mean, what is chosen, how fast it goes."""
+"""The parts of a batch job: tables, rows, selection and rate."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from encoder.ingest.images import read, row_url
 from encoder.ingest.listing import split
 from encoder.ingest.pipeline import _EncodeActor
 from encoder.ingest.rate import SendRate
-from encoder.ingest.rows import absolute, ready_of, source_of
-from encoder.ingest.selection import Choice
+from encoder.ingest.rows import absolute, precomputed_of, source_of
+from encoder.ingest.selection import Selection
 from encoder.ingest.sources import Source
 from encoder.ingest.tables import Table, Unreadable, find_tables, format_of
 from encoder.spec import EncoderSpec
@@ -43,42 +43,42 @@ TABLE = Table("file:///data/t.parquet", "parquet", frozenset(), False, "mark")
         ("m.jsonl.gz", "jsonl"), ("codes-?.jsonl", "jsonl"), ("s3://x/why?/m.csv", "csv"),
     ],
 )  # fmt: skip
-def test_a_path_says_what_it_is(path: str, format: str) -> None:
+def test_format_follows_the_paths_ending(path: str, format: str) -> None:
     assert format_of(path) == format
 
 
-def test_other_columns_are_attributes_as_json_has_them() -> None:
+def test_other_columns_become_json_attributes() -> None:
     row = {
         "key": 17, "code": b"12345678", "version": 5, "n": 1, "none": None, "nan": math.nan, "ok": True,
         "day": datetime.date(2024, 2, 29), "price": decimal.Decimal("1.5"), "nested": {"a": [1, None]},
     }  # fmt: skip
-    ready = ready_of(TABLE, 3, row)
+    ready = precomputed_of(TABLE, 3, row)
     assert ready.key == "17"
     assert ready.fields == {"n": 1, "ok": True, "day": "2024-02-29", "price": 1.5, "nested": {"a": [1, None]}}
     with pytest.raises(InvalidRequest, match="column 'blob' holds bytes"):
-        ready_of(TABLE, 0, {**row, "blob": b"x"})
+        precomputed_of(TABLE, 0, {**row, "blob": b"x"})
 
 
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({}, "code: is missing"),
-        ({"code": b"x"}, "key: is missing"),
-        ({"key": "", "code": b"x"}, "key: is missing"),
+        ({}, "code: missing"),
+        ({"code": b"x"}, "key: missing"),
+        ({"key": "", "code": b"x"}, "key: missing"),
         ({"key": True, "code": b"x"}, "key: is bool"),
-        ({"key": "k", "code": 1.5}, "code: is float"),
+        ({"key": "k", "code": 1.5}, "code: float is not accepted"),
         ({"key": "k", "code": [256]}, "not of bytes"),
-        ({"key": "k", "features": "text"}, "no list of numbers"),
-        ({"key": "k", "features": [[1.0]]}, "no list of numbers"),
+        ({"key": "k", "features": "text"}, "not a list of numbers"),
+        ({"key": "k", "features": [[1.0]]}, "not a list of numbers"),
         ({"key": "k", "features": [math.inf]}, "NaN or infinity"),
         ({"key": "k", "code": b"x", "attributes": "[]"}, "not an object"),
         ({"key": "k", "code": b"x", "thumbnail": b"GIF89a"}, "not JPEG, PNG or WebP"),
-        ({"key": "k", "code": b"x", "thumbnail": "text"}, "thumbnail: is str"),
+        ({"key": "k", "code": b"x", "thumbnail": "text"}, "thumbnail: str is not accepted"),
     ],
 )
-def test_a_row_that_is_no_record_says_why(row: dict[str, Any], reason: str) -> None:
+def test_invalid_row_is_refused_with_the_reason(row: dict[str, Any], reason: str) -> None:
     with pytest.raises(InvalidRequest, match=reason):
-        ready_of(TABLE, 0, row)
+        precomputed_of(TABLE, 0, row)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_row_that_is_no_record_says_why(row: dict[str, Any], reason: str) -> N
         ("s3://bucket/b.jpg", "s3://bucket/b.jpg"),
     ],
 )
-def test_relative_uris_count_from_the_tables_folder(uri: str, url: str) -> None:
+def test_relative_uris_start_from_the_tables_folder(uri: str, url: str) -> None:
     assert absolute(uri, TABLE.folder) == url
     assert source_of(TABLE, 0, {"uri": uri}, TABLE.folder).key == uri
 
@@ -109,10 +109,10 @@ def test_an_image_in_a_row_is_read_from_its_group(tmp_path: Path) -> None:
     parquet.write_table(table, path, row_group_size=3)
     (found,) = find_tables(str(path), "parquet")
     assert found.has_images
-    rows = [row for portion in found.portions() for row in portion]
+    rows = [row for portion in found.batches() for row in portion]
     assert rows == [{"key": str(i)} for i in range(10)]
     assert [read(row_url(found.url, i), 100) for i in (9, 0, 5)] == [b"9", b"0", b"5"]
-    with pytest.raises(ValueError, match="row 10 is not there"):
+    with pytest.raises(ValueError, match="row 10 does not exist"):
         read(row_url(found.url, 10), 100)
     with pytest.raises(ValueError, match="over 0 bytes"):
         read(row_url(found.url, 1), 0)
@@ -132,7 +132,7 @@ def test_globs_and_folders_of_tables(tmp_path: Path) -> None:
     assert len(find_tables(str(tmp_path), "jsonl")) == 3
 
 
-def test_the_table_that_cannot_be_read_is_named_not_its_folder(tmp_path: Path) -> None:
+def test_error_names_the_unreadable_table_not_its_folder(tmp_path: Path) -> None:
     (tmp_path / "empty.parquet").touch()
     with pytest.raises(InvalidRequest, match=r"empty.parquet cannot be read"):
         find_tables(str(tmp_path), "parquet")
@@ -142,7 +142,7 @@ def test_manifests_may_be_compressed(tmp_path: Path) -> None:
     for name, text in (("m.jsonl.gz", '{"key": "a"}\n'), ("m.tsv.gz", "key\tn\na\t1\n")):
         (tmp_path / name).write_bytes(gzip.compress(text.encode()))
         (table,) = find_tables(str(tmp_path / name), format_of(name))
-        ((row,),) = table.portions()
+        ((row,),) = table.batches()
         assert isinstance(row, dict)
         assert row["key"] == "a"
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b"0" * 100)[:-9])
@@ -150,37 +150,37 @@ def test_manifests_may_be_compressed(tmp_path: Path) -> None:
         find_tables(str(tmp_path / "cut.jsonl.gz"), "jsonl")
 
 
-def test_what_parts_a_row_goes_by_the_files_ending_not_by_its_folder(tmp_path: Path) -> None:
+def test_delimiter_follows_the_files_ending_not_its_folders(tmp_path: Path) -> None:
     folder = tmp_path / "old.tsv.d"
     folder.mkdir()
     (folder / "m.csv").write_text("key,code\na,00\n")
     (table,) = find_tables(str(folder / "m.csv"), "csv")
-    ((row,),) = table.portions()
+    ((row,),) = table.batches()
     assert isinstance(row, dict)
     assert (row["key"], row["code"]) == ("a", "00")
 
 
-def test_a_folder_with_a_question_mark_in_its_name_is_a_folder_of_tables(tmp_path: Path) -> None:
+def test_folder_with_a_question_mark_in_its_name_is_read(tmp_path: Path) -> None:
     folder = tmp_path / "why?"
     folder.mkdir()
     (folder / "m.jsonl").write_text('{"key": "a", "code": "00"}\n')
     assert len(find_tables(str(folder), "jsonl")) == 1
 
 
-def test_a_csv_is_read_on_after_a_cell_that_is_too_large_for_a_record(tmp_path: Path) -> None:
+def test_csv_rows_after_an_oversized_cell_are_read(tmp_path: Path) -> None:
     file = tmp_path / "t.csv"
     file.write_text(f"key,uri,text\na,a.jpg,{'x' * 200_000}\nb,b.jpg,y\n")
-    ((large, sound),) = find_tables(str(file), "csv")[0].portions()
+    ((large, sound),) = find_tables(str(file), "csv")[0].batches()
     assert isinstance(large, dict)
     with pytest.raises(InvalidRequest, match="use at most 65,536"):
         source_of(TABLE, 0, large, "")
     assert sound == {"key": "b", "uri": "b.jpg", "text": "y"}
 
 
-def test_a_csv_says_where_it_is_none_and_survives_a_row_that_is_no_utf_8(tmp_path: Path) -> None:
+def test_invalid_csv_error_names_the_line_and_invalid_utf_8_only_its_row(tmp_path: Path) -> None:
     file = tmp_path / "t.csv"
     file.write_bytes(b"key,name\na,caf\xe9\nb,x\n")
-    ((odd, sound),) = find_tables(str(file), "csv")[0].portions()
+    ((odd, sound),) = find_tables(str(file), "csv")[0].batches()
     assert isinstance(odd, dict)
     with pytest.raises(InvalidRequest, match="not valid Unicode"):
         source_of(TABLE, 0, {**odd, "uri": "a.jpg"}, "")
@@ -193,12 +193,12 @@ def test_a_csv_says_where_it_is_none_and_survives_a_row_that_is_no_utf_8(tmp_pat
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ([1, 2], "no COCO file of instances"),
-        ({"images": [], "annotations": []}, "no COCO file of instances .*'categories'"),
+        ([1, 2], "not a COCO instances file"),
+        ({"images": [], "annotations": []}, "not a COCO instances file .*'categories'"),
         ({"images": [], "annotations": [{"image_id": 1, "category_id": 9}], "categories": []}, "KeyError: 9"),
     ],
 )
-def test_what_is_no_coco_file_is_said(tmp_path: Path, content: object, reason: str) -> None:
+def test_invalid_coco_file_is_refused(tmp_path: Path, content: object, reason: str) -> None:
     (tmp_path / "c.json").write_text(json.dumps(content))
     with pytest.raises(InvalidRequest, match=reason):
         find_tables(str(tmp_path / "c.json"), "coco")
@@ -206,7 +206,7 @@ def test_what_is_no_coco_file_is_said(tmp_path: Path, content: object, reason: s
 
 def test_coco_images_without_annotations_are_rows(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text('{"images": [{"id": 1, "file_name": "a.jpg"}], "categories": []}')
-    ((row,),) = find_tables(str(tmp_path / "c.json"), "coco")[0].portions()
+    ((row,),) = find_tables(str(tmp_path / "c.json"), "coco")[0].batches()
     assert row == {"key": "a.jpg", "uri": "a.jpg", "labels": [], "boxes": 0, "coco_id": 1}
 
 
@@ -246,7 +246,7 @@ def test_coco_annotations_become_attributes_without_an_encoder_in_a_dry_run(tmp_
 
 
 @pytest.mark.parametrize("is_asked_for", [True, False])
-def test_a_thumbnail_is_made_where_one_is_asked_for(tmp_path: Path, is_asked_for: bool) -> None:
+def test_thumbnails_are_made_only_if_requested(tmp_path: Path, is_asked_for: bool) -> None:
     Image.new("RGB", (300, 200), "teal").save(tmp_path / "a.jpg")
     actor = _EncodeActor(EncoderSpec("tf_efficientnet_lite0", 64, 0), 1, False, is_asked_for)
     batch = {"url": [f"file://{tmp_path}/{name}.jpg" for name in ("a", "none")], "place": [0, 1]}
@@ -256,21 +256,21 @@ def test_a_thumbnail_is_made_where_one_is_asked_for(tmp_path: Path, is_asked_for
     assert made["error"][1] == "cannot be read: No such file or directory"
 
 
-def test_a_table_of_which_nothing_can_be_stored_is_said_at_once(tmp_path: Path) -> None:
+def test_table_without_a_usable_column_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("key;code\na;00\n")
     with pytest.raises(InvalidRequest, match=r"none of its columns .'key;code'"):
         split([str(tmp_path / "t.csv")], None)
 
 
-def test_a_csv_row_that_is_too_long_is_unreadable(tmp_path: Path) -> None:
+def test_csv_row_with_too_many_cells_is_unreadable(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("key,n\na,1\nb,2,3\nc,1e3\nd,007\ne,nan\n")
     (table,) = find_tables(str(tmp_path / "t.csv"), "csv")
-    (rows,) = table.portions()
+    (rows,) = table.batches()
     assert isinstance(rows[1], Unreadable)
     assert [row["n"] for row in rows if isinstance(row, dict)] == [1, 1000.0, "007", "nan"]
 
 
-def test_a_choice_reads_no_further_than_its_limit() -> None:
+def test_selection_stops_reading_at_its_limit() -> None:
     seen = []
 
     def sources() -> Iterator[Source]:
@@ -278,13 +278,13 @@ def test_a_choice_reads_no_further_than_its_limit() -> None:
             seen.append(i)
             yield Source(str(i), "", {"i": i}, "")
 
-    choice = Choice(filters.parse({"i": {"$gte": 10}}), 5)
-    assert [source.key for source in choice.of(sources())] == ["10", "11", "12", "13", "14"]
-    assert (choice.skipped, seen[-1], choice.is_full) == (10, 14, True)
-    assert list(choice.of(sources())) == []
+    selection = Selection(filters.parse({"i": {"$gte": 10}}), 5)
+    assert [source.key for source in selection.apply(sources())] == ["10", "11", "12", "13", "14"]
+    assert (selection.skipped, seen[-1], selection.is_full) == (10, 14, True)
+    assert list(selection.apply(sources())) == []
 
 
-def test_a_bucket_lets_the_rate_pass_and_no_more() -> None:
+def test_token_bucket_limits_the_rate() -> None:
     now = [0.0]
     slept: list[float] = []
 
@@ -307,19 +307,19 @@ def test_a_bucket_lets_the_rate_pass_and_no_more() -> None:
     SendRate(None, lambda: 0.0, sleep).take(10**9)
 
 
-def test_neither_ray_nor_torch_is_loaded_before_images_are_encoded() -> None:
-    """Ready codes need neither, and they take seconds to load."""
+def test_ingest_command_imports_neither_ray_nor_torch() -> None:
+    """Precomputed codes need neither, and they take seconds to load."""
     text = "import sys, encoder.ingest.command; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True).stdout
     assert not {"ray", "torch", "timm", "pandas", "PIL"} & set(loaded.split())
 
 
-def test_there_is_a_model_for_each_processor_that_this_process_may_use() -> None:
-    """Not for each that the machine has: a container's share may be small."""
+def test_default_workers_equal_the_usable_processors() -> None:
+    """Not those of the machine: a container's share may be small."""
     program = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
-        "from encoder.ingest.command import _workers; from lookalike.server.config import EncoderConfig;"
-        "print(_workers(EncoderConfig(), None).count)"
+        "from encoder.ingest.workers import workers_for; from lookalike.server.config import EncoderConfig;"
+        "print(workers_for(EncoderConfig(), None).count)"
     )
     result = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert result.stdout == "1\n"

@@ -1,4 +1,4 @@
-"""Hashes, and the files that keep them: what is read back is what was written, and nothing else is."""
+"""Hashes and hash files: files round-trip, and invalid ones are refused."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ every_hash = pytest.mark.parametrize("made", HASHES.values(), ids=HASHES)
 
 
 @every_hash
-def test_a_hash_comes_back_from_its_bytes(made: Any) -> None:
+def test_hash_file_round_trips(made: Any) -> None:
     first = made()
     second = from_bytes(first.to_bytes(), "a file")
     assert (second.method, second.digest, second.is_normalised, second.features, second.bits, second.width) == (
@@ -76,7 +76,7 @@ def test_the_signs_of_projections_are_the_codes(made: Any) -> None:
         assert np.allclose(values, expected, atol=1e-4)
 
 
-def test_a_normalised_hash_sees_directions_only_and_another_sees_lengths() -> None:
+def test_only_a_normalised_hash_ignores_lengths() -> None:
     features = some_features()
     assert np.array_equal(a_fitted().codes(features), a_fitted().codes(features * 8))
     plain = a_fitted(is_normalised=False)
@@ -88,13 +88,13 @@ def test_a_row_of_zeros_has_a_code() -> None:
     assert np.array_equal(a_fitted().projections(zeros)[0], a_fitted().offset)
 
 
-def test_a_small_file_keeps_a_drawn_hash() -> None:
+def test_file_of_random_hyperplanes_is_small() -> None:
     found = drawn(1_280, 128, 3)
     assert len(found.to_bytes()) < 1_000 < found.planes.nbytes
 
 
 @pytest.mark.parametrize("at", [(0, 0), (31, WIDTH - 1)])
-def test_one_flipped_value_of_a_plane_is_another_digest(at: tuple[int, int]) -> None:
+def test_digest_changes_with_one_value_of_a_plane(at: tuple[int, int]) -> None:
     planes = a_fitted().planes.copy()
     planes[at] = -planes[at]
     assert a_fitted(planes=planes).digest != a_fitted().digest
@@ -105,11 +105,11 @@ def test_one_flipped_value_of_a_plane_is_another_digest(at: tuple[int, int]) -> 
     [{"method": "pca"}, {"is_normalised": False}, {"features": "another"}, {"offset": np.zeros(32, np.float32)}],
     ids=lambda changes: next(iter(changes)),
 )
-def test_all_that_decides_a_code_is_in_the_digest(changes: dict[str, Any]) -> None:
+def test_digest_covers_all_that_decides_a_code(changes: dict[str, Any]) -> None:
     assert a_fitted(**changes).digest != a_fitted().digest
 
 
-def test_the_digest_of_drawn_hyperplanes_stays() -> None:
+def test_digest_of_random_hyperplanes_is_stable() -> None:
     # Fingerprints of existing collections depend on it: a change makes their codes unusable.
     assert drawn(1280, 256, 0).digest == "cd8c84fb22447f947f149298843784b77d1197afc7f71ea4396c8592c5bce4f8"
     assert drawn(1280, 256, 1).digest != drawn(1280, 256, 0).digest != drawn(1281, 256, 0).digest
@@ -173,13 +173,13 @@ FOREIGN = {
 }
 
 
-def test_the_archive_that_foreign_ones_are_made_from_is_a_hash() -> None:
+def test_base_archive_of_the_invalid_files_is_valid() -> None:
     assert from_bytes(archive(features=None), "a file").bits == 32
     assert from_bytes(archive({"seed": 1}), "a file").method == "lsh"
 
 
 @pytest.mark.parametrize("data", FOREIGN.values(), ids=FOREIGN)
-def test_what_is_no_hash_is_refused_in_one_line(data: bytes) -> None:
+def test_invalid_hash_file_error_is_one_line(data: bytes) -> None:
     with pytest.raises(CannotStart) as refused:
         from_bytes(data, "encoder.hash: a.npz")
     message = refused.value.message
@@ -189,14 +189,14 @@ def test_what_is_no_hash_is_refused_in_one_line(data: bytes) -> None:
     assert len(message) < 400
 
 
-def test_every_cut_of_a_file_is_refused() -> None:
+def test_truncated_hash_file_is_refused() -> None:
     data = drawn(WIDTH, 40, 7, np.ones(WIDTH, np.float32)).to_bytes()
     for length in range(0, len(data), 13):
         with pytest.raises(CannotStart):
             from_bytes(data[:length], "a file")
 
 
-def test_a_pickle_is_not_run(tmp_path: Path) -> None:
+def test_pickles_are_not_executed(tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[Any, ...]:
             return Path.touch, (tmp_path / "sprung",)
@@ -211,7 +211,7 @@ def test_a_pickle_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_hash_that_no_message_could_carry_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hash_too_large_for_a_message_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     size = len(a_fitted().to_bytes())
     monkeypatch.setattr(hashing, "MAX_HASH_BYTES", size)
     assert len(a_fitted().to_bytes()) == size

@@ -1,4 +1,4 @@
-"""Image files of every kind, and files that are none."""
+"""Image files of every kind, and invalid ones."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_formats_and_modes_look_the_same(photograph: Image.Image, kind: str, mod
     assert difference(pixels, expected) <= limit
 
 
-def test_sixteen_bits_are_scaled_and_not_cut(photograph: Image.Image) -> None:
+def test_sixteen_bit_images_are_scaled_not_clipped(photograph: Image.Image) -> None:
     grey = photograph.convert("L")
     deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
     expected = decode(saved(grey, "PNG"), PLAIN)
@@ -63,7 +63,7 @@ def test_floats_are_scaled(photograph: Image.Image) -> None:
     assert difference(decode(saved(unit, "TIFF"), PLAIN), decode(saved(grey, "PNG"), PLAIN)) < 12
 
 
-def test_an_animation_is_its_first_frame(photograph: Image.Image) -> None:
+def test_animation_is_decoded_to_its_first_frame(photograph: Image.Image) -> None:
     other = Image.new("RGB", photograph.size, "red")
     for kind in ("GIF", "WEBP", "PNG", "TIFF"):
         data = saved(photograph, kind, save_all=True, append_images=[other, other])
@@ -113,7 +113,7 @@ def test_a_decompression_bomb_is_refused_by_its_size() -> None:
         decode(png_header(30_000, 30_000), PLAIN)
 
 
-def test_the_limit_of_pixels_is_the_configs(photograph: Image.Image) -> None:
+def test_pixel_limit_is_configurable(photograph: Image.Image) -> None:
     data = saved(photograph, "PNG")
     pixels = photograph.width * photograph.height
     assert decode(data, PLAIN, pixels).shape == (PLAIN.crop, PLAIN.crop, 3)
@@ -121,7 +121,7 @@ def test_the_limit_of_pixels_is_the_configs(photograph: Image.Image) -> None:
         decode(data, PLAIN, pixels - 1)
 
 
-def test_what_is_no_image_is_refused_with_the_reason(photograph: Image.Image) -> None:
+def test_invalid_image_is_refused_with_the_reason(photograph: Image.Image) -> None:
     jpeg = saved(photograph, "JPEG")
     for data, words in [
         (b"", "is empty"),

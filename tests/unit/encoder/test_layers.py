@@ -1,4 +1,4 @@
-"""What a network gives at each layer."""
+"""The features of a network at each layer."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ POSITIONS = 7 * 7
 
 @pytest.fixture(scope="module")
 def random_weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path | None]:
-    """A file of weights for each network of torchvision; the other one's come with a package."""
-    torch.set_num_threads(1)  # as FeatureModel does: more of them wait for each other where processors are shared
+    """A file of weights for each network of torchvision; the other network's are installed with a package."""
+    torch.set_num_threads(1)  # as FeatureModel does: more threads wait for each other on shared processors
     folder = tmp_path_factory.mktemp("weights")
     files: dict[str, Path | None] = {LITE: None}
     for name in ("mobilenet_v3_large", "mobilenet_v2", "resnet18"):
@@ -52,7 +52,7 @@ WIDTHS = {
 }
 
 
-def test_the_widths_are_those_that_the_paper_names() -> None:
+def test_widths_equal_the_papers() -> None:
     assert [widths[0] for widths in WIDTHS.values()] == [62_720, 47_040, 25_088]
 
 
@@ -78,7 +78,7 @@ def test_pooled_is_the_mean_of_the_map_over_its_positions(
     assert torch.allclose(pooled, whole.mean(dim=2), rtol=1e-3, atol=1e-4 * float(whole.abs().max()))
 
 
-def test_the_classifier_takes_what_is_pooled(random_weights: dict[str, Path | None], pixels: Pixels) -> None:
+def test_classifier_input_is_the_pooled_layer(random_weights: dict[str, Path | None], pixels: Pixels) -> None:
     path = random_weights["resnet18"]
     assert path is not None
     head = torch.load(path, weights_only=True)
@@ -87,28 +87,28 @@ def test_the_classifier_takes_what_is_pooled(random_weights: dict[str, Path | No
     assert torch.allclose(logits, pooled @ head["fc.weight"].T + head["fc.bias"], rtol=1e-3, atol=1e-3)
 
 
-def test_the_offline_networks_classifier_was_trained(pixels: Pixels) -> None:
+def test_offline_networks_classifier_is_trained(pixels: Pixels) -> None:
     shares = torch.softmax(features_at(CLASSIFIER, LITE, None, pixels), dim=1)
     assert shares.max(dim=1).values.median() > 0.2, "an untrained one would give about 0.001 to each class"
 
 
-def test_a_layer_is_a_part_of_what_made_the_features(random_weights: dict[str, Path | None]) -> None:
+def test_layer_is_part_of_the_canonical_text(random_weights: dict[str, Path | None]) -> None:
     made_by = [str(FeatureModel("resnet18", random_weights["resnet18"], layer)) for layer in LAYERS]
     assert len(set(made_by)) == 3
     assert [text.split()[2] for text in made_by] == list(LAYERS)
 
 
 @pytest.mark.parametrize("name", [LITE, "resnet18"])
-def test_an_unknown_layer_is_refused_with_the_known_ones(name: str) -> None:
+def test_unknown_layer_error_lists_the_known_ones(name: str) -> None:
     with pytest.raises(
-        CannotStart, match=r"^encoder.layer: 'middle' is none; use one of map, pooled, classifier$"
+        CannotStart, match=r"^encoder.layer: unknown value 'middle'; use one of map, pooled, classifier$"
     ):
         load_backbone(name, None, "middle")
 
 
-def test_a_map_is_refused_where_no_module_pools(random_weights: dict[str, Path | None]) -> None:
+def test_map_of_a_network_without_pooling_module_is_refused(random_weights: dict[str, Path | None]) -> None:
     with pytest.raises(
-        CannotStart, match=r"^encoder.layer: mobilenet_v2 has no pooling module to leave out; use 'po"
+        CannotStart, match=r"^encoder.layer: mobilenet_v2 has no pooling module to remove; use 'po"
     ):
         load_backbone("mobilenet_v2", random_weights["mobilenet_v2"], MAP)
     assert load_backbone("mobilenet_v2", random_weights["mobilenet_v2"], POOLED).width == 1280
@@ -125,5 +125,5 @@ def test_a_network_that_flattens_in_its_head_still_gives_vectors(tmp_path: Path,
 def test_a_network_without_a_linear_classifier_cannot_be_tuned_to_classes(tmp_path: Path) -> None:
     path = tmp_path / "squeezenet.pth"
     torch.save(torchvision.models.squeezenet1_1(weights=None).state_dict(), path)
-    with pytest.raises(CannotStart, match="squeezenet1_1 has no linear classifier that could be replaced"):
+    with pytest.raises(CannotStart, match="squeezenet1_1 has no linear classifier to replace"):
         for_classes("squeezenet1_1", path, 3)

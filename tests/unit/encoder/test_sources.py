@@ -23,7 +23,7 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def test_a_folder_gives_keys_below_it_and_labels_from_folders(tree: Path) -> None:
+def test_keys_are_relative_to_the_folder_and_labels_are_sub_folders(tree: Path) -> None:
     sources, refused = find_sources([str(tree)])
     assert refused == []
     assert [(source.key, source.fields.get("label")) for source in sources] == [
@@ -63,7 +63,7 @@ def test_two_files_with_one_key_are_refused(tree: Path) -> None:
         find_sources([str(tree / "cats"), str(tree / "root.jpg")])
 
 
-def test_a_key_that_is_too_long_goes_to_the_report(tree: Path) -> None:
+def test_file_with_too_long_a_key_is_refused(tree: Path) -> None:
     deep = tree / "/".join(["d" * 100] * 6)
     deep.mkdir(parents=True)
     (deep / "x.jpg").touch()
@@ -72,14 +72,14 @@ def test_a_key_that_is_too_long_goes_to_the_report(tree: Path) -> None:
     assert [("use 1..512 bytes" in reason) for _, reason in refused] == [True]
 
 
-def test_a_path_that_is_not_there_is_said(tree: Path) -> None:
+def test_missing_path_is_an_error(tree: Path) -> None:
     with pytest.raises(InvalidRequest, match="does not exist"):
         find_sources([str(tree / "none")])
     with pytest.raises(InvalidRequest, match="does not exist"):
         find_sources([f"{tree}/*.nothing"])
 
 
-def test_a_name_with_a_patterns_characters_is_that_name(tree: Path) -> None:
+def test_existing_path_with_glob_characters_is_not_a_glob(tree: Path) -> None:
     (tree / "Album [2019]").mkdir()
     (tree / "Album [2019]" / "p[1].jpg").write_bytes(b"p")
     for path in ("Album [2019]", "Album [2019]/p[1].jpg"):
@@ -89,23 +89,26 @@ def test_a_name_with_a_patterns_characters_is_that_name(tree: Path) -> None:
 
 @pytest.mark.parametrize(
     ("url", "reason"),
-    [("http://127.0.0.1:9/a.jpg", "Connect call failed"), ("memory://bucket/no.jpg", "the store has none there")],
+    [
+        ("http://127.0.0.1:9/a.jpg", "Connect call failed"),
+        ("memory://bucket/no.jpg", "no such object in the store"),
+    ],
 )
-def test_an_image_that_a_store_does_not_give_says_why(url: str, reason: str) -> None:
+def test_missing_remote_image_error_names_the_cause(url: str, reason: str) -> None:
     with pytest.raises(ValueError, match=f"does not exist .*{reason}"):
         read(url, 10)
 
 
 @pytest.fixture
-def s3_anew() -> Iterator[None]:
-    """fsspec keeps a store as the environment was when it was first asked."""
+def fresh_s3() -> Iterator[None]:
+    """fsspec caches a store with the environment of its first use."""
     S3FileSystem.clear_instance_cache()
     yield
     S3FileSystem.clear_instance_cache()
 
 
-@pytest.mark.usefixtures("s3_anew")
-def test_what_a_stores_library_raises_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("fresh_s3")
+def test_store_library_errors_become_invalid_request(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

@@ -1,4 +1,4 @@
-"""Thumbnails of pictures: small, upright, JPEG, whatever the picture."""
+"""Thumbnails are small, upright JPEG files, whatever the image."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def noise(mode: str, size: tuple[int, int] = (700, 500)) -> Image.Image:
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16"])
 @pytest.mark.filterwarnings("ignore:.*mode.*:DeprecationWarning")
-def test_even_noise_of_any_kind_fits(mode: str) -> None:
+def test_noise_in_any_mode_fits(mode: str) -> None:
     image = Image.fromarray(np.full((500, 700), 40_000, np.uint16)) if mode == "I;16" else noise(mode)
     picture = thumbnail(file_of(image))
     assert len(check_thumbnail(picture)) <= MAX_THUMBNAIL_BYTES
@@ -47,12 +47,12 @@ def test_a_photograph_is_192_pixels_long_and_upright() -> None:
         assert shown.getexif() == {}
 
 
-def test_what_a_picture_says_beside_its_pixels_stays_out() -> None:
+def test_image_metadata_is_removed() -> None:
     picture = thumbnail(file_of(Image.new("RGB", (300, 300)), "JPEG", comment=b"home address " * 2_000))
     assert b"home" not in picture
     assert len(picture) < 2_000
 
 
-def test_a_small_picture_is_not_blown_up() -> None:
+def test_small_image_is_not_enlarged() -> None:
     with Image.open(io.BytesIO(thumbnail(file_of(Image.new("RGB", (5, 3)))))) as shown:
         assert shown.size == (5, 3)

@@ -1,4 +1,5 @@
-"""Owns the sets that these tests load: real photographs, small, in class folders; and what is seen in a set."""
+"""Owns the sets that these tests load: small real photographs in class folders; and the classes and keys of a
+set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Archives of image folders: extracted once, whole, and nowhere but into the data folder."""
+"""Archives of image folders: extracted once, completely, and only into the data folder."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_an_archive_equals_its_folder_and_is_extracted_once(
     assert len(list((data / "extracted").iterdir())) == 2, "a changed archive was not extracted"
 
 
-def test_of_two_that_extract_at_once_the_second_takes_what_the_first_has(
+def test_concurrent_extractions_share_one_folder(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = pack(write_classes(tmp_path / "pets", cats=2), tmp_path / "pets.zip")
@@ -68,19 +68,17 @@ def test_of_two_that_extract_at_once_the_second_takes_what_the_first_has(
 
 
 @pytest.mark.parametrize("member", ["../escaped.jpg", "pets/../../escaped.jpg", "/escaped.jpg", "..\\escaped.jpg"])
-def test_a_zip_member_that_escapes_is_refused_before_anything_is_written(
-    tmp_path: Path, data: Path, member: str
-) -> None:
+def test_zip_member_outside_the_folder_is_refused_before_writing(tmp_path: Path, data: Path, member: str) -> None:
     with zipfile.ZipFile(tmp_path / "bad.zip", "w") as file:
         file.writestr("pets/cats/a.jpg", b"")
         file.writestr(member, b"")
-    with pytest.raises(InvalidRequest, match=r"bad.zip is not safe to extract .*escaped.jpg.*; pack it anew"):
+    with pytest.raises(InvalidRequest, match=r"bad.zip is not safe to extract .*escaped.jpg.*; pack it again"):
         load_dataset(str(tmp_path / "bad.zip"), data=data)
     assert list((data / "extracted").iterdir()) == []
     assert not list(tmp_path.rglob("escaped.jpg"))
 
 
-def test_a_tar_member_that_escapes_is_refused(tmp_path: Path, data: Path) -> None:
+def test_tar_member_outside_the_folder_is_refused(tmp_path: Path, data: Path) -> None:
     link = tarfile.TarInfo("pets/link")
     link.type, link.linkname = tarfile.SYMTYPE, "../../../escaped"
     for number, member in enumerate([tarfile.TarInfo("../escaped.jpg"), link]):
@@ -118,10 +116,10 @@ def test_a_damaged_archive_is_refused_and_leaves_nothing(tmp_path: Path, data: P
     assert list((data / "extracted").iterdir()) == []
 
 
-def test_an_archive_that_cannot_be_extracted_names_the_folder(tmp_path: Path, data: Path) -> None:
+def test_failed_extraction_error_names_the_folder(tmp_path: Path, data: Path) -> None:
     archive = pack(write_classes(tmp_path / "pets", cats=2), tmp_path / "pets.zip")
     data.write_text("a file where the data folder should be")
     with pytest.raises(
-        CannotStart, match=r"pets.zip cannot be extracted to .*data/extracted/pets-.*; make room and let"
+        CannotStart, match=r"pets.zip cannot be extracted to .*data/extracted/pets-.*; free space, and give"
     ):
         load_dataset(str(archive), data=data)

@@ -67,7 +67,7 @@ def test_coco2017_stays_multi_label_when_a_limit_leaves_one_class_an_image(data:
     assert images.is_multi_label
 
 
-def test_coco2017_downloads_the_parts_that_are_not_there(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coco2017_downloads_missing_parts(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_coco(data)
     (folder / "annotations").rename(data / "annotations")
     fetched = []
@@ -82,7 +82,7 @@ def test_coco2017_downloads_the_parts_that_are_not_there(data: Path, monkeypatch
     assert fetched == [(url, str(folder), "f4bbac642086de4f52a3fdda2de5fa2c", True)]
 
 
-def test_coco2017_that_is_not_whole_names_what_to_delete(data: Path) -> None:
+def test_incomplete_coco2017_error_names_what_to_delete(data: Path) -> None:
     folder = write_coco(data)
     annotations = folder / "annotations" / "instances_val2017.json"
     good = json.loads(annotations.read_text())

@@ -41,7 +41,7 @@ def test_images_are_found_at_any_depth_and_hidden_or_other_files_are_not(tmp_pat
     assert images.keys == ("cats/00.jpg", "cats/01.jpg", "cats/2020/May/deep.PNG", "dogs/00.jpg", "dogs/01.jpg")
 
 
-def test_folders_that_wrap_the_class_folders_are_gone_into(tmp_path: Path, data: Path) -> None:
+def test_wrapping_folders_are_descended_into(tmp_path: Path, data: Path) -> None:
     write_classes(tmp_path / "pets" / "v1" / "images", cats=2, dogs=2)
     (tmp_path / "pets" / "README.txt").write_text("about")
     images = load_dataset(str(tmp_path / "pets"), data=data)
@@ -74,7 +74,7 @@ def test_classes_named_train_and_car_are_classes(tmp_path: Path, data: Path) -> 
     assert images.classes == ("car", "train")
 
 
-def test_the_digest_follows_the_images_and_not_the_split(tmp_path: Path, data: Path) -> None:
+def test_digest_depends_on_the_images_not_the_split(tmp_path: Path, data: Path) -> None:
     folder = write_classes(tmp_path / "pets", cats=10, dogs=10)
 
     def load(seed: int = 0, limit: int | None = None) -> LabelledImages:
@@ -139,9 +139,12 @@ def test_a_limit_on_two_sides_keeps_their_proportion(tmp_path: Path, data: Path)
     ("files", "message"),
     [
         ([], "no class with two images"),
-        (["a.jpg", "b.jpg"], "no class with two images; give it one sub-folder a class"),
+        (["a.jpg", "b.jpg"], "no class with two images; use one sub-folder per class"),
         (["cats/a.jpg", "dogs/a.jpg"], "no class with two images"),
-        (["train/a/1.jpg", "val/a/1.jpg", "test/a/1.jpg"], "has train, val and test.*; move val or test away"),
+        (
+            ["train/a/1.jpg", "val/a/1.jpg", "test/a/1.jpg"],
+            "has train, val and test; only one can be the queries, so move",
+        ),
         (["train/1.jpg", "val/a/1.jpg"], "no images in class folders below train"),
         (["train/a/1.jpg", "test/1.jpg"], "no images in class folders below test or val"),
     ],
@@ -156,7 +159,7 @@ def test_a_folder_without_usable_classes_is_refused(
         load_dataset(str(tmp_path / "pets"), data=data)
 
 
-def test_an_image_that_changes_without_changing_its_size_is_another(tmp_path: Path, data: Path) -> None:
+def test_image_changed_at_equal_size_changes_the_digest(tmp_path: Path, data: Path) -> None:
     folder = write_classes(tmp_path / "pets", cats=4)
     before = load_dataset(str(folder), data=data)
     assert load_dataset(str(folder), data=data, seed=1).digest == before.digest
@@ -168,13 +171,11 @@ def test_an_image_that_changes_without_changing_its_size_is_another(tmp_path: Pa
 
 def test_a_limit_of_one_image_is_refused(tmp_path: Path, data: Path) -> None:
     folder = write_classes(tmp_path / "pets", ants=1, bees=1, cats=4)
-    with pytest.raises(InvalidRequest, match="limit: 1 leaves nothing to index or to query with; use 2 or more"):
+    with pytest.raises(InvalidRequest, match="limit: 1 leaves no images to index or to query with; use 2 or more"):
         load_dataset(str(folder), data=data, limit=1)
 
 
-def test_a_folder_that_cannot_be_read_is_not_an_empty_class(
-    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreadable_folder_is_an_error(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_classes(tmp_path / "pets", cats=3, dogs=3)
     scandir = os.scandir
 

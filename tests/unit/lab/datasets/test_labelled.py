@@ -1,4 +1,4 @@
-"""Splits: how many of each class, and by which random stream."""
+"""Splits: the number of images per class, and the random stream."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def test_a_split_takes_80_percent_of_each_class_by_the_frozen_stream() -> None:
 @pytest.mark.parametrize(
     ("images", "indexed", "queries"), [(50, 40, 10), (3, 2, 1), (2, 1, 1), (1, 1, 0), (4, 3, 1), (31, 25, 6)]
 )
-def test_a_class_of_so_many_images_is_split_so(images: int, indexed: int, queries: int) -> None:
+def test_class_of_n_images_is_split_in_proportion(images: int, indexed: int, queries: int) -> None:
     groups = np.repeat([0, 1], [images, 7])[np.random.RandomState(1).permutation(images + 7)]
     rows = labelled.split_per_class(groups, 3)
     assert [int((groups[side] == 0).sum()) for side in rows] == [indexed, queries]
     assert sorted([*rows[0], *rows[1]]) == list(range(images + 7))
 
 
-def test_another_seed_gives_another_split_and_the_same_seed_the_same() -> None:
+def test_split_depends_on_the_seed() -> None:
     groups = np.arange(200) % 4
     first, again, other = (labelled.split_per_class(groups, seed)[1].tolist() for seed in (0, 0, 1))
     assert first == again != other

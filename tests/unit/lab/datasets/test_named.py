@@ -1,4 +1,4 @@
-"""Named sets, in the formats on disk that torchvision reads, and what is no set's name."""
+"""Well-known sets, in torchvision's formats on disk, and invalid names."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def decoded(data: bytes) -> Image.Image:
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
-def test_a_seed_outside_the_stream_is_refused(tmp_path: Path, data: Path, seed: int) -> None:
+def test_seed_out_of_range_is_refused(tmp_path: Path, data: Path, seed: int) -> None:
     with pytest.raises(InvalidRequest, match=f"seed: {seed}; use 0 to 4294967295"):
         load_dataset(str(tmp_path), data=data, seed=seed)
 
@@ -108,7 +108,7 @@ def test_cifar10_in_full_size_indexes_4000_a_class() -> None:
     assert np.array_equal(images.labels[images.indexed].sum(axis=0), np.full(10, 4000))
 
 
-def test_cifar10s_digest_sees_a_changed_pixel() -> None:
+def test_cifar10_digest_changes_with_a_pixel() -> None:
     def images(value: int) -> LabelledImages:
         pixels = np.zeros((2, 32, 32, 3), np.uint8)
         pixels[1, 5, 5, 0] = value
@@ -118,7 +118,7 @@ def test_cifar10s_digest_sees_a_changed_pixel() -> None:
     assert images(0).digest == images(0).digest != images(1).digest
 
 
-def test_caltech101_leaves_out_the_background(data: Path) -> None:
+def test_caltech101_excludes_the_background(data: Path) -> None:
     folder = data / "caltech101" / "101_ObjectCategories"
     for name, count in {"accordion": 10, "anchor": 5, "BACKGROUND_Google": 5}.items():
         for number in range(1, count + 1):
@@ -131,7 +131,7 @@ def test_caltech101_leaves_out_the_background(data: Path) -> None:
     assert classes_of(images, images.queries) == {"accordion": 2, "anchor": 1}
 
 
-def test_an_empty_caltech101_says_to_delete_it(data: Path) -> None:
+def test_empty_caltech101_error_says_to_delete_it(data: Path) -> None:
     (data / "caltech101" / "101_ObjectCategories" / "BACKGROUND_Google").mkdir(parents=True)
     with pytest.raises(CannotStart, match=r"caltech101: .*101_ObjectCategories has no class folders; delete it"):
         load_dataset("caltech101", data=data)
@@ -165,11 +165,11 @@ def test_flowers102_pools_its_splits_and_leaves_a_tenth_unused(
     assert images.read(29) == (folder / "jpg" / "image_00030.jpg").read_bytes()
 
 
-def test_flowers102_with_an_image_missing_is_not_whole(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flowers102_with_a_missing_image_is_incomplete(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torchvision.datasets.flowers102.check_integrity", only_existence)
     folder = write_flowers102(data, labels=[1] * 10)
     (folder / "jpg" / "image_00004.jpg").unlink()
-    with pytest.raises(CannotStart, match=r"flowers102: is not whole in .*flowers-102 .*image_00004.jpg"):
+    with pytest.raises(CannotStart, match=r"flowers102: incomplete in .*flowers-102 .*image_00004.jpg"):
         load_dataset("flowers102", data=data)
 
 
@@ -187,15 +187,15 @@ PLACES = {
     ("download", "remedy"),
     [(True, r"no route to host.*connect this machine to the network"), (False, r"allow downloads")],
 )
-def test_a_set_that_is_not_there_names_itself_its_folder_and_the_remedy(
-    data: Path, name: str, download: bool, remedy: str
-) -> None:
-    with pytest.raises(CannotStart, match=f"dataset {name}: .*{data / PLACES[name]} .*{remedy}, or put") as caught:
+def test_missing_set_error_names_set_folder_and_remedy(data: Path, name: str, download: bool, remedy: str) -> None:
+    with pytest.raises(
+        CannotStart, match=f"dataset {name}: .*{data / PLACES[name]} .*{remedy}, or copy"
+    ) as caught:
         load_dataset(name, data=data, download=download)
     assert "\n" not in caught.value.message
 
 
-def test_a_data_folder_that_cannot_be_written_is_said(data: Path) -> None:
+def test_unwritable_data_folder_is_an_error(data: Path) -> None:
     data.write_text("a file where the data folder should be")
     with pytest.raises(CannotStart, match=r"dataset caltech101: .*(NotADirectoryError|FileExistsError)"):
         load_dataset("caltech101", data=data)
@@ -209,7 +209,7 @@ def test_a_data_folder_that_cannot_be_written_is_said(data: Path) -> None:
         ("caltech101", "torchvision.datasets", "torchvision"),
     ],
 )
-def test_a_package_that_is_missing_is_named(
+def test_missing_package_is_named(
     data: Path, monkeypatch: pytest.MonkeyPatch, name: str, module: str, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)

@@ -34,7 +34,7 @@ def random_rankings(seed: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     return relevant, relevant.sum(axis=1) + rng.integers(0, 4, q)
 
 
-def test_average_precision_divides_by_what_was_found_among_the_first_k() -> None:
+def test_average_precision_divides_by_the_hits_in_the_first_k() -> None:
     at_five = [(1 / 1 + 2 / 3 + 3 / 4) / 3, (1 / 2) / 1, 0]
     at_three = [(1 / 1 + 2 / 3) / 2, 1 / 2, 0]
     assert metrics.average_precision(RELEVANT, 5) == pytest.approx(at_five)
@@ -42,7 +42,7 @@ def test_average_precision_divides_by_what_was_found_among_the_first_k() -> None
     assert metrics.average_precision(RELEVANT, 1).tolist() == [1, 0, 0]
 
 
-def test_average_precision_with_totals_counts_what_was_missed() -> None:
+def test_average_precision_with_totals_counts_misses() -> None:
     # min(k, totals): of 4, 1 and 2 relevant items at most 3 fit among the first 3.
     assert metrics.average_precision(RELEVANT, 3, TOTALS) == pytest.approx([(1 + 2 / 3) / 3, 1 / 2, 0])
     assert metrics.average_precision(RELEVANT, 5, TOTALS) == pytest.approx([(1 + 2 / 3 + 3 / 4) / 4, 1 / 2, 0])
@@ -53,7 +53,7 @@ def test_average_precision_by_k_divides_by_k_even_past_the_ranking() -> None:
     assert metrics.average_precision_by_k(RELEVANT, 10) == pytest.approx([(1 + 2 / 3 + 3 / 4) / 10, 1 / 20, 0])
 
 
-def test_average_precision_over_all_divides_by_what_exists() -> None:
+def test_average_precision_over_all_divides_by_the_total() -> None:
     assert metrics.average_precision_all(RELEVANT, TOTALS) == pytest.approx([(1 + 2 / 3 + 3 / 4) / 4, 1 / 2, 0])
     assert metrics.average_precision_all(RELEVANT[2:], np.array([0])).tolist() == [0]
 
@@ -93,7 +93,7 @@ def test_precision_counts_missing_results_as_not_relevant() -> None:
     assert metrics.precision_at(RELEVANT, 10) == pytest.approx([3 / 10, 1 / 10, 0])
 
 
-def test_recall_divides_by_what_exists() -> None:
+def test_recall_divides_by_the_total() -> None:
     assert metrics.recall_at(RELEVANT, 3, TOTALS) == pytest.approx([2 / 4, 1, 0])
     assert metrics.recall_at(RELEVANT, 10, TOTALS) == pytest.approx([3 / 4, 1, 0])
     assert metrics.recall_at(RELEVANT[2:], 3, np.array([0])).tolist() == [0]
@@ -206,7 +206,7 @@ def test_a_class_that_is_never_predicted_has_precision_0() -> None:
     assert metrics.precision_per_class(matrix).tolist() == [1 / 2, 0]
 
 
-def test_no_queries_and_no_results_are_no_warning() -> None:
+def test_empty_input_raises_no_warning() -> None:
     none, empty, nothing = np.zeros((0, 5), bool), np.zeros((2, 0), bool), np.zeros(0, np.int64)
     totals = np.array([0, 3])
     for relevant, counts in ((none, nothing), (empty, totals)):
@@ -254,12 +254,12 @@ def test_no_queries_and_no_results_are_no_warning() -> None:
         (lambda: metrics.confusion_matrix(np.array([0, 1]), np.array([0]), 2), "predicted: has 1 rows"),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused(call: Callable[[], Any], message: str) -> None:
+def test_mismatched_arrays_are_refused(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         call()
 
 
-def test_chance_is_what_random_results_come_to() -> None:
+def test_chance_equals_the_mean_of_random_results() -> None:
     random = np.random.default_rng(0)
     shares = np.array([0.0, 0.1, 0.5, 1.0])
     for k in (1, 5, 20):

@@ -1,0 +1,30 @@
+"""Owns the size of the pool that encodes. Imports Ray never, and torch only where a GPU is configured."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lookalike.server.config import EncoderConfig
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Workers:
+    """The pool: `count` actors, each with its share of a GPU and threads to decode in."""
+
+    count: int
+    gpus_each: float = 0.0
+    decode_threads: int = 1
+
+
+def workers_for(settings: EncoderConfig, count: int | None) -> Workers:
+    """The pool for a config. count: of actors; by default one per processor that this process, or its container,
+    may use; with GPUs as many as their shares allow."""
+    from joblib import cpu_count
+
+    if not settings.gpus_per_replica:
+        return Workers(count or cpu_count())
+    import torch
+
+    shares = max(1, int(torch.cuda.device_count() / settings.gpus_per_replica))
+    actors = count or shares
+    return Workers(actors, settings.gpus_per_replica, max(1, cpu_count() // actors))
