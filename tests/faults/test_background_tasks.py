@@ -26,7 +26,7 @@ SCRUBBER = "shard.scrub:Scrubber.run"
 FOLLOWER = "lookalike.server.config_follower:ConfigFollower.run"
 # Its first call is made while the coordinator starts.
 CLUSTER_POLL = "coordinator.cluster:Cluster.refresh"
-HEALTH_WATCH = "coordinator.shard_link:ShardLink.watch"
+HEALTH_WATCH = "coordinator.replica:Replica.watch"
 REPLICA_WATCH = "encoder.deployment:ReplicaWatch.run"
 SHARD = ("--partition", "0")
 
@@ -110,7 +110,7 @@ def test_coordinator_tasks_restart_after_an_os_error(tmp_path: Path) -> None:
     with running("coordinator", config, tmp_path, faults=faults) as coordinator:
         for name in ("config follower", "cluster poll", "health watch of shard r0-0"):
             coordinator.wait_logged(f"background task '{name}' failed and restarts in")
-        for method in ("ConfigFollower.run", "ShardLink.watch"):
+        for method in ("ConfigFollower.run", "Replica.watch"):
             coordinator.wait_logged(f"ran {method}")
         coordinator.wait_logged("ran Cluster.refresh", count=3)
 
