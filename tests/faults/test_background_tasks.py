@@ -110,7 +110,7 @@ def test_coordinator_tasks_restart_after_an_os_error(tmp_path: Path) -> None:
     with running("coordinator", config, tmp_path, faults=faults) as coordinator:
         for name in ("config follower", "cluster poll", "health watch of shard r0-0"):
             coordinator.wait_logged(f"background task '{name}' failed and restarts in")
-        for method in ("ConfigFollower.run", "ShardLink.watch"):
+        for method in ("ConfigFollower.run", "Replica.watch"):
             coordinator.wait_logged(f"ran {method}")
         coordinator.wait_logged("ran Cluster.refresh", count=3)
 
