@@ -24,7 +24,7 @@ demo: setup  ## Run the demo: real photographs, four shards, demo.html (ARGS="--
 
 test: setup  ## Run every check and test, as CI does (ARGS goes to pytest; WORKERS=1 for one after the other)
 	@$(MAKE) --no-print-directory -j 2 check
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 check: types style  ## Format, lint, types, layers, stubs and docs/api up to date
 
