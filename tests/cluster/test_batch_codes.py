@@ -19,7 +19,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
-from lookalike.jobs.export.export import export, export_to
 
 from encoder.hashing import drawn
 from encoder.ingest.command import ingest
@@ -30,6 +29,7 @@ from encoder.ingest.stats import Summary
 from encoder.ingest.tables import find_tables
 from encoder.progress import progress_bar
 from lookalike import Client, CodeSpace, Record
+from lookalike.jobs.export.parquet_file import export, export_to
 from lookalike.model.errors import (
     CannotStart,
     CodeSpaceMismatch,
