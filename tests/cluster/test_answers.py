@@ -24,32 +24,41 @@ def records() -> dict[str, bytes]:
     return {f"picture-{i}": distinct[rng.integers(300)].tobytes() for i in range(ROWS)}
 
 
+@pytest.fixture(scope="module")
+def nearest(records: dict[str, bytes]) -> dict[bytes, list[tuple[int, str]]]:
+    """Each query's 10 nearest (distance, key), computed by brute force."""
+    queries = [code.tobytes() for code in random_codes(np.random.default_rng(1), QUERIES, BITS)]
+    return {query: nearest_keys(records, query, 10) for query in queries}
+
+
 @pytest.mark.parametrize("partitions", [1, 2, 5])
 def test_a_thousand_random_queries_equal_brute_force(
-    partitions: int, records: dict[str, bytes], tmp_path: Path
+    partitions: int, records: dict[str, bytes], nearest: dict[bytes, list[tuple[int, str]]], tmp_path: Path
 ) -> None:
-    queries = [code.tobytes() for code in random_codes(np.random.default_rng(1), QUERIES, BITS)]
+    queries = list(nearest)
     with running_cluster(tmp_path, partitions) as cluster, cluster.client() as client:
         client.create_collection("c", bits=BITS)
         assert client.upsert([Record(key, code=code) for key, code in records.items()], collection="c") == ROWS
         results = client.search_batch(codes=queries, k=10, collection="c")
         for query, result in zip(queries, results, strict=True):
-            assert [(hit.distance, hit.key) for hit in result.hits] == nearest_keys(records, query, 10)
+            assert [(hit.distance, hit.key) for hit in result.hits] == nearest[query]
             assert result.exact
             assert result.coverage.complete
             assert result.coverage.partitions == partitions
             assert result.coverage.rows_searched == result.coverage.rows_known == ROWS
-        asyncio.run(_ask_at_once(cluster, records, queries[:200]))
+        asyncio.run(_ask_at_once(cluster, nearest, queries[:200]))
 
 
-async def _ask_at_once(cluster: Cluster, records: dict[str, bytes], queries: list[bytes]) -> None:
+async def _ask_at_once(
+    cluster: Cluster, nearest: dict[bytes, list[tuple[int, str]]], queries: list[bytes]
+) -> None:
     """Single searches with different options, coalesced on their way, get each its own answer."""
     async with AsyncClient(cluster.address) as client:
         results = await asyncio.gather(
             *(client.search(code=query, k=1 + i % 7, collection="c") for i, query in enumerate(queries))
         )
     for i, (query, result) in enumerate(zip(queries, results, strict=True)):
-        expected = nearest_keys(records, query, 1 + i % 7)
+        expected = nearest[query][: 1 + i % 7]
         assert [(hit.distance, hit.key) for hit in result.hits] == expected
 
 

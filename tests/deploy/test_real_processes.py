@@ -11,7 +11,10 @@ import pytest
 from tests.deploy.hosts import UNSHARE, is_permitted
 from tests.deploy.render import ROOT
 
-pytestmark = pytest.mark.skipif(not is_permitted(), reason="network and mount namespaces are not permitted here")
+pytestmark = [
+    pytest.mark.independent,
+    pytest.mark.skipif(not is_permitted(), reason="network and mount namespaces are not permitted here"),
+]
 
 
 def rehearsed(kind: str, work: Path) -> list[str]:

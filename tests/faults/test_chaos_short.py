@@ -7,8 +7,11 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+
 from tests.chaos.verdict import VIOLATIONS
 
+pytestmark = pytest.mark.independent
 _TIMEOUT_SECONDS = 150
 
 
@@ -27,7 +30,7 @@ def _chaos(*options: str) -> tuple[int, dict[str, Any], str]:
 
 
 def test_a_short_run_finds_nothing() -> None:
-    code, verdict, printed = _chaos("--seconds", "20", "--seed", "1", "--without", "reshard")
+    code, verdict, printed = _chaos("--seconds", "10", "--seed", "1", "--without", "reshard")
     assert code == 0, printed
     assert {str(kind): verdict[str(kind)] for kind in VIOLATIONS} == {str(kind): 0 for kind in VIOLATIONS}
     assert verdict["unread"] == 0
