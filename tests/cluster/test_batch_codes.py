@@ -29,7 +29,8 @@ from encoder.ingest.stats import Summary
 from encoder.ingest.tables import find_tables
 from encoder.progress import progress_bar
 from lookalike import Client, CodeSpace, Record
-from lookalike.jobs.export.parquet_file import export, export_to
+from lookalike.cli.export import export
+from lookalike.jobs.export.parquet_file import export_to
 from lookalike.model.errors import (
     CannotStart,
     CodeSpaceMismatch,

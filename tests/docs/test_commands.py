@@ -78,7 +78,7 @@ def _parameter(document: str) -> Any:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("document", map(_parameter, DOCUMENTS))
+@pytest.mark.parametrize("document", [_parameter(document) for document in DOCUMENTS])
 def test_its_commands_run(document: str, cluster_of: Cluster | None, photographs: Path, tmp_path: Path) -> None:
     kept = collections_of(cluster_of) if cluster_of else set()
     place = Workplace(tmp_path, photographs, cluster_of.config if cluster_of else None)
