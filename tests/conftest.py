@@ -32,7 +32,7 @@ from tests.spans import Collector, collecting
 
 # Shards and coordinators of test clusters are forked from a process that has imported them.
 assert hasattr(spawner, "subprocess")
-setattr(spawner, "subprocess", preloaded)  # noqa: B010  # mypy knows it as a module
+spawner.subprocess = preloaded
 
 # How long an example takes says nothing on a machine that others use, too.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
