@@ -22,7 +22,7 @@ pytestmark = pytest.mark.independent
 LARGE = 40 * 1024 * 1024
 
 
-async def test_a_flood_of_large_requests_is_shed_before_memory_grows(
+async def test_excess_large_requests_are_rejected_with_retry_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOOKALIKE__MAX_REQUEST_MB", "128")
@@ -53,7 +53,7 @@ async def test_a_flood_of_large_requests_is_shed_before_memory_grows(
         assert done == [len(records)] * 8
 
 
-def test_an_ingest_goes_on_over_a_restart_of_the_coordinator(tmp_path: Path) -> None:
+def test_an_ingest_survives_coordinator_restarts(tmp_path: Path) -> None:
     rows = 30_000
     with running_cluster(tmp_path, partitions=2, replicas=2) as cluster, cluster.client() as client:
         client.create_collection("c", bits=64)
@@ -82,7 +82,7 @@ def _wait_gone(pid: int) -> None:
     raise AssertionError(f"process {pid} does not end")
 
 
-async def test_an_asynchronous_ingest_goes_on_as_well(tmp_path: Path) -> None:
+async def test_an_async_ingest_survives_a_coordinator_restart(tmp_path: Path) -> None:
     rows = 10_000
     with running_cluster(tmp_path, partitions=1) as cluster:
         async with AsyncClient(cluster.address) as client:

@@ -67,7 +67,7 @@ def test_k_above_the_collection_returns_all_of_it(client: Client, collection: st
     assert len(client.search(code=bytes(8), k=10_000, collection=collection).hits) == 20
 
 
-def test_an_empty_collection_answers_completely(client: Client, collection: str) -> None:
+def test_search_of_an_empty_collection_is_complete(client: Client, collection: str) -> None:
     result = client.search(code=bytes(8), collection=collection)
     assert result.hits == []
     assert result.exact

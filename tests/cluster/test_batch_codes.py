@@ -89,7 +89,7 @@ def test_json_lines_and_csv_bring_codes_in_hexadecimal(
     assert found == {"a": {"n": 1}, "b": {"n": 2.5}, "c": {"n": 3, "zip": "01234", "ok": True}}
 
 
-def test_what_is_refused_comes_back_mended_as_a_manifest(
+def test_dead_letters_can_be_fixed_and_ingested_again(
     client: Client, collection: str, run: Any, tmp_path: Path
 ) -> None:
     lines = [
@@ -124,7 +124,7 @@ def test_what_is_refused_comes_back_mended_as_a_manifest(
     assert named.code == bytes(8)
 
 
-def test_dead_letters_are_not_written_over_what_is_ingested(collection: str, run: Any, tmp_path: Path) -> None:
+def test_dead_letters_cannot_overwrite_the_input(collection: str, run: Any, tmp_path: Path) -> None:
     line = '{"key": "a", "code": "00"}\n'
     (tmp_path / "dead.jsonl").write_text(line)
     with pytest.raises(InvalidRequest, match="name another file"):
@@ -132,7 +132,7 @@ def test_dead_letters_are_not_written_over_what_is_ingested(collection: str, run
     assert (tmp_path / "dead.jsonl").read_text() == line
 
 
-def test_a_full_disk_under_the_dead_letters_ends_the_job(
+def test_a_full_disk_for_dead_letters_ends_the_job(
     cluster: Cluster, client: Client, collection: str, tmp_path: Path
 ) -> None:
     """A row that is refused, and in no list either, would be lost."""
@@ -142,7 +142,7 @@ def test_a_full_disk_under_the_dead_letters_ends_the_job(
     assert client.get_collection(collection).rows == 0
 
 
-def test_where_and_limit_choose(client: Client, collection: str, run: Any, tmp_path: Path) -> None:
+def test_where_and_limit_select_records(client: Client, collection: str, run: Any, tmp_path: Path) -> None:
     rows = [{"key": f"k{i}", "code": "00" * 8, "i": i, "even": i % 2 == 0} for i in range(5_000)]
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     summary, _ = run(
@@ -166,7 +166,7 @@ def test_a_dry_run_checks_and_writes_nothing(client: Client, collection: str, ru
     assert "not-there" not in {found.name for found in client.list_collections()}
 
 
-def test_a_collection_that_is_missing_is_made_for_the_codes(client: Client, run: Any, tmp_path: Path) -> None:
+def test_a_missing_collection_is_created_for_the_codes(client: Client, run: Any, tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text('{"key": "a", "code": "' + "00" * 16 + '"}\n')
     run(tmp_path / "m.jsonl", collection="made-for-codes")
     assert client.get_collection("made-for-codes").code_space == CodeSpace(128)
@@ -175,7 +175,7 @@ def test_a_collection_that_is_missing_is_made_for_the_codes(client: Client, run:
         run(tmp_path / "f.jsonl", collection="made-for-features")
 
 
-def test_of_two_jobs_that_make_a_collection_both_go_on(cluster: Cluster, client: Client, tmp_path: Path) -> None:
+def test_two_jobs_may_create_the_same_collection(cluster: Cluster, client: Client, tmp_path: Path) -> None:
     class Beaten(Client):
         """Another makes the collection after this one has looked for it."""
 
@@ -195,7 +195,7 @@ def test_of_two_jobs_that_make_a_collection_both_go_on(cluster: Cluster, client:
         assert [ready.key for portion in portions for ready in portion] == ["a"]
 
 
-def test_features_are_hashed_by_the_collections_hash(client: Client, run: Any, tmp_path: Path) -> None:
+def test_features_are_hashed_with_the_hash_of_the_collection(client: Client, run: Any, tmp_path: Path) -> None:
     hashing = drawn(16, 64, 3)
     space = CodeSpace(64, "some-net", "", "pooled", "", hashing.method, hashing.digest)
     client.create_collection(
@@ -218,7 +218,7 @@ def test_features_are_hashed_by_the_collections_hash(client: Client, run: Any, t
         run(tmp_path / "f.parquet", collection="no-hash")
 
 
-def test_codes_and_images_do_not_mix(collection: str, run: Any, tmp_path: Path) -> None:
+def test_codes_and_images_cannot_be_mixed(collection: str, run: Any, tmp_path: Path) -> None:
     (tmp_path / "codes.jsonl").write_text('{"key": "a", "code": "00"}\n')
     (tmp_path / "images.jsonl").write_text('{"key": "a", "uri": "a.jpg"}\n')
     with pytest.raises(InvalidRequest, match="ingest each on their own"):
@@ -234,7 +234,7 @@ def test_codes_and_images_do_not_mix(collection: str, run: Any, tmp_path: Path) 
         ("x.csv", "key,code\na,00\n".encode("utf-16")),
     ],
 )
-def test_a_file_that_is_none_of_its_kind_is_one_clear_error(
+def test_a_malformed_file_is_one_clear_error(
     collection: str, run: Any, tmp_path: Path, name: str, content: bytes
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -242,7 +242,7 @@ def test_a_file_that_is_none_of_its_kind_is_one_clear_error(
         run(tmp_path / name, collection=collection)
 
 
-def test_the_rate_is_kept(collection: str, run: Any, tmp_path: Path) -> None:
+def test_ingest_respects_the_rate_limit(collection: str, run: Any, tmp_path: Path) -> None:
     rows = [{"key": f"k{i}", "code": "00" * 8} for i in range(300)]
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     started = time.monotonic()
@@ -273,7 +273,7 @@ def test_metrics_are_served_while_the_job_runs(collection: str, run: Any, tmp_pa
     assert all(name in texts[-1] for name in ("lookalike_ingest_bytes_total", "lookalike_ingest_seconds"))
 
 
-def test_a_folder_without_images_asks_nobody_and_draws_no_bar(
+def test_a_folder_without_images_needs_no_cluster_and_no_progress_bar(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Ray would take half a minute to start, and neither it nor a cluster is there."""
@@ -285,7 +285,7 @@ def test_a_folder_without_images_asks_nobody_and_draws_no_bar(
     assert capsys.readouterr().err == ""
 
 
-def test_a_wrong_address_is_said_at_once(tmp_path: Path) -> None:
+def test_a_wrong_address_fails_immediately(tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text('{"key": "a", "code": "00"}\n')
     with pytest.raises(PartitionUnavailable, match="is the cluster up"):
         ingest([str(tmp_path / "m.jsonl")], server=f"127.0.0.1:{free_port()}", dead_letters=tmp_path / "d")

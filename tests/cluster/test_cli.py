@@ -44,7 +44,7 @@ def failure(*arguments: object) -> str:
     return result.stderr
 
 
-def test_a_collection_from_its_creation_to_its_end(cluster: Cluster, client: Client) -> None:
+def test_the_life_of_a_collection_by_command(cluster: Cluster, client: Client) -> None:
     at = ("--server", cluster.address)
     assert document("collection", "create", "cli", "--bits", 64, *at)["code_space"]["bits"] == 64
     client.upsert([Record(f"k{i}", code=bytes([i] * 8), attributes={"n": i}) for i in range(9)], collection="cli")
@@ -63,13 +63,13 @@ def test_a_collection_from_its_creation_to_its_end(cluster: Cluster, client: Cli
     assert document("collection", "drop", "cli", *at) == {"dropped": "cli"}
 
 
-def test_status_shows_all_parts_and_tells_by_its_exit_code(cluster: Cluster) -> None:
+def test_status_lists_every_partition(cluster: Cluster) -> None:
     assert len(document("status", "--server", cluster.address)["partitions"]) == 3
     assert run("status", "--server", cluster.address).stdout.count("serving") == 3
 
 
 @pytest.mark.parametrize("command", ["status", "rebalance status", "rebalance status --json"])
-def test_what_a_script_looks_for_is_found_though_the_looker_leaves_first(cluster: Cluster, command: str) -> None:
+def test_broken_pipe_is_not_an_error(cluster: Cluster, command: str) -> None:
     script = f"PYTHONUNBUFFERED=1 {sys.executable} -m lookalike {command} --server {cluster.address} | grep -q ."
     for _ in range(3):
         subprocess.run(["bash", "-o", "pipefail", "-c", script], check=True)
@@ -84,7 +84,7 @@ def test_what_a_script_looks_for_is_found_though_the_looker_leaves_first(cluster
         ("--help", "> /dev/full", 1, "error: [Errno 28] No space left on device\n"),
     ],
 )
-def test_output_that_goes_nowhere_is_no_traceback(
+def test_a_closed_or_full_output_prints_no_traceback(
     cluster: Cluster, options: str, output: str, code: int, error: str
 ) -> None:
     script = f"LOOKALIKE_SERVER={cluster.address} {sys.executable} -m lookalike {options} {output}"
@@ -92,7 +92,7 @@ def test_output_that_goes_nowhere_is_no_traceback(
     assert (result.returncode, result.stderr) == (code, error)
 
 
-def test_a_watched_status_leaves_the_terminal_as_it_was(cluster: Cluster) -> None:
+def test_status_watch_restores_the_terminal(cluster: Cluster) -> None:
     outer, inner = pty.openpty()
     command = [sys.executable, "-m", "lookalike", "status", "--watch", "--server", cluster.address]
     with subprocess.Popen(command, stdin=inner, stdout=inner, env={**os.environ, "TERM": "xterm"}) as process:
@@ -111,7 +111,7 @@ def test_a_watched_status_leaves_the_terminal_as_it_was(cluster: Cluster) -> Non
     assert all(cluster.config.shard_address(partition).encode() in shown for partition in range(3))
 
 
-def test_a_watched_status_tells_how_fast_searches_are_answered(cluster: Cluster, client: Client) -> None:
+def test_status_watch_shows_query_rate_and_latency(cluster: Cluster, client: Client) -> None:
     client.create_collection("watched", bits=64)
     command = [sys.executable, "-m", "lookalike", "status", "--watch", "--json", "--interval", "0.1"]
     with subprocess.Popen([*command, "--server", cluster.address], stdout=subprocess.PIPE, text=True) as process:
@@ -131,7 +131,7 @@ def test_a_watched_status_tells_how_fast_searches_are_answered(cluster: Cluster,
     assert any((document["rates"] or {}).get("p50_ms") for document in seen)
 
 
-def test_slots_that_nobody_serves_are_not_balanced(cluster: Cluster, client: Client) -> None:
+def test_unserved_slots_are_not_reported_as_balanced(cluster: Cluster, client: Client) -> None:
     found = client.status()
     assert view.rebalance_line(found).startswith("balanced, ")
     missing = dataclasses.replace(found.rebalance, slots_unserved=340)
@@ -160,14 +160,14 @@ def test_errors_are_one_line(cluster: Cluster, tmp_path: Path) -> None:
     assert run("search", "--no-such-option").returncode == 2
 
 
-def test_every_command_explains_itself() -> None:
+def test_every_command_has_help() -> None:
     listed = run("--help").stdout
     for command in ("up", "demo", "ingest", "search", "get", "delete", "collection", "status", "fit-mean"):
         assert command in listed
         assert run(command, "--help").returncode == 0
 
 
-def test_features_and_reranks_by_the_command_line(cluster: Cluster, client: Client, tmp_path: Path) -> None:
+def test_features_and_reranking_by_command(cluster: Cluster, client: Client, tmp_path: Path) -> None:
     at = ("--server", cluster.address)
     made = document(
         "collection", "create", "ranked", "--bits", 64, "--features", "int8", "--feature-width", 3, *at
@@ -186,7 +186,7 @@ def test_features_and_reranks_by_the_command_line(cluster: Cluster, client: Clie
     client.drop_collection("ranked")
 
 
-def test_a_command_whose_packages_are_missing_says_so_and_harms_no_other() -> None:
+def test_a_command_with_missing_packages_names_them_and_others_work() -> None:
     """As in a client's install, which has none of the extras."""
     program = (
         "import sys; sys.modules['fsspec'] = sys.modules['numba'] = None; from lookalike.cli import main; main()"

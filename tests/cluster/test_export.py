@@ -49,7 +49,7 @@ def kept(client: Client) -> Iterator[str]:
     client.drop_collection(name)
 
 
-def test_an_export_ingests_into_the_same_collection(
+def test_an_export_can_be_ingested_again(
     cluster: Cluster, client: Client, kept: str, run: Any, tmp_path: Path
 ) -> None:
     output = tmp_path / "out.parquet"
@@ -70,7 +70,7 @@ def test_an_export_ingests_into_the_same_collection(
     client.drop_collection("exported")
 
 
-def test_an_export_of_another_code_space_is_refused(
+def test_an_export_of_a_different_code_space_is_rejected(
     cluster: Cluster, client: Client, collection: str, kept: str, run: Any, tmp_path: Path
 ) -> None:
     client.create_collection("other-space", code_space=CodeSpace(64, "other"))
@@ -82,7 +82,7 @@ def test_an_export_of_another_code_space_is_refused(
     assert run(tmp_path / "o.parquet", collection=collection)[0]["stored"] == 1_999
 
 
-def test_an_export_to_a_full_disk_leaves_what_was_there(
+def test_an_export_to_a_full_disk_keeps_the_previous_file(
     client: Client, kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """/dev/full takes nothing, whoever asks."""

@@ -48,7 +48,7 @@ def config_text(folder: Path, partitions: int = 2) -> str:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_up_serves_restarts_what_dies_and_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
+def test_up_restarts_dead_processes_and_stops_all_of_them(number: signal.Signals, tmp_path: Path) -> None:
     up = Up(tmp_path, config_text(tmp_path))
     words = up.ready().split()
     assert words[:2] == ["ready:", "grpc"]
@@ -75,7 +75,7 @@ def test_up_serves_restarts_what_dies_and_leaves_nothing_behind(number: signal.S
     assert list((up.data / "run").glob("*.pid")) == []
 
 
-def test_a_config_that_is_away_for_a_moment_is_said_once(tmp_path: Path) -> None:
+def test_a_briefly_missing_config_is_reported_once(tmp_path: Path) -> None:
     text = config_text(tmp_path, partitions=1)
     up = Up(tmp_path, text)
     address = up.ready().split()[2]
@@ -92,7 +92,7 @@ def test_a_config_that_is_away_for_a_moment_is_said_once(tmp_path: Path) -> None
     assert "is not taken over" not in up.errors
 
 
-def test_a_terminal_that_is_closed_ends_the_cluster_in_it(tmp_path: Path) -> None:
+def test_closing_the_terminal_stops_the_cluster(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(config_text(tmp_path, partitions=1))
     outer, inner = pty.openpty()
@@ -159,7 +159,7 @@ def test_the_web_port_in_use_ends_the_start(tmp_path: Path) -> None:
     assert f"coordinator: {host}:{port} cannot be bound" in error
 
 
-def test_a_second_cluster_on_the_same_ports_does_not_pass_for_the_first(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_second_cluster_on_the_same_ports_is_rejected(cluster: Cluster, tmp_path: Path) -> None:
     error = start_failure(tmp_path, dump_config(cluster.config))
     assert "cannot be bound (Address already in use)" in error
 

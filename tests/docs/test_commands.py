@@ -79,7 +79,9 @@ def _parameter(document: str) -> Any:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("document", [_parameter(document) for document in DOCUMENTS])
-def test_its_commands_run(document: str, cluster_of: Cluster | None, photographs: Path, tmp_path: Path) -> None:
+def test_commands_of_a_document_run(
+    document: str, cluster_of: Cluster | None, photographs: Path, tmp_path: Path
+) -> None:
     kept = collections_of(cluster_of) if cluster_of else set()
     place = Workplace(tmp_path, photographs, cluster_of.config if cluster_of else None)
     try:
@@ -94,14 +96,14 @@ def test_its_commands_run(document: str, cluster_of: Cluster | None, photographs
         place.close()
 
 
-def test_few_blocks_are_not_run_and_say_why() -> None:
+def test_few_blocks_are_skipped_and_each_has_a_reason() -> None:
     not_run = [block for document in DOCUMENTS for block in blocks_of(document) if block.not_run]
     for block in not_run:
         print(f"{block.file}:{block.line}: not run: {block.not_run}")
     assert len(not_run) <= MAX_NOT_RUN
 
 
-def test_every_document_with_commands_is_known_here() -> None:
+def test_every_document_with_commands_is_tested() -> None:
     documents = ["README.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md")))]
     unknown = [name for name in documents if any(blocks_of(name)) and name not in {**DOCUMENTS, **ELSEWHERE}]
     assert unknown == []
@@ -118,7 +120,7 @@ def test_each_alert_has_a_section_that_says_what_to_do() -> None:
     assert alerts == {line.removeprefix("### ") for line in lines if line.startswith("### Lookalike")}
 
 
-def test_links_between_pages_lead_somewhere() -> None:
+def test_links_between_pages_resolve() -> None:
     broken = []
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):

@@ -29,7 +29,7 @@ def _chaos(*options: str) -> tuple[int, dict[str, Any], str]:
     return done.returncode, json.loads(done.stdout.splitlines()[-1]), printed
 
 
-def test_a_short_run_finds_nothing() -> None:
+def test_a_short_chaos_run_finds_no_violation() -> None:
     code, verdict, printed = _chaos("--seconds", "10", "--seed", "1", "--without", "reshard")
     assert code == 0, printed
     assert {str(kind): verdict[str(kind)] for kind in VIOLATIONS} == {str(kind): 0 for kind in VIOLATIONS}
@@ -42,7 +42,7 @@ def test_a_short_run_finds_nothing() -> None:
     assert verdict["write_availability"] > 0.5
 
 
-def test_a_planted_loss_is_found() -> None:
+def test_chaos_detects_a_planted_loss() -> None:
     code, verdict, printed = _chaos("--plant", "lose", "--seconds", "5", "--without", "reshard")
     assert code == 1, printed
     assert verdict["lost"] > 0

@@ -17,7 +17,7 @@ MIN_CYCLES = 10
 CODE = bytes(8)
 
 
-def test_dropping_under_load_harms_nobody(tmp_path: Path) -> None:
+def test_dropping_under_load_raises_only_not_found(tmp_path: Path) -> None:
     with running_cluster(tmp_path, partitions=3) as cluster, cluster.client() as client:
         fingerprint = client.create_collection("race", bits=64).code_space.fingerprint
 

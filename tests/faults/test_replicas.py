@@ -52,7 +52,7 @@ def search(client: Client, choice: random.Random) -> None:
     assert answer.coverage.rows_searched == ROWS
 
 
-def test_a_killed_replica_costs_no_search(replicated: Cluster, client: Client) -> None:
+def test_no_search_fails_when_a_replica_is_killed(replicated: Cluster, client: Client) -> None:
     users = [User(replicated, search, seed) for seed in range(2)]
     try:
         for name in ("shard-r0-0", "shard-r1-1"):
@@ -64,7 +64,7 @@ def test_a_killed_replica_costs_no_search(replicated: Cluster, client: Client) -
     assert [user.failures[:3] for user in users] == [[], []]
 
 
-def test_a_stopped_replica_costs_no_search(replicated: Cluster, client: Client) -> None:
+def test_no_search_fails_when_a_replica_hangs(replicated: Cluster, client: Client) -> None:
     users = [User(replicated, search, seed) for seed in range(2)]
     replicated.kill("shard-r1-0", signal.SIGSTOP)
     try:
@@ -77,7 +77,7 @@ def test_a_stopped_replica_costs_no_search(replicated: Cluster, client: Client) 
     assert [user.failures[:3] for user in users] == [[], []]
 
 
-def test_a_rolling_restart_costs_nothing(replicated: Cluster, client: Client) -> None:
+def test_no_call_fails_during_a_rolling_restart(replicated: Cluster, client: Client) -> None:
     def write(client: Client, choice: random.Random) -> None:
         i = choice.randrange(ROWS)
         client.upsert([Record(f"k{i}", code=code(i))], collection="c")
@@ -105,9 +105,7 @@ def test_a_rolling_restart_costs_nothing(replicated: Cluster, client: Client) ->
 
 
 @pytest.mark.parametrize("damage", ["row", "cut"])
-def test_a_damaged_store_is_found_set_aside_and_filled_again(
-    replicated: Cluster, client: Client, damage: str
-) -> None:
+def test_a_damaged_store_is_detected_and_refilled(replicated: Cluster, client: Client, damage: str) -> None:
     folder = replicated.data / "r1-0" / "collections"
     # The collections of earlier tests are gone once their drops have reached this replica.
     wait_until(lambda: len(list(folder.glob("c@*"))) == 1, 30)
@@ -149,7 +147,7 @@ def same_rows(client: Client) -> bool:
     return all(part.replicas[0].rows == part.replicas[1].rows > 0 for part in client.status().partitions)
 
 
-def test_a_lone_shard_with_a_new_disk_is_never_taken_for_an_empty_one(tmp_path: Path) -> None:
+def test_a_lone_shard_with_a_new_disk_does_not_count_as_empty(tmp_path: Path) -> None:
     with running_cluster(tmp_path, partitions=2) as cluster, cluster.client(timeout=8) as client:
         fill(client)
         lose_disk(cluster, tmp_path)
