@@ -40,8 +40,8 @@ settings.load_profile("untimed")
 
 
 def pytest_configure() -> None:
-    """Keep tests that run side by side from choosing the same free ports, and have what they start hear Ctrl-C: a
-    shell has what it starts in the background ignore it."""
+    """Gives parallel workers disjoint port ranges, and restores SIGINT for child processes, because a shell makes
+    background commands ignore it."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     worker = os.environ.get("PYTEST_XDIST_WORKER")
@@ -171,7 +171,7 @@ def second_coordinator(cluster: Cluster, tls: Tls | None = None) -> Iterator[str
 
 @contextlib.contextmanager
 def coordinator_process(cluster: Cluster, tls: Tls | None = None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Another coordinator of the same cluster, on ports of its own, that nobody starts again."""
+    """Another coordinator of the same cluster, on its own ports. It is not restarted when it dies."""
     spare = ephemeral_config(cluster.data, 1).coordinator
     environment = {
         **os.environ,

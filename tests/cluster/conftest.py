@@ -1,4 +1,4 @@
-"""Owns the run of a batch job in the process of a test."""
+"""Owns the fixture that runs a batch job inside the test process."""
 
 from __future__ import annotations
 

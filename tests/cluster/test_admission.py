@@ -1,5 +1,4 @@
-"""More than a server takes on: it is refused at once, with when to come back, and clients that wait get
-through."""
+"""Overload: excess requests are rejected immediately with a retry delay, and clients that retry succeed."""
 
 from __future__ import annotations
 

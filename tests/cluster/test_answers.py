@@ -1,5 +1,4 @@
-"""One answer, whatever the number of partitions: real clusters of 1, 2 and 5 against each other and brute
-force."""
+"""Search results do not depend on the number of partitions: 1, 2 and 5 are compared with brute force."""
 
 from __future__ import annotations
 

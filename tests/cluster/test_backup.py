@@ -1,4 +1,4 @@
-"""Backups: taken while the cluster serves, verified, and restored into other partitions, by the very commands."""
+"""Backups are taken while the cluster serves, verified, and restored into a different number of partitions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bad input: one clear error of the right class, and nothing lost or changed."""
+"""Invalid input raises one clear error of the right class, and changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Groups of near-duplicates through a cluster, against every pair compared in NumPy."""
+"""Groups of near-duplicates from a cluster, compared with all pairs computed in NumPy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batch jobs of images from tables, through a cluster with the real encoder on Ray."""
+"""Batch jobs of images from tables, with the real encoder on Ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deadlines, cancellation and partial answers, with a shard that is stopped but not dead."""
+"""Deadlines, cancellation and partial results while a shard hangs."""
 
 from __future__ import annotations
 

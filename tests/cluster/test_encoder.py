@@ -1,4 +1,4 @@
-"""Images through a cluster with the real encoder on Ray."""
+"""Images in a cluster with the real encoder on Ray."""
 
 from __future__ import annotations
 

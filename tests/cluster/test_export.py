@@ -85,7 +85,7 @@ def test_an_export_of_a_different_code_space_is_rejected(
 def test_an_export_to_a_full_disk_keeps_the_previous_file(
     client: Client, kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """/dev/full takes nothing, whoever asks."""
+    """Every write to /dev/full fails, even as root."""
 
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

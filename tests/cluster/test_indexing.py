@@ -1,4 +1,4 @@
-"""Collections that keep an index: the same answers, shown and refused as their like."""
+"""Collections with an index return the same results, show their index, and reject invalid ones."""
 
 from __future__ import annotations
 

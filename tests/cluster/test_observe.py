@@ -1,5 +1,4 @@
-"""A cluster as it is seen from outside: what its processes' metrics say after known work, what its logs hold, and
-that neither gives away what is stored."""
+"""Observability: metrics after known work, log contents, and that neither exposes stored data."""
 
 from __future__ import annotations
 

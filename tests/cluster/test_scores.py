@@ -1,5 +1,4 @@
-"""Scores beyond Hamming through real clusters: the answer of a plain computation, whatever the number of
-shards."""
+"""Scores beyond Hamming distance equal a plain computation, for any number of shards."""
 
 from __future__ import annotations
 

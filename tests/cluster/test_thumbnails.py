@@ -1,4 +1,4 @@
-"""Thumbnails through a cluster: written, read back when asked for, refused when they are none, backed up."""
+"""Thumbnails are stored, returned on request, validated and backed up."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Spans as a collector gets them: one trace from the client through the coordinator to every shard, and links
-where queries of several traces share the work."""
+"""Spans as a collector receives them: one trace from the client through the coordinator to every shard, and
+links between traces whose queries share a scan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lookalike up`, from its start to its end, and the starts that it refuses."""
+"""`lookalike up`: start, restart of dead processes, stop, and the errors that prevent a start."""
 
 from __future__ import annotations
 

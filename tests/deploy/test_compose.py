@@ -1,4 +1,4 @@
-"""compose.yaml and what it includes are valid, closed, and of one piece."""
+"""compose.yaml and its includes are valid, closed and consistent."""
 
 from __future__ import annotations
 

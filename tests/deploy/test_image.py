@@ -1,4 +1,4 @@
-"""The Containerfile is sound, and what it installs is whole."""
+"""The Containerfile is valid, and the installed files form a complete program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What kubectl builds from the overlays is valid, closed, and of one piece."""
+"""The objects that kubectl builds from the overlays are valid, closed and consistent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The systemd units and the Ray cluster's file are sound."""
+"""The systemd units and the Ray cluster file are valid."""
 
 from __future__ import annotations
 

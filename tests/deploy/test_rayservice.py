@@ -1,4 +1,4 @@
-"""The encoder as KubeRay starts it: the RayService's Serve config, put to a Ray cluster that asks for a token."""
+"""The encoder as KubeRay starts it: the RayService's Serve config on a Ray cluster that requires a token."""
 
 from __future__ import annotations
 

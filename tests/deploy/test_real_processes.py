@@ -1,4 +1,4 @@
-"""What the manifests name is started, as they name it, and works."""
+"""The processes of the manifests are started with the commands of the manifests, and serve."""
 
 from __future__ import annotations
 

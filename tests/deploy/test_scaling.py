@@ -1,4 +1,4 @@
-"""Scaling is one number in one file: nothing else changes, neither in what is edited nor in what is applied."""
+"""Scaling changes one number in one file, and nothing else in the files or in the applied objects."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Each command and program in the documents is run, in order, in one folder per document, against a real cluster.
-A document is taken in by a line in DOCUMENTS."""
+"""Every command and program in the documents runs, in order, in one folder per document, against a real cluster.
+DOCUMENTS lists the documents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The chaos harness's hosts: a cut really stops packets, one way or both, on open connections and new ones."""
+"""The network of the chaos harness: a cut drops packets in one or both directions, on open and new connections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The chaos harness end to end: a short run of it finds nothing in a sound cluster, and finds a planted lie."""
+"""The chaos harness end to end: a short run finds no violation in a correct cluster, and detects a planted one."""
 
 from __future__ import annotations
 

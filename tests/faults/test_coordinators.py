@@ -1,4 +1,4 @@
-"""Clients of several coordinators, of which one is killed or told to stop under load: nobody notices."""
+"""Clients of several coordinators see no error when one coordinator is killed or stopped under load."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Load:
             thread.join()
 
     def wait_for_more(self, calls: int) -> None:
-        """Until so many more calls of each thread are done."""
+        """Wait until each thread has done this many more calls."""
         goal = {i: self.counts[i] + calls for i in range(len(self._threads))}
         wait_until(lambda: all(self.counts[i] >= count for i, count in goal.items()), 60)
 

@@ -1,5 +1,5 @@
-"""Collections dropped and made anew under searches, reads and writes: no process dies, nobody is told more than
-that the collection is not there."""
+"""Collections are dropped and recreated under searches, reads and writes: no process dies, and the only error is
+NotFound."""
 
 from __future__ import annotations
 

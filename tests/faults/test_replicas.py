@@ -1,4 +1,4 @@
-"""Replicas die, hang, are restarted and damaged: whoever asks hears nothing of it, and nothing is lost."""
+"""Replicas are killed, stopped, restarted and damaged: no call fails, and no record is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Partitions come and go under load: every search is exact and complete throughout, and no write fails."""
+"""Partitions are added and removed under load: every search is exact and complete, and no write fails."""
 
 from __future__ import annotations
 
