@@ -19,7 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import HealthCheck, settings
 
 from lookalike import Client
-from lookalike.local import ephemeral as throwaway
+from lookalike.local import ephemeral
 from lookalike.local import supervisor as spawner
 from lookalike.local.ephemeral import ephemeral_config
 from lookalike.local.supervisor import Supervisor
@@ -47,7 +47,7 @@ def pytest_configure() -> None:
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker is not None:
         count = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-        throwaway._THOUSANDS = throwaway._THOUSANDS[int(worker.removeprefix("gw")) :: count]
+        ephemeral._THOUSANDS = ephemeral._THOUSANDS[int(worker.removeprefix("gw")) :: count]
 
 
 ENCODER_GROUP = "encoder"
