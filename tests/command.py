@@ -1,5 +1,5 @@
-"""Owns the `lookalike` command in the process of a test: a process of its own takes a second to start, and many on
-a busy machine."""
+"""Owns running the `lookalike` command inside the test process: a separate process takes a second to start, and
+more on a busy machine."""
 
 from __future__ import annotations
 

@@ -19,14 +19,20 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import HealthCheck, settings
 
 from lookalike import Client
-from lookalike.local import ephemeral as throwaway
+from lookalike.local import ephemeral
+from lookalike.local import supervisor as spawner
 from lookalike.local.ephemeral import ephemeral_config
 from lookalike.local.supervisor import Supervisor
 from lookalike.model.errors import LookalikeError
 from lookalike.server.config import ClusterConfig, EncoderConfig, TracingConfig
 from lookalike.transport.channels import open_channel
 from lookalike.transport.tls import Tls, channel_credentials
+from tests import preloaded
 from tests.spans import Collector, collecting
+
+# Shards and coordinators of test clusters are forked from a process that has imported them.
+assert hasattr(spawner, "subprocess")
+spawner.subprocess = preloaded
 
 # How long an example takes says nothing on a machine that others use, too.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -34,14 +40,46 @@ settings.load_profile("untimed")
 
 
 def pytest_configure() -> None:
-    """Keep tests that run side by side from choosing the same free ports, and have what they start hear Ctrl-C: a
-    shell has what it starts in the background ignore it."""
+    """Gives parallel workers disjoint port ranges, and restores SIGINT for child processes, because a shell makes
+    background commands ignore it."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker is not None:
         count = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-        throwaway._THOUSANDS = throwaway._THOUSANDS[int(worker.removeprefix("gw")) :: count]
+        ephemeral._THOUSANDS = ephemeral._THOUSANDS[int(worker.removeprefix("gw")) :: count]
+
+
+ENCODER_GROUP = "encoder"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Assigns tests to the units that `--dist loadgroup` distributes, and puts the longest units first.
+
+    Tests of the encoder cluster run on one worker, so that Ray starts once. A test marked `independent` is a unit
+    of its own. Other tests share module fixtures, so each file is a unit.
+    """
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(_unit(item)))
+    items.sort(key=_start_order)
+
+
+def _unit(item: pytest.Item) -> str:
+    if "encoder_cluster" in getattr(item, "fixturenames", ()):
+        return ENCODER_GROUP
+    path, _, name = item.nodeid.partition("::")
+    return f"{path}::{name}" if item.get_closest_marker("independent") else path
+
+
+def _start_order(item: pytest.Item) -> int:
+    marker = item.get_closest_marker("xdist_group")
+    if marker is not None and marker.args == (ENCODER_GROUP,):
+        return 0
+    if item.get_closest_marker("independent"):
+        return 1
+    return 3 if item.nodeid.startswith("tests/unit/") else 2
 
 
 class Cluster:
@@ -133,7 +171,7 @@ def second_coordinator(cluster: Cluster, tls: Tls | None = None) -> Iterator[str
 
 @contextlib.contextmanager
 def coordinator_process(cluster: Cluster, tls: Tls | None = None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Another coordinator of the same cluster, on ports of its own, that nobody starts again."""
+    """Another coordinator of the same cluster, on its own ports. It is not restarted when it dies."""
     spare = ephemeral_config(cluster.data, 1).coordinator
     environment = {
         **os.environ,

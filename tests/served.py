@@ -1,4 +1,4 @@
-"""Owns a folder that is served over HTTP."""
+"""Owns serving a folder over HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns what the tests of observability share: clusters that show themselves, and what a scrape of theirs says."""
+"""Owns what observability tests share: clusters with metrics enabled, and parsed scrapes of their metrics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 def visible_config(data: Path, partitions: int, replicas: int, **changes: Any) -> ClusterConfig:
-    """A throw-away config with metrics on: each beside its process's own port."""
+    """An ephemeral config with metrics enabled, on ports next to those of the processes."""
     config = ephemeral_config(data, partitions, replicas=replicas)
     thousand, last = config.coordinator.listen.removeprefix("127.0.0.1:")[:2], config.coordinator.listen[-3]
     return config.model_copy(

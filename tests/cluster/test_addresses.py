@@ -1,4 +1,4 @@
-"""An address that belongs to another shard for a while, as where containers come and go."""
+"""A shard address that temporarily belongs to another shard, as happens when containers are rescheduled."""
 
 from __future__ import annotations
 

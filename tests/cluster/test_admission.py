@@ -1,5 +1,4 @@
-"""More than a server takes on: it is refused at once, with when to come back, and clients that wait get
-through."""
+"""Overload: excess requests are rejected immediately with a retry delay, and clients that retry succeed."""
 
 from __future__ import annotations
 
@@ -18,10 +17,11 @@ from lookalike.v1 import record_pb2, search_pb2_grpc
 from lookalike.v1 import search_pb2 as pb
 from tests.conftest import running_cluster
 
+pytestmark = pytest.mark.independent
 LARGE = 40 * 1024 * 1024
 
 
-async def test_a_flood_of_large_requests_is_shed_before_memory_grows(
+async def test_excess_large_requests_are_rejected_with_retry_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOOKALIKE__MAX_REQUEST_MB", "128")
@@ -52,7 +52,7 @@ async def test_a_flood_of_large_requests_is_shed_before_memory_grows(
         assert done == [len(records)] * 8
 
 
-def test_an_ingest_goes_on_over_a_restart_of_the_coordinator(tmp_path: Path) -> None:
+def test_an_ingest_survives_coordinator_restarts(tmp_path: Path) -> None:
     rows = 30_000
     with running_cluster(tmp_path, partitions=2, replicas=2) as cluster, cluster.client() as client:
         client.create_collection("c", bits=64)
@@ -81,7 +81,7 @@ def _wait_gone(pid: int) -> None:
     raise AssertionError(f"process {pid} does not end")
 
 
-async def test_an_asynchronous_ingest_goes_on_as_well(tmp_path: Path) -> None:
+async def test_an_async_ingest_survives_a_coordinator_restart(tmp_path: Path) -> None:
     rows = 10_000
     with running_cluster(tmp_path, partitions=1) as cluster:
         async with AsyncClient(cluster.address) as client:

@@ -1,4 +1,4 @@
-"""Backups: taken while the cluster serves, verified, and restored into other partitions, by the very commands."""
+"""Backups are taken while the cluster serves, verified, and restored into a different number of partitions."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def content(client: Client, name: str, keys: list[str]) -> dict[str, tuple[bytes
     return {found.key: (found.code, found.attributes) for found in client.get(keys, collection=name)}
 
 
-def test_a_backup_comes_back_in_another_number_of_partitions(
+def test_a_backup_restores_into_a_different_number_of_partitions(
     source: Cluster, target: Cluster, tmp_path: Path
 ) -> None:
     with source.client() as client, target.client() as other:
@@ -105,7 +105,7 @@ def test_a_backup_comes_back_in_another_number_of_partitions(
         assert set(content(other, "old", keys)) == set(records)
 
 
-def test_a_deletion_since_the_whole_backup_is_restored_too(source: Cluster, tmp_path: Path) -> None:
+def test_a_deletion_in_an_incremental_backup_is_restored(source: Cluster, tmp_path: Path) -> None:
     with source.client() as client:
         client.create_collection("chained", bits=64)
         client.upsert([Record(f"k{i}", code=bytes(8)) for i in range(500)], collection="chained")
@@ -120,7 +120,7 @@ def test_a_deletion_since_the_whole_backup_is_restored_too(source: Cluster, tmp_
         assert client.get(["k3"], collection="as-it-was") == []
 
 
-def test_an_existing_collection_is_not_touched_unless_asked(source: Cluster, tmp_path: Path) -> None:
+def test_restore_leaves_an_existing_collection_unchanged_by_default(source: Cluster, tmp_path: Path) -> None:
     with source.client() as client:
         client.create_collection("kept", bits=64)
         client.upsert([Record("a", code=bytes(8))], collection="kept")
@@ -136,7 +136,7 @@ def test_an_existing_collection_is_not_touched_unless_asked(source: Cluster, tmp
             restores.restore(client, folder, folder.chain(1), "other", merge=True)
 
 
-def test_a_collection_made_anew_is_backed_up_whole(source: Cluster, tmp_path: Path) -> None:
+def test_a_recreated_collection_gets_a_full_backup(source: Cluster, tmp_path: Path) -> None:
     with source.client() as client:
         folder = Folder(str(tmp_path), "again")
         for size in (30, 5):
@@ -148,9 +148,7 @@ def test_a_collection_made_anew_is_backed_up_whole(source: Cluster, tmp_path: Pa
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "remove"])
-def test_a_damaged_backup_is_refused_before_anything_is_written(
-    source: Cluster, tmp_path: Path, harm: str
-) -> None:
+def test_a_damaged_backup_is_rejected_before_any_write(source: Cluster, tmp_path: Path, harm: str) -> None:
     with source.client() as client:
         name = f"harmed-{harm}"
         client.create_collection(name, bits=64)
@@ -173,7 +171,7 @@ def test_a_damaged_backup_is_refused_before_anything_is_written(
         assert "never" not in [found.name for found in client.list_collections()]
 
 
-def test_what_an_interrupted_backup_left_does_not_count(source: Cluster, tmp_path: Path) -> None:
+def test_files_of_an_interrupted_backup_are_ignored(source: Cluster, tmp_path: Path) -> None:
     with source.client() as client:
         client.create_collection("cut-short", bits=64)
         client.upsert([Record("a", code=bytes(8))], collection="cut-short")
@@ -184,7 +182,7 @@ def test_what_an_interrupted_backup_left_does_not_count(source: Cluster, tmp_pat
         assert (manifest.number, manifest.base, folder.finished()) == (2, None, [2])
 
 
-def test_nothing_is_built_on_a_backup_that_cannot_be_restored(source: Cluster, tmp_path: Path) -> None:
+def test_no_incremental_backup_builds_on_an_unrestorable_one(source: Cluster, tmp_path: Path) -> None:
     with source.client() as client:
         client.create_collection("pruned", bits=64)
         client.upsert([Record("a", code=bytes(8)), Record("b", code=bytes(8))], collection="pruned")
@@ -196,7 +194,7 @@ def test_nothing_is_built_on_a_backup_that_cannot_be_restored(source: Cluster, t
         assert (again.base, again.records) == (None, 2)
 
 
-def test_a_folder_that_cannot_be_written_is_one_clear_error(source: Cluster, tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_one_clear_error(source: Cluster, tmp_path: Path) -> None:
     with source.client() as client:
         client.create_collection("nowhere", bits=64)
     (tmp_path / "file").write_text("not a folder")
@@ -207,7 +205,7 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(source: Cluster, tmp
         assert said.count("\n") == 1
 
 
-def test_two_backups_at_once_leave_one_that_can_be_restored(source: Cluster, tmp_path: Path) -> None:
+def test_concurrent_backups_leave_a_restorable_one(source: Cluster, tmp_path: Path) -> None:
     with source.client() as client:
         client.create_collection("twice", bits=64)
         client.upsert([Record(f"k{i}", code=bytes(8)) for i in range(300)], collection="twice")
@@ -228,7 +226,7 @@ def test_two_backups_at_once_leave_one_that_can_be_restored(source: Cluster, tmp
 
 
 @pytest.mark.parametrize("field", ["rows", "parts", "base"])
-def test_a_changed_manifest_is_found(source: Cluster, tmp_path: Path, field: str) -> None:
+def test_a_changed_manifest_is_detected(source: Cluster, tmp_path: Path, field: str) -> None:
     with source.client() as client:
         name = f"manifest-{field}"
         client.create_collection(name, bits=64)
@@ -245,7 +243,7 @@ def test_a_changed_manifest_is_found(source: Cluster, tmp_path: Path, field: str
         folder.chain(1)
 
 
-def test_what_no_backup_holds_is_refused_and_fails_nobody_else(source: Cluster) -> None:
+def test_invalid_records_in_a_restore_are_rejected_without_affecting_others(source: Cluster) -> None:
     with source.client() as client:
         space = client.create_collection("hostile", bits=64).code_space.fingerprint
 
@@ -278,7 +276,7 @@ def test_what_no_backup_holds_is_refused_and_fails_nobody_else(source: Cluster) 
         assert again[0].whole.any()
 
 
-def test_a_backup_that_nobody_reads_on_keeps_no_server_from_ending(tmp_path: Path) -> None:
+def test_an_abandoned_backup_stream_does_not_block_shutdown(tmp_path: Path) -> None:
     with running_cluster(tmp_path, partitions=1) as cluster, cluster.client() as client:
         client.create_collection("c", bits=64)
         rows = [Record(f"k{i}", code=bytes(8), attributes={"a": "x" * 2_000}) for i in range(10_000)]

@@ -1,4 +1,4 @@
-"""Bad input: one clear error of the right class, and nothing lost or changed."""
+"""Invalid input raises one clear error of the right class, and changes nothing."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def filled(client: Client, collection: str) -> Iterator[str]:
         ({"filter": {"x" * 20_000: 1}}, InvalidRequest, "no record has a field"),
     ],
 )
-def test_a_bad_search_is_refused(
+def test_an_invalid_search_is_rejected(
     client: Client, filled: str, options: dict[str, Any], error: type[LookalikeError], words: str
 ) -> None:
     with pytest.raises(error, match=words):
@@ -91,7 +91,7 @@ def test_a_bad_search_is_refused(
         (Record("a", code=GOOD, fingerprint="0" * 64), CodeSpaceMismatch, "encode again"),
     ],
 )
-def test_a_bad_record_is_refused_with_all_of_its_request(
+def test_an_invalid_record_rejects_its_whole_request(
     client: Client, filled: str, record: Record, error: type[LookalikeError], words: str
 ) -> None:
     with pytest.raises(error, match=words):
@@ -119,18 +119,18 @@ def test_an_argument_of_the_wrong_kind_is_named(client: Client, call: Any, words
         call(client)
 
 
-def test_a_number_of_another_library_is_a_number(client: Client, filled: str) -> None:
+def test_numpy_numbers_are_accepted(client: Client, filled: str) -> None:
     assert len(client.search(code=GOOD, k=np.int64(3), collection=filled).hits) == 1
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../up", ".hidden", "x" * 129, "é"])
-def test_a_name_that_is_none_is_refused(client: Client, name: str) -> None:
+def test_an_invalid_name_is_rejected(client: Client, name: str) -> None:
     with pytest.raises(InvalidRequest, match="is not a name"):
         client.create_collection(name, bits=64)
 
 
 @pytest.mark.parametrize("bits", [0, 8, 20, 8_200])
-def test_a_width_that_is_none_is_refused(client: Client, bits: int) -> None:
+def test_an_invalid_width_is_rejected(client: Client, bits: int) -> None:
     with pytest.raises(InvalidRequest, match="multiple of 8 from 16 to 8192"):
         client.create_collection("width", bits=bits)
 
@@ -148,12 +148,12 @@ def test_an_unknown_collection_is_not_found(client: Client) -> None:
             call()
 
 
-def test_a_collection_in_the_encoders_space_needs_an_encoder(client: Client) -> None:
+def test_a_collection_in_the_encoder_code_space_needs_an_encoder(client: Client) -> None:
     with pytest.raises(InvalidRequest, match="this cluster has none"):
         client.create_collection("encoded")
 
 
-def test_a_message_over_the_limit_is_refused(cluster: Cluster, client: Client, filled: str) -> None:
+def test_a_message_over_the_limit_is_rejected(cluster: Cluster, client: Client, filled: str) -> None:
     with pytest.raises(InvalidRequest, match="over the limit of 64 MiB"):
         client.search(image=bytes(MAX_MESSAGE_BYTES + 1), collection=filled)
     with grpc.insecure_channel(cluster.address, [("grpc.max_send_message_length", -1)]) as channel:
@@ -183,7 +183,7 @@ def raw(cluster: Cluster) -> Iterator[Raw]:
     client.channel.close()
 
 
-def test_the_server_checks_what_the_sdk_would(client: Client, raw: Raw, filled: str) -> None:
+def test_the_server_repeats_the_checks_of_the_sdk(client: Client, raw: Raw, filled: str) -> None:
     fingerprint = client.get_collection(filled).code_space.fingerprint
     query = pb.Query(code=GOOD)
 
@@ -238,7 +238,7 @@ def test_the_server_checks_what_the_sdk_would(client: Client, raw: Raw, filled: 
         assert error.request_id
 
 
-def test_a_key_that_is_not_utf8_is_refused(raw: Raw, filled: str) -> None:
+def test_a_key_that_is_not_utf8_is_rejected(raw: Raw, filled: str) -> None:
     request = pb.GetRequest(collection=filled, keys=["abc"]).SerializeToString().replace(b"abc", b"a\xff\xfe")
     call = raw.channel.unary_unary("/lookalike.v1.SearchService/Get")
     with pytest.raises(grpc.RpcError) as failure:
@@ -260,7 +260,7 @@ def test_the_shard_checks_the_fingerprint_again(cluster: Cluster, client: Client
         assert failure.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
-def test_the_shard_refuses_what_would_harm_others(cluster: Cluster, client: Client, filled: str) -> None:
+def test_a_shard_rejects_harmful_requests(cluster: Cluster, client: Client, filled: str) -> None:
     """Its clients are coordinators, but a mistake in one must not end in damage that stays."""
     fingerprint = client.get_collection(filled).code_space.fingerprint
     with grpc.insecure_channel(cluster.config.shard_address(0)) as channel:

@@ -1,17 +1,13 @@
-"""Batch jobs of ready codes and features against a cluster without an encoder: ingest, export, and back again."""
+"""Batch jobs that ingest codes and features into a cluster without an encoder."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import errno
 import json
-import os
 import socket
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +24,9 @@ from encoder.ingest.selection import Selection
 from encoder.ingest.stats import Summary
 from encoder.ingest.tables import find_tables
 from encoder.progress import progress_bar
-from lookalike import Client, CodeSpace, Record
-from lookalike.cli.export import export
-from lookalike.jobs.export.parquet_file import export_to
+from lookalike import Client, CodeSpace
 from lookalike.model.errors import (
     CannotStart,
-    CodeSpaceMismatch,
     InvalidRequest,
     NotFound,
     PartitionUnavailable,
@@ -43,22 +36,6 @@ from tests.conftest import Cluster
 
 JPEG = b"\xff\xd8\xff" + b"j" * 300
 RNG = np.random.default_rng(5)
-
-
-@pytest.fixture
-def run(cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Runs the command; returns its summary and the lines of its dead letters."""
-
-    def run(*paths: Path | str, **options: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        letters = options.pop("dead_letters", tmp_path / "dead.jsonl")
-        capsys.readouterr()
-        ingest(
-            [str(path) for path in paths], server=cluster.address, dead_letters=letters, as_json=True, **options
-        )
-        summary = json.loads(capsys.readouterr().out)
-        return summary, [json.loads(line) for line in letters.read_text().splitlines()]
-
-    return run
 
 
 def free_port() -> int:
@@ -112,7 +89,7 @@ def test_json_lines_and_csv_bring_codes_in_hexadecimal(
     assert found == {"a": {"n": 1}, "b": {"n": 2.5}, "c": {"n": 3, "zip": "01234", "ok": True}}
 
 
-def test_what_is_refused_comes_back_mended_as_a_manifest(
+def test_dead_letters_can_be_fixed_and_ingested_again(
     client: Client, collection: str, run: Any, tmp_path: Path
 ) -> None:
     lines = [
@@ -147,7 +124,7 @@ def test_what_is_refused_comes_back_mended_as_a_manifest(
     assert named.code == bytes(8)
 
 
-def test_dead_letters_are_not_written_over_what_is_ingested(collection: str, run: Any, tmp_path: Path) -> None:
+def test_dead_letters_cannot_overwrite_the_input(collection: str, run: Any, tmp_path: Path) -> None:
     line = '{"key": "a", "code": "00"}\n'
     (tmp_path / "dead.jsonl").write_text(line)
     with pytest.raises(InvalidRequest, match="name another file"):
@@ -155,7 +132,7 @@ def test_dead_letters_are_not_written_over_what_is_ingested(collection: str, run
     assert (tmp_path / "dead.jsonl").read_text() == line
 
 
-def test_a_full_disk_under_the_dead_letters_ends_the_job(
+def test_a_full_disk_for_dead_letters_ends_the_job(
     cluster: Cluster, client: Client, collection: str, tmp_path: Path
 ) -> None:
     """A row that is refused, and in no list either, would be lost."""
@@ -165,7 +142,7 @@ def test_a_full_disk_under_the_dead_letters_ends_the_job(
     assert client.get_collection(collection).rows == 0
 
 
-def test_where_and_limit_choose(client: Client, collection: str, run: Any, tmp_path: Path) -> None:
+def test_where_and_limit_select_records(client: Client, collection: str, run: Any, tmp_path: Path) -> None:
     rows = [{"key": f"k{i}", "code": "00" * 8, "i": i, "even": i % 2 == 0} for i in range(5_000)]
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     summary, _ = run(
@@ -189,7 +166,7 @@ def test_a_dry_run_checks_and_writes_nothing(client: Client, collection: str, ru
     assert "not-there" not in {found.name for found in client.list_collections()}
 
 
-def test_a_collection_that_is_missing_is_made_for_the_codes(client: Client, run: Any, tmp_path: Path) -> None:
+def test_a_missing_collection_is_created_for_the_codes(client: Client, run: Any, tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text('{"key": "a", "code": "' + "00" * 16 + '"}\n')
     run(tmp_path / "m.jsonl", collection="made-for-codes")
     assert client.get_collection("made-for-codes").code_space == CodeSpace(128)
@@ -198,7 +175,7 @@ def test_a_collection_that_is_missing_is_made_for_the_codes(client: Client, run:
         run(tmp_path / "f.jsonl", collection="made-for-features")
 
 
-def test_of_two_jobs_that_make_a_collection_both_go_on(cluster: Cluster, client: Client, tmp_path: Path) -> None:
+def test_two_jobs_may_create_the_same_collection(cluster: Cluster, client: Client, tmp_path: Path) -> None:
     class Beaten(Client):
         """Another makes the collection after this one has looked for it."""
 
@@ -218,7 +195,7 @@ def test_of_two_jobs_that_make_a_collection_both_go_on(cluster: Cluster, client:
         assert [ready.key for portion in portions for ready in portion] == ["a"]
 
 
-def test_features_are_hashed_by_the_collections_hash(client: Client, run: Any, tmp_path: Path) -> None:
+def test_features_are_hashed_with_the_hash_of_the_collection(client: Client, run: Any, tmp_path: Path) -> None:
     hashing = drawn(16, 64, 3)
     space = CodeSpace(64, "some-net", "", "pooled", "", hashing.method, hashing.digest)
     client.create_collection(
@@ -241,7 +218,7 @@ def test_features_are_hashed_by_the_collections_hash(client: Client, run: Any, t
         run(tmp_path / "f.parquet", collection="no-hash")
 
 
-def test_codes_and_images_do_not_mix(collection: str, run: Any, tmp_path: Path) -> None:
+def test_codes_and_images_cannot_be_mixed(collection: str, run: Any, tmp_path: Path) -> None:
     (tmp_path / "codes.jsonl").write_text('{"key": "a", "code": "00"}\n')
     (tmp_path / "images.jsonl").write_text('{"key": "a", "uri": "a.jpg"}\n')
     with pytest.raises(InvalidRequest, match="ingest each kind in a job of its own"):
@@ -257,7 +234,7 @@ def test_codes_and_images_do_not_mix(collection: str, run: Any, tmp_path: Path) 
         ("x.csv", "key,code\na,00\n".encode("utf-16")),
     ],
 )
-def test_a_file_that_is_none_of_its_kind_is_one_clear_error(
+def test_a_malformed_file_is_one_clear_error(
     collection: str, run: Any, tmp_path: Path, name: str, content: bytes
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -265,7 +242,7 @@ def test_a_file_that_is_none_of_its_kind_is_one_clear_error(
         run(tmp_path / name, collection=collection)
 
 
-def test_the_rate_is_kept(collection: str, run: Any, tmp_path: Path) -> None:
+def test_ingest_respects_the_rate_limit(collection: str, run: Any, tmp_path: Path) -> None:
     rows = [{"key": f"k{i}", "code": "00" * 8} for i in range(300)]
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     started = time.monotonic()
@@ -296,7 +273,7 @@ def test_metrics_are_served_while_the_job_runs(collection: str, run: Any, tmp_pa
     assert all(name in texts[-1] for name in ("lookalike_ingest_bytes_total", "lookalike_ingest_seconds"))
 
 
-def test_a_folder_without_images_asks_nobody_and_draws_no_bar(
+def test_a_folder_without_images_needs_no_cluster_and_no_progress_bar(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Ray would take half a minute to start, and neither it nor a cluster is there."""
@@ -308,105 +285,7 @@ def test_a_folder_without_images_asks_nobody_and_draws_no_bar(
     assert capsys.readouterr().err == ""
 
 
-def test_a_wrong_address_is_said_at_once(tmp_path: Path) -> None:
+def test_a_wrong_address_fails_immediately(tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text('{"key": "a", "code": "00"}\n')
     with pytest.raises(PartitionUnavailable, match="is the cluster up"):
         ingest([str(tmp_path / "m.jsonl")], server=f"127.0.0.1:{free_port()}", dead_letters=tmp_path / "d")
-
-
-@pytest.fixture
-def kept(client: Client) -> Iterator[str]:
-    """A collection with features, thumbnails and attributes that are hard to write."""
-    name = "to-export"
-    client.create_collection(name, bits=64, features="float16", feature_width=4, index_attributes=["n"])
-    vectors = RNG.standard_normal((2_000, 4)).astype(np.float32)
-    client.upsert(
-        [
-            Record(
-                f"k/{i}\n\"'é", code=code, features=vectors[i], thumbnail=JPEG if i % 2 else None,
-                attributes={"n": i, "big": 2**60 + i, "text": "a\tb", "source": {"url": "x"}, "none": None},
-            )
-            for i, code in enumerate(codes_of(2_000))
-        ],
-        collection=name,
-    )  # fmt: skip
-    client.delete(["k/5\n\"'é"], collection=name)
-    yield name
-    client.drop_collection(name)
-
-
-def test_an_export_ingests_into_the_same_collection(
-    cluster: Cluster, client: Client, kept: str, run: Any, tmp_path: Path
-) -> None:
-    output = tmp_path / "out.parquet"
-    export(str(output), collection=kept, features=True, thumbnails=True, server=cluster.address)
-    assert parquet.ParquetFile(output).metadata.num_rows == 1_999
-    assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
-    summary, dead = run(output, collection="exported")
-    assert (summary["stored"], dead) == (1_999, [])
-    before, after = client.get_collection(kept), client.get_collection("exported")
-    assert (after.rows, after.code_space, after.indexing) == (before.rows, before.code_space, before.indexing)
-    keys = [f"k/{i}\n\"'é" for i in range(1_000)]
-    pairs = [client.get(keys, collection=name, include_thumbnails=True) for name in (kept, "exported")]
-    assert len(pairs[0]) == 999
-    for one, other in zip(*pairs, strict=True):
-        assert (one.key, one.code, one.attributes, one.thumbnail) == (
-            other.key, other.code, other.attributes, other.thumbnail,
-        )  # fmt: skip
-    client.drop_collection("exported")
-
-
-def test_an_export_of_another_code_space_is_refused(
-    cluster: Cluster, client: Client, collection: str, kept: str, run: Any, tmp_path: Path
-) -> None:
-    client.create_collection("other-space", code_space=CodeSpace(64, "other"))
-    export(str(tmp_path / "o.parquet"), collection=kept, server=cluster.address)
-    with pytest.raises(CodeSpaceMismatch, match="name another collection"):
-        run(tmp_path / "o.parquet", collection="other-space")
-    with pytest.raises(CodeSpaceMismatch, match="name another collection"):
-        run(tmp_path / "o.parquet", collection="other-space", dry_run=True)
-    assert run(tmp_path / "o.parquet", collection=collection)[0]["stored"] == 1_999
-
-
-def test_an_export_to_a_full_disk_leaves_what_was_there(
-    client: Client, kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """/dev/full takes nothing, whoever asks."""
-
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    output = tmp_path / "out.parquet"
-    output.write_text("before")
-    with monkeypatch.context() as patched:
-        patched.setattr("os.fsync", full)
-        with pytest.raises(CannotStart, match=r"out.parquet cannot be written to .*No space"):
-            export_to(client, client.get_collection(kept), str(output), False, False, 5)
-    assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
-    assert output.read_text() == "before"
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "whole.parquet").symlink_to("/dev/full")
-    monkeypatch.setattr("tempfile.TemporaryDirectory", lambda prefix: contextlib.nullcontext(tmp_path / "full"))
-    with pytest.raises(CannotStart, match=r"TMPDIR: .* cannot be written to .*No space"):
-        export_to(client, client.get_collection(kept), str(output), False, False, 5)
-
-
-def test_an_export_that_fails_leaves_no_file(client: Client, kept: str, tmp_path: Path) -> None:
-    def fail(_: int) -> None:
-        raise RuntimeError
-
-    output = tmp_path / "out.parquet"
-    with pytest.raises(RuntimeError):
-        export_to(client, client.get_collection(kept), str(output), False, False, 5, fail)
-    with pytest.raises(InvalidRequest, match="create it first"):
-        export_to(client, client.get_collection(kept), str(tmp_path / "no" / "x.parquet"), False, False, 5)
-    assert list(tmp_path.iterdir()) == []
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InvalidRequest, match="is not a regular file"):
-        export_to(client, client.get_collection(kept), str(tmp_path / "pipe"), False, False, 5)
-    assert (tmp_path / "pipe").is_fifo()
-    export_to(client, client.get_collection(kept), "memory://bucket/out.parquet", False, False, 5)
-    import fsspec
-
-    with fsspec.open("memory://bucket/out.parquet", "rb") as file:
-        assert parquet.ParquetFile(file).metadata.num_rows == 1_999

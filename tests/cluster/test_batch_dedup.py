@@ -1,4 +1,4 @@
-"""Groups of near-duplicates through a cluster, against every pair compared in NumPy."""
+"""Groups of near-duplicates from a cluster, compared with all pairs computed in NumPy."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_groups_are_those_of_all_pairs(
     assert expected
 
 
-def test_a_flood_of_equal_codes_and_what_is_around_it_is_one_group(client: Client, collection: str) -> None:
+def test_many_equal_codes_and_their_neighbors_form_one_group(client: Client, collection: str) -> None:
     rng = np.random.default_rng(9)
     flood = np.zeros((3_000, 8), np.uint8)
     around = np.packbits(np.eye(64, dtype=np.uint8)[:40], axis=1)
@@ -86,7 +86,7 @@ def test_a_flood_of_equal_codes_and_what_is_around_it_is_one_group(client: Clien
     assert sorted(map(sorted, groups[1:])) == sorted(map(sorted, shifted))
 
 
-def test_more_neighbours_than_any_answer_holds_are_not_lost(
+def test_more_neighbors_than_one_response_holds_are_all_found(
     client: Client, collection: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert MAX_K == 10_000
@@ -96,7 +96,7 @@ def test_more_neighbours_than_any_answer_holds_are_not_lost(
     assert found(client, collection, 6, first_k=5) == oracle(codes, 6)
 
 
-def test_what_changes_meanwhile_is_not_taken_for_what_was_read(client: Client, collection: str) -> None:
+def test_records_changed_during_dedup_are_not_grouped_by_stale_codes(client: Client, collection: str) -> None:
     codes = np.array([[0] * 8, [255] * 8, [15] * 8], np.uint8)
     store(client, collection, codes)
     snapshot = read_snapshot(client, client.get_collection(collection), 10)
@@ -131,7 +131,7 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_a_place_that_cannot_be_written_to_is_said_before_the_work(cluster: Cluster, tmp_path: Path) -> None:
+def test_an_unwritable_output_fails_before_the_work_starts(cluster: Cluster, tmp_path: Path) -> None:
     for options in ({"output": tmp_path / "no" / "x.jsonl"}, {"sheet": tmp_path / "no" / "x.html"}):
         with pytest.raises(InvalidRequest, match="cannot be written to"):
             dedup(collection="nobody-made-it", server=cluster.address, **options)
@@ -141,7 +141,7 @@ def test_a_place_that_cannot_be_written_to_is_said_before_the_work(cluster: Clus
     assert (tmp_path / "kept.jsonl").read_text() == "before"
 
 
-def test_the_command_lists_groups_and_draws_them_safely(
+def test_the_command_lists_groups_and_escapes_html(
     cluster: Cluster, client: Client, collection: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hostile = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "\x1b[2J' onload='x"]

@@ -1,4 +1,4 @@
-"""Batch jobs of images from tables, through a cluster with the real encoder on Ray."""
+"""Batch jobs of images from tables, with the real encoder on Ray."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def web(photographs: Path) -> Iterator[str]:
         yield f"http://{address}"
 
 
-def test_one_job_takes_images_from_every_kind_of_table(
+def test_one_job_reads_images_from_every_kind_of_table(
     encoder_cluster: Cluster, client: Client, photographs: Path, images: list[Path], web: str, tmp_path: Path
 ) -> None:
     """One run, for Ray takes seconds to start: the same picture from each source must get the same code."""

@@ -1,4 +1,4 @@
-"""Deadlines, cancellation and partial answers, with a shard that is stopped but not dead."""
+"""Deadlines, cancellation and partial results while a shard hangs."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def test_a_frozen_encoder_is_an_error_that_names_it() -> None:
         await link.close()
 
 
-def test_a_partial_answer_comes_before_the_deadline_and_says_so(stopped: Cluster) -> None:
+def test_a_partial_result_arrives_before_the_deadline(stopped: Cluster) -> None:
     with stopped.client(timeout=2.0) as client:
         result = client.search(code=bytes(8), k=ROWS, collection="c", allow_partial=True)
     assert not result.exact
@@ -70,7 +70,7 @@ def test_a_partial_answer_comes_before_the_deadline_and_says_so(stopped: Cluster
     assert 0 < len(result.hits) == result.coverage.rows_searched < result.coverage.rows_known == ROWS
 
 
-async def test_a_patient_search_of_a_frozen_partition_holds_nobody_up(stopped: Cluster) -> None:
+async def test_a_search_waiting_for_a_frozen_partition_blocks_no_other(stopped: Cluster) -> None:
     async with (
         AsyncClient(stopped.address, timeout=30.0) as patient,
         AsyncClient(stopped.address, timeout=4.0) as hasty,
@@ -94,7 +94,7 @@ async def test_a_patient_search_of_a_frozen_partition_holds_nobody_up(stopped: C
         assert all(result.exact for result in await asyncio.gather(*waiting))
 
 
-def test_a_dead_partition_is_named_and_can_be_left_out(own_cluster: Cluster) -> None:
+def test_a_dead_partition_is_an_error_unless_partial_results_are_allowed(own_cluster: Cluster) -> None:
     old = own_cluster.kill("shard-r0-1")
     with own_cluster.client(timeout=3.0) as client:
         partial = client.search(code=bytes(8), collection="c", allow_partial=True)
@@ -105,7 +105,7 @@ def test_a_dead_partition_is_named_and_can_be_left_out(own_cluster: Cluster) -> 
         assert client.search(code=bytes(8), k=ROWS, collection="c").coverage.rows_searched == ROWS
 
 
-def test_no_partition_at_all_is_an_error_even_when_partial_answers_are_allowed(tmp_path: Path) -> None:
+def test_no_reachable_partition_is_an_error_even_with_partial_results(tmp_path: Path) -> None:
     with running_cluster(tmp_path, partitions=1) as cluster, cluster.client() as client:
         client.create_collection("c", bits=64)
         fingerprint = client.get_collection("c").code_space.fingerprint

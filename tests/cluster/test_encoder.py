@@ -1,4 +1,4 @@
-"""Images through a cluster with the real encoder on Ray."""
+"""Images in a cluster with the real encoder on Ray."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_images_are_stored_and_found_by_image(client: Client, photographs: Path,
     assert [record.code for record in stored] == [item.code for item in expected]
 
 
-def test_a_bad_image_is_the_clients_error_and_changes_nothing(client: Client, photographs: Path) -> None:
+def test_an_invalid_image_is_a_client_error_and_stores_nothing(client: Client, photographs: Path) -> None:
     client.create_collection("bad-images")
     good = next(photographs.rglob("*.jpg")).read_bytes()
     for bad, words in [
@@ -89,7 +89,7 @@ def test_a_bad_image_is_the_clients_error_and_changes_nothing(client: Client, ph
     assert client.get_collection("bad-images").rows == 1
 
 
-def test_codes_of_another_encoder_are_never_mixed_in(client: Client, photographs: Path) -> None:
+def test_codes_of_a_different_encoder_are_rejected(client: Client, photographs: Path) -> None:
     image = next(photographs.rglob("*.jpg"))
     other = CodeSpace(256, backbone="timm:tf_efficientnet_lite0", hash_method="lsh", hash_digest="another seed")
     client.create_collection("foreign", code_space=other)
@@ -102,7 +102,7 @@ def test_codes_of_another_encoder_are_never_mixed_in(client: Client, photographs
         client.search(code=bytes(32), fingerprint=other.fingerprint, collection="own")
 
 
-def test_the_encoder_tells_its_space_and_gives_features(
+def test_the_encoder_describes_its_code_space_and_returns_features(
     encoder_cluster: Cluster, photographs: Path, model: EncoderModel
 ) -> None:
     assert encoder_cluster.config.encoder is not None
@@ -119,7 +119,7 @@ def test_the_encoder_tells_its_space_and_gives_features(
     assert "not an image" in answer.images[1].error
 
 
-def test_the_job_stores_what_can_be_read_and_reports_the_rest(
+def test_a_job_stores_readable_images_and_reports_the_others(
     encoder_cluster: Cluster, client: Client, photographs: Path, tmp_path: Path
 ) -> None:
     folder, report = tmp_path / "photos", tmp_path / "report.jsonl"
@@ -151,7 +151,7 @@ def _records(client: Client, folder: Path) -> list[Any]:
     return client.get(keys, collection="job")
 
 
-def test_a_job_with_another_encoder_is_refused_and_stores_nothing(
+def test_a_job_with_a_different_encoder_is_rejected_and_stores_nothing(
     encoder_cluster: Cluster, client: Client, photographs: Path, tmp_path: Path
 ) -> None:
     client.create_collection("refused")
@@ -164,7 +164,7 @@ def test_a_job_with_another_encoder_is_refused_and_stores_nothing(
     assert client.get_collection("refused").rows == 0
 
 
-def test_a_killed_job_resumes_without_encoding_again_what_was_acknowledged(
+def test_a_killed_job_resumes_after_its_acknowledged_images(
     encoder_cluster: Cluster, client: Client, photographs: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "many"
@@ -191,7 +191,7 @@ def test_a_killed_job_resumes_without_encoding_again_what_was_acknowledged(
     assert {key: after[key] for key in before} == before
 
 
-def test_a_killed_encoder_is_an_error_and_comes_back(
+def test_a_killed_encoder_is_an_error_until_it_restarts(
     encoder_cluster: Cluster, client: Client, photographs: Path
 ) -> None:
     image = next(photographs.rglob("*.jpg")).read_bytes()
@@ -206,7 +206,7 @@ def test_a_killed_encoder_is_an_error_and_comes_back(
     wait_until(lambda: not any(child.is_running() for child in children), 30)
 
 
-def test_images_are_scored_by_projections_and_by_kept_features(
+def test_images_are_scored_by_projections_and_stored_features(
     encoder_cluster: Cluster, client: Client, photographs: Path, model: EncoderModel, tmp_path: Path
 ) -> None:
     client.create_collection("scored", features="float16")
@@ -241,9 +241,7 @@ def test_images_are_scored_by_projections_and_by_kept_features(
     assert client.get_hash_file("scored") == model.hash.to_bytes()
 
 
-def test_a_fitted_hash_is_a_code_space_that_the_collection_can_give_back(
-    photographs: Path, tmp_path: Path
-) -> None:
+def test_a_collection_returns_its_fitted_hash(photographs: Path, tmp_path: Path) -> None:
     fitted, given_back = tmp_path / "itq.npz", tmp_path / "back.npz"
     command = [sys.executable, "-m", "lookalike", "fit", str(photographs), "--output", str(fitted), "--json"]
     made = subprocess.run(
@@ -269,9 +267,7 @@ def test_a_fitted_hash_is_a_code_space_that_the_collection_can_give_back(
         EncoderSpec.from_config(EncoderConfig(hash=fitted, bits=128))
 
 
-def test_a_collection_of_another_feature_width_refuses_images_by_name(
-    client: Client, photographs: Path, model: EncoderModel
-) -> None:
+def test_a_different_feature_width_rejects_images(client: Client, photographs: Path, model: EncoderModel) -> None:
     client.create_collection("narrow", code_space=model.space, features="int8", feature_width=64)
     image = next(photographs.rglob("*.jpg"))
     with pytest.raises(InvalidRequest, match=r"record 'a': image: the encoder's features have 1,280 values"):

@@ -1,4 +1,4 @@
-"""Collections that keep an index: the same answers, shown and refused as their like."""
+"""Collections with an index return the same results, show their index, and reject invalid ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.conftest import Cluster
 from tests.oracle import nearest_keys, random_codes
 
 
-def test_an_index_changes_no_answer(client: Client) -> None:
+def test_an_index_does_not_change_results(client: Client) -> None:
     rng = np.random.default_rng(0)
     codes = {f"k{i}": code.tobytes() for i, code in enumerate(random_codes(rng, 2_000, 64))}
     labels = {key: f"l{i % 100}" for i, key in enumerate(codes)}
@@ -47,7 +47,7 @@ def test_an_index_changes_no_answer(client: Client) -> None:
     client.drop_collection("indexed")
 
 
-def test_an_index_is_shown_and_cannot_be_changed(cluster: Cluster, client: Client) -> None:
+def test_an_index_is_shown_and_immutable(cluster: Cluster, client: Client) -> None:
     at = ("--server", cluster.address)
     of = ("--bits", 128, "--index", "mih", "--index-attribute", "label", "--index-attribute", "o'brien", *at)
     assert document("collection", "create", "shown", *of)["indexing"] == {
@@ -71,7 +71,7 @@ def test_an_index_is_shown_and_cannot_be_changed(cluster: Cluster, client: Clien
         (("--index-attribute", "a", "--index-attribute", "a"), "name each once"),
     ],
 )
-def test_an_index_that_cannot_be_is_refused(
+def test_an_invalid_index_is_rejected(
     cluster: Cluster, client: Client, options: tuple[object, ...], words: str
 ) -> None:
     bits = () if "--bits" in options else ("--bits", 64)
@@ -79,13 +79,13 @@ def test_an_index_that_cannot_be_is_refused(
     assert "never" not in {collection.name for collection in client.list_collections()}
 
 
-def test_more_attributes_than_can_be_indexed_are_refused(client: Client) -> None:
+def test_too_many_indexed_attributes_are_rejected(client: Client) -> None:
     with pytest.raises(InvalidRequest, match="name at most 16"):
         client.create_collection("never", bits=64, index_attributes=[f"a{i}" for i in range(17)])
 
 
 @pytest.mark.parametrize("indexed", [(), ("x",)])
-def test_true_is_not_one_even_when_asked_at_once(client: Client, indexed: tuple[str, ...]) -> None:
+def test_true_is_not_one_in_concurrent_searches(client: Client, indexed: tuple[str, ...]) -> None:
     client.create_collection("kinds", bits=64, index_attributes=indexed)
     values = {"bool": True, "one": 1, "float": 1.0, "text": "1"}
     client.upsert([Record(k, code=bytes(8), attributes={"x": v}) for k, v in values.items()], collection="kinds")

@@ -124,7 +124,7 @@ def test_the_page_has_commands() -> None:
 
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_of_the_page_works(
+def test_a_documented_command_works(
     cluster: Cluster,
     collections: None,
     folder: Path,
@@ -154,7 +154,7 @@ def test_a_command_of_the_page_works(
     assert said
 
 
-def test_what_the_commands_left_is_right(cluster: Cluster, folder: Path) -> None:
+def test_the_documented_commands_stored_the_right_records(cluster: Cluster, folder: Path) -> None:
     """After the commands, which run before it."""
     with cluster.client() as client:
         assert _rows(client) == {"codes": 501, "features": 20, "photos": 1}

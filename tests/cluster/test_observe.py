@@ -1,5 +1,4 @@
-"""A cluster as it is seen from outside: what its processes' metrics say after known work, what its logs hold, and
-that neither gives away what is stored."""
+"""Observability: metrics after known work, log contents, and that neither exposes stored data."""
 
 from __future__ import annotations
 
@@ -110,7 +109,7 @@ def test_the_status_counts_searches_as_the_metrics_do(seen: Cluster, coordinator
     assert len(told.searches) == len(told.bounds_ms) + 1
 
 
-def test_hedges_show_when_a_replica_stalls(coordinator: Samples) -> None:
+def test_hedged_requests_are_counted_when_a_replica_stalls(coordinator: Samples) -> None:
     sent = value(coordinator, "lookalike_hedges_sent_total", {"partition": "0"})
     assert 1 <= value(coordinator, "lookalike_hedges_won_total", {"partition": "0"}) <= sent
 
@@ -122,7 +121,7 @@ def test_written_records_are_counted_by_outcome(coordinator: Samples) -> None:
     assert value(coordinator, "lookalike_records_written_total", {"operation": "delete"}) == 1
 
 
-def test_every_replica_tells_its_rows_and_its_part_of_the_work(seen: Cluster) -> None:
+def test_each_replica_reports_rows_and_work(seen: Cluster) -> None:
     scans = 0.0
     for replica in range(2):
         shards = [scrape(seen.config.shard_metrics(partition, replica)) for partition in range(2)]
@@ -139,7 +138,7 @@ def test_every_replica_tells_its_rows_and_its_part_of_the_work(seen: Cluster) ->
     assert scans >= QUERIES
 
 
-def test_what_runs_is_told_with_the_digest_of_one_config(seen: Cluster) -> None:
+def test_build_info_reports_one_config_digest(seen: Cluster) -> None:
     addresses = [seen.config.coordinator.metrics, seen.config.shard_metrics(1, 1)]
     told = [dict(labels) for at in addresses for name, labels in scrape(at) if name == "lookalike_info"]
     assert [(one["process"], one["partition"], one["replica"]) for one in told] == [
@@ -150,7 +149,7 @@ def test_what_runs_is_told_with_the_digest_of_one_config(seen: Cluster) -> None:
     assert told[0]["cluster"] == "throwaway"
 
 
-def test_a_replica_that_is_gone_is_not_live(seen: Cluster) -> None:
+def test_a_stopped_replica_is_not_live(seen: Cluster) -> None:
     gone = {"partition": "1", "replica": "0"}
 
     def live() -> float:
@@ -165,7 +164,7 @@ def test_a_replica_that_is_gone_is_not_live(seen: Cluster) -> None:
     wait_until(lambda: live() == 1, 20)
 
 
-def test_the_encoder_tells_of_its_images_and_replicas(encoder_cluster: Cluster, photographs: Path) -> None:
+def test_the_encoder_reports_images_and_replicas(encoder_cluster: Cluster, photographs: Path) -> None:
     images = sorted(photographs.rglob("*.jpg"))[:3]
     with encoder_cluster.client() as client:
         client.create_collection("observed")
@@ -227,7 +226,7 @@ def test_one_request_id_is_found_in_the_logs_of_coordinator_and_shards(seen: Clu
             assert line["partition"] == partition
 
 
-def test_every_log_line_is_json_and_none_names_a_key(seen: Cluster) -> None:
+def test_log_lines_are_json_and_contain_no_record_key(seen: Cluster) -> None:
     for name in ("coordinator", "shard-r0-0", "shard-r1-0"):
         lines = _logged(seen, name)
         assert lines
@@ -240,7 +239,7 @@ def test_every_log_line_is_json_and_none_names_a_key(seen: Cluster) -> None:
         assert SECRET not in log.read_text()
 
 
-def test_a_request_id_that_is_none_is_replaced(seen: Cluster) -> None:
+def test_an_invalid_request_id_is_replaced(seen: Cluster) -> None:
     with grpc.insecure_channel(seen.address) as channel:
         call = SearchServiceStub(channel).Get
         with pytest.raises(grpc.RpcError) as refused:
@@ -249,7 +248,7 @@ def test_a_request_id_that_is_none_is_replaced(seen: Cluster) -> None:
     assert re.fullmatch("[0-9a-f]{16}", trailing["request-id"])
 
 
-def test_collections_that_do_not_exist_make_no_labels(seen: Cluster) -> None:
+def test_unknown_collections_create_no_metric_labels(seen: Cluster) -> None:
     with seen.client() as client:
         for i in range(3):
             with pytest.raises((NotFound, InvalidRequest)):
@@ -259,7 +258,7 @@ def test_collections_that_do_not_exist_make_no_labels(seen: Cluster) -> None:
     assert not any("invented" in str(labels) for _, labels in samples)
 
 
-def test_a_metrics_port_that_is_taken_is_named(tmp_path: Path) -> None:
+def test_a_metrics_port_in_use_is_named_in_the_error(tmp_path: Path) -> None:
     config = visible_config(tmp_path, partitions=1, replicas=1)
     taken = config.coordinator.model_copy(update={"metrics": config.coordinator.listen})
     config = config.model_copy(update={"coordinator": taken})
@@ -272,7 +271,7 @@ def test_a_metrics_port_that_is_taken_is_named(tmp_path: Path) -> None:
         supervisor.stop()
 
 
-def test_a_metrics_port_that_another_program_has_is_found_before_anything_starts(tmp_path: Path) -> None:
+def test_a_metrics_port_in_use_is_found_before_anything_starts(tmp_path: Path) -> None:
     config = visible_config(tmp_path, partitions=1, replicas=1)
     address = config.shard_metrics(0)
     assert address is not None

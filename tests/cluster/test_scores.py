@@ -1,5 +1,4 @@
-"""Scores beyond Hamming through real clusters: the answer of a plain computation, whatever the number of
-shards."""
+"""Scores beyond Hamming distance equal a plain computation, for any number of shards."""
 
 from __future__ import annotations
 
@@ -126,7 +125,7 @@ def test_a_rerank_by_features_orders_the_nearest_by_cosine(cluster: Cluster, nam
             assert pairs(result) == best(candidates(query, 40), 1 - cosines(query, kept), 5)
 
 
-def test_one_shard_and_three_answer_alike(cluster: Cluster, names: list[str], tmp_path: Path) -> None:
+def test_one_shard_and_three_return_the_same_scores(cluster: Cluster, names: list[str], tmp_path: Path) -> None:
     modes: list[dict[str, object]] = [
         {"score": "asymmetric"}, {"rerank": "asymmetric"}, {"rerank": "features", "oversampling": 3}
     ]  # fmt: skip
@@ -172,7 +171,7 @@ def test_more_like_a_record_reranks_by_its_own_features(cluster: Cluster, names:
             client.search(collection=names[0], key=KEYS[5], rerank="asymmetric")
 
 
-async def test_queries_of_one_batch_and_many_callers_keep_their_own(cluster: Cluster, names: list[str]) -> None:
+async def test_batched_and_concurrent_queries_keep_their_own_scores(cluster: Cluster, names: list[str]) -> None:
     codes = [code.tobytes() for code in HASH.codes(QUERIES)]
     projections = list(HASH.projections(QUERIES))
     with cluster.client() as client:
@@ -194,9 +193,7 @@ async def test_queries_of_one_batch_and_many_callers_keep_their_own(cluster: Clu
         assert [hit.key for hit in result.hits] == [KEYS[row] for row in candidates(query, 4)]
 
 
-def test_a_record_that_is_written_again_or_deleted_takes_its_features_along(
-    client: Client, collection: str
-) -> None:
+def test_features_are_replaced_and_deleted_with_their_record(client: Client, collection: str) -> None:
     name = f"{collection}-again"
     client.create_collection(name, code_space=SPACE, features="int8", feature_width=WIDTH)
     client.upsert(records()[:30], collection=name)
@@ -228,14 +225,14 @@ def test_a_record_that_is_written_again_or_deleted_takes_its_features_along(
         ),
     ],
 )
-def test_a_score_without_what_it_needs_is_refused(
+def test_a_score_without_its_inputs_is_rejected(
     cluster: Cluster, names: list[str], options: dict[str, object], words: str
 ) -> None:
     with cluster.client() as client, pytest.raises(InvalidRequest, match=words):
         client.search(collection=names[0], code=CODES[0].tobytes(), **options)  # type: ignore[arg-type]
 
 
-def test_features_come_with_codes_where_they_are_kept_and_nowhere_else(
+def test_features_are_accepted_only_by_collections_that_store_them(
     cluster: Cluster, names: list[str], client: Client, collection: str
 ) -> None:
     code = CODES[0].tobytes()
@@ -256,9 +253,7 @@ def test_features_come_with_codes_where_they_are_kept_and_nowhere_else(
     assert client.get_collection(collection).rows == 0
 
 
-def test_the_hash_that_a_collection_keeps_makes_its_codes_again(
-    cluster: Cluster, names: list[str], tmp_path: Path
-) -> None:
+def test_the_stored_hash_reproduces_the_codes(cluster: Cluster, names: list[str], tmp_path: Path) -> None:
     with cluster.client() as client:
         kept: LinearHash = from_bytes(client.get_hash_file(names[0]), "the collection's hash")
     with pytest.raises(InvalidRequest, match=r"output: .* cannot be written to .*; name a file"):
@@ -271,7 +266,7 @@ def vector(width: int) -> np.ndarray:
     return np.arange(1, width + 1, dtype=np.float32)
 
 
-def test_a_coordinator_that_remembers_other_features_never_mixes_them(cluster: Cluster) -> None:
+def test_a_stale_coordinator_cache_never_mixes_features(cluster: Cluster) -> None:
     """60 values in a byte each and 32 in two are as long: it is not the length that tells them apart."""
     code = bytes(8)
     with second_coordinator(cluster) as address, Client(address) as late, cluster.client() as client:
@@ -294,7 +289,7 @@ def test_a_coordinator_that_remembers_other_features_never_mixes_them(cluster: C
         client.drop_collection("remade")
 
 
-def test_right_features_are_stored_by_a_stream_whose_coordinator_is_late(cluster: Cluster) -> None:
+def test_a_stream_through_a_stale_coordinator_stores_the_right_features(cluster: Cluster) -> None:
     code = bytes(8)
     with second_coordinator(cluster) as address, Client(address) as late, cluster.client() as client:
         client.create_collection("streamed", bits=64)
@@ -306,7 +301,7 @@ def test_right_features_are_stored_by_a_stream_whose_coordinator_is_late(cluster
         client.drop_collection("streamed")
 
 
-def test_a_rerank_of_too_much_is_refused_before_anything_is_read(client: Client) -> None:
+def test_an_oversized_rerank_is_rejected_before_any_read(client: Client) -> None:
     client.create_collection("wide", bits=64, features="int8", feature_width=65_536)
     client.upsert([Record("a", code=bytes(8), features=vector(65_536))], collection="wide")
     for queries, options in ((1_000, {"k": 1, "oversampling": 1}), (30, {"k": 20, "oversampling": 10})):
@@ -316,7 +311,7 @@ def test_a_rerank_of_too_much_is_refused_before_anything_is_read(client: Client)
     client.drop_collection("wide")
 
 
-def test_an_answer_is_bounded_whatever_the_score(client: Client) -> None:
+def test_response_size_is_bounded_for_every_score(client: Client) -> None:
     client.create_collection("heavy", bits=64)
     heavy = {"text": "x" * 60_000}
     client.upsert([Record(str(n), code=bytes([n] * 8), attributes=heavy) for n in range(60)], collection="heavy")
@@ -339,7 +334,7 @@ def test_projections_of_a_batch_may_be_one_array(cluster: Cluster, names: list[s
     assert [pairs(result) for result in one] == [pairs(result) for result in many]
 
 
-def test_a_shard_refuses_features_that_are_no_numbers(cluster: Cluster, names: list[str]) -> None:
+def test_a_shard_rejects_features_that_are_not_finite(cluster: Cluster, names: list[str]) -> None:
     with cluster.client() as client:
         fingerprint = client.get_collection(names[0]).code_space.fingerprint
     features = Indexing(features="int8", feature_width=WIDTH).features_text

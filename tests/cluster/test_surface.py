@@ -34,7 +34,7 @@ def test_a_record_is_read_as_it_was_written(client: Client, collection: str) -> 
     assert record.version > 0
 
 
-def test_the_last_write_of_a_key_stays(client: Client, collection: str) -> None:
+def test_the_last_write_of_a_key_wins(client: Client, collection: str) -> None:
     client.upsert([Record("a", code=code(1)), Record("a", code=code(2))], collection=collection)
     client.upsert([Record("a", code=code(3), attributes={"n": 1})], collection=collection)
     (record,) = client.get(["a"], collection=collection)
@@ -43,7 +43,7 @@ def test_the_last_write_of_a_key_stays(client: Client, collection: str) -> None:
     assert [(hit.key, hit.distance, hit.score, hit.attributes) for hit in hits] == [("a", 0, 1.0, {"n": 1})]
 
 
-def test_a_deleted_record_is_gone_and_can_come_back(client: Client, collection: str) -> None:
+def test_a_deleted_record_can_be_written_again(client: Client, collection: str) -> None:
     client.upsert([Record("a", code=code(1)), Record("b", code=code(2))], collection=collection)
     assert client.delete(["a", "never"], collection=collection) == 1
     assert client.delete(["a"], collection=collection) == 0
@@ -53,7 +53,7 @@ def test_a_deleted_record_is_gone_and_can_come_back(client: Client, collection: 
     assert client.get(["a"], collection=collection)[0].code == code(9)
 
 
-def test_more_like_this_leaves_the_record_itself_out(client: Client, collection: str) -> None:
+def test_more_like_this_excludes_the_record_itself(client: Client, collection: str) -> None:
     client.upsert([Record(f"k{i}", code=code(i)) for i in range(8)], collection=collection)
     hits = client.search(key="k0", k=3, collection=collection).hits
     assert len(hits) == 3
@@ -68,7 +68,7 @@ def test_a_batch_mixes_codes_and_keys(client: Client, collection: str) -> None:
     assert by_key.hits[0].key != "k3"
 
 
-def test_max_distance_and_filter_narrow_the_answer(client: Client, collection: str) -> None:
+def test_max_distance_and_filter_restrict_the_result(client: Client, collection: str) -> None:
     client.upsert(
         [Record(f"k{i}", code=code(2**i - 1), attributes={"n": i, "odd": bool(i % 2)}) for i in range(10)],
         collection=collection,
@@ -92,7 +92,7 @@ def test_attributes_come_only_when_asked_for(client: Client, collection: str) ->
     assert bare.hits[0].attributes == {}
 
 
-def test_ingest_gives_an_outcome_for_each_record_in_order(client: Client, collection: str) -> None:
+def test_ingest_returns_one_outcome_per_record_in_order(client: Client, collection: str) -> None:
     def records():
         for i in range(1_000):
             yield Record(f"k{i}", code=code(i) if i % 100 else b"short")
@@ -136,7 +136,7 @@ def test_a_closed_client_says_so(cluster: Cluster, collection: str) -> None:
     client.close()
 
 
-def test_an_asynchronous_client_may_be_made_before_its_loop_and_says_that_it_is_of_one(cluster: Cluster) -> None:
+def test_an_async_client_may_be_created_before_its_loop_and_is_bound_to_one(cluster: Cluster) -> None:
     client = AsyncClient(cluster.address)
 
     async def partitions() -> int:
@@ -155,7 +155,7 @@ def test_an_asynchronous_client_may_be_made_before_its_loop_and_says_that_it_is_
         asyncio.run(partitions())
 
 
-def test_collections_are_made_listed_and_dropped(client: Client) -> None:
+def test_collections_are_created_listed_and_dropped(client: Client) -> None:
     space = CodeSpace(128, backbone="mine", hash_method="lsh", hash_digest="seed 1")
     made = client.create_collection("spaced", code_space=space)
     assert made.code_space == space
@@ -170,7 +170,7 @@ def test_collections_are_made_listed_and_dropped(client: Client) -> None:
     assert "spaced" not in {found.name for found in client.list_collections()}
 
 
-def test_a_collection_made_anew_in_another_space_is_noticed(cluster: Cluster, client: Client) -> None:
+def test_a_collection_recreated_in_a_different_space_is_noticed(cluster: Cluster, client: Client) -> None:
     """The coordinator and the client remember the old space; neither may mix the two."""
     client.create_collection("anew", bits=64)
     client.upsert([Record("a", code=code(1))], collection="anew")
@@ -182,7 +182,7 @@ def test_a_collection_made_anew_in_another_space_is_noticed(cluster: Cluster, cl
     assert client.search(code=code(1), collection="anew").hits == []
 
 
-def test_status_tells_partitions_rows_and_collections(client: Client, collection: str) -> None:
+def test_status_reports_partitions_rows_and_collections(client: Client, collection: str) -> None:
     client.upsert([Record(f"k{i}", code=code(i)) for i in range(50)], collection=collection)
     status = client.status()
     assert [partition.partition for partition in status.partitions] == [0, 1, 2]
@@ -205,14 +205,14 @@ def test_every_server_has_health_and_reflection(cluster: Cluster) -> None:
             assert service in ProtoReflectionDescriptorDatabase(channel).get_services()
 
 
-def test_the_web_port_tells_health_and_status(cluster: Cluster) -> None:
+def test_the_web_port_serves_health_and_status(cluster: Cluster) -> None:
     base = f"http://{cluster.config.coordinator.web}"
     assert urllib.request.urlopen(f"{base}/healthz", timeout=5).read() == b"ok\n"
     with urllib.request.urlopen(f"{base}/v1/status", timeout=5) as response:
         assert len(json.load(response)["partitions"]) == 3
 
 
-def test_writes_follow_a_collection_that_was_made_anew(cluster: Cluster) -> None:
+def test_writes_follow_a_recreated_collection(cluster: Cluster) -> None:
     """A second coordinator remembers the old code space; correct writes through it must not be refused."""
     with second_coordinator(cluster) as address, Client(address) as late, cluster.client() as client:
         client.create_collection("moved", bits=64)
@@ -227,7 +227,7 @@ def test_writes_follow_a_collection_that_was_made_anew(cluster: Cluster) -> None
             late.upsert([Record("c", code=code(3), fingerprint=CodeSpace(64).fingerprint)], collection="moved")
 
 
-def test_two_coordinators_writing_one_key_end_with_the_later_write(cluster: Cluster, collection: str) -> None:
+def test_the_later_write_through_two_coordinators_wins(cluster: Cluster, collection: str) -> None:
     with second_coordinator(cluster) as address, Client(address) as other, cluster.client() as client:
         for value in range(1, 30):
             writer = client if value % 2 else other
@@ -235,7 +235,7 @@ def test_two_coordinators_writing_one_key_end_with_the_later_write(cluster: Clus
             assert client.get(["a"], collection=collection)[0].code == code(value)
 
 
-def test_the_users_own_error_in_an_ingest_comes_back_after_the_outcomes(client: Client, collection: str) -> None:
+def test_an_error_in_the_input_iterator_is_raised_after_the_outcomes(client: Client, collection: str) -> None:
     def records() -> Iterator[Record]:
         for i in range(300):
             yield Record(f"k{i}", code=code(i))
@@ -249,9 +249,7 @@ def test_the_users_own_error_in_an_ingest_comes_back_after_the_outcomes(client: 
         list(client.ingest([Record("x", code=code(1), attributes={"n": float("nan")})], collection=collection))
 
 
-def test_large_answers_of_many_clients_at_once_fail_nobody(
-    client: Client, collection: str, cluster: Cluster
-) -> None:
+def test_many_concurrent_large_responses_all_succeed(client: Client, collection: str, cluster: Cluster) -> None:
     """Each answer fits into a message; those that share an RPC would not."""
     text = "x" * 50_000
     client.upsert(
@@ -270,7 +268,7 @@ def test_large_answers_of_many_clients_at_once_fail_nobody(
         client.search_batch(codes=[code(0)] * 21, k=10_000, collection=collection)
 
 
-def test_what_a_drop_did_not_reach_does_not_come_back(tmp_path: Path) -> None:
+def test_a_shard_that_missed_a_drop_does_not_revive_the_collection(tmp_path: Path) -> None:
     with running_cluster(tmp_path, partitions=2) as own, own.client(timeout=4) as client:
         client.create_collection("c", bits=64)
         client.upsert([Record(f"k{i}", code=code(i)) for i in range(100)], collection="c")
@@ -284,7 +282,7 @@ def test_what_a_drop_did_not_reach_does_not_come_back(tmp_path: Path) -> None:
         assert client.get_collection("c").rows == 0
 
 
-def test_creating_and_dropping_at_once_leaves_a_sound_state(cluster: Cluster, client: Client) -> None:
+def test_concurrent_create_and_drop_leave_a_consistent_state(cluster: Cluster, client: Client) -> None:
     def rival() -> None:
         with cluster.client() as other:
             for _ in range(30):

@@ -1,4 +1,4 @@
-"""Thumbnails through a cluster: written, read back when asked for, refused when they are none, backed up."""
+"""Thumbnails are stored, returned on request, validated and backed up."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ def run(cluster: Cluster, *arguments: object) -> str:
     return said
 
 
-async def test_a_thumbnail_comes_back_only_when_asked_for(
-    cluster: Cluster, client: Client, collection: str
-) -> None:
+async def test_thumbnails_are_returned_only_on_request(cluster: Cluster, client: Client, collection: str) -> None:
     pictures = {"a": JPEG, "b": PNG, "c": WEBP, "none": None}
     client.upsert(
         [Record(key, code=CODE, thumbnail=picture) for key, picture in pictures.items()], collection=collection
@@ -47,7 +45,9 @@ async def test_a_thumbnail_comes_back_only_when_asked_for(
 @pytest.mark.parametrize(
     "picture", [b"<svg onload=alert(1)>", b"GIF89a" + bytes(9), JPEG + bytes(MAX_THUMBNAIL_BYTES)]
 )
-def test_what_is_no_thumbnail_is_refused_at_every_door(client: Client, collection: str, picture: bytes) -> None:
+def test_an_invalid_thumbnail_is_rejected_at_every_entry_point(
+    client: Client, collection: str, picture: bytes
+) -> None:
     with pytest.raises(InvalidRequest, match="thumbnail: "):
         client.upsert([Record("k", code=CODE, thumbnail=picture)], collection=collection)
     fingerprint = client.get_collection(collection).code_space.fingerprint
@@ -62,7 +62,7 @@ def test_what_is_no_thumbnail_is_refused_at_every_door(client: Client, collectio
     assert client.get(["k"], collection=collection) == []
 
 
-def test_an_answer_with_too_many_thumbnails_is_refused(client: Client, collection: str) -> None:
+def test_a_response_with_too_many_thumbnails_is_rejected(client: Client, collection: str) -> None:
     full = JPEG + bytes(MAX_THUMBNAIL_BYTES - len(JPEG))
     keys = [f"k{number}" for number in range(3_000)]
     client.upsert([Record(key, code=CODE, thumbnail=full) for key in keys], collection=collection)
@@ -94,9 +94,7 @@ def test_the_command_names_files_by_id_and_never_by_key(
     )
 
 
-def test_a_backup_brings_thumbnails_back(
-    cluster: Cluster, client: Client, collection: str, tmp_path: Path
-) -> None:
+def test_a_backup_restores_thumbnails(cluster: Cluster, client: Client, collection: str, tmp_path: Path) -> None:
     keys = [f"k{number}" for number in range(50)]
     client.upsert([Record(key, code=CODE, thumbnail=JPEG + key.encode()) for key in keys], collection=collection)
     run(cluster, "backup", tmp_path, "-c", collection)

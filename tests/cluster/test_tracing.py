@@ -1,5 +1,5 @@
-"""Spans as a collector gets them: one trace from the client through the coordinator to every shard, and links
-where queries of several traces share the work."""
+"""Spans as a collector receives them: one trace from the client through the coordinator to every shard, and
+links between traces whose queries share a scan."""
 
 from __future__ import annotations
 
@@ -71,9 +71,7 @@ def run_program(cluster: Cluster, collector: Collector, what: int | Path) -> Non
     subprocess.run(command, check=True)
 
 
-def test_one_trace_leads_from_the_client_through_the_coordinator_to_both_shards(
-    traced: Cluster, collector: Collector
-) -> None:
+def test_one_trace_spans_client_coordinator_and_shards(traced: Cluster, collector: Collector) -> None:
     collector.spans.clear()
     run_program(traced, collector, 1)
     wait_until(lambda: len(collector.named("lookalike-shard", "scan")) == 2, 20)
@@ -96,7 +94,7 @@ def test_one_trace_leads_from_the_client_through_the_coordinator_to_both_shards(
     assert collector.way(merge)[1:3] == ["fan-out", "SearchService/Search"]
 
 
-def test_searches_that_share_a_round_are_linked_to_it(traced: Cluster, collector: Collector) -> None:
+def test_coalesced_searches_link_to_their_shared_span(traced: Cluster, collector: Collector) -> None:
     collector.spans.clear()
     searches = 60
     run_program(traced, collector, searches)
@@ -116,9 +114,7 @@ def test_searches_that_share_a_round_are_linked_to_it(traced: Cluster, collector
     assert served == searches
 
 
-def test_a_trace_leads_through_the_encoder(
-    encoder_cluster: Cluster, encoder_spans: Collector, photographs: Path
-) -> None:
+def test_a_trace_spans_the_encoder(encoder_cluster: Cluster, encoder_spans: Collector, photographs: Path) -> None:
     with encoder_cluster.client() as client:
         client.create_collection("traced")
     run_program(encoder_cluster, encoder_spans, next(photographs.rglob("*.jpg")))
@@ -146,7 +142,7 @@ def test_nothing_is_traced_unless_asked_for(traced: Cluster, collector: Collecto
         assert name.startswith(("SearchService/", "lookalike.Client/")), name
 
 
-def test_without_the_packages_it_is_said_what_to_install(tmp_path: Path) -> None:
+def test_missing_tracing_packages_are_named(tmp_path: Path) -> None:
     program = (
         "import sys; sys.modules['opentelemetry'] = None\n"
         "from lookalike.server.config import TracingConfig; from lookalike.server.observe import exporter\n"

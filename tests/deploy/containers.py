@@ -1,5 +1,5 @@
-"""Owns how a container is described, whoever would run it: its command, environment, mounts and probes, taken from
-Kubernetes objects or from compose services, with nothing added."""
+"""Owns the description of a container: its command, environment, mounts and probes, taken unchanged from
+Kubernetes objects or compose services."""
 
 from __future__ import annotations
 

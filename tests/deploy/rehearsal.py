@@ -47,7 +47,7 @@ class Rehearsal:
         return list(wanted.values())
 
     def scale(self, before: str, after: str, *options: str) -> str:
-        """Change one line of lookalike.yaml and write the shards anew."""
+        """Change one line of lookalike.yaml and write the shards again."""
         path = self.folder / "lookalike.yaml"
         text = path.read_text()
         assert text.count(before + "\n") == 1

@@ -1,4 +1,4 @@
-"""compose.yaml and what it includes are valid, closed, and of one piece."""
+"""compose.yaml and its includes are valid, closed and consistent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.deploy.render import DEPLOY, compose, copied
 COMPOSE = DEPLOY / "compose"
 
 
-def test_the_whole_is_valid() -> None:
+def test_the_compose_file_is_valid() -> None:
     merged = PyCompose.from_yaml(yaml.safe_dump(compose(COMPOSE)))
     merged.validate_volumes()
     merged.validate_secrets()
@@ -44,7 +44,7 @@ def test_every_service_is_closed_and_watched() -> None:
     assert sorted(ports) == ["3000", "7700", "7780"]
 
 
-def test_what_is_mounted_is_there(tmp_path: Path) -> None:
+def test_mounted_files_exist(tmp_path: Path) -> None:
     folder = copied(tmp_path) / "compose"
     subprocess.run([folder / "secrets.sh"], check=True)
     drawn = {file.name: file.read_bytes() for file in (folder / "secrets").iterdir()}

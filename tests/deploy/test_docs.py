@@ -1,5 +1,5 @@
-"""The commands of docs/DEPLOY.md are run in order, in a copy of deploy/; stand-ins hold what needs Kubernetes or
-Docker against the files."""
+"""The commands of docs/DEPLOY.md run in order in a copy of deploy/; stand-ins for kubectl and docker check their
+arguments against the files."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def test_every_process_of_a_cluster_is_healthy_and_alive(cluster: Cluster) -> No
         assert ask(address, "--service", LIVENESS) == (0, f"{address} is SERVING")
 
 
-def test_nobody_there_is_one_clear_line() -> None:
+def test_an_unreachable_server_is_one_clear_line() -> None:
     code, said = ask("127.0.0.1:1")
     assert code == 1
     assert said.startswith("error: no answer: failed to connect")

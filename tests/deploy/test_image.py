@@ -1,4 +1,4 @@
-"""The Containerfile is sound, and what it installs is whole."""
+"""The Containerfile is valid, and the installed files form a complete program."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def context(target: Path) -> Path:
     return target
 
 
-def test_hadolint_has_nothing_to_say() -> None:
+def test_hadolint_reports_nothing() -> None:
     result = subprocess.run([tool("hadolint"), CONTAINERFILE], check=False, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (0, "")
 
 
-def test_what_is_copied_makes_a_whole_program(tmp_path: Path) -> None:
+def test_the_copied_files_form_a_complete_program(tmp_path: Path) -> None:
     """The wheel from the build's context has the commands that the manifests run."""
     source = context(tmp_path / "context")
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", CONTAINERFILE.read_text(), re.MULTILINE)
@@ -75,21 +75,21 @@ def test_a_change_of_the_sources_keeps_the_layers_of_what_they_need(tmp_path: Pa
     assert {path.name for path in site.iterdir()} == {information.name, "bin"}
 
 
-def test_what_ingestion_on_kubernetes_reads_from_can_be_read() -> None:
+def test_the_sources_of_ingestion_on_kubernetes_can_be_read() -> None:
     overlays = (DEPLOY / "kubernetes/overlays").glob("*/kustomization.yaml")
     schemes = set(re.findall(r"source=(\w+)://", "".join(file.read_text() for file in overlays)))
     assert schemes == {"s3"}
     assert CONTAINERFILE.read_text().count("\nARG STORES=s3fs\nRUN pip install -c constraints.txt") == 2
 
 
-def test_the_image_runs_as_nobody_in_particular() -> None:
+def test_the_image_runs_as_a_fixed_unprivileged_user() -> None:
     text = CONTAINERFILE.read_text()
     assert re.findall(r"^USER (.+)$", text, re.MULTILINE) == ["10001:10001"]
     assert text.count("\nHEALTHCHECK ") == 2
     assert "STOPSIGNAL SIGTERM" in text
 
 
-def test_the_encoder_keeps_its_memory() -> None:
+def test_the_image_sets_the_allocator_of_the_encoder() -> None:
     """The same settings as the program's own, which Ray's workers on other nodes do not inherit from it."""
     from encoder import __file__ as source
 
@@ -98,6 +98,6 @@ def test_the_encoder_keeps_its_memory() -> None:
     assert program.items() <= image_environment("encoder").items()
 
 
-def test_the_image_takes_no_gpus_that_a_pod_did_not_ask_for() -> None:
+def test_the_image_claims_no_unrequested_gpus() -> None:
     """NVIDIA's runtime reads this variable; the device plugin and `docker run --gpus` set it."""
     assert "NVIDIA_VISIBLE_DEVICES" not in image_environment("encoder")

@@ -1,4 +1,4 @@
-"""What kubectl builds from the overlays is valid, closed, and of one piece."""
+"""The objects that kubectl builds from the overlays are valid, closed and consistent."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_every_pod_is_valid_and_of_the_restricted_profile(documents: list[Docume
             assert "memory" in container["resources"]["limits"], at
 
 
-def test_what_starts_a_ray_of_its_own_is_told_how_many_processors_it_has(documents: list[Document]) -> None:
+def test_containers_that_start_ray_declare_their_processors(documents: list[Document]) -> None:
     """Ray starts a process for each; on a machine of 64 they would not fit into the limit of memory."""
     for at, template in pods(documents):
         for container in template["spec"]["containers"]:
@@ -138,7 +138,7 @@ def test_ray_pods_keep_the_name_that_kuberay_gives_them(documents: list[Document
     assert scraped == {"shard", "coordinators", "encoder"}
 
 
-def test_a_name_is_looked_up_wherever_dns_is(documents: list[Document]) -> None:
+def test_dns_egress_is_allowed_everywhere(documents: list[Document]) -> None:
     """A cache on the node answers from an address that no selector of pods matches."""
     for name, one in of_kind(documents, "NetworkPolicy").items():
         if "Egress" in one["spec"]["policyTypes"]:

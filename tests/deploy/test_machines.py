@@ -1,4 +1,4 @@
-"""The systemd units and the Ray cluster's file are sound."""
+"""The systemd units and the Ray cluster file are valid."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_systemd_accepts_the_units(units: Path) -> None:
         assert float(found[1]) <= MAX_EXPOSURE, name
 
 
-def test_a_unit_is_tried_for_as_long_as_it_takes() -> None:
+def test_a_unit_restarts_without_limit() -> None:
     """By default systemd gives up after five starts in ten seconds, and leaves it failed."""
     for unit in UNITS.glob("*.service"):
         settings = configparser.ConfigParser(strict=False, interpolation=None)
@@ -61,7 +61,7 @@ def test_a_unit_is_tried_for_as_long_as_it_takes() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES[:3])
-def test_a_unit_starts_what_there_is(units: Path, tmp_path: Path, name: str) -> None:
+def test_unit_commands_exist(units: Path, tmp_path: Path, name: str) -> None:
     """ExecStart as systemd reads it, but with a config that cannot be: the program says so itself."""
     (line,) = re.findall(r"^ExecStart=(.+)$", (units / name).read_text(), re.MULTILINE)
     line = line.replace("%i", "0-2").replace("%%", "%").replace("$$", "$")

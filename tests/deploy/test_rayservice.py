@@ -1,4 +1,4 @@
-"""The encoder as KubeRay starts it: the RayService's Serve config, put to a Ray cluster that asks for a token."""
+"""The encoder as KubeRay starts it: the RayService's Serve config on a Ray cluster that requires a token."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from lookalike.v1.encoder_pb2_grpc import EncoderServiceStub
 from tests.conftest import wait_until
 from tests.deploy.render import DEPLOY, Document, image_environment, kustomize, of_kind
 
+pytestmark = pytest.mark.independent
 NAME = "lookalike-encoder"
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 

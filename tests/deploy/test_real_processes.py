@@ -1,4 +1,4 @@
-"""What the manifests name is started, as they name it, and works."""
+"""The processes of the manifests are started with the commands of the manifests, and serve."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ import pytest
 from tests.deploy.hosts import UNSHARE, is_permitted
 from tests.deploy.render import ROOT
 
-pytestmark = pytest.mark.skipif(not is_permitted(), reason="network and mount namespaces are not permitted here")
+pytestmark = [
+    pytest.mark.independent,
+    pytest.mark.skipif(not is_permitted(), reason="network and mount namespaces are not permitted here"),
+]
 
 
 def rehearsed(kind: str, work: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Scaling is one number in one file: nothing else changes, neither in what is edited nor in what is applied."""
+"""Scaling changes one number in one file, and nothing else in the files or in the applied objects."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def overlay(tmp_path: Path) -> Path:
     return copied(tmp_path) / "kubernetes" / "overlays" / "production"
 
 
-def test_a_partition_more_is_one_number_in_kubernetes(overlay: Path) -> None:
+def test_adding_a_partition_changes_one_number_in_kubernetes(overlay: Path) -> None:
     before = by_name(kustomize(overlay))
     assert change(overlay, "partitions: 4", "partitions: 5") == ""
     after = by_name(kustomize(overlay))
@@ -56,7 +56,7 @@ def test_a_partition_more_is_one_number_in_kubernetes(overlay: Path) -> None:
     assert lines_changed(config_before, config_after) == ["-partitions: 4", "+partitions: 5"]
 
 
-def test_a_replica_more_is_one_number_in_kubernetes(overlay: Path) -> None:
+def test_adding_a_replica_changes_one_number_in_kubernetes(overlay: Path) -> None:
     before = by_name(kustomize(overlay))
     change(overlay, "replicas: 2", "replicas: 3")
     after = by_name(kustomize(overlay))
@@ -84,7 +84,7 @@ def test_scaling_is_one_number_in_compose(tmp_path: Path, before: str, after: st
     assert {**second, "services": {name: second["services"][name] for name in first["services"]}} == first
 
 
-def test_a_partition_fewer_is_kept_until_a_coordinator_says_that_it_is_empty(overlay: Path) -> None:
+def test_a_removed_partition_is_kept_until_it_is_empty(overlay: Path) -> None:
     """How it is taken away in the end, test_real_processes.py shows."""
     said = change(overlay, "partitions: 4", "partitions: 3")
     assert "partitions 3..3 are kept" in said
@@ -92,7 +92,7 @@ def test_a_partition_fewer_is_kept_until_a_coordinator_says_that_it_is_empty(ove
     assert [one["spec"]["replicas"] for one in sets] == [4, 4]
 
 
-def test_replicas_fewer_by_several_are_warned_of(overlay: Path) -> None:
+def test_removing_several_replicas_prints_a_warning(overlay: Path) -> None:
     assert change(overlay, "replicas: 2", "replicas: 3") == ""
     assert "replicas go from 3 to 1 at once" in change(overlay, "replicas: 3", "replicas: 1")
     assert change(overlay, "replicas: 1", "replicas: 2") == ""
@@ -102,7 +102,7 @@ def test_replicas_fewer_by_several_are_warned_of(overlay: Path) -> None:
 @pytest.mark.parametrize(
     "folder", [DEPLOY / "compose/cluster", *(DEPLOY / "kubernetes/overlays" / x for x in OVERLAYS)]
 )
-def test_what_is_committed_is_up_to_date(folder: Path) -> None:
+def test_committed_manifests_are_up_to_date(folder: Path) -> None:
     manifests(folder, "--check")
 
 
@@ -130,7 +130,7 @@ def test_a_file_that_was_not_written_by_the_command_is_left_alone(tmp_path: Path
             Origin.read(file)
 
 
-def test_what_cannot_be_written_stays_as_it_was(overlay: Path) -> None:
+def test_a_failed_write_leaves_the_file_unchanged(overlay: Path) -> None:
     before = (overlay / "shards.yaml").read_text()
     command = f"ulimit -f 0; exec {sys.executable} -m lookalike manifests {overlay}"
     result = subprocess.run(["bash", "-c", command], check=False, capture_output=True, text=True)

@@ -1,5 +1,4 @@
-"""Owns the reading of code blocks from Markdown. `<!-- not run: REASON -->` on the line before a block keeps it
-from being run."""
+"""Owns reading code blocks from Markdown. `<!-- not run: REASON -->` on the line before a block skips it."""
 
 from __future__ import annotations
 

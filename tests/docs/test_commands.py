@@ -1,5 +1,5 @@
-"""Each command and program in the documents is run, in order, in one folder per document, against a real cluster.
-A document is taken in by a line in DOCUMENTS."""
+"""Every command and program in the documents runs, in order, in one folder per document, against a real cluster.
+DOCUMENTS lists the documents."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from tests.conftest import Cluster
+from tests.conftest import ENCODER_GROUP, Cluster
 from tests.docs.blocks import ROOT, blocks_of
 from tests.docs.workplace import Workplace
 
@@ -69,9 +70,18 @@ def drop_all_but(kept: set[str], cluster: Cluster) -> None:
                 client.drop_collection(found.name)
 
 
+def _parameter(document: str) -> Any:
+    """A document, with the worker that runs it."""
+    needs_encoder = DOCUMENTS[document].needs_encoder
+    mark = pytest.mark.xdist_group(ENCODER_GROUP) if needs_encoder else pytest.mark.independent
+    return pytest.param(document, marks=mark)
+
+
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_its_commands_run(document: str, cluster_of: Cluster | None, photographs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("document", [_parameter(document) for document in DOCUMENTS])
+def test_commands_of_a_document_run(
+    document: str, cluster_of: Cluster | None, photographs: Path, tmp_path: Path
+) -> None:
     kept = collections_of(cluster_of) if cluster_of else set()
     place = Workplace(tmp_path, photographs, cluster_of.config if cluster_of else None)
     try:
@@ -86,14 +96,14 @@ def test_its_commands_run(document: str, cluster_of: Cluster | None, photographs
         place.close()
 
 
-def test_few_blocks_are_not_run_and_say_why() -> None:
+def test_few_blocks_are_skipped_and_each_has_a_reason() -> None:
     not_run = [block for document in DOCUMENTS for block in blocks_of(document) if block.not_run]
     for block in not_run:
         print(f"{block.file}:{block.line}: not run: {block.not_run}")
     assert len(not_run) <= MAX_NOT_RUN
 
 
-def test_every_document_with_commands_is_known_here() -> None:
+def test_every_document_with_commands_is_tested() -> None:
     documents = ["README.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md")))]
     unknown = [name for name in documents if any(blocks_of(name)) and name not in {**DOCUMENTS, **ELSEWHERE}]
     assert unknown == []
@@ -110,7 +120,7 @@ def test_each_alert_has_a_section_that_says_what_to_do() -> None:
     assert alerts == {line.removeprefix("### ") for line in lines if line.startswith("### Lookalike")}
 
 
-def test_links_between_pages_lead_somewhere() -> None:
+def test_links_between_pages_resolve() -> None:
     broken = []
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):

@@ -1,5 +1,5 @@
-"""Owns the folder in which a document's commands run: a home with pictures, stand-ins for what is not there, and
-the addresses of a real cluster in place of those that the document names."""
+"""Owns the folder in which the commands of a document run: a home with images, stand-ins for missing programs, and
+the addresses of a real cluster in place of the documented ones."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Workplace:
         self._environment = self._make_environment(config, running is not None)
 
     def run(self, block: Block) -> subprocess.CompletedProcess[str]:
-        """Run a block to its end; what it prints comes back as one text. One that takes too long ends with 124."""
+        """Run a block to its end and return its output as one text. The exit code is 124 after a timeout."""
         text = block.text
         for documented, actual in self._stands_for.items():
             text = text.replace(documented, actual)

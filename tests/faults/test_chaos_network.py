@@ -1,4 +1,4 @@
-"""The chaos harness's hosts: a cut really stops packets, one way or both, on open connections and new ones."""
+"""The network of the chaos harness: a cut drops packets in one or both directions, on open and new connections."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ for host, listener in listeners.items():
 """
 
 
-def test_cuts_stop_packets_and_mending_lets_them_pass() -> None:
+def test_a_cut_drops_packets_until_it_is_healed() -> None:
     if not is_permitted():
         pytest.skip("network namespaces are not permitted here")
     command = [*UNSHARE, sys.executable, "-c", _SCRIPT]

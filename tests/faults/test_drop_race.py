@@ -1,5 +1,5 @@
-"""Collections dropped and made anew under searches, reads and writes: no process dies, nobody is told more than
-that the collection is not there."""
+"""Collections are dropped and recreated under searches, reads and writes: no process dies, and the only error is
+NotFound."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MIN_CYCLES = 10
 CODE = bytes(8)
 
 
-def test_dropping_under_load_harms_nobody(tmp_path: Path) -> None:
+def test_dropping_under_load_raises_only_not_found(tmp_path: Path) -> None:
     with running_cluster(tmp_path, partitions=3) as cluster, cluster.client() as client:
         fingerprint = client.create_collection("race", bits=64).code_space.fingerprint
 

@@ -1,4 +1,4 @@
-"""A shard whose disk is full refuses writes, keeps what it acknowledged, serves on, and recovers."""
+"""A shard with a full disk rejects writes, keeps acknowledged records, continues to serve, and recovers."""
 
 from __future__ import annotations
 

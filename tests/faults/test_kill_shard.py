@@ -1,4 +1,4 @@
-"""kill -9 of shards while records stream in: every acknowledged record must be there afterwards."""
+"""Shards are killed while records stream in: every acknowledged record survives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Partitions come and go under load: every search is exact and complete throughout, and no write fails."""
+"""Partitions are added and removed under load: every search is exact and complete, and no write fails."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from rich.console import Console, RenderableType
 
 from lookalike import Client, Record
@@ -19,6 +20,7 @@ from tests.cluster.scraping import running, scrape, visible_config
 from tests.conftest import Cluster, running_cluster, wait_until
 from tests.oracle import nearest_keys
 
+pytestmark = pytest.mark.independent
 ROWS = 6_000
 K = 10
 
@@ -48,7 +50,7 @@ class User:
         self._thread.join()
 
 
-def test_searches_are_exact_while_partitions_come_and_go(tmp_path: Path) -> None:
+def test_searches_are_exact_during_resharding(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     records = {f"k{i}": rng.integers(0, 256, 8, np.uint8).tobytes() for i in range(ROWS)}
     queries = [rng.integers(0, 256, 8, np.uint8).tobytes() for _ in range(20)]
@@ -96,7 +98,7 @@ def is_balanced(client: Client, partitions: int) -> bool:
     return (found.partitions, found.slots_to_move, found.slots_unserved) == (partitions, 0, 0)
 
 
-def test_a_drained_partition_is_emptied_and_takes_its_share_again(tmp_path: Path) -> None:
+def test_a_drained_partition_is_emptied_and_refilled_after_undo(tmp_path: Path) -> None:
     with running_cluster(tmp_path, partitions=3) as cluster, cluster.client() as client:
         client.create_collection("c", bits=64)
         client.upsert([Record(f"k{i}", code=bytes(8)) for i in range(600)], collection="c")
@@ -110,7 +112,7 @@ def test_a_drained_partition_is_emptied_and_takes_its_share_again(tmp_path: Path
         assert len(client.search(code=bytes(8), k=1_000, collection="c").hits) == 600
 
 
-def test_slots_that_wait_for_a_replica_say_so_without_end_but_not_in_the_log(tmp_path: Path) -> None:
+def test_blocked_slots_stay_in_the_status_but_not_in_the_log(tmp_path: Path) -> None:
     config = visible_config(tmp_path, partitions=2, replicas=2)
     with running(config, tmp_path) as cluster, cluster.client() as client:
         stored = tmp_path / "r1-1" / "shard.json"
@@ -135,7 +137,7 @@ def text_of(view: RenderableType) -> str:
     return capture.get()
 
 
-def test_a_partition_whose_port_is_in_use_comes_when_the_port_is_free(tmp_path: Path) -> None:
+def test_a_new_partition_starts_once_its_port_is_free(tmp_path: Path) -> None:
     with running_cluster(tmp_path, partitions=1) as cluster, cluster.client() as client:
         client.create_collection("c", bits=64)
         client.upsert([Record(f"k{i}", code=bytes(8)) for i in range(200)], collection="c")
@@ -150,7 +152,7 @@ def test_a_partition_whose_port_is_in_use_comes_when_the_port_is_free(tmp_path: 
         assert len(client.search(code=bytes(8), k=1_000, collection="c").hits) == 200
 
 
-def test_fewer_partitions_and_another_number_of_replicas_at_once(tmp_path: Path) -> None:
+def test_partitions_and_replicas_can_change_together(tmp_path: Path) -> None:
     with running_cluster(tmp_path, partitions=2) as cluster, cluster.client() as client:
         client.create_collection("c", bits=64)
         client.upsert([Record(f"k{i}", code=bytes(8)) for i in range(200)], collection="c")
