@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, settings
 
 from lookalike import Client
 from lookalike.local import ephemeral
-from lookalike.local import supervisor as spawner
+from lookalike.local import process as spawner
 from lookalike.local.ephemeral import ephemeral_config
 from lookalike.local.supervisor import Supervisor
 from lookalike.model.errors import LookalikeError
