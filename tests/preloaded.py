@@ -15,7 +15,6 @@ import gc
 import importlib
 import json
 import os
-import runpy
 import signal
 import socket
 import subprocess
@@ -139,7 +138,7 @@ def _run(request: dict[str, Any], standard_input: int, output: int) -> None:
     os.environ.update(request["environment"])
     os.chdir(Path(request["folder"]))
     sys.argv = [request["start"], *request["arguments"]]
-    runpy.run_module(request["start"], run_name="__main__", alter_sys=True)
+    sys.modules[f"{request['start']}.__main__"].main()
     sys.exit(0)
 
 

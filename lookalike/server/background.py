@@ -19,7 +19,7 @@ import grpc
 from lookalike.model.errors import LookalikeError
 from lookalike.transport.retry import Backoff
 
-log = logging.getLogger("lookalike.server.background")
+log = logging.getLogger("lookalike.background")
 RESTART_BASE_SECONDS = 0.25
 RESTART_MAX_SECONDS = 30.0
 # A task that ran for this long before it failed restarts with the shortest delay again.

@@ -13,7 +13,7 @@ from lookalike.files.watched import FileWatch
 from lookalike.model.errors import CannotStart
 from lookalike.server.config import CONFIG_POLL_SECONDS, ClusterConfig, content_of, load_config
 
-log = logging.getLogger("lookalike.server.config")
+log = logging.getLogger("lookalike.serving")
 Reload = Callable[[ClusterConfig], Awaitable[None]]
 
 

@@ -19,7 +19,7 @@ from lookalike.server.security.authorizer import Authorizer
 from lookalike.transport import requests
 from lookalike.transport.rpc import error_of, trailing_metadata
 
-log = logging.getLogger("lookalike.server.serving")
+log = logging.getLogger("lookalike.serving")
 _MAX_TEXT_BYTES = 1_500
 
 

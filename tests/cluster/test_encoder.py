@@ -93,9 +93,9 @@ def test_codes_of_a_different_encoder_are_rejected(client: Client, photographs: 
     image = next(photographs.rglob("*.jpg"))
     other = CodeSpace(256, backbone="timm:tf_efficientnet_lite0", hash_method="lsh", hash_digest="another seed")
     client.create_collection("foreign", code_space=other)
-    with pytest.raises(CodeSpaceMismatch, match="the encoder works in code space"):
+    with pytest.raises(CodeSpaceMismatch, match="the encoder uses code space"):
         client.search(image=image, collection="foreign")
-    with pytest.raises(CodeSpaceMismatch, match="the encoder works in code space"):
+    with pytest.raises(CodeSpaceMismatch, match="the encoder uses code space"):
         client.upsert([Record("a", image=image)], collection="foreign")
     client.create_collection("own")
     with pytest.raises(CodeSpaceMismatch):
@@ -272,6 +272,6 @@ def test_a_different_feature_width_rejects_images(client: Client, photographs: P
     image = next(photographs.rglob("*.jpg"))
     with pytest.raises(InvalidRequest, match=r"record 'a': image: the encoder's features have 1,280 values"):
         client.upsert([Record("a", image=image)], collection="narrow")
-    with pytest.raises(InvalidRequest, match="the collection keeps 64; make the collection with"):
+    with pytest.raises(InvalidRequest, match="the collection stores 64; create the collection with"):
         client.search(image=image, rerank="features", collection="narrow")
     assert client.search(image=image, collection="narrow").hits == []

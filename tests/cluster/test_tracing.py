@@ -147,6 +147,7 @@ def test_missing_tracing_packages_are_named(tmp_path: Path) -> None:
         "import sys; sys.modules['opentelemetry'] = None\n"
         "from lookalike.server.config import TracingConfig; from lookalike.server.observe import exporter\n"
         "assert exporter.start(TracingConfig(), {}) is None\n"
+        "from lookalike.transport import tracing\n"
         "with tracing.span('x') as span: assert span is None\n"
         "exporter.start(TracingConfig(otlp='http://127.0.0.1:4317'), {})\n"
     )

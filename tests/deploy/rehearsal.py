@@ -138,10 +138,10 @@ def scale(show: Rehearsal, coordinators: list[str]) -> None:
     wait_balanced(first, 3)
     check(second)
     print("3 partitions")
-    assert "kept" in show.scale("partitions: 3", "partitions: 2")
+    assert "stay until" in show.scale("partitions: 3", "partitions: 2")
     assert len(show.follow()) == before + 2, "a partition was stopped that may hold records"
     wait_balanced(first, 2)
-    assert "kept" not in show.scale("partitions: 2", "partitions: 2", f"--server={first}")
+    assert "stay until" not in show.scale("partitions: 2", "partitions: 2", f"--server={first}")
     assert len(show.follow()) == before
     check(first)
     check(second)

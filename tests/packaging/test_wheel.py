@@ -84,7 +84,8 @@ def test_command_that_needs_an_extra_names_it(clean_python: Path, tmp_path: Path
     command = clean_python.with_name("lookalike")
     done = subprocess.run([command, "ingest", "photos"], capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert done.returncode == 1
-    assert "encoder" in done.stderr
+    assert "ingest: needs" in done.stderr
+    assert "pip install" in done.stderr
     assert "Traceback" not in done.stderr
 
 

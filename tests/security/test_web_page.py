@@ -80,4 +80,4 @@ async def test_the_cluster_page_asks_for_a_key(secured: SecuredCluster, chromium
         await expect(page.get_by_text("This cluster requires an API key")).to_be_visible()
         await page.fill("#api-key", secured.keys["search"])
         await page.press("#api-key", "Enter")
-        await expect(page.get_by_text("All 4 shards serve.")).to_be_visible()
+        await expect(page.get_by_text("All 4 shards are serving.")).to_be_visible()
