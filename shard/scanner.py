@@ -165,7 +165,9 @@ class Scanner:
 def _flatten(matches: Matches, query_of: npt.NDArray[np.intp], queries: int, k: int) -> _Found:
     """The first k matches of each query, as rows. query_of: the index of the query in each row of the matches."""
     counts = np.minimum(matches.counts, k)
-    taken = np.arange(matches.distances.shape[1]) < counts[:, None]
+    columns = np.arange(matches.distances.shape[1])
+    # For one query a slice costs less than a mask.
+    taken: Any = (0, slice(counts[0])) if len(counts) == 1 else columns < counts[:, None]
     hits = HitTable(
         queries,
         query_of=np.repeat(query_of, counts),

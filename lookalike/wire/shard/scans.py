@@ -126,7 +126,7 @@ def scan_result_from_wire(message: shard_pb2.ScanHits, stale_ms: int = 0) -> Sca
     counts = list(message.counts)
     hits = HitTable(
         len(counts),
-        query_of=np.repeat(np.arange(len(counts)), counts),
+        query_of=np.repeat(np.arange(len(counts)), counts) if len(counts) > 1 else np.zeros(sum(counts), np.int64),
         distances=np.frombuffer(message.distances, _DISTANCE),
         ids=np.frombuffer(message.ids, _ID),
         keys=np.array(list(message.keys), np.object_),
