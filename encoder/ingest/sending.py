@@ -6,7 +6,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import queue
-import random
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -22,6 +21,7 @@ from lookalike.model.errors import (
     PartitionUnavailable,
 )
 from lookalike.model.records import Record
+from lookalike.transport.retry import Backoff
 
 _STREAM_SECONDS = 120.0
 # A shorter limit would end calls to a cluster that is merely slow.
@@ -116,7 +116,7 @@ def resend(
     total, refusals = len(pending), 0
     timeout = min(_STREAM_SECONDS, max(_MIN_STREAM_SECONDS, patience_seconds))
     deadline = time.monotonic() + patience_seconds
-    attempt = 0
+    backoff = Backoff(max_seconds=_BACKOFF_MAX_SECONDS)
     while pending:
         failure: LookalikeError | None = None
         try:
@@ -132,11 +132,9 @@ def resend(
         except _TRANSIENT as error:
             failure = error
         if failure is not None:
-            attempt += 1
             if time.monotonic() >= deadline:
                 raise _out_of_patience(failure, patience_seconds)
-            pause = min(_BACKOFF_MAX_SECONDS, 0.1 * 2**attempt) * random.uniform(0.5, 1.0)
-            time.sleep(max(pause, (failure.retry_after_ms or 0) / 1000))
+            time.sleep(backoff.next_seconds(failure.retry_after_ms))
     return total - refusals
 
 

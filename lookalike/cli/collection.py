@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from lookalike.cli.options import DEFAULT_SERVER, Json, Server, connect, print_json
+from lookalike.files.atomic import write_bytes
 from lookalike.model.errors import InvalidRequest, NotFound
 from lookalike.model.features import NONE
 from lookalike.model.indexing import SCAN
@@ -86,7 +87,10 @@ def hash_(
     if not data:
         raise NotFound(f"hash: collection {name!r} has none; its codes are made elsewhere")
     try:
-        output.write_bytes(data)
+        if output.exists() and not output.is_file():
+            output.write_bytes(data)  # such as /dev/stdout, which must not be replaced
+        else:
+            write_bytes(output, data)
     except OSError as error:
         raise InvalidRequest(f"output: {output} cannot be written to ({error.strerror}); name a file") from None
     if as_json:
