@@ -25,7 +25,7 @@ demo: setup  ## Run the demo: real photographs, four shards, demo.html (ARGS="--
 
 test: setup  ## Run all checks and tests, as CI does (ARGS goes to pytest; WORKERS=1 runs them sequentially)
 	@$(MAKE) --no-print-directory -j 2 check
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)
 
 check: types style  ## Check format, lint, types, layers, and that stubs and docs/api are up to date
 

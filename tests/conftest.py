@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import psutil
@@ -27,7 +28,7 @@ from lookalike.model.errors import LookalikeError
 from lookalike.server.config import ClusterConfig, EncoderConfig, TracingConfig
 from lookalike.transport.channels import open_channel
 from lookalike.transport.tls import Tls, channel_credentials
-from tests import preloaded
+from tests import preloaded, units
 from tests.spans import Collector, collecting
 
 # Shards and coordinators of test clusters are forked from a process that has imported them.
@@ -50,36 +51,28 @@ def pytest_configure() -> None:
         ephemeral._THOUSANDS = ephemeral._THOUSANDS[int(worker.removeprefix("gw")) :: count]
 
 
-ENCODER_GROUP = "encoder"
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> units.UnitScheduling:
+    return units.UnitScheduling(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Assigns tests to the units that `--dist loadgroup` distributes, and puts the longest units first.
-
-    Tests of the encoder cluster run on one worker, so that Ray starts once. A test marked `independent` is a unit
-    of its own. Other tests share module fixtures, so each file is a unit.
-    """
+    """Puts the longest units first, and fails if a test that starts the encoder cluster is in another unit."""
     for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(_unit(item)))
-    items.sort(key=_start_order)
+        if "encoder_cluster" in getattr(item, "fixturenames", ()) and units.unit_of(item.nodeid) != units.ENCODER:
+            raise pytest.UsageError(f"{item.nodeid}: add it to the encoder unit in tests/units.py")
+    items.sort(key=units.start_order)
 
 
-def _unit(item: pytest.Item) -> str:
-    if "encoder_cluster" in getattr(item, "fixturenames", ()):
-        return ENCODER_GROUP
-    path, _, name = item.nodeid.partition("::")
-    return f"{path}::{name}" if item.get_closest_marker("independent") else path
+# Stops the encoder cluster, whose idle Ray would take a tenth of a core until the end of the session.
+_encoder_cluster = contextlib.ExitStack()
 
 
-def _start_order(item: pytest.Item) -> int:
-    marker = item.get_closest_marker("xdist_group")
-    if marker is not None and marker.args == (ENCODER_GROUP,):
-        return 0
-    if item.get_closest_marker("independent"):
-        return 1
-    return 3 if item.nodeid.startswith("tests/unit/") else 2
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    following = None if nextitem is None else units.unit_of(nextitem.nodeid)
+    if units.unit_of(item.nodeid) == units.ENCODER != following:
+        _encoder_cluster.close()
 
 
 class Cluster:
@@ -212,11 +205,10 @@ def encoder_cluster(encoder_spans: Collector, tmp_path_factory: pytest.TempPathF
     encoder = config.encoder.model_copy(update={"metrics": f"{config.coordinator.listen[:-2]}95"})
     tracing = TracingConfig(otlp=encoder_spans.address)
     cluster = Cluster(config.model_copy(update={"encoder": encoder, "tracing": tracing}), data)
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.stop()
+    _encoder_cluster.callback(cluster.stop)
+    cluster.start()
+    yield cluster
+    _encoder_cluster.close()
 
 
 @pytest.fixture

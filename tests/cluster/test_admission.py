@@ -17,7 +17,6 @@ from lookalike.v1 import record_pb2, search_pb2_grpc
 from lookalike.v1 import search_pb2 as pb
 from tests.conftest import running_cluster
 
-pytestmark = pytest.mark.independent
 LARGE = 40 * 1024 * 1024
 
 

@@ -30,7 +30,6 @@ from lookalike.v1.encoder_pb2_grpc import EncoderServiceStub
 from tests.conftest import wait_until
 from tests.deploy.render import DEPLOY, Document, image_environment, kustomize, of_kind
 
-pytestmark = pytest.mark.independent
 NAME = "lookalike-encoder"
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 

@@ -12,7 +12,6 @@ from tests.deploy.hosts import UNSHARE, is_permitted
 from tests.deploy.render import ROOT
 
 pytestmark = [
-    pytest.mark.independent,
     pytest.mark.skipif(not is_permitted(), reason="network and mount namespaces are not permitted here"),
 ]
 

@@ -7,12 +7,11 @@ import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from tests.conftest import ENCODER_GROUP, Cluster
+from tests.conftest import Cluster
 from tests.docs.blocks import ROOT, blocks_of
 from tests.docs.workplace import Workplace
 
@@ -70,15 +69,8 @@ def drop_all_but(kept: set[str], cluster: Cluster) -> None:
                 client.drop_collection(found.name)
 
 
-def _parameter(document: str) -> Any:
-    """A document, with the worker that runs it."""
-    needs_encoder = DOCUMENTS[document].needs_encoder
-    mark = pytest.mark.xdist_group(ENCODER_GROUP) if needs_encoder else pytest.mark.independent
-    return pytest.param(document, marks=mark)
-
-
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("document", [_parameter(document) for document in DOCUMENTS])
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_commands_of_a_document_run(
     document: str, cluster_of: Cluster | None, photographs: Path, tmp_path: Path
 ) -> None:

@@ -7,11 +7,8 @@ import subprocess
 import sys
 from typing import Any
 
-import pytest
-
 from tests.chaos.verdict import VIOLATIONS
 
-pytestmark = pytest.mark.independent
 _TIMEOUT_SECONDS = 150
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 from rich.console import Console, RenderableType
 
 from lookalike import Client, Record
@@ -20,7 +19,6 @@ from tests.cluster.scraping import running, scrape, visible_config
 from tests.conftest import Cluster, running_cluster, wait_until
 from tests.oracle import nearest_keys
 
-pytestmark = pytest.mark.independent
 ROWS = 6_000
 K = 10
 
