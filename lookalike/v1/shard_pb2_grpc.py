@@ -104,7 +104,8 @@ class ShardServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Write(self, request, context):
-        """Applies versioned writes; a stored record with a higher version stays. A response means committed and synced.
+        """Applies versioned writes; a stored record with a higher version stays. A response means that the writes are
+        committed and synced.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -139,7 +140,7 @@ class ShardServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ShardStatus(self, request, context):
-        """Returns what this shard is and holds. Answered even while it loads.
+        """Returns the shard's identity, state and contents. Answered even while it loads.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
