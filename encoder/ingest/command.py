@@ -131,8 +131,8 @@ def ingest(
     """Store images, or records with precomputed codes, from folders and tables; see docs/INGESTION.md.
 
     The job can be stopped at any time and started again: images that are stored and unchanged are not encoded
-    again. Files and rows that cannot be read go to the dead letters and never end the job. The exit code is 0 when
-    every readable record is stored."""
+    again. Files and rows that cannot be read are listed in the dead-letter file and never end the job. The
+    exit code is 0 when every readable record is stored."""
     started = time.monotonic()
     condition = json_filter(where, "where")
     selection = Selection(None if condition is None else filters.parse(condition), limit)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 class LookalikeError(Exception):
-    """Base of all errors that Lookalike raises on purpose."""
+    """Base class of all errors that Lookalike defines."""
 
     # The name of its gRPC status.
     status = "INTERNAL"

@@ -572,7 +572,7 @@ Global___DumpRequest: _TypeAlias = DumpRequest  # noqa: Y015
 @_typing.final
 class DumpMark(_message.Message):
     """How far a dump reached. A shard numbers its changes in ascending order, so the changes since a dump are those with
-    higher numbers, whatever their versions.
+    higher numbers, regardless of their versions.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

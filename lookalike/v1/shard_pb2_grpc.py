@@ -119,7 +119,8 @@ class ShardServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def OpenCollection(self, request, context):
-        """Idempotent; FAILED_PRECONDITION when the collection exists in another code space or a later incarnation.
+        """Creates a collection on this shard unless it exists. Idempotent. Fails with FAILED_PRECONDITION if the collection
+        exists in another code space or a later incarnation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,7 +42,9 @@ class ShardServiceStub:
     Fetch: _grpc.UnaryUnaryMultiCallable[_shard_pb2.FetchRequest, _shard_pb2.FetchResponse]
     """Returns records by key."""
     OpenCollection: _grpc.UnaryUnaryMultiCallable[_shard_pb2.OpenCollectionRequest, _shard_pb2.OpenCollectionResponse]
-    """Idempotent; FAILED_PRECONDITION when the collection exists in another code space or a later incarnation."""
+    """Creates a collection on this shard unless it exists. Idempotent. Fails with FAILED_PRECONDITION if the collection
+    exists in another code space or a later incarnation.
+    """
     DropShardCollection: _grpc.UnaryUnaryMultiCallable[_shard_pb2.DropShardCollectionRequest, _shard_pb2.DropShardCollectionResponse]
     """Drops an incarnation of a collection. Idempotent."""
     FetchHash: _grpc.UnaryUnaryMultiCallable[_shard_pb2.FetchHashRequest, _shard_pb2.FetchHashResponse]
@@ -74,7 +76,9 @@ class ShardServiceAsyncStub(ShardServiceStub):
     Fetch: _aio.UnaryUnaryMultiCallable[_shard_pb2.FetchRequest, _shard_pb2.FetchResponse]  # type: ignore[assignment]
     """Returns records by key."""
     OpenCollection: _aio.UnaryUnaryMultiCallable[_shard_pb2.OpenCollectionRequest, _shard_pb2.OpenCollectionResponse]  # type: ignore[assignment]
-    """Idempotent; FAILED_PRECONDITION when the collection exists in another code space or a later incarnation."""
+    """Creates a collection on this shard unless it exists. Idempotent. Fails with FAILED_PRECONDITION if the collection
+    exists in another code space or a later incarnation.
+    """
     DropShardCollection: _aio.UnaryUnaryMultiCallable[_shard_pb2.DropShardCollectionRequest, _shard_pb2.DropShardCollectionResponse]  # type: ignore[assignment]
     """Drops an incarnation of a collection. Idempotent."""
     FetchHash: _aio.UnaryUnaryMultiCallable[_shard_pb2.FetchHashRequest, _shard_pb2.FetchHashResponse]  # type: ignore[assignment]
@@ -127,7 +131,9 @@ class ShardServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _shard_pb2.OpenCollectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_shard_pb2.OpenCollectionResponse, _abc.Awaitable[_shard_pb2.OpenCollectionResponse]]:
-        """Idempotent; FAILED_PRECONDITION when the collection exists in another code space or a later incarnation."""
+        """Creates a collection on this shard unless it exists. Idempotent. Fails with FAILED_PRECONDITION if the collection
+        exists in another code space or a later incarnation.
+        """
 
     @_abc_1.abstractmethod
     def DropShardCollection(
