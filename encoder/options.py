@@ -36,7 +36,8 @@ Limit = Annotated[
     int | None, typer.Option(help="Use at most N images, evenly over the classes.", metavar="N", min=2)
 ]
 DataFolder = Annotated[
-    Path | None, typer.Option(help="The folder of data sets, downloads included; CACHE/datasets by default.")
+    Path | None,
+    typer.Option(help="The folder of data sets and downloads; `datasets` in --cache by default."),
 ]
 CacheFolder = Annotated[
     Path | None, typer.Option(help="The folder of cached features; the user's cache folder by default.")

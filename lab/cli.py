@@ -29,7 +29,8 @@ def fit_command(
     method: Annotated[
         Literal["centred", "pca", "itq"],
         typer.Option(
-            help="centred: LSH through the mean. pca, itq: rotations of the principal directions; itq is best."
+            help="centred: LSH of features minus their mean. pca, itq: rotations of the principal directions. "
+            "itq is best."
         ),
     ] = "itq",
     bits: Annotated[
@@ -40,10 +41,10 @@ def fit_command(
     sample: Sample = 2_000,
     as_json: Json = False,
 ) -> None:
-    """Fit a hash to a sample of images, without labels: better codes than random hyperplanes at equal bits.
+    """Fit a hash to a sample of images, without labels; at equal length its codes are better than those of LSH.
 
-    The codes are in a new code space, so they need a new collection. With labels, `lookalike train` gives better
-    codes still."""
+    The codes are in a new code space, so they need a new collection. With labels, `lookalike train` gives even
+    better codes."""
     from encoder.hashing import check_size
     from lab.fitting import CENTRED, fit
 

@@ -135,10 +135,11 @@ def command(
     memory_gb: Annotated[
         float | None, typer.Option(min=0.1, help="Memory per machine in GB; default: this machine's.")
     ] = None,
-    overhead_ms: Annotated[float, typer.Option(min=0, help="Latency besides the scan, in ms.")] = 15,
+    overhead_ms: Annotated[float, typer.Option(min=0, help="Latency in addition to the scan, in ms.")] = 15,
     as_json: Json = False,
 ) -> None:
-    """Estimate shards, machines and memory for a load from the scan speed of this machine, without encoding."""
+    """Estimate the shards, machines and memory that a load needs, from this machine's scan speed. Encoding is not
+    included."""
     if not math.isfinite(images * qps):
         raise InvalidRequest("images, qps: must be finite; use smaller numbers")
     if bits % 8:

@@ -82,11 +82,11 @@ def ingest(
     config: Config = None,
     format: Annotated[
         Literal["images", "parquet", "jsonl", "csv", "coco"] | None,
-        typer.Option(help="The paths' format; by default each path's ending decides."),
+        typer.Option(help="The format of the paths; by default each path's extension determines it."),
     ] = None,
     images: Annotated[
         str | None,
-        typer.Option(help="The folder or URL that relative URIs start from; their table's folder by default."),
+        typer.Option(help="The base folder or URL of relative URIs; by default the folder of their table."),
     ] = None,
     where: Annotated[
         str | None,
@@ -101,7 +101,9 @@ def ingest(
     ] = False,
     workers: Annotated[
         int | None,
-        typer.Option(help="Encoding processes; by default one per processor, or per GPU share.", min=1),
+        typer.Option(
+            help="Encoding processes; by default one per processor, or as many as fit on the GPUs.", min=1
+        ),
     ] = None,
     thumbnails: Annotated[
         bool, typer.Option(help="Store a small image, at most 10 kB, with each image's record, for display.")
@@ -129,8 +131,8 @@ def ingest(
     """Store images, or records with precomputed codes, from folders and tables; see docs/INGESTION.md.
 
     The job can be stopped at any time and started again: images that are stored and unchanged are not encoded
-    again. Files and rows that cannot be read go to the dead letters and never end the job. The exit code is 0 when
-    every readable record is stored."""
+    again. Files and rows that cannot be read are listed in the dead-letter file and never end the job. The
+    exit code is 0 when every readable record is stored."""
     started = time.monotonic()
     condition = json_filter(where, "where")
     selection = Selection(None if condition is None else filters.parse(condition), limit)

@@ -36,7 +36,7 @@ def evaluate(
     models: Annotated[
         str,
         typer.Option(
-            help="Networks, comma-separated; `paper` is those of the paper's eight whose weights are available."
+            help="Networks, comma-separated; `paper` means those of the paper's eight with available weights."
         ),
     ] = "tf_efficientnet_lite0",
     layers: Annotated[str, typer.Option(help="Layers, comma-separated: map, pooled, classifier.")] = "pooled",
@@ -68,7 +68,7 @@ def evaluate(
     output: Annotated[Path, typer.Option(help="The folder for results, plots and report.")] = Path("evaluation"),
     hashes: Annotated[
         list[Path] | None,
-        typer.Option("--hash", help="A file from `lookalike fit` or `train` to evaluate, too; can be repeated."),
+        typer.Option("--hash", help="Also evaluate a file from `lookalike fit` or `train`; can be repeated."),
     ] = None,
     weights: Weights = None,
     limit: Limit = None,
@@ -78,7 +78,8 @@ def evaluate(
 ) -> None:
     """Measure retrieval on labelled images: networks, layers, code lengths and methods side by side.
 
-    Prints the paper's tables with our figures, and writes results.csv, results.jsonl, plots and report.html.
+    Prints the tables of the paper (see docs/RETRIEVAL_QUALITY.md) with our figures, and writes results.csv,
+    results.jsonl, plots and report.html.
     Features are cached on disk, so a second sweep over the same images encodes nothing."""
     with _evaluation_extra():
         from lab.evaluation import report, sweep

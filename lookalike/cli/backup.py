@@ -61,7 +61,9 @@ def restore(
     url: Url,
     collection: CollectionName = DEFAULT_COLLECTION,
     number: Annotated[int | None, typer.Option(min=1, help="The backup's number; the last by default.")] = None,
-    into: Annotated[str | None, typer.Option(help="Name of the restored collection; its own by default.")] = None,
+    into: Annotated[
+        str | None, typer.Option(help="Name of the restored collection; the original name by default.")
+    ] = None,
     merge: Annotated[
         bool, typer.Option("--merge", help="Restore into an existing collection; keep its other records.")
     ] = False,
@@ -71,7 +73,7 @@ def restore(
     as_json: Json = False,
 ) -> None:
     """Restore a collection from its backup. All files are verified first. The cluster may have another number of
-    partitions than the backed up one."""
+    partitions than the one that was backed up."""
     folder = Folder(url, collection)
     finished = folder.finished()
     if not finished:

@@ -33,7 +33,9 @@ def create(
     ] = None,
     index: Annotated[
         str,
-        typer.Option(help="scan, or mih, faster for close neighbours in large collections (64..512 bits)."),
+        typer.Option(
+            help="scan; or mih, which is faster for close neighbours in large collections (64..512 bits)."
+        ),
     ] = SCAN,
     index_attribute: Annotated[
         list[str] | None, typer.Option(help="An attribute to index for filters; can be repeated.")

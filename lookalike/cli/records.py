@@ -41,7 +41,7 @@ def search(
         str, typer.Option(help="hamming, or asymmetric, which weights each bit by the query's projection.")
     ] = "hamming",
     rerank: Annotated[
-        str, typer.Option(help="none, or reorder the nearest by asymmetric score or by stored features.")
+        str, typer.Option(help="none; or asymmetric or features, to reorder the nearest by that score.")
     ] = "none",
     oversampling: Annotated[int, typer.Option(help="Candidates per hit for a rerank.")] = DEFAULT_OVERSAMPLING,
     allow_partial: Annotated[

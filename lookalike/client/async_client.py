@@ -225,8 +225,8 @@ class AsyncClient:
             One outcome per record, in order.
 
         Raises:
-            Exception: What `records` raises, or InvalidRequest for a record that cannot be sent, ends the stream
-                and is raised after the outcomes of the records before it.
+            Exception: An exception that `records` raises, or InvalidRequest for a record that cannot be sent, ends
+                the stream. It is raised after the outcomes of the records before it.
         """
         fingerprint = await self._fingerprint(collection, self._calls.deadline())
         failures: list[Exception] = []

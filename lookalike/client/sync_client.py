@@ -223,8 +223,8 @@ class Client:
             One outcome per record, in order.
 
         Raises:
-            Exception: What `records` raises, or InvalidRequest for a record that cannot be sent, ends the stream
-                and is raised after the outcomes of the records before it.
+            Exception: An exception that `records` raises, or InvalidRequest for a record that cannot be sent, ends
+                the stream. It is raised after the outcomes of the records before it.
         """
         fingerprint = self._fingerprint(collection, self._calls.deadline())
         failures: list[Exception] = []

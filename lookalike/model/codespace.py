@@ -16,7 +16,7 @@ MAX_TEXT = 256
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CodeSpace:
-    """What a code is made with. Distances between codes of different code spaces have no meaning.
+    """How codes are made. Distances between codes of different code spaces have no meaning.
 
     Args:
         bits: Code width, a multiple of 8 from 16 to 8,192.
@@ -63,8 +63,8 @@ class CodeSpace:
         return _fingerprint(self)
 
     def require(self, fingerprint: str, subject: str) -> None:
-        """Raises CodeSpaceMismatch, naming `subject`, unless `fingerprint` is this code space's, or InvalidRequest
-        if it is missing."""
+        """Raises CodeSpaceMismatch, naming `subject`, if `fingerprint` is of another code space, and
+        InvalidRequest if it is missing."""
         if not fingerprint:
             raise InvalidRequest(
                 f"fingerprint: {subject} brings a code without its code space's fingerprint;"

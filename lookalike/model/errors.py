@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 class LookalikeError(Exception):
-    """Base of all errors that Lookalike raises on purpose."""
+    """Base class of all errors that Lookalike defines."""
 
     # The name of its gRPC status.
     status = "INTERNAL"
@@ -55,7 +55,7 @@ class Recovering(PartitionUnavailable):
 
 
 class SlotMoved(PartitionUnavailable):
-    """The shard does not serve the slot, or no longer. Coordinators look up where the slot is now."""
+    """The shard does not serve the slot, or no longer serves it. Coordinators look up where the slot is now."""
 
 
 class Overloaded(LookalikeError):

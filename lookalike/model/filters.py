@@ -1,4 +1,4 @@
-"""Owns filters: conditions on a record's attributes, as a small tree of plain data, and their JSON form.
+"""Filters: conditions on a record's attributes, as a small tree of plain data, and their JSON form.
 
 The JSON form follows the conventions of document and vector databases:
 

@@ -283,7 +283,8 @@ class Hit:
     Args:
         key: The record's key.
         distance: The number of differing bits.
-        score: The share of equal bits; by an asymmetric score, weighted; after a rerank by features, their cosine.
+        score: The share of equal bits, weighted if the score or rerank is asymmetric. After a rerank by features,
+            the cosine of the features.
         attributes: Empty unless requested.
     """
 
@@ -333,7 +334,7 @@ class SearchResult:
     """The result of one query.
 
     Args:
-        hits: Ordered by (distance, id, key); by another score or a rerank, by descending score and id.
+        hits: Ordered by (distance, id, key); with another score or a rerank, by descending score, then id.
         coverage: How much of the collection was searched.
         exact: No record of the collection can be nearer than the hits.
         timings: Where the time went.
@@ -351,7 +352,7 @@ class Collection:
 
     Args:
         name: The collection's name.
-        code_space: What its codes are made with.
+        code_space: How its codes are made.
         rows: The number of records.
         incarnation: Distinguishes it from an earlier collection of the same name; higher is later.
         indexing: What it stores to speed up searches or to rerank.

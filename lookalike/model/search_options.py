@@ -29,7 +29,7 @@ class SearchOptions:
         k: Hits to return per query, 1..10,000. A smaller collection returns all its records.
         max_distance: Leave out hits that differ from the query in more bits than this.
         filter: Search only records whose attributes match: a JSON document such as `{"label": "cat"}`, or a filter
-            of `lookalike.filters`. Stored parsed.
+            of `lookalike.filters`. Parsed when the object is created.
         include_attributes: Return each hit's attributes.
         allow_partial: Return hits from the partitions that answered, and say in `coverage` which did not. By
             default a missing partition raises PartitionUnavailable.

@@ -611,12 +611,12 @@ class CreateCollectionRequest(_message.Message):
     HASH_FILE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     bits: _builtins.int
-    """Codes are computed outside the cluster and have this width."""
+    """The width of codes that are computed outside the cluster."""
     hash_file: _builtins.bytes
     """The hash file to store with the collection. If the encoder provides the code space, its own is stored."""
     @_builtins.property
     def code_space(self) -> _codespace_pb2.CodeSpace:
-        """Codes are of this code space."""
+        """The code space of the collection's codes."""
 
     @_builtins.property
     def indexing(self) -> _codespace_pb2.Indexing:

@@ -58,7 +58,7 @@ class _Readiness:
 class _ReadinessEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Readiness.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     READINESS_UNSPECIFIED: _Readiness.ValueType  # 0
-    """The sender is older than this field: go by `ready`."""
+    """The sender's version does not have this field: use `ready`."""
     READINESS_LOADING: _Readiness.ValueType  # 1
     """Reads its collections into memory, or has not reached the other shards since it started."""
     READINESS_CATCHING_UP: _Readiness.ValueType  # 2
@@ -71,7 +71,7 @@ class Readiness(_Readiness, metaclass=_ReadinessEnumTypeWrapper):
     """Whether a shard answers reads, and if not, what it is doing."""
 
 READINESS_UNSPECIFIED: Readiness.ValueType  # 0
-"""The sender is older than this field: go by `ready`."""
+"""The sender's version does not have this field: use `ready`."""
 READINESS_LOADING: Readiness.ValueType  # 1
 """Reads its collections into memory, or has not reached the other shards since it started."""
 READINESS_CATCHING_UP: Readiness.ValueType  # 2
@@ -83,7 +83,7 @@ Global___Readiness: _TypeAlias = Readiness  # noqa: Y015
 
 @_typing.final
 class Target(_message.Message):
-    """The division of the cluster to reach. The higher epoch wins; of equal epochs, the one with more partitions."""
+    """The partitioning that the cluster is to reach. The higher epoch wins; of equal epochs, the one with more partitions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -94,10 +94,12 @@ class Target(_message.Message):
     epoch: _builtins.int
     partitions: _builtins.int
     formerly: _builtins.int
-    """The highest number of partitions that the cluster has had: slots that no other shard serves may be there."""
+    """The highest number of partitions that the cluster has had. A slot that no current partition serves may still be
+    at one of them.
+    """
     @_builtins.property
     def drained(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Partitions that are to hold nothing."""
+        """Partitions that must become empty."""
 
     def __init__(
         self,
@@ -117,7 +119,7 @@ Global___Target: _TypeAlias = Target  # noqa: Y015
 
 @_typing.final
 class SlotTable(_message.Message):
-    """What a shard is to each of the 1,024 slots."""
+    """A shard's state of each of the 1,024 slots."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -351,8 +353,8 @@ class ShardRecord(_message.Message):
     deleted: _builtins.bool
     """The record is deleted at this version."""
     features: _builtins.bytes
-    """As the collection stores them: a float32 scale and int8 values, or float16 values, of the features divided by their
-    length. Empty if it stores none.
+    """The features divided by their length, in the format that the collection stores: a float32 scale and int8
+    values, or float16 values. Empty if it stores none.
     """
     thumbnail: _builtins.bytes
     """Empty if the record has none, or if not requested."""
@@ -429,7 +431,7 @@ class WriteResponse(_message.Message):
     def superseded_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
     def elsewhere(self) -> _containers.RepeatedCompositeFieldContainer[Global___Elsewhere]:
-        """The partitions where records of some slots must be stored, too, before the write is acknowledged."""
+        """The other partitions where records of some slots must be stored before the write is acknowledged."""
 
     @_builtins.property
     def refused(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -492,7 +494,7 @@ class FetchRequest(_message.Message):
     features: _builtins.str
     """As in ScanGroup; required with include_features."""
     include_deleted: _builtins.bool
-    """Return tombstones, too."""
+    """Also return tombstones."""
     include_thumbnails: _builtins.bool
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
@@ -570,7 +572,7 @@ Global___DumpRequest: _TypeAlias = DumpRequest  # noqa: Y015
 @_typing.final
 class DumpMark(_message.Message):
     """How far a dump reached. A shard numbers its changes in ascending order, so the changes since a dump are those with
-    higher numbers, whatever their versions.
+    higher numbers, regardless of their versions.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -617,8 +619,8 @@ class DumpHead(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     incarnation: _builtins.int
     whole: _builtins.bytes
-    """The slots that are dumped whole, live records only. Of the other slots, records and tombstones since the given mark
-    follow.
+    """The slots that are dumped in full: their live records only. For the other slots, the dump contains the records
+    and tombstones that are newer than the given mark.
     """
     rows: _builtins.int
     """The number of live records of all slots dumped."""
@@ -962,11 +964,11 @@ class ShardStatusResponse(_message.Message):
     memory_bytes: _builtins.int
     uptime_seconds: _builtins.float
     instance: _builtins.str
-    """Drawn when the folder was created: tells a replaced disk from the previous one."""
+    """A random name, drawn when the folder was created: distinguishes a replaced disk from the previous one."""
     ready: _builtins.bool
     """Reads are answered."""
     reason: _builtins.str
-    """Why not, as text for people; decisions use `readiness`. Empty if ready."""
+    """Why reads are not answered, as text for people; programs use `readiness`. Empty if ready."""
     stale_ms: _builtins.int
     """As stale_ms in ScanResponse."""
     newest_version: _builtins.int
@@ -1117,7 +1119,7 @@ class ReadRowsResponse(_message.Message):
     """The number of row numbers that were read before the message was full."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardRecord]:
-        """The rows among the first `read` numbers that still exist."""
+        """The rows that still exist, of the first `read` requested numbers."""
 
     def __init__(
         self,
@@ -1145,16 +1147,16 @@ class HandOverRequest(_message.Message):
         DESCRIPTOR: _descriptor.EnumDescriptor
         STEP_UNSPECIFIED: HandOverRequest._Step.ValueType  # 0
         STEP_SHARE: HandOverRequest._Step.ValueType  # 1
-        """From now on, have every writer store at the taker, too."""
+        """From now on, direct every writer to the receiving partition as well."""
         STEP_RELEASE: HandOverRequest._Step.ValueType  # 2
-        """Stop serving: the taker has everything and serves the slots."""
+        """Stop serving: the receiving partition has all records and serves the slots."""
 
     class Step(_Step, metaclass=_StepEnumTypeWrapper): ...
     STEP_UNSPECIFIED: HandOverRequest.Step.ValueType  # 0
     STEP_SHARE: HandOverRequest.Step.ValueType  # 1
-    """From now on, have every writer store at the taker, too."""
+    """From now on, direct every writer to the receiving partition as well."""
     STEP_RELEASE: HandOverRequest.Step.ValueType  # 2
-    """Stop serving: the taker has everything and serves the slots."""
+    """Stop serving: the receiving partition has all records and serves the slots."""
 
     STEP_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
@@ -1164,9 +1166,9 @@ class HandOverRequest(_message.Message):
     slots: _builtins.bytes
     """One bit per slot."""
     partition: _builtins.int
-    """The partition that takes the slots."""
+    """The partition that receives the slots."""
     generations: _builtins.bytes
-    """uint32 little-endian for each of all slots: the generation that the slot has there."""
+    """uint32 little-endian for each of the 1,024 slots: the slot's generation at that partition."""
     def __init__(
         self,
         *,

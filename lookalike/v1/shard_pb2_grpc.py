@@ -104,7 +104,8 @@ class ShardServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Write(self, request, context):
-        """Applies versioned writes; a stored record with a higher version stays. A response means committed and synced.
+        """Applies versioned writes; a stored record with a higher version stays. A response means that the writes are
+        committed and synced.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -118,7 +119,8 @@ class ShardServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def OpenCollection(self, request, context):
-        """Idempotent; FAILED_PRECONDITION when the collection exists in another code space or a later incarnation.
+        """Creates a collection on this shard unless it exists. Idempotent. Fails with FAILED_PRECONDITION if the collection
+        exists in another code space or a later incarnation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -139,7 +141,7 @@ class ShardServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ShardStatus(self, request, context):
-        """Returns what this shard is and holds. Answered even while it loads.
+        """Returns the shard's identity, state and contents. Answered even while it loads.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,17 +36,21 @@ class ShardServiceStub:
     Scan: _grpc.UnaryUnaryMultiCallable[_shard_pb2.ScanRequest, _shard_pb2.ScanResponse]
     """Returns the local top k for batches of codes, in one scan."""
     Write: _grpc.UnaryUnaryMultiCallable[_shard_pb2.WriteRequest, _shard_pb2.WriteResponse]
-    """Applies versioned writes; a stored record with a higher version stays. A response means committed and synced."""
+    """Applies versioned writes; a stored record with a higher version stays. A response means that the writes are
+    committed and synced.
+    """
     Fetch: _grpc.UnaryUnaryMultiCallable[_shard_pb2.FetchRequest, _shard_pb2.FetchResponse]
     """Returns records by key."""
     OpenCollection: _grpc.UnaryUnaryMultiCallable[_shard_pb2.OpenCollectionRequest, _shard_pb2.OpenCollectionResponse]
-    """Idempotent; FAILED_PRECONDITION when the collection exists in another code space or a later incarnation."""
+    """Creates a collection on this shard unless it exists. Idempotent. Fails with FAILED_PRECONDITION if the collection
+    exists in another code space or a later incarnation.
+    """
     DropShardCollection: _grpc.UnaryUnaryMultiCallable[_shard_pb2.DropShardCollectionRequest, _shard_pb2.DropShardCollectionResponse]
     """Drops an incarnation of a collection. Idempotent."""
     FetchHash: _grpc.UnaryUnaryMultiCallable[_shard_pb2.FetchHashRequest, _shard_pb2.FetchHashResponse]
     """Returns the hash file that the collection was created with."""
     ShardStatus: _grpc.UnaryUnaryMultiCallable[_shard_pb2.ShardStatusRequest, _shard_pb2.ShardStatusResponse]
-    """Returns what this shard is and holds. Answered even while it loads."""
+    """Returns the shard's identity, state and contents. Answered even while it loads."""
     ListRows: _grpc.UnaryUnaryMultiCallable[_shard_pb2.ListRowsRequest, _shard_pb2.ListRowsResponse]
     """Lists the rows of some slots, tombstones included, for a shard that compares itself with this one."""
     ReadRows: _grpc.UnaryUnaryMultiCallable[_shard_pb2.ReadRowsRequest, _shard_pb2.ReadRowsResponse]
@@ -66,17 +70,21 @@ class ShardServiceAsyncStub(ShardServiceStub):
     Scan: _aio.UnaryUnaryMultiCallable[_shard_pb2.ScanRequest, _shard_pb2.ScanResponse]  # type: ignore[assignment]
     """Returns the local top k for batches of codes, in one scan."""
     Write: _aio.UnaryUnaryMultiCallable[_shard_pb2.WriteRequest, _shard_pb2.WriteResponse]  # type: ignore[assignment]
-    """Applies versioned writes; a stored record with a higher version stays. A response means committed and synced."""
+    """Applies versioned writes; a stored record with a higher version stays. A response means that the writes are
+    committed and synced.
+    """
     Fetch: _aio.UnaryUnaryMultiCallable[_shard_pb2.FetchRequest, _shard_pb2.FetchResponse]  # type: ignore[assignment]
     """Returns records by key."""
     OpenCollection: _aio.UnaryUnaryMultiCallable[_shard_pb2.OpenCollectionRequest, _shard_pb2.OpenCollectionResponse]  # type: ignore[assignment]
-    """Idempotent; FAILED_PRECONDITION when the collection exists in another code space or a later incarnation."""
+    """Creates a collection on this shard unless it exists. Idempotent. Fails with FAILED_PRECONDITION if the collection
+    exists in another code space or a later incarnation.
+    """
     DropShardCollection: _aio.UnaryUnaryMultiCallable[_shard_pb2.DropShardCollectionRequest, _shard_pb2.DropShardCollectionResponse]  # type: ignore[assignment]
     """Drops an incarnation of a collection. Idempotent."""
     FetchHash: _aio.UnaryUnaryMultiCallable[_shard_pb2.FetchHashRequest, _shard_pb2.FetchHashResponse]  # type: ignore[assignment]
     """Returns the hash file that the collection was created with."""
     ShardStatus: _aio.UnaryUnaryMultiCallable[_shard_pb2.ShardStatusRequest, _shard_pb2.ShardStatusResponse]  # type: ignore[assignment]
-    """Returns what this shard is and holds. Answered even while it loads."""
+    """Returns the shard's identity, state and contents. Answered even while it loads."""
     ListRows: _aio.UnaryUnaryMultiCallable[_shard_pb2.ListRowsRequest, _shard_pb2.ListRowsResponse]  # type: ignore[assignment]
     """Lists the rows of some slots, tombstones included, for a shard that compares itself with this one."""
     ReadRows: _aio.UnaryUnaryMultiCallable[_shard_pb2.ReadRowsRequest, _shard_pb2.ReadRowsResponse]  # type: ignore[assignment]
@@ -105,7 +113,9 @@ class ShardServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _shard_pb2.WriteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_shard_pb2.WriteResponse, _abc.Awaitable[_shard_pb2.WriteResponse]]:
-        """Applies versioned writes; a stored record with a higher version stays. A response means committed and synced."""
+        """Applies versioned writes; a stored record with a higher version stays. A response means that the writes are
+        committed and synced.
+        """
 
     @_abc_1.abstractmethod
     def Fetch(
@@ -121,7 +131,9 @@ class ShardServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _shard_pb2.OpenCollectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_shard_pb2.OpenCollectionResponse, _abc.Awaitable[_shard_pb2.OpenCollectionResponse]]:
-        """Idempotent; FAILED_PRECONDITION when the collection exists in another code space or a later incarnation."""
+        """Creates a collection on this shard unless it exists. Idempotent. Fails with FAILED_PRECONDITION if the collection
+        exists in another code space or a later incarnation.
+        """
 
     @_abc_1.abstractmethod
     def DropShardCollection(
@@ -145,7 +157,7 @@ class ShardServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _shard_pb2.ShardStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_shard_pb2.ShardStatusResponse, _abc.Awaitable[_shard_pb2.ShardStatusResponse]]:
-        """Returns what this shard is and holds. Answered even while it loads."""
+        """Returns the shard's identity, state and contents. Answered even while it loads."""
 
     @_abc_1.abstractmethod
     def ListRows(

@@ -54,9 +54,7 @@ async def test_chosen_image_finds_similar_ones(page: Page, cat: Path) -> None:
     assert [key.split("/")[0] for key in keys[:3]] == ["chelsea"] * 3
     assert len(keys) == 24
     await expect(page.locator("#query-name")).to_have_text(cat.name)
-    await expect(page.locator("#facts")).to_contain_text(
-        "40 records compared, exactly · all 2 partitions answered"
-    )
+    await expect(page.locator("#facts")).to_contain_text("40 records compared (exact) · all 2 partitions answered")
     await expect(page.locator("#facts")).to_contain_text("encode")
     await expect(page.locator(".distance").first).to_contain_text("apart")
     for image in (page.locator("#drop img.query"), page.locator(f"{TILES} img").first):

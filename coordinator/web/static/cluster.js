@@ -73,8 +73,8 @@ function verdictOf({ partitions, encoder, rebalance }) {
   const down = replicas.filter((one) => !isServing(one)).length;
   const lost = partitions.filter((one) => (one.slots || one.target_slots) && !one.replicas.some(isServing)).map((one) => one.partition);
   const problems = [];
-  if (lost.length) problems.push(`Part of the records cannot be searched: partition ${lost.join(", ")} has no serving shard.`);
-  else if (rebalance.slots_unserved) problems.push("Part of the records cannot be searched.");
+  if (lost.length) problems.push(`Some records cannot be searched: partition ${lost.join(", ")} has no serving shard.`);
+  else if (rebalance.slots_unserved) problems.push("Some records cannot be searched.");
   if (down) problems.push(`${down} of ${plural(replicas.length, "shard")} ${down === 1 ? "is" : "are"} not serving.`);
   if (encoder.state === "unavailable") problems.push("The encoder is not responding, so images cannot be encoded.");
   if (problems.length) return { words: `⚠ ${problems.join(" ")}`, isHealthy: false };

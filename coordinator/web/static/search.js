@@ -170,7 +170,7 @@ function showFacts(title, facts) {
 function factsOf(coverage, exact, timings) {
   const ms = (value) => (value < 0.1 ? "<0.1 ms" : value < 1_000 ? `${value < 10 ? value.toFixed(1) : Math.round(value)} ms` : `${(value / 1_000).toFixed(1)} s`);
   const rows = Number(coverage.rowsSearched);
-  const parts = [`${plural(rows, "record")} compared${exact ? ", exactly" : ""}`];
+  const parts = [`${plural(rows, "record")} compared${exact ? " (exact)" : ""}`];
   parts.push(coverage.answered === coverage.partitions ? `all ${plural(coverage.partitions, "partition")} answered` : missingText(coverage));
   parts.push(`${ms(timings.totalMs)} (encode ${ms(timings.encodeMs)}, search ${ms(timings.searchMs)}, merge ${ms(timings.mergeMs)})`);
   return parts.join(" · ");

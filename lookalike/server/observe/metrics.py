@@ -135,7 +135,7 @@ COORDINATOR = Declarations("Coordinator")
 STAGE_SECONDS = COORDINATOR.histogram(
     "lookalike_search_stage_seconds",
     "Seconds of a search's stages: encode (of images), fan_out (until the partitions' answers are merged),"
-    " merge (one for all that share a round), rerank, and total.",
+    " merge (one measurement for all queries of a round), rerank, and total.",
     "stage",
     buckets=_SHORT_SECONDS,
 )
@@ -184,15 +184,17 @@ REPLICA_LIVE = COORDINATOR.sampled_gauge(
 )
 REPLICA_LAG = COORDINATOR.sampled_gauge(
     "lookalike_replica_lag_seconds",
-    "Upper bound of the replica's lag: it has every write acknowledged this long ago.",
+    "Upper bound of the replica's lag: it has every write acknowledged at least this long ago.",
     "partition",
     "replica",
 )
 PARTITIONS = COORDINATOR.sampled_gauge("lookalike_partitions", "Target number of partitions.")
 SLOTS_TO_MOVE = COORDINATOR.sampled_gauge(
-    "lookalike_slots_to_move", "Slots, of 1,024, that are not at their target partition."
+    "lookalike_slots_to_move", "Slots (of 1,024) that are not at their target partition yet."
 )
-SLOTS_MOVING = COORDINATOR.sampled_gauge("lookalike_slots_moving", "Slots in transfer, of those to move.")
+SLOTS_MOVING = COORDINATOR.sampled_gauge(
+    "lookalike_slots_moving", "Slots being moved now; included in lookalike_slots_to_move."
+)
 SLOTS_UNSERVED = COORDINATOR.sampled_gauge("lookalike_slots_unserved", "Slots that no live shard serves.")
 
 SHARD = Declarations("Shard")
@@ -204,7 +206,7 @@ COLLECTION_BYTES = SHARD.sampled_gauge(
 )
 STALE_SECONDS = SHARD.sampled_gauge(
     "lookalike_shard_stale_seconds",
-    "Upper bound of the shard's lag: it has every write acknowledged this long ago.",
+    "Upper bound of the shard's lag: it has every write acknowledged at least this long ago.",
     "partition",
     "replica",
 )
@@ -219,7 +221,7 @@ SLOTS_DIFFERING = SHARD.sampled_gauge(
     "partition", "replica",
 )  # fmt: skip
 SLOTS = SHARD.sampled_gauge(
-    "lookalike_shard_slots", "Slots by their state in the shard, of 1,024.", "partition", "replica", "state"
+    "lookalike_shard_slots", "Slots (of 1,024) by their state in the shard.", "partition", "replica", "state"
 )
 ROWS_LEFT_OVER = SHARD.sampled_gauge(
     "lookalike_shard_rows_left_over", "Rows of slots that moved away, not deleted yet.", "partition", "replica"
