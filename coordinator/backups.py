@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from coordinator.cluster import Cluster
 from coordinator.replica import Replica
-from coordinator.replicas import ReplicaGroup, is_replicas_own
+from coordinator.replicas import ReplicaGroup, is_fault_of_replica
 from lookalike import wire
 from lookalike.cluster.dump import Mark
 from lookalike.model.errors import InvalidRequest, LookalikeError, NotFound, PartitionUnavailable
@@ -54,7 +54,7 @@ async def dump(cluster: Cluster, request: shard_pb2.DumpRequest) -> AsyncIterato
                 replica.health.mark_failed(error)
             if has_started:
                 raise PartitionUnavailable(f"{error.message}; discard what was received of this part") from error
-            if not is_replicas_own(error):
+            if not is_fault_of_replica(error):
                 raise
             failure = error
     raise failure

@@ -35,7 +35,7 @@ class Routing:
     Attributes:
         owners: The partition of each slot, int32 (SLOTS,).
         served: The slots that a live shard serves, as far as is known.
-        shares: What is requested from each partition: every slot once, with unserved slots in shares of their own.
+        shares: What is requested from each partition: every slot once, with unserved slots in separate shares.
     """
 
     owners: npt.NDArray[np.int32]

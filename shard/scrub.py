@@ -1,4 +1,4 @@
-"""Owns the search for damage in what is stored: the checksum of every row, and SQLite's own pages and indexes.
+"""Owns the search for damage in stored data: the checksum of every row, and SQLite's own pages and indexes.
 
 A damaged collection is quarantined at once: its reads and writes fail with DATA_LOSS, coordinators ask another
 replica, and replication fills it again from there."""

@@ -58,7 +58,7 @@ class ShardStatus:
         identity, node, table = self._node.identity, self._node, self._node.table
         place = (str(identity.partition), str(identity.replica))
         for state in SlotState:
-            yield metrics.SLOTS, (*place, state.name.lower()), int(table.are(state).sum())
+            yield metrics.SLOTS, (*place, state.name.lower()), int(table.slots_in(state).sum())
         if not self._readiness.is_loaded:
             return
         yield metrics.STALE_SECONDS, place, self._readiness.stale_ms / 1000

@@ -21,6 +21,6 @@ class SendRate:
         self._sleep = sleep
 
     def take(self, count: int) -> None:
-        """Waits until `count` records may pass, of which there may be more than a second's worth."""
+        """Waits until `count` records may pass, which may be more than one second's worth."""
         if self._bucket is not None and (wait := self._bucket.take(count)) > 0:
             self._sleep(wait)

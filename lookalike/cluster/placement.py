@@ -22,7 +22,7 @@ MAX_PARTITIONS = 1_024
 class Target:
     """The division of the cluster to reach: over partitions 0..partitions-1 except those drained.
 
-    Of two targets the one with the higher `order` is valid, so all shards decide alike.
+    Of two targets the one with the higher `order` is valid, so all shards decide in the same way.
 
     Attributes:
         formerly: The highest number of partitions that the cluster has had; slots that no other shard serves may

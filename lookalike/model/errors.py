@@ -55,7 +55,7 @@ class Recovering(PartitionUnavailable):
 
 
 class SlotMoved(PartitionUnavailable):
-    """The shard does not serve the slot, or no longer. Coordinators look up where the slot is now."""
+    """The shard does not, or no longer, serve the slot. Coordinators look up where the slot is now."""
 
 
 class Overloaded(LookalikeError):

@@ -28,7 +28,7 @@ log = logging.getLogger("shard.replication")
 # Rows listed at once: some 20 MB.
 LIST_ROWS = 1_000_000
 READ_ROWS = 4_096
-# What a row takes in a message besides its record.
+# The bytes of a row in a message, in addition to its record.
 _ROW_BYTES = 64
 # A write reaches all replicas within this time.
 _RECHECK_SECONDS = 0.3

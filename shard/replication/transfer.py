@@ -32,7 +32,7 @@ class Transfer:
         """Takes a step with each slot that comes from another partition. Returns whether any is still moving."""
         await _begin(context)
         table = context.node.table
-        for source in np.unique(table.partners[table.are(SlotState.RECEIVING)]):
+        for source in np.unique(table.partners[table.slots_in(SlotState.RECEIVING)]):
             if source != context.partition:
                 await self._copy(context, int(source))
         await _take(context)
@@ -102,7 +102,7 @@ async def _take(context: Context) -> None:
 
 async def _current_sibling_tables(context: Context) -> list[SlotTable]:
     """Asks the siblings again, since copying took a while; not if no slot waits for them."""
-    if not context.node.table.are(SlotState.RECEIVED).any():
+    if not context.node.table.slots_in(SlotState.RECEIVED).any():
         return []
     target = context.node.membership.target
     answers = await asyncio.gather(

@@ -24,7 +24,7 @@ def visible_config(data: Path, partitions: int, replicas: int, **changes: Any) -
     return config.model_copy(
         update={
             "shard": config.shard.model_copy(
-                # Hundreds that no replica of so few uses.
+                # Ports that the few replicas do not use.
                 update={"metrics": f"127.0.0.1:{thousand}{{replica}}5{{partition}}"}
             ),
             "coordinator": config.coordinator.model_copy(update={"metrics": f"127.0.0.1:{thousand}{last}96"}),

@@ -54,7 +54,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def _stall_a_replica(cluster: Cluster) -> None:
-    """Searches while a replica neither answers nor refuses: some are asked of it and hedged."""
+    """Searches while a replica neither answers nor refuses connections: some calls go to it and are hedged."""
     cluster.kill("shard-r1-0", signal.SIGSTOP)
     try:
         with cluster.client() as client:
@@ -180,7 +180,7 @@ def test_the_encoder_reports_images_and_replicas(encoder_cluster: Cluster, photo
 
 
 def test_every_metric_in_alerts_and_dashboards_is_scraped(seen: Cluster) -> None:
-    """Those of the encoder as they are declared: it is not in this cluster."""
+    """The encoder's metrics are taken from their declarations, because this cluster has no encoder."""
     addresses = [seen.config.coordinator.metrics]
     addresses += [seen.config.shard_metrics(partition, replica) for partition in range(2) for replica in range(2)]
     scraped = {name for address in addresses for name, _ in scrape(address)}

@@ -124,7 +124,7 @@ async def test_the_async_client_mirrors_the_sync_one(cluster: Cluster) -> None:
             await client.get_collection("mirrored")
 
 
-def test_a_closed_client_says_so(cluster: Cluster, collection: str) -> None:
+def test_a_closed_client_raises_an_error(cluster: Cluster, collection: str) -> None:
     client = cluster.client()
     outcomes = client.ingest((Record(f"k{i}", code=bytes(8)) for i in itertools.count()), collection=collection)
     assert next(outcomes).ok
@@ -250,7 +250,7 @@ def test_an_error_in_the_input_iterator_is_raised_after_the_outcomes(client: Cli
 
 
 def test_many_concurrent_large_responses_all_succeed(client: Client, collection: str, cluster: Cluster) -> None:
-    """Each answer fits into a message; those that share an RPC would not."""
+    """Each answer fits into a message, but all answers of one RPC together would not."""
     text = "x" * 50_000
     client.upsert(
         [Record(f"k{i}", code=code(i), attributes={"text": text}) for i in range(600)], collection=collection

@@ -17,7 +17,7 @@ from tests.cluster.scraping import running
 from tests.conftest import Cluster, wait_until
 from tests.spans import Collector, collecting
 
-# A program that traces: its provider is its own affair, so it has a process of its own.
+# A program that traces. It runs in its own process, because a tracer provider is global.
 PROGRAM = """
 import asyncio, sys
 from opentelemetry import trace
@@ -131,7 +131,7 @@ def test_a_trace_spans_the_encoder(encoder_cluster: Cluster, encoder_spans: Coll
 
 
 def test_nothing_is_traced_unless_asked_for(traced: Cluster, collector: Collector) -> None:
-    """Polls between coordinator and shards go on all the time."""
+    """Coordinators and shards poll each other continuously."""
     collector.spans.clear()
     with Client(traced.address) as client:
         client.status()

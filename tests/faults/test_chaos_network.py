@@ -9,7 +9,7 @@ import pytest
 
 from tests.chaos.isolation import UNSHARE, is_permitted
 
-# Runs in namespaces of its own. UDP, for each datagram to stand for itself.
+# Runs in its own namespaces. UDP, because each datagram is independent of the others.
 _SCRIPT = r"""
 import subprocess, sys
 from tests.chaos.network import Namespaces

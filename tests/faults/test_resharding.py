@@ -26,7 +26,7 @@ K = 10
 
 
 class User:
-    """Repeats a call in a thread of its own until stopped; keeps what went wrong."""
+    """Repeats a call in its own thread until stopped; keeps what went wrong."""
 
     def __init__(self, cluster: Cluster, call: Callable[[Client, random.Random], None], seed: int) -> None:
         self.calls = 0
@@ -87,7 +87,7 @@ def test_searches_are_exact_during_resharding(tmp_path: Path) -> None:
                 user.stop()
         assert [user.failures[:3] for user in users] == [[], [], [], []]
         assert all(user.calls > 20 for user in users)
-        # What is empty is stopped, and nothing of it is left.
+        # The emptied partition is stopped, and the others hold all records.
         wait_until(lambda: len(client.status().partitions) == 4, 30)
         rows = [replica.rows for part in client.status().partitions for replica in part.replicas]
         assert sum(rows) == 2 * ROWS
@@ -156,7 +156,7 @@ def test_partitions_and_replicas_can_change_together(tmp_path: Path) -> None:
     with running_cluster(tmp_path, partitions=2) as cluster, cluster.client() as client:
         client.create_collection("c", bits=64)
         client.upsert([Record(f"k{i}", code=bytes(8)) for i in range(200)], collection="c")
-        # The partition that goes needs the new replica, too: all of them say that a slot has moved.
+        # The removed partition gets the new replica, too: all its replicas must confirm that a slot has moved.
         cluster.reload(cluster.config.model_copy(update={"partitions": 1, "replicas": 2}))
         wait_until(lambda: is_balanced(client, 1) and len(client.status().partitions) == 1, 60)
         assert [replica.state for replica in client.status().partitions[0].replicas] == ["serving"] * 2

@@ -50,7 +50,7 @@ def test_an_unknown_name_lists_the_names(tmp_path: Path, data: Path) -> None:
 
 
 def only_existence(path: Any, md5: str | None = None) -> bool:
-    """For torchvision's check of MD5s, which no miniature can pass."""
+    """Replaces torchvision's check of MD5s, which a miniature set cannot pass."""
     return Path(path).is_file()
 
 
