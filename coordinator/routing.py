@@ -2,7 +2,7 @@
 reported.
 
 It may be out of date at any time: a shard answers only for the slots that it serves and names other partitions
-that must store a record, so a stale route costs another round trip and never an answer."""
+that must store a record, so a stale route costs another round trip, but never makes an answer wrong."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Routing:
         Args:
             tables: The slot tables of all shards that ever answered.
             live: The shards that answer now.
-            target: How slots shall be divided.
+            target: How slots are to be divided.
         """
         owners = target.owners().astype(np.int32)
         served = np.zeros(SLOTS, np.bool_)

@@ -18,7 +18,7 @@ from shard.node import Node
 log = logging.getLogger("shard.scrub")
 FIRST_SECONDS = 5.0
 _ROWS_AT_ONCE = 2_000
-# Between portions, so that a scrub takes a few per cent of a processor.
+# The pause between portions, so that a scrub takes a few per cent of a processor.
 _PAUSE_SECONDS = 0.1
 
 

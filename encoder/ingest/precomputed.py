@@ -82,7 +82,7 @@ def open_collection(
 
     Raises:
         CodeSpaceMismatch: If a file is in another code space than the collection.
-        NotFound: If there is no collection, and nothing says how wide its codes are.
+        NotFound: If there is no collection, and the files do not show how wide its codes are.
     """
 
     def settings() -> dict[str, Any]:

@@ -9,7 +9,8 @@ from lookalike.server.token_bucket import TokenBucket
 
 
 class SendRate:
-    """Lets `per_second` records a second pass, on average; a second's worth at once. None: any number."""
+    """Lets `per_second` records pass per second on average, in bursts of up to one second's worth. None: any
+    number."""
 
     def __init__(
         self,

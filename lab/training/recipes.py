@@ -50,7 +50,7 @@ class Recipe:
 
     @property
     def document(self) -> dict[str, str | int | float | bool]:
-        """All that decides the result, except images and network, for the checkpoint."""
+        """Everything that determines the result, except images and network, for the checkpoint."""
         document = {**dataclasses.asdict(self), **dataclasses.asdict(self.schedule)}
         del document["schedule"], document["weights"]
         return document

@@ -97,7 +97,7 @@ class Target(_message.Message):
     """The highest number of partitions that the cluster has had: slots that no other shard serves may be there."""
     @_builtins.property
     def drained(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Partitions that are to hold nothing."""
+        """Partitions that must not hold any slots."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ Global___Target: _TypeAlias = Target  # noqa: Y015
 
 @_typing.final
 class SlotTable(_message.Message):
-    """What a shard is to each of the 1,024 slots."""
+    """The state of each of the 1,024 slots on a shard."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -617,8 +617,8 @@ class DumpHead(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     incarnation: _builtins.int
     whole: _builtins.bytes
-    """The slots that are dumped whole, live records only. Of the other slots, records and tombstones since the given mark
-    follow.
+    """The slots that are dumped completely, live records only. For the other slots, the records and tombstones since
+    the given mark follow.
     """
     rows: _builtins.int
     """The number of live records of all slots dumped."""

@@ -139,7 +139,7 @@ class ShardServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ShardStatus(self, request, context):
-        """Returns what this shard is and holds. Answered even while it loads.
+        """Returns this shard's identity and state. Answered even while it loads.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,7 +46,7 @@ class ShardServiceStub:
     FetchHash: _grpc.UnaryUnaryMultiCallable[_shard_pb2.FetchHashRequest, _shard_pb2.FetchHashResponse]
     """Returns the hash file that the collection was created with."""
     ShardStatus: _grpc.UnaryUnaryMultiCallable[_shard_pb2.ShardStatusRequest, _shard_pb2.ShardStatusResponse]
-    """Returns what this shard is and holds. Answered even while it loads."""
+    """Returns this shard's identity and state. Answered even while it loads."""
     ListRows: _grpc.UnaryUnaryMultiCallable[_shard_pb2.ListRowsRequest, _shard_pb2.ListRowsResponse]
     """Lists the rows of some slots, tombstones included, for a shard that compares itself with this one."""
     ReadRows: _grpc.UnaryUnaryMultiCallable[_shard_pb2.ReadRowsRequest, _shard_pb2.ReadRowsResponse]
@@ -76,7 +76,7 @@ class ShardServiceAsyncStub(ShardServiceStub):
     FetchHash: _aio.UnaryUnaryMultiCallable[_shard_pb2.FetchHashRequest, _shard_pb2.FetchHashResponse]  # type: ignore[assignment]
     """Returns the hash file that the collection was created with."""
     ShardStatus: _aio.UnaryUnaryMultiCallable[_shard_pb2.ShardStatusRequest, _shard_pb2.ShardStatusResponse]  # type: ignore[assignment]
-    """Returns what this shard is and holds. Answered even while it loads."""
+    """Returns this shard's identity and state. Answered even while it loads."""
     ListRows: _aio.UnaryUnaryMultiCallable[_shard_pb2.ListRowsRequest, _shard_pb2.ListRowsResponse]  # type: ignore[assignment]
     """Lists the rows of some slots, tombstones included, for a shard that compares itself with this one."""
     ReadRows: _aio.UnaryUnaryMultiCallable[_shard_pb2.ReadRowsRequest, _shard_pb2.ReadRowsResponse]  # type: ignore[assignment]
@@ -145,7 +145,7 @@ class ShardServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _shard_pb2.ShardStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_shard_pb2.ShardStatusResponse, _abc.Awaitable[_shard_pb2.ShardStatusResponse]]:
-        """Returns what this shard is and holds. Answered even while it loads."""
+        """Returns this shard's identity and state. Answered even while it loads."""
 
     @_abc_1.abstractmethod
     def ListRows(

@@ -1,5 +1,5 @@
-"""Owns the recover step: fetches slots that the siblings serve and this shard lacks, because its disk is new or
-because it was away while they moved to the partition."""
+"""Owns the recover step: fetches slots that the siblings serve but this shard lacks, because its disk is new or
+because it was down when they moved to the partition."""
 
 from __future__ import annotations
 
