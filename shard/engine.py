@@ -181,7 +181,7 @@ class Engine:
     def dump(
         self, slots: SlotSet, since: Sequence[Mark], place: tuple[int, int]
     ) -> Generator[tuple[Mark, SlotSet, int] | list[VersionedRecord], None, None]:
-        """Dumps one state of the slots. Must run in a thread of its own, and be closed.
+        """Dumps one state of the slots. Must run in a separate thread, and be closed.
 
         Args:
             slots: The slots to dump.

@@ -94,7 +94,7 @@ class ShardExecutor:
 
     @contextlib.contextmanager
     def dumping(self, parts: Generator[Result, None, None]) -> Iterator[Callable[[], Awaitable[Result | None]]]:
-        """Iterates over a dump in a thread of its own, since it pins one state of the store until its end.
+        """Iterates over a dump in a separate thread, because it pins one state of the store until its end.
 
         Args:
             parts: The dump; closed when the block ends.

@@ -57,8 +57,8 @@ ENCODER_GROUP = "encoder"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Assigns tests to the units that `--dist loadgroup` distributes, and puts the longest units first.
 
-    Tests of the encoder cluster run on one worker, so that Ray starts once. A test marked `independent` is a unit
-    of its own. Other tests share module fixtures, so each file is a unit.
+    Tests of the encoder cluster run on one worker, so that Ray starts once. A test marked `independent` is a
+    separate unit. Other tests share module fixtures, so each file is a unit.
     """
     for item in items:
         if item.get_closest_marker("xdist_group") is None:

@@ -62,7 +62,7 @@ def noted_settings(tables: Sequence[Table]) -> tuple[CodeSpace, Indexing] | None
     found = [noted for table in tables if (noted := notes.read(table.notes)) is not None]
     if len({space for space, _ in found}) > 1:
         raise CodeSpaceMismatch(
-            "path: the files' codes are in several code spaces; ingest each space in a job of its own"
+            "path: the files' codes are in several code spaces; ingest each space in a separate job"
         )
     return found[0] if found else None
 

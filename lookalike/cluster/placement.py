@@ -1,8 +1,8 @@
 """Owns placement: which partition holds which slot once all moves are done, as a pure function of the target.
 
 Rendezvous hashing: every partition has a weight for every slot, and the partition with the highest weight gets the
-slot. So a new partition takes only the slots where its weight is the highest, a removed one gives away only its own,
-and no slot moves between the others."""
+slot. So a new partition takes only the slots where its weight is the highest, a removed one gives away only its
+own slots, and no slot moves between the others."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class Process:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                # A process group of its own, so that Ctrl-C reaches the supervisor alone. The same session,
+                # A separate process group, so that Ctrl-C reaches the supervisor only. The same session,
                 # because Linux divides processor time by session first, and a busy shard must not starve the
                 # coordinator.
                 process_group=0,

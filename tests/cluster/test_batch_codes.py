@@ -114,8 +114,8 @@ def test_dead_letters_can_be_fixed_and_ingested_again(
             letter["code"] = "11" * 8
         if letter["key"] == "":
             letter["key"] = "named"
-    (tmp_path / "mended.jsonl").write_text("".join(json.dumps(letter) + "\n" for letter in dead))
-    summary, dead = run(tmp_path / "mended.jsonl", collection=collection, dead_letters=tmp_path / "again.jsonl")
+    (tmp_path / "fixed.jsonl").write_text("".join(json.dumps(letter) + "\n" for letter in dead))
+    summary, dead = run(tmp_path / "fixed.jsonl", collection=collection, dead_letters=tmp_path / "again.jsonl")
     # The other letters are not stored: a record must not lose its attributes.
     assert summary["stored"] == 3
     narrow, hexadecimal, named = client.get(["narrow", "hex", "named"], collection=collection)
@@ -221,7 +221,7 @@ def test_features_are_hashed_with_the_hash_of_the_collection(client: Client, run
 def test_codes_and_images_cannot_be_mixed(collection: str, run: Any, tmp_path: Path) -> None:
     (tmp_path / "codes.jsonl").write_text('{"key": "a", "code": "00"}\n')
     (tmp_path / "images.jsonl").write_text('{"key": "a", "uri": "a.jpg"}\n')
-    with pytest.raises(InvalidRequest, match="ingest each kind in a job of its own"):
+    with pytest.raises(InvalidRequest, match="ingest each kind in a separate job"):
         run(tmp_path / "codes.jsonl", tmp_path / "images.jsonl", collection=collection)
 
 

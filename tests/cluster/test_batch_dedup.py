@@ -135,10 +135,10 @@ class Page(HTMLParser):
 def test_an_unwritable_output_fails_before_the_work_starts(cluster: Cluster, tmp_path: Path) -> None:
     for options in ({"output": tmp_path / "no" / "x.jsonl"}, {"sheet": tmp_path / "no" / "x.html"}):
         with pytest.raises(InvalidRequest, match="cannot be written to"):
-            dedup(collection="nobody-made-it", server=cluster.address, **options)
+            dedup(collection="never-created", server=cluster.address, **options)
     (tmp_path / "kept.jsonl").write_text("before")
     with pytest.raises(NotFound):
-        dedup(collection="nobody-made-it", server=cluster.address, output=tmp_path / "kept.jsonl")
+        dedup(collection="never-created", server=cluster.address, output=tmp_path / "kept.jsonl")
     assert (tmp_path / "kept.jsonl").read_text() == "before"
 
 

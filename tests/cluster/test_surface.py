@@ -172,14 +172,14 @@ def test_collections_are_created_listed_and_dropped(client: Client) -> None:
 
 def test_a_collection_recreated_in_a_different_space_is_noticed(cluster: Cluster, client: Client) -> None:
     """The coordinator and the client remember the old space; neither may mix the two."""
-    client.create_collection("anew", bits=64)
-    client.upsert([Record("a", code=code(1))], collection="anew")
+    client.create_collection("recreated", bits=64)
+    client.upsert([Record("a", code=code(1))], collection="recreated")
     with cluster.client() as other:
-        other.drop_collection("anew")
-        other.create_collection("anew", code_space=CodeSpace(64, hash_digest="another seed"))
+        other.drop_collection("recreated")
+        other.create_collection("recreated", code_space=CodeSpace(64, hash_digest="another seed"))
     with pytest.raises(CodeSpaceMismatch, match="encode again"):
-        client.search(code=code(1), collection="anew")
-    assert client.search(code=code(1), collection="anew").hits == []
+        client.search(code=code(1), collection="recreated")
+    assert client.search(code=code(1), collection="recreated").hits == []
 
 
 def test_status_reports_partitions_rows_and_collections(client: Client, collection: str) -> None:

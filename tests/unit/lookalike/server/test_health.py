@@ -85,7 +85,7 @@ async def test_watcher_gets_not_serving_and_its_stream_ends(
 
 async def test_unknown_service_is_not_found(stub: health_pb2_grpc.HealthAsyncStub) -> None:
     with pytest.raises(grpc.aio.AioRpcError, match="NOT_FOUND"):
-        await stub.Check(health_pb2.HealthCheckRequest(service="nobody"))
+        await stub.Check(health_pb2.HealthCheckRequest(service="unknown"))
 
 
 async def test_watchers_over_the_limit_are_refused_and_checks_are_not(

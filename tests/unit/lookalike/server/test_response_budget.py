@@ -19,7 +19,7 @@ from lookalike.v1 import search_pb2 as pb
 MIB = 2**20
 GET = "/lookalike.v1.SearchService/Get"
 # By default, gRPC's client buffers as much unread data as the connection's estimated bandwidth allows.
-TAKES_LITTLE = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536)]
+SMALL_BUFFER = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536)]
 LARGE, SMALL = pb.GetRequest(keys=["large"]), pb.GetRequest(keys=["small"])
 
 
@@ -48,13 +48,13 @@ async def refusal(stub: Any) -> str:
 
 async def test_unread_answers_block_only_large_ones_until_their_callers_leave(address: str) -> None:
     async with (
-        grpc.aio.insecure_channel(address, options=[*CHANNEL_OPTIONS, *TAKES_LITTLE]) as hoarding,
+        grpc.aio.insecure_channel(address, options=[*CHANNEL_OPTIONS, *SMALL_BUFFER]) as unreading,
         grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel,
         asyncio.timeout(30),
     ):
         stub: Any = search_pb2_grpc.SearchServiceStub(channel)
         # Called as a stream, because gRPC reads a stream's answer only when it is requested.
-        unread = [hoarding.unary_stream(GET)(LARGE.SerializeToString()) for _ in range(6)]
+        unread = [unreading.unary_stream(GET)(LARGE.SerializeToString()) for _ in range(6)]
         for call in unread:
             await call.initial_metadata()  # the message follows it
         assert re.search("RESOURCE_EXHAUSTED .* are not read yet.*retry-after-ms", await refusal(stub))
