@@ -87,7 +87,7 @@ def test_scaling_is_one_number_in_compose(tmp_path: Path, before: str, after: st
 def test_a_removed_partition_is_kept_until_it_is_empty(overlay: Path) -> None:
     """test_real_processes.py tests how it is removed in the end."""
     said = change(overlay, "partitions: 4", "partitions: 3")
-    assert "partitions 3..3 are kept" in said
+    assert "partitions 3..3 stay" in said
     sets = [one for one in kustomize(overlay) if one["kind"] == "StatefulSet"]
     assert [one["spec"]["replicas"] for one in sets] == [4, 4]
 
