@@ -33,7 +33,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
     def named(self, service: str, name: str) -> list[Span]:
         return [span for one, span in list(self.spans) if one == service and span.name == name]
 
-    def way(self, span: Span) -> list[str]:
+    def path_to_root(self, span: Span) -> list[str]:
         """The names of a span and of its ancestors, up to the root of the trace."""
         by_id = {one.span_id: one for _, one in list(self.spans)}
         names = []

@@ -17,7 +17,7 @@ from tests.conftest import Cluster
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
-def visible_config(data: Path, partitions: int, replicas: int, **changes: Any) -> ClusterConfig:
+def config_with_metrics(data: Path, partitions: int, replicas: int, **changes: Any) -> ClusterConfig:
     """An ephemeral config with metrics enabled, on ports next to those of the processes."""
     config = ephemeral_config(data, partitions, replicas=replicas)
     thousand, last = config.coordinator.listen.removeprefix("127.0.0.1:")[:2], config.coordinator.listen[-3]

@@ -22,7 +22,7 @@ from lookalike.model.errors import CannotStart, InvalidRequest, NotFound
 from lookalike.server.observe import metrics
 from lookalike.v1 import search_pb2 as pb
 from lookalike.v1.search_pb2_grpc import SearchServiceStub
-from tests.cluster.scraping import Samples, running, scrape, value, visible_config
+from tests.cluster.scraping import Samples, config_with_metrics, running, scrape, value
 from tests.conftest import Cluster, wait_until
 
 ROWS, QUERIES = 400, 30
@@ -35,7 +35,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Two partitions of two replicas, which log JSON; with records, searches, a replica of partition 0 that was
     stopped for a while, and one search without partition 1, which was killed."""
     data = tmp_path_factory.mktemp("seen")
-    config = visible_config(data, partitions=2, replicas=2, logs="json", log_level="debug")
+    config = config_with_metrics(data, partitions=2, replicas=2, logs="json", log_level="debug")
     with running(config, data) as cluster:
         with cluster.client() as client:
             client.create_collection("photos", bits=64)
@@ -259,7 +259,7 @@ def test_unknown_collections_create_no_metric_labels(seen: Cluster) -> None:
 
 
 def test_a_metrics_port_in_use_is_named_in_the_error(tmp_path: Path) -> None:
-    config = visible_config(tmp_path, partitions=1, replicas=1)
+    config = config_with_metrics(tmp_path, partitions=1, replicas=1)
     taken = config.coordinator.model_copy(update={"metrics": config.coordinator.listen})
     config = config.model_copy(update={"coordinator": taken})
     supervisor = Supervisor(config, tmp_path, lambda line: None)
@@ -272,7 +272,7 @@ def test_a_metrics_port_in_use_is_named_in_the_error(tmp_path: Path) -> None:
 
 
 def test_a_metrics_port_in_use_is_found_before_anything_starts(tmp_path: Path) -> None:
-    config = visible_config(tmp_path, partitions=1, replicas=1)
+    config = config_with_metrics(tmp_path, partitions=1, replicas=1)
     address = config.shard_metrics(0)
     assert address is not None
     host, _, port = address.partition(":")

@@ -142,13 +142,13 @@ def test_an_async_client_may_be_created_before_its_loop_and_is_bound_to_one(clus
     async def partitions() -> int:
         return len((await client.status()).partitions)
 
-    async def twice_and_closed() -> None:
+    async def call_twice_then_close() -> None:
         assert await partitions() == await partitions() == 3
         await client.close()
         with pytest.raises(InvalidRequest, match="client: is closed"):
             await partitions()
 
-    asyncio.run(twice_and_closed())
+    asyncio.run(call_twice_then_close())
     with pytest.raises(
         InvalidRequest, match="client: belongs to another event loop; create an AsyncClient in each"
     ):
@@ -283,13 +283,13 @@ def test_a_shard_that_missed_a_drop_does_not_revive_the_collection(tmp_path: Pat
 
 
 def test_concurrent_create_and_drop_leave_a_consistent_state(cluster: Cluster, client: Client) -> None:
-    def rival() -> None:
+    def drop_repeatedly() -> None:
         with cluster.client() as other:
             for _ in range(30):
                 with contextlib.suppress(NotFound, AlreadyExists):
                     other.drop_collection("contested")
 
-    thread = threading.Thread(target=rival)
+    thread = threading.Thread(target=drop_repeatedly)
     thread.start()
     for _ in range(30):
         with contextlib.suppress(NotFound, AlreadyExists):

@@ -16,7 +16,7 @@ from rich.console import Console, RenderableType
 from lookalike import Client, Record
 from lookalike.cli.view import rebalance_view
 from lookalike.local.supervisor import TAKE_OVER_SECONDS
-from tests.cluster.scraping import running, scrape, visible_config
+from tests.cluster.scraping import config_with_metrics, running, scrape
 from tests.conftest import Cluster, running_cluster, wait_until
 from tests.oracle import nearest_keys
 
@@ -113,7 +113,7 @@ def test_a_drained_partition_is_emptied_and_refilled_after_undo(tmp_path: Path) 
 
 
 def test_blocked_slots_stay_in_the_status_but_not_in_the_log(tmp_path: Path) -> None:
-    config = visible_config(tmp_path, partitions=2, replicas=2)
+    config = config_with_metrics(tmp_path, partitions=2, replicas=2)
     with running(config, tmp_path) as cluster, cluster.client() as client:
         stored = tmp_path / "r1-1" / "shard.json"
         content = stored.read_text()
