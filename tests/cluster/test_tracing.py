@@ -148,6 +148,7 @@ def test_missing_tracing_packages_are_named(tmp_path: Path) -> None:
     program = (
         "import sys; sys.modules['opentelemetry'] = None\n"
         "from lookalike.server.config import TracingConfig; from lookalike.server.observe import exporter\n"
+        "from lookalike.transport import tracing\n"
         "assert exporter.start(TracingConfig(), {}) is None\n"
         "with tracing.span('x') as span: assert span is None\n"
         "exporter.start(TracingConfig(otlp='http://127.0.0.1:4317'), {})\n"
