@@ -1,7 +1,7 @@
 """Images per second from files to features, for the encoder and for a plain torch loop with the same number of
 threads; and the retrieval quality of both.
 
-The plain loop is what a tutorial shows: Pillow and torchvision's transforms, the network from timm, float32,
+The plain loop is typical of tutorials: Pillow and torchvision's transforms, the network from timm, float32,
 batches of 32, torch set to the encoder's total number of threads."""
 
 from __future__ import annotations

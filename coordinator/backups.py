@@ -1,7 +1,7 @@
 """Owns which replica serves a part of a backup.
 
 A backup is taken partition by partition: each call returns one partition's records of the requested slots, and the
-caller requests the rest again. So a slot that moves between two calls is found where it is then, and one that
+caller requests the rest again. So a slot that moves between two calls is found at its new partition; a slot that
 moves during a call fails that call."""
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from coordinator.cluster import Cluster
 from coordinator.replica import Replica
-from coordinator.replicas import ReplicaGroup, is_replicas_own
+from coordinator.replicas import ReplicaGroup, is_fault_of_replica
 from lookalike import wire
 from lookalike.cluster.dump import Mark
 from lookalike.model.errors import InvalidRequest, LookalikeError, NotFound, PartitionUnavailable
@@ -54,15 +54,15 @@ async def dump(cluster: Cluster, request: shard_pb2.DumpRequest) -> AsyncIterato
                 replica.health.mark_failed(error)
             if has_started:
                 raise PartitionUnavailable(f"{error.message}; discard what was received of this part") from error
-            if not is_replicas_own(error):
+            if not is_fault_of_replica(error):
                 raise
             failure = error
     raise failure
 
 
 def _choose(group: ReplicaGroup, since: Sequence[Mark], tried: Sequence[Replica]) -> Replica | None:
-    """The replica that an earlier dump came from, unless it is unhealthy: only that one can send the changes
-    since. Otherwise the best of those that were not tried."""
+    """The replica that made the earlier dump, if it is healthy: only this one can send the changes since then.
+    Otherwise the best replica that was not tried."""
     known = {mark.replica for mark in since}
     for replica in group.replicas:
         if replica.replica in known and replica.health.penalty < _MAX_PENALTY and replica not in tried:

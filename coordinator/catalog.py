@@ -101,7 +101,7 @@ class Catalog:
 
         Raises:
             NotFound: If it does not exist.
-            PartitionUnavailable: If no partition that could know it answers.
+            PartitionUnavailable: If no partition that answers knows it, and the registrar does not answer.
         """
         check_collection_name(name)
         states = await self._cluster.states(deadline)
@@ -114,7 +114,7 @@ class Catalog:
         raise NotFound(f"collection: {name!r} does not exist; create it first")
 
     async def list(self, deadline: float) -> list[Collection]:
-        """Returns all collections that the partitions that answer know, ordered by name."""
+        """Returns all collections known to the partitions that answer, ordered by name."""
         states = await self._cluster.states(deadline)
         if all(isinstance(state, LookalikeError) for state in states.values()):
             raise PartitionUnavailable("no partition answers; see the cluster's status")

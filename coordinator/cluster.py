@@ -109,7 +109,7 @@ class Cluster:
         )
 
     async def drain(self, partition: int, undo: bool) -> int:
-        """Publishes a target in which the partition holds nothing, or with `undo` its share again.
+        """Publishes a target in which the partition holds nothing or, with `undo`, its share again.
 
         Returns:
             The slots that the partition still serves.
@@ -135,7 +135,7 @@ class Cluster:
     async def states(self, deadline: float) -> dict[int, ShardState | LookalikeError]:
         """Returns, for each partition, the state of one of its replicas, or the error.
 
-        Rows are counted over the slots that are routed to the partition. Waits for at most half the time left, so
+        Only rows of slots that are routed to the partition are counted. Waits for at most half the time left, so
         that a partition that does not answer leaves time for the rest of the request.
         """
         if not self.routing.served.all():

@@ -17,14 +17,14 @@ from lookalike.model.records import Coverage
 
 
 class CoverageTracker:
-    """Computes coverage, and remembers the rows that each partition last had to estimate those of missing ones."""
+    """Computes coverage. Remembers the last row count of each partition, to estimate the rows of missing ones."""
 
     def __init__(self) -> None:
         self._rows_known: dict[tuple[str, int], int] = {}
 
     def coverage(self, collection: str, answers: Answers) -> Coverage:
-        """Returns the answers' coverage. Counts the partitions that have slots; a partition answered if it did for
-        all its slots."""
+        """Returns the answers' coverage. Counts the partitions that have slots. A partition has answered if it
+        answered for all its slots."""
         missing: dict[int, str] = {}
         rows: dict[int, int] = {}
         stale_ms = 0

@@ -156,7 +156,8 @@ class _Round:
             task.cancel()
 
     def leave(self) -> None:
-        """Records that one caller needs it no more. After the last one, what is in flight is cancelled."""
+        """Records that a caller no longer needs the round. After the last caller, its RPCs in flight are
+        cancelled."""
         self._callers -= 1
         if not self._callers:
             self.cancel()
@@ -188,11 +189,11 @@ def _late(share: Share) -> DeadlineExceeded:
 def _join(tickets: Sequence[_Ticket]) -> tuple[list[ScanGroup], list[list[int]]]:
     """Joins the groups that can share a scan, and records in each ticket where its queries are. Returns the
     groups, and by group the number of queries of each member."""
-    alike: dict[object, list[_Ticket]] = {}
+    joinable: dict[object, list[_Ticket]] = {}
     for ticket in tickets:
-        alike.setdefault(ticket.group.batch_key, []).append(ticket)
+        joinable.setdefault(ticket.group.batch_key, []).append(ticket)
     groups, sizes = [], []
-    for index, members in enumerate(alike.values()):
+    for index, members in enumerate(joinable.values()):
         for member, ticket in enumerate(members):
             ticket.group_index, ticket.member, ticket.is_shared = index, member, len(members) > 1
         first, *others = (ticket.group for ticket in members)

@@ -23,7 +23,7 @@ class IngestStream:
         admission: Bounds the bytes in flight, over all requests.
         draining: Set when the process stops: then no more messages are read.
         check: Raises InvalidRequest for a message that ends the stream.
-        store: Stores a message. What it does before it returns the coroutine follows the order of arrival.
+        store: Stores a message. Called in the order of arrival; the coroutines that it returns run concurrently.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Owns the way from a query to what the shards scan for: its code, and the projections or features that the
+"""Owns the conversion of queries to input for the shards' scans: a code, and the projections or features that the
 scoring needs."""
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def _encoded(
     layout: Layout,
     plan: ScoringPlan,
 ) -> _Encoded:
-    """images: the encoder's answers to the queries by image that are left."""
+    """images: the encoder's answers to the remaining queries by image."""
     indexing = layout.indexing
     if query.code is not None:
         code = check_code(query.code, layout.space, "the query")
@@ -147,7 +147,7 @@ def _encoded(
 
 
 def _supplied(query: Query, bits: int, width: int, plan: ScoringPlan) -> tuple[Floats | None, Floats | None]:
-    """The projections and features that came with a code, as far as the plan needs them."""
+    """The projections and features that came with a code, if the plan needs them."""
     projections = features = None
     if plan.needs_projections and query.projections:
         projections = stored_features.read("projections", query.projections, bits)

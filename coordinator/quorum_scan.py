@@ -2,7 +2,7 @@
 
 Each replica returns its best rows with their versions. A row that some replicas did not return is looked up there
 by key: a higher version, or a tombstone, shows that it is stale. The replicas' joint result is certain up to the
-smallest of their last rows; if too few rows remain up to there, the replicas are asked for more."""
+smallest of their last rows; if too few rows remain below that, more are requested from the replicas."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lookalike.model.errors import LookalikeError, Overloaded
 from lookalike.model.records import MAX_K
 from lookalike.server.shard_client import ShardClient
 
-# Of a hit: its distance or rank, its id and its key.
+# A hit's sort key: its distance or rank, its id and its key.
 _Order = tuple[float, int, str]
 _Answers = Sequence[tuple[ShardClient, ScanResult]]
 _ROUNDS = 8
@@ -62,7 +62,7 @@ async def _scan(group: ReplicaGroup, queries: ScanGroup, slots: bytes, deadline:
 
 
 async def _agreed(answers: _Answers, asked: ScanGroup, k: int, deadline: float) -> HitTable | None:
-    """The replicas' current rows, at least the first k of each query; None if they must be asked for more."""
+    """The replicas' current rows, at least the first k of each query; None if more rows must be requested."""
     first, *others = (result.hits for _, result in answers)
     if all(_is_same(first, other) for other in others):
         return first

@@ -1,5 +1,5 @@
-"""Owns one replica as a coordinator sees it: the client to call it by, and its health, which decides how early it
-is called."""
+"""Owns one replica as a coordinator sees it: the client that calls it, and its health, which determines its order
+among the replicas."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class ReplicaHealth:
         self._is_serving = is_serving
 
     def mark_failed(self, error: LookalikeError) -> None:
-        """Records that a call failed for a reason of the replica's own: others are preferred for a while."""
+        """Records that a call failed because of the replica: others are preferred for a while."""
         if isinstance(error, SlotMoved):
             return
         backoff = min(_BACKOFF_MAX_SECONDS, _BACKOFF_SECONDS * 2**self._failures)

@@ -32,11 +32,11 @@ from lookalike.server.shard_client import ShardClient
 _STALL_SECONDS = 1.0
 # A call is suspiciously slow after this many hedge delays.
 _SUSPECT_AFTER = 3
-# How long a write waits for replicas that are away for a moment, as in a restart.
+# How long a write waits for replicas that are briefly unavailable, as in a restart.
 WRITE_PATIENCE_SECONDS = 10.0
 _WRITE_RETRY_SECONDS = 0.05
 _WRITE_RETRY_MAX_SECONDS = 0.5
-# How long an acknowledged write is still sent to the other replicas; after that, repair brings it there.
+# How long an acknowledged write is still sent to the other replicas; after that, repair delivers it.
 _LATECOMER_SECONDS = 2.0
 
 Result = TypeVar("Result")
@@ -124,7 +124,7 @@ class ReplicaGroup:
                     try:
                         answer = task.result()
                     except LookalikeError as error:
-                        failure = _more_telling(failure, error)
+                        failure = _more_informative(failure, error)
                         self._note_failure(attempt.replica, error)
                         continue
                     self._note_answer(attempt)
@@ -140,7 +140,7 @@ class ReplicaGroup:
         """Counts the failure. Raises it if no other replica would do better."""
         replica.health.mark_failed(error)
         metrics.SHARD_FAILURES.labels(str(self.partition), str(replica.replica)).inc()
-        if not is_replicas_own(error):
+        if not is_fault_of_replica(error):
             raise error
 
     def _note_answer(self, attempt: _Attempt) -> None:
@@ -231,7 +231,8 @@ class ReplicaGroup:
         raise self._below_quorum(len(results), errors)
 
     def _finish_in_background(self, tasks: dict[asyncio.Task[WriteResult], Replica]) -> None:
-        """Waits a while for the replicas that have not answered. One that then has not lags."""
+        """Waits a while for the replicas that have not answered. One that does not store the write is marked as
+        lagging."""
         now = time.monotonic()
         for task, replica in tasks.items():
             if task.done():
@@ -281,13 +282,13 @@ def _cancel(tasks: Iterable[asyncio.Task[WriteResult]]) -> None:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
-def is_replicas_own(error: LookalikeError) -> bool:
+def is_fault_of_replica(error: LookalikeError) -> bool:
     """Returns whether the failure is the replica's own, not the request's: then another replica may succeed."""
     return isinstance(error, PartitionUnavailable | Corruption | Overloaded | NotFound)
 
 
-def _more_telling(one: LookalikeError, other: LookalikeError) -> LookalikeError:
-    """Of two replicas' failures, the one that says more."""
+def _more_informative(one: LookalikeError, other: LookalikeError) -> LookalikeError:
+    """Returns the more informative of two replicas' failures."""
     if isinstance(one, Corruption) or (isinstance(one, SlotMoved) and type(other) is PartitionUnavailable):
         return one
     return other

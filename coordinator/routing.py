@@ -2,7 +2,7 @@
 reported.
 
 It may be out of date at any time: a shard answers only for the slots that it serves and names other partitions
-that must store a record, so a stale route costs another round trip and never an answer."""
+that must store a record, so a stale route costs another round trip, but never makes an answer wrong."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Routing:
     Attributes:
         owners: The partition of each slot, int32 (SLOTS,).
         served: The slots that a live shard serves, as far as is known.
-        shares: What is requested from each partition: every slot once, with unserved slots in shares of their own.
+        shares: What is requested from each partition: every slot once, with unserved slots in separate shares.
     """
 
     owners: npt.NDArray[np.int32]
@@ -53,7 +53,7 @@ class Routing:
         Args:
             tables: The slot tables of all shards that ever answered.
             live: The shards that answer now.
-            target: How slots shall be divided.
+            target: How slots are to be divided.
         """
         owners = target.owners().astype(np.int32)
         served = np.zeros(SLOTS, np.bool_)

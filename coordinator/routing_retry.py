@@ -6,7 +6,7 @@ import asyncio
 
 from coordinator.cluster import Cluster
 
-# How long it may take until it is known which partition serves slots that have moved.
+# How long to look for the partition that serves slots that have moved.
 MOVE_SECONDS = 5.0
 PAUSE_SECONDS = 0.02
 
@@ -20,8 +20,8 @@ class RoutingRetry:
         self._pause = 0.0
 
     async def refreshed(self) -> bool:
-        """Refreshes the routing, from the second time on after a pause. Returns False, at once, if the time for
-        retries is over."""
+        """Refreshes the routing; pauses first, except at the first retry. Returns False immediately if the time
+        for retries is over."""
         left = self._give_up_at - asyncio.get_running_loop().time()
         if left <= 0:
             return False

@@ -106,7 +106,7 @@ def inputs(plan: ScoringPlan, codes: Codes, projections: Sequence[npt.NDArray[np
         if any(own is None for own in projections):
             raise InvalidRequest(
                 "projections: are missing; an asymmetric score needs an image, or a code with its projections"
-                " (of a stored record there is the code alone)"
+                " (a stored record has only its code)"
             )
         return np.stack(
             [weights(own, code.tobytes()) for own, code in zip(projections, codes, strict=True) if own is not None]

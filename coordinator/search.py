@@ -45,7 +45,7 @@ from lookalike.server.observe import metrics
 # ends the call.
 _RESERVED_SHARE = 0.1
 _RESERVED_MAX_SECONDS = 0.25
-# How long only some partitions may have a collection, which is being created or dropped, before a search fails.
+# How long a search waits while only some partitions have a collection, which is being created or dropped.
 _SETTLE_SECONDS = 1.0
 # This many keys fit into any message, however long they are.
 _FEW_KEYS = MAX_MERGED_BYTES // MAX_KEY_BYTES
@@ -142,7 +142,7 @@ class Searcher:
             collection, layout, queries, fingerprint, plan, options.consistency, deadline
         )
         encoded = time.perf_counter()
-        # A record is not a hit of its own search: ask for one more where it will be left out.
+        # A record is not a hit of its own search: ask for one hit more where it will be left out.
         spare = any(query.key is not None for query in queries)
         group = ScanGroup(
             collection, layout.space.fingerprint, codes, plan.candidates + spare, options.max_distance,
@@ -165,8 +165,8 @@ class Searcher:
     async def _settled(self, group: ScanGroup, consistency: str, deadline: float) -> Answers:
         """The answers of all partitions, merged.
 
-        While only some have the collection, it is being created or dropped: then asks again, and raises NotFound
-        once it is dropped. Also asks again if slots have moved in the meantime.
+        If only some have the collection, it is being created or dropped: asks again, and raises NotFound once it
+        is dropped. Also asks again if slots have moved in the meantime.
         """
         clock = asyncio.get_running_loop()
         remaining = deadline - clock.time()
@@ -216,7 +216,7 @@ class Searcher:
 
 
 def _without_own(hits: HitTable, queries: Sequence[Query]) -> HitTable:
-    """The hits without the record that each query by key is."""
+    """The hits, without the query's own record in a query by key."""
     if all(query.key is None for query in queries):
         return hits
     own = np.array([query.key for query in queries], np.object_)

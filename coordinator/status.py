@@ -101,7 +101,7 @@ def _rebalance(view: Cluster, states: Iterable[ShardState | LookalikeError]) -> 
     for state in states:
         if isinstance(state, ShardState):
             table = state.table
-            arriving = table.are(SlotState.RECEIVING, SlotState.RECEIVED, SlotState.TAKING)
+            arriving = table.slots_in(SlotState.RECEIVING, SlotState.RECEIVED, SlotState.TAKING)
             moving |= arriving & (table.partners != table.own)
     return Rebalance(
         target.epoch,

@@ -1,8 +1,8 @@
 """Owns where a write must be stored before it is acknowledged: on enough replicas of every partition that has its
 slot.
 
-The shards name those partitions in their answers: while a slot moves, the partition that has it names the one that
-receives it, and the other way round. docs/CONSISTENCY.md says why no acknowledged write is lost."""
+The shards name those partitions in their answers: while a slot moves, its source names the partition that receives
+it, and vice versa. docs/CONSISTENCY.md explains why no acknowledged write is lost."""
 
 from __future__ import annotations
 
@@ -95,8 +95,9 @@ class WriteRouter:
     ) -> list[bool]:
         """Stores the records of one slot owner. Returns per record whether a live one existed before.
 
-        A record that lost to a higher version of another coordinator's clock came later than that, and is written
-        again with a higher version. One that lost to this clock came earlier, and is done.
+        A record may lose to a higher version. If another coordinator's clock issued that, the record is the later
+        one, and is written again with a higher version. If this clock issued it, the record is the earlier one,
+        and is done.
         """
         existed: list[bool] = [False] * len(records)
         pending = list(range(len(records)))
@@ -121,7 +122,7 @@ class WriteRouter:
         waiting = {partition: list(range(len(batch.records)))}
         is_first = True
         while lost := await self._store_and_forward(destination, batch, waiting, is_first):
-            # No partition that was called has their slots, or not on enough replicas yet.
+            # No partition that was called has their slots on enough replicas yet.
             if not await retry.refreshed():
                 raise SlotMoved("the records' slots are moving; repeat the write, which is harmless")
             waiting = self._cluster.routing.split(batch.slots, lost)

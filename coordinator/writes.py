@@ -52,7 +52,7 @@ class Writer:
         self._clock = clock
 
     def stamp(self, count: int) -> list[int]:
-        """Returns `count` versions, ascending: of two records with one key, the higher version wins."""
+        """Returns `count` versions, ascending: of two records with the same key, the higher version wins."""
         return [self._clock.next() for _ in range(count)]
 
     async def upsert(self, collection: str, drafts: Sequence[Draft], fingerprint: str, deadline: float) -> int:

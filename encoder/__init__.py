@@ -1,10 +1,10 @@
 """Serves codes for images, and ingests images in batches.
 
-Images are decoded (`images`), computed to features by a network up to a layer (`backbones`, `fusion`, `features`)
-and hashed (`hashing`): together an encoder (`model`), described by `spec`. Ray Serve scales it (`deployment`)
-behind a gRPC server (`front`, `server`), as a process or as an application of a Ray cluster (`application`).
-`ingest` is the batch job. `preflight` checks an encoder before Ray starts. How codes are chosen (fitted, learned,
-evaluated) is the package `lab`'s; torch and Ray are imported here and there only."""
+Images are decoded (`images`), a network computes features up to a layer (`backbones`, `fusion`, `features`), and
+these are hashed (`hashing`). Together this is an encoder (`model`), described by `spec`. Ray Serve scales it
+(`deployment`) behind a gRPC server (`front`, `server`), as a process or as an application of a Ray cluster
+(`application`). `ingest` is the batch job. `preflight` checks an encoder before Ray starts. The package `lab`
+fits, learns and evaluates hashes. Only these two packages import torch and Ray."""
 
 import os
 
@@ -14,7 +14,7 @@ for _name, _value in {
     # No usage statistics, no access to the cluster without its token.
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",
-    # Ray forks its processes; gRPC's fork handlers are for programs that use gRPC in both.
+    # Ray forks its processes; gRPC's fork handlers are for programs that use gRPC in both parent and child.
     "GRPC_ENABLE_FORK_SUPPORT": "0",
     # A busy machine may need longer than Ray's default of 30 s.
     "RAY_gcs_server_port_wait_time_s": "120",

@@ -3,7 +3,7 @@
     import_path: encoder.application:build      args: {config: FILE, fronts: 2}
 
 Its fronts serve gRPC, one on each node that has the resource `front`; its models run on any node. `python -m
-encoder` is the alternative: a driver of its own, which needs no application."""
+encoder` is the alternative: its own driver, which needs no application."""
 
 from __future__ import annotations
 

@@ -45,7 +45,8 @@ class Backbone:
     weights_digest: str
 
     def __str__(self) -> str:
-        """Canonical text of what computes the features. A hash that was fitted to them fits no others."""
+        """Canonical text of what computes the features. A hash that was fitted to these features does not fit
+        others."""
         return f"{self.name} {self.weights_digest} {self.layer} {self.preprocessing}"
 
 
@@ -70,7 +71,7 @@ def load_backbone(name: str, weights: Path | None = None, layer: str = POOLED) -
         probe = torch.zeros(1, 3, preprocessing.crop, preprocessing.crop)
         shape = module(probe).shape
         if len(shape) > 2:
-            # A map; or the network pooled or flattened in the head that was removed.
+            # A map was requested, or the removed head did the pooling or flattening.
             own = [torch.nn.AdaptiveAvgPool2d(1)] if layer == POOLED and len(shape) == 4 else []
             module = torch.nn.Sequential(module, *own, torch.nn.Flatten()).eval()
         width = module(probe).shape[1]
@@ -166,7 +167,7 @@ def _load_timm(name: str, weights: Path | None, layer: str) -> tuple[torch.nn.Mo
 
 
 def _classes(saved: Weights | None, layer: str) -> dict[str, int]:
-    """The number of classes of saved weights, as an argument for the network. It may not be ImageNet's."""
+    """The number of classes of saved weights, as an argument for the network. It may differ from ImageNet's."""
     if saved is None or layer != CLASSIFIER:
         return {}
     heads = [

@@ -37,7 +37,7 @@ class EncoderReplica:
             self._problem = error.message
 
     async def describe(self) -> Description | str:
-        """What the model computes; or the reason why it is not loaded."""
+        """A description of the model; or the reason why it is not loaded."""
         if self._model is None:
             return self._problem
         own = self._model
@@ -51,8 +51,8 @@ class EncoderReplica:
 
 
 def models(config: EncoderConfig, max_pixels: int) -> serve.Application:
-    """The application of the config's models, not yet deployed. max_pixels: the most that an image may have.
-    Raises CannotStart."""
+    """The application of the config's models, not yet deployed. max_pixels: the most pixels that an image may
+    have. Raises CannotStart."""
     spec = EncoderSpec.from_config(config)
     threads = _GPU_DECODE_THREADS if config.gpus_per_replica else 1
     deployment = serve.deployment(EncoderReplica).options(
@@ -70,8 +70,8 @@ def models(config: EncoderConfig, max_pixels: int) -> serve.Application:
 
 @contextlib.asynccontextmanager
 async def deployed(config: EncoderConfig, max_pixels: int) -> AsyncIterator[Any]:
-    """Deploys the models on the running Ray, and yields a handle to them. max_pixels: the most that an image may
-    have."""
+    """Deploys the models on the running Ray, and yields a handle to them. max_pixels: the most pixels that an
+    image may have."""
     application = models(config, max_pixels)
     await asyncio.to_thread(serve.start, http_options={"location": "NoServer"})
     try:

@@ -1,4 +1,5 @@
-"""Owns features in one process: image files to feature vectors, by a backbone on a device."""
+"""Owns the computation of features in one process: from image files to feature vectors, by a backbone on a
+device."""
 
 from __future__ import annotations
 
@@ -72,11 +73,11 @@ class FeatureModel:
         return str(self.backbone)
 
     def decode(self, images: Sequence[bytes]) -> list[Pixels | UnreadableImage]:
-        """Image files as uint8 (crop, crop, 3), or the reason why one cannot be read."""
+        """Decodes image files to uint8 (crop, crop, 3); returns the reason for each that cannot be read."""
         return list((self._decoders.map if self._decoders else map)(self._decode, images))
 
     def features(self, pixels: Pixels) -> torch.Tensor:
-        """Pixels, uint8 (n, crop, crop, 3), to features, float32 (n, width), on the device."""
+        """Computes features, float32 (n, width), from pixels, uint8 (n, crop, crop, 3), on the device."""
         with torch.inference_mode():
             batch = self.inputs(pixels).to(self.dtype, memory_format=torch.channels_last)
             features: torch.Tensor = self.backbone.module(batch)
@@ -89,7 +90,7 @@ class FeatureModel:
             files: A function per file that reads it.
 
         Yields:
-            For each batch which of its files could be read, and the features of those, float32 (readable, width).
+            For each batch, which of its files could be read, and their features, float32 (readable, width).
         """
         starts = range(0, len(files), BATCH_IMAGES)
 
@@ -105,7 +106,8 @@ class FeatureModel:
             yield [not isinstance(item, UnreadableImage) for item in decoded], features
 
     def inputs(self, pixels: Pixels) -> torch.Tensor:
-        """Pixels, uint8 (n, crop, crop, 3), to the network's input, float32 (n, 3, crop, crop), on the device."""
+        """Converts pixels, uint8 (n, crop, crop, 3), to the network's input, float32 (n, 3, crop, crop), on the
+        device."""
         batch: torch.Tensor = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
         return (batch / 255 - self._mean) / self._std
 
@@ -145,8 +147,8 @@ def find_device(name: str) -> torch.device:
 
 
 def find_precision(name: str, device: torch.device) -> torch.dtype:
-    """The type to compute in. "auto" is bfloat16 where the hardware multiplies it: about twice as fast, with no
-    visible loss of retrieval quality."""
+    """The type to compute in. "auto" is bfloat16 if the hardware supports it: about twice as fast, without visible
+    loss of retrieval quality."""
     if name != "auto":
         return torch.bfloat16 if name == "bfloat16" else torch.float32
     if device.type == "cuda":

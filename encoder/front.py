@@ -1,5 +1,5 @@
-"""Owns the encoder's gRPC server: one process that accepts images and has the models behind a handle encode
-them."""
+"""Owns the encoder's gRPC server: one process that accepts images and passes them to the models behind a
+handle."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Owns fusion of convolutional networks on CPUs: convolution, batch normalisation and activation become one oneDNN
 call, with the normalisation folded into the weights.
 
-EfficientNet-Lite0 in bfloat16, one thread, batches of 32: 2.6 times the images a second of the same network run
-layer by layer (`python -m benchmarks fusion`). A network that cannot be traced, or whose features would change, is
-returned unchanged."""
+EfficientNet-Lite0 in bfloat16, one thread, batches of 32: 2.6 times as many images per second as the same network
+run layer by layer (`python -m benchmarks fusion`). A network that cannot be traced, or whose features would
+change, is returned unchanged."""
 
 from __future__ import annotations
 
@@ -108,7 +108,8 @@ def _fuse_all(module: nn.Module) -> fx.GraphModule:
 def _fuse_one(
     result: fx.GraphModule, modules: dict[str, nn.Module], node: fx.Node, convolution: nn.Conv2d, name: str
 ) -> None:
-    """Replaces a convolution, and the normalisation and activation that only it feeds, by one call."""
+    """Replaces a convolution by one call, together with its normalisation and activation if nothing else uses the
+    values between them."""
     last, norm, activation = node, None, ("none", list[float]())
     following = _only_user(last, modules)
     if isinstance(following, nn.BatchNorm2d):

@@ -55,15 +55,15 @@ class LinearHash:
         return int(self.planes.shape[1])
 
     def projections(self, features: Features) -> Features:
-        """Features, float32 (n, width), to projections, float32 (n, bits). The sign is the bit, the size its
-        distance from flipping."""
+        """Projects features, float32 (n, width); returns float32 (n, bits). The sign of a projection is the bit,
+        its magnitude the distance from flipping."""
         if self.is_normalised:
             features = normalised(features)
         result: Features = features @ self.planes.T + self.offset
         return result
 
     def codes(self, features: Features) -> npt.NDArray[np.uint8]:
-        """Features, float32 (n, width), to packed codes, uint8 (n, bits/8)."""
+        """Hashes features, float32 (n, width), to packed codes, uint8 (n, bits/8)."""
         return np.packbits(self.projections(features) > 0, axis=1)
 
     def to_bytes(self) -> bytes:

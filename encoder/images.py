@@ -1,4 +1,4 @@
-"""Owns decoding: an image file's bytes to the pixels of a network's input.
+"""Owns decoding: from an image file's bytes to the pixels of a network's input.
 
 Supports what cameras and browsers support: animated (first frame), 16-bit, CMYK, palette, transparent (on white)
 and EXIF-rotated images. A file that does not decode raises UnreadableImage with the reason, and no file can make
@@ -19,7 +19,7 @@ from lookalike.model.errors import InvalidRequest
 # Formats whose decoders start no other program (EPS would start Ghostscript).
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 MAX_PIXELS = 100_000_000
-# Pillow warns at one size and refuses at another; ours is one limit with one message.
+# Pillow warns at one size and refuses at another; here there is one limit with one message.
 Image.MAX_IMAGE_PIXELS = None
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -93,8 +93,8 @@ def _deep_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _crop(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
-    """Resizes and crops in one step. Only the pixels that are kept are computed, so a thin strip of an image does
-    not become millions of columns."""
+    """Resizes and crops in one step. Only the pixels that are kept are computed, so that a very thin image is not
+    enlarged to millions of columns."""
     width, height = image.size
     side = min(width, height) * preprocessing.crop / preprocessing.resize
     left, top = (width - side) / 2, (height - side) / 2

@@ -1,4 +1,4 @@
-"""Owns an encoder in one process: image files to codes, by a network and its hash on a device."""
+"""Owns an encoder in one process: from image files to codes, by a network and its hash on a device."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class EncoderModel:
         ]
 
     def projections(self, features: torch.Tensor) -> torch.Tensor:
-        """Features, float32 (n, width), to projections, float32 (n, bits), on the device."""
+        """Computes projections, float32 (n, bits), from features, float32 (n, width), on the device."""
         with torch.inference_mode():
             if self.hash.is_normalised:
                 features = torch.nn.functional.normalize(features)
@@ -72,8 +72,8 @@ class EncoderModel:
             return result
 
     def codes(self, projections: torch.Tensor) -> Pixels:
-        """Projections, float32 (n, bits), to packed codes, uint8 (n, bits/8). Codes are packed on the device, so
-        `bits` / 8 bytes an image cross the bus."""
+        """Packs the signs of projections, float32 (n, bits), to codes, uint8 (n, bits/8). This is done on the
+        device, so that only `bits` / 8 bytes per image cross the bus."""
         with torch.inference_mode():
             bits = (projections > 0).to(torch.uint8)
             packed = (bits.view(len(bits), -1, 8) * self._powers).sum(-1, dtype=torch.uint8)

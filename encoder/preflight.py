@@ -1,4 +1,4 @@
-"""Owns what is checked before Ray starts: an encoder that cannot load is reported at once, not after half a
+"""Owns the checks before Ray starts: an encoder that cannot load is reported at once, not after half a
 minute."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ def space_of(spec: EncoderSpec) -> CodeSpace:
     """Loads an encoder's network and hash in this process, and drops them again.
 
     Args:
-        spec: The encoder. It must be one that this machine is to run, not one of a remote Ray cluster.
+        spec: The encoder. It must run on this machine, not on a remote Ray cluster.
 
     Returns:
         The code space of its codes.

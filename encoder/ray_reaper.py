@@ -2,7 +2,7 @@
 once its own standard input ends.
 
 Ray's processes watch each other, but when the driver is killed two of its agents keep running. The driver holds
-the other end of this process's standard input, so it ends however the driver dies."""
+the other end of this process's standard input, so the input ends however the driver dies."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Owns the start of Ray: joins a cluster, or runs one on this machine, with a token and without a dashboard.
 
-Ray listens on every interface whatever address it is given. Keep its ports behind a firewall or in a network
-namespace; the token keeps others from using them."""
+Ray listens on every interface, whatever address is configured. Keep its ports behind a firewall or in a network
+namespace; the token prevents others from using them."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class _Item:
 
 
 class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
-    """Serves the deployment behind `handle`. own: what its replicas compute."""
+    """Serves the deployment behind `handle`. own: a description of its replicas' model."""
 
     def __init__(self, handle: Any, own: Description, max_replicas: int, max_image_bytes: int) -> None:
         self._handle = handle

@@ -1,4 +1,4 @@
-"""Owns an encoder's inputs and outputs as plain data that is sent to Ray's workers. Imports neither torch nor
+"""Owns an encoder's inputs and outputs as plain data, which is sent to Ray's workers. Imports neither torch nor
 Ray."""
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class Encoded:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Description:
-    """What an encoder computes. width: of its features. device: "cpu" or "cuda". hash_file: its hash's file."""
+    """What an encoder computes. width: the width of its features. device: "cpu" or "cuda". hash_file: the file of
+    its hash."""
 
     space: CodeSpace
     width: int

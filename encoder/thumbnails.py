@@ -13,7 +13,7 @@ from encoder.images import FORMATS, MAX_PIXELS, UnreadableImage, to_rgb
 from lookalike.model.thumbnails import MAX_THUMBNAIL_BYTES
 
 _SIDE = 192
-# (side, quality), tried in order until the file is small enough. The last always is.
+# (side, quality), tried in order until the file is small enough, which the last one always achieves.
 _ATTEMPTS = ((192, 80), (192, 60), (192, 40), (128, 40), (64, 30))
 
 
@@ -29,7 +29,7 @@ def thumbnail(source: Path | IO[bytes]) -> bytes:
             raise UnreadableImage(f"has over {MAX_PIXELS:,} pixels")
         image.draft("RGB", (2 * _SIDE, 2 * _SIDE))
         small = to_rgb(_shrunk(ImageOps.exif_transpose(image)))
-    # A comment would be copied, however large.
+    # A comment of any size would be copied.
     small.info.clear()
     for side, quality in _ATTEMPTS:
         small.thumbnail((side, side))

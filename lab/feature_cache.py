@@ -1,7 +1,7 @@
-"""Owns the features of whole image sets on disk: images are encoded once, whatever is fitted, trained or evaluated
-on them.
+"""Owns the features of whole image sets on disk: images are encoded only once for fitting, training and
+evaluation.
 
-A file's name is a digest of all that decides its content: the images, the network, its weights, layer,
+A file's name is a digest of everything that determines its content: the images, the network, its weights, layer,
 preprocessing and precision. It appears when it is complete, so a killed job leaves no partial file under that
 name."""
 
@@ -23,7 +23,7 @@ from encoder.features import FeatureModel
 from lab.datasets import LabelledImages
 from lookalike.model.errors import InvalidRequest
 
-# To be incremented when a change of decoding or computation changes the features.
+# Increment this when a change of decoding or computation changes the features.
 _VERSION = 1
 # A flattened map of many thousand images would fill the disk; float16 costs no visible retrieval quality.
 _WIDE = 16_384
@@ -95,7 +95,7 @@ def _write(path: Path, fill: Callable[[IO[bytes]], None]) -> None:
     descriptor, unfinished = tempfile.mkstemp(".part", path.stem, path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(descriptor, 0o644)  # a cache may be shared; mkstemp's files are their owner's alone
+            os.fchmod(descriptor, 0o644)  # a cache may be shared, but only the owner can read mkstemp's files
             fill(file)
             file.flush()
             os.fsync(file.fileno())

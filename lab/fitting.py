@@ -94,8 +94,8 @@ def _random_rotation(components: _Matrix, random: np.random.RandomState) -> _Mat
 
 
 def _itq_rotation(components: _Matrix, random: np.random.RandomState) -> _Matrix:
-    """(d, d), orthogonal: alternately the nearest corner to each row, and the rotation that brings the rows
-    nearest to those corners (orthogonal Procrustes)."""
+    """(d, d), orthogonal. Alternates two steps: finds the nearest corner to each row, then the rotation that
+    brings the rows nearest to those corners (orthogonal Procrustes)."""
     rotation = _random_rotation(components, random)
     for _ in range(_ITERATIONS):
         corners = np.where(components @ rotation > 0, 1.0, -1.0)

@@ -38,12 +38,12 @@ class Database:
         if reader is None:
             reader = self._local.reader = self._connect()
             reader.execute("PRAGMA query_only = ON")
-            # Keys are looked up all over the file; mapped, that needs no system call for each.
+            # Keys are looked up all over the file; if it is mapped, a lookup needs no system call.
             reader.execute(f"PRAGMA mmap_size = {_MAPPED_BYTES}")
         return reader
 
     def close_reader(self) -> None:
-        """Closes this thread's connection for reading, when the thread reads no more."""
+        """Closes this thread's connection for reading, once the thread has finished reading."""
         reader: sqlite3.Connection | None = getattr(self._local, "reader", None)
         if reader is not None:
             self._local.reader = None

@@ -172,7 +172,8 @@ class Engine:
         """Reads records by row number, tombstones included, up to half the size of an answer.
 
         Returns:
-            The records of the first numbers, as far as they still exist, and how many numbers those are.
+            The records of the first numbers that fit, without those that no longer exist, and the count of these
+            numbers.
         """
         with self._in_use():
             return self._store.rows(numbers, MAX_ANSWER_BYTES // 2)
@@ -180,7 +181,7 @@ class Engine:
     def dump(
         self, slots: SlotSet, since: Sequence[Mark], place: tuple[int, int]
     ) -> Generator[tuple[Mark, SlotSet, int] | list[VersionedRecord], None, None]:
-        """Dumps slots as of one state. Must run in a thread of its own, and be closed.
+        """Dumps one state of the slots. Must run in a separate thread, and be closed.
 
         Args:
             slots: The slots to dump.
@@ -272,7 +273,7 @@ class Engine:
 
     @contextlib.contextmanager
     def _pinned(self) -> Iterator[State]:
-        """Reads in the block see matrix and store in one and the same state."""
+        """Reads in the block see the matrix and the store in the same state."""
         with contextlib.ExitStack() as reading:
             with self._commit:
                 reading.enter_context(self._store.reading())
@@ -280,7 +281,8 @@ class Engine:
             yield state
 
     def _unknown_fields(self, condition: Filter | None) -> tuple[list[str], list[str]]:
-        """The fields that the filter compares and no record ever had; if any, some fields that records had."""
+        """The fields that the filter compares but no record ever had. If there are any: also some fields that
+        records had."""
         if condition is None:
             return [], []
         known = self._store.fields

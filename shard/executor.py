@@ -1,4 +1,5 @@
-"""Owns the threads of a shard, and what runs in which. It knows neither gRPC nor replication; both call it.
+"""Owns the threads of a shard, and decides which work runs in which. It does not depend on gRPC or replication,
+which call it.
 
 scan    one thread; waiting scans share passes over the codes
 write   one thread; waiting writes share commits, and every change of the node runs between commits
@@ -93,7 +94,7 @@ class ShardExecutor:
 
     @contextlib.contextmanager
     def dumping(self, parts: Generator[Result, None, None]) -> Iterator[Callable[[], Awaitable[Result | None]]]:
-        """Iterates over a dump in a thread of its own, since it pins one state of the store until its end.
+        """Iterates over a dump in a separate thread, because it pins one state of the store until its end.
 
         Args:
             parts: The dump; closed when the block ends.
@@ -151,7 +152,8 @@ class ShardExecutor:
         records = sum(len(write.records) for write in writes)
         began = time.perf_counter()
         with tracing.span("commit", records=records):
-            # A commit that has begun is finished even if nobody waits any longer: its transaction is whole.
+            # A commit that has begun is finished even if no caller still waits for it: a transaction is all or
+            # nothing.
             results = await asyncio.shield(
                 _run_in(self._write_thread, lambda: work.write_together(self._node, writes))
             )

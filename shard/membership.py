@@ -1,8 +1,9 @@
 """Owns what a shard knows about itself and the cluster, in FOLDER/shard.json: which shard the folder belongs to,
-the founders of the cluster, the target of placement, and what this shard is to each slot.
+the founders of the cluster, the target of placement, and the state of each slot on this shard.
 
-It is on disk before anyone learns of it. The instance is drawn when the folder is created, so a replaced disk is
-not mistaken for the previous one: an empty shard does not serve what the previous disk had."""
+A change is on disk before any other process learns of it. The instance is a random name, drawn when the folder is
+created, so a replaced disk is not mistaken for the previous one: an empty shard does not serve what the previous
+disk had."""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ class Membership:
             later.
         configured: The number of partitions that this shard last read in its config.
         target: The placement to reach.
-        table: What this shard is to each slot.
+        table: The state of each slot on this shard.
         dropped: By collection, the incarnation up to which it is dropped.
     """
 
@@ -90,8 +91,8 @@ class Membership:
         return dataclasses.replace(self, target=target) if target.order > self.target.order else self
 
     def with_config(self, partitions: int) -> Membership:
-        """Proposes the next target if the config's number of partitions changed since this shard last read it. A
-        number that only differs from the target was changed by other shards, and proposes nothing."""
+        """Proposes the next target if the config's number of partitions changed since this shard last read it. If
+        only the target differs from the config, other shards changed it, and nothing is proposed."""
         if partitions == self.configured or not self.is_formed:
             return self
         known = self.target
@@ -117,7 +118,7 @@ def load(folder: Path, identity: Identity, partitions: int) -> Membership:
     if owner != identity:
         raise CannotStart(f"data: {folder} belongs to {owner}, this is {identity}; give each shard its own folder")
     if "instance" not in stored:
-        # Before there was resharding, the file had the number of partitions instead.
+        # Before resharding was supported, the file had the number of partitions instead.
         before = Membership.new(identity, partitions)
         founders = tuple(f"{partition}/0/" for partition in range(stored["partitions"]))
         return before.formed(founders)

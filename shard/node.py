@@ -101,7 +101,7 @@ class Node:
 
     @property
     def table(self) -> SlotTable:
-        """What this shard is to each slot."""
+        """The state of each slot on this shard."""
         return self._membership.table
 
     def change(self, step: Callable[[Membership], Membership]) -> Membership:
@@ -123,7 +123,7 @@ class Node:
         return self.change(change).table
 
     def hand_over(self, move: HandOver) -> SlotSet:
-        """Takes a step with slots that another partition takes. Returns the slots for which it is done."""
+        """Takes a step in handing slots over to another partition. Returns the slots for which it is done."""
         return self.change_table(lambda before: before.hand_over(move)).handed_over(move)
 
     def load(self) -> None:

@@ -1,6 +1,6 @@
-"""Owns whether this shard answers calls and reads, and how old the data is that its reads return.
+"""Owns whether this shard answers calls and reads, and the age of the data that its reads return.
 
-The replication loop sets both, the gRPC surface obeys them, and status and metrics report them."""
+The replication loop sets both, the gRPC server enforces them, and status and metrics report them."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class ReadinessTracker:
         state: The readiness. It stays LOADING until the replication loop decides otherwise, which may be after
             the collections are loaded.
         is_loaded: Whether the collections are in memory.
-        fresh_at: The time of the monotonic clock until which this shard has every acknowledged write; None if it
-            has every write at all times.
+        fresh_at: A time of the monotonic clock: this shard has every write that was acknowledged before it. None
+            if it always has every write.
     """
 
     def __init__(self, partition: int) -> None:

@@ -1,4 +1,4 @@
-"""Owns the answer to a scan group on one state of a collection: the kernel's matches, then their keys,
+"""Owns the execution of a scan group on one state of a collection: the kernel's matches, then their keys,
 attributes and ranks from the store."""
 
 from __future__ import annotations
@@ -76,8 +76,9 @@ class Scanner:
     def _nearest(
         self, view: View, selection: Selection | None, group: ScanGroup, should_stop: Callable[[], bool]
     ) -> tuple[_Found, bool]:
-        """The k nearest rows of each query. Where rows share distance and id (two keys with one hash), the order
-        is by key, which the kernel does not know: then returns all rows up to the cut, and True."""
+        """The k nearest rows of each query. Rows with equal distance and id (two keys with the same hash) are
+        ordered by key, which the kernel does not have. If the k-th row is such a row, returns all rows up to the
+        cut, and True."""
 
         def scan(codes: Codes, k: int) -> Matches:
             return self._matrix.scan(
@@ -148,7 +149,7 @@ class Scanner:
             if group.scoring is Scoring.RERANK_ASYMMETRIC:
                 ranks.append(_share(weighted.weigh(view, numbers, query, values), values))
                 continue
-            # In parts: wide features of many candidates would fill the memory.
+            # In parts, because wide features of many candidates would fill the memory.
             step = max(1, FEATURE_BYTES_AT_ONCE // (8 * len(values)))
             for at in range(0, len(numbers), step):
                 if should_stop():
@@ -182,7 +183,7 @@ def _concat(parts: list[_Found], queries: int) -> _Found:
 
 
 def _check_size(hits: HitTable) -> None:
-    """Raises InvalidRequest if the texts are too large: a row that several queries find is sent to each."""
+    """Raises InvalidRequest if the texts are too large. A row that several queries find is sent once for each."""
     if sum(map(len, hits.keys)) + sum(map(len, hits.attributes)) > MAX_ANSWER_BYTES:
         raise answer_too_large()
 

@@ -1,4 +1,4 @@
-"""Owns the search for damage in what is stored: the checksum of every row, and SQLite's own pages and indexes.
+"""Owns the search for damage in stored data: the checksum of every row, and SQLite's own pages and indexes.
 
 A damaged collection is quarantined at once: its reads and writes fail with DATA_LOSS, coordinators ask another
 replica, and replication fills it again from there."""
@@ -18,7 +18,7 @@ from shard.node import Node
 log = logging.getLogger("shard.scrub")
 FIRST_SECONDS = 5.0
 _ROWS_AT_ONCE = 2_000
-# Between portions, so that a scrub takes a few per cent of a processor.
+# The pause between portions, so that a scrub takes a few per cent of a processor.
 _PAUSE_SECONDS = 0.1
 
 

@@ -1,6 +1,6 @@
-"""Owns which rows a scan is restricted to, by a filter and by slots.
+"""Owns the selection of rows for a scan, by a filter and by slots.
 
-A row number always stands for the same content, so each filter is evaluated only once per row: recent filters are
+The content of a row number never changes, so each filter is evaluated only once per row: recent filters are
 kept with the row numbers that they match, and only rows added since are read."""
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def complete(
 
 
 def restriction_of(state: State, condition: Filter | None, slots: SlotSet | None) -> _Restriction | None:
-    """Returns what restricts a scan of this state. None if nothing does: almost always all rows are in the
-    slots."""
+    """Returns the key of the restriction for a scan of this state; None if nothing restricts it: almost always
+    all rows are in the slots."""
     within = None if slots is None or state.live_rows(slots) == state.view.live else slots.tobytes()
     return None if condition is None and within is None else (condition, within)

@@ -1,4 +1,4 @@
-"""Owns the shard's gRPC surface: each handler decodes a request, calls the executor and encodes the result."""
+"""Owns the shard's gRPC server: each handler decodes a request, calls the executor and encodes the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns what a write changes: which records win over those stored, and the rows that come and go."""
+"""Owns the effect of a write: which records replace stored ones, and which rows are added and removed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ class Applied:
 
 @dataclasses.dataclass(slots=True)
 class _Plan:
-    """Which records to write. rows: by key, the number and the record; numbers_used: how many were taken."""
+    """Which records to write. rows: the number and the record, by key; numbers_used: how many numbers were
+    used."""
 
     rows: dict[str, tuple[int, VersionedRecord]] = dataclasses.field(default_factory=dict)
     existed: list[bool] = dataclasses.field(default_factory=list)
@@ -61,7 +62,8 @@ def stage(
     next_number: int,
     known_fields: frozenset[str],
 ) -> tuple[Applied, frozenset[str], int]:
-    """Writes records in the current transaction. Of two records with one key the higher version stays.
+    """Writes records in the current transaction. Of two records with the same key, the one with the higher version
+    is kept.
 
     Returns:
         What changes, the attributes that no record had before, and the number of row numbers used.

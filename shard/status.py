@@ -1,4 +1,5 @@
-"""Owns what a shard reports about itself: its state to coordinators and other shards, its gauges to metrics."""
+"""Owns the reports of a shard about itself: its state for coordinators and other shards, and its gauges for
+metrics."""
 
 from __future__ import annotations
 
@@ -54,11 +55,11 @@ class ShardStatus:
         )
 
     def gauges(self) -> Iterator[metrics.Sample]:
-        """The same as metrics."""
+        """The state as metrics."""
         identity, node, table = self._node.identity, self._node, self._node.table
         place = (str(identity.partition), str(identity.replica))
         for state in SlotState:
-            yield metrics.SLOTS, (*place, state.name.lower()), int(table.are(state).sum())
+            yield metrics.SLOTS, (*place, state.name.lower()), int(table.slots_in(state).sum())
         if not self._readiness.is_loaded:
             return
         yield metrics.STALE_SECONDS, place, self._readiness.stale_ms / 1000

@@ -1,9 +1,9 @@
 """Owns a collection's records on disk: one SQLite database, the only source of truth.
 
-A write that has returned is committed and synced. Every write of a key takes a new row number. What a number
-stands for never changes, and numbers are not used twice while the process lives: reading by number returns either
-exactly that row, or nothing. A row without a code is a tombstone. Every row has a checksum over its contents, so
-that damage that SQLite cannot see is found (`damaged_rows`)."""
+A write that has returned is committed and synced. Every write of a key takes a new row number. The row of a number
+never changes, and numbers are not reused while the process lives: reading by number returns either exactly that
+row or nothing. A row without a code is a tombstone. Every row has a checksum over its contents, so that damage
+that SQLite cannot see is found (`damaged_rows`)."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Store(StoreReads):
     @contextlib.contextmanager
     def writing(self, records: Sequence[VersionedRecord]) -> Iterator[Applied]:
         """Stages records in a transaction and yields what will change. Leaving the block commits and syncs; an
-        exception in it rolls back. Of two records with one key the higher version stays."""
+        exception in it rolls back. Of two records with the same key, the one with the higher version is kept."""
         with self._database.transaction():
             applied, fields, used = stage(self._database, self.indexing, records, self._next_number, self.fields)
             yield applied
@@ -99,7 +99,7 @@ class Store(StoreReads):
         """The number up to which rows were removed without a tombstone.
 
         Removed tombstones were in every dump that reached beyond their numbers. Removed live rows now belong to
-        another shard, so no earlier dump can be continued: skipping a number marks that.
+        another shard, so no earlier dump can be continued; a skipped number marks that.
         """
         if all_dead:
             return max(self.removed_to, max(numbers, default=-1))

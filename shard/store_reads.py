@@ -93,7 +93,8 @@ class StoreReads:
         """Reads records, tombstones included, until they take `max_bytes`.
 
         Returns:
-            The records of the first numbers, as far as they exist, and how many numbers those are.
+            The records of the first numbers that fit, without those that no longer exist, and the count of these
+            numbers.
         """
         sql = select_records(self.indexing, "number, key, code, attributes, version", "number IN ({})")
         records: list[VersionedRecord] = []
@@ -123,7 +124,7 @@ class StoreReads:
 
         Args:
             after: Per slot, the number above which to read, (SLOTS,).
-            whole: The slots of which to leave out tombstones.
+            whole: The slots whose tombstones are left out.
             max_bytes: The size of a batch.
         """
         columns = "number, id, key, code, attributes, version"
@@ -147,7 +148,7 @@ class StoreReads:
             yield batch
 
     def close_reader(self) -> None:
-        """Closes this thread's connection, when the thread reads no more."""
+        """Closes this thread's connection, once the thread has finished reading."""
         self._database.close_reader()
 
     def reading(self) -> contextlib.AbstractContextManager[None]:
@@ -210,7 +211,8 @@ class StoreReads:
     def describe(self, numbers: Sequence[int], include_attributes: bool, max_bytes: int) -> dict[int, Described]:
         """Returns key, attributes ("" unless included) and version of rows, by number.
 
-        Rows that are neither live nor cached are left out; a cached row stays true of its number.
+        Rows that are neither live nor cached are left out; a cached row stays valid, because the number of a
+        changed row is not used again.
 
         Raises:
             InvalidRequest: If the rows take over `max_bytes`.

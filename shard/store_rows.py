@@ -16,7 +16,7 @@ def select_records(
     include_thumbnails: bool = True,
 ) -> str:
     """Returns SQL that selects these columns of `records`, then the features and the thumbnail: NULL where there
-    is none or it is not included."""
+    is no such value, or it is not included."""
     included = {"vector": "features"} if indexing.keeps_features and include_features else {}
     if include_thumbnails:
         included["picture"] = "thumbnails"

@@ -1,4 +1,4 @@
-"""Owns the tables of a store, the facts about it that they hold, and the renumbering of its rows."""
+"""Owns the tables of a store, its metadata, and the renumbering of its rows."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Meta:
         space: The code space of its codes.
         indexing: What it stores and indexes next to the codes.
         horizon: Tombstones below this version were discarded.
-        identity: A random name; another one after renumbering.
+        identity: A random name; a new one after renumbering.
         removed_to: Rows up to this number were removed without a tombstone.
         numbered: The highest row number that had been used when rows were last removed.
     """
@@ -96,10 +96,10 @@ def side_tables(indexing: Indexing) -> tuple[str, ...]:
 
 
 def renumber(connection: sqlite3.Connection, indexing: Indexing) -> tuple[int, str]:
-    """Gives the rows new numbers from 0 in their order.
+    """Numbers the rows again from 0, in the same order.
 
-    Row numbers have 32 bits in the matrix and every write uses one up, so a store that lives long would run out of
-    them. Its numbers then mean other rows, so it gets another identity.
+    Row numbers have 32 bits in the matrix and every write uses one up, so an old store would run out of them.
+    After that the numbers refer to other rows, so the store gets a new identity.
 
     Returns:
         The number of rows, and the new identity.

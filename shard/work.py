@@ -1,6 +1,6 @@
-"""Owns answering concurrent requests together: scans that differ only in their codes by one scan, writes to one
-collection by one commit. Also rejects reads of slots that the shard does not serve, and writes of slots that it
-does not accept."""
+"""Owns the batching of concurrent requests: one scan answers all requests that differ only in their codes, and one
+commit stores all writes to a collection. Also rejects reads of slots that the shard does not serve, and writes of
+slots that it does not accept."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Write:
 def scan_together(
     node: Node, scans: Sequence[Scan], should_stop: Callable[[], bool]
 ) -> list[ScanResult | Exception]:
-    """Answers scans, those that differ only in their codes by one scan.
+    """Answers requests to scan: one scan answers all that differ only in their codes.
 
     Args:
         node: The shard's collections.
@@ -55,10 +55,10 @@ def scan_together(
         Per request its result, or its error.
     """
     results: list[ScanResult | Exception] = [DeadlineExceeded("the scan was stopped")] * len(scans)
-    alike: dict[object, list[int]] = {}
+    joinable: dict[object, list[int]] = {}
     for index, scan in enumerate(scans):
-        alike.setdefault((id(scan.engine), scan.group.batch_key, scan.slots), []).append(index)
-    for members in alike.values():
+        joinable.setdefault((id(scan.engine), scan.group.batch_key, scan.slots), []).append(index)
+    for members in joinable.values():
         try:
             joined = _scan_joined(node, [scans[i] for i in members], should_stop)
             for index, hits in zip(members, joined, strict=True):
@@ -69,7 +69,7 @@ def scan_together(
             if len(members) == 1:
                 results[members[0]] = error
                 continue
-            # One invalid request, or a limit that only all together exceed, must not fail the others.
+            # One invalid request, or a limit that only all of them together exceed, must not fail the others.
             for index in members:
                 results[index] = scan_together(node, [scans[index]], should_stop)[0]
     return results
@@ -89,7 +89,7 @@ def require_served(node: Node, slots: SlotSet) -> object:
 
 
 def write_together(node: Node, writes: Sequence[Write]) -> list[WriteResult | Exception]:
-    """Applies writes, those to one collection in one commit. Must run in the thread that changes slots, so that
+    """Applies writes, with one commit per collection. Must run in the thread that changes slots, so that
     slots do not change during a commit.
 
     Returns:

@@ -35,7 +35,7 @@ from tests.spans import Collector, collecting
 assert hasattr(spawner, "subprocess")
 spawner.subprocess = preloaded
 
-# How long an example takes says nothing on a machine that others use, too.
+# On a shared machine, the duration of an example says nothing.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
@@ -111,7 +111,7 @@ class Cluster:
         return pid
 
     def wait_restarted(self, name: str, old_pid: int) -> None:
-        """Until another process runs under that name and all of the cluster serves."""
+        """Waits until another process runs under that name and the whole cluster serves."""
 
         def restarted() -> bool:
             if self.pid(name) == old_pid:
@@ -126,7 +126,7 @@ class Cluster:
         wait_until(restarted, 60)
 
     def reload(self, config: ClusterConfig) -> None:
-        """Have the cluster go over to another config."""
+        """Makes the cluster apply another config."""
         self.config = config
         self._supervisor.reload(config)
 
@@ -135,11 +135,11 @@ class Cluster:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> None:
-    """Poll until a condition holds; fail the test when it does not for three times the seconds that a calm machine
-    needs at most."""
+    """Polls until a condition holds. Fails the test after three times `seconds`, the most that an idle machine
+    needs."""
     deadline = time.monotonic() + 3 * seconds
     while not condition():
-        assert time.monotonic() < deadline, f"not so within {3 * seconds} s: {condition}"
+        assert time.monotonic() < deadline, f"not true within {3 * seconds} s: {condition}"
         time.sleep(0.05)
 
 
@@ -184,21 +184,21 @@ def coordinator_process(cluster: Cluster, tls: Tls | None = None) -> Iterator[tu
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Three partitions without an encoder. Tests make collections of their own in it, and kill nothing."""
+    """Three partitions without an encoder. Tests create their own collections in it, and kill nothing."""
     with running_cluster(tmp_path_factory.mktemp("cluster"), partitions=3) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def encoder_spans() -> Iterator[Collector]:
-    """What the processes of `encoder_cluster` trace."""
+    """The spans of the processes of `encoder_cluster`."""
     with collecting() as collector:
         yield collector
 
 
 @pytest.fixture(scope="session")
 def encoder_cluster(encoder_spans: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two partitions and the real encoder on Ray, which shows its metrics and spans."""
+    """Two partitions and the real encoder on Ray, with metrics and tracing enabled."""
     data = tmp_path_factory.mktemp("encoders")
     config = ephemeral_config(data, 2, EncoderConfig(bits=256))
     assert config.encoder is not None
@@ -227,7 +227,7 @@ def collection(request: pytest.FixtureRequest, client: Client) -> str:
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty views of ten real photographs, a folder each."""
+    """Forty views of ten real photographs, in one folder per photograph."""
     from lab.demo.photographs import bundled_photographs, write_views
 
     folder = tmp_path_factory.mktemp("photographs")

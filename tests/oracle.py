@@ -1,4 +1,4 @@
-"""Owns the reference answers: plain NumPy and plain Python, written for sight rather than speed."""
+"""Owns the reference answers: plain NumPy and plain Python, written to be obviously correct rather than fast."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def nearest_keys(records: Mapping[str, bytes], query: bytes, k: int) -> list[tup
 
 
 def meets(attributes: Mapping[str, Any], condition: Filter) -> bool:
-    """Whether a record meets a filter, by the words of protos/lookalike/v1/filter.proto."""
+    """Whether a record matches a filter, as protos/lookalike/v1/filter.proto describes it."""
     match condition:
         case And(filters):
             return all(meets(attributes, part) for part in filters)

@@ -1,4 +1,4 @@
-"""Owns a receiver of spans (OTLP over gRPC), and how a test reads what came."""
+"""Owns a receiver of spans (OTLP over gRPC), and how a test reads them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """Keeps every span that it is sent, with the service that sent it. address: for the config's tracing.otlp."""
+    """Keeps every span that it receives, with the service that sent it. address: the value for the config's
+    tracing.otlp."""
 
     def __init__(self) -> None:
         self.address = ""
@@ -32,8 +33,8 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
     def named(self, service: str, name: str) -> list[Span]:
         return [span for one, span in list(self.spans) if one == service and span.name == name]
 
-    def way(self, span: Span) -> list[str]:
-        """The names of a span, of the one that it is a part of, and so on up to the trace's first."""
+    def path_to_root(self, span: Span) -> list[str]:
+        """The names of a span and of its ancestors, up to the root of the trace."""
         by_id = {one.span_id: one for _, one in list(self.spans)}
         names = []
         found: Span | None = span

@@ -35,7 +35,7 @@ class Call:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PlainRoute:
-    """A route without an RPC of its own. `server` has its handler and `openapi` its response."""
+    """A route without an RPC. `server` has its handler and `openapi` its response."""
 
     operation: str
     method: str

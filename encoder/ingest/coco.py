@@ -1,4 +1,4 @@
-"""Owns COCO annotations as rows: one row per image, with what its objects are as attributes."""
+"""Owns COCO annotations as rows: one row per image, with its objects' categories as attributes."""
 
 from __future__ import annotations
 

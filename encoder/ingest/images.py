@@ -1,5 +1,5 @@
-"""Owns reading an image's bytes by its URL: a file that fsspec reaches, or a row of a parquet file, whose URL ends
-in "#row=" and the row's number."""
+"""Owns reading an image's bytes by its URL: a file that fsspec can read, or a row of a parquet file, whose URL
+ends in "#row=" and the row's number."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def read(url: str, limit_bytes: int) -> bytes:
         except FileNotFoundError as error:
             if error.strerror:
                 raise
-            # A store's error holds only the path; for a host that does not answer, the cause tells them apart.
+            # A store's error holds only the path; the cause shows whether the host did not answer.
             raise ValueError(f"does not exist ({error.__cause__ or 'no such object in the store'})") from None
     if len(data) > limit_bytes:
         raise ValueError(f"has over {limit_bytes:,} bytes, the maximum; scale it down")
@@ -56,7 +56,7 @@ def image_bytes(value: object) -> bytes:
 
 
 def _row(table: str, row: int) -> bytes:
-    # Rows are read about in their order, so one or two groups are in memory.
+    # Rows are read roughly in order, so one or two groups are in memory.
     starts = _group_starts(table)
     group = next(number for number in reversed(range(len(starts))) if starts[number] <= row)
     with _reading:

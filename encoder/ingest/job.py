@@ -31,7 +31,7 @@ CHECK_KEYS = 1_000
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ImageJob:
-    """What a run over images needs besides the images.
+    """The settings of a run over images.
 
     progress: called with the number of images that are done since the last call. patience_seconds: how long to
         retry while the cluster accepts no record."""
@@ -51,7 +51,7 @@ class ImageJob:
 def missing_sources(
     client: Client, collection: str, sources: Sequence[Source], progress: Callable[[int], None]
 ) -> list[Source]:
-    """The sources that have no record with their present signature. progress: called with the number of sources
+    """The sources that have no record with their current signature. progress: called with the number of sources
     that were checked since the last call."""
     missing: list[Source] = []
     for batch in chunked(sources, CHECK_KEYS):
@@ -104,7 +104,7 @@ def _send(job: ImageJob, by_key: dict[str, Source], batches: Iterator[Batch]) ->
 
     began: float | None = None
     stored_first = 0
-    # What is encoded took long: it is sent again soon, and not kept until the end.
+    # Encoding took long, so a failed record is sent again soon, not only at the end.
     for count in send(job.client, job.target.name, batches, job.patience_seconds, refused, BLOCK_IMAGES):
         if not count:
             continue

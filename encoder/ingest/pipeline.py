@@ -20,7 +20,7 @@ from lookalike.transport.rpc import MAX_IMAGE_BYTES
 
 BATCH_IMAGES = 32
 READ_THREADS = 8
-# Images per block. A task returns a whole block, so this is what a killed job encodes again.
+# Images per block. A task returns whole blocks, so a killed job encodes its unfinished blocks again.
 BLOCK_IMAGES = 64
 
 Batch = dict[str, Any]
@@ -120,7 +120,7 @@ def encode_urls(
         include_thumbnails: Return thumbnails too.
 
     Yields:
-        Batches, in any order. Each place comes once.
+        Batches, in any order. Each place occurs once.
     """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

@@ -77,11 +77,12 @@ def open_collection(
 ) -> tuple[Collection, Batches]:
     """The collection that the records go to, and the batches.
 
-    If there is none, it is created: as the file's export notes, or else for codes as wide as the first record's.
+    If there is none, it is created: as the metadata of an exported file says, or otherwise for codes as wide as
+    the first record's.
 
     Raises:
         CodeSpaceMismatch: If a file is in another code space than the collection.
-        NotFound: If there is no collection, and nothing says how wide its codes are.
+        NotFound: If there is no collection, and the files do not show how wide its codes are.
     """
 
     def settings() -> dict[str, Any]:

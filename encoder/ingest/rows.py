@@ -98,8 +98,8 @@ def source_of(table: Table, number: int, row: Mapping[str, Any], folder: str) ->
 
 
 def salvage(table: Table, number: int, row: object) -> tuple[Mapping[str, Any], bytes]:
-    """Attributes and code of an invalid row, for the dead letters. The code is returned only if nothing but the
-    key is wrong: a dead letter that is ingested unchanged must not store less than its row had."""
+    """Attributes and code of an invalid row, for the dead letters. The code is returned only if nothing except the
+    key is invalid: a dead letter that is ingested unchanged must not store less than its row had."""
     if not isinstance(row, dict):
         return {}, b""
     with contextlib.suppress(InvalidRequest):

@@ -44,13 +44,13 @@ def send(
     refused: Refusal,
     retry_at: int = _RETRY_AT,
 ) -> Iterator[int]:
-    """Sends records over one stream until each is stored or refused for good. Of records with one key the last
-    one stays.
+    """Sends records over one stream until each is stored or refused for good. Of several records with the same
+    key, the last one is kept.
 
     Args:
         client: A client of the cluster.
         collection: The name of the collection.
-        batches: The records. Each batch is sent as soon as it is there; gRPC's thread reads them.
+        batches: The records. Each batch is sent as soon as it is available; gRPC's thread reads them.
         patience_seconds: How long to retry while the cluster accepts no record.
         refused: Called with each record that the cluster refuses for good, and the reason.
         retry_at: The number of failed records at which they are sent again, before `batches` end.
@@ -72,7 +72,7 @@ def send(
             yield batch
 
     def retry() -> int:
-        # Nothing new is sent in the meantime: it might be the earlier one of two records with its key.
+        # Nothing new is sent in the meantime: it might be overwritten by an older record with the same key.
         with sending:
             return resend(client, collection, retries.take(unanswered), patience_seconds, refused)
 
@@ -148,8 +148,8 @@ def _out_of_patience(error: LookalikeError, patience_seconds: float) -> Lookalik
 
 
 class RetryQueue:
-    """The records to send again. A record that a later one of its key superseded is not among them: sent now, it
-    would be the newer. It counts as stored, as it does when both are stored in order."""
+    """The records to send again. A record is dropped when a later one with the same key supersedes it: if it were
+    sent now, it would become the newer one. It counts as stored, as if both were stored in order."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._records: dict[str, Record] = {}
@@ -175,7 +175,7 @@ class RetryQueue:
         )
 
     def take(self, unanswered: Collection[Record] = ()) -> list[Record]:
-        """Removes and returns the records to send now: all but those that an unanswered, later one may
+        """Removes and returns the records to send now: all except those that a later record, still unanswered, may
         supersede."""
         later = {record.key for record in unanswered}
         taken = [record for record in self._records.values() if record.key not in later]
@@ -187,10 +187,10 @@ class RetryQueue:
 
 @contextlib.contextmanager
 def in_background(send_all: Callable[[Iterator[Batch]], None]) -> Iterator[Callable[[Batch], None]]:
-    """Runs a sender in a thread of its own, one batch ahead of it at most.
+    """Runs a sender in its own thread. The caller is at most one batch ahead of it.
 
-    The caller stays in control of where its batches come from: an error, or Ctrl-C, ends the block at once
-    and leaves the thread, which ends with its client.
+    The caller produces the batches, so an error there, or Ctrl-C, ends the block at once. The thread ends when its
+    client is closed.
 
     Args:
         send_all: Sends all the batches that it is given.

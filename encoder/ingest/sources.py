@@ -92,7 +92,7 @@ def is_glob(system: Any, root: str) -> bool:
 
 
 def does_not_exist(path: str, error: FileNotFoundError) -> InvalidRequest:
-    """The error for a missing path. For a host that does not answer, the cause tells them apart."""
+    """The error for a missing path. The cause shows whether the host did not answer."""
     cause = f" ({error.__cause__})" if error.__cause__ else ""
     return InvalidRequest(f"path: {path} does not exist{cause}")
 

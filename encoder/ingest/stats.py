@@ -11,8 +11,9 @@ class Summary:
 
     found: records that were read; of these the filter left out `skipped`, and `already_stored` were unchanged in
         the cluster. encoded: images that were encoded. unreadable: images and rows without a record. not_stored:
-        records that the cluster refused. bytes: of images and codes read. seconds: the whole job, including Ray's
-        start. images_per_second: between the first records stored and the last, so without the start."""
+        records that the cluster refused. bytes: the size of the images and codes read. seconds: the duration of
+        the whole job, including Ray's start. images_per_second: between the first records stored and the last, so
+        without the start."""
 
     found: int = 0
     skipped: int = 0

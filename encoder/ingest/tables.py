@@ -44,7 +44,7 @@ Row = dict[str, Any] | Unreadable
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Table:
-    """A file of rows. columns: the columns' names; of JSON lines and CSV those of the first batch. has_images:
+    """A file of rows. columns: the columns' names; for JSON lines and CSV, those of the first batch. has_images:
     whether its `image` column holds image files. signature: changes when the file does. notes: the file's own
     metadata."""
 
@@ -72,7 +72,7 @@ def format_of(path: str) -> str:
 
 
 def _ending(path: str) -> str:
-    # Only in a web address does a question mark start a query.
+    # A question mark starts a query in a web address only.
     name = path.partition("?")[0] if path.startswith(("http://", "https://")) else path
     return PurePosixPath(name.lower().removesuffix(".gz")).suffix
 
@@ -96,7 +96,7 @@ def find_tables(path: str, format: str) -> list[Table]:
 
 
 def _open(url: str, format: str, mark: str) -> Table:
-    # So that an error names the file, not the folder or glob.
+    # An error must name the file, not the folder or glob.
     with _explained(url):
         return _open_parquet(url, mark) if format == PARQUET else _open_text(url, format, mark)
 
@@ -148,7 +148,7 @@ def _json_row(line: bytes) -> Row:
 
 def _csv(table: Table) -> Iterator[list[Row]]:
     delimiter = "\t" if _ending(table.url) == ".tsv" else ","
-    # The checks of a row find its bytes that are not UTF-8.
+    # Bytes that are not UTF-8 are reported when the row is checked.
     with fsspec.open(
         table.url, "r", compression="infer", encoding="utf-8-sig", errors="surrogateescape", newline=""
     ) as file:

@@ -1,5 +1,5 @@
-"""Owns the collection that a batch job writes to: it is created where there is none, and must be in the code space
-of the job's codes."""
+"""Owns the collection that a batch job writes to: it is created if it does not exist, and must be in the code
+space of the job's codes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def require_encoded_space(target: Collection, fingerprint: str, spec: EncoderSpe
 
 
 def require_noted_space(target: Collection, noted: CodeSpace | None) -> None:
-    """Raises CodeSpaceMismatch unless codes of the noted space, if there is one, belong in the collection."""
+    """Raises CodeSpaceMismatch if an export noted a code space that is not the collection's."""
     if noted is not None and noted.fingerprint != target.code_space.fingerprint:
         raise CodeSpaceMismatch(
             f"collection {target.name!r} is in code space {target.code_space.fingerprint[:12]}…, the file's codes"
@@ -62,7 +62,7 @@ def noted_settings(tables: Sequence[Table]) -> tuple[CodeSpace, Indexing] | None
     found = [noted for table in tables if (noted := notes.read(table.notes)) is not None]
     if len({space for space, _ in found}) > 1:
         raise CodeSpaceMismatch(
-            "path: the files' codes are in several code spaces; ingest each space in a job of its own"
+            "path: the files' codes are in several code spaces; ingest each space in a separate job"
         )
     return found[0] if found else None
 

@@ -1,4 +1,4 @@
-"""Owns the size of the pool that encodes. Imports Ray never, and torch only where a GPU is configured."""
+"""Owns the size of the pool that encodes. Never imports Ray, and imports torch only if a GPU is configured."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Workers:
 
 
 def workers_for(settings: EncoderConfig, count: int | None) -> Workers:
-    """The pool for a config. count: of actors; by default one per processor that this process, or its container,
-    may use; with GPUs as many as their shares allow."""
+    """The pool for a config. count: the number of actors; by default one per processor that this process or its
+    container may use, or with GPUs as many as their shares allow."""
     from joblib import cpu_count
 
     if not settings.gpus_per_replica:

@@ -1,4 +1,4 @@
-"""Owns archives of image files: they are checked, and extracted once into the data folder.
+"""Owns archives of image files: checks them, and extracts them once into the data folder.
 
 `folders` reads the files. An archive is extracted completely or not at all, and writes nowhere else."""
 
@@ -25,8 +25,8 @@ def archive_suffix(path: Path) -> str | None:
 
 
 def extracted(archive: Path, suffix: str, data: Path) -> Path:
-    """The folder in data/extracted with an archive's files; they are extracted if it does not exist. An archive
-    that changes gets another folder.
+    """The folder in data/extracted with an archive's files; they are extracted if it does not exist. A changed
+    archive gets a new folder.
 
     Raises:
         InvalidRequest: If the archive is damaged, or would write outside its folder.
@@ -85,7 +85,7 @@ def _check_end(file: tarfile.TarFile) -> None:
 
 def _refuse_escapes(archive: Path, members: Sequence[str]) -> None:
     for member in members:
-        # A Windows path also splits at backslashes and knows drives, on any machine.
+        # On every machine, a Windows path also splits at backslashes and recognises drives.
         path = PureWindowsPath(member)
         if path.drive or path.root or ".." in path.parts:
             raise InvalidRequest(

@@ -1,4 +1,4 @@
-"""Owns image sets in folders: one sub-folder per class, or two sides (train, and test or val) of such.
+"""Owns image sets in folders: one sub-folder per class, or such folders on two sides (train, and test or val).
 
 `labelled` splits them. Keys are paths below the folder; images are ordered by key."""
 
@@ -57,7 +57,7 @@ def _load_classes(folder: Path, name: str, seed: int, limit: int | None) -> Labe
         raise InvalidRequest(
             f"dataset: {folder} has no class with two images; use one sub-folder per class, with image files"
         )
-    # The limit is applied after the split, so that a query of all images is one of some, too.
+    # The limit is applied after the split, so that a query stays a query with any limit.
     return limit_both_sides(split_files(name, found, seed), limit, seed)
 
 
@@ -138,7 +138,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _is_hidden(name: str) -> bool:
-    # macOS adds __MACOSX to zip files, with a shadow of every image.
+    # macOS adds __MACOSX to zip files, with a metadata file for every image.
     return name.startswith(".") or name == "__MACOSX"
 
 

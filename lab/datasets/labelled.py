@@ -1,4 +1,4 @@
-"""Owns what a labelled image set is, and its split into images to index and query images.
+"""Owns the definition of a labelled image set, and its split into images to index and query images.
 
 The loaders find and check the images. A seed gives the same split on every machine."""
 
@@ -27,8 +27,8 @@ class LabelledImages:
     indexed: Rows  # ascending rows
     queries: Rows  # ascending rows, none of them indexed
     read: Callable[[int], bytes]  # row -> an image file's bytes
-    marks: tuple[str, ...] = ()  # per image a text that changes when it does: its file's size and time
-    is_multi_label: bool = False  # whether an image can have several classes, or none
+    marks: tuple[str, ...] = ()  # per image, a text that changes with it: its file's size and time
+    is_multi_label: bool = False  # whether an image can have several classes, or no class
 
     @property
     def digest(self) -> str:
@@ -103,7 +103,7 @@ def take_evenly(groups: Rows, count: int, seed: int) -> Rows:
 
 
 def groups_of(labels: NDArray[np.bool_]) -> Rows:
-    """Each image's first class. Images without a class are a group of their own."""
+    """Each image's first class. Images without a class form a separate group."""
     groups: Rows = np.where(labels.any(axis=1), labels.argmax(axis=1), labels.shape[1])
     return groups
 

@@ -95,8 +95,8 @@ def run_demo(images: Path | None, keep: bool, output: Path, as_json: bool) -> No
 
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Lets SIGTERM end the demo as Ctrl-C does, with the cluster stopped and the folder removed; and both signals
-    even if a shell started it in the background, with SIGINT ignored."""
+    """Makes SIGTERM end the demo as Ctrl-C does: the cluster is stopped and the folder removed. Both signals work
+    even if a shell started the demo in the background, with SIGINT ignored."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

@@ -129,8 +129,8 @@ def fetch_all(client: Client, folder: Path) -> list[StoredRecord]:
 
 
 def count_equal_to_brute_force(client: Client, records: Sequence[StoredRecord], k: int) -> int:
-    """The number of RANDOM_QUERIES random codes whose answer equals, ties and order included, that of sorting all
-    records by (distance, id)."""
+    """How many of RANDOM_QUERIES random codes get the answer that sorting all records by (distance, id) gives,
+    including ties and order."""
     codes = np.frombuffer(b"".join(record.code for record in records), np.uint8).reshape(len(records), -1)
     ids = np.array([record_id(record.key) for record in records], np.uint64)
     queries = np.random.default_rng(0).integers(0, 256, (RANDOM_QUERIES, codes.shape[1]), np.uint8)

@@ -47,7 +47,7 @@ class HashTables:
             k: The number of results.
 
         Returns:
-            The rows of the nearest k candidates, (k,), ordered by (distance, row), with -1 where there are fewer;
+            The rows of the nearest k candidates, (k,), ordered by (distance, row), padded with -1;
             and the number of candidates.
         """
         rows: set[int] = set()

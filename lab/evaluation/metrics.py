@@ -1,9 +1,9 @@
 """Owns retrieval metrics and their definitions, in NumPy on arrays.
 
-`relevant` is bool (q, n): for each query whether its ranked results are relevant, best first. A ranking that is
-shorter than k has nothing relevant after its end. `totals` is integers (q,): the number of relevant items that
+`relevant` is bool (q, n): for each query whether its ranked results are relevant, best first. Ranks after the end
+of a ranking that is shorter than k are not relevant. `totals` is integers (q,): the number of relevant items that
 exist for each query. A query's value never depends on another query, so long rankings can be passed in blocks of
-rows. Where rel(i) is 1 for a relevant result at rank i (from 1) and else 0, P(i) = (rel(1) + ... + rel(i)) / i.
+rows. rel(i) is 1 for a relevant result at rank i (from 1), otherwise 0; P(i) = (rel(1) + ... + rel(i)) / i.
 
 All raise InvalidRequest for arrays whose shapes or values do not match."""
 
@@ -38,9 +38,9 @@ def average_precision_by_k(relevant: Bools, k: int) -> Floats:
 
 
 def chance_average_precision(share: Floats, k: int) -> Floats:
-    """The expected AP@k of random results when this share of the index is relevant. Of k
-    results r are relevant with the binomial probability; each place i is then relevant with probability r/k, and
-    another before it, of the i - 1, with (r - 1)/(k - 1). share: 0..1, (q,). Float64 (q,)."""
+    """The expected AP@k of random results when this share of the index is relevant. r of k results are relevant
+    with the binomial probability. Then each place i is relevant with probability r/k, and each of the i - 1 places
+    before it with (r - 1)/(k - 1). share: 0..1, (q,). Float64 (q,)."""
     _check_count("k", k, 1)
     share = np.asarray(share, np.float64)[:, None]
     found = np.arange(1, k + 1)
@@ -82,7 +82,8 @@ def interpolated_precision(relevant: Bools, totals: Integers, points: int = 101)
     envelope[:, :n] = np.maximum.accumulate((hits / np.arange(1, n + 1))[:, ::-1], axis=1)[:, ::-1]
     # In integers: in floating point, j / 100 * totals can be slightly above the integer that it should be.
     needed = -(-totals[:, None] * np.arange(points) // (points - 1))
-    # Each row of hits is sorted; with an offset per row all are one sorted array, searched at once.
+    # Each row of hits is sorted; with an offset per row, all rows form one sorted array, which is searched at
+    # once.
     row = np.arange(q)[:, None]
     span = max(n, int(totals.max(initial=0))) + 1
     first_rank = np.searchsorted((hits + row * span).ravel(), needed + row * span) - row * n
@@ -117,9 +118,9 @@ def macro_mean(class_values: Floats) -> float:
 
 
 def vote(neighbour_labels: Bools) -> Integers:
-    """The class of each query by its neighbours' labels, bool (q, k, classes), nearest first: the class that
-    most of them have; of several such, the one whose first occurrence is nearest; of several there, the lowest.
-    -1 where no neighbour has a label. Int64 (q,)."""
+    """The class of each query by its neighbours' labels, bool (q, k, classes), nearest first: the class that most
+    of them have; if several tie, the one whose first occurrence is nearest; if several tie there, the lowest. -1
+    where no neighbour has a label. Int64 (q,)."""
     labels = np.asarray(neighbour_labels)
     if labels.ndim != 3 or labels.dtype != np.bool_:
         raise InvalidRequest(f"neighbour_labels: {labels.dtype} {labels.shape}; need bool (q, k, classes)")
@@ -127,14 +128,14 @@ def vote(neighbour_labels: Bools) -> Integers:
     if k == 0 or classes == 0:
         return np.full(q, -1, np.int64)
     counts = labels.sum(axis=1, dtype=np.int64)
-    # The first occurrence is below k, so it can break a tie and never outweigh a vote.
+    # The first occurrence is below k, so it can break a tie but never outweigh a vote.
     winner = np.argmax(counts * k - labels.argmax(axis=1), axis=1)
     return np.where(counts.any(axis=1), winner, -1)
 
 
 def confusion_matrix(true: Integers, predicted: Integers, classes: int) -> Integers:
-    """How many queries of class row were predicted as class column. true, predicted: integers (q,) from 0 to
-    classes - 1. Int64 (classes, classes)."""
+    """The element [row, column] is the number of queries of class `row` that were predicted as class `column`.
+    true, predicted: integers (q,) from 0 to classes - 1. Int64 (classes, classes)."""
     for name, values in (("true", true), ("predicted", predicted)):
         wrong = np.flatnonzero((np.asarray(values) < 0) | (np.asarray(values) >= classes))
         if wrong.size:
@@ -154,7 +155,8 @@ def accuracy(matrix: Integers) -> float:
 
 def precision_per_class(matrix: Integers) -> Floats:
     """Right predictions of a class divided by all predictions of it; 0 for a class that has queries and is never
-    predicted, so that a mean over classes does not gain by it; NaN for one without either. Float64 (classes,)."""
+    predicted, so that this does not raise the mean over classes; NaN for a class with neither. Float64
+    (classes,)."""
     precision = _ratio(np.diagonal(matrix), matrix.sum(axis=0))
     precision[(matrix.sum(axis=0) == 0) & (matrix.sum(axis=1) == 0)] = np.nan
     return precision
@@ -166,8 +168,8 @@ def recall_per_class(matrix: Integers) -> Floats:
 
 
 def _precision_at_hits(relevant: Bools) -> Floats:
-    """sum over i of P(i) rel(i), (q,). Only relevant results are touched: a whole index ranked for each query
-    is too large for another array of floats."""
+    """sum over i of P(i) rel(i), (q,). Only relevant results are computed: for a whole index ranked per query,
+    another array of floats would be too large."""
     row, column = np.nonzero(relevant)
     before = np.concatenate(([0], relevant.sum(axis=1).cumsum()))[row]
     precision = np.arange(1, len(row) + 1) - before
@@ -176,7 +178,7 @@ def _precision_at_hits(relevant: Bools) -> Floats:
 
 
 def _ratio(numerator: Any, denominator: Any, otherwise: float = 0.0) -> Floats:
-    """numerator / denominator where that is not 0, else `otherwise`."""
+    """numerator / denominator where the denominator is not 0, else `otherwise`."""
     numerator, denominator = np.broadcast_arrays(numerator, denominator)
     result = np.full(numerator.shape, otherwise, np.float64)
     np.divide(numerator, denominator, out=result, where=denominator != 0)

@@ -123,7 +123,7 @@ def _png(figure: Figure, axes: Axes | None) -> bytes:
         axes.legend(fontsize=7)
     file = io.BytesIO()
     with warnings.catch_warnings():
-        # A class name in letters that the font lacks is drawn as boxes, without a warning for each letter.
+        # If the font lacks letters of a class name, they are drawn as boxes; suppress the warning for each letter.
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
         figure.savefig(file, format="png", dpi=110)
     plt.close(figure)

@@ -16,7 +16,7 @@ from lab.evaluation import metrics
 _BLOCK_DISTANCES = 20_000_000
 
 Labels = npt.NDArray[np.bool_]
-# A slice of the queries -> their distances from all indexed images, (rows, n).
+# Maps a slice of the queries to their distances from all indexed images, (rows, n).
 Distances = Callable[[slice], npt.NDArray[np.generic]]
 
 

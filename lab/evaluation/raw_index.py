@@ -73,7 +73,7 @@ class RawCluster:
 
 def _first(distances: npt.NDArray[np.float32], ids: Ids, k: int) -> Found:
     if distances.shape[1] > 4 * k:
-        # All that are as near as the k-th, so that ties can be ordered.
+        # All rows that are as near as the k-th, so that ties can be ordered.
         bounds = np.partition(distances, k - 1, axis=1)[:, k - 1]
         width = int((distances <= bounds[:, None]).sum(axis=1).max(initial=0))
         near = np.argpartition(distances, width - 1, axis=1)[:, :width]

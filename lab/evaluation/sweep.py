@@ -40,8 +40,9 @@ Rows = npt.NDArray[np.int64]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
-    """What to evaluate. unseen: the share of classes that no hash is fitted to, and that alone are searched.
-    oversampling: of reranks in a cluster. hashes: hash files to judge as well."""
+    """What to evaluate. unseen: the share of classes that are held out from fitting; if it is not 0, only these
+    classes are searched. oversampling: the oversampling of reranks in a cluster. hashes: hash files to judge as
+    well."""
 
     dataset: str
     models: Sequence[str]

@@ -53,11 +53,11 @@ def run(
     Args:
         module: The module.
         load: Loads the inputs of some rows.
-        wanted: What the loss compares the outputs with, (n, ...).
+        wanted: The targets that the loss compares the outputs with, (n, ...).
         loss: (outputs, wanted) -> loss.
         schedule: Epochs, batches and rates.
         folder: The folder of checkpoint and log; None keeps neither. A checkpoint of the same recipe is resumed.
-        recipe: All that decides the result, for the checkpoint.
+        recipe: Everything that determines the result, for the checkpoint.
         progress: Called with the number of epochs done, and the last one's mean loss.
 
     Raises:

@@ -2,7 +2,7 @@
 
 The hash head follows central similarity quantization (CSQ; Yuan et al., CVPR 2020): every class has a corner of
 the cube, the corners are far apart, and the head moves each image to the corner of its class. A head is linear, so
-it is a hash like any other."""
+it can be used as a hash."""
 
 from __future__ import annotations
 
@@ -35,15 +35,16 @@ def hash_centres(classes: int, bits: int, seed: int) -> npt.NDArray[np.float32]:
 
 
 def targets(labels: Labels, centres: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.float32]:
-    """The corner of each image, float32 (n, bits): its class's; for several classes the corner nearest to all of
-    theirs, with random bits where they tie. labels: bool (n, classes)."""
+    """The corner of each image, float32 (n, bits): that of its class; for several classes, the corner that is
+    nearest to all of their corners, with random bits where they tie. labels: bool (n, classes)."""
     sums = labels.astype(np.float32) @ centres
     drawn = np.where(np.random.RandomState(seed).random_sample(centres.shape[1]) < 0.5, -1, 1)
     return np.where(sums == 0, drawn, np.sign(sums)).astype(np.float32)
 
 
 class HashHead(nn.Module):  # type: ignore[misc]  # torch is not followed
-    """Features to logits of bits: unit length, centred and scaled by the sample's statistics, then linear."""
+    """Computes logits of bits from features: scales them to unit length, centres and scales them by the sample's
+    statistics, then applies a linear layer."""
 
     def __init__(self, sample: Features, bits: int) -> None:
         """sample: features as the network computes them, float32 (n, width)."""
@@ -67,7 +68,7 @@ class HashHead(nn.Module):  # type: ignore[misc]  # torch is not followed
 
 
 def hash_loss(logits: torch.Tensor, corners: torch.Tensor) -> torch.Tensor:
-    """CSQ's loss: cross-entropy of each bit with the corner's, and a term that pulls codes to corners."""
+    """CSQ's loss: cross-entropy of each bit with the corner's bit, and a term that pulls codes to corners."""
     central = nn.functional.binary_cross_entropy_with_logits(logits, (corners + 1) / 2)
     quantisation = ((logits.tanh().abs() - 1) ** 2).mean()
     loss: torch.Tensor = central + _QUANTISATION * quantisation

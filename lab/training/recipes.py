@@ -50,7 +50,7 @@ class Recipe:
 
     @property
     def document(self) -> dict[str, str | int | float | bool]:
-        """All that decides the result, except images and network, for the checkpoint."""
+        """Everything that determines the result, except images and network, for the checkpoint."""
         document = {**dataclasses.asdict(self), **dataclasses.asdict(self.schedule)}
         del document["schedule"], document["weights"]
         return document
@@ -59,7 +59,7 @@ class Recipe:
 def schedule_for(
     tune_network: bool, epochs: int | None, batch: int | None, learning_rate: float | None, seed: int
 ) -> Schedule:
-    """A schedule with defaults for what is None."""
+    """A schedule; arguments that are None get their defaults."""
     usual = Schedule(10, 32, 1e-4, 1e-2, seed) if tune_network else Schedule(60, 64, 1e-2, 1e-4, seed)
     return dataclasses.replace(
         usual,
@@ -132,7 +132,7 @@ def train_head(
         sample: Features, float32 (n, width).
         labels: bool (n, classes).
         recipe: What to train.
-        made_of: What a checkpoint must have in common besides the recipe.
+        made_of: What must match a checkpoint, besides the recipe.
         device: Where to train.
         folder: The folder of checkpoints; None keeps none.
         progress: See `train`.
@@ -166,7 +166,7 @@ def _tune_with_head(
     output: Path,
     progress: Progress,
 ) -> Path:
-    assert recipe.layer == POOLED, "what is tuned is what the pooled features come from"
+    assert recipe.layer == POOLED, "only the pooled layer can be tuned"
     module = load_backbone(recipe.model, recipe.weights).module.to(network.device)
     _run_network(
         nn.Sequential(module, head), images, rows, _corners(labels, recipe, network.device), hash_loss,

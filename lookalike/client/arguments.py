@@ -67,7 +67,7 @@ def batches(records: Iterable[Record] | Iterable[Sequence[Record]]) -> Iterator[
 async def async_batches(
     records: Iterable[Record] | Iterable[Sequence[Record]] | AsyncIterable[Sequence[Record]],
 ) -> AsyncIterator[Sequence[Record]]:
-    """As `batches`, and the lists of an asynchronous iterator."""
+    """Like `batches`, but also accepts an asynchronous iterator of lists."""
     if isinstance(records, AsyncIterable):
         async for batch in records:
             yield batch

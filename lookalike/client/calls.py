@@ -64,7 +64,7 @@ class Call(Generic[Answer]):
 
 
 class Calls:
-    """Builds calls. Caches the collections' fingerprints for codes without one of their own."""
+    """Builds calls. Caches the collections' fingerprints, for codes without a fingerprint."""
 
     def __init__(self, timeout: float) -> None:
         if (
@@ -97,7 +97,7 @@ class Calls:
                 f"server: {address} and this client do not agree on TLS ({error.message[-160:]}); check the"
                 " certificates, the CA and the server name"
             )
-        # A call that this client did not cancel was in flight when its coordinator stopped.
+        # This client did not cancel the call: its coordinator stopped while it was in flight.
         if error.request_id is None and isinstance(error, PartitionUnavailable | Cancelled):
             return PartitionUnavailable(f"server: {address} does not answer; is the cluster up?")
         if error.request_id is None and isinstance(error, DeadlineExceeded):
@@ -241,7 +241,7 @@ class Calls:
 def _messages(
     records: Iterable[Record], max_records: int, max_bytes: int
 ) -> Iterator[tuple[record_pb2.Record, ...]]:
-    """Encodes records and splits them into requests. A record over `max_bytes` has a request to itself."""
+    """Encodes records and splits them into requests. A record over `max_bytes` gets a separate request."""
     return constrained_batches(
         map(wire.record_to_wire, records), max_bytes, max_records, record_pb2.Record.ByteSize, strict=False
     )

@@ -28,7 +28,7 @@ from lookalike.transport.rpc import CHANNEL_OPTIONS
 from lookalike.transport.tls import Tls
 from lookalike.v1.search_pb2_grpc import SearchServiceStub
 
-# As long as gRPC waits before it reconnects.
+# The time that gRPC waits before it reconnects.
 BACKOFF_SECONDS = 1.0
 _OPTIONS: list[tuple[str, Any]] = [
     *CHANNEL_OPTIONS,

@@ -82,7 +82,7 @@ class ResendBuffer(Generic[Message]):
 
 
 class AsyncResendBuffer(Generic[Message]):
-    """Buffers the messages of an asynchronous iterator. A task of its own reads the iterator, because gRPC cancels
+    """Buffers the messages of an asynchronous iterator. A separate task reads the iterator, because gRPC cancels
     the reader of a broken stream and the iterator must not be cancelled with it."""
 
     def __init__(self, source: AsyncIterator[Message]) -> None:

@@ -57,8 +57,8 @@ class Client:
 
     Args:
         address: A coordinator's HOST:PORT, or several, as a list or separated by commas. Calls go to the addresses
-            in turn. An address that does not answer is skipped for a while and its calls go to the next one. A
-            host name with several IP addresses is balanced over the same way.
+            in turn. An address that does not answer is skipped for a while and its calls go to the next one. The
+            IP addresses of a host name are balanced in the same way.
         timeout: Seconds that a call may take, retries included.
         api_key: The API key, if the cluster requires one.
         tls: True to verify the server against the system's certificate authorities, or a `Tls` with certificates.

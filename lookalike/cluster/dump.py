@@ -35,7 +35,7 @@ class Head:
     Attributes:
         incarnation: The incarnation of the collection.
         mark: How far the dump reaches.
-        whole: The slots of which all live records follow. Of the other slots, the records and tombstones since an
+        whole: The slots whose live records all follow. For the other slots, the records and tombstones since an
             earlier mark follow.
         rows: The number of live records of all slots of the mark.
     """

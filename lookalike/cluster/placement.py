@@ -1,8 +1,8 @@
 """Owns placement: which partition holds which slot once all moves are done, as a pure function of the target.
 
-Rendezvous hashing: every partition has a weight for every slot, and the highest weight wins the slot. So a new
-partition takes only the slots that it wins, a removed one gives away only its own, and nothing moves between the
-others."""
+Rendezvous hashing: every partition has a weight for every slot, and the partition with the highest weight gets the
+slot. So a new partition takes only the slots where its weight is the highest, a removed one gives away only its
+own slots, and no slot moves between the others."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ MAX_PARTITIONS = 1_024
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Target:
-    """The division of the cluster to reach: over partitions 0..partitions-1 except those drained.
+    """The division of the cluster that is to be reached: over partitions 0..partitions-1, except those drained.
 
-    Of two targets the one with the higher `order` is valid, so all shards decide alike.
+    Of two targets the one with the higher `order` is valid, so all shards decide in the same way.
 
     Attributes:
         formerly: The highest number of partitions that the cluster has had; slots that no other shard serves may
@@ -57,7 +57,7 @@ def _owners(partitions: int, drained: tuple[int, ...]) -> npt.NDArray[np.int16]:
 
 
 # The most even of 1,400 salts tried: up to 33 partitions, a new one takes at most 1.17 times its fair share. Must
-# never change, since stored records are where it puts them.
+# never change, because it determines where stored records are.
 _SALT = b"lookalike-1375"
 
 

@@ -1,4 +1,4 @@
-"""Owns what a coordinator requests of a shard and what the shard answers, as plain data."""
+"""Owns the requests of a coordinator to a shard and the shard's answers, as plain data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lookalike.cluster.hits import HitTable
 from lookalike.model.filters import Filter
 
 Codes = npt.NDArray[np.uint8]
-# Of asymmetric scoring: uint16 weights (n, bits). Of features: float32 (n, width).
+# For asymmetric scoring: uint16 weights (n, bits). For features: float32 (n, width).
 Inputs = npt.NDArray[np.uint16] | npt.NDArray[np.float32]
 
 # Values of a group that differ per query. All other fields are options.
@@ -42,7 +42,7 @@ class ScanGroup:
 
     Attributes:
         codes: uint8 (n, bits/8), one row per query.
-        features: How the caller believes the collection stores features, such as "int8 1280".
+        features: How the collection stores features according to the caller, such as "int8 1280".
         inputs: What the scoring needs, one row per query; None for `Scoring.HAMMING`.
     """
 

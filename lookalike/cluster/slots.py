@@ -1,4 +1,4 @@
-"""Owns what a shard is to each of the 1,024 slots, and the steps from one state to the next. Pure.
+"""Owns the state of each of the 1,024 slots on a shard, and the steps from one state to the next. Pure functions.
 
 A slot's records belong to one partition at a time, or to two while the slot moves. Its generation counts its
 moves: the partition that holds it in generation g hands it to another, which holds it in g + 1.
@@ -90,13 +90,13 @@ def slots_from_bytes(data: bytes) -> SlotSet:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SlotTable:
-    """What one replica of a partition is to each slot.
+    """The state of each slot on one replica of a partition.
 
     Attributes:
         own: The replica's partition.
         states: uint8 (SLOTS,) of SlotState.
         partners: uint16 (SLOTS,): the other partition of a slot that moves or has moved; otherwise `own`.
-        generations: uint32 (SLOTS,), as above; 0 where nothing is known.
+        generations: uint32 (SLOTS,), see the module's docstring; 0 where nothing is known.
     """
 
     own: int
@@ -132,14 +132,14 @@ class SlotTable:
         shared: SlotSet = _SHARED[self.states] & (self.partners != self.own)
         return shared
 
-    def are(self, *states: SlotState) -> SlotSet:
+    def slots_in(self, *states: SlotState) -> SlotSet:
         """The slots in one of these states."""
         found: SlotSet = np.isin(self.states, states)
         return found
 
     def receiving_from(self, source: int) -> SlotSet:
-        """The slots that are being copied from a partition; with `own`, from the other replicas."""
-        slots: SlotSet = self.are(SlotState.RECEIVING) & (self.partners == source)
+        """The slots that are being copied from a partition; if that is `own`, from its other replicas."""
+        slots: SlotSet = self.slots_in(SlotState.RECEIVING) & (self.partners == source)
         return slots
 
     def put(
@@ -161,39 +161,39 @@ class SlotTable:
 
     def receive(self, slots: SlotSet, source: int, generations: npt.NDArray[np.integer]) -> SlotTable:
         """Begins to copy slots from a partition; if that is `own`, from its other replicas."""
-        fresh = slots & self.are(SlotState.NONE, SlotState.MOVED, SlotState.RECEIVING)
+        fresh = slots & self.slots_in(SlotState.NONE, SlotState.MOVED, SlotState.RECEIVING)
         behind = slots & (self.generations < generations)
         return self.put(fresh | behind, SlotState.RECEIVING, source, generations)
 
     def received(self, slots: SlotSet) -> SlotTable:
         """Marks slots that have every acknowledged write."""
-        return self.put(slots & self.are(SlotState.RECEIVING), SlotState.RECEIVED)
+        return self.put(slots & self.slots_in(SlotState.RECEIVING), SlotState.RECEIVED)
 
     def take(self, slots: SlotSet) -> SlotTable:
         """Begins to serve received slots."""
-        ready = slots & self.are(SlotState.RECEIVED)
+        ready = slots & self.slots_in(SlotState.RECEIVED)
         from_peers = ready & (self.partners == self.own)
         return self.put(from_peers, SlotState.OWNED).put(ready & ~from_peers, SlotState.TAKING)
 
     def settle(self, slots: SlotSet) -> SlotTable:
         """Ends the move of slots that the source no longer serves."""
-        return self.put(slots & self.are(SlotState.TAKING), SlotState.OWNED, self.own)
+        return self.put(slots & self.slots_in(SlotState.TAKING), SlotState.OWNED, self.own)
 
     def share(self, slots: SlotSet, taker: int, generations: npt.NDArray[np.integer]) -> SlotTable:
-        """Forwards writes to the taker, too, which will hold the slots in these generations. Leaves slots alone
-        that take part in another move."""
-        able = slots & self.are(SlotState.OWNED) & (self.generations + 1 == generations)
+        """Forwards writes also to the taker, which will hold the slots in these generations. Slots that take part
+        in another move stay unchanged."""
+        able = slots & self.slots_in(SlotState.OWNED) & (self.generations + 1 == generations)
         return self.put(able, SlotState.SHARING, taker)
 
     def shared_with(self, taker: int, generations: npt.NDArray[np.integer]) -> SlotSet:
         """The slots whose writes are forwarded to the taker."""
-        sharing = self.are(SlotState.SHARING) & (self.partners == taker)
+        sharing = self.slots_in(SlotState.SHARING) & (self.partners == taker)
         shared: SlotSet = sharing & (self.generations + 1 == generations)
         return shared
 
     def release(self, slots: SlotSet, taker: int, generations: npt.NDArray[np.integer]) -> SlotTable:
-        """Stops serving slots that the taker holds in these generations. Leaves slots alone that moved on
-        since."""
+        """Stops serving slots that the taker holds in these generations. Slots that have moved on since then stay
+        unchanged."""
         mine = slots & (self.generations < generations)
         return self.put(mine, SlotState.MOVED, taker, np.maximum(generations, 1) - 1)
 
@@ -203,7 +203,7 @@ class SlotTable:
         return step(move.slots, move.taker, move.generations)
 
     def handed_over(self, move: HandOver) -> SlotSet:
-        """The slots for which `hand_over` has had its effect: a released slot is not served in any case."""
+        """The slots for which the step of `hand_over` is done. RELEASE is done for all slots of the move."""
         if move.step is HandOverStep.SHARE:
             return move.slots & self.shared_with(move.taker, move.generations)
         return move.slots
@@ -211,14 +211,18 @@ class SlotTable:
     def follow(self, peer: SlotTable) -> SlotTable:
         """Adopts what another replica of the partition learned while this one was away: that writes are forwarded
         to a taker, or that the slot has moved."""
-        behind = self.are(SlotState.OWNED) & (peer.generations == self.generations) & peer.are(SlotState.SHARING)
+        behind = (
+            self.slots_in(SlotState.OWNED)
+            & (peer.generations == self.generations)
+            & peer.slots_in(SlotState.SHARING)
+        )
         table = self
         for taker in np.unique(peer.partners[behind]):
             table = table.put(behind & (peer.partners == taker), SlotState.SHARING, int(taker))
         gone = (
-            table.are(SlotState.OWNED, SlotState.SHARING)
+            table.slots_in(SlotState.OWNED, SlotState.SHARING)
             & (peer.generations == table.generations)
-            & peer.are(SlotState.MOVED)
+            & peer.slots_in(SlotState.MOVED)
         )
         for taker in np.unique(peer.partners[gone]):
             table = table.put(gone & (peer.partners == taker), SlotState.MOVED, int(taker))
@@ -245,7 +249,7 @@ def partitions_named(tables: Sequence[SlotTable]) -> int:
     highest = 0
     for table in tables:
         holds = table.writable & (table.generations >= served)
-        named = table.partners[holds | (table.are(SlotState.MOVED) & (table.generations + 1 > served))]
+        named = table.partners[holds | (table.slots_in(SlotState.MOVED) & (table.generations + 1 > served))]
         highest = max(highest, table.own + 1 if holds.any() else 0, int(named.max()) + 1 if len(named) else 0)
     return highest
 

@@ -1,13 +1,13 @@
-"""Owns noticing that files changed (`FileWatch`), and values that are read from files and read again when those
+"""Owns the detection of changed files (`FileWatch`), and values that are read from files and read again when those
 change (`Watched`): certificates, keys, secrets.
 
 Files are polled. watchfiles was considered: kernel notifications do not arrive on network and some container
-mounts, inotify watches can run out, each watch needs a thread, and a value that is looked at anyway needs none. A
-poll of a few small files costs microseconds, and it follows the symbolic links that Kubernetes swaps for a
-ConfigMap.
+mounts, inotify watches can run out, and each watch needs a thread. A poll needs none, because it runs when the
+value is used. For a few small files it costs microseconds, and it follows the symbolic links that Kubernetes swaps
+for a ConfigMap.
 
-A change that cannot be read leaves the last value in force and is logged once: a half-done rotation must not lock
-the cluster out of itself."""
+A change that cannot be read leaves the last value in force and is logged once: a half-done rotation must not cut
+the cluster's processes off from each other."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class FileWatch:
     """Notices that the content, mode or identity of some files changed."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        """Notes what the files are now.
+        """Records the current state of the files.
 
         Args:
             paths: The files; they need not exist.

@@ -73,7 +73,7 @@ class DataFolder:
         return self._empty_file(partition, replica).exists()
 
     def partitions_with_data(self) -> set[int]:
-        """The partitions of which some replica's folder may still hold records."""
+        """The partitions with a replica whose folder may still hold records."""
         found = set()
         for file in self.path.glob("r*-*/shard.json"):
             replica, _, partition = file.parent.name.removeprefix("r").partition("-")

@@ -1,9 +1,9 @@
 """Owns how a template becomes the manifests of a cluster's shards, for Kubernetes or Compose.
 
-Lines `---`, which begin another document, and `# ---`, which do not, split a template into parts. A part that
-contains {partition} or {replica} is repeated for each one. {partitions} is the number of partitions, {replicas-1}
-the number of a partition's replicas that remain when one fails. The first line of the output names the template,
-so that the file can be generated again."""
+Two kinds of lines split a template into parts: `---`, which begins another document, and `# ---`, which does not.
+A part that contains {partition} or {replica} is repeated for each one. {partitions} is the number of partitions,
+{replicas-1} the number of a partition's replicas that remain when one fails. The first line of the output names
+the template, so that the file can be generated again."""
 
 from __future__ import annotations
 

@@ -28,7 +28,8 @@ def planned(config: ClusterConfig, folder: DataFolder) -> list[Process]:
 
 
 def _leaving(config: ClusterConfig, folder: DataFolder, partitions: Collection[int]) -> Iterator[Process]:
-    """All replicas that the config asks for, also new ones: a slot has moved when each of them says so."""
+    """All replicas that the config asks for, also new ones: a move of a slot is done when all of them confirm
+    it."""
     for partition in sorted(partitions):
         for replica in range(config.replicas):
             if not folder.is_empty(partition, replica):

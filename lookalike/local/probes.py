@@ -1,4 +1,4 @@
-"""Owns what the supervisor asks of addresses: whether a port is free, a server is ready, a shard is empty."""
+"""Owns the supervisor's checks of addresses: whether a port is free, a server is ready, or a shard is empty."""
 
 from __future__ import annotations
 

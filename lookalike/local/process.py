@@ -39,7 +39,7 @@ class Process:
         metrics: The address of its metrics, if it has one.
         shard: Which shard it is; None for the encoder and the coordinator.
         is_leaving: The config no longer has the shard's partition: stop it once the partition holds nothing.
-        stop_at: Stop it then, a time of the monotonic clock, since the config no longer has this replica.
+        stop_at: When to stop it, in seconds of the monotonic clock, because the config no longer has this replica.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Process:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                # A process group of its own, so that Ctrl-C reaches the supervisor alone. The same session,
+                # A separate process group, so that Ctrl-C reaches the supervisor only. The same session,
                 # because Linux divides processor time by session first, and a busy shard must not starve the
                 # coordinator.
                 process_group=0,

@@ -19,7 +19,7 @@ from lookalike.server.peer_channels import PeerChannels
 POLL_SECONDS = 0.1
 LEAVING_POLL_SECONDS = 1.0
 TAKE_OVER_SECONDS = 1.0
-# Every process has read a config this long after it was written.
+# The time within which every process reads a changed config.
 FOLLOWED_SECONDS = 2 * CONFIG_POLL_SECONDS
 
 

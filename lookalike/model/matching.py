@@ -12,7 +12,7 @@ from typing import Any
 from lookalike.model.filters import And, Equals, Exists, Filter, In, Not, Or, Range
 
 _ABSENT = object()
-_WHOLE = range(-(2**63), 2**63)
+_INT64 = range(-(2**63), 2**63)
 
 
 def matches(condition: Filter, attributes: Mapping[str, Any]) -> bool:
@@ -27,10 +27,10 @@ def matches(condition: Filter, attributes: Mapping[str, Any]) -> bool:
         case Exists(field):
             return _value(attributes, field) is not _ABSENT
         case Equals(field, value):
-            return _kinded(value) in map(_kinded, _elements(attributes, field))
+            return _comparable(value) in map(_comparable, _elements(attributes, field))
         case In(field, values):
-            wanted = set(map(_kinded, values))
-            return any(_kinded(element) in wanted for element in _elements(attributes, field))
+            wanted = set(map(_comparable, values))
+            return any(_comparable(element) in wanted for element in _elements(attributes, field))
         case Range(field):
             return any(_is_within(condition, element) for element in _elements(attributes, field))
 
@@ -49,8 +49,8 @@ def _elements(attributes: Mapping[str, Any], field: str) -> Sequence[Any]:
     return [element for element in values if isinstance(element, str | int | float)]
 
 
-def _kinded(value: Any) -> tuple[str, Any]:
-    """A scalar in a form whose equality is JSON's: true differs from 1, but 1.0 does not."""
+def _comparable(value: Any) -> tuple[str, Any]:
+    """A form of a scalar that compares as in JSON: true differs from 1, but 1.0 equals 1."""
     if isinstance(value, bool):
         return ("truth", value)
     return ("text", value) if isinstance(value, str) else ("number", _number(value))
@@ -58,7 +58,7 @@ def _kinded(value: Any) -> tuple[str, Any]:
 
 def _number(value: float) -> float:
     """SQLite treats integers over 64 bits as floats."""
-    if isinstance(value, float) or value in _WHOLE:
+    if isinstance(value, float) or value in _INT64:
         return value
     try:
         return float(value)

@@ -45,7 +45,7 @@ _SCALARS = frozenset((str, int, float, bool, type(None)))
 # The common types first, because isinstance is slow for abstract classes.
 _OBJECTS = (dict, Mapping)
 _NESTED = (dict, list, tuple, Mapping)
-# More than a request has records: coordinator and shard look up each of them several times.
+# Larger than a request, because coordinator and shard look up each of its records several times.
 _IDS_REMEMBERED = 16_384
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _COLLECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

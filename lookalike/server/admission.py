@@ -16,13 +16,13 @@ _REQUEST_BYTES = 4_096
 _RETRY_AFTER_MS = 200
 # The share of the limit that all streams may fill together, so that searches always find room.
 _STREAMS_SHARE = 0.75
-# Answers up to this size need no room: for all calls that a server accepts they sum to 512 MiB, and a caller that
-# leaves large answers unread does not block them.
+# Answers up to this size need no room, so a caller that leaves large answers unread does not block them. For all
+# calls that a server accepts, they take at most 512 MiB.
 _SMALL_ANSWER_BYTES = 64 * 1024
 
 
 class Admission:
-    """Room for requests of `limit` bytes together. A larger request is admitted when no other is in flight."""
+    """Room for requests of `limit` bytes in total. A larger request is admitted when no other is in flight."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -103,7 +103,7 @@ class Admission:
 
 
 class ResponseBudget:
-    """Room for answers of `limit` bytes together until their callers have read them. A larger answer is sent when
+    """Room for answers of `limit` bytes in total, until their callers have read them. A larger answer is sent when
     no other is held."""
 
     def __init__(self, limit: int) -> None:

@@ -1,6 +1,6 @@
 """Owns the background tasks of a server process: loops that run until the process stops.
 
-No such task ends unnoticed. An error that can pass (a full disk, a connection) is logged with its traceback and
+No such task ends unnoticed. A temporary error (a full disk, a connection) is logged with its traceback and
 the task restarts with back-off. Any other error is a bug, and a task that returns has stopped doing its work: the
 process says so in one line, drains and exits, so that the supervisor or Kubernetes restarts it."""
 
@@ -66,7 +66,7 @@ class BackgroundTasks:
 
         Args:
             name: Identifies the task in logs.
-            run: Runs until cancelled. Called again after an error that can pass.
+            run: Runs until cancelled. Called again after a temporary error.
 
         Returns:
             The task, which the caller may cancel earlier than the rest.

@@ -56,7 +56,7 @@ class Batcher(Generic[Item, Result]):
             max_waiting: The weight of the queue; a single item may exceed it.
             concurrency: The number of batches that run at once.
             weigh: The weight of an item.
-            retry_after_ms: The delay that a refused caller is asked for.
+            retry_after_ms: The delay that a refused caller is asked to wait.
         """
         self._run = run
         self._weigh = weigh

@@ -110,7 +110,7 @@ class TlsConfig(_Section):
 
 class SecurityConfig(_Section):
     tls: TlsConfig | None = None
-    # The file of API keys, made by `lookalike keys`; without a key in it every caller may do everything.
+    # The file of API keys, made by `lookalike keys`; while it holds no key, every caller may do everything.
     keys: Path | None = None
     # A file with the secret that the cluster's processes send each other.
     cluster_secret: Path | None = None

@@ -29,7 +29,7 @@ class ConfigFollower:
             path: The config file.
             config: The config that the process started with.
             reload: Applies another config.
-            poll_seconds: The time between two looks at the file.
+            poll_seconds: The time between two checks of the file.
         """
         self._path = path
         self._config = config

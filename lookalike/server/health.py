@@ -1,5 +1,5 @@
-"""Owns the methods that need no key: health and reflection. Their callers can neither use up the server's calls
-nor delay its shutdown."""
+"""Owns the methods that need no key: health and reflection. Their callers can neither use up the server's capacity
+for calls nor delay its shutdown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # its stubs are untyped
     """The states of a server's services by name. gRPC's own servicer writes to watchers while it holds the lock
-    that a new state needs, so one watcher that does not read keeps a server from stopping."""
+    that a new state needs, so a watcher that does not read would keep a server from stopping."""
 
     def __init__(self) -> None:
         self._states: dict[str, HealthCheckResponse.ServingStatus.ValueType] = {}

@@ -61,8 +61,8 @@ class RequestGuard:
             yield
 
     async def admit_from_stream(self, request: Any) -> None:
-        """Checks one request of a stream, and again the key, which may have been revoked since. A request above
-        the key's rate waits, and its sender with it."""
+        """Checks one request of a stream, and checks the key again, which may have been revoked since. A request
+        above the key's rate waits, which slows its sender down."""
         self.authenticate()
         check_message(request)
         while wait := self._seconds_to_wait(request):  # noqa: ASYNC110 -- only time refills the rate

@@ -146,7 +146,7 @@ class ShardClient:
         Args:
             collection: The collection's name.
             fingerprint: The code space of the codes; rejected unless it is the collection's.
-            features: How the collection stores features, such as "int8 1280"; rejected unless it does.
+            features: How the collection stores features, such as "int8 1280"; rejected if it differs.
             records: Records and tombstones.
             deadline: When to give up.
         """
@@ -235,7 +235,8 @@ class ShardClient:
         """Reads rows by the numbers that `list_rows` returned, up to the size of a message.
 
         Returns:
-            The records of the first numbers, as far as they still exist, and how many numbers those are.
+            The records of the first numbers that fit, without those that no longer exist, and the count of these
+            numbers.
         """
         request = pb.ReadRowsRequest(
             collection=collection, incarnation=incarnation, numbers=wire.numbers_to_wire(numbers)
@@ -254,11 +255,12 @@ class ShardClient:
                 raise error_of(call) from None
 
     async def share(self, slots: SlotSet, taker: int, generations: npt.NDArray[np.uint32]) -> SlotSet:
-        """Has the shard send writers of these slots to the taker as well. Returns the slots for which it does."""
+        """Makes the shard send writers of these slots also to the taker. Returns the slots for which it does
+        so."""
         return await self._hand_over(pb.HandOverRequest.STEP_SHARE, slots, taker, generations)
 
     async def release(self, slots: SlotSet, taker: int, generations: npt.NDArray[np.uint32]) -> SlotSet:
-        """Has the shard stop serving these slots. Returns the slots that it no longer serves."""
+        """Makes the shard stop serving these slots. Returns the slots that it no longer serves."""
         return await self._hand_over(pb.HandOverRequest.STEP_RELEASE, slots, taker, generations)
 
     async def _hand_over(

@@ -31,8 +31,8 @@ class TokenBucket:
         self._refilled_at = clock()
 
     def try_take(self, count: float) -> float:
-        """Takes `count` tokens if there is at least a part of one. A count above what is there leaves a debt, so a
-        request larger than the burst still passes.
+        """Takes `count` tokens if at least part of one is available. Taking more than are available leaves a debt,
+        so a request larger than the burst still passes.
 
         Returns:
             0, or, if nothing was taken, the seconds until there is one token.

@@ -48,7 +48,7 @@ def current() -> Request | None:
 
 
 def begin(rpc: str, sent_id: str | None) -> Request:
-    """Makes the current task work for a new request.
+    """Assigns the current task to a new request.
 
     Args:
         rpc: The method's name.

@@ -38,7 +38,8 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.enable_http_proxy", 0),
-    # A host that vanished without closing its connections is noticed within half a minute, not when TCP gives up.
+    # A host that disappears without closing its connections is detected within half a minute, not when TCP gives
+    # up.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
 ]

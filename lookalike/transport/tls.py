@@ -67,8 +67,7 @@ class ServerTls:
         )
 
     def web_context(self) -> ssl.SSLContext:
-        """The context of an HTTPS server with the same settings. Each new connection uses the files as they are
-        then."""
+        """The context of an HTTPS server with the same settings. Each new connection uses the current files."""
         context = self._material.value.context
 
         def renew(connection: ssl.SSLObject, name: str | None, used: ssl.SSLContext) -> None:

@@ -230,7 +230,8 @@ def _verify(tables, query, pending, count, s, j, bound, epoch, q, heaps):  # typ
 
 @compiled
 def _seen_before(codes, base, query, s, j):  # type: ignore[no-untyped-def]
-    """Returns whether an earlier bucket held the row too: at s bits by an earlier substring, or fewer by any."""
+    """Returns whether an earlier bucket also held the row: whether an earlier substring differs in s bits, or any
+    substring in fewer."""
     for word in range(query.size):
         differing = load_64(codes, base + np.uint64(word * LANES)) ^ query[word]
         for part in range(4):

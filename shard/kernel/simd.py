@@ -5,7 +5,7 @@ queries are unrolled. LLVM lowers it to the processor's instructions: vpopcntq u
 AVX2 and SSE, cnt under NEON. A block stores LANES codes word by word (word, lane), so no sum crosses lanes.
 
 Words are processed four at a time (`_PASS`): that many words of several queries stay in registers or in the L1
-cache, and a block is read as a few adjacent streams. `shape` is a tuple of which only the length matters; it makes
+cache, and a block is read as a few adjacent streams. `shape` is a tuple whose length alone matters; it makes
 the first pass a compile-time constant, so eight compilations serve every width: see `shape_of`."""
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def tile_nearest(typingctx, codes, first, count, queries, query, bounds, shape, 
         query: The first query.
         bounds: uint64 (n,), in bits.
         shape: See `shape_of`.
-        group: A tuple of which only the length matters: the number of queries.
+        group: A tuple whose length alone matters: the number of queries.
 
     Returns:
         A uint64. Bit j is set if some code is within bounds[query + j], bit 32 + j if one is strictly nearer.

@@ -1,4 +1,4 @@
-"""Owns how a shard learns from another which collections there are."""
+"""Owns how a shard learns from another which collections exist."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from shard.node import Node
 
 
 async def follow_catalog(node: Node, executor: ShardExecutor, peer: ShardClient, state: ShardState) -> None:
-    """Drops the collections that were dropped, creates those that are missing here, and recreates those that are
-    damaged here, empty, to be filled again.
+    """Drops the collections that were dropped, creates those that are missing here, and replaces those that are
+    damaged here by empty ones, to be filled again.
 
     Args:
         state: The state that `peer` reported.

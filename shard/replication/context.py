@@ -21,13 +21,13 @@ from shard.replication.pull import Puller, Throttle
 
 
 class Context:
-    """What a step works on.
+    """What the steps share.
 
     Attributes:
         config: The cluster's config; replaced on reload.
         states: What the shards that answered the last gossip round reported, by place.
         puller: Copies rows from other shards.
-        throttle: Limits the bytes per second that moving slots takes.
+        throttle: Limits the bytes per second that are used to move slots.
         started: When replication was set up, in seconds of the monotonic clock.
     """
 

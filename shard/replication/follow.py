@@ -9,7 +9,7 @@ from shard.replication.context import Context
 
 
 async def follow(context: Context) -> None:
-    """Brings this shard's collections and table up to what the shards that answered report."""
+    """Updates this shard's collections and table from the reports of the shards that answered."""
     for place, state in context.states.items():
         if state.is_formed:
             await follow_catalog(context.node, context.executor, context.peer(place), state)

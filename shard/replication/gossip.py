@@ -28,7 +28,7 @@ class Gossip:
         self._all_asked_at = -ALL_SECONDS
 
     async def exchange(self, context: Context, now: float) -> None:
-        """Asks the shards whose turn it is. A shard that does not answer is missing from `states`."""
+        """Asks the shards that are due. A shard that does not answer is missing from `states`."""
         membership = context.node.membership
         ask_all = (
             not membership.is_formed

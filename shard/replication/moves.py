@@ -49,7 +49,7 @@ class Quorum:
 
 
 def formation(me: Membership, expected: Sequence[Place], states: Mapping[Place, ShardState]) -> Membership:
-    """Decides what a shard that belongs to no cluster yet becomes.
+    """Decides the role of a shard that does not belong to a cluster yet.
 
     Args:
         me: This shard's membership.
@@ -72,7 +72,7 @@ def formation(me: Membership, expected: Sequence[Place], states: Mapping[Place, 
 
 def is_moving(table: SlotTable) -> bool:
     """Returns whether this shard is taking any slot, from another partition or from its siblings."""
-    return bool(table.are(SlotState.RECEIVING, SlotState.RECEIVED, SlotState.TAKING).any())
+    return bool(table.slots_in(SlotState.RECEIVING, SlotState.RECEIVED, SlotState.TAKING).any())
 
 
 def wants_slots(table: SlotTable, target: Target) -> bool:
@@ -92,8 +92,8 @@ def lost_to_peers(table: SlotTable, peers: Sequence[SlotTable]) -> npt.NDArray[n
         latest = np.maximum(latest, np.where(peer.serving, peer.generations, 0))
     held = table.writable & (table.generations >= latest)
     # A slot that is being received from another partition is copied from a sibling once a sibling serves it.
-    held &= ~(table.are(SlotState.RECEIVING) & (table.partners != table.own) & (latest == table.generations))
-    gone_since = table.are(SlotState.MOVED) & (table.generations >= latest)
+    held &= ~(table.slots_in(SlotState.RECEIVING) & (table.partners != table.own) & (latest == table.generations))
+    gone_since = table.slots_in(SlotState.MOVED) & (table.generations >= latest)
     lost: npt.NDArray[np.uint32] = np.where(held | gone_since, 0, latest).astype(np.uint32)
     return lost
 
@@ -107,15 +107,15 @@ def to_take(
         table: This shard's table.
         target: The placement to reach.
         others: The tables of all other shards that answered, siblings included.
-        empty: The slots of which this shard has no rows left over.
+        empty: The slots for which this shard has no leftover rows.
 
     Returns:
         By source partition: the slots, and uint32 (SLOTS,) the generations that they will have here.
     """
-    under_way = table.are(SlotState.RECEIVING, SlotState.RECEIVED, SlotState.TAKING)
+    under_way = table.slots_in(SlotState.RECEIVING, SlotState.RECEIVED, SlotState.TAKING)
     room = max(0, SLOTS_AT_ONCE - int(np.count_nonzero(under_way)))
     begun_by_peers = no_slots()
-    wanted = table.are(SlotState.NONE, SlotState.MOVED) & empty
+    wanted = table.slots_in(SlotState.NONE, SlotState.MOVED) & empty
     own = table.own
     mine = target.owners() == own
     source, generations = np.full(len(wanted), -1), np.zeros(len(wanted), np.uint32)
@@ -123,10 +123,10 @@ def to_take(
         if partition == own:
             # A slot that a sibling serves is copied from the sibling.
             wanted &= ~other.serving
-            begun_by_peers |= other.are(SlotState.RECEIVING, SlotState.RECEIVED) & (other.partners != own)
+            begun_by_peers |= other.slots_in(SlotState.RECEIVING, SlotState.RECEIVED) & (other.partners != own)
             continue
-        for_me = other.are(SlotState.SHARING) & (other.partners == own)
-        free = (other.are(SlotState.OWNED) & mine) | for_me
+        for_me = other.slots_in(SlotState.SHARING) & (other.partners == own)
+        free = (other.slots_in(SlotState.OWNED) & mine) | for_me
         later = free & (other.generations + 1 > np.maximum(generations, table.generations))
         source = np.where(later, partition, source)
         generations = np.where(later, other.generations + 1, generations)
@@ -146,7 +146,7 @@ def abandoned(table: SlotTable, others: Mapping[Place, SlotTable]) -> SlotSet:
     Either all replicas of the source that answered say so, or (the source may be gone) a third partition serves
     them in an equal or later generation.
     """
-    receiving = table.are(SlotState.RECEIVING)
+    receiving = table.slots_in(SlotState.RECEIVING)
     gone = no_slots()
     for (partition, _), other in others.items():
         if partition != table.own:
@@ -166,10 +166,10 @@ def ready_to_take(table: SlotTable, peers: Sequence[SlotTable], quorum: Quorum) 
     """Finds the received slots that enough replicas of this partition have, so that it may serve them."""
     having = np.ones(len(table.states), np.int64)
     for peer in peers:
-        has = peer.are(SlotState.RECEIVED, SlotState.TAKING, SlotState.OWNED, SlotState.SHARING)
+        has = peer.slots_in(SlotState.RECEIVED, SlotState.TAKING, SlotState.OWNED, SlotState.SHARING)
         having += has & (peer.generations == table.generations)
     enough = (having >= quorum.takers) | (table.partners == table.own)
-    ready: SlotSet = table.are(SlotState.RECEIVED) & enough
+    ready: SlotSet = table.slots_in(SlotState.RECEIVED) & enough
     return ready
 
 
@@ -178,13 +178,14 @@ def take_like_siblings(table: SlotTable, slots: SlotSet, siblings: Sequence[Slot
     forwards writes to the previous partition, so does this shard."""
     table = table.take(slots)
     for sibling in siblings:
-        alike = slots & sibling.are(SlotState.TAKING) & (sibling.generations == table.generations)
-        for source in np.unique(sibling.partners[alike]):
-            table = table.put(alike & (sibling.partners == source), SlotState.TAKING, int(source))
+        same = slots & sibling.slots_in(SlotState.TAKING) & (sibling.generations == table.generations)
+        for source in np.unique(sibling.partners[same]):
+            table = table.put(same & (sibling.partners == source), SlotState.TAKING, int(source))
     return table
 
 
 def to_settle(table: SlotTable) -> dict[int, SlotSet]:
-    """Returns the slots that this partition serves and their previous partition may still serve, by the latter."""
-    taking = table.are(SlotState.TAKING)
+    """Returns, by previous partition, the slots that this partition serves and the previous one may still
+    serve."""
+    taking = table.slots_in(SlotState.TAKING)
     return {int(source): taking & (table.partners == source) for source in np.unique(table.partners[taking])}

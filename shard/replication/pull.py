@@ -1,7 +1,7 @@
-"""Owns pulling: copying from another shard the rows that it has and this one lacks.
+"""Owns pulling: copying from another shard the rows that this shard lacks.
 
-Digests tell which slots differ, listings which rows, and only those rows travel. Serves replicas that compare
-themselves, one that starts, one with a new disk, and slots that move."""
+Digests show which slots differ, listings show which rows, and only those rows are sent. Serves replicas that
+compare themselves, one that starts, one with a new disk, and slots that move."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger("shard.replication")
 # Rows listed at once: some 20 MB.
 LIST_ROWS = 1_000_000
 READ_ROWS = 4_096
-# What a row takes in a message besides its record.
+# The bytes of a row in a message, in addition to its record.
 _ROW_BYTES = 64
 # A write reaches all replicas within this time.
 _RECHECK_SECONDS = 0.3
@@ -37,7 +37,7 @@ Pause = Callable[[int], Awaitable[None]]
 
 
 async def no_pause(size: int) -> None:
-    """For pulls that reads or writes wait for."""
+    """A pause that does nothing, for pulls that reads or writes wait for."""
 
 
 class Throttle:
@@ -52,7 +52,7 @@ class Throttle:
 
 
 class Puller:
-    """Brings this shard up to what others have.
+    """Copies missing rows from other shards.
 
     Attributes:
         slots_differing: The number of slots, over all collections, that differed in the last comparison.
@@ -95,7 +95,8 @@ class Puller:
         return pulled
 
     def _differing(self, state: ShardState, slots: SlotSet) -> dict[str, SlotSet]:
-        """Returns the slots in which the peer has something else, for each collection that has any."""
+        """Returns, by collection, the slots whose content on the peer differs; only collections with such
+        slots."""
         differing = {}
         for name, theirs in state.digests.items():
             try:
@@ -130,7 +131,7 @@ class Puller:
 
 
 def lacking(theirs: Rows, mine: Rows, horizon: int) -> npt.NDArray[np.bool_]:
-    """Returns which of the peer's rows are missing here, as a mask; forgotten tombstones are not."""
+    """Returns which of the peer's rows are missing here, as a mask. Forgotten tombstones do not count."""
     absent: npt.NDArray[np.bool_] = ~np.isin(theirs.hashes, mine.hashes)
     forgotten = theirs.deleted & (theirs.versions < np.uint64(horizon))
     missing: npt.NDArray[np.bool_] = absent & ~forgotten
@@ -141,7 +142,7 @@ def portions(slots: SlotSet, rows: npt.NDArray[np.int64]) -> list[SlotSet]:
     """Cuts a set of slots so that each part can be listed at once.
 
     Args:
-        rows: int64 (SLOTS,), the rows of each slot. A slot with more than LIST_ROWS is a part of its own.
+        rows: int64 (SLOTS,), the rows of each slot. A slot with more than LIST_ROWS is a separate part.
     """
     parts: list[SlotSet] = []
     total = LIST_ROWS

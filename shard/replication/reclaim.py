@@ -7,7 +7,7 @@ from functools import partial
 from shard.replication.context import Context
 
 _REMOVE_ROWS = 2_000
-# What removing a row counts for in the throttle.
+# The bytes that the throttle counts for the removal of a row.
 _REMOVED_BYTES = 100
 
 

@@ -1,5 +1,5 @@
-"""Owns the recover step: fetches slots that the siblings serve and this shard lacks, because its disk is new or
-because it was away while they moved to the partition."""
+"""Owns the recover step: fetches slots that the siblings serve but this shard lacks, because its disk is new or
+because it was down when they moved to the partition."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def recover(context: Context) -> None:
             copies += slots
     complete = receiving & (copies >= context.quorum.siblings)
     if complete.any():
-        taking = [table for table in siblings.values() if table.are(SlotState.TAKING).any()]
+        taking = [table for table in siblings.values() if table.slots_in(SlotState.TAKING).any()]
         await context.change_table(
             lambda table: moves.take_like_siblings(table.received(complete), complete, taking)
         )

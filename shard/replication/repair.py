@@ -32,7 +32,7 @@ class Repair:
         self._synced_at: float | None = None
 
     def restore_freshness(self, context: Context) -> None:
-        """Until it compares itself, this shard is as old as its last comparison before the restart."""
+        """Until it is compared, this shard's data counts as old as its last comparison before the restart."""
         if context.quorum.reads == 1:
             return
         now = time.monotonic()
@@ -41,13 +41,13 @@ class Repair:
         context.readiness.fresh_at = now
 
     async def run(self, context: Context, began: float) -> bool:
-        """Pulls what the siblings have and this shard lacks.
+        """Pulls what the siblings have but this shard lacks.
 
         Args:
-            began: When the round began: a write acknowledged earlier is included afterwards.
+            began: When the round began. Afterwards this shard has every write that was acknowledged earlier.
 
         Returns:
-            Whether at least one sibling was compared with, now or too recently to do it again.
+            Whether this shard was compared with at least one sibling, now or so recently that it is not repeated.
         """
         if time.monotonic() < self._next_at:
             return True
@@ -85,7 +85,7 @@ async def _compare(context: Context) -> int:
     for place, table in context.sibling_tables().items():
         if context.states[place].readiness is Readiness.LOADING:
             continue
-        # Only slots held as of the same move: one that left and returned is left to `recover`.
+        # Only slots of the same generation; `recover` handles a slot that left and returned.
         slots = own.writable & table.serving & (own.generations == table.generations)
         try:
             pulled = await context.puller.pull(context.peer(place), slots, recheck=context.readiness.is_ready)

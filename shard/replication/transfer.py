@@ -22,8 +22,8 @@ log = logging.getLogger("shard.replication")
 
 
 class Transfer:
-    """Remembers why shards block transfers: ten rounds per second may find a reason, and it is logged only when it
-    changes."""
+    """Remembers why shards block transfers: ten rounds per second may find the same reason, but it is logged only
+    when it changes."""
 
     def __init__(self) -> None:
         self._blocked_by: dict[Place, str] = {}
@@ -32,7 +32,7 @@ class Transfer:
         """Takes a step with each slot that comes from another partition. Returns whether any is still moving."""
         await _begin(context)
         table = context.node.table
-        for source in np.unique(table.partners[table.are(SlotState.RECEIVING)]):
+        for source in np.unique(table.partners[table.slots_in(SlotState.RECEIVING)]):
             if source != context.partition:
                 await self._copy(context, int(source))
         await _take(context)
@@ -41,8 +41,8 @@ class Transfer:
         return moves.is_moving(membership.table) or moves.wants_slots(membership.table, membership.target)
 
     async def _copy(self, context: Context, source: int) -> None:
-        """Has enough replicas of the source forward writes to this partition, and then copies what each of them
-        has."""
+        """Asks enough replicas of the source to forward writes to this partition, then copies the rows of each of
+        them."""
         slots = context.node.table.receiving_from(source)
         generations = context.node.table.generations
         copies = np.zeros(len(slots), np.int64)
@@ -62,7 +62,7 @@ class Transfer:
             await context.change_table(lambda table: table.received(complete))
 
     async def _settle(self, context: Context) -> None:
-        """Has every replica of the source stop serving; then writers need not forward writes to it any longer."""
+        """Asks every replica of the source to stop serving; after that, writes need not be forwarded to it."""
         for source, slots in moves.to_settle(context.node.table).items():
             generations = context.node.table.generations
             for replica in range(context.config.replicas):
@@ -101,8 +101,8 @@ async def _take(context: Context) -> None:
 
 
 async def _current_sibling_tables(context: Context) -> list[SlotTable]:
-    """Asks the siblings again, since copying took a while; not if no slot waits for them."""
-    if not context.node.table.are(SlotState.RECEIVED).any():
+    """Asks the siblings again, because copying took a while; unless no slot waits for them."""
+    if not context.node.table.slots_in(SlotState.RECEIVED).any():
         return []
     target = context.node.membership.target
     answers = await asyncio.gather(

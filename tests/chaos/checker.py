@@ -1,5 +1,5 @@
 """Owns the check of answers against the history: which results of a read or a search are permitted, and what is
-wrong with others. Pure functions, independent of any cluster.
+wrong with the others. Pure functions, independent of any cluster.
 
 A search is compared with a brute-force scan in which each key is in one of the states that it may have had while
 the search ran. A key with one possible state must be ranked exactly; one with several may be in any of them.

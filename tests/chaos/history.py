@@ -90,5 +90,5 @@ class History:
         return found
 
     def doubtful_before(self, key: str, sequence: int) -> list[Write]:
-        """Returns earlier writes of which an attempt may still be in flight."""
+        """Returns earlier writes with an attempt that may still be in flight."""
         return [write for write in self._writes[key][:sequence] if write.is_doubtful]

@@ -100,8 +100,8 @@ class Loopback:
 
 
 class Namespaces:
-    """A host for each replica index and each coordinator. Needs to be root in a mount and network namespace of its
-    own, with which all of it vanishes."""
+    """A host for each replica index and each coordinator. Needs to be root in its own mount and network
+    namespaces; all hosts disappear with them."""
 
     shard_address = "10.77.{replica}.1{partition:02d}:7710"
     encoder_address = "10.77.200.1:7720"

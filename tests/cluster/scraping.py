@@ -17,14 +17,14 @@ from tests.conftest import Cluster
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
-def visible_config(data: Path, partitions: int, replicas: int, **changes: Any) -> ClusterConfig:
+def config_with_metrics(data: Path, partitions: int, replicas: int, **changes: Any) -> ClusterConfig:
     """An ephemeral config with metrics enabled, on ports next to those of the processes."""
     config = ephemeral_config(data, partitions, replicas=replicas)
     thousand, last = config.coordinator.listen.removeprefix("127.0.0.1:")[:2], config.coordinator.listen[-3]
     return config.model_copy(
         update={
             "shard": config.shard.model_copy(
-                # Hundreds that no replica of so few uses.
+                # Ports that the few replicas do not use.
                 update={"metrics": f"127.0.0.1:{thousand}{{replica}}5{{partition}}"}
             ),
             "coordinator": config.coordinator.model_copy(update={"metrics": f"127.0.0.1:{thousand}{last}96"}),

@@ -15,7 +15,7 @@ SECONDS = 5.0
 
 
 @pytest.mark.parametrize("partition", [1, 0])
-async def test_another_shards_answer_is_not_taken(cluster: Cluster, partition: int) -> None:
+async def test_an_answer_of_another_shard_is_rejected(cluster: Cluster, partition: int) -> None:
     """Partition 0 is up; called as partition 1, or as another replica, it counts as unavailable."""
     address = cluster.config.shard_address(0)
     client = ShardClient(partition, 1 - partition, address, PeerChannels(cluster.config.security))

@@ -44,7 +44,7 @@ async def test_excess_large_requests_are_rejected_with_retry_after(
         for refusal in refusals:
             assert refusal.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert int(str(dict(refusal.trailing_metadata() or ())[RETRY_AFTER_KEY])) > 0
-        # Who waits as told gets through.
+        # A client that waits as requested succeeds.
         async with AsyncClient(cluster.address, timeout=60) as patient:
             records = [Record(f"k{i}", code=bytes(8), attributes={"a": "x" * 60_000}) for i in range(100)]
             done = await asyncio.gather(*(patient.upsert(records, collection="c") for _ in range(8)))

@@ -51,7 +51,7 @@ def test_a_thousand_random_queries_equal_brute_force(
 async def _ask_at_once(
     cluster: Cluster, nearest: dict[bytes, list[tuple[int, str]]], queries: list[bytes]
 ) -> None:
-    """Single searches with different options, coalesced on their way, get each its own answer."""
+    """Single searches with different options, which are coalesced, each get their own answer."""
     async with AsyncClient(cluster.address) as client:
         results = await asyncio.gather(
             *(client.search(code=query, k=1 + i % 7, collection="c") for i, query in enumerate(queries))

@@ -28,7 +28,7 @@ DEEP = json.loads('{"a":' * 65 + "1" + "}" * 65)
 
 @pytest.fixture
 def filled(client: Client, collection: str) -> Iterator[str]:
-    """A collection of one record, which must be all there is afterwards."""
+    """A collection of one record, which must be the only one afterwards."""
     client.upsert([Record("good", code=GOOD, attributes={"label": "cat"})], collection=collection)
     yield collection
     assert client.get_collection(collection).rows == 1
@@ -164,7 +164,7 @@ def test_a_message_over_the_limit_is_rejected(cluster: Cluster, client: Client, 
 
 
 class Raw:
-    """A client that checks nothing, as one in another language might."""
+    """A client without checks, as one in another language may be."""
 
     def __init__(self, address: str) -> None:
         self.channel = grpc.insecure_channel(address)
@@ -261,7 +261,7 @@ def test_the_shard_checks_the_fingerprint_again(cluster: Cluster, client: Client
 
 
 def test_a_shard_rejects_harmful_requests(cluster: Cluster, client: Client, filled: str) -> None:
-    """Its clients are coordinators, but a mistake in one must not end in damage that stays."""
+    """Its clients are coordinators, but a bug in one must not cause permanent damage."""
     fingerprint = client.get_collection(filled).code_space.fingerprint
     with grpc.insecure_channel(cluster.config.shard_address(0)) as channel:
         stub = shard_pb2_grpc.ShardServiceStub(channel)

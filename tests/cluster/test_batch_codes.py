@@ -71,7 +71,7 @@ def test_parquet_with_columns_as_attributes(client: Client, collection: str, run
     assert [record.thumbnail for record in records] == [b"", JPEG, b""]
 
 
-def test_json_lines_and_csv_bring_codes_in_hexadecimal(
+def test_json_lines_and_csv_hold_codes_in_hexadecimal(
     client: Client, collection: str, run: Any, tmp_path: Path
 ) -> None:
     (tmp_path / "a.jsonl").write_text(
@@ -114,9 +114,9 @@ def test_dead_letters_can_be_fixed_and_ingested_again(
             letter["code"] = "11" * 8
         if letter["key"] == "":
             letter["key"] = "named"
-    (tmp_path / "mended.jsonl").write_text("".join(json.dumps(letter) + "\n" for letter in dead))
-    summary, dead = run(tmp_path / "mended.jsonl", collection=collection, dead_letters=tmp_path / "again.jsonl")
-    # Of the others nothing: one without its attributes would be another record.
+    (tmp_path / "fixed.jsonl").write_text("".join(json.dumps(letter) + "\n" for letter in dead))
+    summary, dead = run(tmp_path / "fixed.jsonl", collection=collection, dead_letters=tmp_path / "again.jsonl")
+    # The other letters are not stored: a record must not lose its attributes.
     assert summary["stored"] == 3
     narrow, hexadecimal, named = client.get(["narrow", "hex", "named"], collection=collection)
     assert (narrow.code, narrow.attributes) == (b"\x11" * 8, {"label": "cat"})
@@ -135,7 +135,7 @@ def test_dead_letters_cannot_overwrite_the_input(collection: str, run: Any, tmp_
 def test_a_full_disk_for_dead_letters_ends_the_job(
     cluster: Cluster, client: Client, collection: str, tmp_path: Path
 ) -> None:
-    """A row that is refused, and in no list either, would be lost."""
+    """Otherwise a refused row that is in no list would be lost."""
     (tmp_path / "m.jsonl").write_text('{"key": "a", "code": "zz"}\n')
     with pytest.raises(CannotStart, match=r"dead-letters: /dev/full cannot be written to \(No space"):
         ingest([str(tmp_path / "m.jsonl")], collection, server=cluster.address, dead_letters=Path("/dev/full"))
@@ -176,8 +176,8 @@ def test_a_missing_collection_is_created_for_the_codes(client: Client, run: Any,
 
 
 def test_two_jobs_may_create_the_same_collection(cluster: Cluster, client: Client, tmp_path: Path) -> None:
-    class Beaten(Client):
-        """Another makes the collection after this one has looked for it."""
+    class LateClient(Client):
+        """Another client creates the collection after this one has looked for it."""
 
         def get_collection(self, name: str) -> Collection:
             try:
@@ -188,9 +188,9 @@ def test_two_jobs_may_create_the_same_collection(cluster: Cluster, client: Clien
 
     (tmp_path / "m.jsonl").write_text('{"key": "a", "code": "' + "00" * 8 + '"}\n')
     tables = find_tables(str(tmp_path / "m.jsonl"), "jsonl")
-    with DeadLetters(tmp_path / "dead.jsonl") as letters, Beaten(cluster.address) as beaten:
+    with DeadLetters(tmp_path / "dead.jsonl") as letters, LateClient(cluster.address) as late:
         portions = read_precomputed(tables, Selection(), letters, Summary())
-        found, portions = open_collection(beaten, "made-by-two", tables, portions)
+        found, portions = open_collection(late, "made-by-two", tables, portions)
         assert found == client.get_collection("made-by-two")
         assert [ready.key for portion in portions for ready in portion] == ["a"]
 
@@ -221,7 +221,7 @@ def test_features_are_hashed_with_the_hash_of_the_collection(client: Client, run
 def test_codes_and_images_cannot_be_mixed(collection: str, run: Any, tmp_path: Path) -> None:
     (tmp_path / "codes.jsonl").write_text('{"key": "a", "code": "00"}\n')
     (tmp_path / "images.jsonl").write_text('{"key": "a", "uri": "a.jpg"}\n')
-    with pytest.raises(InvalidRequest, match="ingest each kind in a job of its own"):
+    with pytest.raises(InvalidRequest, match="ingest each kind in a separate job"):
         run(tmp_path / "codes.jsonl", tmp_path / "images.jsonl", collection=collection)
 
 
@@ -276,7 +276,7 @@ def test_metrics_are_served_while_the_job_runs(collection: str, run: Any, tmp_pa
 def test_a_folder_without_images_needs_no_cluster_and_no_progress_bar(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Ray would take half a minute to start, and neither it nor a cluster is there."""
+    """Neither a cluster nor Ray, which takes half a minute to start, is needed."""
     (tmp_path / "empty").mkdir()
     ingest([str(tmp_path / "empty")], server="127.0.0.1:1", dead_letters=tmp_path / "dead.jsonl")
     assert "0 images: 0 stored" in capsys.readouterr().out

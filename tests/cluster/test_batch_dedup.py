@@ -64,7 +64,8 @@ def test_groups_are_those_of_all_pairs(
     client: Client, collection: str, max_distance: int, first_k: int, codes_a_hit: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Whether a full answer is asked for again with more room, or its code is compared here with all."""
+    """Whether a truncated answer is requested again with a larger k, or its code is compared here with all
+    others."""
     monkeypatch.setattr("lookalike.jobs.dedup.groups._CODES_A_HIT", codes_a_hit)
     codes = near_codes(np.random.default_rng(max_distance + first_k), 150, 4, 5)
     store(client, collection, codes)
@@ -116,7 +117,7 @@ def found_none(client: Client, collection: str) -> Groups:
 
 
 class Page(HTMLParser):
-    """Collects what a browser would make of a page."""
+    """Parses a page as a browser would."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -134,10 +135,10 @@ class Page(HTMLParser):
 def test_an_unwritable_output_fails_before_the_work_starts(cluster: Cluster, tmp_path: Path) -> None:
     for options in ({"output": tmp_path / "no" / "x.jsonl"}, {"sheet": tmp_path / "no" / "x.html"}):
         with pytest.raises(InvalidRequest, match="cannot be written to"):
-            dedup(collection="nobody-made-it", server=cluster.address, **options)
+            dedup(collection="never-created", server=cluster.address, **options)
     (tmp_path / "kept.jsonl").write_text("before")
     with pytest.raises(NotFound):
-        dedup(collection="nobody-made-it", server=cluster.address, output=tmp_path / "kept.jsonl")
+        dedup(collection="never-created", server=cluster.address, output=tmp_path / "kept.jsonl")
     assert (tmp_path / "kept.jsonl").read_text() == "before"
 
 

@@ -44,7 +44,7 @@ def web(photographs: Path) -> Iterator[str]:
 def test_one_job_reads_images_from_every_kind_of_table(
     encoder_cluster: Cluster, client: Client, photographs: Path, images: list[Path], web: str, tmp_path: Path
 ) -> None:
-    """One run, for Ray takes seconds to start: the same picture from each source must get the same code."""
+    """The same picture from each source must get the same code. One run, because Ray takes seconds to start."""
     data = [path.read_bytes() for path in images]
     rows = {"key": ["p0", "p1", "bad"], "image": [data[0], data[1], b"no image"], "size": [1, 2, 3]}
     parquet.write_table(pa.table(rows), tmp_path / "inside.parquet", row_group_size=2)
@@ -64,7 +64,7 @@ def test_one_job_reads_images_from_every_kind_of_table(
         csv.writer(file).writerows([["image", "year"], [images[0], 1999]])
     names = ("inside.parquet", "hub.parquet", "manifest.jsonl", "table.csv")
     tables = [*(tmp_path / name for name in names), "-c", "tables", "--where", '{"$not": {"label": "dog"}}']
-    # What a dry run finds wrong, one of it mended, and what an earlier job has stored.
+    # The errors that a dry run finds, one of them fixed, and records that an earlier job has stored.
     report = tmp_path / "dead.jsonl"
     code, said, complaint = lookalike("ingest", *tables, "--report", report, "--dry-run", "--json")
     assert code == 0, complaint

@@ -44,7 +44,7 @@ def failure(*arguments: object) -> str:
     return result.stderr
 
 
-def test_the_life_of_a_collection_by_command(cluster: Cluster, client: Client) -> None:
+def test_commands_create_search_and_drop_a_collection(cluster: Cluster, client: Client) -> None:
     at = ("--server", cluster.address)
     assert document("collection", "create", "cli", "--bits", 64, *at)["code_space"]["bits"] == 64
     client.upsert([Record(f"k{i}", code=bytes([i] * 8), attributes={"n": i}) for i in range(9)], collection="cli")
@@ -101,13 +101,13 @@ def test_status_watch_restores_the_terminal(cluster: Cluster) -> None:
         while b"Ctrl-C ends" not in shown or b"queries a second" not in shown:
             shown += os.read(outer, 65_536)
         process.send_signal(signal.SIGTERM)
-        with contextlib.suppress(OSError):  # what Linux says at the end
+        with contextlib.suppress(OSError):  # Linux reports the closed terminal as an error
             while more := os.read(outer, 65_536):
                 shown += more
         assert process.wait(10) == 0
     os.close(outer)
     assert shown.count(b"\x1b[?1049h") == shown.count(b"\x1b[?1049l") == 1
-    # On 80 columns, as here, a shard's address is shown whole.
+    # At 80 columns, as here, a shard's address is not shortened.
     assert all(cluster.config.shard_address(partition).encode() in shown for partition in range(3))
 
 
@@ -187,7 +187,7 @@ def test_features_and_reranking_by_command(cluster: Cluster, client: Client, tmp
 
 
 def test_a_command_with_missing_packages_names_them_and_others_work() -> None:
-    """As in a client's install, which has none of the extras."""
+    """As in a client's installation, without the extras."""
     program = (
         "import sys; sys.modules['fsspec'] = sys.modules['numba'] = None; from lookalike.cli import main; main()"
     )

@@ -235,7 +235,7 @@ def test_images_are_scored_by_projections_and_stored_features(
             code=made[row].code, projections=made[row].projections, k=5, score="asymmetric", collection="scored"
         )
         scores = {hit.key: hit.score for hit in result.hits}
-        # An image's features differ in the last places with the batch that it comes in.
+        # The last digits of an image's features depend on its batch.
         assert scores == pytest.approx({hit.key: hit.score for hit in by_code.hits}, abs=1e-3)
         assert {result.hits[0].distance, by_code.hits[0].distance} == {0}
     assert client.get_hash_file("scored") == model.hash.to_bytes()

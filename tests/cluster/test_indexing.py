@@ -85,7 +85,7 @@ def test_too_many_indexed_attributes_are_rejected(client: Client) -> None:
 
 
 @pytest.mark.parametrize("indexed", [(), ("x",)])
-def test_true_is_not_one_in_concurrent_searches(client: Client, indexed: tuple[str, ...]) -> None:
+def test_concurrent_searches_distinguish_true_from_one(client: Client, indexed: tuple[str, ...]) -> None:
     client.create_collection("kinds", bits=64, index_attributes=indexed)
     values = {"bool": True, "one": 1, "float": 1.0, "text": "1"}
     client.upsert([Record(k, code=bytes(8), attributes={"x": v}) for k, v in values.items()], collection="kinds")

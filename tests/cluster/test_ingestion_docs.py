@@ -1,7 +1,7 @@
 """Every command of docs/INGESTION.md runs: against a real cluster, a web server and an S3 server.
 
-Jobs that encode images are run with --dry-run, for Ray takes half a minute to start each time; what they do beyond
-that is in test_batch_images.py."""
+Jobs that encode images run with --dry-run, because Ray takes half a minute to start each time;
+test_batch_images.py tests the rest."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ JPEG = b"\xff\xd8\xff" + bytes(50)
 
 @pytest.fixture(scope="module")
 def folder(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files that the page speaks of."""
+    """The files that the page mentions."""
     folder = tmp_path_factory.mktemp("page")
     names = [f"{label}/{number}.jpg" for label in ("cat", "dog") for number in range(3)]
     for name, source in zip(names, sorted(photographs.rglob("*.jpg")), strict=False):
@@ -155,7 +155,7 @@ def test_a_documented_command_works(
 
 
 def test_the_documented_commands_stored_the_right_records(cluster: Cluster, folder: Path) -> None:
-    """After the commands, which run before it."""
+    """Relies on the commands, which run before this test."""
     with cluster.client() as client:
         assert _rows(client) == {"codes": 501, "features": 20, "photos": 1}
     assert parquet.ParquetFile(folder / "photos.parquet").metadata.num_rows == 1

@@ -22,7 +22,7 @@ from lookalike.model.errors import CannotStart, InvalidRequest, NotFound
 from lookalike.server.observe import metrics
 from lookalike.v1 import search_pb2 as pb
 from lookalike.v1.search_pb2_grpc import SearchServiceStub
-from tests.cluster.scraping import Samples, running, scrape, value, visible_config
+from tests.cluster.scraping import Samples, config_with_metrics, running, scrape, value
 from tests.conftest import Cluster, wait_until
 
 ROWS, QUERIES = 400, 30
@@ -35,7 +35,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Two partitions of two replicas, which log JSON; with records, searches, a replica of partition 0 that was
     stopped for a while, and one search without partition 1, which was killed."""
     data = tmp_path_factory.mktemp("seen")
-    config = visible_config(data, partitions=2, replicas=2, logs="json", log_level="debug")
+    config = config_with_metrics(data, partitions=2, replicas=2, logs="json", log_level="debug")
     with running(config, data) as cluster:
         with cluster.client() as client:
             client.create_collection("photos", bits=64)
@@ -54,7 +54,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def _stall_a_replica(cluster: Cluster) -> None:
-    """Searches while a replica neither answers nor refuses: some are asked of it and hedged."""
+    """Searches while a replica neither answers nor refuses connections: some calls go to it and are hedged."""
     cluster.kill("shard-r1-0", signal.SIGSTOP)
     try:
         with cluster.client() as client:
@@ -180,7 +180,7 @@ def test_the_encoder_reports_images_and_replicas(encoder_cluster: Cluster, photo
 
 
 def test_every_metric_in_alerts_and_dashboards_is_scraped(seen: Cluster) -> None:
-    """Those of the encoder as they are declared: it is not in this cluster."""
+    """The encoder's metrics are taken from their declarations, because this cluster has no encoder."""
     addresses = [seen.config.coordinator.metrics]
     addresses += [seen.config.shard_metrics(partition, replica) for partition in range(2) for replica in range(2)]
     scraped = {name for address in addresses for name, _ in scrape(address)}
@@ -259,7 +259,7 @@ def test_unknown_collections_create_no_metric_labels(seen: Cluster) -> None:
 
 
 def test_a_metrics_port_in_use_is_named_in_the_error(tmp_path: Path) -> None:
-    config = visible_config(tmp_path, partitions=1, replicas=1)
+    config = config_with_metrics(tmp_path, partitions=1, replicas=1)
     taken = config.coordinator.model_copy(update={"metrics": config.coordinator.listen})
     config = config.model_copy(update={"coordinator": taken})
     supervisor = Supervisor(config, tmp_path, lambda line: None)
@@ -272,7 +272,7 @@ def test_a_metrics_port_in_use_is_named_in_the_error(tmp_path: Path) -> None:
 
 
 def test_a_metrics_port_in_use_is_found_before_anything_starts(tmp_path: Path) -> None:
-    config = visible_config(tmp_path, partitions=1, replicas=1)
+    config = config_with_metrics(tmp_path, partitions=1, replicas=1)
     address = config.shard_metrics(0)
     assert address is not None
     host, _, port = address.partition(":")

@@ -1,4 +1,4 @@
-"""What an image job and the encoder refuse before Ray starts."""
+"""Errors that an image job and the encoder report before Ray starts."""
 
 from __future__ import annotations
 

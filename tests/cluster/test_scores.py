@@ -28,7 +28,7 @@ RNG = np.random.default_rng(7)
 FEATURES = (RNG.standard_normal((12, WIDTH)).repeat(N // 12, axis=0) + RNG.standard_normal((N, WIDTH))).astype(
     np.float32
 )
-# Some are twice there, so ranks are equal and ids decide.
+# Some are equal, so that ranks tie and ids decide.
 FEATURES[::9] = FEATURES[3]
 QUERIES = (FEATURES[RNG.integers(0, N, 20)] + RNG.standard_normal((20, WIDTH)) * 0.3).astype(np.float32)
 KEYS = [f"image-{number}" for number in range(N)]
@@ -68,7 +68,7 @@ def search(client: Client, name: str, query: np.ndarray, **options: object) -> S
 
 
 def asymmetric(query: np.ndarray) -> np.ndarray:
-    """1 - the score of every record, by the words of search.proto."""
+    """1 - score of every record, computed as search.proto describes it."""
     projections = HASH.projections(query[None])[0]
     sizes = np.abs(projections.astype(np.float64))
     weights = np.rint(sizes * (65_535 / sizes.max())).astype(np.int64)
@@ -138,7 +138,7 @@ def test_one_shard_and_three_return_the_same_scores(cluster: Cluster, names: lis
                     for client, at in ((one, name), (three, names[0]))
                 ]
                 assert answers[0] == answers[1], mode
-        # Nothing of it is lost when a shard is killed.
+        # Features and hash survive when a shard is killed.
         pid = single.kill("shard-r0-0", signal.SIGKILL)
         single.wait_restarted("shard-r0-0", pid)
         again = search(one, name, QUERIES[0], k=7, rerank="features", oversampling=3)
@@ -158,7 +158,7 @@ def test_filters_and_bounds_hold_for_every_score(cluster: Cluster, names: list[s
         assert pairs(result) == best(candidates(query, 15, near), asymmetric(query), 5)
 
 
-def test_more_like_a_record_reranks_by_its_own_features(cluster: Cluster, names: list[str]) -> None:
+def test_search_by_key_reranks_by_the_records_own_features(cluster: Cluster, names: list[str]) -> None:
     kept = unpack("int8", [pack("int8", vector) for vector in FEATURES])
     with cluster.client() as client:
         result = client.search(collection=names[0], key=KEYS[5], k=6, rerank="features", oversampling=5)
@@ -267,7 +267,7 @@ def vector(width: int) -> np.ndarray:
 
 
 def test_a_stale_coordinator_cache_never_mixes_features(cluster: Cluster) -> None:
-    """60 values in a byte each and 32 in two are as long: it is not the length that tells them apart."""
+    """60 one-byte values take as many bytes as 32 two-byte values, so their length does not tell them apart."""
     code = bytes(8)
     with second_coordinator(cluster) as address, Client(address) as late, cluster.client() as client:
         client.create_collection("remade", bits=64, features="int8", feature_width=60)

@@ -124,7 +124,7 @@ async def test_the_async_client_mirrors_the_sync_one(cluster: Cluster) -> None:
             await client.get_collection("mirrored")
 
 
-def test_a_closed_client_says_so(cluster: Cluster, collection: str) -> None:
+def test_a_closed_client_raises_an_error(cluster: Cluster, collection: str) -> None:
     client = cluster.client()
     outcomes = client.ingest((Record(f"k{i}", code=bytes(8)) for i in itertools.count()), collection=collection)
     assert next(outcomes).ok
@@ -142,13 +142,13 @@ def test_an_async_client_may_be_created_before_its_loop_and_is_bound_to_one(clus
     async def partitions() -> int:
         return len((await client.status()).partitions)
 
-    async def twice_and_closed() -> None:
+    async def call_twice_then_close() -> None:
         assert await partitions() == await partitions() == 3
         await client.close()
         with pytest.raises(InvalidRequest, match="client: is closed"):
             await partitions()
 
-    asyncio.run(twice_and_closed())
+    asyncio.run(call_twice_then_close())
     with pytest.raises(
         InvalidRequest, match="client: belongs to another event loop; create an AsyncClient in each"
     ):
@@ -172,14 +172,14 @@ def test_collections_are_created_listed_and_dropped(client: Client) -> None:
 
 def test_a_collection_recreated_in_a_different_space_is_noticed(cluster: Cluster, client: Client) -> None:
     """The coordinator and the client remember the old space; neither may mix the two."""
-    client.create_collection("anew", bits=64)
-    client.upsert([Record("a", code=code(1))], collection="anew")
+    client.create_collection("recreated", bits=64)
+    client.upsert([Record("a", code=code(1))], collection="recreated")
     with cluster.client() as other:
-        other.drop_collection("anew")
-        other.create_collection("anew", code_space=CodeSpace(64, hash_digest="another seed"))
+        other.drop_collection("recreated")
+        other.create_collection("recreated", code_space=CodeSpace(64, hash_digest="another seed"))
     with pytest.raises(CodeSpaceMismatch, match="encode again"):
-        client.search(code=code(1), collection="anew")
-    assert client.search(code=code(1), collection="anew").hits == []
+        client.search(code=code(1), collection="recreated")
+    assert client.search(code=code(1), collection="recreated").hits == []
 
 
 def test_status_reports_partitions_rows_and_collections(client: Client, collection: str) -> None:
@@ -250,7 +250,7 @@ def test_an_error_in_the_input_iterator_is_raised_after_the_outcomes(client: Cli
 
 
 def test_many_concurrent_large_responses_all_succeed(client: Client, collection: str, cluster: Cluster) -> None:
-    """Each answer fits into a message; those that share an RPC would not."""
+    """Each answer fits into a message, but all answers of one RPC together would not."""
     text = "x" * 50_000
     client.upsert(
         [Record(f"k{i}", code=code(i), attributes={"text": text}) for i in range(600)], collection=collection
@@ -283,13 +283,13 @@ def test_a_shard_that_missed_a_drop_does_not_revive_the_collection(tmp_path: Pat
 
 
 def test_concurrent_create_and_drop_leave_a_consistent_state(cluster: Cluster, client: Client) -> None:
-    def rival() -> None:
+    def drop_repeatedly() -> None:
         with cluster.client() as other:
             for _ in range(30):
                 with contextlib.suppress(NotFound, AlreadyExists):
                     other.drop_collection("contested")
 
-    thread = threading.Thread(target=rival)
+    thread = threading.Thread(target=drop_repeatedly)
     thread.start()
     for _ in range(30):
         with contextlib.suppress(NotFound, AlreadyExists):

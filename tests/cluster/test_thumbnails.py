@@ -22,7 +22,7 @@ CODE = bytes(8)
 
 
 def run(cluster: Cluster, *arguments: object) -> str:
-    """What a command that ends well prints."""
+    """The output of a command, which must succeed."""
     code, said, complaint = lookalike(*arguments, "--server", cluster.address)
     assert code == 0, complaint
     return said

@@ -17,7 +17,7 @@ from tests.cluster.scraping import running
 from tests.conftest import Cluster, wait_until
 from tests.spans import Collector, collecting
 
-# A program that traces: its provider is its own affair, so it has a process of its own.
+# A program that traces. It runs in its own process, because a tracer provider is global.
 PROGRAM = """
 import asyncio, sys
 from opentelemetry import trace
@@ -79,7 +79,7 @@ def test_one_trace_spans_client_coordinator_and_shards(traced: Cluster, collecto
     (call,) = collector.named("program", "lookalike.Client/Search")
     mine = [(service, span) for service, span in collector.spans if span.trace_id == call.trace_id]
     scans = [span for service, span in mine if (service, span.name) == ("lookalike-shard", "scan")]
-    assert [collector.way(scan) for scan in scans] == 2 * [
+    assert [collector.path_to_root(scan) for scan in scans] == 2 * [
         [
             "scan", "ShardService/Scan", "ShardService/Scan", "round", "fan-out", "SearchService/Search",
             "lookalike.Client/Search",
@@ -91,7 +91,7 @@ def test_one_trace_spans_client_coordinator_and_shards(traced: Cluster, collecto
     asked = {item.value.int_value for span in calls for item in span.attributes if item.key == "partition"}
     assert asked == {0, 1}
     (merge,) = [span for _, span in mine if span.name == "merge"]
-    assert collector.way(merge)[1:3] == ["fan-out", "SearchService/Search"]
+    assert collector.path_to_root(merge)[1:3] == ["fan-out", "SearchService/Search"]
 
 
 def test_coalesced_searches_link_to_their_shared_span(traced: Cluster, collector: Collector) -> None:
@@ -124,14 +124,16 @@ def test_a_trace_spans_the_encoder(encoder_cluster: Cluster, encoder_spans: Coll
         (*encoded, "encode", "SearchService/Search", "lookalike.Client/Search"),
     }
 
-    def ways() -> set[tuple[str, ...]]:
-        return {tuple(encoder_spans.way(span)) for span in encoder_spans.named("lookalike-encoder", "batch")}
+    def span_paths() -> set[tuple[str, ...]]:
+        return {
+            tuple(encoder_spans.path_to_root(span)) for span in encoder_spans.named("lookalike-encoder", "batch")
+        }
 
-    wait_until(lambda: wanted <= ways(), 20)
+    wait_until(lambda: wanted <= span_paths(), 20)
 
 
 def test_nothing_is_traced_unless_asked_for(traced: Cluster, collector: Collector) -> None:
-    """Polls between coordinator and shards go on all the time."""
+    """Coordinators and shards poll each other continuously."""
     collector.spans.clear()
     with Client(traced.address) as client:
         client.status()
@@ -146,6 +148,7 @@ def test_missing_tracing_packages_are_named(tmp_path: Path) -> None:
     program = (
         "import sys; sys.modules['opentelemetry'] = None\n"
         "from lookalike.server.config import TracingConfig; from lookalike.server.observe import exporter\n"
+        "from lookalike.transport import tracing\n"
         "assert exporter.start(TracingConfig(), {}) is None\n"
         "from lookalike.transport import tracing\n"
         "with tracing.span('x') as span: assert span is None\n"

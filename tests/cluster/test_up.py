@@ -21,7 +21,7 @@ from tests.conftest import Cluster, wait_until
 
 
 class Up:
-    """`lookalike up` as a process of its own."""
+    """`lookalike up` in its own process."""
 
     def __init__(self, folder: Path, text: str) -> None:
         self.config = folder / "config.yaml"
@@ -103,7 +103,7 @@ def test_closing_the_terminal_stops_the_cluster(tmp_path: Path) -> None:
         while b"ready: " not in shown:
             shown += os.read(outer, 65_536)
         children = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGHUP)  # which is heard as the wish to look at the config
+        process.send_signal(signal.SIGHUP)  # which is taken as a request to read the config
         assert process.poll() is None
         os.close(outer)
         process.send_signal(signal.SIGHUP)

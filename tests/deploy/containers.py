@@ -12,7 +12,7 @@ from tests.deploy.render import Document, image_environment
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """Either a gRPC health check from outside, or a command within."""
+    """Either a gRPC health check from outside, or a command in the container."""
 
     name: str
     port: int = 0
@@ -22,7 +22,7 @@ class Probe:
 
 @dataclasses.dataclass(frozen=True)
 class Container:
-    """mounts: folder inside to folder outside, or None for a fresh one. names: what others find it by."""
+    """mounts: the folder outside for each folder inside; None for a new, empty one. names: its host names."""
 
     name: str
     component: str

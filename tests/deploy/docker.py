@@ -1,5 +1,5 @@
-"""Stands in for Docker, as far as files say what it would do: a build's target and arguments are the
-Containerfile's, its tag is one that is asked for, and compose has the services. `python -m tests.deploy.docker`"""
+"""Stands in for Docker and checks the arguments: the Containerfile has a build's target and arguments, the
+manifests use its tag, and compose has the services. `python -m tests.deploy.docker`"""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def main() -> None:
         require_build(given.file.read_text(), given.target, given.arguments, given.tag)
     else:
         known = compose(Path.cwd())["services"].keys()
-        assert set(given.services) <= known, f"{set(given.services) - known} are no services"
+        assert set(given.services) <= known, f"{set(given.services) - known} are not services"
 
 
 def require_build(containerfile: str, target: str, arguments: list[str], tag: str) -> None:
@@ -42,7 +42,7 @@ def require_build(containerfile: str, target: str, arguments: list[str], tag: st
     overlays = (DEPLOY / "kubernetes/overlays").glob("*/kustomization.yaml")
     images = (one for file in overlays for one in yaml.safe_load(file.read_text())["images"])
     asked_for = {f"{one['name']}:{one['newTag']}" for one in images}
-    assert tag in asked_for, f"{tag} is none of {sorted(asked_for)}"
+    assert tag in asked_for, f"{tag} is not in {sorted(asked_for)}"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Owns machines in miniature: each container gets a network namespace of its own, joined to the others by a
-bridge, and a mount namespace in which its folders lie where its manifest says and all else is read-only.
+"""Owns miniature machines: each container gets its own network namespace, connected to the others by a bridge, and
+its own mount namespace with its folders at the manifest's paths and everything else read-only.
 
-Needs to be root in network and mount namespaces of its own, with which everything vanishes."""
+Needs to be root in its own network and mount namespaces; everything disappears with them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.deploy.render import ROOT
 UNSHARE = ("unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child")
 _CLOSED = ("setpriv", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all")
 _USER = (*_CLOSED, "--reuid=10001", "--regid=10001", "--clear-groups")
-# What a program of this machine may look up.
+# The files of this machine that a program may read.
 _ETC = ("passwd", "group", "nsswitch.conf", "host.conf", "ld.so.cache", "localtime", "alternatives")
 _PYTHON = Path(sys.executable).parent
 
@@ -44,7 +44,7 @@ class Hosts:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._hosts_file = work / "hosts"
         self._hosts_file.write_text("127.0.0.1 localhost\n")
-        # Where this checkout is for root's eyes only, it is root, but without any right.
+        # If only root may read this checkout, the process is root, but without capabilities.
         self._user = _USER if _may_be_read_by_others() else _CLOSED
         etc = work / "etc"
         (etc / "lookalike").mkdir(parents=True)
@@ -66,7 +66,7 @@ class Hosts:
         _run("ip", "link", "set", "bridge0", "up")
 
     def start(self, container: Container) -> None:
-        """Start it, at a new address that others find by its names."""
+        """Starts a container at a new address, which its names resolve to."""
         number = len(self._addresses) + 1
         address = self._addresses[container.name] = f"10.77.1.{number}"
         with self._hosts_file.open("a") as file:
@@ -97,7 +97,7 @@ class Hosts:
             )
 
     def stop(self, *names: str) -> None:
-        """As a runtime does: SIGTERM, and wait. It must end by itself, and well."""
+        """Sends SIGTERM, as a container runtime does, and waits. The process must exit without an error."""
         for name in names:
             self._processes[name].terminate()
         for name in names:
@@ -114,7 +114,7 @@ class Hosts:
         return (self._work / f"{name}.log").read_text()[-2000:]
 
     def passes(self, name: str, probe: Probe) -> bool:
-        """Whether a probe succeeds, made as the kubelet or the container's runtime would."""
+        """Whether a probe succeeds, run as the kubelet or the container runtime runs it."""
         assert self._processes[name].poll() is None, f"{name} has ended: {self.log(name)}"
         if probe.command:
             target = str(self._processes[name].pid)
@@ -130,7 +130,7 @@ class Hosts:
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     def wait_healthy(self, containers: Iterable[Container], seconds: float = 90) -> None:
-        """Until every probe of all of them succeeds."""
+        """Waits until every probe of all containers succeeds."""
         deadline = time.monotonic() + seconds
         for container in containers:
             for probe in container.probes:
@@ -165,7 +165,7 @@ def _run(*command: str | os.PathLike[str]) -> None:
 
 
 def write_whole(path: Path, content: str) -> None:
-    """As the kubelet changes a mounted ConfigMap: at once."""
+    """Replaces a mounted ConfigMap atomically, as the kubelet does."""
     unfinished = path.with_name(f"..{path.name}")
     unfinished.write_text(content)
     unfinished.rename(path)

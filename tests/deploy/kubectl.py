@@ -1,5 +1,5 @@
-"""Stands in for a Kubernetes behind `kubectl`: the real one does what it can (kustomize, create --dry-run); what
-asks for an object is held against those created and applied before. `python -m tests.deploy.kubectl`"""
+"""Stands in for `kubectl` and a cluster: the real one runs what needs no cluster (kustomize, create --dry-run);
+other commands are checked against the objects created and applied before. `python -m tests.deploy.kubectl`"""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def require(objects: list[Document], name: str) -> None:
-    """name: as `statefulset/shard-r0`."""
+    """Asserts that an object exists. name: such as `statefulset/shard-r0`."""
     kind, _, own = name.partition("/")
     found = {(one["kind"].lower(), one["metadata"]["name"]) for one in objects}
     assert (kind, own) in found, f"there is no {name}"
@@ -63,7 +63,7 @@ def has(one: Document, label: str) -> bool:
 
 
 def require_secrets(objects: list[Document]) -> None:
-    """The Secret has what lookalike.yaml names."""
+    """Asserts that the Secret has the files that lookalike.yaml names."""
     configs = (one["data"].get("lookalike.yaml") for one in of_kind(objects, "ConfigMap").values())
     for security in (yaml.safe_load(text)["security"] for text in configs if text):
         names = {Path(security[key]).name for key in ("cluster_secret", "keys")}

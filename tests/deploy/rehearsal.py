@@ -1,7 +1,7 @@
-"""Starts, on miniature machines, the very processes that the manifests name, stores and finds records through
-every coordinator, and scales: `python -m tests.deploy.rehearsal compose|kubernetes WORK`, in namespaces for it.
+"""Starts the processes of the manifests on miniature machines, stores and finds records through every coordinator,
+and scales: `python -m tests.deploy.rehearsal compose|kubernetes WORK`, in namespaces for it.
 
-What stands in for a machine's own: the image is this checkout, DNS is /etc/hosts, a claim is a folder."""
+This checkout stands in for the image, /etc/hosts for DNS, and a folder for each claim."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ CODES = np.random.default_rng(1).integers(0, 256, (RECORDS, BYTES), np.uint8)
 
 @dataclasses.dataclass
 class Rehearsal:
-    """One deployment folder, and what of it runs."""
+    """One deployment folder, and its running containers."""
 
     hosts: Hosts
     folder: Path
     read: Callable[[], list[Container]]
 
     def follow(self) -> list[Container]:
-        """Start what the manifests have that does not run, stop what runs and is no more in them."""
+        """Starts the containers that the manifests have added, and stops those that they no longer have."""
         wanted = {one.name: one for one in self.read()}
         running = set(self.hosts.names())
         self.hosts.stop(*sorted(running - set(wanted)))
@@ -47,7 +47,7 @@ class Rehearsal:
         return list(wanted.values())
 
     def scale(self, before: str, after: str, *options: str) -> str:
-        """Change one line of lookalike.yaml and write the shards again."""
+        """Changes one line of lookalike.yaml and writes the shards' manifests again."""
         path = self.folder / "lookalike.yaml"
         text = path.read_text()
         assert text.count(before + "\n") == 1
@@ -56,7 +56,7 @@ class Rehearsal:
 
 
 def small(folder: Path, replicas: int) -> None:
-    """Two partitions are enough to see what there is to see."""
+    """Reduces the config to two partitions, which are enough for these checks."""
     path = folder / "lookalike.yaml"
     text = path.read_text().replace("partitions: 4\n", "partitions: 2\n")
     path.write_text(text.replace("replicas: 2\n", f"replicas: {replicas}\n", 1))
@@ -97,7 +97,8 @@ def main() -> None:
 
 
 def compile_once(shards: list[Container]) -> None:
-    """Give each shard's volume what Numba keeps there, as if it had run before: compiling takes five seconds."""
+    """Copies Numba's cache into each shard's volume, as if the shard had run before: compiling takes five
+    seconds."""
     first, *others = dict.fromkeys(one.mounts["/var/lib/lookalike"] for one in shards)
     assert first is not None
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(first / "numba")}
@@ -112,7 +113,8 @@ def compile_once(shards: list[Container]) -> None:
 
 
 def rehearse(show: Rehearsal) -> list[str]:
-    """Start everything; store records through one coordinator, find them through both. Returns their addresses."""
+    """Starts everything, stores records through one coordinator and finds them through both. Returns the
+    coordinators' addresses."""
     containers = show.follow()
     show.hosts.wait_healthy(containers)
     coordinators = [one.name for one in containers if one.component == "coordinator"]
@@ -130,7 +132,8 @@ def rehearse(show: Rehearsal) -> list[str]:
 
 
 def scale(show: Rehearsal, coordinators: list[str]) -> None:
-    """One partition more, and one fewer: everything stays found, and nothing is stopped that holds records."""
+    """Adds a partition and removes one: every record is still found, and no shard that holds records is
+    stopped."""
     first, second = coordinators
     before = len(show.hosts.names())
     show.scale("partitions: 2", "partitions: 3")
@@ -149,7 +152,7 @@ def scale(show: Rehearsal, coordinators: list[str]) -> None:
 
 
 def check(coordinator: str) -> None:
-    """Every record is found, by its own code, complete."""
+    """Asserts that every record is found by its own code, in complete answers."""
     with Client(coordinator) as client:
         answers = client.search_batch(codes=[code.tobytes() for code in CODES], k=1, collection="raw")
         lost = [i for i, answer in enumerate(answers) if not answer.hits or answer.hits[0].key != f"r{i}"]
@@ -159,7 +162,7 @@ def check(coordinator: str) -> None:
 
 
 def check_closed(shard: str) -> None:
-    """Who does not show the secret that the manifests mount gets nothing from a shard."""
+    """Asserts that a shard rejects a caller without the secret that the manifests mount."""
     with grpc.insecure_channel(f"{shard}:7710") as channel:
         call = ShardServiceStub(channel).ShardStatus.future(shard_pb2.ShardStatusRequest(), timeout=5)
         assert call.code() is grpc.StatusCode.UNAUTHENTICATED, call.code()

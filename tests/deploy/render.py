@@ -1,5 +1,5 @@
-"""Owns what the files of deploy/ say, as plain data: Kubernetes objects as kubectl builds them, compose services
-as compose merges them, the environment that the image sets."""
+"""Owns the content of deploy/ as plain data: Kubernetes objects as kubectl builds them, compose services as
+compose merges them, and the environment that the image sets."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.command import lookalike
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 OVERLAYS = ("small", "production", "gpu")
-# libyaml's where it is there: ten times as fast.
+# libyaml's loader, if installed, is ten times as fast.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _VARIABLE = re.compile(r"\$\{\w+:-([^}]*)\}")
 Document = dict[str, Any]
 
 
 def tool(name: str) -> str:
-    """A program that came with the development install, or is on the path."""
+    """The path of a program from the development install, or else from PATH."""
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)
     assert found, f"{name} is not installed; pip install -e '.[dev]'"
@@ -34,12 +34,12 @@ def tool(name: str) -> str:
 
 
 def copied(target: Path) -> Path:
-    """deploy/ in a place where it may be changed."""
+    """A copy of deploy/, which tests may change."""
     return Path(shutil.copytree(DEPLOY, target / "deploy", symlinks=True))
 
 
 def manifests(folder: Path, *options: str) -> str:
-    """Run `lookalike manifests FOLDER`; returns what it printed on standard error."""
+    """Runs `lookalike manifests FOLDER`; returns what it printed on standard error."""
     code, _, said = lookalike("manifests", folder, *options)
     assert code == 0, said
     return said
@@ -88,7 +88,8 @@ def _interpolated(file: Path) -> Document:
 
 
 def image_environment(target: str) -> dict[str, str]:
-    """The variables that the image of this target sets, through all stages that it is made from."""
+    """The environment variables of the image of this target, including those of the stages that it is built
+    from."""
     parser = DockerfileParser(fileobj=io.BytesIO((DEPLOY / "Containerfile").read_bytes()))
     stages: dict[str, tuple[str, dict[str, str]]] = {}
     current: dict[str, str] = {}

@@ -34,7 +34,7 @@ def pems(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tls_server(pems: Path) -> Iterator[str]:
-    """Asks its clients for a certificate, as shards do."""
+    """A server that requires client certificates, as shards do."""
     server = grpc.server(ThreadPoolExecutor(2))
     servicer = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)

@@ -15,7 +15,7 @@ CONTAINERFILE = DEPLOY / "Containerfile"
 
 
 def context(target: Path) -> Path:
-    """What .containerignore lets into the build, which is all that COPY can take."""
+    """The files that .containerignore lets into the build, which are all that COPY can copy."""
     allowed = re.findall(r"^!(\S+)$", (ROOT / ".containerignore").read_text(), re.MULTILINE)
     ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
     for name in allowed:
@@ -59,8 +59,9 @@ def test_the_copied_files_form_a_complete_program(tmp_path: Path) -> None:
         )  # fmt: skip
 
 
-def test_a_change_of_the_sources_keeps_the_layers_of_what_they_need(tmp_path: Path) -> None:
-    """Those are installed for a project without sources: which must be possible, and come first."""
+def test_changed_sources_keep_the_layers_of_their_dependencies(tmp_path: Path) -> None:
+    """The dependencies are installed for a project without sources, so that must work, and precede the copy of the
+    sources."""
     stages = re.split(r"^FROM .* AS ", CONTAINERFILE.read_text(), flags=re.MULTILINE)
     needs = [stage for stage in stages if "pip install -c constraints.txt" in stage]
     assert len(needs) == 2

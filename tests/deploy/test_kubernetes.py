@@ -48,7 +48,7 @@ def test_every_object_is_valid(documents: list[Document]) -> None:
             jsonschema.validate(one, SCHEMA)
         elif one["kind"] in MODELS:
             model = MODELS[one["kind"]].model_validate(one)
-            # The models let unknown fields pass; those would be lost here.
+            # The models accept unknown fields but drop them, so they would be missing here.
             assert model.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True) == one
         else:
             kubernetes_validate.validate(one, kubernetes_validate.latest_version(), strict=True)
@@ -76,16 +76,14 @@ def test_every_pod_is_valid_and_of_the_restricted_profile(documents: list[Docume
 
 
 def test_containers_that_start_ray_declare_their_processors(documents: list[Document]) -> None:
-    """Ray starts a process for each; on a machine of 64 they would not fit into the limit of memory."""
+    """Ray starts a process for each processor; on a machine with 64 they would exceed the memory limit."""
     for at, template in pods(documents):
         for container in template["spec"]["containers"]:
             if container["image"].startswith("lookalike-encoder:") and "command" in container:
                 assert "cpu" in container["resources"]["limits"], at
 
 
-def test_configs_are_valid_and_found_by_the_names_that_they_give(
-    documents: list[Document], tmp_path: Path
-) -> None:
+def test_configs_are_valid_and_name_existing_services(documents: list[Document], tmp_path: Path) -> None:
     """Shards are pods of the StatefulSets behind a headless service; the encoder is a service."""
     path = tmp_path / "lookalike.yaml"
     path.write_text(of_kind(documents, "ConfigMap")["lookalike"]["data"]["lookalike.yaml"])
@@ -108,9 +106,9 @@ def test_configs_are_valid_and_found_by_the_names_that_they_give(
     assert {"name": "grpc", "port": int(port)}.items() <= services[host]["spec"]["ports"][0].items()
 
 
-def test_every_service_budget_and_policy_selects_pods_that_there_are(documents: list[Document]) -> None:
+def test_every_service_budget_and_policy_selects_existing_pods(documents: list[Document]) -> None:
     labels = [template.get("metadata", {}).get("labels", {}) for _, template in pods(documents)]
-    # What Kubernetes and KubeRay add by themselves.
+    # Labels that Kubernetes and KubeRay add.
     added = {"apps.kubernetes.io/pod-index", "ray.io/group"}
     for kind, path in (
         ("Service", "selector"),
@@ -125,9 +123,9 @@ def test_every_service_budget_and_policy_selects_pods_that_there_are(documents: 
 
 
 def test_ray_pods_keep_the_name_that_kuberay_gives_them(documents: list[Document]) -> None:
-    """KubeRay's Service for a RayService's head selects app.kubernetes.io/name: kuberay; and the Service of its
-    RayCluster takes the pods' name, with which our ServiceMonitor would scrape Ray's own metrics, in vain
-    (kuberay ray-operator/controllers/ray/common/service.go, BuildHeadServiceForRayService)."""
+    """KubeRay's Service for a RayService's head selects app.kubernetes.io/name: kuberay. The Service of its
+    RayCluster takes the pods' name, so with another name our ServiceMonitor would try to scrape Ray's own metrics
+    and fail (kuberay ray-operator/controllers/ray/common/service.go, BuildHeadServiceForRayService)."""
     for at, template in pods([one for one in documents if one["kind"] == "RayService"]):
         assert template["metadata"]["labels"] == {"app.kubernetes.io/component": "encoder"}, at
     scraped = {
@@ -167,8 +165,8 @@ def test_running_processes_see_a_changed_config(documents: list[Document]) -> No
             assert mounts["config"] == {"name": "config", "mountPath": "/etc/lookalike", "readOnly": True}, at
 
 
-def test_the_ingestion_job_is_a_command_that_there_is() -> None:
-    """With --help behind them, options that it does not know are still refused."""
+def test_the_ingestion_job_runs_an_existing_command() -> None:
+    """Unknown options are rejected even if --help follows them."""
     documents = list(yaml.safe_load_all((DEPLOY / "kubernetes/components/ingest/ingest.yaml").read_text()))
     template = of_kind(documents, "CronJob")["ingest"]["spec"]["jobTemplate"]["spec"]["template"]
     (container,) = template["spec"]["containers"]
@@ -178,7 +176,7 @@ def test_the_ingestion_job_is_a_command_that_there_is() -> None:
     assert code == 0, said
 
 
-def test_the_ingestion_job_runs_once_what_the_nightly_one_runs() -> None:
+def test_the_ingestion_job_runs_the_nightly_jobs_command_once() -> None:
     (job,) = kustomize(DEPLOY / "kubernetes/jobs/ingest")
     kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
     assert (job["kind"], job["metadata"]["namespace"]) == ("Job", "lookalike")
@@ -205,8 +203,8 @@ def test_a_cluster_can_form_and_its_disks_stay(documents: list[Document]) -> Non
 
 
 def test_a_drain_may_evict_one_replica_of_each_partition(documents: list[Document]) -> None:
-    """And no more: reckoned as Kubernetes does it. Its maxUnavailable would count from the scales of all the
-    StatefulSets that the pods belong to, other partitions' pods included; minAvailable counts pods."""
+    """And no more, computed as Kubernetes does. maxUnavailable would be relative to the total scale of all
+    StatefulSets that the pods belong to, including other partitions' pods; minAvailable counts pods."""
     scales = [one["spec"]["replicas"] for one in of_kind(documents, "StatefulSet").values()]
     for partition in range(max(scales)):
         budget = of_kind(documents, "PodDisruptionBudget")[f"shard-partition-{partition}"]["spec"]
@@ -221,9 +219,7 @@ def test_a_pod_that_never_becomes_ready_does_not_block_a_drain(documents: list[D
 
 
 @pytest.mark.parametrize("folder", [*(f"overlays/{name}" for name in OVERLAYS), "jobs/ingest"])
-def test_tls_reaches_every_process_and_replaces_the_probes_that_cannot_speak_it(
-    folder: str, tmp_path: Path
-) -> None:
+def test_tls_is_mounted_where_used_and_replaces_probes_without_tls(folder: str, tmp_path: Path) -> None:
     place = copied(tmp_path) / "kubernetes" / folder
     file = place / "kustomization.yaml"
     document = yaml.safe_load(file.read_text())
@@ -242,7 +238,7 @@ def test_tls_reaches_every_process_and_replaces_the_probes_that_cannot_speak_it(
             volume = {"name": mount["name"], "secret": {"secretName": "lookalike-tls", "defaultMode": 0o440}}
             assert volume in template["spec"]["volumes"], at
         else:
-            # Ray's head and its models speak no gRPC of ours.
+            # Ray's head and its models do not serve our gRPC services.
             assert "RayService" in at
             assert "7720" not in str(container.get("ports"))
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": template["spec"]}

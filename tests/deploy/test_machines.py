@@ -23,13 +23,13 @@ NAMES = (
     "lookalike-shard@0-2.service",
     "lookalike.target",
 )
-# Of 10, by systemd's own reckoning: 0 is a process that can do nothing.
+# On systemd's scale from 0 (a process that can do nothing) to 10.
 MAX_EXPOSURE = 2.5
 
 
 @pytest.fixture
 def units(tmp_path: Path) -> Path:
-    """The units, for a program that is installed where this one is."""
+    """The units, with the path of this installation's program."""
     for unit in UNITS.iterdir():
         text = unit.read_text().replace(INSTALLED, str(Path(sys.executable).parent))
         (tmp_path / unit.name.replace("@.", "@0-2.")).write_text(text)
@@ -62,7 +62,7 @@ def test_a_unit_restarts_without_limit() -> None:
 
 @pytest.mark.parametrize("name", NAMES[:3])
 def test_unit_commands_exist(units: Path, tmp_path: Path, name: str) -> None:
-    """ExecStart as systemd reads it, but with a config that cannot be: the program says so itself."""
+    """Runs ExecStart as systemd parses it, but with an invalid config, which the program must report."""
     (line,) = re.findall(r"^ExecStart=(.+)$", (units / name).read_text(), re.MULTILINE)
     line = line.replace("%i", "0-2").replace("%%", "%").replace("$$", "$")
     line = line.replace("/etc/lookalike/lookalike.yaml", str(tmp_path / "none.yaml"))
@@ -71,7 +71,7 @@ def test_unit_commands_exist(units: Path, tmp_path: Path, name: str) -> None:
     assert "none.yaml cannot be read" in result.stderr
 
 
-def test_a_shard_unit_takes_its_place_from_its_name(units: Path, tmp_path: Path) -> None:
+def test_a_shard_unit_takes_partition_and_replica_from_its_name(units: Path, tmp_path: Path) -> None:
     config = tmp_path / "one.yaml"
     config.write_text(f"shard: {{data: {tmp_path}/data, address: 'nowhere.invalid:1'}}\npartitions: 1\n")
     (line,) = re.findall(r"^ExecStart=(.+)$", (units / NAMES[2]).read_text(), re.MULTILINE)
@@ -87,7 +87,7 @@ def test_a_shard_unit_takes_its_place_from_its_name(units: Path, tmp_path: Path)
 
 
 def test_the_encoder_finds_the_token_where_ray_up_puts_it() -> None:
-    """Both are the same user, whose home is not where processes may not look (ProtectHome)."""
+    """Both run as the same user, whose home is outside the folders that ProtectHome hides."""
     document = yaml.safe_load((DEPLOY / "ray/cluster.yaml").read_text())
     assert document["file_mounts"] == {"~/.ray/auth_token": "~/.ray/auth_token"}
     user, home = document["auth"]["ssh_user"], "/var/lib/lookalike"

@@ -40,7 +40,7 @@ def service() -> Document:
     return spec
 
 
-# Ray's own use of pydantic.
+# Ray uses deprecated features of pydantic.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_serve_knows_the_config(service: Document) -> None:
     from ray.serve.schema import ServeDeploySchema
@@ -61,7 +61,7 @@ def test_kuberay_starts_an_encoder_that_serves(service: Document, tmp_path: Path
     config = ephemeral_config(tmp_path, 1, encoder)
     (tmp_path / "lookalike.yaml").write_text(dump_config(config))
     document = yaml.safe_load(service["serveConfigV2"])
-    # This machine has one node, so one front; and the config lies elsewhere.
+    # This machine has one node, so one front, and the config is in another folder.
     document["applications"][0]["args"] = {"config": str(tmp_path / "lookalike.yaml"), "fronts": 1}
     token = secrets.token_hex(32)
     environment = {
@@ -74,7 +74,7 @@ def test_kuberay_starts_an_encoder_that_serves(service: Document, tmp_path: Path
     assert config.encoder is not None
     with ray_head(start_parameters(service), environment) as dashboard:
         wait_until(lambda: answers(f"{dashboard}/api/gcs_healthz"), 60)
-        # What the workers' probes ask, on a port that Ray has by default.
+        # The URL of the workers' probes, on Ray's default port.
         wait_until(lambda: answers("http://127.0.0.1:52365/api/local_raylet_healthz"), 60)
         with pytest.raises(urllib.error.HTTPError, match="403"):
             call(f"{dashboard}/api/serve/applications/", document, "a wrong token")
@@ -90,12 +90,12 @@ def test_kuberay_starts_an_encoder_that_serves(service: Document, tmp_path: Path
 
 
 def start_parameters(service: Document) -> list[str]:
-    """What `ray start` is given for a node that is head, front and model: the first two bring no processor."""
+    """The options of `ray start` for a node that is head, front and model. The first two have no processors."""
     cluster = service["rayClusterConfig"]
     head = dict(cluster["headGroupSpec"]["rayStartParams"])
     front = dict(cluster["workerGroupSpecs"][0]["rayStartParams"])
     assert head.pop("num-cpus") == front.pop("num-cpus") == "0"
-    # KubeRay hands the text to a shell, which takes the outer quotes away.
+    # KubeRay passes the text to a shell, which removes the outer quotes.
     (resources,) = shlex.split(front.pop("resources"))
     assert not front
     return ["--num-cpus=1", f"--resources={resources}", *(f"--{key}={value}" for key, value in head.items())]
@@ -135,7 +135,7 @@ def answers(url: str) -> bool:
 
 
 def call(url: str, document: Document | None, token: str) -> Document:
-    """As KubeRay asks the dashboard: PUT a document, or GET one."""
+    """Calls the dashboard as KubeRay does: PUTs a document, or GETs one."""
     request = urllib.request.Request(
         url,
         data=None if document is None else json.dumps(document).encode(),

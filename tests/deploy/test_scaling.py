@@ -16,7 +16,7 @@ from tests.deploy.render import DEPLOY, OVERLAYS, ROOT, Document, compose, copie
 
 
 def change(folder: Path, before: str, after: str) -> str:
-    """Edit the one file as an operator does; returns what the command says on standard error."""
+    """Edits the one file as an operator does; returns what the command prints on standard error."""
     path = folder / "lookalike.yaml"
     text = path.read_text()
     assert text.count(f"\n{before}\n") == 1
@@ -85,7 +85,7 @@ def test_scaling_is_one_number_in_compose(tmp_path: Path, before: str, after: st
 
 
 def test_a_removed_partition_is_kept_until_it_is_empty(overlay: Path) -> None:
-    """How it is taken away in the end, test_real_processes.py shows."""
+    """test_real_processes.py tests how it is removed in the end."""
     said = change(overlay, "partitions: 4", "partitions: 3")
     assert "partitions 3..3 stay until they have handed over" in said
     sets = [one for one in kustomize(overlay) if one["kind"] == "StatefulSet"]
@@ -113,7 +113,7 @@ def test_check_fails_when_the_config_has_changed(overlay: Path) -> None:
         manifests(overlay, "--check")
 
 
-def test_a_part_is_repeated_as_its_placeholders_say() -> None:
+def test_a_part_is_repeated_for_each_value_of_its_placeholders() -> None:
     template = (
         "one of {replicas-1}\n# ---\nr{replica}\n---\np{partition} of {partitions}\n---\nr{replica}p{partition}\n"
     )

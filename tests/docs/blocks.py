@@ -15,7 +15,8 @@ _NOT_RUN = re.compile(r"^<!-- not run: (\S.*) -->$")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Block:
-    """A block of commands or of a program. line: of its first line, in its file. not_run: why, if it is not."""
+    """A block of commands, or a program. line: the number of its first line in the file. not_run: why it is not
+    run, if so."""
 
     file: str
     line: int

@@ -1,5 +1,5 @@
-"""Stands in for `grpcurl` where that is not installed: the same arguments, and the same way to the answer, by the
-server's reflection and JSON. `python -m tests.docs.grpcurl --help` lists the arguments that it knows."""
+"""Stands in for `grpcurl` where it is not installed: it takes the same arguments, and also uses the server's
+reflection and JSON. `python -m tests.docs.grpcurl --help` lists the arguments that it knows."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ MAX_NOT_RUN = 6
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Document:
-    """needs_encoder: its `lookalike up` is the tests' cluster with an encoder; else it starts its own.
-    keeps_collections: from a block to the next."""
+    """needs_encoder: its `lookalike up` stands for the tests' cluster with an encoder; otherwise it starts its
+    own. keeps_collections: whether collections are kept from one block to the next."""
 
     needs_encoder: bool = False
     keeps_collections: bool = True
@@ -36,7 +36,7 @@ DOCUMENTS = {
     "docs/SECURITY.md": Document(),
     "docs/RETRIEVAL_QUALITY.md": Document(),
 }
-# Documents whose commands another test runs, and which.
+# Documents whose commands are run by another test, and that test.
 ELSEWHERE = {
     "docs/DEPLOY.md": "tests/deploy/test_docs.py",
     "docs/REST.md": "tests/web/test_docs.py",
@@ -46,7 +46,7 @@ ELSEWHERE = {
 
 @pytest.fixture
 def cluster_of(request: pytest.FixtureRequest, document: str) -> Iterator[Cluster | None]:
-    """The cluster with an encoder, if the document needs one. Collections that the document makes are gone
+    """The cluster with an encoder, if the document needs one. Collections that the document creates are dropped
     afterwards."""
     if not DOCUMENTS[document].needs_encoder:
         yield None

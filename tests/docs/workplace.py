@@ -17,11 +17,11 @@ from lookalike.server.config import ClusterConfig
 from tests.docs.blocks import ROOT, Block
 
 BLOCK_SECONDS = 240
-# Of the clusters that documents start.
+# The largest cluster that a document starts.
 MAX_PARTITIONS, MAX_REPLICAS = 4, 2
 _STAND_INS = Path(__file__).parent / "stand_ins"
 _LINKED = ("deploy", "docs", "protos", "examples", "pyproject.toml", "README.md")
-# What README.md's program takes for granted.
+# The names that README.md's program uses without defining them.
 _PROGRAM_NAMES = """\
 import numpy as np
 from lookalike import Record
@@ -34,8 +34,9 @@ def my_records():
 
 
 class Workplace:
-    """A temporary folder, and what its commands see. pictures: a folder of photographs with a sub-folder each.
-    running: the cluster that the document's `lookalike up` stands for; without one, it starts its own."""
+    """A temporary folder, and the environment of its commands. pictures: a folder with one sub-folder per
+    photograph. running: the cluster that the document's `lookalike up` stands for; without one, it starts its
+    own."""
 
     def __init__(self, folder: Path, pictures: Path, running: ClusterConfig | None) -> None:
         self._folder = folder
@@ -54,7 +55,7 @@ class Workplace:
         self._environment = self._make_environment(config, running is not None)
 
     def run(self, block: Block) -> subprocess.CompletedProcess[str]:
-        """Run a block to its end and return its output as one text. The exit code is 124 after a timeout."""
+        """Runs a block to its end and returns its output as one text. The exit code is 124 after a timeout."""
         text = block.text
         for documented, actual in self._stands_for.items():
             text = text.replace(documented, actual)
@@ -62,7 +63,7 @@ class Workplace:
             command = [sys.executable, "-W", "error", "-c", _PROGRAM_NAMES + text]
         else:
             command = ["bash", "-euo", "pipefail", "-c", text]
-        # A file, not a pipe, for what a block leaves running would hold a pipe open.
+        # A file, not a pipe: processes that a block leaves running would keep a pipe open.
         output = self._folder / "output.txt"
         with output.open("wb") as file:
             try:
@@ -84,7 +85,7 @@ class Workplace:
         )
 
     def close(self) -> None:
-        """End the clusters that `lookalike up` started."""
+        """Stops the clusters that `lookalike up` started."""
         left = [psutil.Process(int(file.read_text())) for file in self._folder.glob("up-*.pid")]
         for process in left:
             process.terminate()

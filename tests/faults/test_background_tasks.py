@@ -159,7 +159,7 @@ def test_replica_watch_of_the_encoder_restarts_and_exits_on_a_bug(tmp_path: Path
 
 
 def _fill(ballast: Path) -> None:
-    """Takes all room of the file's disk."""
+    """Fills the file's disk."""
     with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
         while file.write(bytes(4096)):
             pass

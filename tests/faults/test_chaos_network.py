@@ -9,7 +9,7 @@ import pytest
 
 from tests.chaos.isolation import UNSHARE, is_permitted
 
-# Runs in namespaces of its own. UDP, for each datagram to stand for itself.
+# Runs in its own namespaces. UDP, because each datagram is independent of the others.
 _SCRIPT = r"""
 import subprocess, sys
 from tests.chaos.network import Namespaces
@@ -49,10 +49,10 @@ probe("one-way")
 network.cut("replica1", "replica0")
 probe("both")
 network.heal()
-probe("mended")
+probe("healed")
 for host, listener in listeners.items():
     got = []
-    while not got or got[-1] != "mended":
+    while not got or got[-1] != "healed":
         got.append(listener.stdout.readline().strip())
     print(host, *got)
 """
@@ -64,4 +64,4 @@ def test_a_cut_drops_packets_until_it_is_healed() -> None:
     command = [*UNSHARE, sys.executable, "-c", _SCRIPT]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["replica0 whole one-way mended", "replica1 whole mended"]
+    assert done.stdout.splitlines() == ["replica0 whole one-way healed", "replica1 whole healed"]

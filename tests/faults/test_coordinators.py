@@ -34,7 +34,7 @@ def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def survivors(own_cluster: Cluster) -> Iterator[Callable[[], Started]]:
-    """Gives two coordinators: those that are left of the last two, and new ones for the others."""
+    """Yields a function that returns two running coordinators, and starts new ones for those that have ended."""
     with contextlib.ExitStack() as stack:
         started: Started = []
 

@@ -58,7 +58,7 @@ def _drop_and_create(client: Client) -> None:
 
 
 class _User:
-    """Repeats a call in a thread of its own until stopped."""
+    """Repeats a call in its own thread until stopped."""
 
     def __init__(self, cluster: Cluster, call: Callable[[Client], None]) -> None:
         self.answers = 0

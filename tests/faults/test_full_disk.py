@@ -86,7 +86,7 @@ def _write_until_refused(stub: ShardServiceStub) -> tuple[int, Exception]:
 
 
 def _batch(number: int) -> pb.WriteRequest:
-    # As a coordinator gives them: what is older than the deletions that are remembered is not taken.
+    # A coordinator's versions: the shard rejects writes that are older than the tombstones it keeps.
     version = CLOCK.next()
     records = [
         pb.ShardRecord(key=f"{number}-{i}", code=bytes(8), attributes="{}", version=version) for i in range(100)
@@ -95,7 +95,7 @@ def _batch(number: int) -> pb.WriteRequest:
 
 
 def _stored(stub: ShardServiceStub) -> int:
-    """Rows found by a scan, which must be those that the status counts."""
+    """The number of rows that a scan finds, which must equal the status's count."""
     group = pb.ScanGroup(collection="c", fingerprint=SPACE.fingerprint, codes=bytes(8), k=1)
     rows = stub.Scan(pb.ScanRequest(groups=[group]), timeout=30).groups[0].rows
     assert rows == stub.ShardStatus(pb.ShardStatusRequest(), timeout=30).collections[0].rows

@@ -126,7 +126,7 @@ def test_a_damaged_store_is_detected_and_refilled(replicated: Cluster, client: C
     wait_until(lambda: set(folder.glob(".damaged-c@*")) > set_aside, 60)
     wait_until(lambda: not client.status().partitions[0].replicas[1].damaged, 60)
     wait_until(lambda: client.status().partitions[0].replicas[1].rows == rows, 60)
-    # Alone, it has everything.
+    # Without its sibling, it serves all records.
     replicated.kill("shard-r0-0", signal.SIGSTOP)
     try:
         time.sleep(0.1)

@@ -15,7 +15,7 @@ from rich.console import Console, RenderableType
 from lookalike import Client, Record
 from lookalike.cli.view import rebalance_view
 from lookalike.local.supervisor import TAKE_OVER_SECONDS
-from tests.cluster.scraping import running, scrape, visible_config
+from tests.cluster.scraping import config_with_metrics, running, scrape
 from tests.conftest import Cluster, running_cluster, wait_until
 from tests.oracle import nearest_keys
 
@@ -24,7 +24,7 @@ K = 10
 
 
 class User:
-    """Repeats a call in a thread of its own until stopped; keeps what went wrong."""
+    """Repeats a call in its own thread until stopped; keeps what went wrong."""
 
     def __init__(self, cluster: Cluster, call: Callable[[Client, random.Random], None], seed: int) -> None:
         self.calls = 0
@@ -85,7 +85,7 @@ def test_searches_are_exact_during_resharding(tmp_path: Path) -> None:
                 user.stop()
         assert [user.failures[:3] for user in users] == [[], [], [], []]
         assert all(user.calls > 20 for user in users)
-        # What is empty is stopped, and nothing of it is left.
+        # The emptied partition is stopped, and the others hold all records.
         wait_until(lambda: len(client.status().partitions) == 4, 30)
         rows = [replica.rows for part in client.status().partitions for replica in part.replicas]
         assert sum(rows) == 2 * ROWS
@@ -111,7 +111,7 @@ def test_a_drained_partition_is_emptied_and_refilled_after_undo(tmp_path: Path) 
 
 
 def test_blocked_slots_stay_in_the_status_but_not_in_the_log(tmp_path: Path) -> None:
-    config = visible_config(tmp_path, partitions=2, replicas=2)
+    config = config_with_metrics(tmp_path, partitions=2, replicas=2)
     with running(config, tmp_path) as cluster, cluster.client() as client:
         stored = tmp_path / "r1-1" / "shard.json"
         content = stored.read_text()
@@ -154,7 +154,7 @@ def test_partitions_and_replicas_can_change_together(tmp_path: Path) -> None:
     with running_cluster(tmp_path, partitions=2) as cluster, cluster.client() as client:
         client.create_collection("c", bits=64)
         client.upsert([Record(f"k{i}", code=bytes(8)) for i in range(200)], collection="c")
-        # The partition that goes needs the new replica, too: all of them say that a slot has moved.
+        # The removed partition gets the new replica, too: all its replicas must confirm that a slot has moved.
         cluster.reload(cluster.config.model_copy(update={"partitions": 1, "replicas": 2}))
         wait_until(lambda: is_balanced(client, 1) and len(client.status().partitions) == 1, 60)
         assert [replica.state for replica in client.status().partitions[0].replicas] == ["serving"] * 2

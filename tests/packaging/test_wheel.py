@@ -36,7 +36,7 @@ with Client(address) as client:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built as `python -m build --wheel` builds it, with the build's own dependencies installed already."""
+    """Built as `python -m build --wheel` does, with the build's dependencies already installed."""
     folder = tmp_path_factory.mktemp("dist")
     # setuptools writes its build folder into the source tree, so the build gets a copy.
     source = tmp_path_factory.mktemp("source") / "lookalike"

@@ -34,7 +34,7 @@ def _successor(cluster: Cluster, old: int) -> int:
 
 
 @contextlib.asynccontextmanager
-async def held_down(cluster: Cluster) -> AsyncIterator[None]:
+async def shard_kept_down(cluster: Cluster) -> AsyncIterator[None]:
     """Kills a shard, and stops its replacement, which the supervisor starts, until the block ends."""
     old = cluster.kill(SHARD, signal.SIGKILL)
     new = await asyncio.to_thread(_successor, cluster, old)
@@ -72,7 +72,7 @@ async def test_pages_show_a_shard_going_down_and_recovering(chromium: Browser, o
         verdict, card = page.locator("#verdict"), page.locator(".card").nth(1)
         await expect(verdict).to_have_text("✓ All 2 shards are serving.")
         await expect(card).to_contain_text(re.compile(r"Partition 1.*Replica 0 serving", re.DOTALL))
-        async with held_down(own_cluster):
+        async with shard_kept_down(own_cluster):
             await expect(verdict).to_contain_text("partition 1 has no serving shard")
             await expect(verdict).to_contain_text("1 of 2 shards is not serving")
             await expect(card).to_contain_text("Replica 0 unavailable")

@@ -66,7 +66,7 @@ def take(
 
 
 def _base(folder: Folder, collection: Collection) -> Manifest | None:
-    """The last backup, if it can be restored and is of this very collection."""
+    """The last backup, if it can be restored and is of this incarnation of the collection."""
     finished = folder.finished()
     base = folder.restorable(finished[-1]) if finished else None
     return base if base is not None and base.incarnation == collection.incarnation else None

@@ -40,7 +40,7 @@ class Part:
         records: Records in the file, deletions included.
         rows: Live records of its slots in the cluster.
         slots: The slots that it covers, one bit each, in hex.
-        whole: Those of which it has all records, not only changes; in the same form.
+        whole: The slots that it holds completely, not only their changes; in the same form.
         store: With `number`, `partition` and `replica`: see `lookalike.cluster.dump.Mark`.
     """
 

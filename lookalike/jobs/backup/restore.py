@@ -136,7 +136,7 @@ def _hash_file(folder: Folder, manifest: Manifest) -> bytes:
 
 
 def _slots_to_restore(chain: Sequence[Manifest]) -> list[SlotSet]:
-    """For each backup, the slots of which no later backup has all records."""
+    """For each backup, the slots that no later backup holds completely."""
     wanted = np.ones(SLOTS, np.bool_)
     slots = []
     for manifest in reversed(chain):

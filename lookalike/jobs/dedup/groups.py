@@ -26,7 +26,7 @@ _FIRST_K = 100
 # Bytes of keys in one response, well below the limit on a message.
 _ANSWER_BYTES = 8 * 1024 * 1024
 _COMPARED_BYTES = 64 * 1024 * 1024
-# The number of codes that are compared here in the time that one hit takes to find, send and read.
+# How many codes are compared here in the time that the cluster takes to find and send one hit.
 _CODES_A_HIT = 100
 
 Codes = npt.NDArray[np.uint8]

@@ -43,7 +43,7 @@ class observe_call:  # a context manager, written out because it runs on every c
                 sent_id = str(value)
             elif key == tracing.TRACEPARENT:
                 traceparent = str(value)
-        # Neither is reset at the end: gRPC runs each call in a task of its own.
+        # Neither is reset at the end, because gRPC runs each call in its own task.
         self._request = requests.begin(method.rpartition("/")[2], sent_id)
         self._span = tracing.Served(method, traceparent, method.startswith(_PUBLIC))
         self._in_flight = _in_flight(self._request.rpc)

@@ -1,6 +1,7 @@
 """Owns who may call a server's methods: authentication, authorization and the rate of each API key.
 
-An authorizer does not know gRPC: it gets a method's name, the call's metadata and the request, and raises."""
+An authorizer does not depend on gRPC: it gets a method's name, the call's metadata and the request, and raises an
+error for a call that is not allowed."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ SECRET_KEY = "lookalike-cluster-secret"
 _BEARER = "bearer"
 MIN_SECRET_BYTES = 32
 
-# The role that a method needs. A method that is not listed is refused to every key, so a new one cannot be
+# The role that a method needs. A method that is not listed is refused for every key, so a new one cannot be
 # forgotten.
 _ROLES: Mapping[str, Role] = {
     "Search": "search",

@@ -44,7 +44,7 @@ def read_filter(message: filter_pb2.Filter) -> filters.Filter:
 
 
 def _filter_from_wire(message: filter_pb2.Filter, depth: int, room: list[int]) -> filters.Filter:
-    """`room` is a one-element list that holds how many more filters the whole tree may have."""
+    """`room` is a list with one element: how many more filters the whole tree may have."""
     if depth > filters.MAX_DEPTH:
         raise InvalidRequest(f"filter: is nested over {filters.MAX_DEPTH} deep; flatten it")
     kind = message.WhichOneof("kind")

@@ -137,7 +137,7 @@ def options_from_wire(message: search_pb2.SearchOptions, max_k: int = MAX_K) -> 
     """Decodes search options.
 
     Args:
-        message: The options of a request. Enums and an oversampling that are not set have their default value.
+        message: The options of a request. Enums and oversampling that are not set get their default values.
         max_k: The largest k that this server accepts.
 
     Raises:

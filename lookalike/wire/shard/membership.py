@@ -150,7 +150,8 @@ def state_from_wire(message: shard_pb2.ShardStatusResponse) -> ShardState:
 
 
 def _readiness_from_wire(message: shard_pb2.ShardStatusResponse) -> Readiness:
-    """A sender that does not know the field counts as loading until it is ready: nothing is compared with it."""
+    """A sender that lacks the field counts as loading until it is ready, so that no shard compares itself with
+    it."""
     if message.readiness:
         return Readiness(message.readiness)
     return Readiness.READY if message.ready else Readiness.LOADING

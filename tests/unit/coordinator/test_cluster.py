@@ -17,8 +17,8 @@ from lookalike.v1 import shard_pb2
 
 
 def test_a_replica_removed_during_a_status_request_is_still_reported() -> None:
-    nobody = ShardConfig(address="127.0.0.1:{replica}")
-    config = ClusterConfig(partitions=1, replicas=2, shard=nobody, encoder=None)
+    unreachable = ShardConfig(address="127.0.0.1:{replica}")
+    config = ClusterConfig(partitions=1, replicas=2, shard=unreachable, encoder=None)
 
     async def remove_one_while_asking() -> list[tuple[int, bool]]:
         view = Cluster(config, PeerChannels(config.security))
@@ -35,8 +35,8 @@ def test_a_replica_removed_during_a_status_request_is_still_reported() -> None:
 
 
 def test_calls_to_a_retired_replica_raise_slot_moved() -> None:
-    nobody = ShardConfig(address="127.0.0.1:{replica}")
-    config = ClusterConfig(partitions=1, replicas=2, shard=nobody, encoder=None)
+    unreachable = ShardConfig(address="127.0.0.1:{replica}")
+    config = ClusterConfig(partitions=1, replicas=2, shard=unreachable, encoder=None)
 
     async def call_a_retired_replica() -> list[LookalikeError]:
         view = Cluster(config, PeerChannels(config.security))

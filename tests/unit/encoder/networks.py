@@ -20,7 +20,7 @@ _fused: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
 
 
 def load_backbone(name: str, weights: Path | None = None, layer: str = backbones.POOLED) -> Backbone:
-    # A file of weights may change between two tests.
+    # A weights file may change between two tests.
     return _pretrained(name, None, layer) if weights is None else backbones.load_backbone(name, weights, layer)
 
 

@@ -315,7 +315,7 @@ def test_ingest_command_imports_neither_ray_nor_torch() -> None:
 
 
 def test_default_workers_equal_the_usable_processors() -> None:
-    """Not those of the machine: a container's share may be small."""
+    """A machine may have more than a container may use."""
     program = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
         "from encoder.ingest.workers import workers_for; from lookalike.server.config import EncoderConfig;"

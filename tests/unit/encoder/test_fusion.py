@@ -14,7 +14,7 @@ from torchvision.models.vgg import cfgs, make_layers
 from encoder.fusion import _FusedConvolution, fuse
 
 
-def with_lively_norms(module: nn.Module) -> nn.Module:
+def with_trained_like_norms(module: nn.Module) -> nn.Module:
     """Normalisations with trained-like values: fresh ones change nothing, and would hide a mistake."""
     generator = torch.Generator().manual_seed(1)
     for part in module.modules():
@@ -38,7 +38,7 @@ def with_lively_norms(module: nn.Module) -> nn.Module:
 )
 def test_a_fused_network_gives_the_same_features(make: Callable[[], nn.Module], convolutions: int) -> None:
     torch.manual_seed(0)
-    plain = with_lively_norms(make())
+    plain = with_trained_like_norms(make())
     fused = fuse(plain, 64)
     parts = list(fused.modules())
     assert sum(isinstance(part, _FusedConvolution) for part in parts) == convolutions

@@ -52,7 +52,7 @@ WIDTHS = {
 }
 
 
-def test_widths_equal_the_papers() -> None:
+def test_widths_equal_those_of_the_paper() -> None:
     assert [widths[0] for widths in WIDTHS.values()] == [62_720, 47_040, 25_088]
 
 

@@ -42,7 +42,7 @@ def test_a_code_does_not_depend_on_its_batch(photographs: Path) -> None:
     assert [model.encode([image])[0].code for image in images[:8]] == [item.code for item in together[:8]]
 
 
-def test_lookalikes_are_nearer_than_strangers(model: EncoderModel, photographs: Path) -> None:
+def test_views_of_one_photograph_are_nearer_than_others(model: EncoderModel, photographs: Path) -> None:
     paths = sorted(photographs.rglob("*.jpg"))
     codes = np.stack([np.frombuffer(item.code, np.uint8) for item in model.encode(files(photographs))])
     distances = np.bitwise_count(codes[:, None] ^ codes[None]).sum(-1).astype(int)

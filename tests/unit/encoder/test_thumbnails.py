@@ -40,7 +40,7 @@ def test_a_photograph_is_192_pixels_long_and_upright() -> None:
     image = Image.new("RGB", (800, 400), "red")
     image.paste("blue", (0, 0, 400, 400))
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned a quarter clockwise
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise
     with Image.open(io.BytesIO(thumbnail(file_of(image, "JPEG", exif=exif)))) as shown:
         assert shown.size == (96, 192)
         assert shown.getpixel((48, 20))[2] > 200  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""Fewer loads of networks, and no waiting threads, for the tests of the lab."""
+"""Fixtures for the tests of the lab: networks are loaded once, and BLAS uses one thread."""
 
 from __future__ import annotations
 

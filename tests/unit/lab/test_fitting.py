@@ -17,8 +17,8 @@ rotations = pytest.mark.parametrize("method", ROTATIONS)
 
 
 def clustered(n: int = 400, width: int = 200, classes: int = 12) -> Features:
-    """Features of as many classes, scattered about a centre each, all of them off zero."""
-    # Another generator than the hyperplanes': from the same numbers, the centres would be the planes.
+    """Features of `classes` classes, each scattered about its own centre, with a mean that is not zero."""
+    # Not the hyperplanes' generator: with the same numbers, the centres would equal the planes.
     random = np.random.default_rng(0)
     centres = random.standard_normal((classes, width)) * 2
     sample = centres[np.arange(n) % classes] + random.standard_normal((n, width)) + 1

@@ -84,7 +84,7 @@ def test_target_of_several_classes_is_the_corner_nearest_to_all(bits: int) -> No
     assert not np.array_equal(drawn[1], targets(even, centres, 6)[1])
 
 
-def test_the_loss_of_the_right_corner_is_the_least() -> None:
+def test_the_loss_of_the_right_corner_is_the_smallest() -> None:
     corners = torch.from_numpy(hash_centres(4, 32, 0))
     right, wrong = hash_loss(corners * 5, corners), hash_loss(-corners * 5, corners)
     assert right < hash_loss(corners * 0.5, corners) < hash_loss(corners * 0, corners) < wrong
@@ -95,7 +95,7 @@ def test_single_label_loss_is_softmax_and_multi_label_loss_sigmoid() -> None:
     single = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     expected = -torch.log_softmax(logits, 1)[[0, 1], [0, 1]].mean()
     assert torch.isclose(class_loss(False)(logits, single), expected)
-    # A batch of a set of several labels may happen to have one an image.
+    # In a multi-label set, a batch may happen to have one label per image.
     assert not torch.isclose(class_loss(True)(logits, single), expected)
     several = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
     expected = -torch.where(several > 0, torch.sigmoid(logits).log(), torch.sigmoid(-logits).log()).mean()
@@ -106,7 +106,8 @@ def test_single_label_loss_is_softmax_and_multi_label_loss_sigmoid() -> None:
 
 
 def separable(classes: int = 6, each: int = 12, width: int = 48) -> tuple[Features, np.ndarray[Any, Any]]:
-    """Features about a centre for each class, far apart as against their scatter; bool labels."""
+    """Features about one centre per class, with centres that are far apart compared with the scatter; bool
+    labels."""
     random = np.random.default_rng(0)
     of = np.arange(classes * each) % classes
     sample = 3 * random.standard_normal((classes, width))[of] + 0.3 * random.standard_normal((len(of), width)) + 5
@@ -133,7 +134,7 @@ def test_a_head_gives_each_class_one_code_and_no_two_the_same(tmp_path: Path) ->
     codes = np.unpackbits(found.codes(sample), axis=1)
     assert np.array_equal(np.where(codes, 1, -1), targets(labels, hash_centres(6, 32, 0), 0))
     assert len(np.unique(codes, axis=0)) == 6
-    # The same centres, and the rows after the first 72 are new.
+    # The centres are the same, and the rows after the first 72 are new.
     fresh, its_labels = (part[72:] for part in separable(each=30))
     codes = np.unpackbits(found.codes(fresh), axis=1)
     assert np.array_equal(np.where(codes, 1, -1), targets(its_labels, hash_centres(6, 32, 0), 0))

@@ -87,7 +87,7 @@ async def test_shard_with_an_empty_disk_fetches_what_its_sibling_serves() -> Non
         await until(lambda: new.readiness.is_ready)
         assert new.rows == len(KEYS)
         assert new.node.membership.founders == ()
-        assert new.node.table.are(SlotState.OWNED).all()
+        assert new.node.table.slots_in(SlotState.OWNED).all()
 
 
 async def test_new_partition_takes_its_slots_and_the_source_reclaims_the_rows() -> None:
@@ -100,11 +100,11 @@ async def test_new_partition_takes_its_slots_and_the_source_reclaims_the_rows() 
         taker = await cluster.start(1)
         taker.replicate()
         moving = Target(2, 2).owners() == 1
-        await until(lambda: taker.node.table.are(SlotState.OWNED)[moving].all())
+        await until(lambda: taker.node.table.slots_in(SlotState.OWNED)[moving].all())
         await until(lambda: not source.node.slot_rows()[moving].any())
         moved = [key for key in KEYS if moving[slot_of(record_id(key))]]
         assert (taker.rows, source.rows) == (len(moved), len(KEYS) - len(moved))
-        assert source.node.table.are(SlotState.MOVED)[moving].all()
+        assert source.node.table.slots_in(SlotState.MOVED)[moving].all()
 
 
 async def test_blocked_transfer_logs_its_reason_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -117,11 +117,11 @@ async def test_blocked_transfer_logs_its_reason_once(caplog: pytest.LogCaptureFi
         source.readiness.is_loaded = False
         taker = await cluster.start(1)
         taker.replicate()
-        await until(lambda: taker.node.table.are(SlotState.RECEIVING).any())
+        await until(lambda: taker.node.table.slots_in(SlotState.RECEIVING).any())
         await until(lambda: "slots wait for partition 0" in caplog.text)
         source.readiness.is_loaded = True
         moving = Target(2, 2).owners() == 1
-        await until(lambda: taker.node.table.are(SlotState.OWNED)[moving].all())
+        await until(lambda: taker.node.table.slots_in(SlotState.OWNED)[moving].all())
         waits = [record for record in caplog.records if "slots wait for" in record.getMessage()]
         assert len(waits) == 1
 

@@ -98,7 +98,7 @@ def test_a_damaged_archive_is_refused_and_leaves_nothing(tmp_path: Path, data: P
         archive = pack(folder, tmp_path / f"short{suffix}")
         archive.write_bytes(archive.read_bytes()[:2000])
         damaged.append(archive)
-    # After the third of the images, where another header should be: tarfile takes that for the end.
+    # Cut after the third image, where the next header should be: tarfile takes that for the end.
     with tarfile.open(pack(folder, tmp_path / "whole.tar")) as whole:
         end = [member for member in whole.getmembers() if member.isfile()][3].offset
     (tmp_path / "cut.tar").write_bytes((tmp_path / "whole.tar").read_bytes()[:end])

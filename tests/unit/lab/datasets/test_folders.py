@@ -98,7 +98,7 @@ def test_a_limit_takes_evenly_over_the_classes_of_both_sides(tmp_path: Path, dat
     folder = write_classes(tmp_path / "pets", ants=9, bees=9, cats=3)
     images = load_dataset(str(folder), data=data, limit=12)
     assert len(images.keys) == len(images.indexed) + len(images.queries) == 12
-    # Of 16 to index and 5 queries, 10 and 2; the latter of the first classes.
+    # 10 of 16 images to index and 2 of 5 queries, which are of the first classes.
     assert classes_of(images, images.indexed) == {"ants": 4, "bees": 4, "cats": 2}
     assert classes_of(images, images.queries) == {"ants": 1, "bees": 1}
     whole = load_dataset(str(folder), data=data)
@@ -179,7 +179,7 @@ def test_unreadable_folder_is_an_error(tmp_path: Path, data: Path, monkeypatch: 
     folder = write_classes(tmp_path / "pets", cats=3, dogs=3)
     scandir = os.scandir
 
-    # Not by chmod: the tests may run as root, who reads all.
+    # Not by chmod: the tests may run as root, who may read everything.
     def refuse(path: Any) -> Any:
         if str(path).endswith("dogs"):
             raise PermissionError(13, "Permission denied", str(path))

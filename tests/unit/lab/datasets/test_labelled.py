@@ -39,4 +39,4 @@ def test_the_pool_of_flowers102_gives_6552_and_818_in_the_classes_proportions() 
     assert (len(groups), len(indexed), len(queries)) == (8189, 6552, 818)
     assert not set(indexed) & set(queries)
     assert np.abs(np.bincount(groups[indexed]) - 0.8 * sizes).max() <= 1
-    assert np.abs(np.bincount(groups[queries]) - 0.1 * sizes).max() < 2  # rounded at both of its ends
+    assert np.abs(np.bincount(groups[queries]) - 0.1 * sizes).max() < 2  # both ends are rounded

@@ -49,8 +49,8 @@ def test_an_unknown_name_lists_the_names(tmp_path: Path, data: Path) -> None:
         load_dataset(str(tmp_path / "photo.jpg"), data=data)
 
 
-def only_existence(path: Any, md5: str | None = None) -> bool:
-    """For torchvision's check of MD5s, which no miniature can pass."""
+def file_exists(path: Any, md5: str | None = None) -> bool:
+    """Replaces torchvision's check of MD5s, which a miniature set cannot pass."""
     return Path(path).is_file()
 
 
@@ -75,7 +75,7 @@ def write_cifar10(data: Path, a_class_and_batch: int) -> list[bytes]:
 def test_cifar10_indexes_80_percent_of_training_and_queries_with_the_test_images(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", only_existence)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", file_exists)
     pixels = write_cifar10(data, a_class_and_batch=2)
     images = load_dataset("cifar10", data=data)
     assert (images.name, len(images.keys), images.is_multi_label) == ("cifar10", 120, False)
@@ -154,7 +154,7 @@ def write_flowers102(data: Path, labels: list[int]) -> Path:
 def test_flowers102_pools_its_splits_and_leaves_a_tenth_unused(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torchvision.datasets.flowers102.check_integrity", only_existence)
+    monkeypatch.setattr("torchvision.datasets.flowers102.check_integrity", file_exists)
     folder = write_flowers102(data, labels=[77] * 10 + [1] * 20)
     images = load_dataset("flowers102", data=data)
     assert (images.name, len(images.classes), len(images.keys)) == ("flowers102", 102, 30)
@@ -166,7 +166,7 @@ def test_flowers102_pools_its_splits_and_leaves_a_tenth_unused(
 
 
 def test_flowers102_with_a_missing_image_is_incomplete(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torchvision.datasets.flowers102.check_integrity", only_existence)
+    monkeypatch.setattr("torchvision.datasets.flowers102.check_integrity", file_exists)
     folder = write_flowers102(data, labels=[1] * 10)
     (folder / "jpg" / "image_00004.jpg").unlink()
     with pytest.raises(CannotStart, match=r"flowers102: incomplete in .*flowers-102 .*image_00004.jpg"):

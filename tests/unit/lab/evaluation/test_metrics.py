@@ -1,4 +1,4 @@
-"""Retrieval metrics against examples worked by hand and plain-Python twins."""
+"""Retrieval metrics against examples computed by hand and plain-Python implementations."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_average_precision_over_all_divides_by_the_total() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_average_precision_equals_its_plain_twin(seed: int) -> None:
+def test_average_precision_equals_plain_python(seed: int) -> None:
     relevant, totals = random_rankings(seed)
     rows, n = relevant.tolist(), relevant.shape[1]
     for k in (1, 2, n, n + 7):
@@ -106,25 +106,25 @@ def curve(relevant: np.ndarray, totals: np.ndarray, points: int = 101) -> np.nda
 def test_the_curve_is_the_best_precision_at_each_recall_or_beyond() -> None:
     precisions = curve(RELEVANT[:2], TOTALS[:2], 5)
     # At recalls of 0, 1/4, 2/4, 3/4 and 1. Query 0 has recall 1/4, 2/4, 3/4 at ranks 1, 3, 4 with P = 1, 2/3, 3/4:
-    # beyond 2/4, 3/4 is best; 4/4 is never reached. Query 1 has all it has at rank 2, where P = 1/2.
+    # beyond 2/4, 3/4 is best; 4/4 is never reached. Query 1 has its only item at rank 2, where P = 1/2.
     first, second = [1, 1, 3 / 4, 3 / 4, 0], [1 / 2] * 5
     assert precisions == pytest.approx(np.mean([first, second], axis=0))
 
 
-def test_a_query_without_relevant_items_does_not_weigh_on_the_curve() -> None:
+def test_a_query_without_relevant_items_does_not_affect_the_curve() -> None:
     totals = np.array([4, 1, 0])
     with_it = curve(RELEVANT, totals)
     assert np.array_equal(with_it, curve(RELEVANT[:2], totals[:2]))
 
 
-def test_a_query_that_finds_nothing_pulls_the_curve_down() -> None:
+def test_a_query_that_finds_nothing_lowers_the_curve() -> None:
     two = curve(RELEVANT[:2], TOTALS[:2])
     assert curve(RELEVANT, TOTALS) == pytest.approx(two * 2 / 3)
 
 
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("points", [2, 11, 101])
-def test_interpolated_precision_equals_its_plain_twin(seed: int, points: int) -> None:
+def test_interpolated_precision_equals_plain_python(seed: int, points: int) -> None:
     relevant, totals = random_rankings(seed)
     result = metrics.interpolated_precision(relevant, totals, points)
     for row, total, values in zip(relevant.tolist(), totals.tolist(), result, strict=True):
@@ -181,7 +181,7 @@ def test_unlabelled_neighbours_have_no_vote() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_vote_equals_its_plain_twin(seed: int) -> None:
+def test_the_vote_equals_plain_python(seed: int) -> None:
     neighbours = np.random.default_rng(seed).integers(-1, 3, (50, 7)).tolist()
     expected = []
     for row in neighbours:

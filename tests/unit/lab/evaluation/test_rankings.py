@@ -12,7 +12,7 @@ from lab.evaluation.rankings import judge, judge_top
 
 
 def slow_quality(distances: Any, indexed: Any, queries: Any, k: int) -> dict[str, Any]:
-    """`judge` in plain Python, a query and a rank at a time."""
+    """`judge` in plain Python, one query and one rank at a time."""
     n, classes = indexed.shape
     sums: dict[str, list[float]] = {name: [] for name in ("ap", "ap_by_k", "ap_all", "precision", "recall")}
     top, curves, confusion = [], [], np.zeros((classes, classes), int)
@@ -52,13 +52,11 @@ def slow_quality(distances: Any, indexed: Any, queries: Any, k: int) -> dict[str
 @pytest.mark.parametrize("k", [1, 5, 40])
 @pytest.mark.parametrize("ties", ["many ties", "all tied", "none tied"])
 @pytest.mark.parametrize("block", [20_000_000, 70])
-def test_judgement_equals_its_plain_python_twin(
-    k: int, ties: str, block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_judgement_equals_plain_python(k: int, ties: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rankings, "_BLOCK_DISTANCES", block)
     random = np.random.default_rng(k)
     indexed = np.eye(5, dtype=bool)[random.integers(4, size=30)]
-    queries = np.eye(5, dtype=bool)[random.integers(5, size=13)]  # of the last class, nothing is indexed
+    queries = np.eye(5, dtype=bool)[random.integers(5, size=13)]  # no indexed image is of the last class
     queries[0] = np.eye(5, dtype=bool)[4]
     distances = random.integers({"many ties": 4, "all tied": 1, "none tied": 10**9}[ties], size=(13, 30))
     found = judge(lambda rows: distances[rows], indexed, queries, k, is_multi_label=False)
@@ -74,7 +72,7 @@ def test_judgement_equals_its_plain_python_twin(
     )  # fmt: skip
 
 
-def test_ties_go_by_place_in_the_index() -> None:
+def test_ties_are_ordered_by_place_in_the_index() -> None:
     indexed = np.array([[0, 1], [1, 0], [1, 0]], bool)
     found = judge(lambda rows: np.zeros((1, 3))[rows], indexed, np.array([[1, 0]], bool), 2, False)
     assert found.top.tolist() == [[0, 1]]

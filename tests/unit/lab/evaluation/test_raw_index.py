@@ -11,7 +11,7 @@ from lab.evaluation.raw_index import RawIndex
 
 
 def vectors_with_ties(n: int, width: int = 6) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Vectors of small whole numbers, so that distances are exact and often equal; ids in no order."""
+    """Vectors of small whole numbers, so that distances are exact and often equal; ids are unordered."""
     random = np.random.default_rng(n)
     vectors = random.integers(-1, 2, size=(n, width)).astype(np.float32)
     return vectors, random.permutation(10 * n).astype(np.uint64)[:n] + np.uint64(2**63)

@@ -1,4 +1,4 @@
-"""The blocking client is what scripts/unasync.py makes of the asynchronous one."""
+"""The blocking client equals what scripts/unasync.py generates from the asynchronous one."""
 
 from __future__ import annotations
 

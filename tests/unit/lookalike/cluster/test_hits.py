@@ -20,7 +20,7 @@ QUERY_OF = [0, 0, 0, 2, 2, 2, 2]
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class WiderTable(HitTable):
-    """With the column that somebody adds next."""
+    """A table with one more column."""
 
     extra: npt.NDArray[np.float32] = dataclasses.field(default_factory=lambda: np.zeros(0, np.float32))
 

@@ -26,7 +26,7 @@ OTHERS: dict[str, Any] = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class WiderGroup(ScanGroup):
-    """With the option that somebody adds next."""
+    """A group with one more option."""
 
     extra: int = 0
 

@@ -1,4 +1,4 @@
-"""Features as they are kept and compared."""
+"""How features are stored and compared."""
 
 from __future__ import annotations
 

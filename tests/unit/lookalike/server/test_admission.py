@@ -1,4 +1,4 @@
-"""Admission: what is over the limit is refused at once, or waits its turn; room comes back whatever happens."""
+"""Admission: requests over the limit are refused at once, or wait for their turn; room is always freed."""
 
 from __future__ import annotations
 

@@ -24,9 +24,7 @@ def tasks() -> BackgroundTasks:
     "error",
     [OSError(28, "No space left on device"), sqlite3.OperationalError("disk I/O error"), Overloaded("disk full")],
 )
-async def test_task_restarts_after_an_error_that_can_pass(
-    error: Exception, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_task_restarts_after_a_temporary_error(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     runs = 0
     recovered = asyncio.Event()
 

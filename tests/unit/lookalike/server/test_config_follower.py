@@ -55,7 +55,7 @@ def file(tmp_path: Path) -> Path:
 
 async def test_change_is_applied_and_the_initial_config_is_not_applied_again(file: Path) -> None:
     async with following(file, load_config(file)) as applied:
-        await asyncio.sleep(0)  # it has looked once
+        await asyncio.sleep(0)  # it has read the config once
         write(file, "partitions: 3")
         assert await next_of(applied) == 3
         write(file, "partitions: none")
@@ -109,7 +109,7 @@ async def test_failed_reload_is_raised_and_tried_again_by_the_next_run(file: Pat
         if is_full:
             raise OSError("No space left on device")
         applied.append(config.partitions)
-        raise asyncio.CancelledError  # the test has seen enough
+        raise asyncio.CancelledError  # the test ends here
 
     following = follower(file, load_config(file), reload)
     write(file, "partitions: 3")

@@ -1,4 +1,5 @@
-"""Callers of the methods that need no key block nobody: those that do not read, do not send, or are many."""
+"""Callers of the methods that need no key do not block others, even if they do not read, do not send, or are
+many."""
 
 from __future__ import annotations
 
@@ -42,7 +43,7 @@ def header(name: bytes, value: bytes) -> bytes:
 
 
 def watch_with_no_window() -> bytes:
-    """HTTP/2 of a caller who lets the server send no byte of an answer."""
+    """The HTTP/2 frames of a caller that does not let the server send any byte of an answer."""
     headers = {
         b":method": b"POST",
         b":scheme": b"http",
@@ -62,7 +63,7 @@ async def test_watcher_that_does_not_read_does_not_delay_shutdown(
     host, _, port = server[1].partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(watch_with_no_window())
-    await reader.readuntil(b"application/grpc")  # the answer's headers: its first message waits behind them
+    await reader.readuntil(b"application/grpc")  # the answer's headers; its first message is blocked
     async with asyncio.timeout(20):
         watching = stub.Watch(ANY)
         assert (await watching.read()).status == STATES.NOT_SERVING
@@ -84,7 +85,7 @@ async def test_watcher_gets_not_serving_and_its_stream_ends(
 
 async def test_unknown_service_is_not_found(stub: health_pb2_grpc.HealthAsyncStub) -> None:
     with pytest.raises(grpc.aio.AioRpcError, match="NOT_FOUND"):
-        await stub.Check(health_pb2.HealthCheckRequest(service="nobody"))
+        await stub.Check(health_pb2.HealthCheckRequest(service="unknown"))
 
 
 async def test_watchers_over_the_limit_are_refused_and_checks_are_not(

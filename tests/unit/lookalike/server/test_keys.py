@@ -82,7 +82,7 @@ def test_file_has_no_secret_is_private_and_loads_unchanged(tmp_path: Path) -> No
 
 
 def test_rewritten_key_file_keeps_its_mode_and_owner(tmp_path: Path) -> None:
-    """As a container's user, who is neither its owner nor in its group."""
+    """As read by a container's user, who neither owns the file nor is in its group."""
     path = tmp_path / "keys.json"
     path.write_text('{"keys": []}')
     path.chmod(0o444)

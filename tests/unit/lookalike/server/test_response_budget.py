@@ -1,4 +1,4 @@
-"""Answers that nobody reads fill their share of memory and no more."""
+"""Unread answers take their share of memory and no more."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from lookalike.v1 import search_pb2 as pb
 
 MIB = 2**20
 GET = "/lookalike.v1.SearchService/Get"
-# Without them a client takes in as much by itself as the way there seems to hold.
-TAKES_LITTLE = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536)]
+# By default, gRPC's client buffers as much unread data as the connection's estimated bandwidth allows.
+SMALL_BUFFER = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536)]
 LARGE, SMALL = pb.GetRequest(keys=["large"]), pb.GetRequest(keys=["small"])
 
 
@@ -38,7 +38,7 @@ async def address() -> AsyncIterator[str]:
 
 
 async def refusal(stub: Any) -> str:
-    """Of a large answer; empty if it is given."""
+    """Requests a large answer. Returns the error, or "" if there is none."""
     try:
         await stub.Get(LARGE)
     except grpc.aio.AioRpcError as refused:
@@ -46,17 +46,17 @@ async def refusal(stub: Any) -> str:
     return ""
 
 
-async def test_unread_answers_refuse_only_large_ones_and_only_until_their_callers_leave(address: str) -> None:
+async def test_unread_answers_block_only_large_ones_until_their_callers_leave(address: str) -> None:
     async with (
-        grpc.aio.insecure_channel(address, options=[*CHANNEL_OPTIONS, *TAKES_LITTLE]) as hoarding,
+        grpc.aio.insecure_channel(address, options=[*CHANNEL_OPTIONS, *SMALL_BUFFER]) as unreading,
         grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel,
         asyncio.timeout(30),
     ):
         stub: Any = search_pb2_grpc.SearchServiceStub(channel)
-        # As if a stream were asked for: gRPC reads its answer when someone asks for it.
-        unread = [hoarding.unary_stream(GET)(LARGE.SerializeToString()) for _ in range(6)]
+        # Called as a stream, because gRPC reads a stream's answer only when it is requested.
+        unread = [unreading.unary_stream(GET)(LARGE.SerializeToString()) for _ in range(6)]
         for call in unread:
-            await call.initial_metadata()  # its message is behind it
+            await call.initial_metadata()  # the message follows it
         assert re.search("RESOURCE_EXHAUSTED .* are not read yet.*retry-after-ms", await refusal(stub))
         assert len((await stub.Get(SMALL)).records) == 1
         for call in unread:

@@ -23,7 +23,7 @@ def looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(folder: Path, authority: trustme.CA, *ends: str) -> int:
-    """Exchange the certificate ("pem"), its key, or both for new ones. Returns the certificate's serial number."""
+    """Replaces the certificate ("pem"), its key, or both. Returns the certificate's serial number."""
     issued = authority.issue_cert(HOST)
     blobs = {"pem": issued.cert_chain_pems[0], "key": issued.private_key_pem}
     for end in ends:
@@ -60,7 +60,7 @@ def test_web_server_presents_the_newest_matching_pair(tmp_path: Path) -> None:
     second = write(tmp_path, authority, "pem", "key")
     assert handshake(server, client) == second
     third = write(tmp_path, authority, "pem", "key")
-    tls.grpc_credentials()  # to the gRPC port, one comes; to the web port nobody
+    tls.grpc_credentials()  # a client connects to the gRPC port, but none to the web port
     write(tmp_path, authority, "pem")
     assert handshake(server, client) == third
     fourth = write(tmp_path, authority, "pem", "key")

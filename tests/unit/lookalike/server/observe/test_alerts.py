@@ -1,4 +1,4 @@
-"""The alert rules and the Prometheus config: promtool takes them, they fire when they should, and each is
+"""The alert rules and the Prometheus config: promtool accepts them, they fire when they should, and each is
 explained."""
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Log lines: one event each, whatever is in it, with the ids of the requests that it is about and nothing of what
-they hold."""
+"""Log lines: each is one event, whatever text it contains, with the ids of its requests but not their content."""
 
 from __future__ import annotations
 

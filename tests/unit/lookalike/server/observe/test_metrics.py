@@ -1,4 +1,4 @@
-"""The metrics as they are declared: named alike, explained in the documentation, and bounded in number."""
+"""The declared metrics: consistently named, explained in the documentation, and bounded in number."""
 
 from __future__ import annotations
 
