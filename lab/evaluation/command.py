@@ -78,7 +78,7 @@ def evaluate(
 ) -> None:
     """Measure retrieval on labelled images: networks, layers, code lengths and methods side by side.
 
-    Prints the tables of the paper (see docs/RETRIEVAL_QUALITY.md) with our figures, and writes results.csv,
+    Prints the paper's tables (see docs/RETRIEVAL_QUALITY.md) with this run's figures, and writes results.csv,
     results.jsonl, plots and report.html.
     Features are cached on disk, so a second sweep over the same images encodes nothing."""
     with _evaluation_extra():
