@@ -63,7 +63,8 @@ def evaluate(
         int, typer.Option(help="Candidates per result for the cluster's reranks.")
     ] = DEFAULT_OVERSAMPLING,
     raw_partitions: Annotated[
-        int, typer.Option(help="Also time the raw index in N processes on Ray.", metavar="N", min=0, max=64)
+        int,
+        typer.Option(help="Also time an index of raw features in N processes on Ray.", metavar="N", min=0, max=64),
     ] = 0,
     output: Annotated[Path, typer.Option(help="The folder for results, plots and report.")] = Path("evaluation"),
     hashes: Annotated[

@@ -295,7 +295,7 @@ class AsyncClient:
             bits: The width of codes that are made elsewhere.
             code_space: The code space of codes that are made elsewhere, instead of `bits`.
             index: "scan", or "mih" if most searches are for close neighbours.
-            index_attributes: Attributes to index because filters name them often.
+            index_attributes: Attributes to index: those that filters use often.
             features: "int8" or "float16" to store features for reranking.
             feature_width: Values per feature vector, for codes that are made elsewhere.
             hash_file: The hash file that the codes were computed with; requires `code_space`.

@@ -525,7 +525,7 @@ class FetchResponse(_message.Message):
     RECORDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardRecord]:
-        """The live records that exist, in the order of the keys."""
+        """The records that exist, in the order of the keys; tombstones only with include_deleted."""
 
     def __init__(
         self,
