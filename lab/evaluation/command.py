@@ -63,7 +63,8 @@ def evaluate(
         int, typer.Option(help="Candidates per result for the cluster's reranks.")
     ] = DEFAULT_OVERSAMPLING,
     raw_partitions: Annotated[
-        int, typer.Option(help="Also time the raw index in N processes on Ray.", metavar="N", min=0, max=64)
+        int,
+        typer.Option(help="Also time an index of raw features in N processes on Ray.", metavar="N", min=0, max=64),
     ] = 0,
     output: Annotated[Path, typer.Option(help="The folder for results, plots and report.")] = Path("evaluation"),
     hashes: Annotated[
@@ -78,7 +79,7 @@ def evaluate(
 ) -> None:
     """Measure retrieval on labelled images: networks, layers, code lengths and methods side by side.
 
-    Prints the tables of the paper (see docs/RETRIEVAL_QUALITY.md) with our figures, and writes results.csv,
+    Prints the paper's tables (see docs/RETRIEVAL_QUALITY.md) with this run's figures, and writes results.csv,
     results.jsonl, plots and report.html.
     Features are cached on disk, so a second sweep over the same images encodes nothing."""
     with _evaluation_extra():

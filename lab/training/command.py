@@ -43,10 +43,14 @@ def train(
     model: Model = "tf_efficientnet_lite0",
     weights: Weights = None,
     layer: Annotated[Literal["map", "pooled", "classifier"], typer.Option(help="The layer to hash.")] = "pooled",
-    epochs: Annotated[int | None, typer.Option(help="Default: 60 for a head, 10 for a network.", min=1)] = None,
-    batch: Annotated[int | None, typer.Option(help="Default: 64 for a head, 32 for a network.", min=1)] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Default: 60 for codes alone, 10 if the network is trained.", min=1)
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Default: 64 for codes alone, 32 if the network is trained.", min=1)
+    ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Default: 0.01 for a head, 0.0001 for a network.")
+        float | None, typer.Option(help="Default: 0.01 for codes alone, 0.0001 if the network is trained.")
     ] = None,
     seed: Seed = 0,
     limit: Limit = None,

@@ -39,7 +39,7 @@ def add(
         ),
     ],
     rate: Annotated[
-        float | None, typer.Option(min=0.001, help="Limit on queries, records and keys per second.")
+        float | None, typer.Option(min=0.001, help="Limit on queries, records and record keys per second.")
     ] = None,
     as_json: Json = False,
 ) -> None:

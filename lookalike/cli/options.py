@@ -77,8 +77,8 @@ def credentials(
 ) -> None:
     """Search millions to billions of images by similarity.
 
-    Give an API key in LOOKALIKE_API_KEY or a file. There is no option for the key itself, because other users can
-    see command lines."""
+    Give an API key in the environment variable LOOKALIKE_API_KEY or in a file. There is no option for the key
+    itself, because other users can see command lines."""
     settings: Tls | bool = tls
     if ca or certificate or private_key or server_name:
         settings = Tls(ca, certificate, private_key, server_name)

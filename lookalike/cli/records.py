@@ -38,7 +38,7 @@ def search(
         str | None, typer.Option("--filter", help='A JSON filter, e.g. \'{"label": "cat"}\'.')
     ] = None,
     score: Annotated[
-        str, typer.Option(help="hamming, or asymmetric, which weights each bit by the query's projection.")
+        str, typer.Option(help="hamming, or asymmetric, which weights each bit by the query's confidence in it.")
     ] = "hamming",
     rerank: Annotated[
         str, typer.Option(help="none; or asymmetric or features, to reorder the nearest by that score.")

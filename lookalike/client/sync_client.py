@@ -57,8 +57,8 @@ class Client:
 
     Args:
         address: A coordinator's HOST:PORT, or several, as a list or separated by commas. Calls go to the addresses
-            in turn. An address that does not answer is skipped for a while and its calls go to the next one. The
-            IP addresses of a host name are balanced in the same way.
+            in turn. An address that does not answer is skipped for a while and its calls go to the next one. A
+            host name may have several IP addresses, which are used in turn as well.
         timeout: Seconds that a call may take, retries included.
         api_key: The API key, if the cluster requires one.
         tls: True to verify the server against the system's certificate authorities, or a `Tls` with certificates.
@@ -177,7 +177,7 @@ class Client:
         """Reads records by key.
 
         Args:
-            keys: Up to 10,000 keys. A response holds 28 MiB, enough for a thousand records with thumbnails.
+            keys: Up to 10,000 keys. A response has at most 28 MiB: a thousand records with thumbnails fit.
             consistency: "one" reads one replica, "quorum" a majority.
             include_thumbnails: Return each record's thumbnail.
 
@@ -269,7 +269,7 @@ class Client:
         """Deletes records by key.
 
         Returns:
-            The number of records that existed. It is too low if an earlier attempt was applied although it failed.
+            The number of records that existed. Too low if an earlier attempt failed but had been applied.
         """
         return self._run(self._calls.delete(keys, collection))
 
@@ -292,10 +292,10 @@ class Client:
             bits: The width of codes that are made elsewhere.
             code_space: The code space of codes that are made elsewhere, instead of `bits`.
             index: "scan", or "mih" if most searches are for close neighbours.
-            index_attributes: Attributes to index because filters name them often.
+            index_attributes: Attributes to index: those that filters use often.
             features: "int8" or "float16" to store features for reranking.
             feature_width: Values per feature vector, for codes that are made elsewhere.
-            hash_file: The hash that made the codes, to keep with a `code_space`.
+            hash_file: The hash file that the codes were computed with; requires `code_space`.
 
         Raises:
             InvalidRequest: If an argument is malformed or out of range.

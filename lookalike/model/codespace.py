@@ -55,6 +55,7 @@ class CodeSpace:
 
     @property
     def code_bytes(self) -> int:
+        """The size of a code in bytes: bits / 8."""
         return self.bits // 8
 
     @property

@@ -226,7 +226,7 @@ class StoredRecord:
         key: Identifies the record.
         code: bits / 8 bytes.
         attributes: A JSON object.
-        version: The hybrid logical clock of its last write.
+        version: The hybrid logical clock timestamp of its last write.
         thumbnail: Empty if there is none or it was not requested.
     """
 
@@ -273,6 +273,7 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
+        """Whether the record is stored durably."""
         return self.error is None
 
 
@@ -299,7 +300,7 @@ class Coverage:
     """How much of the collection a response covers.
 
     Args:
-        partitions: The collection's partitions.
+        partitions: The number of partitions.
         answered: The partitions that answered.
         rows_searched: Rows of the partitions that answered.
         rows_known: Rows of all partitions, as far as the coordinator knows.
@@ -316,6 +317,7 @@ class Coverage:
 
     @property
     def complete(self) -> bool:
+        """Whether every partition answered."""
         return self.answered == self.partitions
 
 
@@ -336,7 +338,7 @@ class SearchResult:
     Args:
         hits: Ordered by (distance, id, key); with another score or a rerank, by descending score, then id.
         coverage: How much of the collection was searched.
-        exact: No record of the collection can be nearer than the hits.
+        exact: True if no record of the collection can be nearer than the hits.
         timings: Where the time went.
     """
 

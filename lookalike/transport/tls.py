@@ -34,6 +34,7 @@ class Tls:
 
     @property
     def files(self) -> list[Path]:
+        """The PEM files that are set."""
         return [Path(file) for file in (self.ca, self.certificate, self.key) if file is not None]
 
 

@@ -425,10 +425,12 @@ class WriteResponse(_message.Message):
 
     @_builtins.property
     def superseded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Indices of records that were not applied because a higher version is stored, and those versions."""
+        """Indices of records that were not applied because a higher version is stored."""
 
     @_builtins.property
-    def superseded_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def superseded_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Those higher versions, one per index."""
+
     @_builtins.property
     def elsewhere(self) -> _containers.RepeatedCompositeFieldContainer[Global___Elsewhere]:
         """The other partitions where records of some slots must be stored before the write is acknowledged."""
@@ -523,7 +525,7 @@ class FetchResponse(_message.Message):
     RECORDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardRecord]:
-        """The live records that exist, in the order of the keys."""
+        """The records that exist, in the order of the keys; tombstones only with include_deleted."""
 
     def __init__(
         self,

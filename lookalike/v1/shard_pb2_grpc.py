@@ -170,7 +170,7 @@ class ShardServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def HandOver(self, request, context):
-        """Takes a step of a move of slots to another partition.
+        """Carries out one step of moving slots to another partition.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

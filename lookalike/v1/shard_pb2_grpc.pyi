@@ -60,7 +60,7 @@ class ShardServiceStub:
     head.
     """
     HandOver: _grpc.UnaryUnaryMultiCallable[_shard_pb2.HandOverRequest, _shard_pb2.HandOverResponse]
-    """Takes a step of a move of slots to another partition."""
+    """Carries out one step of moving slots to another partition."""
 
 @_typing.type_check_only
 class ShardServiceAsyncStub(ShardServiceStub):
@@ -94,7 +94,7 @@ class ShardServiceAsyncStub(ShardServiceStub):
     head.
     """
     HandOver: _aio.UnaryUnaryMultiCallable[_shard_pb2.HandOverRequest, _shard_pb2.HandOverResponse]  # type: ignore[assignment]
-    """Takes a step of a move of slots to another partition."""
+    """Carries out one step of moving slots to another partition."""
 
 class ShardServiceServicer(metaclass=_abc_1.ABCMeta):
     """One replica of one partition. Internal to the cluster: coordinators and other shards call it, clients do not."""
@@ -191,6 +191,6 @@ class ShardServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _shard_pb2.HandOverRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_shard_pb2.HandOverResponse, _abc.Awaitable[_shard_pb2.HandOverResponse]]:
-        """Takes a step of a move of slots to another partition."""
+        """Carries out one step of moving slots to another partition."""
 
 def add_ShardServiceServicer_to_server(servicer: ShardServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
