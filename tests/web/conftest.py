@@ -50,7 +50,6 @@ def photograph_base(encoder_cluster: Cluster, photographs: Path) -> Iterator[str
             client.drop_collection(left.name)
         fill(client, PHOTOGRAPHS, photographs)
         yield f"http://{encoder_cluster.config.coordinator.web}"
-        client.drop_collection(PHOTOGRAPHS)
 
 
 @pytest.fixture(scope="session")
