@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -90,10 +91,14 @@ class HitTable:
             return [self]
         firsts = np.cumsum([0, *sizes])
         bounds = np.searchsorted(self.query_of, firsts).tolist()
+        kind: Any = type(self)
+        columns = {name: getattr(self, name) for name in column_names(kind)}
+        # Rows count from the first query of their run.
+        columns["query_of"] = self.query_of - np.repeat(firsts[:-1], np.diff(bounds))
         parts = []
-        for i, size in enumerate(sizes):
-            part = self.take(slice(bounds[i], bounds[i + 1]))
-            parts.append(dataclasses.replace(part, queries=size, query_of=part.query_of - firsts[i]))
+        for size, (start, end) in zip(sizes, itertools.pairwise(bounds), strict=True):
+            run = {name: column[start:end] if len(column) else column for name, column in columns.items()}
+            parts.append(kind(size, **run))
         return parts
 
     def sort(self, by_rank: bool = False) -> HitTable:

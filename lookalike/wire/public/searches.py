@@ -52,6 +52,8 @@ def hits_to_wire(hits: HitTable, bits: int) -> list[list[record_pb2.Hit]]:
         record_pb2.Hit(key=key, distance=distance, score=1 - rank, attributes=text)
         for key, distance, rank, text in zip(hits.keys.tolist(), distances, ranks, attributes, strict=True)
     ]
+    if hits.queries == 1:
+        return [rows]
     return [rows[start:end] for start, end in itertools.pairwise(hits.offsets.tolist())]
 
 
