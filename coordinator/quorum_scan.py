@@ -1,8 +1,9 @@
 """Owns a scan answered by a majority of a partition's replicas, so that rows that are stale on one are left out.
 
 Each replica returns its best rows with their versions. A row that some replicas did not return is looked up there
-by key: a higher version, or a tombstone, shows that it is stale. The replicas' joint result is certain up to the
-smallest of their last rows; if too few rows remain below that, more are requested from the replicas."""
+by key: a higher version, or a tombstone, shows that it is stale. A replica may have further rows after the last
+one that it returned, so the joint result is complete only up to the nearest of these last rows. If too few rows
+remain before that, more are requested from the replicas."""
 
 from __future__ import annotations
 

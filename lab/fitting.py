@@ -2,7 +2,8 @@
 
 PCA and ITQ work on features of unit length, where Euclidean and cosine distance agree. Both rotate the directions
 of the greatest variance, so that each bit carries the same share of it: PCA at random, ITQ (Gong & Lazebnik, CVPR
-2011) so that the rotated features lie near the corners of the cube, which the signs then keep."""
+2011) so that the rotated features lie near the corners of a hypercube, so that taking their signs changes them
+little."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ def fit(method: str, sample: Features, bits: int, seed: int = 0, features: str =
         sample: Features of images like those to be indexed, float32 (n, width).
         bits: The number of bits of a code.
         seed: Seed of the random numbers.
-        features: Canonical text of what computed the features.
+        features: Text that identifies the network, weights and layer that computed the features.
 
     Raises:
         InvalidRequest: If the method is unknown, or the sample is too small.

@@ -36,7 +36,7 @@ _BRUTE_FORCE_K = 10
 
 def run_demo(images: Path | None, keep: bool, output: Path, as_json: bool) -> None:
     """Runs the demo; see `lookalike demo --help`. Raises LookalikeError if an answer differs from brute force, or
-    the stereo pair is not found."""
+    if the held-out half of the stereo pair does not find the other half first."""
     started = time.monotonic()
     console = Console(stderr=as_json, highlight=False, soft_wrap=True)
     if not console.is_terminal:

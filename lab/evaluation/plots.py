@@ -83,7 +83,7 @@ def precision_recall(results: Sequence[Result], bits: int) -> bytes:
 
 
 def confusion(matrix: npt.NDArray[np.int64], classes: Sequence[str], title: str) -> bytes:
-    """The share of each class's queries that the nearest k vote into each class."""
+    """For each true class, the share of its queries that a vote of the nearest k assigns to each class."""
     side = min(14.0, 3 + 0.22 * len(classes))
     figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)

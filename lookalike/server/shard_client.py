@@ -38,7 +38,7 @@ from lookalike.transport.rpc import call_by, error_of
 from lookalike.v1 import shard_pb2 as pb
 from lookalike.v1.shard_pb2_grpc import ShardServiceStub
 
-# Deadlines of calls that are given none: for a state or a step of a slot move, and for reading rows and files.
+# Default timeouts: of a status call or a step of a slot move, and of reading rows and files.
 STATE_SECONDS = 1.5
 READ_SECONDS = 30.0
 _WATCH_PAUSE_SECONDS = 0.25
@@ -200,6 +200,11 @@ class ShardClient:
     ) -> tuple[bool, int]:
         """Creates the collection unless it exists.
 
+        Args:
+            incarnation: The incarnation to create. An earlier one is dropped first.
+            keep_present: Keep the incarnation that exists, whichever it is; `incarnation` is then used for a new
+                collection only.
+
         Returns:
             Whether it was created now, and the incarnation that exists.
         """
@@ -255,8 +260,8 @@ class ShardClient:
                 raise error_of(call) from None
 
     async def share(self, slots: SlotSet, taker: int, generations: npt.NDArray[np.uint32]) -> SlotSet:
-        """Makes the shard send writers of these slots also to the taker. Returns the slots for which it does
-        so."""
+        """Makes the shard tell writers to store records of these slots on the partition `taker` as well. Returns
+        the slots for which it does so."""
         return await self._hand_over(pb.HandOverRequest.STEP_SHARE, slots, taker, generations)
 
     async def release(self, slots: SlotSet, taker: int, generations: npt.NDArray[np.uint32]) -> SlotSet:

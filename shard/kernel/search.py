@@ -30,7 +30,7 @@ class Matches:
         counts: int64 (q,).
         distances: uint16 (q, k), in bits.
         ids: uint64 (q, k).
-        numbers: uint32 (q, k).
+        numbers: uint32 (q, k), row numbers of the store.
     """
 
     counts: npt.NDArray[np.int64]

@@ -1,8 +1,8 @@
 """Owns the loop that keeps a shard in step with the cluster: the order of the steps, and the pauses between
 rounds.
 
-Every step is recorded in the table on disk before it affects other shards, and may be repeated. So the process may
-end at any point, and the loop continues from there."""
+Every step is recorded in the slot table on disk before it affects other shards, and may be repeated. So the
+process may end at any point, and the loop continues from there."""
 
 from __future__ import annotations
 

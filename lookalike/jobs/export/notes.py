@@ -1,5 +1,5 @@
-"""Owns the metadata of an exported file: the collection's code space and indexing, as JSON. An import rejects
-codes of another code space by it."""
+"""Owns the metadata of an exported file: the collection's code space and indexing, as JSON. An import uses
+it to reject codes of another code space."""
 
 from __future__ import annotations
 
