@@ -4,7 +4,7 @@ Starting Python and importing gRPC and Numba costs a process 0.8 s of CPU. The f
 forks for each process, which then runs the same `main` as `python -m shard`. The tests of `lookalike up`, of
 deployments and of chaos start processes in the ordinary way.
 
-The names `Popen`, `PIPE` and `TimeoutExpired` let this module replace `subprocess` in the supervisor.
+The names `Popen`, `PIPE` and `TimeoutExpired` let this module replace `subprocess` in lookalike/local/process.py.
 """
 
 from __future__ import annotations

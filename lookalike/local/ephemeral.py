@@ -50,7 +50,7 @@ def ephemeral_config(
             encoder=encoder
             and encoder.model_copy(update={"address": f"127.0.0.1:{thousand}{last}99", "metrics": None}),
         )
-        if all(map(_is_free, _addresses(config))):
+        if all(map(is_free, _addresses(config))):
             return config
     raise RuntimeError("no block of 1,000 ports from 11000 to 31999 has enough free ports")
 
@@ -65,7 +65,8 @@ def _addresses(config: ClusterConfig) -> list[str]:
     return [*shards, config.coordinator.listen, config.coordinator.web, *encoder]
 
 
-def _is_free(address: str) -> bool:
+def is_free(address: str) -> bool:
+    """Whether this machine can bind "host:port" now."""
     host, _, port = address.rpartition(":")
     with socket.socket() as probe:
         try:

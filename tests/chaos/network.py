@@ -11,11 +11,11 @@ sender would get an error at once."""
 from __future__ import annotations
 
 import random
-import socket
 import subprocess
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from lookalike.local.ephemeral import is_free
 from tests.chaos.settings import MAX_COORDINATORS, MAX_PARTITIONS, MAX_REPLICAS
 
 NOT_PERMITTED = "network faults: skipped; network namespaces are not permitted here"
@@ -63,7 +63,7 @@ class Loopback:
             self._start = f"127.0.0.1:{thousand}"
             self.shard_address = self._start + "{replica}{partition:02d}"
             self.encoder_address = f"{self._start}980"
-            if all(map(_is_free, self._addresses())):
+            if all(map(is_free, self._addresses())):
                 return
         raise RuntimeError("no range of 1,000 ports between 11000 and 31999 has enough free ports")
 
@@ -188,13 +188,3 @@ def make_network(replicas: int, coordinators: int, wants_hosts: bool, is_isolate
 
 def _run(*command: str) -> None:
     subprocess.run(command, capture_output=True, check=True)
-
-
-def _is_free(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    with socket.socket() as probe:
-        try:
-            probe.bind((host, int(port)))
-        except OSError:
-            return False
-    return True
