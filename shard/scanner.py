@@ -71,7 +71,7 @@ class Scanner:
         if by_rank or group.inputs is None:
             return described.hits
         ranks = self._ranks(view, group, described, should_stop)
-        return None if ranks is None else dataclasses.replace(described.hits, ranks=ranks)
+        return None if ranks is None else described.hits.with_columns(ranks=ranks)
 
     def _nearest(
         self, view: View, selection: Selection | None, group: ScanGroup, should_stop: Callable[[], bool]
@@ -132,7 +132,7 @@ class Scanner:
             columns["attributes"] = np.array([described[number][1] for number in numbers], np.object_)
         if group.include_versions:
             columns["versions"] = np.array([described[number][2] for number in numbers], np.uint64)
-        return _Found(dataclasses.replace(found.hits, **columns), found.numbers)
+        return _Found(found.hits.with_columns(**columns), found.numbers)
 
     def _ranks(
         self, view: View, group: ScanGroup, found: _Found, should_stop: Callable[[], bool]
@@ -165,13 +165,17 @@ class Scanner:
 
 def _flatten(matches: Matches, query_of: npt.NDArray[np.intp], queries: int, k: int) -> _Found:
     """The first k matches of each query, as rows. query_of: the index of the query in each row of the matches."""
-    counts = np.minimum(matches.counts, k)
-    columns = np.arange(matches.distances.shape[1])
-    # For one query a slice costs less than a mask.
-    taken: Any = (0, slice(counts[0])) if len(counts) == 1 else columns < counts[:, None]
+    taken: Any
+    if len(query_of) == 1:  # A slice costs less than a mask.
+        count = min(int(matches.counts[0]), k)
+        taken, rows = (0, slice(count)), np.full(count, query_of[0])
+    else:
+        counts = np.minimum(matches.counts, k)
+        taken = np.arange(matches.distances.shape[1]) < counts[:, None]
+        rows = np.repeat(query_of, counts)
     hits = HitTable(
         queries,
-        query_of=np.repeat(query_of, counts),
+        query_of=rows,
         distances=matches.distances[taken],
         ids=matches.ids[taken],
     )
@@ -199,6 +203,9 @@ def _is_tie(matches: Matches, a: int, b: int) -> bool:
 
 
 def _has_equal_neighbours(matches: Matches) -> bool:
+    equal = matches.ids[:, 1:] == matches.ids[:, :-1]
+    if not equal.any():  # almost always
+        return False
+    equal &= matches.distances[:, 1:] == matches.distances[:, :-1]
     inside = np.arange(1, matches.distances.shape[1]) < matches.counts[:, None]
-    equal = (matches.ids[:, 1:] == matches.ids[:, :-1]) & (matches.distances[:, 1:] == matches.distances[:, :-1])
     return bool((equal & inside).any())

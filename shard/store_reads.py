@@ -225,7 +225,7 @@ class StoreReads:
             described = {number: row for number, row in known if row is not None}
             numbers = [number for number in numbers if number not in described]
         size = sum(len(key) for key, _, _ in described.values())
-        for number, key, text, version in self._database.lookup(sql, numbers):
+        for number, key, text, version in self._database.lookup(sql, numbers) if numbers else ():
             described[number] = (key, text, version)
             self._keys[number] = (key, "", version)
             size += len(key) + len(text)

@@ -19,6 +19,14 @@ RowSelector = npt.NDArray[np.intp] | npt.NDArray[np.bool_] | slice
 Texts = npt.NDArray[np.object_]
 
 
+def _empty(kind: type[np.generic]) -> Callable[[], npt.NDArray[Any]]:
+    """Returns a function that always returns the same empty column: one query makes several tables, so creating
+    a column for each would be slow."""
+    column: npt.NDArray[Any] = np.zeros(0, kind)
+    column.flags.writeable = False
+    return lambda: column
+
+
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class HitTable:
     """The hits of `queries` queries, one row per hit.
@@ -38,13 +46,13 @@ class HitTable:
     """
 
     queries: int
-    query_of: npt.NDArray[np.int64] = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
-    distances: npt.NDArray[np.uint16] = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint16))
-    ids: npt.NDArray[np.uint64] = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint64))
-    keys: Texts = dataclasses.field(default_factory=lambda: np.zeros(0, np.object_))
-    attributes: Texts = dataclasses.field(default_factory=lambda: np.zeros(0, np.object_))
-    ranks: npt.NDArray[np.float64] = dataclasses.field(default_factory=lambda: np.zeros(0, np.float64))
-    versions: npt.NDArray[np.uint64] = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint64))
+    query_of: npt.NDArray[np.int64] = dataclasses.field(default_factory=_empty(np.int64))
+    distances: npt.NDArray[np.uint16] = dataclasses.field(default_factory=_empty(np.uint16))
+    ids: npt.NDArray[np.uint64] = dataclasses.field(default_factory=_empty(np.uint64))
+    keys: Texts = dataclasses.field(default_factory=_empty(np.object_))
+    attributes: Texts = dataclasses.field(default_factory=_empty(np.object_))
+    ranks: npt.NDArray[np.float64] = dataclasses.field(default_factory=_empty(np.float64))
+    versions: npt.NDArray[np.uint64] = dataclasses.field(default_factory=_empty(np.uint64))
 
     def __len__(self) -> int:
         """The number of hits, over all queries."""
@@ -72,6 +80,13 @@ class HitTable:
         """Returns the selected rows, in the order given."""
         return self._map(lambda column: column[rows])
 
+    def with_columns(self, **columns: npt.NDArray[Any]) -> HitTable:
+        """Returns the same rows with columns added or replaced."""
+        kind: Any = type(self)
+        # Half the time of dataclasses.replace.
+        table: HitTable = kind(self.queries, **self._filled() | columns)
+        return table
+
     def head(self, k: int) -> HitTable:
         """Returns the first k rows of each query."""
         if len(self) <= k:
@@ -91,15 +106,14 @@ class HitTable:
             return [self]
         firsts = np.cumsum([0, *sizes])
         bounds = np.searchsorted(self.query_of, firsts).tolist()
-        kind: Any = type(self)
-        columns = {name: getattr(self, name) for name in column_names(kind)}
+        columns = self._filled()
         # Rows count from the first query of their run.
         columns["query_of"] = self.query_of - np.repeat(firsts[:-1], np.diff(bounds))
-        parts = []
-        for size, (start, end) in zip(sizes, itertools.pairwise(bounds), strict=True):
-            run = {name: column[start:end] if len(column) else column for name, column in columns.items()}
-            parts.append(kind(size, **run))
-        return parts
+        kind: Any = type(self)
+        return [
+            kind(size, **{name: column[start:end] for name, column in columns.items()})
+            for size, (start, end) in zip(sizes, itertools.pairwise(bounds), strict=True)
+        ]
 
     def sort(self, by_rank: bool = False) -> HitTable:
         """Returns the rows in `order`."""
@@ -119,10 +133,14 @@ class HitTable:
 
     def _map(self, change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> HitTable:
         kind: Any = type(self)
-        columns = {name: getattr(self, name) for name in column_names(kind)}
-        changed = {name: change(column) if len(column) else column for name, column in columns.items()}
-        table: HitTable = kind(self.queries, **changed)
+        table: HitTable = kind(self.queries, **{name: change(column) for name, column in self._filled().items()})
         return table
+
+    def _filled(self) -> dict[str, npt.NDArray[Any]]:
+        """The columns that have values, by name."""
+        kind: Any = type(self)
+        columns = ((name, getattr(self, name)) for name in column_names(kind))
+        return {name: column for name, column in columns if len(column)}
 
 
 @functools.cache

@@ -174,7 +174,7 @@ def _numbers(view: View, heaps: Heaps, words: int) -> Numbers:
     taken = np.arange(places.shape[1]) < heaps.counts[:, None]
     positions, rows = np.divmod(places[taken], np.uint32(chunk_rows(words)))
     found = np.zeros(len(rows), np.uint32)
-    for position in np.unique(positions):
+    for position in np.flatnonzero(np.bincount(positions)):  # faster than np.unique
         here = positions == position
         found[here] = view.chunks[position].numbers[rows[here]]
     numbers = np.zeros_like(places)

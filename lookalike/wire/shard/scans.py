@@ -122,18 +122,24 @@ def scan_result_from_wire(message: shard_pb2.ScanHits, stale_ms: int = 0) -> Sca
     """Decodes a group's answer, or the error that stands in for it."""
     if message.error:
         return errors.by_name(message.error, message.message)
+    distances = np.frombuffer(message.distances, _DISTANCE)
     # Lists: NumPy reads repeated fields slowly.
     counts = list(message.counts)
-    hits = HitTable(
-        len(counts),
-        query_of=np.repeat(np.arange(len(counts)), counts) if len(counts) > 1 else np.zeros(sum(counts), np.int64),
-        distances=np.frombuffer(message.distances, _DISTANCE),
-        ids=np.frombuffer(message.ids, _ID),
-        keys=np.array(list(message.keys), np.object_),
-        attributes=np.array(list(message.attributes), np.object_),
-        ranks=np.frombuffer(message.ranks, _RANK),
-        versions=np.frombuffer(message.versions, _ID),
-    )
+    columns: dict[str, Any] = {
+        "query_of": np.repeat(np.arange(len(counts)), counts)
+        if len(counts) > 1
+        else np.zeros(len(distances), int),
+        "distances": distances,
+        "ids": np.frombuffer(message.ids, _ID),
+        "keys": np.array(list(message.keys), np.object_),
+    }
+    if message.attributes:
+        columns["attributes"] = np.array(list(message.attributes), np.object_)
+    if message.ranks:
+        columns["ranks"] = np.frombuffer(message.ranks, _RANK)
+    if message.versions:
+        columns["versions"] = np.frombuffer(message.versions, _ID)
+    hits = HitTable(len(counts), **columns)
     return ScanResult(hits, message.rows, list(message.unknown_fields), list(message.known_fields), stale_ms)
 
 
