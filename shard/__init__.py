@@ -1,2 +1,2 @@
-"""One replica of one partition: packed codes in memory (`kernel`), records on disk (`store`), both tied
-into collections (`engine`) and kept in a folder (`node`), served over gRPC (`server`)."""
+"""One replica of one partition: packed codes in memory (`kernel`) and records on disk (`store`). `engine` joins
+the two into a collection, `node` keeps the collections in a folder, and `server` serves them over gRPC."""

@@ -85,7 +85,7 @@ async def serve(config_path: Path, partition: int, replica: int, watch_stdin: bo
 def main() -> None:
     parser = process_arguments("shard", __doc__)
     parser.add_argument("--partition", type=int, required=True, help="which partition, from 0")
-    parser.add_argument("--replica", type=int, default=0, help="which replica of it, from 0")
+    parser.add_argument("--replica", type=int, default=0, help="which replica of the partition, from 0")
     arguments = parser.parse_args()
     run_process(serve(arguments.config, arguments.partition, arguments.replica, arguments.watch_stdin))
 

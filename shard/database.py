@@ -1,5 +1,5 @@
-"""Owns the connections to one SQLite file: one that writes, one that reads for each thread, and the translation of
-SQLite's failures."""
+"""Owns the connections to one SQLite file (one for writing, and one per thread for reading) and the translation of
+SQLite's errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from lookalike.model.errors import Corruption, Overloaded
 
 _LOOKUP_VALUES = 500
-_MAPPED_BYTES = 0x7FFF0000  # the most that SQLite maps
+_MAPPED_BYTES = 0x7FFF0000  # SQLite's upper limit
 
 Value = TypeVar("Value", str, int)
 
@@ -52,7 +52,7 @@ class Database:
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[None]:
-        """This thread's reads in the block see the state at its start."""
+        """Within the block, this thread's reads see the database as it was at the start of the block."""
         reader = self.reader
         with explained(self.path):
             reader.execute("BEGIN")
@@ -81,7 +81,7 @@ class Database:
         Args:
             sql: A statement with `{}` in place of a list of parameters.
             values: The parameters.
-            to_write: Whether to read in the current transaction of the writer.
+            to_write: Whether to read in the writer's current transaction.
         """
         connection = self.writer if to_write else self.reader
         with explained(self.path):

@@ -1,7 +1,7 @@
 """Owns one collection of one shard: the packed matrix over the store, and the invariant between the two.
 
-The matrix changes together with the commit, under `_commit`. A scan runs without that lock; if a row that it found
-was overwritten before its key could be read, the scan is repeated on a pinned state."""
+The matrix changes together with the commit, under the lock `_commit`. A scan runs without that lock; if a row that
+it found was overwritten before its key could be read, the scan is repeated on a pinned state."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Engine:
 
     @property
     def horizon(self) -> int:
-        """Tombstones below this version are discarded, so writes below it are rejected."""
+        """The version below which tombstones are discarded, and writes are therefore rejected."""
         return self._store.horizon
 
     @property
@@ -129,8 +129,8 @@ class Engine:
         return WriteResult(applied.existed, applied.superseded, self._store.newest_version)
 
     def forget_tombstones(self, horizon: int) -> int:
-        """Discards the tombstones below this version, and rejects writes below it from now on. Returns how
-        many."""
+        """Discards the tombstones below this version, and rejects writes below it from now on. Returns the number
+        of tombstones discarded."""
         if horizon <= self.horizon:
             return 0
         with self._in_use():
@@ -169,7 +169,7 @@ class Engine:
         )
 
     def read(self, numbers: Sequence[int]) -> tuple[list[VersionedRecord], int]:
-        """Reads records by row number, tombstones included, up to half the size of an answer.
+        """Reads records by row number, tombstones included, up to half the maximum size of an answer.
 
         Returns:
             The records of the first numbers that fit, without those that no longer exist, and the count of these
@@ -185,12 +185,12 @@ class Engine:
 
         Args:
             slots: The slots to dump.
-            since: Marks of earlier dumps: their slots are dumped from there on if possible.
+            since: Marks of earlier dumps. For their slots only later changes are dumped, if possible.
             place: This shard's partition and replica.
 
         Yields:
-            First the mark, the slots that are dumped whole and the number of live rows of all slots. Then batches
-            of records.
+            First the mark of this dump, the slots that are dumped whole, and the number of live rows in `slots`.
+            Then batches of records.
         """
         store = self._store
         with self._in_use():
@@ -246,7 +246,7 @@ class Engine:
 
         Args:
             group: The queries.
-            should_stop: Polled now and then; True ends the scan.
+            should_stop: Polled during the scan; True ends it.
             slots: The slots to search; None for all rows.
 
         Raises:
@@ -255,7 +255,7 @@ class Engine:
             ScanStopped: If `should_stop` returned True.
         """
         with self._in_use():
-            # In this order: a row that was dead when a selection was made is dead in the state as well.
+            # In this order, a row that was dead when a selection was made is dead in the state as well.
             remembered = self._selections.remembered()
             state = self._state
             is_complete, selection = complete(remembered, state, group.filter, slots)
@@ -281,8 +281,8 @@ class Engine:
             yield state
 
     def _unknown_fields(self, condition: Filter | None) -> tuple[list[str], list[str]]:
-        """The fields that the filter compares but no record ever had. If there are any: also some fields that
-        records had."""
+        """The fields that the filter compares but no record ever had and, if there are any, some fields that
+        records did have."""
         if condition is None:
             return [], []
         known = self._store.fields

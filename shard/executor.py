@@ -84,7 +84,7 @@ class ShardExecutor:
         return await _run_in(self._read_threads, call)
 
     async def quarantine(self, collection: str, engine: Engine, reason: str) -> None:
-        """Takes a damaged collection out of service, unless that was done before or it was replaced."""
+        """Takes a damaged collection out of service, unless it is already quarantined or was replaced."""
 
         def quarantine() -> None:
             if self._node.engines().get(collection) is engine:
@@ -94,7 +94,7 @@ class ShardExecutor:
 
     @contextlib.contextmanager
     def dumping(self, parts: Generator[Result, None, None]) -> Iterator[Callable[[], Awaitable[Result | None]]]:
-        """Iterates over a dump in a separate thread, because it pins one state of the store until its end.
+        """Iterates over a dump in a separate thread, because a dump pins one state of the store until it ends.
 
         Args:
             parts: The dump; closed when the block ends.
@@ -112,7 +112,7 @@ class ShardExecutor:
         try:
             yield lambda: _run_in(thread, lambda: next(parts, None))
         finally:
-            # Not awaited: when the caller has left, the handler is being cancelled and cannot await.
+            # Not awaited: if the client disconnected, the handler is being cancelled and cannot await.
             thread.submit(parts.close).add_done_callback(lambda _: self._dump_threads.discard(thread))
             thread.shutdown(wait=False)
 
@@ -163,12 +163,12 @@ class ShardExecutor:
 
 
 async def _run_in(threads: ThreadPoolExecutor, call: Callable[[], Result]) -> Result:
-    # Log lines written in the thread carry the request's id.
+    # So that log lines written in the thread carry the request's id.
     context = contextvars.copy_context()
     return await asyncio.get_running_loop().run_in_executor(threads, context.run, call)
 
 
 def _lower_priority() -> None:
-    """Lets the event loop collect the next batch before a scan: a fuller batch costs the scan little."""
+    """Gives the event loop priority over scans, so that it collects fuller batches, which take little longer."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _SCAN_NICENESS)

@@ -2,8 +2,8 @@
 the founders of the cluster, the target of placement, and the state of each slot on this shard.
 
 A change is on disk before any other process learns of it. The instance is a random name, drawn when the folder is
-created, so a replaced disk is not mistaken for the previous one: an empty shard does not serve what the previous
-disk had."""
+created. It distinguishes a replaced, empty disk from the previous one, so the shard does not claim the slots that
+the previous disk had."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Membership:
     """What a shard knows about itself and the cluster. Immutable; each method returns the next one.
 
     Attributes:
-        instance: Drawn when the folder was created.
+        instance: A random name, drawn when the folder was created.
         is_formed: Whether the shard belongs to a cluster.
         founders: "partition/replica/instance" of the shards that formed the cluster; empty in one that joined
             later.
@@ -87,12 +87,13 @@ class Membership:
         return dataclasses.replace(self, is_formed=True, target=target)
 
     def with_target(self, target: Target) -> Membership:
-        """Adopts a target that another shard or a coordinator sent, if it is later."""
+        """Adopts a target that another shard or a coordinator sent, if it is later than this shard's."""
         return dataclasses.replace(self, target=target) if target.order > self.target.order else self
 
     def with_config(self, partitions: int) -> Membership:
         """Proposes the next target if the config's number of partitions changed since this shard last read it. If
-        only the target differs from the config, other shards changed it, and nothing is proposed."""
+        the config is unchanged but the target differs from it, other shards changed the target, and nothing is
+        proposed."""
         if partitions == self.configured or not self.is_formed:
             return self
         known = self.target
@@ -172,5 +173,5 @@ def _read(stored: dict[str, Any], identity: Identity) -> Membership:
 
 def _damaged(path: Path) -> CannotStart:
     return CannotStart(
-        f"data: {path} is damaged; empty the folder where another replica lives, or restore it from a backup"
+        f"data: {path} is damaged; empty the folder if another replica is running, or restore it from a backup"
     )

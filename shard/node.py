@@ -4,9 +4,9 @@
     FOLDER/lock                    held by the process that serves the folder
     FOLDER/collections/NAME@INCARNATION/   one store each, and the hash file that the collection was made with
 
-A collection is created and dropped by a rename, so a crash leaves it whole or absent. One whose store is damaged
-is reported by name and refused; the others serve. The incarnation distinguishes a collection from an earlier one
-of the same name, so the remains of a failed drop never return."""
+A collection is created and dropped by a rename, so a crash leaves it whole or absent. If a collection's store is
+damaged, calls to that collection fail with an error that names it; the others are served. The incarnation
+distinguishes a collection from an earlier one of the same name, so the remains of a failed drop never return."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from shard.store import Store
 log = logging.getLogger("shard.node")
 STORE_FILE = "records.sqlite"
 HASH_FILE = "hash.npz"
-# Present in a collection that was damaged and is being filled again.
+# An empty file in the folder of a collection that was damaged and is being filled again.
 FILLING_FILE = "filling"
 _FILLING = "was damaged and is being filled again from another replica"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Open:
-    """is_whole: False while the collection is being filled again from another replica after damage."""
+    """A collection in use. is_whole: False while it is being filled again from another replica after damage."""
 
     engine: Engine
     incarnation: int
@@ -105,7 +105,7 @@ class Node:
         return self._membership.table
 
     def change(self, step: Callable[[Membership], Membership]) -> Membership:
-        """Replaces the membership by `step` of it; the new one is on disk when this returns."""
+        """Replaces the membership by what `step` returns for it; the new one is on disk when this returns."""
         with self._changing:
             after = step(self._membership)
             if after is not self._membership:
@@ -123,7 +123,8 @@ class Node:
         return self.change(change).table
 
     def hand_over(self, move: HandOver) -> SlotSet:
-        """Takes a step in handing slots over to another partition. Returns the slots for which it is done."""
+        """Takes a step in handing slots over to another partition. Returns the slots for which that step is
+        done."""
         return self.change_table(lambda before: before.hand_over(move)).handed_over(move)
 
     def load(self) -> None:
@@ -259,13 +260,13 @@ class Node:
         ]
 
     def damaged(self) -> dict[str, str]:
-        """Returns the reason for each collection whose reads are refused."""
+        """Returns, for each collection whose reads are refused, the reason."""
         reasons = {name: found.reason for name, found in self._damaged.copy().items()}
         filling = {name: _FILLING for name, found in self._open.copy().items() if not found.is_whole}
         return {**filling, **reasons}
 
     def incarnation(self, name: str) -> int | None:
-        """Returns the incarnation of the collection that is here, damaged or not."""
+        """Returns the incarnation of the collection on this shard, damaged or not; None if there is none."""
         found = self._open.get(name) or self._damaged.get(name)
         return None if found is None else found.incarnation
 
@@ -286,8 +287,8 @@ class Node:
     def recreate(
         self, name: str, space: CodeSpace, indexing: Indexing, incarnation: int, hash_file: bytes
     ) -> None:
-        """Replaces a damaged collection by an empty one, to be filled from another replica. It accepts writes, and
-        answers no reads until `mark_filled`. The damaged files are kept next to it as `.damaged-...`."""
+        """Replaces a damaged collection by an empty one, to be filled from another replica. The new one accepts
+        writes, but no reads until `mark_filled`. The damaged files are kept next to it as `.damaged-...`."""
         folder = self._folder_of(name, self._damaged[name].incarnation)
         folder.rename(self._collections_folder / f".damaged-{folder.name}-{time.time_ns()}")
         sync_folder(self._collections_folder)
@@ -295,7 +296,7 @@ class Node:
         del self._damaged[name]
 
     def mark_filled(self, name: str) -> None:
-        """Answers reads of a collection that was filled again."""
+        """Begins to answer reads of a collection that has been filled again."""
         found = self._open[name]
         (self._folder_of(name, found.incarnation) / FILLING_FILE).unlink(missing_ok=True)
         self._open[name] = dataclasses.replace(found, is_whole=True)

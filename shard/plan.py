@@ -21,9 +21,9 @@ from lookalike.model.errors import InvalidRequest
 from shard.bench.kernel import Bench, random_codes
 from shard.bench.timing import best_seconds, processor
 
-# Besides its code, a row takes an id, a number and a deletion stamp in memory. The rest of the memory is for
-# everything else.
+# The bytes of a row's id, number and deletion stamp in memory, in addition to its code.
 ROW_BYTES = 16
+# The share of a machine's memory for rows; the rest is for everything else.
 MEMORY_SHARE = 0.7
 MAX_PARTITIONS = 1_024
 _BATCHES = (1, 4, 16, 64, 256)
@@ -129,7 +129,7 @@ def command(
     images: Annotated[float, typer.Option(min=1, help="Total number of records, such as 1e9.")],
     bits: Annotated[int, typer.Option(min=16, max=8192, help="Bits per code.")] = 256,
     qps: Annotated[float, typer.Option(min=0.001, help="Queries per second.")] = 100,
-    p99_ms: Annotated[float, typer.Option(min=1, help="Latency of 99 % of the queries, in ms.")] = 100,
+    p99_ms: Annotated[float, typer.Option(min=1, help="99th-percentile latency, in ms.")] = 100,
     replicas: Annotated[int, typer.Option(min=1, max=16, help="Replicas of each partition; one may be down.")] = 2,
     cores: Annotated[int | None, typer.Option(min=1, help="Cores per machine; default: this machine's.")] = None,
     memory_gb: Annotated[
@@ -174,7 +174,8 @@ def _explain(load: Load, machine: Machine, speeds: Mapping[int, float], made: Pl
         f" {machine.memory_bytes / 1e9:.0f} GB.",
         f"  {made.rows_per_partition:,} rows per partition; {load.qps:g} queries per second on {carried}"
         f" settle at batches of {made.batch}, a scan of {made.scan_ms:.1f} ms.",
-        f"  A query waits for one scan and takes one: {made.p99_ms:.0f} ms with {load.overhead_ms:g} ms for the"
-        f" rest, of {load.p99_ms:g} ms allowed. The {made.bound_by} determines the number of partitions.",
-        "  Cores of one machine share its memory bandwidth: queries on all of them are slower than one alone.",
+        f"  A query waits for one scan, then takes part in the next: {made.p99_ms:.0f} ms, including"
+        f" {load.overhead_ms:g} ms overhead; the limit is {load.p99_ms:g} ms."
+        f" The {made.bound_by} determines the number of partitions.",
+        "  Cores of one machine share its memory bandwidth: scans on all cores at once are slower than one alone.",
     ]

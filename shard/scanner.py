@@ -77,8 +77,8 @@ class Scanner:
         self, view: View, selection: Selection | None, group: ScanGroup, should_stop: Callable[[], bool]
     ) -> tuple[_Found, bool]:
         """The k nearest rows of each query. Rows with equal distance and id (two keys with the same hash) are
-        ordered by key, which the kernel does not have. If the k-th row is such a row, returns all rows up to the
-        cut, and True."""
+        ordered by key, which the kernel does not have. If there are such rows, returns enough rows to include all
+        that tie with the k-th, and True."""
 
         def scan(codes: Codes, k: int) -> Matches:
             return self._matrix.scan(
@@ -137,8 +137,8 @@ class Scanner:
     def _ranks(
         self, view: View, group: ScanGroup, found: _Found, should_stop: Callable[[], bool]
     ) -> npt.NDArray[np.float64] | None:
-        """The rank of each hit by what the group reranks by, float64 (n,). None if the store no longer has one of
-        the rows."""
+        """The rank of each hit under the group's rerank, float64 (n,). None if the store no longer has one of the
+        rows."""
         assert group.inputs is not None
         ranks = [np.zeros(0)]
         offsets = found.hits.offsets.tolist()
@@ -193,7 +193,7 @@ def _check_size(hits: HitTable) -> None:
 
 
 def _share(totals: npt.NDArray[np.uint32], weights: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
-    """Weighted distances as a share of the total weight, 0..1. Equal only if the distances are."""
+    """Weighted distances as a share of the total weight, 0..1. Shares are equal only if the distances are."""
     result: npt.NDArray[np.float64] = totals / max(1, int(weights.sum(dtype=np.int64)))
     return result
 

@@ -46,7 +46,7 @@ class Selections:
         self._recent: collections.OrderedDict[_Restriction, Selection] = collections.OrderedDict()
 
     def remembered(self) -> dict[_Restriction, Selection]:
-        """Returns a snapshot for `complete`; take it before the state that it will be used with."""
+        """Returns a snapshot for `complete`. Take it before you read the state that you pass with it."""
         return dict(self._recent)
 
     def compute(
@@ -108,7 +108,7 @@ def complete(
 
 
 def restriction_of(state: State, condition: Filter | None, slots: SlotSet | None) -> _Restriction | None:
-    """Returns the key of the restriction for a scan of this state; None if nothing restricts it: almost always
-    all rows are in the slots."""
+    """Returns the key of the restriction for a scan of this state; None if nothing restricts the scan. Usually all
+    rows are in the slots, so the slots restrict nothing."""
     within = None if slots is None or state.live_rows(slots) == state.view.live else slots.tobytes()
     return None if condition is None and within is None else (condition, within)

@@ -27,7 +27,7 @@ from shard.readiness import ReadinessTracker
 from shard.status import ShardStatus
 
 log = logging.getLogger("shard.server")
-# A dump whose client reads nothing for this long is cancelled: until then the store's log cannot be truncated.
+# A dump whose client reads nothing for this long is cancelled, because SQLite cannot reset its WAL during a dump.
 _STALL_SECONDS = 60.0
 
 Context = grpc.aio.ServicerContext[Any, Any]

@@ -27,7 +27,7 @@ class Applied:
         ids: Their ids, uint64 (n,).
         codes: Their codes, bits/8 bytes each.
         existed: Per record, whether a live record with its key was stored before.
-        superseded: Indices of records that lost to a higher stored version, with that version.
+        superseded: By index of each record that was not stored, the higher stored version that it lost to.
         gone: The rows that it removes, tombstones included.
         come: The rows that it adds, tombstones included.
     """

@@ -25,7 +25,7 @@ READ_ROWS = 500
 # Recently found rows to cache, some 100 bytes each: a lookup in SQLite costs as much as comparing 2,000 codes.
 KEYS_REMEMBERED = 500_000
 _STEPS_BETWEEN_STOP_CHECKS = 100_000
-# From this many numbers on, reading all rows is faster than looking up each.
+# From this many numbers on, reading all rows is faster than looking up each number.
 _SCAN_FROM = 20_000
 
 # Key, attributes and version of a row.
@@ -124,7 +124,7 @@ class StoreReads:
 
         Args:
             after: Per slot, the number above which to read, (SLOTS,).
-            whole: The slots whose tombstones are left out.
+            whole: The slots that are read whole, so their tombstones are left out.
             max_bytes: The size of a batch.
         """
         columns = "number, id, key, code, attributes, version"
@@ -152,14 +152,14 @@ class StoreReads:
         self._database.close_reader()
 
     def reading(self) -> contextlib.AbstractContextManager[None]:
-        """This thread's reads in the block see the state at its start."""
+        """Within the block, this thread's reads see the store as it was at the start of the block."""
         return self._database.snapshot()
 
     def damaged_rows(self, first: int, count: int) -> tuple[int, int | None]:
         """Checks the checksums of up to `count` rows from number `first` on.
 
         Returns:
-            How many rows differ from what was written, and the number to continue from; None at the end.
+            How many rows differ from what was written, and the row number to continue from; None at the end.
         """
         columns = "number, key, id, version, code, attributes, checksum"
         sql = select_records(self.indexing, columns, "number >= ? ORDER BY number LIMIT ?")

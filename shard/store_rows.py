@@ -15,8 +15,8 @@ def select_records(
     include_features: bool = True,
     include_thumbnails: bool = True,
 ) -> str:
-    """Returns SQL that selects these columns of `records`, then the features and the thumbnail: NULL where there
-    is no such value, or it is not included."""
+    """Returns SQL that selects these columns of `records`, then the features and the thumbnail; each is NULL if it
+    does not exist or is not included."""
     included = {"vector": "features"} if indexing.keeps_features and include_features else {}
     if include_thumbnails:
         included["picture"] = "thumbnails"

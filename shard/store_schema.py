@@ -36,7 +36,7 @@ CREATE INDEX tombstones ON records (number, id, version) WHERE code IS NULL;
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Meta:
-    """Facts about a store.
+    """A store's metadata.
 
     Attributes:
         space: The code space of its codes.
@@ -75,7 +75,7 @@ def create(path: Path, space: CodeSpace, indexing: Indexing) -> None:
 
 
 def read_meta(connection: sqlite3.Connection) -> Meta:
-    """Returns the store's facts. Raises ValueError, KeyError or TypeError if they are not of this schema."""
+    """Returns the store's metadata. Raises ValueError, KeyError or TypeError if it is not of this schema."""
     meta = dict(connection.execute("SELECT name, value FROM meta"))
     if meta["schema"] != SCHEMA_VERSION:
         raise ValueError(f"its schema is {meta['schema']!r}, this release reads {SCHEMA_VERSION!r}")
@@ -91,7 +91,7 @@ def read_meta(connection: sqlite3.Connection) -> Meta:
 
 
 def side_tables(indexing: Indexing) -> tuple[str, ...]:
-    """Returns the tables that hold parts of records which are read separately."""
+    """Returns the tables that hold the separately read parts of records."""
     return ("thumbnails", "features") if indexing.keeps_features else ("thumbnails",)
 
 
@@ -99,7 +99,7 @@ def renumber(connection: sqlite3.Connection, indexing: Indexing) -> tuple[int, s
     """Numbers the rows again from 0, in the same order.
 
     Row numbers have 32 bits in the matrix and every write uses one up, so an old store would run out of them.
-    After that the numbers refer to other rows, so the store gets a new identity.
+    After renumbering, a number refers to another row, so the store gets a new identity.
 
     Returns:
         The number of rows, and the new identity.

@@ -20,7 +20,7 @@ _RECORD_BYTES = 256
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Scan:
-    """slots: a bitmap of the slots to search; empty for all that are served."""
+    """A request to scan. slots: a bitmap of the slots to search; empty for all that are served."""
 
     engine: Engine
     group: ScanGroup
@@ -29,7 +29,7 @@ class Scan:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Write:
-    """is_repair: the records come from another shard, so their slots are not checked."""
+    """A request to write. is_repair: the records come from another shard, so their slots are not checked."""
 
     engine: Engine
     records: Sequence[VersionedRecord]
@@ -44,12 +44,12 @@ class Write:
 def scan_together(
     node: Node, scans: Sequence[Scan], should_stop: Callable[[], bool]
 ) -> list[ScanResult | Exception]:
-    """Answers requests to scan: one scan answers all that differ only in their codes.
+    """Answers requests to scan. One scan answers all requests that differ only in their codes.
 
     Args:
         node: The shard's collections.
         scans: The requests.
-        should_stop: Polled now and then; True ends the scans.
+        should_stop: Polled during the scans; True ends them.
 
     Returns:
         Per request its result, or its error.
@@ -125,7 +125,7 @@ class _Admitted:
         records: Those that may be stored.
         places: Their indices in the write.
         refused: Indices of records whose slots are not accepted here.
-        late: Indices of records below the horizon, with the horizon.
+        late: By index of each record below the horizon, the horizon.
         forward_to: By slot, another partition that must store the slot's records.
     """
 

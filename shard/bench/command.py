@@ -43,8 +43,8 @@ def bench(
 ) -> None:
     """Benchmark the shard's search on this machine.
 
-    Answers are verified first, then timed against the memory bandwidth and, if installed, FAISS. `flood` scans
-    equal codes only, `start` times the first search, `processors` compiles for older processors."""
+    Verifies the answers, then compares the speed with the memory bandwidth and, if installed, FAISS. `flood` scans
+    equal codes only, `start` times a process's first search, `processors` compiles for older processors."""
     parts = part or list(PARTS)
     if unknown := [name for name in parts if name not in PARTS]:
         raise InvalidRequest(f"part: unknown value {unknown[0][:80]!r}; use {', '.join(PARTS)}")

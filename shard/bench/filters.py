@@ -24,7 +24,8 @@ _BATCH = 20_000
 
 
 def filtered(seconds: float, rows: int = ROWS) -> Iterator[Figure]:
-    """Measures a filter on an indexed attribute that keeps 1 % of the rows against the same search without it."""
+    """Compares a search with a filter on an indexed attribute, which keeps 1 % of the rows, with the same search
+    without the filter."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "records.sqlite"
         space = CodeSpace(BITS)

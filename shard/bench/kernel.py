@@ -142,8 +142,8 @@ def threads(megabytes: int, seconds: float) -> Iterator[Figure]:
 
 
 def flood(seconds: float) -> Iterator[Figure]:
-    """Measures a million equal codes against a million random ones, with random queries and with that same
-    code."""
+    """Measures scans of a million equal codes against a million random ones, with random queries and with queries
+    equal to the code."""
     plain = Bench.of(random_codes(256, FLOOD_ROWS), compare=False)
     flooded = Bench.of(np.repeat(plain.codes[:1], FLOOD_ROWS, axis=0), compare=False)
     for batch in (1, 64):
@@ -234,8 +234,8 @@ def starts() -> Iterator[Figure]:
 
 
 def other_processors() -> Iterator[Figure]:
-    """Measures the scan compiled for older instruction sets against FAISS restricted to the same; answers are
-    verified first."""
+    """Measures the scan compiled for older instruction sets against FAISS restricted to the same instruction sets,
+    after verifying the answers."""
     for name, processor, level in PROCESSORS:
         for bits in (64, 256, 2048):
             result = _run_process({"NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": ""}, str(bits), level)

@@ -31,7 +31,7 @@ _GATHER_SHARE = 16
 
 
 def chunk_rows(words: int) -> int:
-    """Returns the number of rows of a full chunk: enough bytes of codes for huge pages."""
+    """Returns the number of rows of a full chunk, whose codes take enough bytes for huge pages."""
     return max(_MIN_CHUNK_ROWS, _MIN_CHUNK_BYTES // (words * 8))
 
 
@@ -45,8 +45,8 @@ class Chunk:
         numbers: uint32 (n,), strictly increasing.
         died: uint32 (n,): 0 while the row is live, else the epoch of its deletion.
         min_ids: uint64 (tiles,): the smallest id in each tile.
-        rows: Rows in use, deleted ones included.
-        dead: Deleted rows.
+        rows: The number of rows in use, deleted ones included.
+        dead: The number of deleted rows.
         buckets: The multi-index hashing tables of a full chunk.
     """
 
@@ -140,7 +140,7 @@ class SelectedRows:
     """The selected rows among the first `until` rows of a chunk. If both arrays are empty, all rows are selected.
 
     Attributes:
-        until: Rows of the chunk that were considered; later rows are not selected.
+        until: The number of rows that were considered; later rows are not selected.
         picked: int32 (n,): the rows, in increasing order, if they are few.
         bits: uint64 (blocks,): one bit per row otherwise.
     """
@@ -154,7 +154,7 @@ ALL_ROWS = SelectedRows(0)
 
 
 class Selection:
-    """The rows that a filter selects: number n if mask[n]. Numbers at or above `end` are not selected.
+    """The rows that a filter selects: row number n if mask[n]. Row numbers from `end` on are not selected.
 
     The layout of the selection in each chunk is computed once and cached."""
 

@@ -1,8 +1,8 @@
 """Owns the best rows so far: one heap per query by (distance, id), the total order of every answer.
 
 A row is encoded as two uint64 that compare like (distance, id): the key holds 14 bits of distance and the upper 50
-bits of the id; the rest holds the lower 14 bits of the id and, in its low 32 bits, the row's place. So almost
-every comparison is a single 64-bit comparison."""
+bits of the id; the rest holds the lower 14 bits of the id and, in its low 32 bits, the row's place (its index over
+all chunks). So almost every comparison is a single 64-bit comparison."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ _CANDIDATE_NS, _CANDIDATE_WORD_NS = 25.0, 12.0
 _SCAN_BYTES_PER_NS, _BATCH_BYTES_PER_NS = 25.0, 100.0
 
 # The columns of a table: the addresses of a chunk's arrays (0 if absent), its row count and the place of its first
-# row.
+# row (see `heaps`).
 CODES, IDS, DIED, SELECTED, STARTS, ROWS, COUNT, PLACE = range(8)
 
 

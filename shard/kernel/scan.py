@@ -31,16 +31,16 @@ def tile_blocks(words: int) -> int:
 def scan_chunk(  # type: ignore[no-untyped-def]
     chunk, place, first, last, tile, rows, epoch, selected, picked, queries, limit, heaps, shape
 ):
-    """Offers the live rows of blocks first..last to each query's heap.
+    """Offers the live rows of blocks first..last-1 to each query's heap.
 
     This is one long function because a call with array arguments counts references, which costs more than the
     second pass over a tile.
 
     Args:
         chunk: (codes, ids, died, min_ids) as in `Chunk`; `died` is empty if no row is deleted.
-        place: uint32: the place of the chunk's first row.
+        place: uint32: the place of the chunk's first row (see `heaps`).
         first: The first block; it begins a tile.
-        last: The block after the last.
+        last: One more than the last block.
         tile: Blocks per tile.
         rows: Rows of the chunk to consider.
         epoch: uint32: rows that died at or before it are skipped.

@@ -148,7 +148,7 @@ def _tables(
 
 
 def _scan_part(view: View, position: int, first: int, last: int, request: Request, heaps: Heaps) -> None:
-    """Scans blocks first..last of one chunk."""
+    """Scans blocks first..last-1 of one chunk."""
     tile, shape = tile_blocks(request.words), shape_of(request.words)
     chunk, rows = view.chunks[position], view.rows[position]
     selected = ALL_ROWS if request.selection is None else request.selection.rows(chunk, rows)

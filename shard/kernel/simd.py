@@ -5,8 +5,8 @@ queries are unrolled. LLVM lowers it to the processor's instructions: vpopcntq u
 AVX2 and SSE, cnt under NEON. A block stores LANES codes word by word (word, lane), so no sum crosses lanes.
 
 Words are processed four at a time (`_PASS`): that many words of several queries stay in registers or in the L1
-cache, and a block is read as a few adjacent streams. `shape` is a tuple whose length alone matters; it makes
-the first pass a compile-time constant, so eight compilations serve every width: see `shape_of`."""
+cache, and a block is read as a few adjacent streams. `shape` is a tuple of which only the length matters: a
+compile-time constant that gives the number of words in the first pass, so eight compilations serve every width."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _HALVES = ir.VectorType(_I32, 2 * _WIDTH)
 def shape_of(words: int) -> tuple[int, ...]:
     """Returns `shape` for codes of `words` 64-bit words.
 
-    Length 1..4 means a single pass over as many words; 5..8 means several passes, the first over 1..4 words."""
+    Length 1..4 means a single pass over 1..4 words; 5..8 means several passes, the first over 1..4 words."""
     head = words % _PASS or _PASS
     return (0,) * (words if words <= _PASS else _PASS + head)
 
@@ -74,7 +74,7 @@ def tile_nearest(typingctx, codes, first, count, queries, query, bounds, shape, 
         query: The first query.
         bounds: uint64 (n,), in bits.
         shape: See `shape_of`.
-        group: A tuple whose length alone matters: the number of queries.
+        group: A tuple of which only the length matters: the number of queries.
 
     Returns:
         A uint64. Bit j is set if some code is within bounds[query + j], bit 32 + j if one is strictly nearer.

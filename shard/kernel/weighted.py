@@ -27,7 +27,7 @@ _BITS_OF_BYTE = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).a
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class WeightedMatches:
-    """One query's matches, ordered by (weighted, id): the first k, and all rows equal to the k-th in both.
+    """One query's matches, ordered by (weighted, id): the first k, and all rows that tie with the k-th.
 
     Attributes:
         weighted: uint32 (n,): weighted distances.
@@ -42,7 +42,7 @@ class WeightedMatches:
     numbers: Numbers
 
     def merged(self, other: WeightedMatches, k: int) -> WeightedMatches:
-        """Returns the first k of both, and all rows equal to the k-th."""
+        """Returns the first k of the union, and all rows that tie with the k-th."""
         weighted = np.concatenate([self.weighted, other.weighted])
         distances = np.concatenate([self.distances, other.distances])
         ids = np.concatenate([self.ids, other.ids])
@@ -79,7 +79,7 @@ def scan(
         should_stop: Polled before each chunk.
 
     Returns:
-        The first k rows by (weighted, id), and all rows equal to the k-th.
+        The first k rows by (weighted, id), and all rows that tie with the k-th.
 
     Raises:
         ScanStopped: If `should_stop` returned True.

@@ -10,4 +10,5 @@
     reclaim       remove the rows of slots that moved to other partitions
 
 The steps share a `context`; their decisions on slots are pure functions (`moves`). `pull` copies rows from another
-shard, `catalog` its collections, and `peer` calls it. Nothing here depends on the gRPC server (`shard.server`)."""
+shard, and `catalog` creates and drops collections to match it. Nothing here depends on the gRPC server
+(`shard.server`)."""

@@ -10,7 +10,7 @@ from lookalike.cluster.shard_state import Readiness
 from shard.replication.context import Context
 
 log = logging.getLogger("shard.replication")
-# How long a shard that starts waits for a sibling that is loading, too.
+# How long a starting shard waits for a sibling that is itself still loading.
 LOADING_SIBLING_SECONDS = 10.0
 
 

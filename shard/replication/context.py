@@ -1,5 +1,5 @@
-"""Owns what the steps of replication share: the node, its executor and readiness, the config, and the other
-shards: connections to them and what each reported in this round.
+"""Owns what the steps of replication share: the node, its executor and readiness, the config, the connections to
+other shards, and what each of them reported in this round.
 
 A sibling is another replica of this shard's own partition."""
 
@@ -25,7 +25,7 @@ class Context:
 
     Attributes:
         config: The cluster's config; replaced on reload.
-        states: What the shards that answered the last gossip round reported, by place.
+        states: What the shards that answered the last gossip round reported, by (partition, replica).
         puller: Copies rows from other shards.
         throttle: Limits the bytes per second that are used to move slots.
         started: When replication was set up, in seconds of the monotonic clock.

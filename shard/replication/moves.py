@@ -14,7 +14,7 @@ from lookalike.cluster.shard_state import ShardState
 from lookalike.cluster.slots import SlotSet, SlotState, SlotTable, no_slots
 from shard.membership import Membership
 
-# Slots that a shard takes from other partitions at the same time: their writes are stored twice.
+# How many slots a shard takes from other partitions at the same time. Their writes are stored twice.
 SLOTS_AT_ONCE = 64
 
 Place = tuple[int, int]  # partition, replica
@@ -34,7 +34,7 @@ class Quorum:
 
     @property
     def reads(self) -> int:
-        """Any set of this many replicas includes one that has a given acknowledged write."""
+        """The number of replicas of which at least one has any given acknowledged write."""
         return self.replicas - self.writes + 1
 
     @property
@@ -81,8 +81,8 @@ def wants_slots(table: SlotTable, target: Target) -> bool:
 
 
 def lost_to_peers(table: SlotTable, peers: Sequence[SlotTable]) -> npt.NDArray[np.uint32]:
-    """Finds the slots that other replicas of the partition serve and this one lacks or holds as of an earlier
-    move.
+    """Finds the slots that other replicas of the partition serve and this one lacks or holds in an earlier
+    generation.
 
     Returns:
         uint32 (SLOTS,): the generation in which they serve the slot; 0 for slots that are not lost.
@@ -163,7 +163,7 @@ def abandoned(table: SlotTable, others: Mapping[Place, SlotTable]) -> SlotSet:
 
 
 def ready_to_take(table: SlotTable, peers: Sequence[SlotTable], quorum: Quorum) -> SlotSet:
-    """Finds the received slots that enough replicas of this partition have, so that it may serve them."""
+    """Finds the received slots that enough replicas of this partition have, so that this shard may serve them."""
     having = np.ones(len(table.states), np.int64)
     for peer in peers:
         has = peer.slots_in(SlotState.RECEIVED, SlotState.TAKING, SlotState.OWNED, SlotState.SHARING)

@@ -1,7 +1,7 @@
 """Owns pulling: copying from another shard the rows that this shard lacks.
 
-Digests show which slots differ, listings show which rows, and only those rows are sent. Serves replicas that
-compare themselves, one that starts, one with a new disk, and slots that move."""
+Digests show which slots differ, listings show which rows, and only those rows are sent. It serves the periodic
+repair, a starting replica, a replica with a new disk, and slots that move."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LIST_ROWS = 1_000_000
 READ_ROWS = 4_096
 # The bytes of a row in a message, in addition to its record.
 _ROW_BYTES = 64
-# A write reaches all replicas within this time.
+# A write in flight normally reaches all replicas within this time.
 _RECHECK_SECONDS = 0.3
 
 Pause = Callable[[int], Awaitable[None]]
@@ -131,7 +131,7 @@ class Puller:
 
 
 def lacking(theirs: Rows, mine: Rows, horizon: int) -> npt.NDArray[np.bool_]:
-    """Returns which of the peer's rows are missing here, as a mask. Forgotten tombstones do not count."""
+    """Returns which of the peer's rows are missing here, as a mask. Tombstones below `horizon` do not count."""
     absent: npt.NDArray[np.bool_] = ~np.isin(theirs.hashes, mine.hashes)
     forgotten = theirs.deleted & (theirs.versions < np.uint64(horizon))
     missing: npt.NDArray[np.bool_] = absent & ~forgotten

@@ -35,7 +35,7 @@ MOVING_SECONDS = 0.1
 
 
 class Reconciler:
-    """Runs next to the gRPC surface until cancelled.
+    """Runs concurrently with the gRPC server until cancelled.
 
     Args:
         on_ready: Called once, with True, when the shard begins to answer reads.

@@ -32,7 +32,7 @@ class Repair:
         self._synced_at: float | None = None
 
     def restore_freshness(self, context: Context) -> None:
-        """Until it is compared, this shard's data counts as old as its last comparison before the restart."""
+        """Dates this shard's data to its last comparison before the restart, until it is compared again."""
         if context.quorum.reads == 1:
             return
         now = time.monotonic()
@@ -44,10 +44,10 @@ class Repair:
         """Pulls what the siblings have but this shard lacks.
 
         Args:
-            began: When the round began. Afterwards this shard has every write that was acknowledged earlier.
+            began: When the round began. Afterwards this shard has every write that was acknowledged before it.
 
         Returns:
-            Whether this shard was compared with at least one sibling, now or so recently that it is not repeated.
+            Whether this shard was compared with at least one sibling, now or too recently to compare again.
         """
         if time.monotonic() < self._next_at:
             return True
@@ -73,8 +73,8 @@ class Repair:
 
 
 def tombstone_horizon(now_ms: int, grace_ms: int) -> int:
-    """Returns the version below which deletions are forgotten: older than the grace period, rounded down so that
-    all replicas choose the same one."""
+    """Returns the version below which tombstones are discarded: older than the grace period, rounded down so that
+    all replicas choose the same version."""
     step = max(1, grace_ms // 8)
     return ((now_ms - grace_ms) // step * step) << _VERSION_SHIFT
 
@@ -113,4 +113,4 @@ async def _forget_tombstones(context: Context) -> None:
         if engine.horizon >= horizon:
             continue
         if await context.executor.mutate(partial(engine.forget_tombstones, horizon)):
-            log.info("collection %s forgot deletions", name)
+            log.info("collection %s: old tombstones were discarded", name)

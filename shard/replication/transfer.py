@@ -29,7 +29,7 @@ class Transfer:
         self._blocked_by: dict[Place, str] = {}
 
     async def run(self, context: Context) -> bool:
-        """Takes a step with each slot that comes from another partition. Returns whether any is still moving."""
+        """Takes one step of every transfer. Returns whether any slot is still moving."""
         await _begin(context)
         table = context.node.table
         for source in np.unique(table.partners[table.slots_in(SlotState.RECEIVING)]):
@@ -41,8 +41,8 @@ class Transfer:
         return moves.is_moving(membership.table) or moves.wants_slots(membership.table, membership.target)
 
     async def _copy(self, context: Context, source: int) -> None:
-        """Asks enough replicas of the source to forward writes to this partition, then copies the rows of each of
-        them."""
+        """Asks enough replicas of the source to forward writes to this partition, then copies the rows of each
+        replica."""
         slots = context.node.table.receiving_from(source)
         generations = context.node.table.generations
         copies = np.zeros(len(slots), np.int64)
@@ -101,7 +101,7 @@ async def _take(context: Context) -> None:
 
 
 async def _current_sibling_tables(context: Context) -> list[SlotTable]:
-    """Asks the siblings again, because copying took a while; unless no slot waits for them."""
+    """Asks the siblings again, because copying took a while; does not ask if no slot waits for them."""
     if not context.node.table.slots_in(SlotState.RECEIVED).any():
         return []
     target = context.node.membership.target
