@@ -2,7 +2,7 @@
 
 The baseline writes the same rows with the same schema, `synchronous=FULL` and equally large transactions, from
 memory and in one process: the upper limit for a SQLite-based shard. The CPU time of each process shows where the
-rest goes."""
+remaining time goes."""
 
 from __future__ import annotations
 

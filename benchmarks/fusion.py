@@ -18,8 +18,8 @@ BATCH, ROUNDS, REPEATS = 32, 5, 5
 
 
 def measure(images: Path | None) -> Iterator[dict[str, Any]]:
-    """Yields the medians of alternating rounds, and their ratio. The time does not depend on the pixels, so they
-    are random."""
+    """Yields the medians of alternating rounds, and their ratio. The input is random, because the time does not
+    depend on the pixels."""
     torch.set_num_threads(1)
     dtype = find_precision("auto", torch.device("cpu"))
     plain, inner = (load_backbone(OFFLINE_MODEL) for _ in range(2))

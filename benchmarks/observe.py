@@ -1,5 +1,5 @@
-"""The cost of observability: throughput of Search with metrics scraped, with metrics and traces of every request,
-and with neither, on clusters that are loaded alternately in one run.
+"""The cost of observability: the throughput of Search with metrics scraped, with metrics scraped and every request
+traced, and with neither, on clusters that are loaded alternately in one run.
 
 Metrics are counted whether they are served or not, so the first ratio shows the cost of the scrapes alone. The
 cost of counting is timed separately: the same calls in a loop, in microseconds per search."""

@@ -1,8 +1,8 @@
 """Owns which replica serves a part of a backup.
 
 A backup is taken partition by partition: each call returns one partition's records of the requested slots, and the
-caller requests the rest again. So a slot that moves between two calls is found at its new partition; a slot that
-moves during a call fails that call."""
+caller requests the remaining slots in the next call. So a slot that moves between two calls is found at its new
+partition; a slot that moves during a call fails that call."""
 
 from __future__ import annotations
 

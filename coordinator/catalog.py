@@ -1,8 +1,9 @@
 """Owns the collections: which exist, in which code space, and what they store next to their codes.
 
-The shards hold the truth; this is a cache, dropped when a shard disagrees. The registrar, the first replica of
-partition 0, decides: a collection exists if it exists there, in the incarnation that is there. It is created and
-dropped there first; the other shards learn of it from the coordinator or, if they were away, from each other."""
+The shards are the source of truth; this cache is dropped when a shard disagrees. The registrar, the first replica
+of partition 0, decides: a collection exists if it exists there, in the incarnation that is there. It is created
+and dropped there first; the other shards learn of it from the coordinator or, if they were away, from each
+other."""
 
 from __future__ import annotations
 
@@ -148,9 +149,9 @@ class Catalog:
         except CodeSpaceMismatch as error:
             raise AlreadyExists(error.message) from None
         if not is_new:
-            raise AlreadyExists(f"collection: {name!r} exists; drop it first or take another name")
+            raise AlreadyExists(f"collection: {name!r} exists; drop it first or use another name")
         self._layouts[name] = Layout(space, indexing)
-        # A concurrent drop may have started before this was done; then the collection does not exist.
+        # A concurrent drop may have started before the creation was complete; then the collection does not exist.
         collection = await self.get(name, deadline)
         if collection.incarnation != incarnation:
             raise AlreadyExists(f"collection: {name!r} was dropped and created again in the meantime")
@@ -191,7 +192,7 @@ class Catalog:
         self, name: str, space: CodeSpace, indexing: Indexing, incarnation: int, hash_file: bytes, deadline: float
     ) -> bool:
         """Creates the collection on the other shards: on at least as many replicas of each partition as a write
-        needs. Returns whether one of them did not have it."""
+        needs. Returns whether any of them did not have it yet."""
         open_on = [
             (client, client.open_collection(name, space, indexing, incarnation, False, hash_file, deadline))
             for client in self._others()
@@ -216,7 +217,7 @@ class Catalog:
 
 def sum_up(states: Mapping[int, ShardState | LookalikeError]) -> list[Collection]:
     """Returns the collections that exist, ordered by name, with their rows summed over the partitions that
-    answered. Without an answer from partition 0, the latest incarnations that the others have."""
+    answered. If partition 0 did not answer, the latest incarnations on the others count."""
     first = states[_REGISTRAR]
     decisive: Sequence[ShardState | LookalikeError] = (
         [first] if isinstance(first, ShardState) else list(states.values())

@@ -1,5 +1,5 @@
 """Owns the coordinator's view of the cluster: every shard that may exist, what each reported last, and the routing
-that follows.
+derived from these reports.
 
 The shards know which partitions exist. The config only names where to look first, so a coordinator with an old
 config still finds what has moved."""

@@ -23,8 +23,8 @@ class CoverageTracker:
         self._rows_known: dict[tuple[str, int], int] = {}
 
     def coverage(self, collection: str, answers: Answers) -> Coverage:
-        """Returns the answers' coverage. Counts the partitions that have slots. A partition has answered if it
-        answered for all its slots."""
+        """Returns the answers' coverage. It counts the partitions that have slots. A partition counts as answered
+        if it answered for all its slots."""
         missing: dict[int, str] = {}
         rows: dict[int, int] = {}
         stale_ms = 0
@@ -46,7 +46,7 @@ class CoverageTracker:
 
 
 def require_acceptable(missing: Sequence[LookalikeError], allow_partial: bool, coverage: Coverage) -> None:
-    """Raises unless an incomplete answer is allowed and the errors are the partitions' own.
+    """Raises unless an incomplete answer is allowed and only unavailable partitions made it incomplete.
 
     Args:
         missing: The errors of the partitions that did not answer; at least one.

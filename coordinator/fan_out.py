@@ -53,7 +53,7 @@ class _Ticket:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Answers:
-    """The answer for each share of the slots, and their hits, merged."""
+    """The answer for each share of the slots, and the merged hits."""
 
     shares: Sequence[Share]
     parts: Sequence[ScanAnswer]

@@ -74,7 +74,7 @@ class IngestStream:
             await asyncio.wait((reading, draining), return_when=asyncio.FIRST_COMPLETED)
             if not reading.done():
                 raise PartitionUnavailable(
-                    "this coordinator is stopping; send what was not answered again, which is harmless"
+                    "this coordinator is stopping; send the unanswered messages again, which is harmless"
                 )
             await reading
         finally:

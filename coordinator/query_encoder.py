@@ -129,7 +129,7 @@ def _encoded(
     layout: Layout,
     plan: ScoringPlan,
 ) -> _Encoded:
-    """images: the encoder's answers to the remaining queries by image."""
+    """Encodes one query. images: the encoder's answers to the remaining queries by image."""
     indexing = layout.indexing
     if query.code is not None:
         code = check_code(query.code, layout.space, "the query")

@@ -113,7 +113,7 @@ async def _versions(client: ShardClient, collection: str, keys: set[str], deadli
 
 
 def _limits(tables: Sequence[HitTable], k: int, by_rank: bool) -> list[_Order | None]:
-    """By query, the smallest of the replicas' last rows, up to which the joint result is certain; None if every
+    """By query, the smallest of the replicas' last rows, up to which the joint result is complete; None if every
     replica returned all its rows."""
     limits: list[_Order | None] = [None] * tables[0].queries
     for table in tables:

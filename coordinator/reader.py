@@ -59,7 +59,7 @@ class Reader:
         """Returns what `get` returns, for valid keys of a known layout.
 
         Args:
-            features: To include features: how the layout stores them, such as "int8 1280".
+            features: How the layout stores features, such as "int8 1280", to include them; empty to omit them.
         """
         slots = slots_of_keys(keys)
         retry = RoutingRetry(self._cluster, deadline)

@@ -103,7 +103,7 @@ class Replica:
         return self.client.replica
 
     async def poll(self, target: Target | None, seconds: float) -> None:
-        """Asks for its state, and tells it the target."""
+        """Requests the replica's state, and sends it the target."""
         began = time.monotonic()
         try:
             deadline = asyncio.get_running_loop().time() + seconds
@@ -114,6 +114,6 @@ class Replica:
         self.health.mark_polled(state, began)
 
     async def watch(self) -> None:
-        """Follows its health stream until cancelled."""
+        """Follows the replica's health stream until cancelled."""
         async for is_serving in self.client.watch_serving():
             self.health.mark_serving(is_serving)

@@ -166,7 +166,7 @@ class ReplicaGroup:
         async def scan(client: ShardClient) -> list[ScanResult | LookalikeError]:
             answers = await client.scan(groups, slots, deadline)
             for answer in answers:
-                # This replica's own failure; others may be sound.
+                # This replica's own failure; others may succeed.
                 if isinstance(answer, Corruption | SlotMoved):
                     raise answer
             return answers

@@ -1,7 +1,7 @@
 """Owns how hits are scored beyond their Hamming distance, and what the shards need for that.
 
-The shards rank candidates, but the coordinator chooses them: the nearest by Hamming distance over all partitions,
-cut by the total order. So neither candidates nor answer depend on the number of shards."""
+The shards rank candidates, but the coordinator chooses them: the nearest over all partitions by (Hamming distance,
+id, key). So neither the candidates nor the answer depend on the number of shards."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def plan(options: SearchOptions) -> ScoringPlan:
     if options.score == "asymmetric":
         if rerank != "none":
             raise InvalidRequest(
-                f"rerank: {rerank} goes with score hamming; score asymmetric compares all rows already"
+                f"rerank: {rerank} requires score hamming; score asymmetric already ranks all rows"
             )
         return ScoringPlan(Scoring.ASYMMETRIC, k)
     if rerank == "none":
@@ -83,7 +83,7 @@ def weights(projections: npt.NDArray[np.float32], code: bytes) -> npt.NDArray[np
     """
     bits = np.unpackbits(np.frombuffer(code, np.uint8)).view(np.bool_)
     if ((projections > 0) != bits).any():
-        raise InvalidRequest("projections: have other signs than the code's bits; send those that made the code")
+        raise InvalidRequest("projections: their signs are not the code's bits; send those that made the code")
     sizes = np.abs(projections.astype(np.float64))
     top = float(sizes.max(initial=0.0)) or 1.0
     return np.rint(sizes * (_MAX_WEIGHT / top)).astype(np.uint16)

@@ -57,7 +57,7 @@ class Answer:
 
     Attributes:
         hits: The hits of all queries.
-        is_exact: Whether no record that is nearer was left out.
+        is_exact: True if no nearer record was left out.
         bits: The width of the codes.
         coverage: Which partitions were searched.
         timings: How long each stage took.

@@ -1,4 +1,5 @@
-"""Owns the public gRPC surface: decode, call, encode."""
+"""Owns the public gRPC service: each handler decodes a request, calls the part that does the work, and encodes its
+result."""
 
 from __future__ import annotations
 
@@ -68,7 +69,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         await self._cluster.start(background)
 
     async def reload(self, config: ClusterConfig) -> None:
-        """Applies another config. Other addresses of this process or of the encoder need a restart."""
+        """Applies another config. A new address of this process or of the encoder takes effect after a restart."""
         await self._cluster.reload(config)
 
     def drain(self) -> None:
@@ -257,7 +258,8 @@ def _deadline(context: Context, default_seconds: float) -> float:
 
 
 def _with_width(indexing: Indexing, width: int) -> Indexing:
-    """The indexing with the encoder's feature width, if it stores features. Raises InvalidRequest for another."""
+    """The indexing with the encoder's feature width, if it stores features. Raises InvalidRequest for another
+    width."""
     if indexing.feature_width not in (0, width):
         raise InvalidRequest(
             f"feature_width: is {indexing.feature_width:,}, the encoder's features have {width:,}; leave it out"

@@ -95,9 +95,9 @@ class WriteRouter:
     ) -> list[bool]:
         """Stores the records of one slot owner. Returns per record whether a live one existed before.
 
-        A record may lose to a higher version. If another coordinator's clock issued that, the record is the later
-        one, and is written again with a higher version. If this clock issued it, the record is the earlier one,
-        and is done.
+        A record may lose to a higher version. If another coordinator's clock issued that version, the record is
+        the later one, and is written again with a higher version. If this clock issued it, the record is the
+        earlier one, and is done.
         """
         existed: list[bool] = [False] * len(records)
         pending = list(range(len(records)))
@@ -122,7 +122,7 @@ class WriteRouter:
         waiting = {partition: list(range(len(batch.records)))}
         is_first = True
         while lost := await self._store_and_forward(destination, batch, waiting, is_first):
-            # No partition that was called has their slots on enough replicas yet.
+            # No partition that was called has the records' slots on enough replicas yet.
             if not await retry.refreshed():
                 raise SlotMoved("the records' slots are moving; repeat the write, which is harmless")
             waiting = self._cluster.routing.split(batch.slots, lost)

@@ -39,11 +39,11 @@ async def serve(config_path: Path, watch_stdin: bool) -> None:
     from encoder.ray_session import ray_session
 
     stopped = asyncio.ensure_future(until_stopped(watch_stdin))
-    # Serve's own actors take no processor, each replica takes one. The limit is what a container may use, not what
-    # the machine has: Ray starts a process for each.
+    # Serve's own actors reserve no CPU; each replica reserves one. cpu_count respects a container's CPU limit, and
+    # Ray starts a process for each CPU.
     with ray_session(config.ray_address, cpus=max(cpu_count(), config.max_replicas)):
         async with deployed(config, cluster.limits.max_image_pixels) as handle, BackgroundTasks() as background:
-            # Not earlier: Ray forks its processes from this one, and a fork next to gRPC's threads can hang.
+            # Not earlier: Ray forks its processes from this one, and a fork while gRPC's threads run can hang.
             front = await Front.start(handle, cluster, config, observation, background)
             await background.run_until(stopped)
             await front.stop()

@@ -2,8 +2,8 @@
 
     import_path: encoder.application:build      args: {config: FILE, fronts: 2}
 
-Its fronts serve gRPC, one on each node that has the resource `front`; its models run on any node. `python -m
-encoder` is the alternative: its own driver, which needs no application."""
+Its fronts (`encoder.front`) serve gRPC, one on each node that has the resource `front`; its models run on any
+node. The alternative is `python -m encoder`, which is itself a Ray driver and needs no application."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Owns the hash: features to sign bits by hyperplanes, which are random (LSH for cosine; Charikar 2002) or fitted,
 and the hash file. Plain NumPy; `encoder.model` does the same arithmetic on the device.
 
-Every method results in a `LinearHash`, so encoder, cluster and file know one kind only. `lab.fitting` fits hashes
-to a sample, `lab.training` to labels."""
+Every method results in a `LinearHash`, so the encoder, the cluster and the hash file handle only this kind.
+`lab.fitting` fits hashes to a sample, `lab.training` to labels."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class LinearHash:
 
     def projections(self, features: Features) -> Features:
         """Projects features, float32 (n, width); returns float32 (n, bits). The sign of a projection is the bit,
-        its magnitude the distance from flipping."""
+        its magnitude the distance from the hyperplane, where the bit flips."""
         if self.is_normalised:
             features = normalised(features)
         result: Features = features @ self.planes.T + self.offset
@@ -110,7 +110,8 @@ def drawn(width: int, bits: int, seed: int, mean: Features | None = None, featur
         bits: The number of hyperplanes.
         seed: Decides the hyperplanes.
         mean: The point that they pass through, float32 (width,), such as the mean of a sample; None for the
-            origin. features: Canonical text of what computes the features, or "" for any.
+            origin.
+        features: Canonical text of what computes the features, or "" for any.
 
     Raises:
         ValueError: If the mean has another width.

@@ -1,8 +1,8 @@
-"""Owns the end of a local Ray: `python -m encoder.ray_reaper PID` kills the remaining descendants of a process
-once its own standard input ends.
+"""Owns the clean-up after a local Ray: `python -m encoder.ray_reaper PID` kills the remaining descendants of the
+process PID when the reaper's standard input ends.
 
-Ray's processes watch each other, but when the driver is killed two of its agents keep running. The driver holds
-the other end of this process's standard input, so the input ends however the driver dies."""
+Ray's processes watch each other, but when the driver is killed two of Ray's agents keep running. The driver holds
+the other end of the reaper's standard input, so the input ends however the driver dies."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ _OBJECT_STORE_BYTES = 512 * 1024 * 1024
 
 @contextlib.contextmanager
 def ray_session(address: str | None, cpus: int) -> Iterator[None]:
-    """Joins a Ray cluster, or runs one on this machine, which ends with the block or with this process, even if
-    that is killed.
+    """Joins a Ray cluster, or runs one on this machine until the block or this process ends, even if the process
+    is killed.
 
     Args:
         address: The cluster to join; None to run one.

@@ -29,7 +29,7 @@ def thumbnail(source: Path | IO[bytes]) -> bytes:
             raise UnreadableImage(f"has over {MAX_PIXELS:,} pixels")
         image.draft("RGB", (2 * _SIDE, 2 * _SIDE))
         small = to_rgb(_shrunk(ImageOps.exif_transpose(image)))
-    # A comment of any size would be copied.
+    # Pillow would copy the image's comment, which may have any size.
     small.info.clear()
     for side, quality in _ATTEMPTS:
         small.thumbnail((side, side))

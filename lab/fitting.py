@@ -1,9 +1,9 @@
 """Owns hashes that are fitted to a sample of features, without labels: mean-centred LSH, PCA rotation, and ITQ.
 
 PCA and ITQ work on features of unit length, where Euclidean and cosine distance agree. Both rotate the directions
-of the greatest variance, so that each bit carries the same share of it: PCA at random, ITQ (Gong & Lazebnik, CVPR
-2011) so that the rotated features lie near the corners of a hypercube, so that taking their signs changes them
-little."""
+of the greatest variance, so that each bit carries the same share of it. PCA rotates at random. ITQ (Gong &
+Lazebnik, CVPR 2011) rotates the features close to the corners of a hypercube, where taking their signs changes
+them little."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from lookalike.model.errors import InvalidRequest
 
 CENTRED, PCA, ITQ = "centred", "pca", "itq"
 METHODS = (LSH, CENTRED, PCA, ITQ)
-# Directions in one rotation. More bits than that are further rotations of the same directions: measured on
-# photographs, that is better than to include directions of little variance, and costs less to fit.
+# The most directions in one rotation. For more bits, the same directions are rotated again: on photographs this
+# gave better results than including directions of little variance, and it fits faster.
 _DIRECTIONS = 128
 _ITERATIONS = 50
 

@@ -13,7 +13,7 @@ _DOCSTRING = '''"""Owns `Client`, the SDK for programs that wait for each answer
 
 Generated from async_client.py by scripts/unasync.py (`make client`): change that file, not this one."""
 '''
-# In this order: pattern, replacement.
+# (pattern, replacement), applied in this order.
 _REWRITES = [
     (r'\A""".*?"""\n', _DOCSTRING),
     (r"\basync (def|for|with)\b", r"\1"),
@@ -28,7 +28,7 @@ _REWRITES = [
     (r"Bound to the event loop of its first call\.", "Safe to share between threads."),
     (r"\s+An\s+asynchronous\s+iterator\s+yields\s+lists\.", ""),
 ]
-# Sorted imports, and `yield from` where an asynchronous generator has to loop.
+# Ruff sorts the imports, and replaces loops that only yield by `yield from`.
 _FIXES = ("--quiet", "--select", "I,UP028", "--fix", "--unsafe-fixes")
 _LEFT_OVER = re.compile(r".*(async|await).*", re.IGNORECASE)
 

@@ -23,7 +23,7 @@ from lookalike.transport.rpc import MAX_MESSAGE_BYTES
 
 READ_SECONDS = 60.0
 MAX_OPTIONS_BYTES = 1024 * 1024
-# Used if a form has an image only.
+# The options of a form that has only an image.
 DEFAULT_OPTIONS = b'{"k": 10}'
 # Larger messages take about a millisecond or more to convert, so a thread converts them.
 LARGE_BYTES = 32 * 1024

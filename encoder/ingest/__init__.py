@@ -1,7 +1,7 @@
 """The batch job.
 
 Its input is images in folders (`sources`) and rows of tables (`tables`, `rows`, `coco`), listed by `listing` and
-filtered by `selection`. Images are encoded by Ray Data (`job`, `pipeline`, `images`, `workers`); codes and
-features go straight to the cluster (`precomputed`, `builder`); a dry run of images does neither (`dry_run`).
+filtered by `selection`. Images are encoded by Ray Data (`job`, `pipeline`, `images`, `workers`), and codes and
+features go straight to the cluster (`precomputed`, `builder`). A dry run of images only decodes them (`dry_run`).
 Records are written to a collection (`target`) over a stream (`sending`, `rate`) and counted (`stats`, `metrics`);
 those that are not stored become dead letters (`dead_letters`). `command` is the command line."""

@@ -1,4 +1,4 @@
-"""Owns `lookalike ingest`: its options, the choice between its kinds of job, and its report. Torch and Ray are
+"""Owns `lookalike ingest`: its options, the choice of the kind of job, and its report. Torch and Ray are
 imported only when images are encoded."""
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class _Job:
 
     @property
     def client_timeout(self) -> float:
-        """How long the client reconnects a broken stream, in seconds."""
+        """How long the client tries to reconnect a broken stream, in seconds."""
         return min(_MAX_CLIENT_SECONDS, max(1.0, self.patience))
 
 
@@ -167,7 +167,7 @@ def _ingest_images(
 ) -> None:
     spec = EncoderSpec.from_config(settings)
     _require_reachable(job.server)
-    # Closed before Ray starts: Ray forks, and a fork next to gRPC's threads can hang.
+    # Closed before Ray starts: Ray forks, and a fork while gRPC's threads run can hang.
     with connect(job.server) as client, progress_bar(job.as_json) as progress:
         from encoder.ingest.job import missing_sources
 
@@ -267,8 +267,8 @@ def _try_precomputed(
 
 
 def _require_reachable(server: str) -> None:
-    """Raises PartitionUnavailable at once for a wrong address, and not after Ray has started. Other forms of
-    address (dns:///, lists) are left to gRPC."""
+    """Raises PartitionUnavailable for a wrong address before Ray starts. Other forms of address (dns:///, lists)
+    are left to gRPC."""
     if any(mark in server for mark in "/,"):
         return
     host, _, port = server.rpartition(":")

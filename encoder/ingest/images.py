@@ -39,7 +39,7 @@ def read(url: str, limit_bytes: int) -> bytes:
         except FileNotFoundError as error:
             if error.strerror:
                 raise
-            # A store's error holds only the path; the cause shows whether the host did not answer.
+            # A store's error has only the path; its cause tells whether the host did not answer.
             raise ValueError(f"does not exist ({error.__cause__ or 'no such object in the store'})") from None
     if len(data) > limit_bytes:
         raise ValueError(f"has over {limit_bytes:,} bytes, the maximum; scale it down")

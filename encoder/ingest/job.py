@@ -1,7 +1,7 @@
 """Owns the batch job of images: find what is stored already, encode the rest on Ray, send it, count.
 
-The cluster is the job's memory: a record keeps its image's signature, so a job that starts again, on this machine
-or another, encodes only what is missing or has changed."""
+The job keeps no state of its own: each record stores its image's signature, so a job that starts again, on this
+machine or another, encodes only what is missing or has changed."""
 
 from __future__ import annotations
 

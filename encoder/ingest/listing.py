@@ -1,5 +1,4 @@
-"""Owns which images a job reads: from folders, globs and files, and from the rows of tables, by one list of
-paths."""
+"""Owns which images a job reads: expands a list of paths, which may be folders, globs, image files and tables."""
 
 from __future__ import annotations
 
@@ -18,8 +17,8 @@ from lookalike.model.errors import InvalidRequest
 
 
 def split(paths: Sequence[str], format: str | None) -> tuple[list[str], list[Table]]:
-    """Separates the paths of images from the tables. format: of all paths; None to go by their endings. Raises
-    InvalidRequest."""
+    """Separates the paths of images from the tables. format: the format of all paths; None to tell it from each
+    path's ending. Raises InvalidRequest."""
     formats = [(path, format or format_of(path)) for path in paths]
     images = [path for path, found in formats if found == IMAGES]
     tables = [table for path, found in formats if found != IMAGES for table in find_tables(path, found)]

@@ -27,7 +27,7 @@ Batch = dict[str, Any]
 
 
 class Result(NamedTuple):
-    """One image's code or error. place: its place among the URLs. features: float32 little-endian; features and
+    """One image's code or error. place: its index among the URLs. features: float32 little-endian; features and
     thumbnail are empty unless requested. image_bytes: the file's size."""
 
     place: int
@@ -120,7 +120,7 @@ def encode_urls(
         include_thumbnails: Return thumbnails too.
 
     Yields:
-        Batches, in any order. Each place occurs once.
+        Batches, in any order. Each URL's result occurs once.
     """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

@@ -35,7 +35,7 @@ class Source:
 
 
 def find_sources(paths: Sequence[str]) -> tuple[list[Source], list[tuple[str, str]]]:
-    """Finds image files. A key is the path below the folder that was named.
+    """Finds image files. An image's key is its path relative to the given folder.
 
     Args:
         paths: Folders, globs and files; paths or URLs.
@@ -92,7 +92,7 @@ def is_glob(system: Any, root: str) -> bool:
 
 
 def does_not_exist(path: str, error: FileNotFoundError) -> InvalidRequest:
-    """The error for a missing path. The cause shows whether the host did not answer."""
+    """The error for a missing path. Its text includes the cause, which tells whether the host did not answer."""
     cause = f" ({error.__cause__})" if error.__cause__ else ""
     return InvalidRequest(f"path: {path} does not exist{cause}")
 

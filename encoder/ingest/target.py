@@ -48,7 +48,7 @@ def require_encoded_space(target: Collection, fingerprint: str, spec: EncoderSpe
 
 
 def require_noted_space(target: Collection, noted: CodeSpace | None) -> None:
-    """Raises CodeSpaceMismatch if an export noted a code space that is not the collection's."""
+    """Raises CodeSpaceMismatch if an export's metadata names a code space other than the collection's."""
     if noted is not None and noted.fingerprint != target.code_space.fingerprint:
         raise CodeSpaceMismatch(
             f"collection {target.name!r} is in code space {target.code_space.fingerprint[:12]}…, the file's codes"
@@ -57,7 +57,7 @@ def require_noted_space(target: Collection, noted: CodeSpace | None) -> None:
 
 
 def noted_settings(tables: Sequence[Table]) -> tuple[CodeSpace, Indexing] | None:
-    """The code space and indexing that `lookalike export` noted in the tables; None if it wrote none of them.
+    """The code space and indexing in the tables' metadata; None if `lookalike export` wrote none of the tables.
     Raises CodeSpaceMismatch when the code spaces differ."""
     found = [noted for table in tables if (noted := notes.read(table.notes)) is not None]
     if len({space for space, _ in found}) > 1:

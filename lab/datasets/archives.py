@@ -73,8 +73,8 @@ def _extract(archive: Path, suffix: str, folder: Path) -> None:
 
 
 def _check_end(file: tarfile.TarFile) -> None:
-    """Finds an archive that is truncated or damaged between two files, which tarfile accepts: a complete one ends
-    with a block of zeros. Reading to the end also checks gzip's checksum."""
+    """Raises an error for an archive that is truncated or damaged between two files, which tarfile accepts: a
+    complete one ends with a block of zeros. Reading to the end also checks gzip's checksum."""
     if file.fileobj is not None:
         file.fileobj.seek(file.offset)
         if file.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):

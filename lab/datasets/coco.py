@@ -33,8 +33,8 @@ def fetch(part: str, folder: Path) -> None:
 
 
 def coco_images(folder: Path) -> LabelledImages:
-    """Indexes the training images; the validation images are queries. folder: of the PARTS. Raises CannotStart if
-    one is incomplete."""
+    """Indexes the training images; the validation images are queries. folder: contains the PARTS. Raises
+    CannotStart if one is incomplete."""
     train, val = (_read_side(folder, side) for side in ("train2017", "val2017"))
     if train.classes != val.classes:
         raise CannotStart(

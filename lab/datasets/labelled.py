@@ -44,8 +44,8 @@ class LabelledImages:
 
 
 def shuffled_ranks(groups: Rows, seed: int) -> Rows:
-    """Each row's place, from 0, in a random order of its group's rows. groups: (n,) numbers. Uses NumPy's legacy
-    random stream, which is the same with every version and on every machine."""
+    """Each row's position, from 0, in a random order of its group's rows. groups: (n,) numbers. Uses NumPy's
+    legacy random stream, which is the same with every version and on every machine."""
     random = np.random.RandomState(seed)
     ranks = np.zeros(len(groups), np.int64)
     for group in np.unique(groups):

@@ -33,7 +33,7 @@ _FETCH_KEYS = 1_000
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Question:
-    """A query image that is not in the index, and the label of right hits."""
+    """A query image that is not in the index, and the label that correct hits have."""
 
     path: Path
     label: str

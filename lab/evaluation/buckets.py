@@ -1,5 +1,6 @@
-"""Owns the paper's alternative to a scan: hash tables whose buckets hold candidates, which are ranked by Hamming
-distance. It compares fewer codes than a scan and may miss results; the evaluation measures how many."""
+"""Owns the alternative to a scan in the paper (see `paper`): hash tables whose buckets hold candidates, which are
+ranked by Hamming distance. It compares fewer codes than a scan and may miss results; the evaluation measures how
+many."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def evaluate(
     models: Annotated[
         str,
         typer.Option(
-            help="Networks, comma-separated; `paper` means those of the paper's eight with available weights."
+            help="Networks, comma-separated; `paper` for the paper's eight (those without weights are skipped)."
         ),
     ] = "tf_efficientnet_lite0",
     layers: Annotated[str, typer.Option(help="Layers, comma-separated: map, pooled, classifier.")] = "pooled",
@@ -222,7 +222,7 @@ def _facts(prepared: Prepared, plan: Plan, seconds: float) -> list[tuple[str, st
         ("seconds", f"{seconds:.1f}"),
     ]
     if plan.unseen:
-        known = "no hash was fitted to them" + (", but the given weights may know them" if plan.weights else "")
+        known = "no hash was fitted to them" + (", but the weights may be trained on them" if plan.weights else "")
         facts.append(("unseen", f"{100 * plan.unseen:.0f} % of the classes: {known}"))
     if prepared.unlabelled:
         facts.append(("unlabelled", f"{prepared.unlabelled:,} queries without a label, excluded"))

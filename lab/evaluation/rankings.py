@@ -1,6 +1,6 @@
 """Owns how a ranking is judged: the distances of every query to every indexed image become one set of figures.
 
-Rankings are ordered by (distance, place in the index), and the index is ordered by the records' ids, so ties are
+Rankings are ordered by (distance, index position), and the index is ordered by the records' ids, so ties are
 ordered as in a cluster."""
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ class Quality:
 
     @property
     def precision(self) -> float | None:
-        """The share of a class's votes that are right; the mean over classes."""
+        """Of the queries that the vote assigns to a class, the share that belong to it; the mean over classes."""
         return None if self.confusion is None else metrics.macro_mean(metrics.precision_per_class(self.confusion))
 
     @property
     def recall(self) -> float | None:
-        """The share of a class's queries that vote for it; the mean over classes."""
+        """Of a class's queries, the share that the vote assigns to it; the mean over classes."""
         return None if self.confusion is None else metrics.macro_mean(metrics.recall_per_class(self.confusion))
 
     @property
     def accuracy(self) -> float | None:
-        """The share of queries whose nearest k vote for their class."""
+        """The share of queries that the vote assigns to their own class."""
         return None if self.confusion is None else metrics.accuracy(self.confusion)
 
 
@@ -88,7 +88,7 @@ def judge(distances: Distances, indexed: Labels, queries: Labels, k: int, is_mul
 
 
 def judge_top(top: npt.NDArray[np.int64], indexed: Labels, queries: Labels, k: int) -> tuple[float, float]:
-    """mAP@k and precision@k of given results. top: places in the index, (q, k), -1 for no result."""
+    """mAP@k and precision@k of given results. top: index positions, (q, k), -1 for no result."""
     relevant = _relevant(queries, indexed[top]) & (top >= 0)
     return (
         metrics.micro_mean(metrics.average_precision(relevant, k)),

@@ -1,7 +1,7 @@
-"""Owns the paper's baseline: a linear scan of float features. For evaluation, not for serving.
+"""Owns the baseline in the paper (see `paper`): a linear scan of float features. For evaluation, not for serving.
 
-`RawIndex` runs in one process; `RawCluster` has one per partition, each in a process on Ray, and returns the same
-results."""
+`RawIndex` runs in one process; `RawCluster` has a `RawIndex` per partition, each in a process on Ray, and returns
+the same results."""
 
 from __future__ import annotations
 

@@ -61,9 +61,9 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Row:
-    """One result. map5 and similar names are at k, for any k. Shares are 0..1. accuracy, precision and recall: of
-    classification by vote. index_bytes: of the vectors or codes alone. search_ms: the median of one query in one
-    thread. candidates: the share of the index that buckets compared."""
+    """One result. map5 and similar fields are computed at the plan's k, whatever their name. Shares are 0..1.
+    accuracy, precision and recall: of classification by vote. index_bytes: of the vectors or codes alone.
+    search_ms: the median of one query in one thread. candidates: the share of the index that buckets compared."""
 
     dataset: str
     classes: str
@@ -191,7 +191,7 @@ def evaluate(
     prepared: Prepared, plan: Plan, progress: Progress, leave_out: Callable[[str], None]
 ) -> Iterator[Result]:
     """Judges the raw features, then the hashes in files, then every method at every code length. leave_out: called
-    with the reason why one is skipped."""
+    with the reason why a hash is skipped."""
     split = prepared.split
     search_ms = _time_raw(split, plan.k)
     for score, distances in systems.raw_distances(split).items():

@@ -49,7 +49,7 @@ def cluster() -> Iterator[Client]:
 
 
 def evaluate(client: Client, prepared: Prepared, plan: Plan, progress: Progress) -> Iterator[Row]:
-    """Yields a row for every method, code length and mode."""
+    """Yields a row for every method, code length, score and rerank."""
     total = len(plan.methods) * len(plan.bits)
     for number, (method, bits) in enumerate((m, b) for m in plan.methods for b in plan.bits):
         progress(f"searching the cluster, {method}, {bits} bits", number, total)

@@ -1,8 +1,8 @@
 """Owns the heads on features and their losses.
 
 The hash head follows central similarity quantization (CSQ; Yuan et al., CVPR 2020): every class has a corner of
-the cube, the corners are far apart, and the head moves each image to the corner of its class. A head is linear, so
-it can be used as a hash."""
+the hypercube, the corners are far apart, and the head learns to move each image to the corner of its class. A head
+is linear, so it can be used as a hash."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from torch import nn
 
 from encoder.hashing import Features
 
-# The weight of a code's distance from any corner of the cube, relative to that from the right corner.
+# The weight of the term that pulls a code to its nearest corner, relative to the term for its class's corner.
 _QUANTISATION = 1e-4
 
 Labels = npt.NDArray[np.bool_]
 
 
 def hash_centres(classes: int, bits: int, seed: int) -> npt.NDArray[np.float32]:
-    """A corner of the cube, +1 and -1, for every class: float32 (classes, bits). The rows of a Hadamard matrix and
-    their opposites if there are enough, at least bits/2 apart; otherwise random corners, about as far apart."""
+    """A corner of the hypercube, +1 and -1, for every class: float32 (classes, bits). The rows of a Hadamard
+    matrix and their negatives if there are enough, at least bits/2 apart; otherwise random corners, about as far
+    apart."""
     random = np.random.RandomState(seed)
     if bits & (bits - 1) == 0 and classes <= 2 * bits:
         matrix = np.ones((1, 1), np.float32)

@@ -132,7 +132,7 @@ def train_head(
         sample: Features, float32 (n, width).
         labels: bool (n, classes).
         recipe: What to train.
-        made_of: What must match a checkpoint, besides the recipe.
+        made_of: What a checkpoint must match to be resumed, in addition to the recipe.
         device: Where to train.
         folder: The folder of checkpoints; None keeps none.
         progress: See `train`.

@@ -1,7 +1,7 @@
 """Owns the `lookalike` command: its subcommands, how they report errors, and their exit codes.
 
-Commands that need more than the client's dependencies are entry points. Without their packages they are listed,
-and say what to install when they are called."""
+Commands that need more than the client's dependencies are entry points. If their packages are missing, they are
+still listed, and say what to install when they are called."""
 
 from __future__ import annotations
 

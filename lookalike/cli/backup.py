@@ -39,8 +39,8 @@ def backup(
     timeout: RetrySeconds = 120.0,
     as_json: Json = False,
 ) -> None:
-    """Back up a collection while it serves. The first backup is full; later ones store the changes since the
-    last."""
+    """Back up a collection while it serves. The first backup is full; later ones store the changes since the one
+    before."""
     folder = Folder(url, collection)
     with connect(server, timeout) as client, records_bar("slots", SLOTS) as bar:
         manifest = backups.take(

@@ -28,7 +28,7 @@ def health(
     server_name: Annotated[str | None, typer.Option(help="Server name to verify; HOST by default.")] = None,
     service: Annotated[
         str,
-        typer.Option(help="`liveness` for whether the process runs; by default, whether it serves."),
+        typer.Option(help="`liveness` checks that the process runs; the default checks that it serves."),
     ] = "",
     timeout: Annotated[float, typer.Option(help="Timeout in seconds.", min=0.001)] = 3.0,
 ) -> None:

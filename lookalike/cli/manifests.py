@@ -59,7 +59,7 @@ def manifests(
     if config.replicas < origin.replicas - 1:
         print(
             f"replicas go from {origin.replicas} to {config.replicas} at once: a write that only removed replicas"
-            " have is lost; lower them one at a time, and wait until `lookalike status` shows no lag",
+            " have would be lost; lower them one at a time, and wait until `lookalike status` shows no lag",
             file=sys.stderr,
         )
 

@@ -25,7 +25,7 @@ _STYLES = {"serving": "green", "recovering": "yellow", "unavailable": "bold red"
 
 
 def console() -> Console:
-    """The terminal; without one, wide enough for long lines."""
+    """A console on standard output, wide enough for long lines if that is not a terminal."""
     return Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH, soft_wrap=True, highlight=False)
 
 

@@ -272,7 +272,7 @@ class AsyncClient:
         """Deletes records by key.
 
         Returns:
-            The number of records that existed. Too low if an earlier attempt failed but had been applied.
+            The number of records that existed; too low if a failed earlier attempt had already deleted some.
         """
         return await self._run(self._calls.delete(keys, collection))
 

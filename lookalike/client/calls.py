@@ -54,7 +54,7 @@ class Call(Generic[Answer]):
         name: The RPC's name.
         request: The request message.
         read: Decodes the response.
-        is_repeatable: A second attempt has the same result, even if the first one was applied.
+        is_repeatable: Whether a second attempt has the same result even if the first one was applied.
     """
 
     name: str

@@ -1,5 +1,5 @@
-"""Owns how methods that take search options as keyword arguments show them: `help()`, editors that inspect, and
-docs/api list each option with its default, though the method declares them as one typed `**keywords`."""
+"""Owns the signature of methods that take search options as keyword arguments: `help()`, editors and docs/api show
+each option with its default, although the method declares only a typed `**keywords`."""
 
 from __future__ import annotations
 

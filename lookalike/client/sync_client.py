@@ -269,7 +269,7 @@ class Client:
         """Deletes records by key.
 
         Returns:
-            The number of records that existed. Too low if an earlier attempt failed but had been applied.
+            The number of records that existed; too low if a failed earlier attempt had already deleted some.
         """
         return self._run(self._calls.delete(keys, collection))
 

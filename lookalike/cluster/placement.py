@@ -20,9 +20,9 @@ MAX_PARTITIONS = 1_024
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Target:
-    """The division of the cluster that is to be reached: over partitions 0..partitions-1, except those drained.
+    """The intended distribution of slots: over partitions 0..partitions-1, except those drained.
 
-    Of two targets the one with the higher `order` is valid, so all shards decide in the same way.
+    Of two targets the one with the higher `order` wins, so all shards decide in the same way.
 
     Attributes:
         formerly: The highest number of partitions that the cluster has had; slots that no other shard serves may

@@ -118,7 +118,7 @@ class WriteResult:
 
     Attributes:
         existed: Per record, whether a live record with its key was stored before.
-        superseded: Indices of records that lost to a higher stored version, with that version.
+        superseded: By index of each record that was not stored, the higher stored version that it lost to.
         newest_version: The highest version in the collection.
         forward_to: By slot, another partition that must store the slot's records too.
         refused: Indices of records that were not stored because their slots are not here.

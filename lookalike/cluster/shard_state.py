@@ -32,7 +32,7 @@ class CollectionDigest:
         incarnation: The incarnation that the digest describes.
         digests: uint64 (SLOTS,), over all rows of each slot, tombstones included.
         rows: int64 (SLOTS,), the number of those rows.
-        horizon: Tombstones below this version are forgotten.
+        horizon: Tombstones below this version are discarded.
         has_hash: Whether the collection has a hash file.
     """
 
@@ -82,8 +82,8 @@ class ShardState:
         return f"{self.partition}/{self.replica}/{self.instance}"
 
     def require(self, partition: int, replica: int) -> None:
-        """Checks which shard answered: where addresses are reused, as with containers, one may belong to another
-        shard for a while.
+        """Checks which shard answered: where addresses are reused, as with containers, an address may belong to
+        another shard for a while.
 
         Raises:
             PartitionUnavailable: If the answer came from another partition or replica.

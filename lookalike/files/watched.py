@@ -32,7 +32,7 @@ _UNREADABLE: _Stamp = (0, 0, 0, b"")
 
 
 class FileWatch:
-    """Notices that the content, mode or identity of some files changed."""
+    """Detects changes of the content, mode or identity of some files."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         """Records the current state of the files.
@@ -44,7 +44,7 @@ class FileWatch:
         self._stamps: tuple[_Stamp, ...] | None = self._read_stamps()
 
     def changed(self) -> bool:
-        """Whether the files differ from what they were at the last call, or when the watch was made."""
+        """Whether the files changed since the last call or, at the first call, since this object was created."""
         stamps = self._read_stamps()
         is_changed = stamps != self._stamps
         self._stamps = stamps

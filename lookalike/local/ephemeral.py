@@ -35,7 +35,7 @@ def ephemeral_config(
     """
     assert partitions <= MAX_PARTITIONS
     for thousand in random.sample(_THOUSANDS, len(_THOUSANDS)):
-        # One of the last three hundreds, so that several clusters fit into one thousand.
+        # One of the last three blocks of 100 ports, so that several clusters fit into one block of 1,000.
         last = random.choice((7, 8, 9))
         config = ClusterConfig(
             cluster=name,

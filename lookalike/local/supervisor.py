@@ -1,6 +1,6 @@
 """Owns a local cluster's life: starts shards, encoder and coordinator from one config, restarts a process that
-dies, applies changes of the config, and stops everything. It knows processes by their commands, addresses and
-pids."""
+dies, applies changes of the config, and stops everything. It imports none of their code: it uses only their
+commands, addresses and pids."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Supervisor:
         """Starts every process, without waiting for it. Raises CannotStart."""
         self._folder.claim(self._config)
         self._processes = planned(self._config, self._folder)
-        # Another cluster's process on one of our ports would pass its health check for ours.
+        # The health check would mistake another cluster's process on one of our ports for ours.
         _require_free_ports(self._processes)
         probes.require_free("coordinator", self._config.coordinator.web)
         for process in self._processes:
@@ -84,8 +84,8 @@ class Supervisor:
         """Makes `watch` apply another config: it starts added shards and lets removed ones hand over their
         records.
 
-        What prevents that (a port in use, a full disk, a change that needs a restart) is reported once and the
-        change is tried again until it succeeds."""
+        If the change fails (a port in use, a full disk, a change that needs a restart), the reason is reported
+        once and the change is retried until it succeeds."""
         self._next = config
         self._take_over_at = 0.0
 

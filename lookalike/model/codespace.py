@@ -68,7 +68,7 @@ class CodeSpace:
         InvalidRequest if it is missing."""
         if not fingerprint:
             raise InvalidRequest(
-                f"fingerprint: {subject} brings a code without its code space's fingerprint;"
+                f"fingerprint: {subject} has a code without its code space's fingerprint;"
                 " take it from the encoder that made the code, or from GetCollection"
             )
         if fingerprint != self.fingerprint:

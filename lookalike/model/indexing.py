@@ -52,7 +52,7 @@ class Indexing:
 
     @property
     def features_text(self) -> str:
-        """What is stored of features, as text that both ends of a call can compare."""
+        """How features are stored, as text that both ends of a call can compare."""
         return f"{self.features} {self.feature_width}"
 
     def require_features(self, text: str, subject: str) -> None:

@@ -113,7 +113,7 @@ def check_k(k: int, most: int = MAX_K) -> int:
 
 
 def answer_too_large(max_bytes: int = MAX_ANSWER_BYTES) -> InvalidRequest:
-    """The error for a response whose keys and attributes would take more than this."""
+    """The error for a response whose keys and attributes would take more than `max_bytes`."""
     return InvalidRequest(
         f"k: the answer would take over {max_bytes:,} bytes; ask for fewer hits, queries or candidates"
         " (oversampling) at once, or leave the attributes out"
@@ -239,13 +239,13 @@ class StoredRecord:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class VersionedRecord:
-    """A record between coordinator and shards.
+    """A record as coordinators and shards exchange it.
 
     Args:
         key: Identifies the record.
         code: bits / 8 bytes; None in a tombstone.
         attributes: Canonical JSON text.
-        version: The hybrid logical clock of the write.
+        version: The hybrid logical clock timestamp of the write.
         features: In the collection's stored form, see `lookalike.model.features`.
         thumbnail: Empty if there is none.
     """

@@ -38,7 +38,7 @@ class ReplicaStatus:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PartitionStatus:
-    """`removable`: the partition holds no records and no slots are assigned to it."""
+    """One partition. `removable`: it holds no records and no slots are assigned to it."""
 
     partition: int
     slots: int
@@ -70,7 +70,7 @@ class Rebalance:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EncoderStatus:
-    """`state` is "serving", "unavailable" or "none"; `code_space` is known when serving."""
+    """The encoder. `state` is "serving", "unavailable" or "none"; `code_space` is known when serving."""
 
     address: str
     state: str

@@ -1,5 +1,5 @@
-"""Owns the gRPC interceptor of every server: it observes each call, rejects unauthorized, malformed and expired
-requests and those without room, and turns exceptions into a status."""
+"""Owns the gRPC interceptor of every server: it observes each call, rejects unauthorized, malformed, expired and
+excess requests, and turns exceptions into a status."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Owns the checks that the requests of one call pass before its handler runs: authorization, a valid message, the
-deadline, the caller's rate and the room for it."""
+deadline, the caller's rate and admission."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Owns the gRPC server of a process: bind, health, reflection and drain. The three services add their
-servicers."""
+"""Owns the gRPC server of a process: bind, health, reflection and drain. The coordinator, the shard and the
+encoder each add their own servicer."""
 
 from __future__ import annotations
 

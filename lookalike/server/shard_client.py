@@ -115,7 +115,7 @@ class ShardClient:
     async def scan(
         self, groups: Sequence[ScanGroup], slots: bytes, deadline: float
     ) -> list[ScanResult | LookalikeError]:
-        """Scans the slots whose bits are set for all groups.
+        """Scans the slots whose bits are set in `slots`, for every group.
 
         Returns:
             The answer to each group, or the error of that group.
@@ -173,7 +173,7 @@ class ShardClient:
             collection: The collection's name.
             keys: The keys to look up.
             deadline: When to give up.
-            features: To include features: how the collection stores them, such as "int8 1280".
+            features: How the collection stores features, such as "int8 1280", to include them; empty to omit them.
             include_deleted: Whether to return tombstones too.
             include_thumbnails: Whether to include thumbnails.
         """

@@ -1,7 +1,7 @@
 """Owns the rate limit that API keys, batch jobs and slot transfers share.
 
-aiolimiter was considered: it is async only, can only wait, and rejects amounts above its capacity. API keys refuse
-with a retry-after, a batch job sends from threads, and one batch may exceed a second's worth."""
+aiolimiter was considered: it is async only, can only wait, and rejects amounts above its capacity. Here, an API
+key's limit rejects with a retry-after, a batch job sends from threads, and a batch may exceed a second's worth."""
 
 from __future__ import annotations
 

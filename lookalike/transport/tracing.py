@@ -41,7 +41,7 @@ def trace_id() -> str | None:
 
 
 def share(spans: Sequence[Any]) -> None:
-    """Makes these spans wait for the work of the current context."""
+    """Records that these spans wait for the work of the current context."""
     # The first becomes the parent; an unsampled parent would keep the work from being sampled.
     _sharing.set(tuple(sorted(spans, key=lambda span: not span.trace_flags.sampled)))
 

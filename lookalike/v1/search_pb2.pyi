@@ -328,7 +328,7 @@ class SearchBatchRequest(_message.Message):
 
     @_builtins.property
     def options(self) -> Global___SearchOptions:
-        """Apply to each query."""
+        """The options of every query."""
 
     def __init__(
         self,
@@ -615,7 +615,9 @@ class CreateCollectionRequest(_message.Message):
     bits: _builtins.int
     """The width of codes that are computed outside the cluster."""
     hash_file: _builtins.bytes
-    """The hash file to store with the collection. If the encoder provides the code space, its own is stored."""
+    """The hash file to store with the collection. If the encoder provides the code space, the encoder's own hash file
+    is stored.
+    """
     @_builtins.property
     def code_space(self) -> _codespace_pb2.CodeSpace:
         """The code space of the collection's codes."""

@@ -351,7 +351,7 @@ class ShardRecord(_message.Message):
     attributes: _builtins.str
     version: _builtins.int
     deleted: _builtins.bool
-    """The record is deleted at this version."""
+    """True in a tombstone: the record was deleted at this version."""
     features: _builtins.bytes
     """The features divided by their length, in the format that the collection stores: a float32 scale and int8
     values, or float16 values. Empty if it stores none.
@@ -892,7 +892,7 @@ class CollectionDigest(_message.Message):
     digests: _builtins.bytes
     """uint64 little-endian per slot: the digest of all its rows, tombstones included."""
     horizon: _builtins.int
-    """Tombstones older than this version are forgotten."""
+    """Tombstones below this version are discarded."""
     has_hash: _builtins.bool
     rows: _builtins.bytes
     """uint32 little-endian per slot: the number of its rows, tombstones included."""

@@ -64,8 +64,8 @@ def test_groups_are_those_of_all_pairs(
     client: Client, collection: str, max_distance: int, first_k: int, codes_a_hit: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Whether a truncated answer is requested again with a larger k, or its code is compared here with all
-    others."""
+    """The groups are the same whether a truncated answer is requested again with a larger k, or its code is
+    compared in the client with all others."""
     monkeypatch.setattr("lookalike.jobs.dedup.groups._CODES_A_HIT", codes_a_hit)
     codes = near_codes(np.random.default_rng(max_distance + first_k), 150, 4, 5)
     store(client, collection, codes)

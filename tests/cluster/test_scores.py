@@ -216,7 +216,7 @@ def test_features_are_replaced_and_deleted_with_their_record(client: Client, col
         ({"rerank": "asymmetric", "projections": np.ones(BITS, np.float32)}, "other signs"),
         ({"rerank": "asymmetric", "projections": np.full(BITS, np.nan, np.float32)}, "NaN"),
         ({"rerank": "asymmetric", "projections": [1.0]}, "projections: are list"),
-        ({"rerank": "features", "score": "asymmetric"}, "goes with score hamming"),
+        ({"rerank": "features", "score": "asymmetric"}, "requires score hamming"),
         ({"score": "cosine"}, "score: unknown value 'cosine'; use hamming or asymmetric"),
         ({"rerank": "features", "oversampling": 0}, "oversampling: is 0"),
         (

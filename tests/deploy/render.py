@@ -71,7 +71,7 @@ def compose(folder: Path) -> Document:
     ]:
         for section in merged:
             for name, value in (part.get(section) or {}).items():
-                assert name not in merged[section], f"{section}.{name} stands twice"
+                assert name not in merged[section], f"{section}.{name} is defined twice"
                 merged[section][name] = value
         for service in part["services"].values():
             service["volumes"] = [
@@ -82,7 +82,7 @@ def compose(folder: Path) -> Document:
 
 
 def _interpolated(file: Path) -> Document:
-    """With the default of every variable."""
+    """The file's content with the default of every variable."""
     document: Document = yaml.safe_load(_VARIABLE.sub(r"\1", file.read_text()))
     return document
 

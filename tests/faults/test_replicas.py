@@ -88,8 +88,8 @@ def test_no_call_fails_during_a_rolling_restart(replicated: Cluster, client: Cli
             began = time.monotonic()
             old = replicated.kill(name, signal.SIGTERM)
             replicated.wait_restarted(name, old)
-            # A client repeats a call for 3.5 seconds or more, and may need one to find a server that is back;
-            # a coordinator that takes longer lacked a processor.
+            # A client retries for at least 3.5 seconds, and may need one of them to find a restarted server. A
+            # coordinator that takes longer to restart was starved of CPU.
             was_slow = time.monotonic() - began > 2
     finally:
         for user in users:

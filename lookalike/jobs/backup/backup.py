@@ -31,7 +31,7 @@ def take(
     Args:
         client: A client of the cluster.
         folder: The backups of the collection.
-        full: Back up all records, even if an earlier backup could be added to.
+        full: Back up all records, even if an earlier backup could serve as the base.
         retry_seconds: How long to retry while a partition is unavailable.
         report: Called with the slots and the records that are done so far.
 
@@ -73,7 +73,7 @@ def _base(folder: Folder, collection: Collection) -> Manifest | None:
 
 
 class _Backup:
-    """One backup that is being taken. `base` is the backup that it adds to."""
+    """One backup that is being taken. `base` is the backup to which it adds changes, if any."""
 
     def __init__(
         self, client: Client, folder: Folder, number: int, token: str, incarnation: int, base: Manifest | None

@@ -1,6 +1,6 @@
 """Owns restoring: verifies every file before it writes the first record.
 
-Records are written as new writes, so the cluster may have another number of partitions than the backed up one."""
+Records are written as new writes, so the number of partitions may differ from that of the original cluster."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class observe_call:  # a context manager, written out because it runs on every call
-    """The block answers a call. is_stream: whether it may take any time without being logged as slow."""
+    """Observes the call that the block answers. is_stream: the call is never logged as slow."""
 
     __slots__ = ("_began", "_context", "_in_flight", "_is_stream", "_request", "_span")
 

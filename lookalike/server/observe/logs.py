@@ -42,7 +42,7 @@ def without_quotes(text: str) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """`2026-01-02 03:04:05,678 INFO shard.keeper [id] message`."""
+    """`2026-01-02 03:04:05,678 INFO shard.replication [id] message`."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")

@@ -45,7 +45,7 @@ def scan_group_from_wire(message: shard_pb2.ScanGroup, space: CodeSpace, indexin
         indexing: What the collection stores.
 
     Raises:
-        CodeSpaceMismatch: If the codes belong to another code space, or the features to another layout.
+        CodeSpaceMismatch: If the codes belong to another code space, or the features are stored in another way.
         InvalidRequest: If the group is malformed or asks for too many hits.
     """
     queries = len(message.codes) // space.code_bytes

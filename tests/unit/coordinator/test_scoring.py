@@ -30,7 +30,7 @@ def test_options_become_a_plan(
 
 
 def test_an_asymmetric_score_rejects_a_rerank() -> None:
-    with pytest.raises(InvalidRequest, match="goes with score hamming"):
+    with pytest.raises(InvalidRequest, match="requires score hamming"):
         scoring.plan(SearchOptions(score="asymmetric", rerank="features"))
 
 
@@ -44,5 +44,5 @@ def test_weights_are_the_magnitudes_of_projections_at_any_scale() -> None:
 
 
 def test_projections_of_another_code_are_rejected() -> None:
-    with pytest.raises(InvalidRequest, match="other signs than the code's bits"):
+    with pytest.raises(InvalidRequest, match="signs are not the code's bits"):
         scoring.weights(np.ones(8, np.float32), b"\xfe")

@@ -33,7 +33,7 @@ def fuse(module: nn.Module, crop: int) -> nn.Module:
 
 @contextlib.contextmanager
 def loaded_once() -> Iterator[None]:
-    """Has feature models share the load and the fusion of pretrained networks."""
+    """Lets feature models share the loading and fusion of pretrained networks."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("encoder.features.load_backbone", load_backbone)
         patch.setattr("encoder.preflight.load_backbone", load_backbone)

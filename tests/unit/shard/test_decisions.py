@@ -1,4 +1,4 @@
-"""Decisions of replication other than on slots: which shards to ask, what to pull, what to forget."""
+"""Decisions of replication other than on slots: which shards to ask, which rows to pull, which tombstones to discard."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_replicas_choose_one_horizon_whatever_their_clocks_say() -> None:
     assert tombstone_horizon(now, day) >> 21 <= now - day
 
 
-def test_only_missing_rows_are_pulled_and_no_forgotten_tombstones() -> None:
+def test_only_missing_rows_are_pulled_and_no_discarded_tombstones() -> None:
     theirs = Rows.of([(1, 10, False), (2, 20, False), (3, 5, True), (4, 50, True)])
     mine = Rows.of([(1, 10, False), (2, 19, False)])
     assert pull.lacking(theirs, mine, horizon=6).tolist() == [False, True, False, True]

@@ -101,7 +101,7 @@ def test_dump_is_whole_after_rows_were_removed(tmp_path: Path) -> None:
     assert len(found) == 1
 
 
-def test_dump_is_whole_only_if_a_forgotten_deletion_was_never_dumped(tmp_path: Path) -> None:
+def test_dump_is_whole_only_if_a_discarded_tombstone_was_never_dumped(tmp_path: Path) -> None:
     engine = make(tmp_path)
     engine.write([record("a", 1), record("b", 1), record("b", 2, None)])
     mark, *_ = dump(engine, [])

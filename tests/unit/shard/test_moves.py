@@ -90,7 +90,7 @@ def test_replicas_that_began_with_different_slots_serve_all_of_them_in_the_end()
     target = Target(2, 3)
     was = Target(1, 2).owners()
     sources = {(p, 0): SlotTable.founded(p, was == p) for p in (0, 1)}
-    # Each knew only one source when it began, and is receiving as many slots as it may, which the other lacks.
+    # Each replica knew only one source when it began, and receives as many slots as it may. The other lacks them.
     mine, other = (_all_begun(SlotTable.empty(2), target, {place: table}) for place, table in sources.items())
     assert not (mine.writable & other.writable).any()
     mine, other = (

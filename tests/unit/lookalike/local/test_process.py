@@ -26,7 +26,7 @@ def ended(process: Process, folder: DataFolder) -> int:
     return process.popen.wait(60)
 
 
-def test_ended_process_is_described_by_its_log_and_restarted_ever_later(folder: DataFolder) -> None:
+def test_ended_process_is_described_by_its_log_and_restarted_with_growing_delays(folder: DataFolder) -> None:
     process = Process("broken", ["no_such_module"], "127.0.0.1:1", None)
     folder.log_file("broken").write_text("error: of an earlier run\n")
     code = ended(process, folder)

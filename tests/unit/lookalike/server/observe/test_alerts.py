@@ -23,8 +23,8 @@ def promtool() -> str:
     found = shutil.which("promtool")
     if found is None:
         if os.environ.get("LOOKALIKE_REQUIRE_PROMTOOL") == "1":
-            pytest.fail("promtool is not there; it comes with Debian's package prometheus")
-        pytest.skip("promtool is not there; it comes with Debian's package prometheus")
+            pytest.fail("promtool is not installed; it comes with Debian's package prometheus")
+        pytest.skip("promtool is not installed; it comes with Debian's package prometheus")
     return found
 
 
