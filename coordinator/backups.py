@@ -1,4 +1,4 @@
-"""Owns which replica serves a part of a backup.
+"""Owns the choice of the replica that serves a part of a backup.
 
 A backup is taken partition by partition: each call returns one partition's records of the requested slots, and the
 caller requests the remaining slots in the next call. So a slot that moves between two calls is found at its new

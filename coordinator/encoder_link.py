@@ -29,7 +29,7 @@ _BYTES_PER_CALL = 48 * 1024 * 1024
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EncodedImage:
-    """features (width,) and projections (bits,): None unless requested."""
+    """One image's code. features, (width,), and projections, (bits,), are None unless requested."""
 
     code: bytes
     features: npt.NDArray[np.float32] | None

@@ -37,9 +37,9 @@ class _Ticket:
     Attributes:
         group: The queries.
         deadline: When the caller gives up.
-        round: The round that the queries were sent in, if they were.
-        group_index: Which of the round's groups they are in.
-        member: Which of the group's members they are.
+        round: The round that the queries were sent in; None before that.
+        group_index: The index of the queries' group in the round.
+        member: The index of these queries among the group's members.
         is_shared: Whether the group has other members.
     """
 

@@ -13,7 +13,7 @@ _MIN_DELAY_SECONDS = 0.002
 
 
 class Hedges:
-    """The delay follows recent latencies, the budget the number of calls."""
+    """The delay follows recent latencies; the budget grows with the number of calls."""
 
     def __init__(self) -> None:
         self._latencies: collections.deque[float] = collections.deque(maxlen=_LATENCIES)

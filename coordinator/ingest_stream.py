@@ -37,7 +37,7 @@ class IngestStream:
         self._draining = draining
         self._check = check
         self._store = store
-        # Ends with None.
+        # None marks the end.
         self._in_order: asyncio.Queue[asyncio.Task[pb.IngestResponse] | None] = asyncio.Queue(MESSAGES_IN_FLIGHT)
         self._tasks: set[asyncio.Task[pb.IngestResponse]] = set()
 

@@ -1,8 +1,9 @@
 """Owns the choice among a partition's replicas: which one is called, when another is called as well, and how many
 must store a write.
 
-A read goes to the healthiest replica with the fewest calls in flight. If that is slower than the 95th percentile
-of recent calls, another is called too, within a budget of one call in twenty; if it fails, another at once."""
+A read goes to the healthiest replica with the fewest calls in flight. If the call is slower than the 95th
+percentile of recent calls, a second replica is called too, within a budget of one call in twenty. If a call fails,
+another replica is called at once."""
 
 from __future__ import annotations
 
@@ -71,7 +72,7 @@ class ReplicaGroup:
         await asyncio.gather(*self._latecomers, return_exceptions=True)
 
     def choose(self, but: Iterable[Replica] = ()) -> Replica | None:
-        """Returns the replica to call next, other than these; None if there is no other."""
+        """Returns the replica to call next, except those in `but`; None if there is no other."""
         excluded = set(but)
         self._turn += 1
         candidates = [

@@ -75,8 +75,8 @@ def check(plan: ScoringPlan, indexing: Indexing, queries: int) -> None:
 
 
 def weights(projections: npt.NDArray[np.float32], code: bytes) -> npt.NDArray[np.uint16]:
-    """Returns a query's weight of each bit, uint16 (bits,): the magnitude of its projection, scaled. Whole
-    numbers, so that sums are equal on every shard.
+    """Returns a query's weight of each bit, uint16 (bits,): the magnitude of its projection, scaled. Integers, so
+    that sums are equal on every shard.
 
     Raises:
         InvalidRequest: If the signs of the projections are not the code's bits.

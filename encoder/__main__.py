@@ -30,7 +30,7 @@ async def serve(config_path: Path, watch_stdin: bool) -> None:
     from encoder.preflight import space_of
     from encoder.spec import EncoderSpec
 
-    # A Ray cluster elsewhere may have weights and GPUs that this machine does not.
+    # A remote Ray cluster may have weights and GPUs that this machine does not.
     if config.ray_address is None:
         space_of(EncoderSpec.from_config(config))
 

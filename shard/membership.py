@@ -1,5 +1,5 @@
 """Owns what a shard knows about itself and the cluster, in FOLDER/shard.json: which shard the folder belongs to,
-the founders of the cluster, the target of placement, and the state of each slot on this shard.
+the founders of the cluster, the target placement, and the state of each slot on this shard.
 
 A change is on disk before any other process learns of it. The instance is a random name, drawn when the folder is
 created. It distinguishes a replaced, empty disk from the previous one, so the shard does not claim the slots that
@@ -43,7 +43,7 @@ class Membership:
     Attributes:
         instance: A random name, drawn when the folder was created.
         is_formed: Whether the shard belongs to a cluster.
-        founders: "partition/replica/instance" of the shards that formed the cluster; empty in one that joined
+        founders: "partition/replica/instance" of the shards that formed the cluster; empty if this shard joined
             later.
         configured: The number of partitions that this shard last read in its config.
         target: The placement to reach.

@@ -23,7 +23,7 @@ _PAUSE_SECONDS = 0.1
 
 
 class Scrubber:
-    """Scrubs all collections again and again until cancelled.
+    """Scrubs all collections repeatedly until cancelled.
 
     Args:
         hours: The pause between two scrubs.

@@ -1,7 +1,7 @@
 """Owns the selection of rows for a scan, by a filter and by slots.
 
-The content of a row number never changes, so each filter is evaluated only once per row: recent filters are
-kept with the row numbers that they match, and only rows added since are read."""
+A row never changes under its number, so each filter is evaluated only once per row: recent filters are kept with
+the row numbers that they match, and only rows added since are read."""
 
 from __future__ import annotations
 

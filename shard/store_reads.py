@@ -120,10 +120,10 @@ class StoreReads:
     def rows_after(
         self, after: npt.NDArray[np.int64], whole: SlotSet, max_bytes: int
     ) -> Iterator[list[VersionedRecord]]:
-        """Yields records above a row number per slot, in batches of about `max_bytes`.
+        """Yields the records whose row numbers are above their slot's limit, in batches of about `max_bytes`.
 
         Args:
-            after: Per slot, the number above which to read, (SLOTS,).
+            after: int64 (SLOTS,), the limit of each slot.
             whole: The slots that are read whole, so their tombstones are left out.
             max_bytes: The size of a batch.
         """

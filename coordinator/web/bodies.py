@@ -79,7 +79,7 @@ class BodyReader:
             raise DeadlineExceeded(f"body: did not arrive within {READ_SECONDS:.0f} s; send it faster") from None
 
     async def _read_form(self, request: web.Request, message: Any) -> None:
-        """multipart/form-data with the file `image` and, as JSON, `options`."""
+        """Reads multipart/form-data with the file `image` and, as JSON, `options`."""
         limits = {"image": self._max_image_bytes, "options": MAX_OPTIONS_BYTES}
         parts: dict[str, bytes] = {}
         try:

@@ -1,4 +1,4 @@
-"""Owns what all HTTP responses share: request ids, security headers, errors as JSON with the status of their
+"""Owns what all HTTP responses share: request ids, security headers, errors as JSON with the HTTP status of their
 class, and conditional responses."""
 
 from __future__ import annotations

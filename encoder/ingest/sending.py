@@ -97,7 +97,7 @@ def send(
 def resend(
     client: Client, collection: str, records: Iterable[Record], patience_seconds: float, refused: Refusal
 ) -> int:
-    """Sends records of different keys, again and again with backoff, until each is stored or refused for good.
+    """Sends records of different keys repeatedly, with backoff, until each is stored or refused for good.
 
     Args:
         client: A client of the cluster.

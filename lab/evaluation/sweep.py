@@ -162,7 +162,7 @@ def prepare(plan: Plan, model: str, layer: str, seed: int, data: Path, cache: Pa
         # An image's other classes must not make it relevant.
         labels = images.labels & np.isin(np.arange(len(images.classes)), hidden)
     if not (len(indexed) and len(queries) and len(sample)):
-        raise InvalidRequest(f"dataset: {images.name} leaves no images to index or to query with; use more of it")
+        raise InvalidRequest(f"dataset: {images.name} leaves no images to index or to query with; use more images")
     step = -(-len(sample) * features.shape[1] // _SAMPLE_VALUES)
     sample = np.sort(sample)[::step]
 

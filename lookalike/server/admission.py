@@ -16,8 +16,8 @@ _REQUEST_BYTES = 4_096
 _RETRY_AFTER_MS = 200
 # The share of the limit that all streams may fill together, so that searches always find room.
 _STREAMS_SHARE = 0.75
-# Answers up to this size need no room, so a caller that leaves large answers unread does not block them. For all
-# calls that a server accepts, they take at most 512 MiB.
+# Answers up to this size are not counted, so a caller that leaves large answers unread does not block them. Over
+# all calls that a server accepts, small answers take at most 512 MiB.
 _SMALL_ANSWER_BYTES = 64 * 1024
 
 
@@ -114,7 +114,7 @@ class ResponseBudget:
         """Holds room for an answer.
 
         Args:
-            size: Its bytes.
+            size: The answer's size in bytes.
 
         Returns:
             A function that frees the room; None for a small answer, which needs none.

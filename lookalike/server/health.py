@@ -65,9 +65,9 @@ class HealthService:
         self._streams = 0
 
     def bounded(self, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
-        """Limits a handler to MAX_STREAMS streams, fewer than a server's calls, and to requests that arrive within
-        MESSAGE_SECONDS. All kinds become streams of requests: for any other kind gRPC waits for the message
-        itself, without a limit."""
+        """Limits a handler to MAX_STREAMS streams, fewer than the calls that a server accepts, and to requests
+        that arrive within MESSAGE_SECONDS. Every handler becomes one with a request stream: for a unary request,
+        gRPC would wait for the message without a time limit."""
         if handler.unary_unary:
             return grpc.stream_unary_rpc_method_handler(
                 _in_time(handler.unary_unary), handler.request_deserializer, handler.response_serializer

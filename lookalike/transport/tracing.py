@@ -1,4 +1,4 @@
-"""Owns spans: OpenTelemetry if the program uses it, and nothing otherwise.
+"""Owns spans: OpenTelemetry's if the program uses it, otherwise none.
 
 A program with a tracer provider is traced: a server sets one in `lookalike.server.observe.exporter`, a client's
 program sets its own. Nothing here imports OpenTelemetry before that, so without it a span costs one dictionary
@@ -42,7 +42,7 @@ def trace_id() -> str | None:
 
 def share(spans: Sequence[Any]) -> None:
     """Records that these spans wait for the work of the current context."""
-    # The first becomes the parent; an unsampled parent would keep the work from being sampled.
+    # The first becomes the parent. Sampled spans come first, because an unsampled parent would prevent sampling.
     _sharing.set(tuple(sorted(spans, key=lambda span: not span.trace_flags.sampled)))
 
 

@@ -184,7 +184,7 @@ def _numbers(view: View, heaps: Heaps, words: int) -> Numbers:
 
 def _split(view: View, positions: Sequence[int], threads: int, tile: int) -> list[list[tuple[int, int, int]]]:
     """Cuts the tiles of a view's chunks into at most `threads` even spans, each a list of (chunk, first block,
-    last block)."""
+    block after the last)."""
     tile_rows = tile * LANES
     counts = [-(-view.rows[position] // tile_rows) for position in positions]
     parts = min(threads, sum(counts)) or 1

@@ -16,7 +16,7 @@ log = logging.getLogger("shard.replication")
 
 
 async def recover(context: Context) -> None:
-    """Serves a slot once it was copied from enough siblings to include every acknowledged write."""
+    """Serves a slot once it has been copied from enough siblings to include every acknowledged write."""
     siblings = context.sibling_tables()
     lost = moves.lost_to_peers(context.node.table, list(siblings.values()))
     if lost.any():

@@ -1,11 +1,11 @@
 """Owns the search for near-duplicates: connected components of records, where two records are connected if their
-codes differ in at most `max_distance` bits. Two records of a group may differ in more bits, with others between
-them.
+codes differ in at most `max_distance` bits. Two records of a group may differ in more bits if other records
+connect them.
 
 The groups are exact for the moment when the collection was read. The cluster runs a range search for every
-distinct code; equal codes are joined here and searched once. A result with k hits may be truncated: it is repeated
-with a larger k, or the code is compared here with all others, if that is cheaper or k is at its limit. Records
-written while the job runs may be missing; hits are checked against the codes that were read."""
+distinct code; this job joins equal codes and searches them once. A result with k hits may be truncated: its
+search is repeated with a larger k or, if that costs more or k is at its limit, this job compares the code with all
+others. Records written while the job runs may be missing; hits are checked against the codes that were read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FIRST_K = 100
 # Bytes of keys in one response, well below the limit on a message.
 _ANSWER_BYTES = 8 * 1024 * 1024
 _COMPARED_BYTES = 64 * 1024 * 1024
-# How many codes are compared here in the time that the cluster takes to find and send one hit.
+# How many codes this process compares in the time that the cluster takes to find and send one hit.
 _CODES_A_HIT = 100
 
 Codes = npt.NDArray[np.uint8]
@@ -187,7 +187,7 @@ class _Search:
         )  # fmt: skip
         truncated = []
         for number, result in zip(numbers, results, strict=True):
-            # A record that was written in the meantime has no code here, or another one.
+            # A record that was written after the snapshot is missing from it, or has another code in it.
             found = {self._number_of.get(hit.key) for hit in result.hits}
             self._join(number, [other for other in found if other is not None and other != number])
             if len(result.hits) == k:

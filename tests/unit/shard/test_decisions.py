@@ -1,4 +1,5 @@
-"""Decisions of replication other than on slots: which shards to ask, which rows to pull, which tombstones to discard."""
+"""Decisions of replication other than on slots: which shards to ask, which rows to pull, which tombstones
+to discard."""
 
 from __future__ import annotations
 
