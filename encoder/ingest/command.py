@@ -183,8 +183,8 @@ def _ingest_images(
 
 
 def _require_encoder(target: Collection, spec: EncoderSpec) -> None:
-    """Refuses missing weights and a wrong code space before Ray starts. Not for a remote Ray cluster, which may
-    have weights and GPUs that this machine does not."""
+    """Refuses missing weights and a wrong code space before Ray starts. Called only for a local Ray: a remote Ray
+    cluster may have weights and GPUs that this machine does not."""
     from encoder.preflight import space_of
 
     require_encoded_space(target, space_of(spec).fingerprint, spec)

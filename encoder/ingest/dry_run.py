@@ -52,5 +52,5 @@ def _try_image(source: Source) -> tuple[int, str]:
         data = read(source.url, MAX_IMAGE_BYTES)
         decode(data, _SMALL)
         return len(data), ""
-    except Exception as error:  # each store's library raises its own
+    except Exception as error:  # each store's library raises its own errors
         return 0, getattr(error, "message", "") or f"cannot be read: {getattr(error, 'strerror', None) or error}"

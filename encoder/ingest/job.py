@@ -1,4 +1,4 @@
-"""Owns the batch job of images: find what is stored already, encode the rest on Ray, send it, count.
+"""Owns the batch job of images: finds what is stored already, encodes the rest on Ray, sends it, and counts.
 
 The job keeps no state of its own: each record stores its image's signature, so a job that starts again, on this
 machine or another, encodes only what is missing or has changed."""

@@ -40,7 +40,7 @@ class Result(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EncodedBatch:
-    """Results of some images. fingerprint: of the codes' code space."""
+    """Results of some images. fingerprint: the fingerprint of the codes' code space."""
 
     fingerprint: str
     results: list[Result]
@@ -94,7 +94,7 @@ class _ReadError:
 def _read(url: str) -> bytes | _ReadError:
     try:
         return read(url, MAX_IMAGE_BYTES)
-    except Exception as error:  # each store's library raises its own
+    except Exception as error:  # each store's library raises its own errors
         return _ReadError(f"cannot be read: {getattr(error, 'strerror', None) or error or type(error).__name__}")
 
 

@@ -41,7 +41,7 @@ _IMAGES = frozenset(("image", "uri"))
 @dataclasses.dataclass(frozen=True, slots=True)
 class Precomputed:
     """A record that needs no encoder: it has a code, or features to hash. code: None if it must be computed. uri:
-    of its row. features: float32 (width,)."""
+    the URI of its row. features: float32 (width,)."""
 
     key: str
     uri: str

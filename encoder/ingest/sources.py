@@ -82,7 +82,7 @@ def _expand(path: str) -> Iterator[Source]:
             yield _source(system, str(PurePosixPath(root).parent), info)
     except FileNotFoundError as error:
         raise does_not_exist(path, error) from None
-    except Exception as error:  # each store's library raises its own
+    except Exception as error:  # each store's library raises its own errors
         raise InvalidRequest(f"path: {path} cannot be read: {error}") from None
 
 

@@ -13,7 +13,7 @@ class Summary:
         the cluster. encoded: images that were encoded. unreadable: images and rows without a record. not_stored:
         records that the cluster refused. bytes: the size of the images and codes read. seconds: the duration of
         the whole job, including Ray's start. images_per_second: between the first records stored and the last, so
-        without the start."""
+        Ray's start does not count."""
 
     found: int = 0
     skipped: int = 0

@@ -211,7 +211,7 @@ class _explained:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if isinstance(error, FileNotFoundError):
             raise does_not_exist(self._path, error) from None
-        # Each store's library raises its own.
+        # Each store's library raises its own errors.
         if isinstance(error, Exception) and not isinstance(error, LookalikeError):
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InvalidRequest(f"path: {self._path} cannot be read: {reason}") from None

@@ -22,7 +22,7 @@ class Bar:
         self._progress.reset(self._task, description=title, total=total, records=0)
 
     def completed(self, records: int, of_total: int | None = None) -> None:
-        """Sets the progress. `of_total` is the progress towards the total if the total does not count records."""
+        """Sets the progress. `of_total` is the progress towards a total that does not count records."""
         self._progress.update(self._task, completed=records if of_total is None else of_total, records=records)
 
 

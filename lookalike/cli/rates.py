@@ -11,7 +11,7 @@ from lookalike.model.status import CoordinatorStatus
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rates:
-    """`p50_ms` and `p99_ms` are of the searches between the readings; None if there were none."""
+    """`p50_ms` and `p99_ms` are latencies of the searches between the readings; None if there were none."""
 
     queries_per_second: float
     p50_ms: float | None

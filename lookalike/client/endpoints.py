@@ -140,5 +140,5 @@ def addresses_of(address: str | Sequence[str]) -> list[str]:
 
 
 def _is_address(one: object) -> bool:
-    """Rejects what gRPC would treat as the name of a host that does not answer."""
+    """Returns False for text that gRPC would treat as the name of an unreachable host."""
     return isinstance(one, str) and ":" in one.strip()[1:] and not one.strip().startswith(("http:", "https:"))

@@ -1,6 +1,6 @@
 """Owns the hits of a batch of queries, as columns: the only place that lists the columns and that moves rows.
 
-Adding a column takes a field here, the code that fills it in `shard.scanner`, and its codec in
+A new column needs a field here, code that fills it in `shard.scanner`, and a codec in
 `lookalike.wire.shard.scans`. Pure NumPy."""
 
 from __future__ import annotations

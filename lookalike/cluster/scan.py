@@ -121,7 +121,7 @@ class WriteResult:
         superseded: By index of each record that was not stored, the higher stored version that it lost to.
         newest_version: The highest version in the collection.
         forward_to: By slot, another partition that must store the slot's records too.
-        refused: Indices of records that were not stored because their slots are not here.
+        refused: Indices of records that were not stored because the shard does not accept their slots.
     """
 
     existed: Sequence[bool]

@@ -31,7 +31,7 @@ SlotSet = npt.NDArray[np.bool_]
 
 
 class SlotState(enum.IntEnum):
-    """The values are those of the wire and of shard.json."""
+    """The state of a slot. The values are part of the wire format and of shard.json."""
 
     NONE = 0
     RECEIVING = 1

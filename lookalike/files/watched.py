@@ -59,7 +59,7 @@ class FileWatch:
 
 
 class Watched(Generic[Value]):
-    """The value that `read` makes of some files. Safe to share between threads."""
+    """The value that `read` makes from some files. Safe to share between threads."""
 
     def __init__(
         self, paths: Sequence[Path], read: Callable[[], Value], clock: Callable[[], float] = time.monotonic

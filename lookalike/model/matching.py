@@ -57,7 +57,7 @@ def _comparable(value: Any) -> tuple[str, Any]:
 
 
 def _number(value: float) -> float:
-    """SQLite treats integers over 64 bits as floats."""
+    """The number as SQLite compares it: integers over 64 bits become floats."""
     if isinstance(value, float) or value in _INT64:
         return value
     try:

@@ -34,7 +34,7 @@ MAX_BATCH_HITS = 200_000
 # Keys and attributes of one response: two such responses fit into a message.
 MAX_ANSWER_BYTES = 28 * 1024 * 1024
 MAX_MERGED_BYTES = 2 * MAX_ANSWER_BYTES
-# Versions from here on would overflow a clock.
+# Versions from this one on would overflow a clock.
 VERSION_LIMIT = 2**62
 MAX_BATCH_RECORDS = 10_000
 SLOTS = 1_024

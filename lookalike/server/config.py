@@ -4,7 +4,7 @@
 raise CannotStart with the key's path. deploy/local.yaml explains every field.
 
 pydantic-settings was considered for the environment: it ignores a misspelled top-level key
-(LOOKALIKE__PARTITONS=3), which is an error here, and reads JSON where this reads YAML."""
+(LOOKALIKE__PARTITONS=3), which is an error here, and parses values as JSON, whereas this module parses YAML."""
 
 from __future__ import annotations
 

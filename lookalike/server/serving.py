@@ -20,7 +20,7 @@ from lookalike.transport.tls import ServerTls
 
 MAX_CONCURRENT_RPCS = 8_192
 DRAIN_SECONDS = 10.0
-# The health of this name is SERVING as long as the process runs, ready or not: a liveness probe asks for it.
+# The health service reports this name as SERVING while the process runs, ready or not: for liveness probes.
 LIVENESS = "liveness"
 
 

@@ -18,7 +18,7 @@ from lookalike.model.errors import LookalikeError, Overloaded, PartitionUnavaila
 
 BASE_SECONDS = 0.1
 MAX_SECONDS = 2.0
-# The waits between them sum to 3.5 to 7 seconds: a coordinator that restarts is back by then.
+# The waits between the attempts sum to 3.5 to 7 seconds: a coordinator that restarts is back by then.
 MAX_ATTEMPTS = 7
 TRANSIENT: tuple[type[LookalikeError], ...] = (PartitionUnavailable, Overloaded)
 

@@ -134,5 +134,5 @@ def _configuration(material: Material) -> grpc.ServerCertificateConfiguration:
 
 
 def _no_password() -> str:
-    """Without it OpenSSL would ask the terminal for a password."""
+    """Answers OpenSSL's request for a key's password; without it OpenSSL would ask on the terminal."""
     return ""

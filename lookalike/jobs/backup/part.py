@@ -36,7 +36,7 @@ class _Counted:
         return len(data)
 
     def flush(self) -> None:
-        """Nothing is buffered."""
+        """Does nothing, because nothing is buffered."""
 
 
 class PartWriter:

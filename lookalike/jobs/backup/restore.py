@@ -53,7 +53,7 @@ def restore(
         folder: The backups' folder.
         chain: The backups to restore, from the full backup on.
         name: The collection to restore to.
-        merge: Restore into an existing collection, and keep its records of other keys.
+        merge: Restore into an existing collection, and keep its records with other keys.
         report: Called with the number of records written so far.
 
     Returns:

@@ -92,5 +92,5 @@ _STATUSES = {status.value[0]: status for status in grpc.StatusCode}
 
 
 def _number(code: Any) -> int:
-    """gRPC gives the status of a call as a number or as a StatusCode."""
+    """The number of a call's status, which gRPC gives as a number or as a StatusCode."""
     return int(code.value[0]) if isinstance(code, grpc.StatusCode) else int(code)
