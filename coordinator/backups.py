@@ -34,7 +34,7 @@ async def dump(cluster: Cluster, request: shard_pb2.DumpRequest) -> AsyncIterato
     routing = cluster.routing
     if not (wanted & routing.served).any():
         owner = int(routing.owners[wanted.argmax()])
-        raise PartitionUnavailable(f"partition {owner}: no live replica serves it; repeat in a moment")
+        raise PartitionUnavailable(f"partition {owner}: no live replica serves it; retry in a moment")
     partition = int(routing.owners[(wanted & routing.served).argmax()])
     slots = wanted & routing.slots_of(partition)
     since = [mark for mark in marks if mark.partition == partition]

@@ -67,7 +67,7 @@ def require_acceptable(missing: Sequence[LookalikeError], allow_partial: bool, c
     if coverage.answered and allow_partial:
         return
     kind = kinds.pop() if len(kinds) == 1 and NotFound not in kinds else PartitionUnavailable
-    remedy = "" if allow_partial else "; repeat, or allow a partial answer"
+    remedy = "" if allow_partial else "; retry, or allow a partial answer"
     raise kind(f"{'; '.join(coverage.missing.values())}{remedy}", retry_after_ms=missing[0].retry_after_ms)
 
 

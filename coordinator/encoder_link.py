@@ -132,7 +132,7 @@ class EncoderLink:
             raise PartitionUnavailable(f"the encoder at {self.address} does not answer") from None
         except DeadlineExceeded:
             raise DeadlineExceeded(
-                f"the encoder at {self.address} did not answer in time; repeat, or allow more time"
+                f"the encoder at {self.address} did not answer in time; retry, or allow more time"
             ) from None
 
 

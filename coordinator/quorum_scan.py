@@ -57,7 +57,7 @@ async def _scan(group: ReplicaGroup, queries: ScanGroup, slots: bytes, deadline:
             break
         asked = dataclasses.replace(asked, k=min(2 * asked.k + 8, MAX_K + 1))
     raise Overloaded(
-        f"partition {group.partition}: its replicas differ in too many rows to be compared; repeat in a moment",
+        f"partition {group.partition}: its replicas differ in too many rows to be compared; retry in a moment",
         retry_after_ms=1_000,
     )
 

@@ -116,7 +116,7 @@ def explained(path: Path) -> Iterator[None]:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_FULL:
             raise Overloaded(
-                f"disk full at {path.parent}; nothing was written; free space and repeat",
+                f"disk full at {path.parent}; nothing was written; free space and retry",
                 retry_after_ms=30_000,
             ) from error
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):

@@ -140,7 +140,7 @@ def ingest(
     is_precomputed = has_codes(columns_of(tables))
     if is_precomputed and (files or not all(has_codes(table.columns) for table in tables)):
         raise InvalidRequest(
-            "path: some have codes or features, others images to encode; ingest each kind in a separate job"
+            "path: some inputs have codes or features, others are images; ingest each kind in a separate job"
         )
     if dead_letters.absolute().as_uri() in {table.url for table in tables}:
         raise InvalidRequest(f"dead-letters: {dead_letters} is one of the job's inputs; name another file")

@@ -59,7 +59,7 @@ def list_images(
         for source in selection.apply(_sources(table, base, dead_letters, summary)):
             if sources.setdefault(source.key, source) is not source:
                 summary.unreadable += 1
-                dead_letters.add(source.url, source.key, "key: occurs twice; the first is taken", source.fields)
+                dead_letters.add(source.url, source.key, "key: occurs twice; the first is used", source.fields)
         if selection.is_full:
             break
     summary.skipped = selection.skipped

@@ -136,7 +136,7 @@ def _buckets(rows: Averaged) -> Table:
         for row, spread in rows
         if row.candidates is not None
     ]  # fmt: skip
-    header = ["model", "method", "bits", "tables x key bits", f"mAP@{rows[0][0].k}", "% looked at"]
+    header = ["model", "method", "bits", "tables x key bits", f"mAP@{rows[0][0].k}", "% compared"]
     return Table("Hash tables: candidates from buckets, then Hamming", header, cells)
 
 

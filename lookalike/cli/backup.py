@@ -106,4 +106,4 @@ def _print_checked(chain: list[Manifest], as_json: bool) -> None:
         return
     numbers = ", ".join(str(manifest.number) for manifest in chain)
     size = sum(manifest.size for manifest in chain)
-    print(f"sound: backup {numbers}, {size:,} bytes; {chain[-1].rows:,} records")
+    print(f"verified: backup {numbers}, {size:,} bytes; {chain[-1].rows:,} records")

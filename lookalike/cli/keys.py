@@ -33,8 +33,8 @@ def add(
     grant: Annotated[
         list[str],
         typer.Option(
-            help="search, write or admin, each including those before it. Repeat it for several collections; omit"
-            " the collection for all collections.",
+            help="ROLE: search, write or admin; each includes those before it. Repeat the option for several"
+            " collections; omit COLLECTION for all.",
             metavar="ROLE[:COLLECTION]",
         ),
     ],
@@ -61,7 +61,7 @@ def list_keys(file: File, as_json: Json = False) -> None:
     for key in described:
         grants = ", ".join(f"{role}:{collection}" for collection, role in key["grants"].items())
         rate = f", {key['rate']:g} a second" if key["rate"] else ""
-        ends = "".join(f", one secret until {one['expires']}" for one in key["secrets"] if one["expires"])
+        ends = "".join(f", one secret expires {one['expires']}" for one in key["secrets"] if one["expires"])
         print(f"{key['name']}  {grants}{rate}{ends}")
 
 

@@ -32,6 +32,6 @@ def write_thumbnails(folder: Path, records: Iterable[StoredRecord]) -> dict[str,
             taken.add(path)
     except OSError as error:
         raise InvalidRequest(
-            f"thumbnails: {folder} cannot be written to ({error.strerror}); name another"
+            f"thumbnails: {folder} cannot be written to ({error.strerror}); name another folder"
         ) from None
     return files

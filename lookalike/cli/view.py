@@ -105,7 +105,7 @@ def rebalance_line(answer: ClusterStatus) -> str:
     is_balanced = not found.slots_to_move and not found.slots_unserved
     state = "balanced" if is_balanced else f"{found.slots_to_move} slots to move"
     return (
-        f"{state}, {found.slots_moving} on their way, {found.slots_unserved} unserved;"
+        f"{state}, {found.slots_moving} moving, {found.slots_unserved} unserved;"
         f" {found.partitions} partitions (epoch {found.epoch}){drained}"
     )
 

@@ -82,7 +82,7 @@ class HealthService:
             if self._streams >= MAX_STREAMS:
                 await context.abort(
                     grpc.StatusCode.RESOURCE_EXHAUSTED,
-                    f"{MAX_STREAMS:,} callers watch or reflect; retry later",
+                    f"{MAX_STREAMS:,} health watches and reflection calls are open; retry later",
                 )
             self._streams += 1
             context.add_done_callback(self._end_stream)  # type: ignore[arg-type]  # the stubs ask for a class

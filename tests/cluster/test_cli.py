@@ -136,7 +136,7 @@ def test_unserved_slots_are_not_reported_as_balanced(cluster: Cluster, client: C
     assert view.rebalance_line(found).startswith("balanced, ")
     missing = dataclasses.replace(found.rebalance, slots_unserved=340)
     line = view.rebalance_line(dataclasses.replace(found, rebalance=missing))
-    assert line.startswith("0 slots to move, 0 on their way, 340 unserved")
+    assert line.startswith("0 slots to move, 0 moving, 340 unserved")
 
 
 def test_errors_are_one_line(cluster: Cluster, tmp_path: Path) -> None:
