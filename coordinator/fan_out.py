@@ -95,7 +95,7 @@ class FanOut:
                 async with asyncio.timeout_at(deadline):
                     sent = await self._rounds.submit(ticket)
                 if span is not None and sent.span is not None and sent.is_shared:
-                    # The round's span is in the trace of one of its callers.
+                    # The round's span is in the trace of one caller only, so the others link to it.
                     span.add_link(sent.span)
                 parts, hits = await sent.answer(ticket, deadline)
         except TimeoutError:
@@ -156,8 +156,8 @@ class _Round:
             task.cancel()
 
     def leave(self) -> None:
-        """Records that a caller no longer needs the round. After the last caller, its RPCs in flight are
-        cancelled."""
+        """Records that a caller no longer needs the round. When the last caller leaves, the round's RPCs in flight
+        are cancelled."""
         self._callers -= 1
         if not self._callers:
             self.cancel()

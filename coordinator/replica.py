@@ -71,7 +71,7 @@ class ReplicaHealth:
         self._is_suspect = True
 
     def mark_missed_write(self, acknowledged_at: float) -> None:
-        """Records that a write acknowledged at this time may be missing here."""
+        """Records that a write acknowledged at this time may be missing on this replica."""
         self._missed_write_at = acknowledged_at
 
     def mark_polled(self, state: ShardState | None, began: float) -> None:

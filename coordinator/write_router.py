@@ -97,7 +97,7 @@ class WriteRouter:
 
         A record may lose to a higher version. If another coordinator's clock issued that version, the record is
         the later one, and is written again with a higher version. If this clock issued it, the record is the
-        earlier one, and is done.
+        earlier one, and nothing is left to do.
         """
         existed: list[bool] = [False] * len(records)
         pending = list(range(len(records)))

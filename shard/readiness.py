@@ -66,7 +66,7 @@ class ReadinessTracker:
             raise Recovering(f"{self.reason}; retry in a moment")
 
     async def wait_fresh(self, moment: float) -> None:
-        """Waits until every write acknowledged before `moment` (monotonic clock) is stored here.
+        """Waits until this shard has every write that was acknowledged before `moment` (monotonic clock).
 
         Raises:
             Recovering: If that takes more than a minute.

@@ -124,7 +124,7 @@ class _Admitted:
         count: The number of records in the write.
         records: Those that may be stored.
         places: Their indices in the write.
-        refused: Indices of records whose slots are not accepted here.
+        refused: Indices of records whose slots this shard does not accept.
         late: By index of each record below the horizon, the horizon.
         forward_to: By slot, another partition that must store the slot's records.
     """
@@ -148,8 +148,8 @@ class _Admitted:
 
 
 def _admit(node: Node, write: Write) -> _Admitted:
-    """Rejects records whose slots are not accepted here, and those below the horizon: their tombstones may be
-    gone."""
+    """Rejects records whose slots this shard does not accept, and records below the horizon, because a tombstone
+    of their key may have been discarded."""
     if write.is_repair:
         records = list(write.records)
         return _Admitted(len(records), records, list(range(len(records))), frozenset(), {}, {})

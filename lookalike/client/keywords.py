@@ -13,7 +13,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def shows_search_options(method: Method) -> Method:
-    """Replaces `**keywords` in the method's signature by the fields of SearchOptions."""
+    """Returns the method with `**keywords` in its signature replaced by the fields of SearchOptions."""
     signature = inspect.signature(method)
     options = [one.replace(kind=one.KEYWORD_ONLY) for one in inspect.signature(SearchOptions).parameters.values()]
     named = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]

@@ -95,8 +95,8 @@ class ScanResult:
     Attributes:
         hits: Each query's hits ordered by (distance, id, key), or by (rank, id, key) for asymmetric scoring.
         rows: Live rows of the searched slots when the scan started.
-        unknown_fields: Fields that the filter compares and that no record here ever had.
-        known_fields: Some fields that records here have had, if there are unknown ones.
+        unknown_fields: Fields that the filter compares and that no record on this shard ever had.
+        known_fields: Some fields that records on this shard have had, if there are unknown ones.
         stale_ms: Every write acknowledged at least this long ago was searched.
     """
 

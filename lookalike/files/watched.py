@@ -6,8 +6,8 @@ mounts, inotify watches can run out, and each watch needs a thread. A poll needs
 value is used. For a few small files it costs microseconds, and it follows the symbolic links that Kubernetes swaps
 for a ConfigMap.
 
-A change that cannot be read leaves the last value in force and is logged once: a half-done rotation must not cut
-the cluster's processes off from each other."""
+If a changed file cannot be read, the last value stays in use and the error is logged once: a half-done rotation
+must not cut the cluster's processes off from each other."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Watched(Generic[Value]):
 
     @property
     def current_generation(self) -> int:
-        """The number of the value in force, which grows with each change."""
+        """The number of the current value, which grows with each change."""
         _ = self.value
         return self._generation
 

@@ -33,7 +33,7 @@ class Process:
     """One command.
 
     Args:
-        name: Names its log and pid file, too.
+        name: The process's name, from which its log and pid files get theirs.
         arguments: The module to run, and its options.
         address: Answers gRPC health checks once the process serves.
         metrics: The address of its metrics, if it has one.

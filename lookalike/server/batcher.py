@@ -29,7 +29,7 @@ class _Entry(Generic[Item, Result]):
     origin: requests.Origin
 
     def take_weight(self) -> int:
-        """The weight that it still holds in the queue; 0 from the second call on."""
+        """Returns the weight that the entry still occupies in the queue; 0 from the second call on."""
         weight, self.weight = self.weight, 0
         return weight
 

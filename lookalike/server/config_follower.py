@@ -18,7 +18,7 @@ Reload = Callable[[ClusterConfig], Awaitable[None]]
 
 
 class ConfigFollower:
-    """Calls `reload` on SIGHUP, and when the file's config differs from the one in force."""
+    """Calls `reload` on SIGHUP, and when the file's config differs from the config in use."""
 
     def __init__(
         self, path: Path, config: ClusterConfig, reload: Reload, poll_seconds: float = CONFIG_POLL_SECONDS

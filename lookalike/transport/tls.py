@@ -1,7 +1,7 @@
 """Owns TLS: the certificates that servers and clients present and verify, all from PEM files.
 
 A server reads its files again when they change, so replacing the files renews a certificate. A key that does not
-match its certificate is logged, and the last pair stays in force."""
+match its certificate is logged, and the last pair stays in use."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def show(figures: Sequence[Figure]) -> None:
 
 
 def plot(figures: Sequence[Figure], folder: Path, processor: str) -> list[Path]:
-    """Plots latency by rows, throughput by batch size and latency with buckets, as far as measured.
+    """Plots latency by rows, throughput by batch size and latency with buckets, omitting what was not measured.
 
     Args:
         figures: What was measured.

@@ -12,8 +12,8 @@ from shard.node import Node
 
 
 async def follow_catalog(node: Node, executor: ShardExecutor, peer: ShardClient, state: ShardState) -> None:
-    """Drops the collections that were dropped, creates those that are missing here, and replaces those that are
-    damaged here by empty ones, to be filled again.
+    """Makes this shard's collections match the peer's: drops those that were dropped, creates missing ones, and
+    replaces damaged ones by empty ones, to be filled again.
 
     Args:
         state: The state that `peer` reported.

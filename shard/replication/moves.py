@@ -110,7 +110,7 @@ def to_take(
         empty: The slots for which this shard has no leftover rows.
 
     Returns:
-        By source partition: the slots, and uint32 (SLOTS,) the generations that they will have here.
+        By source partition: the slots, and uint32 (SLOTS,) the generations that they will have in this partition.
     """
     under_way = table.slots_in(SlotState.RECEIVING, SlotState.RECEIVED, SlotState.TAKING)
     room = max(0, SLOTS_AT_ONCE - int(np.count_nonzero(under_way)))

@@ -131,7 +131,7 @@ class Puller:
 
 
 def lacking(theirs: Rows, mine: Rows, horizon: int) -> npt.NDArray[np.bool_]:
-    """Returns which of the peer's rows are missing here, as a mask. Tombstones below `horizon` do not count."""
+    """Returns a mask of the peer's rows that this shard lacks. Tombstones below `horizon` do not count."""
     absent: npt.NDArray[np.bool_] = ~np.isin(theirs.hashes, mine.hashes)
     forgotten = theirs.deleted & (theirs.versions < np.uint64(horizon))
     missing: npt.NDArray[np.bool_] = absent & ~forgotten

@@ -34,8 +34,8 @@ img, .none { display: grid; place-items: center; width: 192px; height: 192px; ob
 
 
 def page(title: str, groups: Sequence[Group], records: Mapping[str, StoredRecord], shown: int) -> Iterator[str]:
-    """Yields the page in pieces. Shows the first `shown` records of each group, as far as they are in
-    `records`."""
+    """Yields the page in pieces. Shows the first `shown` records of each group, without details for those that are
+    not in `records`."""
     yield _HEAD
     yield f"<h1>{html.escape(title)}</h1>\n"
     for number, group in enumerate(groups, 1):

@@ -46,7 +46,7 @@ class Observation:
         self.follow(config)
 
     def follow(self, config: ClusterConfig) -> None:
-        """Reports another config as the one in force."""
+        """Reports another config as the one in use."""
         self._config = config
         self._digest = hashlib.sha256(dump_config(config).encode()).hexdigest()[:_DIGEST_DIGITS]
 

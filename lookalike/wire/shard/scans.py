@@ -119,7 +119,7 @@ def scan_result_to_wire(result: ScanResult | LookalikeError) -> shard_pb2.ScanHi
 
 
 def scan_result_from_wire(message: shard_pb2.ScanHits, stale_ms: int = 0) -> ScanResult | LookalikeError:
-    """Decodes a group's answer, or the error that stands in for it."""
+    """Decodes a group's answer, or its error."""
     if message.error:
         return errors.by_name(message.error, message.message)
     distances = np.frombuffer(message.distances, _DISTANCE)
