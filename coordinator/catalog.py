@@ -81,8 +81,8 @@ class Catalog:
     async def in_layout(self, name: str, deadline: float, call: Callable[[Layout], Awaitable[Result]]) -> Result:
         """Returns what `call` returns for the collection's layout.
 
-        If it fails because the cached layout is out of date, as when another coordinator recreated the collection,
-        it is called again with the new layout.
+        If `call` fails because the cached layout is out of date, as when another coordinator recreated the
+        collection, `call` is called again with the new layout.
         """
         layout = await self.layout(name, deadline)
         try:

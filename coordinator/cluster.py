@@ -112,7 +112,7 @@ class Cluster:
         """Publishes a target in which the partition holds nothing or, with `undo`, its share again.
 
         Returns:
-            The slots that the partition still serves.
+            The number of slots that the partition still serves.
 
         Raises:
             InvalidRequest: If no other partition would be left.

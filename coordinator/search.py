@@ -142,7 +142,7 @@ class Searcher:
             collection, layout, queries, fingerprint, plan, options.consistency, deadline
         )
         encoded = time.perf_counter()
-        # A record is not a hit of its own search: ask for one hit more where it will be left out.
+        # A search by key leaves out the record itself, so it requests one hit more.
         spare = any(query.key is not None for query in queries)
         group = ScanGroup(
             collection, layout.space.fingerprint, codes, plan.candidates + spare, options.max_distance,

@@ -108,7 +108,7 @@ def drawn(width: int, bits: int, seed: int, mean: Features | None = None, featur
     Args:
         width: The number of features.
         bits: The number of hyperplanes.
-        seed: Decides the hyperplanes.
+        seed: Determines the hyperplanes.
         mean: The point that they pass through, float32 (width,), such as the mean of a sample; None for the
             origin.
         features: Canonical text of what computes the features, or "" for any.
@@ -120,7 +120,7 @@ def drawn(width: int, bits: int, seed: int, mean: Features | None = None, featur
         raise ValueError(f"the mean has shape {mean.shape}, the features have ({width},)")
     planes = _hyperplanes(width, bits, seed)
     offset = np.zeros(bits, np.float32) if mean is None else _through(planes, mean)
-    # A digest of the parameters, not of the planes, which may differ in the last place between machines.
+    # A digest of the parameters, not of the planes, whose last bits may differ between machines.
     parameters = {
         "width": width,
         "seed": seed,

@@ -141,7 +141,7 @@ class Engine:
         return len(forgotten)
 
     def remove(self, numbers: npt.NDArray[np.uint32]) -> None:
-        """Removes rows without leaving tombstones: they belong to another shard now."""
+        """Removes rows without leaving tombstones: rows that moved to another shard, or discarded tombstones."""
         if not len(numbers):
             return
         with self._in_use(), contextlib.ExitStack() as locked:

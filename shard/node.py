@@ -2,7 +2,7 @@
 
     FOLDER/shard.json              the shard's membership (see `shard.membership`)
     FOLDER/lock                    held by the process that serves the folder
-    FOLDER/collections/NAME@INCARNATION/   one store each, and the hash file that the collection was made with
+    FOLDER/collections/NAME@INCARNATION/   one store each, and the hash file that the collection was created with
 
 A collection is created and dropped by a rename, so a crash leaves it whole or absent. If a collection's store is
 damaged, calls to that collection fail with an error that names it; the others are served. The incarnation
@@ -202,7 +202,7 @@ class Node:
         return False, present
 
     def hash_file(self, name: str) -> bytes:
-        """Returns the hash file that the collection was made with; empty if it has none.
+        """Returns the hash file that the collection was created with; empty if it has none.
 
         Raises:
             NotFound: If the collection does not exist.
@@ -239,7 +239,7 @@ class Node:
         return True
 
     def engines(self) -> dict[str, Engine]:
-        """Returns the engines of all collections that can be read, including those being filled again."""
+        """Returns the engines of all collections that are not quarantined, including those being filled again."""
         return {name: found.engine for name, found in self._open.copy().items()}
 
     def has_hash(self, name: str) -> bool:
@@ -247,7 +247,8 @@ class Node:
         return (self._folder_of(name, self.incarnation(name) or 0) / HASH_FILE).exists()
 
     def collections(self, slots: SlotSet) -> list[Collection]:
-        """Returns the collections that can be read, ordered by name, with their live rows in these slots."""
+        """Returns the collections that are not quarantined, ordered by name, with their live rows in these
+        slots."""
         return [
             Collection(
                 name,

@@ -98,7 +98,7 @@ class _Backup:
         return parts
 
     def _read_part(self, missing: SlotSet, index: int) -> Part:
-        """Writes one partition's part. A part that fails is overwritten by the next attempt."""
+        """Reads one partition and writes its part. A part that fails is overwritten by the next attempt."""
         name = f"part-{index:04d}-{self._token}.pb.gz"
         head: Head | None = None
         with self._folder.open(self._number, name, "wb") as file:
