@@ -47,7 +47,7 @@ Result = TypeVar("Result")
 class _Attempt:
     replica: Replica
     began: float
-    look_at: float
+    check_at: float
     is_hedge: bool
 
 
@@ -72,7 +72,7 @@ class ReplicaGroup:
         await asyncio.gather(*self._latecomers, return_exceptions=True)
 
     def choose(self, but: Iterable[Replica] = ()) -> Replica | None:
-        """Returns the replica to call next, except those in `but`; None if there is no other."""
+        """Returns the replica to call next, which is never one of `but`; None if no other is left."""
         excluded = set(but)
         self._turn += 1
         candidates = [
@@ -83,13 +83,13 @@ class ReplicaGroup:
         return min(candidates, key=lambda candidate: candidate[:3])[3] if candidates else None
 
     async def first(self, call: Callable[[ShardClient], Awaitable[Result]], deadline: float) -> Result:
-        """Returns the answer of one replica. Raises what the last one raised if all failed."""
+        """Returns the answer of one replica. Raises the last replica's error if all failed."""
         return (await self.some(call, 1, deadline))[0][1]
 
     async def some(
         self, call: Callable[[ShardClient], Awaitable[Result]], count: int, deadline: float
     ) -> list[tuple[ShardClient, Result]]:
-        """Returns the answers of `count` replicas. Raises what the last one raised if too few are left."""
+        """Returns the answers of `count` replicas. Raises the last replica's error if too few are left."""
         loop = asyncio.get_running_loop()
         running: dict[asyncio.Task[Result], _Attempt] = {}
         tried: list[Replica] = []
@@ -113,8 +113,8 @@ class ReplicaGroup:
                     pass
                 if len(running) + len(answers) < count:
                     raise failure
-                look_at = min(attempt.look_at for attempt in running.values())
-                timeout = max(0.0, min(look_at, deadline) - loop.time())
+                check_at = min(attempt.check_at for attempt in running.values())
+                timeout = max(0.0, min(check_at, deadline) - loop.time())
                 done, _ = await asyncio.wait(running, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
                 if not done:
                     if loop.time() >= deadline:
@@ -150,12 +150,12 @@ class ReplicaGroup:
             metrics.HEDGES_WON.labels(str(self.partition)).inc()
 
     def _hedge(self, running: Collection[_Attempt], start: Callable[[bool], bool]) -> None:
-        """Calls another replica if there is one and the budget allows it, or a call takes too long."""
+        """Calls another replica, if there is one, when a call takes too long or the budget allows it."""
         now = asyncio.get_running_loop().time()
-        slow = [attempt for attempt in running if now >= attempt.look_at]
+        slow = [attempt for attempt in running if now >= attempt.check_at]
         stalled = any(now - attempt.began >= _STALL_SECONDS for attempt in slow)
         for attempt in slow:
-            attempt.look_at = now + _STALL_SECONDS / 4
+            attempt.check_at = now + _STALL_SECONDS / 4
         if (stalled or self._hedges.spend()) and start(True):
             metrics.HEDGES_SENT.labels(str(self.partition)).inc()
 

@@ -131,8 +131,8 @@ class WriteRouter:
     async def _store_and_forward(
         self, destination: _Destination, batch: _Batch, waiting: dict[int, list[int]], is_first: bool
     ) -> list[int]:
-        """Stores the waiting records, and then at every partition that the answers name. Returns the indices of
-        those that are not stored everywhere."""
+        """Stores records at the partitions in `waiting`, then at every other partition that the answers name.
+        Returns the indices of records that are not stored everywhere."""
         indices = [i for part in waiting.values() for i in part]
         called: dict[int, set[int]] = {i: set() for i in indices}
         # Indices whose route is stale: a partition to call is no longer part of the cluster.

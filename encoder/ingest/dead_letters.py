@@ -31,7 +31,7 @@ class DeadLetters:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Closing writes again what could not be written before.
+        # close() flushes the buffer, which fails again if the disk is still full.
         with self._explained():
             self._file.close()
 

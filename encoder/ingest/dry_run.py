@@ -14,7 +14,7 @@ from encoder.ingest.sources import Source
 from encoder.ingest.stats import Summary
 from lookalike.transport.rpc import MAX_IMAGE_BYTES
 
-# The pixels are dropped; any size would do.
+# The pixels are discarded, so any size would do.
 _SMALL = Preprocessing(32, 32, "bilinear", (0, 0, 0), (1, 1, 1))
 _BATCH_IMAGES = 256
 

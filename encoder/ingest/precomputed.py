@@ -77,8 +77,8 @@ def open_collection(
 ) -> tuple[Collection, Batches]:
     """The collection that the records go to, and the batches.
 
-    If there is none, it is created: as the metadata of an exported file says, or otherwise for codes as wide as
-    the first record's.
+    If there is none, it is created with the code space and indexing in the metadata of an exported file, or else
+    for codes as wide as the first record's.
 
     Raises:
         CodeSpaceMismatch: If a file is in another code space than the collection.

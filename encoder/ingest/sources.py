@@ -87,7 +87,7 @@ def _expand(path: str) -> Iterator[Source]:
 
 
 def is_glob(system: Any, root: str) -> bool:
-    """Whether a path is a pattern. A path that exists is not one, such as a folder `Album [2019]`."""
+    """Whether a path is a pattern. An existing path, such as the folder `Album [2019]`, is not."""
     return any(mark in root for mark in "*?[") and not system.exists(root)
 
 

@@ -57,7 +57,7 @@ class CoordinatorRates:
     """The rates of coordinators that answer in turn, each computed from its last two readings."""
 
     def __init__(self, addresses: int) -> None:
-        """addresses: The number of coordinators. One that gave none of the last `addresses` answers is dropped."""
+        """addresses: The number of coordinators. One without any of the last `addresses` readings is dropped."""
         self._last: dict[str, CoordinatorStatus] = {}
         self._recent: deque[tuple[str, str]] = deque(maxlen=addresses)
 

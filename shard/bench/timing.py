@@ -1,4 +1,4 @@
-"""Owns the timing of calls and the definition of a figure."""
+"""Owns the timing of calls, and `Figure`, the form of a measurement in the reports."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class Puller:
             slots: The slots to compare.
             pause: Awaited after each portion with its size in bytes.
             recheck: Whether to compare again after a moment before pulling, since a difference may be a write that
-                is still on its way.
+                is still in flight.
 
         Returns:
             The number of rows pulled.

@@ -1,4 +1,4 @@
-"""Owns dumps on the wire."""
+"""Owns the conversion of dumps to and from messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns slot tables, targets, hand-over steps and a shard's state on the wire."""
+"""Owns the conversion of slot tables, targets, hand-over steps and a shard's state to and from messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns listings of rows on the wire."""
+"""Owns the conversion of listings of rows to and from messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns scans, their results and versioned records on the wire."""
+"""Owns the conversion of scans, their results and versioned records to and from messages."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _scoring_from_wire(
 
 
 def scan_result_to_wire(result: ScanResult | LookalikeError) -> shard_pb2.ScanHits:
-    """Encodes a group's answer or its error; `stale_ms` travels in the enclosing response."""
+    """Encodes a group's answer or its error; `stale_ms` is in the enclosing response."""
     if isinstance(result, LookalikeError):
         return shard_pb2.ScanHits(error=errors.name_of(result), message=result.message)
     hits = result.hits

@@ -1,4 +1,4 @@
-"""Owns writes to a shard on the wire."""
+"""Owns the conversion of writes to a shard to and from messages."""
 
 from __future__ import annotations
 
