@@ -61,7 +61,7 @@ class Writer:
         Args:
             collection: The collection's name.
             drafts: The records.
-            fingerprint: The code space of the codes among them.
+            fingerprint: The code space of the records that have a code.
             deadline: When to give up.
 
         Returns:
@@ -93,11 +93,11 @@ class Writer:
             collection: The collection's name.
             drafts: The records.
             versions: The records' versions, from `stamp`.
-            fingerprint: The code space of the codes among the records.
+            fingerprint: The code space of the records that have a code.
             deadline: When to give up.
 
         Returns:
-            Per record None, or why it is not stored.
+            For each record: None if it is stored, otherwise the reason why not.
         """
 
         async def ingest(layout: Layout) -> list[LookalikeError | None]:
@@ -269,7 +269,9 @@ def _check(
         if draft.image is not None:
             check_image(draft.image)
             if draft.features:
-                raise InvalidRequest("features: need a code; the encoder computes those of an image")
+                raise InvalidRequest(
+                    "features: send them only with a code; for an image, the encoder computes them"
+                )
         elif draft.code is not None:
             check_code(draft.code, layout.space, "the record")
             _check_features(draft, layout.indexing)
@@ -284,7 +286,9 @@ def _check(
 def _check_features(draft: Draft, indexing: Indexing) -> None:
     """Features must come with a code if the collection stores them, and only then."""
     if draft.features and not indexing.keeps_features:
-        raise NotInLayout("features: this collection stores none; leave them out, or create one that does")
+        raise NotInLayout(
+            "features: this collection stores none; leave them out, or create a collection that stores features"
+        )
     if not indexing.keeps_features:
         return
     try:

@@ -52,7 +52,7 @@ class ReadinessTracker:
 
     @property
     def stale_ms(self) -> int:
-        """The maximum age of what reads return: every write acknowledged earlier is included."""
+        """Reads return every write that was acknowledged at least this many milliseconds ago."""
         return 0 if self.fresh_at is None else max(0, int((time.monotonic() - self.fresh_at) * 1000))
 
     def require_loaded(self) -> None:

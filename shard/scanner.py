@@ -164,7 +164,7 @@ class Scanner:
 
 
 def _flatten(matches: Matches, query_of: npt.NDArray[np.intp], queries: int, k: int) -> _Found:
-    """The first k matches of each query, as rows. query_of: the index of the query in each row of the matches."""
+    """The first k matches of each query. Row i of `matches` belongs to the query with index `query_of[i]`."""
     taken: Any
     if len(query_of) == 1:  # A slice costs less than a mask.
         count = min(int(matches.counts[0]), k)

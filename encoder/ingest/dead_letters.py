@@ -41,7 +41,7 @@ class DeadLetters:
         """Adds a line.
 
         Args:
-            uri: The URI of the image, or of the row.
+            uri: The URI of the image; or TABLE#row=N, which names a row of a table.
             key: The record's key, None if it has none.
             reason: Why the record was not stored.
             fields: The record's attributes.

@@ -1,6 +1,6 @@
 """Owns archives of image files: checks them, and extracts them once into the data folder.
 
-`folders` reads the files. An archive is extracted completely or not at all, and writes nowhere else."""
+`folders` reads the files. An archive is extracted completely or not at all, and only into its own folder."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def extracted(archive: Path, suffix: str, data: Path) -> Path:
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # It gets its name when it is complete, so that an interrupted extraction is not mistaken for the set.
+        # The folder is renamed when it is complete, so that an interrupted extraction is never used.
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=target.parent) as partial:
             folder = Path(partial, "images")
             folder.mkdir()
@@ -69,7 +69,9 @@ def _extract(archive: Path, suffix: str, folder: Path) -> None:
             f"dataset: {archive} is not safe to extract ({reason(error)}); pack it again"
         ) from None
     except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError) as error:
-        raise InvalidRequest(f"dataset: {archive} is damaged or locked ({reason(error)}); pack it again") from None
+        raise InvalidRequest(
+            f"dataset: {archive} is damaged or encrypted ({reason(error)}); pack it again"
+        ) from None
 
 
 def _check_end(file: tarfile.TarFile) -> None:

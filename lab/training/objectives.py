@@ -22,9 +22,10 @@ Labels = npt.NDArray[np.bool_]
 
 
 def hash_centres(classes: int, bits: int, seed: int) -> npt.NDArray[np.float32]:
-    """A corner of the hypercube, +1 and -1, for every class: float32 (classes, bits). The rows of a Hadamard
-    matrix and their negatives if there are enough, at least bits/2 apart; otherwise random corners, about as far
-    apart."""
+    """Returns a corner of the hypercube for every class: float32 (classes, bits) of +1 and -1.
+
+    The corners are rows of a Hadamard matrix and their negatives, which are at least bits/2 apart. If `bits` is
+    not a power of two, or there are more classes than such rows, the corners are random, about as far apart."""
     random = np.random.RandomState(seed)
     if bits & (bits - 1) == 0 and classes <= 2 * bits:
         matrix = np.ones((1, 1), np.float32)

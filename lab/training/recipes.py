@@ -151,7 +151,7 @@ def train_head(
 
 
 def hash_of(head: HashHead, features: str) -> LinearHash:
-    """A head as a hash. features: canonical text of what computes the features."""
+    """Converts a head to a hash. features: text that identifies the network that computes the features."""
     planes, offset = head.planes()
     return fitted(CSQ, planes, offset, True, features)
 

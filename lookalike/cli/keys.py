@@ -103,8 +103,8 @@ def remove(
 
 @contextlib.contextmanager
 def _exclusive(file: Path) -> Iterator[None]:
-    """Serializes changes to the file, so that the second of two reads what the first wrote. Locks the file's
-    folder, because the file itself is replaced."""
+    """Serializes changes to the file: each process reads the file after the previous one has written it. Locks the
+    file's folder, because the file itself is replaced."""
     try:
         folder = os.open(file.parent, os.O_RDONLY)
     except OSError as error:

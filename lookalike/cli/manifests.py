@@ -1,4 +1,4 @@
-"""Owns `lookalike manifests`: generates a deployment folder's shards from the cluster config in it."""
+"""Owns `lookalike manifests`: generates the shards.yaml of a deployment folder from its lookalike.yaml."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def manifests(
         bool, typer.Option("--check", help="Write nothing; fail if shards.yaml is not current.")
     ] = False,
 ) -> None:
-    """Generate a deployment's shards after a change of `partitions` or `replicas` in its lookalike.yaml.
+    """Generate a deployment's shards.yaml after a change of `partitions` or `replicas` in its lookalike.yaml.
 
     A removed partition stays until a coordinator (--server) reports that it is empty, because stopping it earlier
     would lose records that it has not handed over."""
@@ -58,8 +58,8 @@ def manifests(
         )
     if config.replicas < origin.replicas - 1:
         print(
-            f"replicas go from {origin.replicas} to {config.replicas} at once: a write that only removed replicas"
-            " have would be lost; lower them one at a time, and wait until `lookalike status` shows no lag",
+            f"replicas go from {origin.replicas} to {config.replicas} at once: a write stored only on the removed"
+            " replicas would be lost; remove one at a time, and wait until `lookalike status` shows no lag",
             file=sys.stderr,
         )
 

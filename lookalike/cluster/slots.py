@@ -110,7 +110,7 @@ class SlotTable:
 
     @classmethod
     def founded(cls, own: int, slots: SlotSet) -> SlotTable:
-        """Returns the table of a founder that owns these slots."""
+        """Returns the table of a shard of a new cluster, whose partition owns these slots from the start."""
         empty = cls.empty(own)
         return empty.put(slots, SlotState.OWNED, own, np.where(slots, 1, 0))
 

@@ -27,7 +27,7 @@ _MESSAGE_LIMITS: list[tuple[str, int]] = [
 SERVER_OPTIONS: list[tuple[str, int]] = [
     *_MESSAGE_LIMITS,
     ("grpc.so_reuseport", 0),
-    # Clients then reconnect, so that coordinators added since get their share. Calls in flight finish.
+    # A client reconnects at this age, so that new coordinators get their share of calls. Calls in flight finish.
     ("grpc.max_connection_age_ms", 300_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
 ]

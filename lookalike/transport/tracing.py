@@ -20,7 +20,7 @@ TRACEPARENT = "traceparent"
 Metadata = tuple[tuple[str, str], ...]
 _NOTHING = contextlib.nullcontext()
 
-# The spans of the requests that share this work, as long as the work has no span.
+# The spans of the requests that share this work. Used only while the work has no span of its own.
 _sharing: ContextVar[tuple[Any, ...]] = ContextVar("sharing", default=())
 
 

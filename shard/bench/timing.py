@@ -74,7 +74,7 @@ def once_seconds(call: Callable[[], object]) -> float:
 
 
 def reductions(data: npt.NDArray[np.uint8]) -> dict[str, Callable[[], object]]:
-    """Returns plain reductions over the same bytes; the fastest one measures the memory bandwidth."""
+    """Returns simple calls that read all of `data`; the fastest one measures the memory bandwidth."""
     words = data.reshape(-1)[: data.size // 8 * 8].view(np.uint64)
     return {
         "memory sum": lambda: np.add.reduce(words),

@@ -239,7 +239,7 @@ def test_features_are_accepted_only_by_collections_that_store_them(
     for record, words in (
         (Record("x", code=code), "features: have 0 bytes; send 48"),
         (Record("x", code=code, features=FEATURES[0][:5]), "features: have 20 bytes; send 48"),
-        (Record("x", image=b"1", features=FEATURES[0]), "features: need a code"),
+        (Record("x", image=b"1", features=FEATURES[0]), "features: send them only with a code"),
     ):
         with pytest.raises(InvalidRequest, match=words):
             client.upsert([record], collection=names[0])

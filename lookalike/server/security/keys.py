@@ -48,7 +48,7 @@ class Key:
 
     Attributes:
         name: Its holder.
-        grants: Role by collection, `*` for every collection. A role includes the lower ones: search, write, admin.
+        grants: Role by collection, `*` for every collection. Write includes search; admin includes both.
         rate: Queries, records and keys per second; None for no limit.
         secrets: The newest first.
     """

@@ -46,7 +46,9 @@ def record_to_wire(record: Record) -> record_pb2.Record:
         raise InvalidRequest(f"record {key!r}: needs an image or a code, exactly one of them")
     if record.image is not None:
         if record.features is not None:
-            raise InvalidRequest(f"record {key!r}: features: need a code; the encoder computes those of an image")
+            raise InvalidRequest(
+                f"record {key!r}: features: send them only with a code; for an image, the encoder computes them"
+            )
         return record_pb2.Record(
             key=key, image=image_bytes(record.image), attributes=text, thumbnail=_thumbnail(record)
         )
@@ -89,7 +91,9 @@ def query_to_wire(
     if sum(part is not None for part in (image, code, key)) != 1:
         raise InvalidRequest("query: give exactly one of image, code and key")
     if code is None and (projections is not None or query_features is not None):
-        raise InvalidRequest("query: projections and features need a code; the encoder computes those of an image")
+        raise InvalidRequest(
+            "query: send projections and features only with a code; for an image, the encoder computes them"
+        )
     if image is not None:
         return search_pb2.Query(image=image_bytes(image))
     if code is not None:

@@ -18,7 +18,9 @@ def query_from_wire(message: search_pb2.Query) -> Query:
     if kind is None:
         raise InvalidRequest("query: is empty; set an image, a code or a key")
     if kind != "code" and (message.projections or message.features):
-        raise InvalidRequest("query: projections and features need a code; the encoder computes those of an image")
+        raise InvalidRequest(
+            "query: send projections and features only with a code; for an image, the encoder computes them"
+        )
     return Query(**{kind: getattr(message, kind)}, projections=message.projections, features=message.features)
 
 

@@ -111,7 +111,7 @@ def test_a_damaged_archive_is_refused_and_leaves_nothing(tmp_path: Path, data: P
     content[-8] ^= 1  # the checksum of the content
     flipped.write_bytes(content)
     for archive in [*damaged, flipped]:
-        with pytest.raises(InvalidRequest, match=f"{archive.name} is damaged or locked"):
+        with pytest.raises(InvalidRequest, match=f"{archive.name} is damaged or encrypted"):
             load_dataset(str(archive), data=data)
     assert list((data / "extracted").iterdir()) == []
 
