@@ -18,7 +18,8 @@ def _wall_ms() -> int:
 
 class Clock:
     """Versions have 63 bits: milliseconds since 1970, a 9-bit counter, and 12 bits that identify the clock, drawn
-    at random when it is created. So two clocks do not issue the same version, and a clock recognizes its own."""
+    at random when the clock is created. So two clocks do not issue the same version, and a clock recognizes its
+    own."""
 
     def __init__(self, wall_ms: Callable[[], int] = _wall_ms, node: int | None = None) -> None:
         self._wall_ms = wall_ms

@@ -1,4 +1,4 @@
-"""Owns the calls to the encoder: images to codes, and the code space of those codes."""
+"""Owns the calls to the encoder, which turns images into codes and reports the code space of these codes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class EncoderLink:
         return image
 
     async def describe(self, deadline: float, include_hash: bool = False) -> Description:
-        """Returns the code space and feature width that the encoder has now."""
+        """Returns the encoder's current code space and feature width, and its hash file if requested."""
         if not self.address:
             raise InvalidRequest(
                 "encoder: this cluster has none; set the collection's bits and send codes,"
@@ -97,7 +97,7 @@ class EncoderLink:
             include_projections: Whether to request projections.
 
         Returns:
-            Per image its code, or why it could not be encoded.
+            One entry per image, in order: the encoded image, or the error that says why it could not be encoded.
 
         Raises:
             CodeSpaceMismatch: If the encoder uses another code space.
@@ -112,8 +112,8 @@ class EncoderLink:
             answer = await self._call("Encode", request, deadline)
             if answer.fingerprint != space.fingerprint:
                 raise CodeSpaceMismatch(
-                    f"image: the encoder uses code space {answer.fingerprint[:12]}…, the collection in"
-                    f" {space.fingerprint[:12]}… ({space.backbone}, {space.hash_method}, {space.bits} bits);"
+                    f"image: the encoder uses code space {answer.fingerprint[:12]}…, the collection"
+                    f" uses {space.fingerprint[:12]}… ({space.backbone}, {space.hash_method}, {space.bits} bits);"
                     " send codes of the collection's own code space, or use a collection created with this encoder"
                 )
             results.extend(

@@ -1,7 +1,7 @@
-"""Owns sending queries to all partitions: pending queries share one RPC to each partition, and one merge.
+"""Owns sending queries to all partitions: pending queries share one RPC to each partition, and one merge of hits.
 
 A round is one such RPC to every partition. A few rounds are in flight at once; a partition that stalls delays the
-next rounds only for a moment, and each caller waits for it as long as its own deadline allows."""
+next rounds only for a moment, and each caller waits for that partition until its own deadline."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Answers:
 
 
 class FanOut:
-    """Searches every slot once. Deadlines are times of the running loop's clock."""
+    """Searches every slot once. Deadlines are times on the event loop's clock."""
 
     def __init__(self, cluster: Cluster, scan: ScanShare) -> None:
         self._cluster = cluster
@@ -87,8 +87,8 @@ class FanOut:
         return self._rounds.waiting
 
     async def ask(self, group: ScanGroup, deadline: float) -> Answers:
-        """Returns what was answered by the deadline. If every caller of a round is cancelled, so is the round, on
-        the shards too."""
+        """Returns the answers that arrive by the deadline. If all callers of a round are cancelled, the round's
+        RPCs are cancelled, which also stops the scans on the shards."""
         ticket = _Ticket(group, deadline)
         try:
             with tracing.span("fan-out", queries=len(group.codes)) as span:
@@ -105,7 +105,7 @@ class FanOut:
             if ticket.round:
                 ticket.round.leave()
         if ticket.is_shared and any(isinstance(part, InvalidRequest) for part in parts):
-            # Each caller's answer is within the limits, but all together may not be.
+            # Each caller's answer alone is within the limits, but the joint answer may exceed them.
             answers = await asyncio.gather(*(self._scan(share, [group], deadline) for share in sent.shares))
             parts = [answer[0] for answer in answers]
             return Answers(sent.shares, parts, _merge(parts, group))
@@ -134,7 +134,7 @@ class FanOut:
 
 
 class _Round:
-    """One RPC to every partition. sizes: by group, the number of queries of each member."""
+    """One RPC to every partition. sizes: for each group, the number of queries of each member."""
 
     def __init__(
         self,
@@ -188,7 +188,7 @@ def _late(share: Share) -> DeadlineExceeded:
 
 def _join(tickets: Sequence[_Ticket]) -> tuple[list[ScanGroup], list[list[int]]]:
     """Joins the groups that can share a scan, and records in each ticket where its queries are. Returns the
-    groups, and by group the number of queries of each member."""
+    groups and, for each group, the number of queries of each member."""
     joinable: dict[object, list[_Ticket]] = {}
     for ticket in tickets:
         joinable.setdefault(ticket.group.batch_key, []).append(ticket)

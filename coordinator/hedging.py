@@ -1,4 +1,4 @@
-"""Owns when a second replica is called for a read: the delay, and the budget."""
+"""Owns when a read calls a second replica: after which delay, and within which budget of extra calls."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MIN_DELAY_SECONDS = 0.002
 
 
 class Hedges:
-    """The delay follows recent latencies; the budget grows with the number of calls."""
+    """The delay follows recent latencies; the budget of extra calls grows with the number of calls."""
 
     def __init__(self) -> None:
         self._latencies: collections.deque[float] = collections.deque(maxlen=_LATENCIES)
@@ -22,7 +22,7 @@ class Hedges:
         self._since = 0
 
     def record_call(self) -> None:
-        """Adds a call's share to the budget."""
+        """Counts a call: adds HEDGE_SHARE of an extra call to the budget."""
         self._budget = min(_MAX_BUDGET, self._budget + HEDGE_SHARE)
 
     def record_latency(self, seconds: float) -> None:
@@ -36,7 +36,7 @@ class Hedges:
 
     @property
     def delay(self) -> float:
-        """Seconds after which a call is slow: the 95th percentile of recent latencies."""
+        """Seconds after which a call counts as slow: the 95th percentile of recent latencies."""
         return self._delay
 
     def spend(self) -> bool:

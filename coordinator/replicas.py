@@ -29,7 +29,7 @@ from lookalike.model.records import VersionedRecord
 from lookalike.server.observe import metrics
 from lookalike.server.shard_client import ShardClient
 
-# After this time another replica is called, whatever the budget.
+# If a call takes this long, another replica is called, whatever the budget.
 _STALL_SECONDS = 1.0
 # A call is suspiciously slow after this many hedge delays.
 _SUSPECT_AFTER = 3
@@ -52,7 +52,7 @@ class _Attempt:
 
 
 class ReplicaGroup:
-    """The replicas of one partition. Deadlines are times of the running loop's clock."""
+    """The replicas of one partition. Deadlines are times on the event loop's clock."""
 
     def __init__(self, partition: int, writes_needed: int) -> None:
         self.partition = partition
@@ -72,7 +72,7 @@ class ReplicaGroup:
         await asyncio.gather(*self._latecomers, return_exceptions=True)
 
     def choose(self, but: Iterable[Replica] = ()) -> Replica | None:
-        """Returns the replica to call next, which is never one of `but`; None if no other is left."""
+        """Returns the replica to call next, or None if `but` contains all replicas. Never returns one of `but`."""
         excluded = set(but)
         self._turn += 1
         candidates = [
@@ -83,13 +83,14 @@ class ReplicaGroup:
         return min(candidates, key=lambda candidate: candidate[:3])[3] if candidates else None
 
     async def first(self, call: Callable[[ShardClient], Awaitable[Result]], deadline: float) -> Result:
-        """Returns the answer of one replica. Raises the last replica's error if all failed."""
+        """Returns the answer of one replica. If all fail, raises the most informative of their errors."""
         return (await self.some(call, 1, deadline))[0][1]
 
     async def some(
         self, call: Callable[[ShardClient], Awaitable[Result]], count: int, deadline: float
     ) -> list[tuple[ShardClient, Result]]:
-        """Returns the answers of `count` replicas. Raises the last replica's error if too few are left."""
+        """Returns the answers of `count` replicas. If too many fail, raises the most informative of their
+        errors."""
         loop = asyncio.get_running_loop()
         running: dict[asyncio.Task[Result], _Attempt] = {}
         tried: list[Replica] = []
@@ -138,7 +139,7 @@ class ReplicaGroup:
                 task.cancel()
 
     def _note_failure(self, replica: Replica, error: LookalikeError) -> None:
-        """Counts the failure. Raises it if no other replica would do better."""
+        """Counts the failure. Raises the error if every other replica would fail with it too."""
         replica.health.mark_failed(error)
         metrics.SHARD_FAILURES.labels(str(self.partition), str(replica.replica)).inc()
         if not is_fault_of_replica(error):
@@ -150,7 +151,8 @@ class ReplicaGroup:
             metrics.HEDGES_WON.labels(str(self.partition)).inc()
 
     def _hedge(self, running: Collection[_Attempt], start: Callable[[bool], bool]) -> None:
-        """Calls another replica, if there is one, when a call takes too long or the budget allows it."""
+        """When a call is slow, calls another replica if one is left and the budget allows it. If the call has
+        stalled, the budget does not matter."""
         now = asyncio.get_running_loop().time()
         slow = [attempt for attempt in running if now >= attempt.check_at]
         stalled = any(now - attempt.began >= _STALL_SECONDS for attempt in slow)
@@ -162,12 +164,12 @@ class ReplicaGroup:
     async def scan(
         self, groups: Sequence[ScanGroup], slots: bytes, deadline: float
     ) -> list[ScanResult | LookalikeError]:
-        """Returns one replica's answer to each group of queries, or the error."""
+        """Returns one replica's answer to each group of queries, or an error in its place."""
 
         async def scan(client: ShardClient) -> list[ScanResult | LookalikeError]:
             answers = await client.scan(groups, slots, deadline)
             for answer in answers:
-                # This replica's own failure; others may succeed.
+                # The failure is this replica's own: another one may succeed.
                 if isinstance(answer, Corruption | SlotMoved):
                     raise answer
             return answers
@@ -192,7 +194,7 @@ class ReplicaGroup:
 
         Raises:
             SlotMoved: If the partition is no longer part of the cluster.
-            LookalikeError: If too few replicas stored them; the text says that some may have.
+            LookalikeError: If too few replicas stored the records; the text says that some replicas may have.
         """
         loop = asyncio.get_running_loop()
         give_up_at = min(deadline, loop.time() + WRITE_PATIENCE_SECONDS)
@@ -232,8 +234,8 @@ class ReplicaGroup:
         raise self._below_quorum(len(results), errors)
 
     def _finish_in_background(self, tasks: dict[asyncio.Task[WriteResult], Replica]) -> None:
-        """Waits a while for the replicas that have not answered. One that does not store the write is marked as
-        lagging."""
+        """Waits a while for the replicas that have not answered. Marks each replica that does not store the write
+        as lagging."""
         now = time.monotonic()
         for task, replica in tasks.items():
             if task.done():
@@ -279,12 +281,12 @@ async def _counted(replica: Replica, call: Callable[[ShardClient], Awaitable[Res
 def _cancel(tasks: Iterable[asyncio.Task[WriteResult]]) -> None:
     for task in tasks:
         task.cancel()
-        # The exceptions of those that failed were handled already.
+        # A failed task's exception was handled already: retrieve it, so that asyncio does not log it.
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
 def is_fault_of_replica(error: LookalikeError) -> bool:
-    """Returns whether the failure is the replica's own, not the request's: then another replica may succeed."""
+    """Returns whether the replica, and not the request, caused the error, so that another replica may succeed."""
     return isinstance(error, PartitionUnavailable | Corruption | Overloaded | NotFound)
 
 

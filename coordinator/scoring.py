@@ -1,7 +1,8 @@
-"""Owns how hits are scored beyond their Hamming distance, and what the shards need for that.
+"""Owns scores other than the Hamming distance: the plan for a search, and the inputs that the shards need for it.
 
-The shards rank candidates, but the coordinator chooses them: the nearest over all partitions by (Hamming distance,
-id, key). So neither the candidates nor the answer depend on the number of shards."""
+The shards score the candidates of a rerank, but the coordinator chooses them: the nearest records of all
+partitions by (Hamming distance, id, key). So neither the candidates nor the answer depend on the number of
+shards."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ from lookalike.model.indexing import Indexing
 from lookalike.model.records import MAX_K
 from lookalike.model.search_options import SearchOptions
 
-# Limits of one request: feature values to compare, some seconds of work; and bytes of query features sent to each
-# shard.
+# Limits of one request: the feature values that it compares, which take some seconds; and the bytes of query
+# features that it sends to each shard.
 MAX_COMPARED = 300_000_000
 MAX_FEATURE_BYTES = 8 * 1024 * 1024
 _MAX_WEIGHT = np.iinfo(np.uint16).max
@@ -27,7 +28,8 @@ _MAX_WEIGHT = np.iinfo(np.uint16).max
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ScoringPlan:
-    """scoring: what the shards do. candidates: hits to request per query; k if there is no rerank."""
+    """How to score a search. scoring: what the shards compute. candidates: the hits to request per query; k
+    if there is no rerank."""
 
     scoring: Scoring
     candidates: int
@@ -75,15 +77,17 @@ def check(plan: ScoringPlan, indexing: Indexing, queries: int) -> None:
 
 
 def weights(projections: npt.NDArray[np.float32], code: bytes) -> npt.NDArray[np.uint16]:
-    """Returns a query's weight of each bit, uint16 (bits,): the magnitude of its projection, scaled. Integers, so
-    that sums are equal on every shard.
+    """Returns a weight for each bit of a query's code, uint16 (bits,): the scaled magnitude of the bit's
+    projection. The weights are integers, so that their sums are equal on every shard.
 
     Raises:
-        InvalidRequest: If the signs of the projections are not the code's bits.
+        InvalidRequest: If the signs of the projections do not match the code's bits.
     """
     bits = np.unpackbits(np.frombuffer(code, np.uint8)).view(np.bool_)
     if ((projections > 0) != bits).any():
-        raise InvalidRequest("projections: their signs are not the code's bits; send those that made the code")
+        raise InvalidRequest(
+            "projections: their signs do not match the code's bits; send the projections of the code"
+        )
     sizes = np.abs(projections.astype(np.float64))
     top = float(sizes.max(initial=0.0)) or 1.0
     return np.rint(sizes * (_MAX_WEIGHT / top)).astype(np.uint16)
@@ -91,7 +95,7 @@ def weights(projections: npt.NDArray[np.float32], code: bytes) -> npt.NDArray[np
 
 def inputs(plan: ScoringPlan, codes: Codes, projections: Sequence[npt.NDArray[np.float32] | None],
            features: Sequence[npt.NDArray[np.float32] | None]) -> Inputs | None:  # fmt: skip
-    """Returns what the shards need, one row per query; None if they need nothing.
+    """Returns what the shards need besides the codes, one row per query; None if they need nothing else.
 
     Args:
         plan: How to score.

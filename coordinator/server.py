@@ -1,5 +1,5 @@
-"""Owns the public gRPC service: each handler decodes a request, calls the part that does the work, and encodes its
-result."""
+"""Owns the public gRPC service: each handler decodes a request, calls the component that does the work, and
+encodes the result."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class SearchServicer(search_pb2_grpc.SearchServiceServicer):
-    """Serves a cluster config. Holds connections, no data."""
+    """Serves the cluster that a config describes. Holds connections, no data."""
 
     def __init__(self, config: ClusterConfig, admission: Admission, peer_channels: PeerChannels) -> None:
         self._config = config
@@ -73,7 +73,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         await self._cluster.reload(config)
 
     def drain(self) -> None:
-        """Stops reading from ingest streams: they end once the messages that were read are answered."""
+        """Stops reading from ingest streams: each ends once the messages read from it are answered."""
         self._draining.set()
 
     async def close(self) -> None:
@@ -252,16 +252,16 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
 
 
 def _deadline(context: Context, default_seconds: float) -> float:
-    """The call's deadline as a time of the loop's clock; the default if the client set none."""
+    """The call's deadline as a time on the event loop's clock; in `default_seconds` if the client set none."""
     remaining = context.time_remaining()
     return asyncio.get_running_loop().time() + (default_seconds if remaining is None else remaining)
 
 
 def _with_width(indexing: Indexing, width: int) -> Indexing:
-    """The indexing with the encoder's feature width, if it stores features. Raises InvalidRequest for another
-    width."""
+    """Sets the encoder's feature width if the collection is to store features. Raises InvalidRequest if the client
+    asked for another width."""
     if indexing.feature_width not in (0, width):
         raise InvalidRequest(
-            f"feature_width: is {indexing.feature_width:,}, the encoder's features have {width:,}; leave it out"
+            f"feature_width: is {indexing.feature_width:,}, but the encoder's is {width:,}; leave it out"
         )
     return dataclasses.replace(indexing, feature_width=width) if indexing.keeps_features else indexing

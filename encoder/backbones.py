@@ -3,9 +3,9 @@
 Layers: "map", the last convolution's output, flattened; "pooled", the classifier's input (the default);
 "classifier", the softmax's input.
 
-Names: torchvision's ("resnet18", "vgg16", "mobilenet_v3_large", ...) and any of timm's; a prefix "torchvision:" or
-"timm:" decides where both have a network of that name. Weights are pretrained or from a local file. Missing
-weights are an error; they are never random."""
+Names are torchvision's ("resnet18", "vgg16", "mobilenet_v3_large", ...) and timm's. A prefix "torchvision:" or
+"timm:" chooses the library; without one, torchvision comes first. Weights are pretrained or from a local file.
+Missing weights are an error: a network never has random weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lookalike.model.errors import CannotStart
 OFFLINE_MODEL = "tf_efficientnet_lite0"
 MAP, POOLED, CLASSIFIER = LAYERS = ("map", "pooled", "classifier")
 _HEADS = ("fc", "classifier", "head", "heads")
-# TensorFlow's statistics for EfficientNet-Lite; with the usual ImageNet statistics top-1 falls from 89 to 77.
+# TensorFlow's statistics for EfficientNet-Lite; with ImageNet's, top-1 accuracy falls from 89 % to 77 %.
 _LITE_PREPROCESSING = Preprocessing(256, 224, "bicubic", (127 / 255,) * 3, (128 / 255,) * 3)
 
 Weights = Mapping[str, torch.Tensor]
@@ -45,8 +45,8 @@ class Backbone:
     weights_digest: str
 
     def __str__(self) -> str:
-        """Canonical text of what computes the features. A hash that was fitted to these features does not fit
-        others."""
+        """Canonical text of what computes the features. A hash that was fitted to the features of one backbone
+        does not fit those of another."""
         return f"{self.name} {self.weights_digest} {self.layer} {self.preprocessing}"
 
 
@@ -79,7 +79,8 @@ def load_backbone(name: str, weights: Path | None = None, layer: str = POOLED) -
 
 
 def for_classes(name: str, weights: Path | None, classes: int) -> torch.nn.Module:
-    """The network with a new, untrained classifier for this number of classes, for tuning. Raises CannotStart."""
+    """Returns the network with a new, untrained classifier of `classes` classes, to be tuned. Raises
+    CannotStart."""
     module = load_backbone(name, weights, CLASSIFIER).module
     if isinstance(getattr(module, "num_classes", None), int) and hasattr(module, "reset_classifier"):
         module.reset_classifier(classes)
@@ -167,7 +168,8 @@ def _load_timm(name: str, weights: Path | None, layer: str) -> tuple[torch.nn.Mo
 
 
 def _classes(saved: Weights | None, layer: str) -> dict[str, int]:
-    """The number of classes of saved weights, as an argument for the network. It may differ from ImageNet's."""
+    """Returns an argument that gives the network as many classes as the saved weights have, which may not be
+    ImageNet's."""
     if saved is None or layer != CLASSIFIER:
         return {}
     heads = [
@@ -188,7 +190,7 @@ def _load_in_order(module: torch.nn.Module, path: Path) -> None:
 
 
 def _load_saved(module: torch.nn.Module, saved: Weights, path: Path) -> None:
-    """Loads a file's tensors by name; it may also hold a head that was removed."""
+    """Loads a file's tensors by name. The file may also hold the tensors of a head that was removed."""
     try:
         result = module.load_state_dict(saved, strict=False)
     except RuntimeError as error:

@@ -26,7 +26,7 @@ log = logging.getLogger("encoder.deployment")
 
 
 class EncoderReplica:
-    """One loaded model. A replica that cannot load it reports why instead of crashing in a loop."""
+    """One loaded model. A replica that cannot load its model reports why instead of crashing in a loop."""
 
     def __init__(self, spec: EncoderSpec, decode_threads: int, max_pixels: int) -> None:
         self._model: EncoderModel | None = None
@@ -37,7 +37,7 @@ class EncoderReplica:
             self._problem = error.message
 
     async def describe(self) -> Description | str:
-        """A description of the model; or the reason why it is not loaded."""
+        """Returns a description of the model, or the reason why the model is not loaded."""
         if self._model is None:
             return self._problem
         own = self._model
@@ -51,8 +51,8 @@ class EncoderReplica:
 
 
 def models(config: EncoderConfig, max_pixels: int) -> serve.Application:
-    """The application of the config's models, not yet deployed. max_pixels: the most pixels that an image may
-    have. Raises CannotStart."""
+    """Returns the Ray Serve application of the config, not yet deployed. max_pixels: the most pixels that an image
+    may have. Raises CannotStart."""
     spec = EncoderSpec.from_config(config)
     threads = _GPU_DECODE_THREADS if config.gpus_per_replica else 1
     deployment = serve.deployment(EncoderReplica).options(
@@ -70,8 +70,8 @@ def models(config: EncoderConfig, max_pixels: int) -> serve.Application:
 
 @contextlib.asynccontextmanager
 async def deployed(config: EncoderConfig, max_pixels: int) -> AsyncIterator[Any]:
-    """Deploys the models on the running Ray, and yields a handle to them. max_pixels: the most pixels that an
-    image may have."""
+    """Deploys the models on the running Ray cluster, and yields a handle to them. max_pixels: the most pixels that
+    an image may have."""
     application = models(config, max_pixels)
     await asyncio.to_thread(serve.start, http_options={"location": "NoServer"})
     try:
@@ -81,7 +81,7 @@ async def deployed(config: EncoderConfig, max_pixels: int) -> AsyncIterator[Any]
 
 
 class ReplicaWatch:
-    """Polls Ray Serve for the number of replicas, so that a scrape need not wait for Ray."""
+    """Polls Ray Serve for the number of replicas, so that a scrape of the metrics need not wait for Ray."""
 
     def __init__(self, max_replicas: int) -> None:
         self._max = max_replicas
@@ -98,7 +98,7 @@ class ReplicaWatch:
             await asyncio.sleep(_WATCH_SECONDS)
 
     def gauges(self) -> Iterator[metrics.Sample]:
-        """Samples for the metrics."""
+        """Yields the last known number of replicas by state, and the maximum."""
         yield metrics.ENCODER_REPLICAS_MAX, (), self._max
         for state, count in self._by_state.items():
             yield metrics.ENCODER_REPLICAS, (state.lower(),), count

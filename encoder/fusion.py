@@ -1,9 +1,9 @@
 """Owns fusion of convolutional networks on CPUs: convolution, batch normalisation and activation become one oneDNN
 call, with the normalisation folded into the weights.
 
-EfficientNet-Lite0 in bfloat16, one thread, batches of 32: 2.6 times as many images per second as the same network
-run layer by layer (`python -m benchmarks fusion`). A network that cannot be traced, or whose features would
-change, is returned unchanged."""
+EfficientNet-Lite0 in bfloat16, with one thread and batches of 32, encodes 2.6 times as many images per second as
+the same network run layer by layer (`python -m benchmarks fusion`). A network that cannot be
+traced, or whose features would change, is returned unchanged."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def fuse(module: nn.Module, crop: int) -> nn.Module:
 
     Args:
         module: A float32 module on the CPU, in evaluation mode.
-        crop: The side of its input in pixels, for a check that both compute the same features.
+        crop: The side of the network's input in pixels. A random input of this size checks that the fused network
+            computes the same features.
 
     Returns:
         The fused network, or `module` itself if it cannot be fused.
@@ -53,7 +54,7 @@ def fuse(module: nn.Module, crop: int) -> nn.Module:
     return fused
 
 
-class _FusedConvolution(nn.Module):  # type: ignore[misc]  # torch is not followed
+class _FusedConvolution(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
     """A convolution with a normalisation's scale and shift folded in, and an activation after it."""
 
     def __init__(
@@ -109,7 +110,7 @@ def _fuse_one(
     result: fx.GraphModule, modules: dict[str, nn.Module], node: fx.Node, convolution: nn.Conv2d, name: str
 ) -> None:
     """Replaces a convolution by one call, together with its normalisation and activation if nothing else uses the
-    values between them."""
+    intermediate values."""
     last, norm, activation = node, None, ("none", list[float]())
     following = _only_user(last, modules)
     if isinstance(following, nn.BatchNorm2d):

@@ -13,23 +13,23 @@ from encoder.images import FORMATS, MAX_PIXELS, UnreadableImage, to_rgb
 from lookalike.model.thumbnails import MAX_THUMBNAIL_BYTES
 
 _SIDE = 192
-# (side, quality), tried in order until the file is small enough, which the last one always achieves.
+# (side, quality), tried in order until the file is small enough. The last pair always gives a small enough file.
 _ATTEMPTS = ((192, 80), (192, 60), (192, 40), (128, 40), (64, 30))
 
 
 def thumbnail(source: Path | IO[bytes]) -> bytes:
-    """An image as an upright JPEG file of at most 192 pixels a side and MAX_THUMBNAIL_BYTES.
+    """Returns an image as an upright JPEG file of at most 192 pixels a side and MAX_THUMBNAIL_BYTES.
 
     Raises:
         UnreadableImage: If the image has too many pixels.
-        Exception: Pillow's, if the image cannot be decoded.
+        Exception: Any error of Pillow, if the image cannot be decoded.
     """
     with Image.open(source, formats=FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
             raise UnreadableImage(f"has over {MAX_PIXELS:,} pixels")
         image.draft("RGB", (2 * _SIDE, 2 * _SIDE))
         small = to_rgb(_shrunk(ImageOps.exif_transpose(image)))
-    # Pillow would copy the image's comment, which may have any size.
+    # Pillow would copy the image's comment, which may have any size, into the thumbnail.
     small.info.clear()
     for side, quality in _ATTEMPTS:
         small.thumbnail((side, side))
@@ -46,7 +46,7 @@ def data_url(image: bytes, media_type: str = "image/jpeg") -> str:
 
 
 def _shrunk(image: Image.Image) -> Image.Image:
-    """Shrinks an image before its conversion, if its mode can be averaged."""
+    """Shrinks an image before its conversion to RGB, if pixels of its mode can be averaged."""
     if image.mode in ("RGB", "RGBA", "L", "CMYK"):
         image.thumbnail((_SIDE, _SIDE))
     return image

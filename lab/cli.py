@@ -1,4 +1,5 @@
-"""Owns `lookalike fit` and `lookalike demo`. Quick to import: torch and Ray load when a command runs."""
+"""Owns `lookalike fit` and `lookalike demo`. The module is quick to import: torch and Ray load only when a command
+runs."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-Sample = Annotated[int, typer.Option(help="The number of images to fit to, evenly spread.", min=1)]
+Sample = Annotated[
+    int, typer.Option(help="How many of the images to fit to; they are picked at even intervals.", min=1)
+]
 
 
 def fit_command(
@@ -71,8 +74,8 @@ def demo(
 ) -> None:
     """Start a cluster of four shards, ingest real photographs, and find them again.
 
-    Searches with views that are not in the index, compares the cluster's answers with a brute-force scan, and
-    writes a contact sheet. Only the sheet remains when it ends."""
+    Searches with altered views that are not in the index, compares the cluster's answers with a brute-force scan,
+    and writes a contact sheet. Only the sheet remains when the demo ends."""
     from lab.demo.command import run_demo
 
     run_demo(images, keep, output, as_json)
@@ -81,8 +84,8 @@ def demo(
 def _sample_features(
     paths: list[str], settings: EncoderConfig, sample: int, as_json: bool
 ) -> tuple[npt.NDArray[np.float32], str]:
-    """Features of at most `sample` images, evenly spread, float32 (n, width); and canonical text of what computes
-    them."""
+    """Returns the features of at most `sample` images, picked at even intervals, float32 (n, width); and a
+    canonical description of the network that computed them."""
     import numpy as np
 
     from encoder.features import FeatureModel

@@ -1,4 +1,4 @@
-"""Filters over attributes for searches. Defined in `lookalike.model.filters`."""
+"""Filters for searches, over the attributes of records. They are defined in `lookalike.model.filters`."""
 
 from lookalike.model.filters import (
     And,

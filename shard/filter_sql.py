@@ -8,15 +8,16 @@ from collections.abc import Iterable, Sequence
 from lookalike.model.filters import And, Equals, Exists, Filter, In, Not, Or, Range, Scalar
 
 Parameters = list[str | int | float]
-# Alternative conditions on an element's {type} and {value}, with their parameters.
+# SQL conditions on an element's {type} and {value}, each with its parameters. One of them must hold.
 Tests = list[tuple[str, Parameters]]
 _NUMBER = "{type} IN ('integer', 'real')"
 
 
 def index_of(position: int, field: str) -> str:
-    """Returns SQL that adds columns with an attribute's type and value to the records, and an index on them.
+    """Returns SQL that adds columns with an attribute's type and value to the table `records`, and an index on
+    them.
 
-    Single quotes in the field are doubled; `filters.check_field` rejects other quotes.
+    Single quotes in the field are doubled; `filters.check_field` rejects double quotes.
     """
     path = _path(field).replace("'", "''")
     return (
@@ -31,10 +32,11 @@ def where(condition: Filter, indexed: Sequence[str] = ()) -> tuple[str, Paramete
 
     Args:
         condition: The filter.
-        indexed: The fields that have columns (`index_of`), by position; they are compared by those columns.
+        indexed: The fields that have columns (`index_of`), in the order of their positions. Conditions on these
+            fields use the columns.
 
     Returns:
-        An SQL condition on a row of records, and its parameters in order.
+        An SQL condition on a row of the table `records`, and its parameters in order.
     """
     match condition:
         case Equals(field, value):
@@ -61,8 +63,8 @@ def _path(field: str) -> str:
 
 
 def _some_element(field: str, tests: Tests, indexed: Sequence[str]) -> tuple[str, Parameters]:
-    """True if the field's value, or any element of it if it is an array, passes a test. json_each returns a scalar
-    as one element, but it would also iterate over an object."""
+    """Returns SQL that is true if the field's value, or any element of a value that is an array, passes a test.
+    json_each returns a scalar as one element. It would also iterate over an object, so objects are excluded."""
     path = _path(field)
     element = " OR ".join(test.format(type="e.type", value="e.value") for test, _ in tests)
     values = [value for _, values in tests for value in values]

@@ -3,7 +3,7 @@
 A shard is one process with one scan thread. Every query goes to every partition, and queries that arrive during a
 scan share the next one. So a replica that receives `rate` queries per second settles at batches of b, the smallest
 b with rate * T(b) <= b, where T(b) is the duration of a scan for b queries. In the worst case a query waits for
-the scan before its own, so almost all are answered within 2 * T(b) plus the network's share."""
+the scan before its own, so almost all are answered within 2 * T(b) plus the overhead (such as the network)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from shard.bench.timing import best_seconds, processor
 
 # The bytes of a row's id, number and deletion stamp in memory, in addition to its code.
 ROW_BYTES = 16
-# The share of a machine's memory for rows; the rest is for everything else.
+# The share of a machine's memory that rows may fill.
 MEMORY_SHARE = 0.7
 MAX_PARTITIONS = 1_024
 _BATCHES = (1, 4, 16, 64, 256)
@@ -103,7 +103,8 @@ def plan(load: Load, machine: Machine, speeds: Mapping[int, float]) -> Plan:
 
 
 def _settled_batch(rate: float, code_bytes: float, speeds: Mapping[int, float]) -> int | None:
-    """Returns the batch size at which a shard keeps up with `rate` queries per second, or None if none does."""
+    """Returns the batch size at which a shard keeps up with `rate` queries per second, or None if none is
+    enough."""
     for batch in range(1, max(speeds) + 1):
         if rate * _scan_seconds(batch, code_bytes, speeds) <= batch:
             return batch
@@ -169,8 +170,8 @@ def _explain(load: Load, machine: Machine, speeds: Mapping[int, float], made: Pl
         f"Measured here, one thread on {processor()}:",
         f"  GB of {load.bits}-bit codes compared per second: {measured}",
         "Reasoning:",
-        f"  A row takes {load.bits // 8} bytes of code and {ROW_BYTES} of id, number and stamp."
-        f" A machine has {machine.cores} cores, with one shard each, in {MEMORY_SHARE:.0%} of"
+        f"  A row takes {load.bits // 8} bytes of code and {ROW_BYTES} of id, number and deletion stamp."
+        f" A machine runs one shard on each of {machine.cores} cores; rows may fill {MEMORY_SHARE:.0%} of its"
         f" {machine.memory_bytes / 1e9:.0f} GB.",
         f"  {made.rows_per_partition:,} rows per partition; {load.qps:g} queries per second on {carried}"
         f" settle at batches of {made.batch}, a scan of {made.scan_ms:.1f} ms.",

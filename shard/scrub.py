@@ -1,7 +1,8 @@
-"""Owns the search for damage in stored data: the checksum of every row, and SQLite's own pages and indexes.
+"""Owns the scrub, which searches stored data for damage: it checks the checksum of every row, and SQLite's own
+pages and indexes.
 
 A damaged collection is quarantined at once: its reads and writes fail with DATA_LOSS, coordinators ask another
-replica, and replication fills it again from there."""
+replica, and replication copies the collection again from that replica."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from shard.node import Node
 log = logging.getLogger("shard.scrub")
 FIRST_SECONDS = 5.0
 _ROWS_AT_ONCE = 2_000
-# The pause between portions, so that a scrub takes a few per cent of a processor.
+# The pause between portions of rows, so that a scrub takes a few per cent of a processor.
 _PAUSE_SECONDS = 0.1
 
 
@@ -26,7 +27,7 @@ class Scrubber:
     """Scrubs all collections repeatedly until cancelled.
 
     Args:
-        hours: The pause between two scrubs.
+        hours: The pause between two scrubs, in hours.
     """
 
     def __init__(self, node: Node, executor: ShardExecutor, hours: float) -> None:

@@ -1,5 +1,5 @@
-"""Owns request parsing: path, query string, JSON and multipart/form-data to an RPC's request message, within
-limits on size and time."""
+"""Owns request parsing: turns an HTTP request's path, query string and body (JSON or multipart/form-data) into an
+RPC's request message, within limits on size and time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lookalike.transport.rpc import MAX_MESSAGE_BYTES
 
 READ_SECONDS = 60.0
 MAX_OPTIONS_BYTES = 1024 * 1024
-# The options of a form that has only an image.
+# The options of a form that has an image and no options.
 DEFAULT_OPTIONS = b'{"k": 10}'
 # Larger messages take about a millisecond or more to convert, so a thread converts them.
 LARGE_BYTES = 32 * 1024
@@ -39,14 +39,14 @@ _FORM_ERRORS = (
 
 
 class BodyReader:
-    """Parses requests to messages. Bounds the bytes of all bodies being read at one time."""
+    """Parses HTTP requests into messages. Bounds the bytes of all bodies being read at one time."""
 
     def __init__(self, max_image_bytes: int, max_request_bytes: int) -> None:
         self._max_image_bytes = max_image_bytes
         self._admission = Admission(max_request_bytes)
 
     async def message(self, call: Call, request: web.Request) -> Message:
-        """The RPC's request message.
+        """Returns the RPC's request message.
 
         Raises:
             InvalidRequest: If the request is malformed.
@@ -133,7 +133,7 @@ async def _read_json(request: web.Request, message: Message) -> None:
 
 
 def _parse(body: bytes, message: Message, field: str) -> None:
-    """Parses a JSON body in UTF-8 to the message. Raises InvalidRequest."""
+    """Parses a JSON body in UTF-8 into the message. Raises InvalidRequest."""
     try:
         text = body.decode()
         if not text.lstrip().startswith("{"):

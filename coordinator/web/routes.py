@@ -16,7 +16,7 @@ class Call:
     """One RPC of the SearchService over HTTP.
 
     Attributes:
-        in_path: The request field set from {name} in the path.
+        in_path: The request field that {name} in the path sets.
         query: Query parameters, and the request field that each sets.
         takes_image: Whether the body can also be multipart/form-data.
     """
@@ -35,7 +35,7 @@ class Call:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PlainRoute:
-    """A route without an RPC. `server` has its handler and `openapi` its response."""
+    """A route without an RPC. The module `server` has its handler, and `openapi` describes its response."""
 
     operation: str
     method: str

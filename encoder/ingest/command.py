@@ -1,5 +1,5 @@
-"""Owns `lookalike ingest`: its options, the choice of the kind of job, and its report. Torch and Ray are
-imported only when images are encoded."""
+"""Owns `lookalike ingest`: its options, the choice between a job that encodes images and a job that stores
+precomputed codes, and the printed summary. Torch and Ray are imported only when images are encoded."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ Paths = Annotated[
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Job:
-    """What every kind of job needs."""
+    """What both kinds of job need."""
 
     server: str
     collection: str
@@ -86,7 +86,9 @@ def ingest(
     ] = None,
     images: Annotated[
         str | None,
-        typer.Option(help="The base folder or URL of relative URIs; by default the folder of their table."),
+        typer.Option(
+            help="The folder or URL that relative URIs in a table start from; by default the table's folder."
+        ),
     ] = None,
     where: Annotated[
         str | None,
@@ -167,7 +169,7 @@ def _ingest_images(
 ) -> None:
     spec = EncoderSpec.from_config(settings)
     _require_reachable(job.server)
-    # Closed before Ray starts: Ray forks, and a fork while gRPC's threads run can hang.
+    # This client is closed before Ray starts: Ray forks, and a fork while gRPC's threads run can hang.
     with connect(job.server) as client, progress_bar(job.as_json) as progress:
         from encoder.ingest.job import missing_sources
 
@@ -183,8 +185,8 @@ def _ingest_images(
 
 
 def _require_encoder(target: Collection, spec: EncoderSpec) -> None:
-    """Refuses missing weights and a wrong code space before Ray starts. Called only for a local Ray: a remote Ray
-    cluster may have weights and GPUs that this machine does not."""
+    """Raises an error before Ray starts if the weights are missing or the code space is wrong. Called only for a
+    local Ray: a remote Ray cluster may have weights and GPUs that this machine lacks."""
     from encoder.preflight import space_of
 
     require_encoded_space(target, space_of(spec).fingerprint, spec)
@@ -267,8 +269,8 @@ def _try_precomputed(
 
 
 def _require_reachable(server: str) -> None:
-    """Raises PartitionUnavailable for a wrong address before Ray starts. Other forms of address (dns:///, lists)
-    are left to gRPC."""
+    """Raises PartitionUnavailable if nothing answers at HOST:PORT, before Ray starts. Other forms of address
+    (dns:///, lists) are not checked here, but when gRPC connects."""
     if any(mark in server for mark in "/,"):
         return
     host, _, port = server.rpartition(":")

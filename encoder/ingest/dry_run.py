@@ -30,8 +30,8 @@ def try_images(
 
     Args:
         sources: The images.
-        dead_letters: Gets each image that cannot be read.
-        summary: The job's counts.
+        dead_letters: Receives each image that cannot be read or decoded.
+        summary: The job's counts; updated.
         progress: Called with the number of images that were tried since the last call.
         threads: How many threads read and decode.
     """

@@ -15,7 +15,7 @@ _ROW = re.compile(r"(?s)(.+)#row=(\d+)")
 
 
 def row_url(table: str, row: int) -> str:
-    """The URL of a row of a table. row: counted from 0."""
+    """The URL of the image in a row of a parquet file. row: the row's number, from 0."""
     return f"{table}#row={row}"
 
 
@@ -23,12 +23,12 @@ def read(url: str, limit_bytes: int) -> bytes:
     """Reads an image file.
 
     Args:
-        url: Where it is.
-        limit_bytes: The most bytes that are read.
+        url: The image's URL.
+        limit_bytes: The largest accepted size.
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If it does not exist, or has more than `limit_bytes`.
+        ValueError: If the row or the object in a store does not exist, or the image has more than `limit_bytes`.
     """
     if found := _ROW.fullmatch(url):
         data = _row(found[1], int(found[2]))
@@ -39,7 +39,7 @@ def read(url: str, limit_bytes: int) -> bytes:
         except FileNotFoundError as error:
             if error.strerror:
                 raise
-            # A store's error has only the path; its cause tells whether the host did not answer.
+            # An object store's error has only the path; the error's cause tells whether the host did not answer.
             raise ValueError(f"does not exist ({error.__cause__ or 'no such object in the store'})") from None
     if len(data) > limit_bytes:
         raise ValueError(f"has over {limit_bytes:,} bytes, the maximum; scale it down")
@@ -47,7 +47,8 @@ def read(url: str, limit_bytes: int) -> bytes:
 
 
 def image_bytes(value: object) -> bytes:
-    """The image in a cell: bytes, or a struct with `bytes`. Raises ValueError if there is none."""
+    """The image in a cell with bytes, or with a struct that has a field `bytes`. Raises ValueError for another
+    cell."""
     if isinstance(value, dict):
         value = value.get("bytes")
     if not isinstance(value, bytes):
@@ -56,7 +57,7 @@ def image_bytes(value: object) -> bytes:
 
 
 def _row(table: str, row: int) -> bytes:
-    # Rows are read roughly in order, so one or two groups are in memory.
+    # Rows are read roughly in order, so it suffices that `_group` keeps two row groups in memory.
     starts = _group_starts(table)
     group = next(number for number in reversed(range(len(starts))) if starts[number] <= row)
     with _reading:

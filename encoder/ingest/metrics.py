@@ -12,8 +12,8 @@ from lookalike.model.errors import CannotStart
 
 @contextlib.contextmanager
 def serving(address: str | None, summary: Summary) -> Iterator[None]:
-    """Serves the counts at http://ADDRESS/metrics while the block runs; None serves nothing. Raises CannotStart
-    when the address cannot be bound."""
+    """Serves the counts at http://ADDRESS/metrics while the block runs; serves nothing if the address is None.
+    Raises CannotStart when the address cannot be bound."""
     if address is None:
         yield
         return

@@ -31,7 +31,8 @@ _ENDINGS = {
     ".json": COCO,
 }
 BATCH_ROWS = 1_024
-# A cell that is too large for a record invalidates its row, not the file.
+# A cell over this size makes the file unreadable. The limit is above what a record may hold, so that a cell that
+# is merely too large for a record invalidates only its row.
 csv.field_size_limit(16 * 1024 * 1024)
 
 
@@ -61,7 +62,7 @@ class Table:
         return self.url.rpartition("/")[0]
 
     def batches(self) -> Iterator[list[Row]]:
-        """All rows, in order. Raises InvalidRequest when the file cannot be read."""
+        """Yields all rows in order, in batches. Raises InvalidRequest when the file cannot be read."""
         with _explained(self.url):
             yield from _READERS[self.format](self)
 
@@ -78,8 +79,8 @@ def _ending(path: str) -> str:
 
 
 def find_tables(path: str, format: str) -> list[Table]:
-    """Finds the table at a path or URL, those that a glob matches, or those of this format in a folder. Raises
-    InvalidRequest when there is none, or one cannot be read."""
+    """Finds tables: the file at a path or URL, the files that a glob matches, or the files of this format in a
+    folder. Raises InvalidRequest if there is no such file, or if one of the files cannot be read."""
     with _explained(path):
         system, root = url_to_fs(path)
         if "://" not in root and is_glob(system, root):
@@ -172,7 +173,8 @@ def _csv_row(row: dict[str, Any]) -> Row:
 
 
 def _cell(name: str, text: str) -> object:
-    """A JSON number or boolean as such; anything else as text."""
+    """Converts a cell that is a JSON number or boolean; any other cell stays text. Cells of key, uri, image,
+    code and attributes always stay text."""
     if name in ("key", "uri", "image", "code", "attributes") or (
         text[0] not in "-0123456789" and text not in _WORDS
     ):
@@ -211,7 +213,7 @@ class _explained:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if isinstance(error, FileNotFoundError):
             raise does_not_exist(self._path, error) from None
-        # Each store's library raises its own errors.
+        # The library of each object store raises its own types of errors.
         if isinstance(error, Exception) and not isinstance(error, LookalikeError):
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InvalidRequest(f"path: {self._path} cannot be read: {reason}") from None

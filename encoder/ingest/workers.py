@@ -1,4 +1,5 @@
-"""Owns the size of the pool that encodes. Never imports Ray, and imports torch only if a GPU is configured."""
+"""Owns the size of the pool of encoding actors. The module never imports Ray, and imports torch only if a GPU is
+configured."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ class Workers:
 
 def workers_for(settings: EncoderConfig, count: int | None) -> Workers:
     """The pool for a config. count: the number of actors; by default one per processor that this process or its
-    container may use, or with GPUs as many as their shares allow."""
+    container may use or, if each actor gets a share of a GPU, as many as fit on the GPUs."""
     from joblib import cpu_count
 
     if not settings.gpus_per_replica:

@@ -1,6 +1,7 @@
-"""Owns image sets in folders: one sub-folder per class, or such folders on two sides (train, and test or val).
+"""Owns image sets in folders. A set is a folder with one sub-folder per class, or with two such folders, its
+sides: train, and test or val.
 
-`labelled` splits them. Keys are paths below the folder; images are ordered by key."""
+`labelled` splits sets that have no sides. Keys are paths below the folder; images are ordered by key."""
 
 from __future__ import annotations
 
@@ -73,7 +74,8 @@ def split_files(name: str, found: Sequence[ImageFile], seed: int) -> LabelledIma
 
 
 def _two_sided(folder: Path, name: str) -> LabelledImages:
-    """The images in train are indexed, the others are queries. Keys start with the side."""
+    """Loads a set with sides: images in train are indexed, the others are queries. Keys start with the side's
+    name."""
     found = [
         dataclasses.replace(image, key=f"{side.name}/{image.key}")
         for side in _folders(folder)
@@ -105,7 +107,7 @@ def _from_files(name: str, found: Sequence[ImageFile]) -> LabelledImages:
 
 
 def find_images(folder: Path) -> list[ImageFile]:
-    """The image files at any depth below each class folder, ordered by key, the path below `folder`."""
+    """The image files at any depth below each class folder, ordered by key. A key is the path below `folder`."""
     found = [
         ImageFile(path.relative_to(folder).as_posix(), class_folder.name, path)
         for class_folder in _folders(folder)
@@ -143,7 +145,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _class_root(folder: Path) -> Path:
-    """The folder of the class folders: this one, or its only sub-folder if that wraps them."""
+    """The folder that contains the class folders: `folder`, or its only sub-folder if that contains them."""
     folders = _folders(folder)
     if len(folders) == 1 and _folders(folders[0]):
         return _class_root(folders[0])

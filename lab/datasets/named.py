@@ -1,7 +1,7 @@
-"""Owns the well-known sets (cifar10, caltech101, flowers102, coco2017), and resolves a name or path to a set.
+"""Owns the well-known image sets (cifar10, caltech101, flowers102, coco2017), and loads a set by its name or path.
 
-Downloads are kept in the data folder, in torchvision's layout. `coco` reads COCO's format, `folders` and
-`archives` read what is at a path. A set that cannot be fetched raises CannotStart."""
+Downloads are kept in the data folder, in torchvision's layout. The module `coco` reads COCO's format;
+`folders` and `archives` read a set at a path. A set that cannot be fetched raises CannotStart."""
 
 from __future__ import annotations
 
@@ -56,10 +56,11 @@ def load_dataset(
         data: The folder of well-known sets.
         seed: Seed of the split.
         download: Download a well-known set that is not in `data`.
-        limit: The most images to use, evenly over the classes.
+        limit: The most images to use; they are spread evenly over the classes.
 
     Raises:
-        InvalidRequest: If it is neither a known name nor a path of classes.
+        InvalidRequest: If `name_or_path` is neither the name of a well-known set nor the path of a folder or
+            archive, or if `seed` or `limit` is out of range.
         CannotStart: If a well-known set is missing or incomplete.
     """
     if limit is not None and limit < 2:
@@ -94,7 +95,7 @@ def _load_cifar10(data: Path, seed: int, download: bool) -> LabelledImages:
 
 def cifar10_images(train: Any, test: Any, seed: int) -> LabelledImages:
     """Indexes 80 % of each class's training images; all test images are queries. train, test: torchvision's
-    CIFAR10, with data uint8 (n, 32, 32, 3), targets and classes. Images are read as PNG files."""
+    CIFAR10 sets, with data uint8 (n, 32, 32, 3), targets and classes. The set returns its images as PNG files."""
     pixels = np.concatenate([train.data, test.data])
     targets = np.array([*train.targets, *test.targets], np.int64)
     first_query = len(train.data)
@@ -114,7 +115,7 @@ def cifar10_images(train: Any, test: Any, seed: int) -> LabelledImages:
         indexed=split_per_class(targets[:first_query], seed)[0],
         queries=np.arange(first_query, len(pixels)),
         read=read,
-        # There are no files, and the size of a PNG depends on the version of its compressor.
+        # Not `mark_of`: there are no files. Nor the PNG's size: it depends on the version of the compressor.
         marks=tuple(str(zlib.crc32(image.tobytes())) for image in pixels),
     )
 
@@ -139,7 +140,7 @@ def _load_flowers102(data: Path, seed: int, download: bool) -> LabelledImages:
         from torchvision.datasets import Flowers102
 
         Flowers102(data, download=download)
-        # Its three splits are pooled, so only the list of all images' labels, from 1, is used.
+        # The three splits of the set are pooled, so only the list of all labels is used. Labels start at 1.
         targets = loadmat(folder / "imagelabels.mat")["labels"].ravel().astype(np.int64) - 1
         classes = tuple(Flowers102.classes)
         paths = [folder / "jpg" / f"image_{number:05d}.jpg" for number in range(1, len(targets) + 1)]

@@ -1,5 +1,5 @@
-"""Owns the demo's images: the photographs in the wheels of scikit-image and scikit-learn, or a folder's, and views
-derived from them by crop, flip, rotation, scale, JPEG quality, colour and blur."""
+"""Owns the demo's images: the photographs in the wheels of scikit-image and scikit-learn, or the images in a
+folder, and views derived from them by crop, flip, rotation, scale, JPEG quality, colour and blur."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ def write_views(photograph: Photograph, numbers: range, seed: str, folder: Path)
 
 
 def _view(image: Image.Image, number: int, rng: random.Random) -> tuple[Image.Image, str, int]:
-    """A derived view, its kind, and its JPEG quality. The number decides the kind; each is applied to a random
-    crop, so no two views are the same."""
+    """A derived view, its kind, and its JPEG quality. The number decides the kind. Every kind is applied to
+    a random crop, so no two views are the same."""
     kind = _KINDS[number % len(_KINDS)]
     view, quality = _crop(image, rng.uniform(0.6, 0.95), rng), 90
     match kind:
@@ -124,7 +124,7 @@ def _crop(image: Image.Image, share: float, rng: random.Random) -> Image.Image:
 
 
 def _rotate(image: Image.Image, degrees: float) -> Image.Image:
-    """Rotates, and crops so that no corner is empty."""
+    """Rotates an image, and crops it so that no corner is empty."""
     turned = image.rotate(degrees, Image.Resampling.BICUBIC)
     margin = 0.2
     width, height = image.size

@@ -1,4 +1,4 @@
-"""Owns the demo's steps: start a cluster, ingest by the batch job, search, compare with brute force."""
+"""Owns the demo's steps: start a cluster, ingest with the batch job, search, compare with brute force."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class Answered:
 
 
 def write_index_views(photographs: Sequence[Photograph], folder: Path) -> int:
-    """Writes each photograph, and enough views of each for MIN_RECORDS files. Returns the number of files. Raises
-    InvalidRequest if no photograph can be read."""
+    """Writes each photograph, and enough edited views of each that there are MIN_RECORDS files. Returns the number
+    of files. Raises InvalidRequest if no photograph can be read."""
     written = first = 0
     while written < MIN_RECORDS:
         each = -(-(MIN_RECORDS - written) // len(photographs))
@@ -74,7 +74,7 @@ def write_index_views(photographs: Sequence[Photograph], folder: Path) -> int:
 
 
 def write_questions(photographs: Sequence[Photograph], folder: Path) -> list[Question]:
-    """Writes query images: views that are derived differently from those in the index."""
+    """Writes query images: views of some photographs, edited differently from those in the index."""
     questions = []
     for photograph in take_evenly(list(photographs), QUERY_PHOTOGRAPHS):
         views = write_views(photograph, range(1, QUERIES_EACH + 1), "query", folder)
@@ -107,7 +107,7 @@ def watched(supervisor: Supervisor) -> Iterator[None]:
 
 
 def ingest(address: str, config_file: Path, folder: Path, report: Path, output: TextIO) -> None:
-    """Runs the batch job as users do, as a command. output: where its summary goes."""
+    """Runs the batch job by its command, as users do. output: receives the job's summary."""
     command = [sys.executable, "-m", "lookalike", "ingest", str(folder), "--collection", COLLECTION]
     command += ["--server", address, "--config", str(config_file), "--report", str(report)]
     if subprocess.run(command, stdout=output, check=False).returncode != 0:
@@ -120,7 +120,7 @@ def ask(client: Client, questions: Sequence[Question]) -> list[Answered]:
 
 
 def fetch_all(client: Client, folder: Path) -> list[StoredRecord]:
-    """Every record of the index, by the keys that the batch job assigned."""
+    """Fetches every record of the index. A record's key is its file's path below the folder."""
     keys = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.jpg"))
     records = []
     for start in range(0, len(keys), _FETCH_KEYS):
@@ -129,8 +129,8 @@ def fetch_all(client: Client, folder: Path) -> list[StoredRecord]:
 
 
 def count_equal_to_brute_force(client: Client, records: Sequence[StoredRecord], k: int) -> int:
-    """How many of RANDOM_QUERIES random codes get the answer that sorting all records by (distance, id) gives,
-    including ties and order."""
+    """Searches RANDOM_QUERIES random codes, and returns how many answers equal those of brute force: the first k
+    of all records sorted by (distance, id)."""
     codes = np.frombuffer(b"".join(record.code for record in records), np.uint8).reshape(len(records), -1)
     ids = np.array([record_id(record.key) for record in records], np.uint64)
     queries = np.random.default_rng(0).integers(0, 256, (RANDOM_QUERIES, codes.shape[1]), np.uint8)

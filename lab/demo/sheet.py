@@ -14,7 +14,7 @@ from lab.demo.run import Answered
 
 
 def write_sheet(output: Path, answers: Sequence[Answered], index: Path, facts: Sequence[tuple[str, str]]) -> None:
-    """Writes the sheet. index: the folder that hits' keys are relative to. facts: (name, value) lines."""
+    """Writes the sheet. index: the folder that hits' keys are relative to. facts: (name, value) pairs to show."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string((resources.files("lab.demo") / "sheet.html").read_text(encoding="utf-8"))
     rows = [_row(answer, index) for answer in answers]

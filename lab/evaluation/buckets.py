@@ -1,6 +1,6 @@
-"""Owns the alternative to a scan in the paper (see `paper`): hash tables whose buckets hold candidates, which are
-ranked by Hamming distance. It compares fewer codes than a scan and may miss results; the evaluation measures how
-many."""
+"""Owns the paper's alternative to a scan (see `paper`): hash tables whose buckets give the candidates, which are
+then ranked by Hamming distance. Such a search compares fewer codes than a scan and may miss results; the
+evaluation measures how many results it misses."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ of a ranking that is shorter than k are not relevant. `totals` is integers (q,):
 exist for each query. A query's value never depends on another query, so long rankings can be passed in blocks of
 rows. rel(i) is 1 for a relevant result at rank i (from 1), otherwise 0; P(i) = (rel(1) + ... + rel(i)) / i.
 
-All raise InvalidRequest for arrays whose shapes or values do not match."""
+All functions raise InvalidRequest for arrays whose shapes or values do not match."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ Integers = NDArray[np.int64]
 
 def average_precision(relevant: Bools, k: int, totals: Integers | None = None) -> Floats:
     """AP@k = sum over i <= k of P(i) rel(i), divided by the number of relevant items among the first k; with
-    `totals`, divided by min(k, totals) instead, so that missed items count. 0 where there are none.
-    Float64 (q,)."""
+    `totals`, divided by min(k, totals) instead, so that missed items count. 0 where the divisor is 0. Float64
+    (q,)."""
     first = _first(relevant, k)
     if totals is None:
         return _ratio(_precision_at_hits(first), first.sum(axis=1))
@@ -33,14 +33,14 @@ def average_precision(relevant: Bools, k: int, totals: Integers | None = None) -
 
 
 def average_precision_by_k(relevant: Bools, k: int) -> Floats:
-    """sum over i <= k of P(i) rel(i), divided by k, however many were found. Float64 (q,)."""
+    """sum over i <= k of P(i) rel(i), divided by k, however many relevant items were found. Float64 (q,)."""
     return _precision_at_hits(_first(relevant, k)) / k
 
 
 def chance_average_precision(share: Floats, k: int) -> Floats:
-    """The expected AP@k of random results when this share of the index is relevant. r of k results are relevant
-    with the binomial probability. Then each place i is relevant with probability r/k, and each of the i - 1 places
-    before it with (r - 1)/(k - 1). share: 0..1, (q,). Float64 (q,)."""
+    """The expected AP@k of random results. share: the relevant share of the index, 0..1, (q,). The number r of
+    relevant results among k is binomially distributed. Given r, the result at rank i is relevant with probability
+    r/k and, if it is, each of the i - 1 results before it with probability (r - 1)/(k - 1). Float64 (q,)."""
     _check_count("k", k, 1)
     share = np.asarray(share, np.float64)[:, None]
     found = np.arange(1, k + 1)
@@ -82,8 +82,7 @@ def interpolated_precision(relevant: Bools, totals: Integers, points: int = 101)
     envelope[:, :n] = np.maximum.accumulate((hits / np.arange(1, n + 1))[:, ::-1], axis=1)[:, ::-1]
     # In integers: in floating point, j / 100 * totals can be slightly above the integer that it should be.
     needed = -(-totals[:, None] * np.arange(points) // (points - 1))
-    # Each row of hits is sorted; with an offset per row, all rows form one sorted array, which is searched at
-    # once.
+    # Each row of hits is sorted; with an offset per row, all rows form one sorted array, which one call searches.
     row = np.arange(q)[:, None]
     span = max(n, int(totals.max(initial=0))) + 1
     first_rank = np.searchsorted((hits + row * span).ravel(), needed + row * span) - row * n
@@ -91,36 +90,36 @@ def interpolated_precision(relevant: Bools, totals: Integers, points: int = 101)
 
 
 def mean_curve(precisions: Floats, totals: Integers) -> Floats:
-    """The precision-recall curve of all queries: the mean of their interpolated precisions (q, points) over those
-    that have relevant items; NaN where none has. Float64 (points,)."""
+    """The precision-recall curve of all queries: the mean of their interpolated precisions (q, points) over the
+    queries that have relevant items; NaN if no query has. Float64 (points,)."""
     counted = precisions[np.asarray(totals) > 0]
     return _ratio(counted.sum(axis=0), len(counted), otherwise=np.nan)
 
 
 def per_class_mean(values: Floats, labels: Bools) -> Floats:
     """The mean of the queries' values (q,) over each class's queries, by labels (q, classes); a query with
-    several labels counts in each. NaN for a class with no query. Float64 (classes,)."""
+    several labels counts for each of them. NaN for a class with no query. Float64 (classes,)."""
     labels = _checked(labels, "labels")
     if np.shape(values) != (len(labels),):
-        raise InvalidRequest(f"values: have shape {np.shape(values)}; need one a row of labels, ({len(labels)},)")
+        raise InvalidRequest(f"values: have shape {np.shape(values)}; need one per label row, ({len(labels)},)")
     return _ratio(labels.T.astype(np.float64) @ values, labels.sum(axis=0), otherwise=np.nan)
 
 
 def micro_mean(values: Floats) -> float:
-    """The plain mean over queries; NaN when there is none."""
+    """The plain mean over queries; NaN if there is no query."""
     return float(np.mean(values)) if np.size(values) else float("nan")
 
 
 def macro_mean(class_values: Floats) -> float:
-    """The mean over the classes that have a value (are not NaN); NaN when none has."""
+    """The mean over the classes that have a value (are not NaN); NaN if no class has."""
     class_values = np.asarray(class_values)
     return micro_mean(class_values[~np.isnan(class_values)])
 
 
 def vote(neighbour_labels: Bools) -> Integers:
     """The class of each query by its neighbours' labels, bool (q, k, classes), nearest first: the class that most
-    of them have; if several tie, the one whose first occurrence is nearest; if several tie there, the lowest. -1
-    where no neighbour has a label. Int64 (q,)."""
+    of them have; of several such classes, the one whose first occurrence is nearest; of several such again, the
+    one with the lowest number. -1 where no neighbour has a label. Int64 (q,)."""
     labels = np.asarray(neighbour_labels)
     if labels.ndim != 3 or labels.dtype != np.bool_:
         raise InvalidRequest(f"neighbour_labels: {labels.dtype} {labels.shape}; need bool (q, k, classes)")
@@ -140,7 +139,7 @@ def confusion_matrix(true: Integers, predicted: Integers, classes: int) -> Integ
         wrong = np.flatnonzero((np.asarray(values) < 0) | (np.asarray(values) >= classes))
         if wrong.size:
             raise InvalidRequest(
-                f"{name}: row {wrong[0]} is {values[wrong[0]]}; need a class from 0 to {classes - 1}; leave it out"
+                f"{name}: row {wrong[0]} is {values[wrong[0]]}; need a class from 0 to {classes - 1}; drop the row"
             )
     if len(true) != len(predicted):
         raise InvalidRequest(f"predicted: has {len(predicted)} rows; need one for each of true's {len(true)}")
@@ -154,22 +153,22 @@ def accuracy(matrix: Integers) -> float:
 
 
 def precision_per_class(matrix: Integers) -> Floats:
-    """Right predictions of a class divided by all predictions of it; 0 for a class that has queries and is never
-    predicted, so that this does not raise the mean over classes; NaN for a class with neither. Float64
-    (classes,)."""
+    """For each class, its correct predictions divided by all its predictions. 0 for a class that has queries but
+    is never predicted, because leaving it out would raise the mean over classes. NaN for a class with neither
+    queries nor predictions. Float64 (classes,)."""
     precision = _ratio(np.diagonal(matrix), matrix.sum(axis=0))
     precision[(matrix.sum(axis=0) == 0) & (matrix.sum(axis=1) == 0)] = np.nan
     return precision
 
 
 def recall_per_class(matrix: Integers) -> Floats:
-    """Right predictions of a class divided by its queries; NaN where it has none. Float64 (classes,)."""
+    """For each class, its correct predictions divided by its queries; NaN without queries. Float64 (classes,)."""
     return _ratio(np.diagonal(matrix), matrix.sum(axis=1), otherwise=np.nan)
 
 
 def _precision_at_hits(relevant: Bools) -> Floats:
-    """sum over i of P(i) rel(i), (q,). Only relevant results are computed: for a whole index ranked per query,
-    another array of floats would be too large."""
+    """sum over i of P(i) rel(i), (q,). Computes P(i) only at relevant results: with the whole index ranked for
+    each query, an array of floats as large as `relevant` would not fit in memory."""
     row, column = np.nonzero(relevant)
     before = np.concatenate(([0], relevant.sum(axis=1).cumsum()))[row]
     precision = np.arange(1, len(row) + 1) - before
@@ -200,7 +199,7 @@ def _checked(relevant: Bools, name: str = "relevant") -> Bools:
 def _checked_totals(relevant: Bools, totals: Integers) -> Integers:
     totals = np.asarray(totals, np.int64)
     if totals.shape != (len(relevant),):
-        raise InvalidRequest(f"totals: have shape {totals.shape}; need one a query, ({len(relevant)},)")
+        raise InvalidRequest(f"totals: have shape {totals.shape}; need one per query, ({len(relevant)},)")
     hits = relevant.sum(axis=1)
     wrong = np.flatnonzero(totals < hits)
     if wrong.size:

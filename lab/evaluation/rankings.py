@@ -22,9 +22,18 @@ Distances = Callable[[slice], npt.NDArray[np.generic]]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Quality:
-    """Means over queries, 0..1. top: the nearest k indexed images of each query, (q, k). precisions: of the
-    precision-recall curve at 101 evenly spaced recalls. confusion: (classes, classes), by the vote of the nearest
-    k; None for images with several labels."""
+    """The figures of one ranking: means over queries, 0..1, unless said otherwise.
+
+    Attributes:
+        map_k: The mean of AP@k (`metrics.average_precision`).
+        map_by_k: The mean of AP@k divided by k (`metrics.average_precision_by_k`).
+        map_k_macro: The mean of AP@k over each class's queries, then over the classes.
+        map_all: The mean of AP over the whole ranking.
+        top: The nearest k indexed images of each query, (q, k).
+        precisions: The precision-recall curve at 101 evenly spaced recalls.
+        confusion: (classes, classes). A query's predicted class is the vote of its nearest k images. None for
+            images with several labels.
+    """
 
     map_k: float
     map_by_k: float
@@ -38,12 +47,12 @@ class Quality:
 
     @property
     def precision(self) -> float | None:
-        """Of the queries that the vote assigns to a class, the share that belong to it; the mean over classes."""
+        """Of the queries that the vote assigns to a class, the share that belong to it, as a mean over classes."""
         return None if self.confusion is None else metrics.macro_mean(metrics.precision_per_class(self.confusion))
 
     @property
     def recall(self) -> float | None:
-        """Of a class's queries, the share that the vote assigns to it; the mean over classes."""
+        """Of a class's queries, the share that the vote assigns to it, as a mean over classes."""
         return None if self.confusion is None else metrics.macro_mean(metrics.recall_per_class(self.confusion))
 
     @property
@@ -135,7 +144,7 @@ def _shared(queries: Labels, indexed: Labels) -> npt.NDArray[np.bool_]:
 
 
 def _relevant(queries: Labels, found: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """queries: (q, classes); found: (q, k, classes). Returns (q, k)."""
+    """Whether each result shares a class with its query: (q, k). found: the results' labels, (q, k, classes)."""
     shared = queries[:, None, :] & found
     relevant: npt.NDArray[np.bool_] = np.logical_or.reduce(shared, axis=2)
     return relevant

@@ -1,5 +1,5 @@
-"""Owns the output of a sweep: results as CSV and JSON lines, plots, and one HTML page with all of it and a contact
-sheet."""
+"""Owns the output of a sweep: results as CSV and JSON lines, plots, and one HTML page with all of these and a
+contact sheet."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PLOT_TITLES = {
     "map_by_bits": "mAP against code length",
     "size_against_map": "Index size against mAP",
     "precision_recall": "Precision against recall",
-    "confusion": "Confusion matrix of the best",
+    "confusion": "Confusion matrix of the best method",
 }
 
 
@@ -45,9 +45,9 @@ def write(
         folder: The folder; created if it does not exist.
         rows: All results.
         averaged: The results, averaged over seeds.
-        results: The results of the first prepared set, with what plots need.
+        results: The results of the first prepared set, with the rankings that the plots need.
         tables: Tables for the page.
-        prepared: The set of `results`.
+        prepared: The prepared set that `results` were computed from.
         facts: (name, value) pairs for the page.
 
     Returns:
@@ -85,12 +85,12 @@ def write(
 
 
 def _preference(result: Result) -> tuple[bool, float]:
-    """Sorts hashed codes above raw features, and better ones above worse."""
+    """A sort key: hashed codes come above raw features, then a higher mAP above a lower one."""
     return result.row.bits > 0, result.row.map5
 
 
 def _sheet(prepared: Prepared, result: Result) -> list[dict[str, Any]]:
-    """Some queries, evenly spread, with their nearest images."""
+    """Returns some of the queries, evenly spread, with their nearest images."""
     assert result.quality is not None
     images = prepared.images
     chosen = np.linspace(0, len(prepared.query_rows) - 1, min(_QUERIES_SHOWN, len(prepared.query_rows))).astype(
@@ -117,7 +117,7 @@ def _image(prepared: Prepared, row: int) -> str:
 
 
 def _short(row: Row) -> dict[str, Any]:
-    """The row's fields, floats to six digits."""
+    """Returns the row's fields, with floats rounded to six digits."""
     return {
         name: float(f"{value:.6g}") if isinstance(value, float) else value
         for name, value in dataclasses.asdict(row).items()

@@ -1,4 +1,4 @@
-"""Owns the tables of a sweep, as text cells for the terminal and the report."""
+"""Owns the tables of a sweep's results (`lab.evaluation.sweep`), as text cells for the terminal and the report."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from lab.evaluation.paper import figures_for
 from lab.evaluation.sweep import Row
 from lab.evaluation.systems import ASYMMETRIC, COSINE, EUCLIDEAN, HAMMING, RAW
 
+# What `lab.evaluation.sweep.averaged` returns: each row with the standard deviation of its figures.
 Averaged = Sequence[tuple[Row, dict[str, float]]]
 
 
@@ -20,7 +21,7 @@ class Table:
 
 
 def tables_of(rows: Averaged) -> list[Table]:
-    """The paper's tables with our figures, then further ones. Tables without rows are omitted."""
+    """Returns the paper's tables with our figures, then tables of our own. Tables without rows are omitted."""
     tables = [
         _raw(rows),
         *_by_bits(rows),
@@ -56,7 +57,7 @@ def _raw(rows: Averaged) -> Table:
 
 
 def _by_bits(rows: Averaged) -> list[Table]:
-    """For each model and layer: code lengths down, methods and scores across."""
+    """Two tables for each model and layer: a line per code length, a column per method and score."""
     tables = []
     for model, layer in dict.fromkeys((row.model, row.layer) for row, _ in rows):
         own = [(row, spread) for row, spread in rows if (row.model, row.layer) == (model, layer)]

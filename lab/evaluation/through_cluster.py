@@ -1,4 +1,4 @@
-"""Owns evaluation through a running cluster: the same features and hashes, searched by the Search RPC with each
+"""Owns evaluation through a running cluster: it searches the features and hashes of a sweep by RPC, with each
 score and rerank."""
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lookalike.model.codespace import CodeSpace
 from lookalike.model.records import MAX_BATCH_HITS, Record
 
 PARTITIONS = 3
-# A row's score -> options of the search.
+# The `score` of a row -> the options of its searches.
 MODES: dict[str, dict[str, Any]] = {
     "cluster hamming": {},
     "cluster score=asymmetric": {"score": "asymmetric"},
@@ -35,7 +35,7 @@ MODES: dict[str, dict[str, Any]] = {
 
 @contextlib.contextmanager
 def cluster() -> Iterator[Client]:
-    """An ephemeral cluster without an encoder, and a client of it."""
+    """Runs an ephemeral cluster without an encoder, and yields a client of it."""
     with tempfile.TemporaryDirectory() as folder:
         config = ephemeral_config(Path(folder), PARTITIONS, name="evaluation")
         supervisor = Supervisor(config, Path(folder), lambda line: print(line, file=sys.stderr))

@@ -34,7 +34,7 @@ def up(
 ) -> None:
     """Start a local cluster and run it until Ctrl-C, SIGTERM or the terminal closes.
 
-    Prints one line when it is ready: "ready: grpc ADDRESS web URL"."""
+    Prints one line when the cluster is ready: "ready: grpc ADDRESS web URL"."""
     try:
         from lookalike.local.supervisor import Supervisor
         from lookalike.server.config import load_config
@@ -66,11 +66,11 @@ def up(
 
 @contextlib.contextmanager
 def _following(path: Path, watch: FileWatch, supervisor: Supervisor) -> Iterator[None]:
-    """Reloads the config during the block: on SIGHUP, and whenever `watch` sees a change. Stops the cluster if
-    SIGHUP means that the terminal was closed."""
+    """While the `with` block runs, reloads the config on SIGHUP and whenever `watch` sees a change. Stops the
+    cluster if SIGHUP means that the terminal was closed."""
     from lookalike.server.config import CONFIG_POLL_SECONDS, content_of, load_config
 
-    # Not threading.Event: a signal handler that interrupts its `set` or `wait` would deadlock on its lock.
+    # Not threading.Event: a signal handler that interrupts `set` or `wait` would deadlock on the event's lock.
     requests: queue.SimpleQueue[Literal["reload", "end"]] = queue.SimpleQueue()
     had_terminal = os.isatty(2)
 
@@ -90,7 +90,8 @@ def _following(path: Path, watch: FileWatch, supervisor: Supervisor) -> Iterator
             if request == "end":
                 return
             try:
-                # An editor truncates a file before it writes; an empty file would mean the defaults.
+                # An empty file is ignored: it would mean the default config, and an editor may truncate a file
+                # before it writes the new text.
                 if content_of(path) != b"" and (watch.changed() or request == "reload"):
                     supervisor.reload(load_config(path))
             except CannotStart as error:
@@ -112,8 +113,8 @@ def status(
     timeout: Timeout = 10.0,
     as_json: Json = False,
 ) -> None:
-    """Show partitions, replicas, encoder and collections. Exit code 1 if a replica or the encoder does not
-    serve."""
+    """Show partitions, replicas, encoder and collections. The exit code is 1 if a replica or the encoder does
+    not serve."""
     with connect(server, timeout) as client:
         if watch:
             view.watch(client, len(addresses_of(server)), interval, as_json)

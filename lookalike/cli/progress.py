@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 
 class Bar:
-    """One line on standard error, if it is a terminal."""
+    """A one-line progress bar on standard error; it is shown only on a terminal."""
 
     def __init__(self, progress: Progress, title: str, total: int | None) -> None:
         self._progress = progress
@@ -22,7 +22,8 @@ class Bar:
         self._progress.reset(self._task, description=title, total=total, records=0)
 
     def completed(self, records: int, of_total: int | None = None) -> None:
-        """Sets the progress. `of_total` is the progress towards a total that does not count records."""
+        """Sets the number of records done. If the total counts something else, `of_total` is how much of it is
+        done."""
         self._progress.update(self._task, completed=records if of_total is None else of_total, records=records)
 
 

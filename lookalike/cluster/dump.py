@@ -1,4 +1,5 @@
-"""Owns the description of a dump: the part of a backup that comes from one store."""
+"""Owns the description of a dump: the part of a backup that comes from one store, which is one shard's database of
+a collection."""
 
 from __future__ import annotations
 
@@ -11,14 +12,14 @@ from lookalike.cluster.slots import SlotSet
 class Mark:
     """How far a dump of some slots reached.
 
-    A store numbers its changes in ascending order, whatever their versions.
+    A store numbers its changes in ascending order, regardless of the versions of the records.
 
     Attributes:
         store: The store that was dumped.
         number: The first number that the dump does not include.
         slots: The slots dumped.
         partition: The partition of the shard that has the store.
-        replica: Its replica.
+        replica: The replica of that shard.
     """
 
     store: str
@@ -33,11 +34,11 @@ class Head:
     """The first message of a dump.
 
     Attributes:
-        incarnation: The incarnation of the collection.
+        incarnation: The collection's incarnation (`Collection.incarnation`).
         mark: How far the dump reaches.
-        whole: The slots whose live records all follow. For the other slots, the records and tombstones since an
-            earlier mark follow.
-        rows: The number of live records of all slots of the mark.
+        whole: The slots that are dumped in full: all their live records follow. For the other slots, only the
+            records and tombstones that are newer than an earlier mark follow.
+        rows: The number of live records in all slots of the mark.
     """
 
     incarnation: int

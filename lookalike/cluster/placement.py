@@ -1,8 +1,8 @@
 """Owns placement: which partition holds which slot once all moves are done, as a pure function of the target.
 
 Rendezvous hashing: every partition has a weight for every slot, and the partition with the highest weight gets the
-slot. So a new partition takes only the slots where its weight is the highest, a removed one gives away only its
-own slots, and no slot moves between the others."""
+slot. So a new partition takes only the slots where its weight is the highest, a removed partition gives away only
+its own slots, and no slot moves between other partitions."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Target:
     Of two targets the one with the higher `order` wins, so all shards decide in the same way.
 
     Attributes:
-        formerly: The highest number of partitions that the cluster has had; slots that no other shard serves may
-            still be there.
+        formerly: The highest number of partitions that the cluster has had. A slot that no current partition
+            serves may still be at a former partition.
     """
 
     epoch: int
@@ -56,8 +56,8 @@ def _owners(partitions: int, drained: tuple[int, ...]) -> npt.NDArray[np.int16]:
     return found
 
 
-# The most even of 1,400 salts tried: up to 33 partitions, a new one takes at most 1.17 times its fair share. Must
-# never change, because it determines where stored records are.
+# The most even of 1,400 salts tried: up to 33 partitions, a new one takes at most 1.17 times its fair share. The
+# salt must never change, because it determines where stored records are.
 _SALT = b"lookalike-1375"
 
 

@@ -18,11 +18,11 @@ Codes = npt.NDArray[np.uint8]
 # For asymmetric scoring: uint16 weights (n, bits). For features: float32 (n, width).
 Inputs = npt.NDArray[np.uint16] | npt.NDArray[np.float32]
 
-# Values of a group that differ per query. All other fields are options.
+# The fields of a group that have a value for each query. All other fields are options.
 _PER_QUERY = frozenset({"codes", "inputs"})
 # Cost of an asymmetric scan relative to a Hamming scan of the same rows.
 _ASYMMETRIC_WORK = 10
-# Feature values compared in the time of one query, and input bytes that weigh as much as one query.
+# How many compared feature values, and how many bytes of inputs, weigh as much as one query.
 _FEATURES_PER_WORK = 100_000
 _INPUT_BYTES = 64 * 1024
 
@@ -60,7 +60,7 @@ class ScanGroup:
 
     @property
     def batch_key(self) -> tuple[object, ...]:
-        """Every option that applies to the whole group: groups with equal keys can share one scan."""
+        """The group's options. Groups with equal keys can share one scan."""
         kind: Any = type(self)
         return tuple(getattr(self, name) for name in _option_names(kind))
 
@@ -118,7 +118,7 @@ class WriteResult:
 
     Attributes:
         existed: Per record, whether a live record with its key was stored before.
-        superseded: By index of each record that was not stored, the higher stored version that it lost to.
+        superseded: The records that were not stored because a higher version is: by index, that version.
         newest_version: The highest version in the collection.
         forward_to: By slot, another partition that must store the slot's records too.
         refused: Indices of records that were not stored because the shard does not accept their slots.

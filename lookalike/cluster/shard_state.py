@@ -29,10 +29,10 @@ class CollectionDigest:
     """What one replica holds of one collection.
 
     Attributes:
-        incarnation: The incarnation that the digest describes.
-        digests: uint64 (SLOTS,), over all rows of each slot, tombstones included.
-        rows: int64 (SLOTS,), the number of those rows.
-        horizon: Tombstones below this version are discarded.
+        incarnation: The collection's incarnation (`Collection.incarnation`).
+        digests: uint64 (SLOTS,), for each slot the digest of all its rows, tombstones included.
+        rows: int64 (SLOTS,), for each slot the number of these rows.
+        horizon: The replica has discarded all tombstones below this version.
         has_hash: Whether the collection has a hash file.
     """
 
@@ -49,7 +49,7 @@ class ShardState:
 
     Attributes:
         reason: Why reads are refused, for logs and status pages; decisions use `readiness`.
-        digests: By collection; empty unless requested.
+        digests: Each collection's digest, by the collection's name; empty unless requested.
     """
 
     cluster: str
@@ -78,7 +78,7 @@ class ShardState:
 
     @property
     def member(self) -> str:
-        """The shard's name among the founders."""
+        """The shard's name, as it appears in `founders`."""
         return f"{self.partition}/{self.replica}/{self.instance}"
 
     def require(self, partition: int, replica: int) -> None:

@@ -18,7 +18,8 @@ _EMPTY_FILE = "empty"
 
 
 class DataFolder:
-    """One cluster at a time uses it: `claim` locks it until `release` or the end of this process."""
+    """The data folder. Only one cluster at a time uses it: `claim` locks it until `release` or the end of this
+    process."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

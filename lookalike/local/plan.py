@@ -28,8 +28,8 @@ def planned(config: ClusterConfig, folder: DataFolder) -> list[Process]:
 
 
 def _leaving(config: ClusterConfig, folder: DataFolder, partitions: Collection[int]) -> Iterator[Process]:
-    """The shards of removed partitions that may hold records. Each partition has all replicas that the config asks
-    for, new ones included, because a slot has moved only when all of them confirm it."""
+    """The shards of removed partitions that may hold records. A removed partition runs all replicas that the
+    config asks for, even new ones, because a slot counts as moved only when all replicas confirm it."""
     for partition in sorted(partitions):
         for replica in range(config.replicas):
             if not folder.is_empty(partition, replica):

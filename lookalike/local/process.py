@@ -30,16 +30,18 @@ class ShardId(NamedTuple):
 
 @dataclasses.dataclass(slots=True)
 class Process:
-    """One command.
+    """One process of the cluster, running or not.
 
     Args:
-        name: The process's name, from which its log and pid files get theirs.
+        name: The process's name, which is also the name of its log and pid files.
         arguments: The module to run, and its options.
-        address: Answers gRPC health checks once the process serves.
+        address: The address that answers gRPC health checks once the process serves.
         metrics: The address of its metrics, if it has one.
-        shard: Which shard it is; None for the encoder and the coordinator.
-        is_leaving: The config no longer has the shard's partition: stop it once the partition holds nothing.
-        stop_at: When to stop it, in seconds of the monotonic clock, because the config no longer has this replica.
+        shard: Which shard the process is; None for the encoder and the coordinator.
+        is_leaving: Whether the config no longer has the shard's partition; the shard is stopped once the partition
+            holds no records.
+        stop_at: When to stop the shard because the config no longer has this replica, in seconds of the monotonic
+            clock; None if the config has it.
     """
 
     name: str
@@ -59,7 +61,7 @@ class Process:
 
     @property
     def addresses(self) -> list[str]:
-        """The addresses that it listens on."""
+        """The addresses that the process listens on."""
         return [self.address] if self.metrics is None else [self.address, self.metrics]
 
     def start(self, folder: DataFolder) -> None:
@@ -73,7 +75,7 @@ class Process:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                # A separate process group, so that Ctrl-C reaches the supervisor only. The same session,
+                # A separate process group, so that Ctrl-C reaches the supervisor only. But the same session,
                 # because Linux divides processor time by session first, and a busy shard must not starve the
                 # coordinator.
                 process_group=0,
@@ -85,7 +87,7 @@ class Process:
             file.write(b"%d\n" % self.popen.pid)
 
     def exit_code(self) -> int | None:
-        """None while it runs, or if it was not started."""
+        """Returns the exit code; None while the process runs, or if it was not started."""
         return None if self.popen is None else self.popen.poll()
 
     def note_running(self, now: float) -> None:
@@ -103,7 +105,7 @@ class Process:
         return delay
 
     def last_words(self, folder: DataFolder, code: int) -> str:
-        """The error line that it logged, or its exit code and where its log is."""
+        """Returns the last error that the process logged, or its exit code and the path of its log."""
         log = folder.log_file(self.name)
         with log.open(encoding="utf-8", errors="replace") as file:
             file.seek(self._log_start)

@@ -1,6 +1,6 @@
 """Owns a local cluster's life: starts shards, encoder and coordinator from one config, restarts a process that
-dies, applies changes of the config, and stops everything. It imports none of their code: it uses only their
-commands, addresses and pids."""
+dies, applies changes of the config, and stops everything. It imports no code of these processes: it uses only
+their commands, addresses and pids."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ FOLLOWED_SECONDS = 2 * CONFIG_POLL_SECONDS
 
 
 class Supervisor:
-    """A local cluster. `launch` starts it, `wait_ready` returns once all of it serves, `watch` keeps it running,
-    and `stop` ends it, from any state.
+    """A local cluster. `launch` starts it, `wait_ready` returns once all processes serve, `watch` keeps it
+    running, and `stop` ends it, from any state.
 
     Args:
         config: The cluster's config.
@@ -46,11 +46,11 @@ class Supervisor:
 
     @property
     def config_file(self) -> Path:
-        """The config in effect, as the processes read it."""
+        """The file with the config in effect, which the processes read."""
         return self._folder.config_file
 
     def launch(self) -> None:
-        """Starts every process, without waiting for it. Raises CannotStart."""
+        """Starts every process, without waiting until it serves. Raises CannotStart."""
         self._folder.claim(self._config)
         self._processes = planned(self._config, self._folder)
         # The health check would mistake another cluster's process on one of our ports for ours.
@@ -116,7 +116,7 @@ class Supervisor:
             self._refusal = error.message
             return
         self._refusal = ""
-        # Another thread may have replaced it with a later one.
+        # Another thread may have set a later config.
         if self._next is config:
             self._next = None
 

@@ -11,10 +11,10 @@ class Draft:
 
     Attributes:
         key: The record's key.
-        image: An encoded image file; or
-        code: A code, bits/8 bytes.
+        image: An image file; None if the client sent a code.
+        code: A code of bits/8 bytes; None if the client sent an image.
         attributes: A JSON object; empty for none.
-        features: float32 little-endian, with a code; may be empty.
+        features: The features as little-endian float32, which only a record with a code may have; may be empty.
         thumbnail: A JPEG, PNG or WebP file; may be empty.
     """
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 class LookalikeError(Exception):
     """Base class of all errors that Lookalike defines."""
 
-    # The name of its gRPC status.
+    # The name of the gRPC status that the error maps to.
     status = "INTERNAL"
 
     def __init__(self, message: str, *, retry_after_ms: int | None = None) -> None:
@@ -125,15 +125,15 @@ for _error in _WIRE_ERRORS:
 
 
 def name_of(error: LookalikeError) -> str:
-    """The name that an error is sent under: its class, or its nearest base in the table, or "Internal"."""
+    """The name that an error is sent under: its class or nearest base in `_WIRE_ERRORS`, otherwise "Internal"."""
     return next((kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _BY_NAME), Internal.__name__)
 
 
 def by_name(name: str, message: str) -> LookalikeError:
-    """The inverse of `name_of`."""
+    """The error that was sent under this name: the inverse of `name_of`."""
     return _BY_NAME.get(name, Internal)(message)
 
 
 def by_status(status: str, message: str) -> LookalikeError:
-    """The error for a gRPC status without an error name, as other servers and gRPC itself send it."""
+    """The error for a gRPC status that came without an error name: from gRPC itself, or from a proxy."""
     return _BY_STATUS.get(status, Internal)(message)

@@ -25,7 +25,7 @@ def stored_bytes(kind: str, width: int) -> int:
 
 
 def pack(kind: str, features: Features) -> bytes:
-    """Encodes features, float32 (width,), for storage in a collection of this kind."""
+    """Encodes features, float32 (width,), for a collection that stores them as `kind`."""
     unit = normalised(features)
     if kind == FLOAT16:
         halves: bytes = unit.astype("<f2").tobytes()
@@ -45,7 +45,7 @@ def unpack(kind: str, stored: Sequence[bytes]) -> Features:
 
 
 def is_sound(kind: str, stored: bytes) -> bool:
-    """Whether stored features, which have the right length, are finite numbers."""
+    """Whether stored features are finite numbers. The caller has checked their length."""
     values = np.frombuffer(stored, "<f2") if kind == FLOAT16 else np.frombuffer(stored[: _SCALE.itemsize], _SCALE)
     return bool(np.isfinite(values).all())
 

@@ -1,4 +1,5 @@
-"""Owns what a collection stores in addition to its records, to speed up or refine searches."""
+"""Owns the description of the indexes and features that a collection stores besides its records, to speed up or
+refine searches."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ MAX_ATTRIBUTES = 16
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Indexing:
-    """A collection's indexes.
+    """A collection's indexes and stored features.
 
     Args:
         kind: "scan" compares every code. "mih" (multi-index hashing) also keeps buckets, which find close
@@ -36,7 +37,9 @@ class Indexing:
         if self.kind not in (SCAN, MIH):
             raise InvalidRequest(f"index: unknown value {self.kind[:80]!r}; use {SCAN!r} or {MIH!r}")
         if len(self.attributes) > MAX_ATTRIBUTES:
-            raise InvalidRequest(f"index attributes: are {len(self.attributes)}; name at most {MAX_ATTRIBUTES}")
+            raise InvalidRequest(
+                f"index attributes: {len(self.attributes)} are named; name at most {MAX_ATTRIBUTES}"
+            )
         if len(set(self.attributes)) < len(self.attributes):
             raise InvalidRequest("index attributes: one is named twice; name each once")
         for field in self.attributes:
@@ -61,7 +64,7 @@ class Indexing:
         if (text or Indexing().features_text) != self.features_text:
             raise CodeSpaceMismatch(
                 f"features: {subject} is for a collection that stores {text or 'none'}, this one stores"
-                f" {self.features_text}; it was recreated: retry"
+                f" {self.features_text}; the collection was recreated: retry"
             )
 
     def require_width(self) -> Indexing:
@@ -80,7 +83,7 @@ class Indexing:
         return stored_features.stored_bytes(self.features, self.feature_width)
 
     def require_bits(self, bits: int) -> Indexing:
-        """Raises InvalidRequest unless codes of this width can be indexed this way."""
+        """Raises InvalidRequest unless this kind of index supports codes of this width."""
         if self.kind == MIH and not (64 <= bits <= 512 and bits % 64 == 0):
             raise InvalidRequest(
                 f"index: {MIH!r} needs codes of a multiple of 64 bits from 64 to 512, these have {bits};"

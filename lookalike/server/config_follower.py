@@ -43,8 +43,8 @@ class ConfigFollower:
         self._requested.set()
 
     async def run(self) -> None:
-        """Runs until cancelled. An invalid file changes nothing and is logged. An error of `reload` is raised, and
-        the same reload is tried again by the next `run`."""
+        """Runs until cancelled. An invalid file is logged and changes nothing. If `reload` fails, its error is
+        raised, and the next `run` tries that reload again."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.request)
         # The file may have changed while the process started.
         self._watch.forget()
@@ -56,7 +56,7 @@ class ConfigFollower:
     async def _follow(self) -> None:
         is_requested = self._requested.is_set()
         self._requested.clear()
-        # An editor truncates a file before it writes; an empty file would mean the defaults.
+        # An editor may truncate the file before it writes it; an empty file would mean the defaults.
         if content_of(self._path) == b"":
             return
         if not self._watch.changed() and not is_requested:

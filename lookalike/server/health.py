@@ -18,8 +18,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # its stubs are untyped
-    """The states of a server's services by name. gRPC's own servicer writes to watchers while it holds the lock
-    that a new state needs, so a watcher that does not read would keep a server from stopping."""
+    """The states of a server's services by name. Not gRPC's own servicer: it writes to watchers while it holds
+    the lock that `set` needs too, so a watcher that does not read would keep the server from stopping."""
 
     def __init__(self) -> None:
         self._states: dict[str, HealthCheckResponse.ServingStatus.ValueType] = {}
@@ -35,13 +35,15 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # its stubs
             self._changed = asyncio.Event()
 
     def end(self) -> None:
-        """Sets every service to NOT_SERVING for good, and ends the watchers' streams after that."""
+        """Sets every service to NOT_SERVING for good, and ends the watchers' streams once they have that state."""
         self.set(list(self._states), is_serving=False)
         self._is_ended = True
 
     async def Check(self, request: HealthCheckRequest, context: Context) -> HealthCheckResponse:
         if request.service not in self._states:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "service: is unknown here; leave it out for the server")
+            await context.abort(
+                grpc.StatusCode.NOT_FOUND, "service: is unknown here; omit it to check the whole server"
+            )
         return HealthCheckResponse(status=self._states[request.service])
 
     async def Watch(self, request: HealthCheckRequest, context: Context) -> AsyncIterator[HealthCheckResponse]:
@@ -65,9 +67,9 @@ class HealthService:
         self._streams = 0
 
     def bounded(self, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
-        """Limits a handler to MAX_STREAMS streams, fewer than the calls that a server accepts, and to requests
-        that arrive within MESSAGE_SECONDS. Every handler becomes one with a request stream: for a unary request,
-        gRPC would wait for the message without a time limit."""
+        """Limits a handler to MAX_STREAMS open streams (fewer than the calls that a server accepts), and to
+        requests that arrive within MESSAGE_SECONDS. The returned handler always takes a request stream: for a
+        unary request, gRPC would wait for the message without a time limit."""
         if handler.unary_unary:
             return grpc.stream_unary_rpc_method_handler(
                 _in_time(handler.unary_unary), handler.request_deserializer, handler.response_serializer

@@ -25,9 +25,9 @@ class RequestGuard:
         """Guards one call.
 
         Args:
-            call: Its method is "/PACKAGE.SERVICE/METHOD"; the authorizer gets the last part.
-            admission: The room for requests.
-            authorizer: None lets every caller in.
+            call: The call; its method is "/PACKAGE.SERVICE/METHOD", of which the authorizer gets the last part.
+            admission: Limits the bytes of requests in flight.
+            authorizer: Checks the caller's key; None to let every caller in.
         """
         self.method: str = call.method
         self._name = self.method.rpartition("/")[2]
@@ -43,13 +43,13 @@ class RequestGuard:
 
     @contextlib.contextmanager
     def admit(self, request: Any, context: Context) -> Iterator[None]:
-        """Holds room for a request that passes all checks while the block runs.
+        """Checks a request, and counts it as in flight while the block runs.
 
         Raises:
             InvalidRequest: If the request is not a valid message.
-            DeadlineExceeded: If its deadline has passed.
-            PermissionDenied: If the caller's key does not permit it.
-            Overloaded: If it exceeds the key's rate, or there is no room.
+            DeadlineExceeded: If the request's deadline has passed.
+            PermissionDenied: If the caller's key does not permit the request.
+            Overloaded: If the request exceeds the key's rate, or too many bytes are in flight.
         """
         check_message(request)
         remaining = context.time_remaining()
@@ -61,8 +61,8 @@ class RequestGuard:
             yield
 
     async def admit_from_stream(self, request: Any) -> None:
-        """Checks one request of a stream, and checks the key again, which may have been revoked since. A request
-        above the key's rate waits, which slows its sender down."""
+        """Checks one request of a stream. Also checks the key again, which may have been revoked since the stream
+        began. A request above the key's rate waits, which slows its sender down."""
         self.authenticate()
         check_message(request)
         while wait := self._seconds_to_wait(request):  # noqa: ASYNC110 -- only time refills the rate
@@ -77,7 +77,8 @@ class _Undecodable:
 
 
 def decode_or_mark(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """A decoder that marks an invalid message instead of raising, for `check_message` to refuse."""
+    """Wraps a decoder: for an invalid message it returns a marker, which `check_message` refuses, and does not
+    raise."""
 
     def decode_request(data: bytes) -> Any:
         try:
@@ -92,7 +93,7 @@ def check_message(request: Any) -> None:
     """Raises InvalidRequest for a message that could not be decoded."""
     if isinstance(request, _Undecodable):
         raise InvalidRequest(
-            "request: is not a valid message of this method (a string that is not UTF-8, or a cut message)"
+            "request: is not a valid message of this method (a string that is not UTF-8, or a truncated message)"
         )
 
 

@@ -1,7 +1,7 @@
 """Owns TLS: the certificates that servers and clients present and verify, all from PEM files.
 
-A server reads its files again when they change, so replacing the files renews a certificate. A key that does not
-match its certificate is logged, and the last pair stays in use."""
+A server reads its files again when they change, so replacing the files renews a certificate. If the new key does
+not match the new certificate, the server logs this and keeps using the previous pair."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Material:
 
 class ServerTls:
     """TLS of a server. roots: PEM files of the authorities that must have signed client certificates; if empty,
-    clients need none."""
+    clients need no certificate."""
 
     def __init__(self, certificate: Path, key: Path, roots: Sequence[Path] = ()) -> None:
         """Raises CannotStart for files that cannot be read or do not match."""

@@ -1,7 +1,7 @@
-"""Owns the codecs between plain data and the generated messages, both ways.
+"""Owns the codecs, which convert the project's data classes to and from the generated protobuf messages.
 
-Decoding checks the form: types, and the sizes of packed arrays. The rules of the domain are checked where the
-data is used."""
+Decoding checks types and the sizes of packed arrays. Most rules about values are checked where the values are
+used."""
 
 from lookalike.wire.public.answers import (
     coverage_from_wire,

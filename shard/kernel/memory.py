@@ -1,7 +1,8 @@
 """Owns the allocation of large arrays, and access to arrays by address.
 
-A Numba function counts references to each array argument, which costs more than the work of a short function; and
-a variable number of arrays can be passed only by address. The caller must keep the arrays alive."""
+Compiled functions take addresses for two reasons. Numba counts references to each array argument, which costs more
+than the work of a short function; and a variable number of arrays can be passed only by address. The caller must
+keep the arrays alive."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ _PAGE = 4_096
 def zeros(*wanted: tuple[tuple[int, ...], np.dtype[Any]]) -> list[npt.NDArray[Any]]:
     """Allocates arrays of zeros, each aligned to a page.
 
-    All share one allocation, because NumPy requests huge pages from 4 MB on. Pages are mapped on first use, so an
-    almost empty chunk costs little.
+    All share one allocation, because NumPy requests huge pages only for allocations of 4 MB or more. Pages are
+    mapped on first use, so an almost empty chunk costs little.
 
     Args:
         wanted: The shape and dtype of each array.

@@ -1,10 +1,11 @@
-"""Owns the exact scan of one chunk, in two passes over cache-sized tiles.
+"""Owns the exact scan of one chunk of rows (`Chunk`), in two passes over cache-sized tiles.
 
-A tile of 8 kB is compared with all queries while it is in the L1 cache. The first pass computes only the nearest
-distance in the tile for each query; if that is within the query's bound, a second pass examines the tile lane by
-lane. The bound is the distance of the k-th row so far, so second passes become rarer as the scan proceeds. If the
-nearest distance equals the bound (as with many equal codes), a tile whose smallest id is too large is skipped:
-ties cost no second pass."""
+A block holds LANES codes, one per lane, and a tile holds one or more blocks. A tile of 8 kB is compared with all
+queries while it is in the L1 cache. The first pass computes only the nearest distance in the tile for each query;
+if that is within the query's bound, a second pass examines the tile lane by lane. The bound is the distance of the
+k-th nearest row so far, so second passes become rarer as the scan proceeds. If the nearest distance equals the
+bound (as with many equal codes), a tile without an id small enough for the heap is skipped: such ties cost no
+second pass."""
 
 from __future__ import annotations
 
@@ -15,9 +16,9 @@ from shard.kernel.jit import compiled
 from shard.kernel.simd import LANES, ids_below, popcount, prefetch, tile_nearest, tile_within
 
 _TILE_BYTES = 8_192
-# Candidates that are collected before they are offered to the heaps.
+# The number of candidates that are collected before they are offered to the heaps.
 _FOUND = 512
-# A block with more candidates at the bound is first reduced to those with smaller ids.
+# If a block has more candidates than this, those at the bound whose ids are too large are dropped first.
 _MANY_TIES = 4
 _EIGHT, _FOUR, _ONE = (0,) * 8, (0,) * 4, (0,)
 
@@ -42,8 +43,8 @@ def scan_chunk(  # type: ignore[no-untyped-def]
         first: The first block; it begins a tile.
         last: One more than the last block.
         tile: Blocks per tile.
-        rows: Rows of the chunk to consider.
-        epoch: uint32: rows that died at or before it are skipped.
+        rows: The number of rows to consider, from the start of the chunk.
+        epoch: uint32: rows that died at or before this epoch are skipped.
         selected: uint64 (blocks,): one bit per row, or empty for all rows.
         picked: Empty, or int32 (n,): the only rows to consider. Their codes are gathered into tiles, and `first`,
             `last` and `rows` refer to the gathered rows.
@@ -99,7 +100,7 @@ def scan_chunk(  # type: ignore[no-untyped-def]
                 for b in range(count):
                     hits = lanes[b] & selected[block + b] if selects else lanes[b]
                     if is_full and popcount(hits) > _MANY_TIES and not gathers:
-                        # Of many rows exactly at the bound, only those with smaller ids can enter the heap.
+                        # Of many rows at the bound, only those with ids below the worst in the heap can enter it.
                         worst = id_of(keys[query, 0], rests[query, 0])
                         lesser = ids_below(ids, (block + b) * LANES, worst)
                         if bound > 0:

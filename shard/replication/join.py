@@ -1,4 +1,5 @@
-"""Owns the join step: a shard with a new folder forms a cluster with the others of its config, or joins one."""
+"""Owns the join step: a shard with a new folder forms a cluster with the other shards of its config,
+or joins a cluster that exists."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ log = logging.getLogger("shard.replication")
 
 
 async def join(context: Context) -> bool:
-    """Returns whether this shard belongs to a cluster now."""
+    """Forms or joins a cluster if that is possible now. Returns whether this shard belongs to a cluster."""
     config, node = context.config, context.node
     expected = [
         (partition, replica)
@@ -23,7 +24,9 @@ async def join(context: Context) -> bool:
     after = await context.executor.mutate(lambda: node.change(lambda me: moves.formation(me, expected, states)))
     if after.is_formed:
         kind = "a founder" if after.founders else "a later member"
-        log.info("%s of cluster %s, with %d slots", kind, config.cluster, int(after.table.serving.sum()))
+        log.info(
+            "this shard is %s of cluster %s, with %d slots", kind, config.cluster, int(after.table.serving.sum())
+        )
         await propose_target(context)
     return after.is_formed
 

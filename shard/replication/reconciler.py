@@ -1,8 +1,8 @@
 """Owns the loop that keeps a shard in step with the cluster: the order of the steps, and the pauses between
 rounds.
 
-Every step is recorded in the slot table on disk before it affects other shards, and may be repeated. So the
-process may end at any point, and the loop continues from there."""
+Every step is recorded in the slot table on disk before it affects other shards, and can safely be repeated. So
+the process may end at any point: after a restart, the loop continues from that point."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Reconciler:
             await self._context.close()
 
     async def reload(self, config: ClusterConfig) -> None:
-        """Continues with another config."""
+        """Continues with a config that has changed."""
         self._context.config = config
         await propose_target(self._context)
         self._gossip.ask_all_next()
@@ -81,7 +81,7 @@ class Reconciler:
         return self._repair.gauges(self._context)
 
     async def _round_or_log(self) -> float:
-        """Returns the pause before the next round, in seconds."""
+        """Runs a round; logs its error if it fails. Returns the pause before the next round, in seconds."""
         try:
             return await self._round()
         except LookalikeError as error:

@@ -1,4 +1,5 @@
-"""Owns the transfer of slots to this partition from the partitions that hold them, one step per round.
+"""Owns the transfer of slots to this partition from the partitions that hold them, one step per round of the
+reconciler.
 
 docs/CONSISTENCY.md describes the steps and why no record is lost."""
 
@@ -22,8 +23,8 @@ log = logging.getLogger("shard.replication")
 
 
 class Transfer:
-    """Remembers why shards block transfers: ten rounds per second may find the same reason, but it is logged only
-    when it changes."""
+    """Remembers why shards block transfers, so that a reason is logged when it changes, not in each of ten rounds
+    per second."""
 
     def __init__(self) -> None:
         self._blocked_by: dict[Place, str] = {}
@@ -62,7 +63,8 @@ class Transfer:
             await context.change_table(lambda table: table.received(complete))
 
     async def _settle(self, context: Context) -> None:
-        """Asks every replica of the source to stop serving; after that, writes need not be forwarded to it."""
+        """Asks every replica of the source to stop serving the slots. After that, writes need not be forwarded to
+        the source."""
         for source, slots in moves.to_settle(context.node.table).items():
             generations = context.node.table.generations
             for replica in range(context.config.replicas):
@@ -101,7 +103,8 @@ async def _take(context: Context) -> None:
 
 
 async def _current_sibling_tables(context: Context) -> list[SlotTable]:
-    """Asks the siblings again, because copying took a while; does not ask if no slot waits for them."""
+    """Asks the partition's other replicas for their slot tables again, because copying took a while. Returns none
+    if no slot waits for them."""
     if not context.node.table.slots_in(SlotState.RECEIVED).any():
         return []
     target = context.node.membership.target

@@ -347,7 +347,7 @@ def test_a_shard_rejects_features_that_are_not_finite(cluster: Cluster, names: l
         )
         with pytest.raises(grpc.RpcError, match="has NaN or infinity"):
             stub.Write(request)
-        with pytest.raises(grpc.RpcError, match="it was recreated"):
+        with pytest.raises(grpc.RpcError, match="the collection was recreated"):
             stub.Write(shard_pb2.WriteRequest(collection=names[0], fingerprint=fingerprint, records=[record]))
         group = shard_pb2.ScanGroup(
             collection=names[0], fingerprint=fingerprint, codes=bytes(8), k=1, features=features,

@@ -77,7 +77,7 @@ def test_a_key_for_another_collection_is_denied(secured: SecuredCluster, name: s
 
 @pytest.mark.parametrize("name", ["upsert", "ingest", "delete", "create", "drop", "backup"])
 def test_the_search_role_cannot_write(secured: SecuredCluster, name: str) -> None:
-    with secured.client("search") as client, pytest.raises(PermissionDenied, match="takes role"):
+    with secured.client("search") as client, pytest.raises(PermissionDenied, match="needs role"):
         CALLS[name](client)
     with secured.client() as client:
         assert client.get_collection("photos").rows == 2

@@ -1,8 +1,8 @@
 """Owns taking a backup: one part per partition, until every slot is covered.
 
 A part is a consistent state of one partition and holds every write that was acknowledged before the part was
-requested. The store itself reports the changes since the last backup (`lookalike.cluster.dump.Mark`). Slots that
-have moved to another store are backed up in full."""
+requested. Each shard's store reports its own changes since the last backup (`lookalike.cluster.dump.Mark`). Slots
+that have moved to another store are backed up in full."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ Report = Callable[[int, int], None]
 def take(
     client: Client, folder: Folder, full: bool, retry_seconds: float, report: Report = lambda *_: None
 ) -> Manifest:
-    """Backs up the folder's collection while it serves.
+    """Backs up the collection of `folder` without interrupting its service.
 
     Args:
         client: A client of the cluster.
-        folder: The backups of the collection.
-        full: Back up all records, even if an earlier backup could serve as the base.
+        folder: The folder of the collection's backups.
+        full: Whether to back up all records, even if an earlier backup could serve as the base.
         retry_seconds: How long to retry while a partition is unavailable.
-        report: Called with the slots and the records that are done so far.
+        report: Called with the number of slots and the number of records that are done so far.
 
     Returns:
         The manifest of the finished backup.
 
     Raises:
-        CodeSpaceMismatch: If the collection was recreated in the meantime.
+        CodeSpaceMismatch: If the collection was recreated during the backup.
         AlreadyExists: If another backup finished at the same time.
     """
     started = time.time()

@@ -2,10 +2,11 @@
 codes differ in at most `max_distance` bits. Two records of a group may differ in more bits if other records
 connect them.
 
-The groups are exact for the moment when the collection was read. The cluster runs a range search for every
-distinct code; this job joins equal codes and searches them once. A result with k hits may be truncated: its
-search is repeated with a larger k or, if that costs more or k is at its limit, this job compares the code with all
-others. Records written while the job runs may be missing; hits are checked against the codes that were read."""
+The groups are exact for the moment when the collection was read. The cluster runs one range search for every
+distinct code: records with equal codes share it. A result with k hits may be truncated. The job then repeats that
+search with a larger k; if k is at its limit, or if comparing codes in this process costs less, the job compares
+the code with all others itself. Records written while the job runs may be missing from the groups. Distances are
+always those between the codes that were read."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from lookalike.model.errors import InvalidRequest
 from lookalike.model.records import MAX_BATCH_HITS, MAX_BATCH_QUERIES, MAX_K, Collection
 
 _FIRST_K = 100
-# Bytes of keys in one response, well below the limit on a message.
+# The most bytes that the keys in one response may have; well below the limit on the size of a message.
 _ANSWER_BYTES = 8 * 1024 * 1024
 _COMPARED_BYTES = 64 * 1024 * 1024
 # How many codes this process compares in the time that the cluster takes to find and send one hit.
@@ -101,7 +102,7 @@ def find_groups(
         first_k: Hits per code in the first round of searches.
 
     Returns:
-        The groups, largest first, then by their first key. Keys are sorted.
+        The groups, largest first; groups of equal size by their first key. The keys of a group are sorted.
     """
     if not snapshot.keys:
         return []
@@ -159,7 +160,7 @@ class _Search:
         self._done = 0
 
     def all(self, report: Report, first_k: int) -> None:
-        """Joins all codes that are within the distance of each other."""
+        """Joins all codes that are within `max_distance` of each other."""
         waiting = list(range(len(self._codes)))
         k = first_k
         while waiting:
@@ -180,14 +181,15 @@ class _Search:
         return max(1, min(MAX_BATCH_QUERIES, room // k))
 
     def _batch(self, numbers: Sequence[int], k: int) -> list[int]:
-        """Searches for some codes. Returns those that had k hits, whose results may be truncated."""
+        """Searches for the codes with these numbers. Returns the numbers of the codes that had k hits: their
+        results may be truncated."""
         results = self._client.search_batch(
             collection=self._collection, codes=[self._codes[number].tobytes() for number in numbers], k=k,
             max_distance=self._max_distance, include_attributes=False,
         )  # fmt: skip
         truncated = []
         for number, result in zip(numbers, results, strict=True):
-            # A record that was written after the snapshot is missing from it, or has another code in it.
+            # The snapshot has no code, or an older code, for a record that was written after it.
             found = {self._number_of.get(hit.key) for hit in result.hits}
             self._join(number, [other for other in found if other is not None and other != number])
             if len(result.hits) == k:

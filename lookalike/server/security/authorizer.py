@@ -1,4 +1,4 @@
-"""Owns who may call a server's methods: authentication, authorization and the rate of each API key.
+"""Owns the access control of a server: authentication, authorization and the rate limit of each API key.
 
 An authorizer does not depend on gRPC: it gets a method's name, the call's metadata and the request, and raises an
 error for a call that is not allowed."""
@@ -23,8 +23,8 @@ SECRET_KEY = "lookalike-cluster-secret"
 _BEARER = "bearer"
 MIN_SECRET_BYTES = 32
 
-# The role that a method needs. A method that is not listed is refused for every key, so a new one cannot be
-# forgotten.
+# The role that a method needs. A method that is not listed is refused for every key, so a new method stays closed
+# until it is added here.
 _ROLES: Mapping[str, Role] = {
     "Search": "search",
     "SearchBatch": "search",
@@ -41,9 +41,9 @@ _ROLES: Mapping[str, Role] = {
     "Restore": "admin",
     "Drain": "admin",
 }
-# Any key may call these; the answer covers the key's own collections.
+# Any key may call these methods; the answer covers only the collections that the key may see.
 _ANY_KEY = frozenset({"ListCollections", "ClusterStatus"})
-# The request fields that name the collection, and those whose items the rate counts.
+# The request fields that name the collection, and the request fields whose items count towards a key's rate.
 _COLLECTION_FIELDS = ("collection", "name")
 _COUNTED_FIELDS = ("queries", "records", "keys")
 
@@ -55,10 +55,10 @@ class Authorizer(Protocol):
     """Checks every call of a server."""
 
     def authenticate(self, method: str, metadata: Mapping[str, str]) -> Key | None:
-        """Identifies the caller, when a call begins and with each request of a stream.
+        """Identifies the caller: when a call begins, and again for each request of a stream.
 
         Returns:
-            The caller's key; None if the server needs none.
+            The caller's key; None if the server requires no key.
 
         Raises:
             Unauthenticated: If the metadata has no valid key or secret.
@@ -69,7 +69,7 @@ class Authorizer(Protocol):
 
         Args:
             method: The method's name, without its service.
-            key: From `authenticate`.
+            key: The key that `authenticate` returned.
             request: The request message.
 
         Returns:
@@ -81,7 +81,7 @@ class Authorizer(Protocol):
 
 
 class ClusterAuthorizer:
-    """Accepts the cluster's own processes, which know its secret."""
+    """Accepts the cluster's own processes: they send the cluster's secret."""
 
     def __init__(self, secrets: ClusterSecret) -> None:
         self._secrets = secrets
@@ -97,8 +97,8 @@ class ClusterAuthorizer:
 
 
 class KeyAuthorizer:
-    """Accepts callers with an API key, within its roles, collections and rate. Without any key in the file, every
-    caller may do everything."""
+    """Accepts callers that send an API key, and limits each caller to its key's roles, collections and rate. While
+    the file of keys has no key, every caller may do everything."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class KeyAuthorizer:
         collection = EVERY_COLLECTION if method in _ANY_KEY else _collection_of(request)
         if role is None or not (method in _ANY_KEY or key.may(role, collection)):
             place = f"collection {collection!r:.80}" if collection != EVERY_COLLECTION else "the whole cluster"
-            raise PermissionDenied(f"key {key.name!r}: may not {method} on {place}; that takes role {role}")
+            raise PermissionDenied(f"key {key.name!r}: may not {method} on {place}; that needs role {role}")
         _caller.set(key)
         return self._wait(key, _count_of(request))
 
@@ -147,8 +147,8 @@ class KeyAuthorizer:
 
 
 class ClusterSecret:
-    """The secret that the cluster's processes send each other: the first line of a file. Further lines are
-    accepted too, so that a running cluster can rotate it."""
+    """The secret that the cluster's processes send each other: the first line of a file. A server also accepts the
+    secrets on the further lines, so that the secret can be rotated while the cluster runs."""
 
     def __init__(self, path: Path) -> None:
         self.lines = Watched([path], lambda: _read_secrets(path))
@@ -163,8 +163,8 @@ class ClusterSecret:
 
 
 def key_authorizer(path: Path | None) -> KeyAuthorizer | None:
-    """The authorizer of a coordinator. path: the file of API keys; None for no authorization. Raises
-    CannotStart."""
+    """The authorizer of a coordinator. path: the file of API keys; None for no authorization. Raises CannotStart
+    if the file cannot be read or is invalid."""
     if path is None:
         return None
     ring = Watched([path], lambda: load_keys(path))
@@ -174,15 +174,16 @@ def key_authorizer(path: Path | None) -> KeyAuthorizer | None:
 
 
 def visible(names: Iterable[str]) -> set[str]:
-    """The collections among `names` that the caller of the running call may see."""
+    """Those of the collections `names` that the caller of the current request may see."""
     key = _caller.get()
     return {name for name in names if key is None or key.may("search", name)}
 
 
 def rate_exceeded(wait_seconds: float) -> Overloaded:
-    """The error of a request that exceeds its key's rate."""
+    """The error for a request that exceeds its key's rate."""
     return Overloaded(
-        "rate: the API key's rate is exhausted; wait for retry-after, or ask for a higher rate",
+        "rate: the API key's rate is exhausted; retry after the delay that this error gives, or ask for a higher"
+        " rate",
         retry_after_ms=max(1, round(wait_seconds * 1000)),
     )
 

@@ -1,5 +1,5 @@
-"""Owns the codec of filters, both ways. A message that is malformed or over a limit on size is rejected while it
-is read."""
+"""Owns the codec of filters, in both directions. A message that is malformed or over a size limit is rejected
+while it is decoded."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ def filter_from_wire(message: filter_pb2.Filter) -> filters.Filter:
 
 
 def read_filter(message: filter_pb2.Filter) -> filters.Filter:
-    """Decodes a filter, at most as deep and as large as a filter may be, and leaves its values to
-    `lookalike.model.filters.check`. Raises InvalidRequest."""
+    """Decodes a filter and checks its form, depth and size, but not its values: `lookalike.model.filters.check`
+    does that. Raises InvalidRequest."""
     return _filter_from_wire(message, 1, [filters.MAX_CONDITIONS])
 
 
 def _filter_from_wire(message: filter_pb2.Filter, depth: int, room: list[int]) -> filters.Filter:
     """`room` is a list with one element: how many more filters the whole tree may have."""
     if depth > filters.MAX_DEPTH:
-        raise InvalidRequest(f"filter: is nested over {filters.MAX_DEPTH} deep; flatten it")
+        raise InvalidRequest(f"filter: is nested over {filters.MAX_DEPTH} levels deep; flatten it")
     kind = message.WhichOneof("kind")
     if kind is None:
         raise InvalidRequest("filter: is empty; set one of its kinds, or omit it")

@@ -23,8 +23,8 @@ from lookalike.wire.public.filters import filter_to_wire, read_filter
 
 
 def image_bytes(image: bytes | str | Path) -> bytes:
-    """Returns the encoded image: the bytes, or the contents of the file. Raises InvalidRequest, naming the
-    file."""
+    """Returns the bytes of an encoded image, given these bytes or the path of a file. Raises InvalidRequest with
+    the path if the file cannot be read."""
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
     if not isinstance(image, str | Path):
@@ -80,13 +80,14 @@ def query_to_wire(
 
     Args:
         image: An encoded image file's bytes, or its path.
-        code: bits / 8 bytes.
+        code: A code of bits / 8 bytes.
         key: The key of a stored record.
         projections: float32 (bits,), with a code.
         query_features: float32 (width,), with a code.
 
     Raises:
-        InvalidRequest: Unless exactly one of the first three is given, and the others only with a code.
+        InvalidRequest: If not exactly one of image, code and key is given, or if projections or features are
+            given without a code.
     """
     if sum(part is not None for part in (image, code, key)) != 1:
         raise InvalidRequest("query: give exactly one of image, code and key")
@@ -106,7 +107,7 @@ def query_to_wire(
 
 
 def _floats(field: str, values: Any) -> bytes:
-    """Encodes a vector as float32 little-endian; None as no bytes."""
+    """Encodes a vector as little-endian float32 values. None becomes no bytes."""
     if values is None:
         return b""
     if not isinstance(values, np.ndarray) or values.ndim != 1 or not np.issubdtype(values.dtype, np.floating):
@@ -174,7 +175,7 @@ def consistency_from_wire(value: int) -> Consistency:
 
 
 class _Choices:
-    """The values of a generated enum under their plain names. The unspecified value 0 means the first one."""
+    """Maps the values of a generated enum to short names and back. The unspecified value 0 stands for value 1."""
 
     def __init__(self, enum: Any, prefix: str) -> None:
         names = {number: name.removeprefix(f"{prefix}_").lower() for name, number in enum.items()}

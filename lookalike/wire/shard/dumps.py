@@ -29,7 +29,7 @@ def mark_to_wire(mark: Mark) -> shard_pb2.DumpMark:
 
 
 def mark_from_wire(message: shard_pb2.DumpMark) -> Mark:
-    """Raises InvalidRequest unless there is one bit per slot."""
+    """Raises InvalidRequest unless `message.slots` has one bit per slot."""
     return Mark(message.store, message.number, slots_from_wire(message.slots), message.partition, message.replica)
 
 
@@ -43,7 +43,7 @@ def head_to_wire(head: Head) -> shard_pb2.DumpHead:
 
 
 def dump_part_from_wire(message: shard_pb2.DumpPart) -> Iterator[Head | list[VersionedRecord]]:
-    """Yields the head, or the records, or both."""
+    """Yields what the message holds: the head, the records, or both."""
     if message.HasField("head"):
         yield head_from_wire(message.head)
     if message.records:

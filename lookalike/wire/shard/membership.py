@@ -150,8 +150,8 @@ def state_from_wire(message: shard_pb2.ShardStatusResponse) -> ShardState:
 
 
 def _readiness_from_wire(message: shard_pb2.ShardStatusResponse) -> Readiness:
-    """A sender that lacks the field counts as loading until it is ready, so that no shard compares itself with
-    it."""
+    """Reads `readiness`. An older shard does not send it: it counts as loading until it is ready, so that no other
+    shard compares its records with that shard's."""
     if message.readiness:
         return Readiness(message.readiness)
     return Readiness.READY if message.ready else Readiness.LOADING

@@ -42,7 +42,7 @@ def scan_group_from_wire(message: shard_pb2.ScanGroup, space: CodeSpace, indexin
     Args:
         message: The group.
         space: The collection's code space.
-        indexing: What the collection stores.
+        indexing: The collection's indexes and the format of its features.
 
     Raises:
         CodeSpaceMismatch: If the codes belong to another code space, or the features are stored in another way.
@@ -123,7 +123,7 @@ def scan_result_from_wire(message: shard_pb2.ScanHits, stale_ms: int = 0) -> Sca
     if message.error:
         return errors.by_name(message.error, message.message)
     distances = np.frombuffer(message.distances, _DISTANCE)
-    # Lists: NumPy reads repeated fields slowly.
+    # Repeated fields become lists first: NumPy reads the fields themselves slowly.
     counts = list(message.counts)
     columns: dict[str, Any] = {
         "query_of": np.repeat(np.arange(len(counts)), counts)

@@ -44,5 +44,5 @@ def test_weights_are_the_magnitudes_of_projections_at_any_scale() -> None:
 
 
 def test_projections_of_another_code_are_rejected() -> None:
-    with pytest.raises(InvalidRequest, match="signs are not the code's bits"):
+    with pytest.raises(InvalidRequest, match="signs do not match the code's bits"):
         scoring.weights(np.ones(8, np.float32), b"\xfe")

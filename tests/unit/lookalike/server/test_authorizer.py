@@ -77,12 +77,12 @@ def test_unlisted_method_is_refused() -> None:
 
 def test_role_permits_only_the_methods_of_its_level() -> None:
     authorizer, metadata, _ = authorizer_for(photos="search")
-    with pytest.raises(PermissionDenied, match="takes role write"):
+    with pytest.raises(PermissionDenied, match="needs role write"):
         authorizer.authorize(
             "Upsert", authorizer.authenticate("Upsert", metadata), pb.UpsertRequest(collection="photos")
         )
     authorizer, metadata, _ = authorizer_for(photos="write")
-    with pytest.raises(PermissionDenied, match="takes role admin"):
+    with pytest.raises(PermissionDenied, match="needs role admin"):
         authorizer.authorize(
             "DropCollection",
             authorizer.authenticate("DropCollection", metadata),
