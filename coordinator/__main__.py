@@ -19,7 +19,7 @@ from lookalike.v1 import search_pb2, search_pb2_grpc
 
 
 async def serve(config_path: Path, watch_stdin: bool) -> None:
-    """Serves the cluster that the config describes until a signal stops it.
+    """Serves the configured cluster until a signal stops the process.
 
     Raises:
         CannotStart: If the config or an address cannot be used.

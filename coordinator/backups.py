@@ -17,7 +17,7 @@ from lookalike.model.errors import InvalidRequest, LookalikeError, NotFound, Par
 from lookalike.model.records import SLOTS, check_collection_name
 from lookalike.v1 import shard_pb2
 
-# A replica with a lower penalty is healthy or lags; one that lags catches up before it sends anything.
+# A replica with a lower penalty is healthy or lags; a replica that lags catches up before it sends anything.
 _MAX_PENALTY = 2
 
 
@@ -61,8 +61,9 @@ async def dump(cluster: Cluster, request: shard_pb2.DumpRequest) -> AsyncIterato
 
 
 def _choose(group: ReplicaGroup, since: Sequence[Mark], tried: Sequence[Replica]) -> Replica | None:
-    """The replica that made the earlier dump, if it is healthy: only this one can send the changes since then.
-    Otherwise the best replica that was not tried."""
+    """Returns the replica that made the earlier dump (a mark in `since` names it), if it is healthy and was not
+    tried: only this replica can send the changes since that dump. Otherwise returns the best replica that was not
+    tried."""
     known = {mark.replica for mark in since}
     for replica in group.replicas:
         if replica.replica in known and replica.health.penalty < _MAX_PENALTY and replica not in tried:

@@ -23,7 +23,7 @@ from lookalike.server.shard_client import ShardClient
 
 POLL_SECONDS = 1.0
 POLL_TIMEOUT_SECONDS = 1.0
-# How long a refresh waits for shards that did not answer the last time.
+# How long a refresh waits for shards that did not answer the previous poll.
 _SILENT_SECONDS = 0.1
 # How long to wait for one replica's state.
 _STATE_SECONDS = 2.0
@@ -79,7 +79,7 @@ class Cluster:
 
     @property
     def target(self) -> Target:
-        """The newest target that is known."""
+        """The newest known target: the intended distribution of slots over the partitions."""
         return self._target
 
     @property
@@ -99,7 +99,7 @@ class Cluster:
         await asyncio.shield(self._refreshing)
 
     async def publish(self, target: Target) -> int:
-        """Sends a target to every shard. Returns how many adopted it."""
+        """Sends a target to every shard. Returns how many shards adopted it."""
         deadline = asyncio.get_running_loop().time() + POLL_TIMEOUT_SECONDS
         states = await asyncio.gather(*(_state(replica, deadline, target) for replica in self._replicas.values()))
         await self.refresh()
@@ -115,7 +115,7 @@ class Cluster:
             The number of slots that the partition still serves.
 
         Raises:
-            InvalidRequest: If no other partition would be left.
+            InvalidRequest: If every partition would then be drained.
             NotFound: If the partition does not exist.
             PartitionUnavailable: If no shard answers.
         """
@@ -125,7 +125,7 @@ class Cluster:
             raise NotFound(f"partition: {partition} is not one of the {target.partitions} that the cluster has")
         drained = set(target.drained) - {partition} if undo else {*target.drained, partition}
         if len(drained) == target.partitions:
-            raise InvalidRequest(f"partition: {partition} is the last that is not drained; add one first")
+            raise InvalidRequest(f"partition: {partition} is the last that is not drained; add a partition first")
         if drained != set(target.drained):
             changed = target.followed_by(target.partitions, tuple(sorted(drained)))
             if not await self.publish(changed):
@@ -133,7 +133,7 @@ class Cluster:
         return int(self.routing.slots_of(partition).sum())
 
     async def states(self, deadline: float) -> dict[int, ShardState | LookalikeError]:
-        """Returns, for each partition, the state of one of its replicas, or the error.
+        """Returns, for each partition, the state of one of its replicas, or the error if none returns it.
 
         Only rows of slots that are routed to the partition are counted. Waits for at most half the time left, so
         that a partition that does not answer leaves time for the rest of the request.
@@ -162,7 +162,7 @@ class Cluster:
 
     async def every_state(self, deadline: float) -> list[tuple[Replica, ShardState | LookalikeError]]:
         """Returns every replica with its state, or the error, ordered by partition and replica."""
-        # A list: replicas may come and go in the meantime.
+        # Copy the replicas, because they may come and go in the meantime.
         replicas = [replica for _, replica in sorted(self._replicas.items())]
         answers = await asyncio.gather(*(_state(replica, deadline) for replica in replicas))
         return list(zip(replicas, answers, strict=True))

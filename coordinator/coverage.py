@@ -17,14 +17,15 @@ from lookalike.model.records import Coverage
 
 
 class CoverageTracker:
-    """Computes coverage. Remembers the last row count of each partition, to estimate the rows of missing ones."""
+    """Computes coverage. Remembers the last row count of each partition, to estimate the rows of missing
+    partitions."""
 
     def __init__(self) -> None:
         self._rows_known: dict[tuple[str, int], int] = {}
 
     def coverage(self, collection: str, answers: Answers) -> Coverage:
-        """Returns the answers' coverage. It counts the partitions that have slots. A partition counts as answered
-        if it answered for all its slots."""
+        """Returns the answers' coverage, which counts only partitions that have slots. A partition counts as
+        answered if it answered for all its slots."""
         missing: dict[int, str] = {}
         rows: dict[int, int] = {}
         stale_ms = 0

@@ -35,7 +35,7 @@ class _Encoded:
 
 
 class QueryEncoder:
-    """Encodes queries: images by the encoder, keys by the stored record."""
+    """Encodes queries. The encoder encodes images; for a key, the stored record has the code."""
 
     def __init__(self, encoder: EncoderLink, reader: Reader) -> None:
         self._encoder = encoder
@@ -57,18 +57,19 @@ class QueryEncoder:
             collection: The collection's name.
             layout: The collection's layout.
             queries: The queries.
-            fingerprint: The code space of the codes among the queries.
+            fingerprint: The code space of the queries that are codes.
             plan: What the scoring needs.
-            consistency: How to read the records of the keys among the queries.
+            consistency: How to read the stored records of the queries that are keys.
             deadline: When to give up.
 
         Returns:
-            Codes, uint8 (n, bits/8), and the inputs that the scoring needs, one row per query.
+            Codes, uint8 (n, bits/8), and the inputs that the scoring needs (None if it needs
+            none); one row per query.
 
         Raises:
-            CodeSpaceMismatch: If a code or the encoder belongs to another code space.
+            CodeSpaceMismatch: If a code, or the encoder, is not in the collection's code space.
             InvalidRequest: If a query is invalid, or lacks what the scoring needs.
-            NotFound: If a key does not exist.
+            NotFound: If the collection has no record with a query's key.
         """
         for query in queries:
             if query.image is not None:
@@ -112,7 +113,7 @@ class QueryEncoder:
         consistency: Consistency,
         deadline: float,
     ) -> dict[str, VersionedRecord]:
-        """The stored records of the queries by key."""
+        """Returns the stored record of each query that is a key, by that key. Keys without a record are absent."""
         keys = list(dict.fromkeys(query.key for query in queries if query.key is not None))
         if not keys:
             return {}
@@ -129,7 +130,7 @@ def _encoded(
     layout: Layout,
     plan: ScoringPlan,
 ) -> _Encoded:
-    """Encodes one query. images: the encoder's answers to the remaining queries by image."""
+    """Encodes one query. images: the encoder's answers for the images that are not used yet, in query order."""
     indexing = layout.indexing
     if query.code is not None:
         code = check_code(query.code, layout.space, "the query")
@@ -147,7 +148,7 @@ def _encoded(
 
 
 def _supplied(query: Query, bits: int, width: int, plan: ScoringPlan) -> tuple[Floats | None, Floats | None]:
-    """The projections and features that came with a code, if the plan needs them."""
+    """Returns the projections and features that the caller sent with a code; None where the plan needs none."""
     projections = features = None
     if plan.needs_projections and query.projections:
         projections = stored_features.read("projections", query.projections, bits)

@@ -1,5 +1,5 @@
-"""Owns one replica as a coordinator sees it: the client that calls it, and its health, which determines its order
-among the replicas."""
+"""Owns a coordinator's view of one replica: the client that calls it, and its health, which determines which of a
+partition's replicas is called first."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lookalike.cluster.shard_state import ShardState
 from lookalike.model.errors import LookalikeError, SlotMoved
 from lookalike.server.shard_client import ShardClient
 
-# A replica that may lag further than this is called only if there is no other.
+# A replica that may lag by more than this is called only if no replica of its partition is healthy.
 LAG_SECONDS = 10.0
 # How long a failed replica is avoided. Doubles with each further failure.
 _BACKOFF_SECONDS = 0.25
@@ -21,11 +21,11 @@ _BACKOFF_MAX_SECONDS = 5.0
 
 
 class ReplicaHealth:
-    """What calls, polls and the health stream have shown of a replica. Times are of the monotonic clock."""
+    """A replica's health, learnt from calls, polls and its health stream. Times are of the monotonic clock."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        # The answer to the last poll; None if there was none.
+        # The answer to the last poll; None if the replica did not answer, or has not been polled yet.
         self.last_state: ShardState | None = None
         self._is_serving = True
         self._is_suspect = False
@@ -45,12 +45,12 @@ class ReplicaHealth:
 
     @property
     def is_live(self) -> bool:
-        """Whether it answers, as far as is known, and has caught up since it started."""
+        """Whether the replica is serving, answered the last poll, and has caught up since it started."""
         return self._is_serving and self.last_state is not None and self.last_state.is_ready
 
     @property
     def lags(self) -> bool:
-        """Whether it is known to lack a write, or may lag by more than `LAG_SECONDS`."""
+        """Whether the replica may lack an acknowledged write, or may lag by more than `LAG_SECONDS`."""
         behind = self.last_state is not None and self.last_state.stale_ms > LAG_SECONDS * 1000
         return behind or self._missed_write_at is not None
 
@@ -59,7 +59,7 @@ class ReplicaHealth:
         self._is_serving = is_serving
 
     def mark_failed(self, error: LookalikeError) -> None:
-        """Records that a call failed because of the replica: others are preferred for a while."""
+        """Records that a call failed because of the replica: other replicas are preferred for a while."""
         if isinstance(error, SlotMoved):
             return
         backoff = min(_BACKOFF_MAX_SECONDS, _BACKOFF_SECONDS * 2**self._failures)
@@ -67,15 +67,15 @@ class ReplicaHealth:
         self._failures = min(self._failures + 1, 10)
 
     def mark_suspect(self) -> None:
-        """Records that a call took far too long: others are preferred until it answers a poll."""
+        """Records that a call took far too long: other replicas are preferred until this one answers a poll."""
         self._is_suspect = True
 
     def mark_missed_write(self, acknowledged_at: float) -> None:
-        """Records that a write acknowledged at this time may be missing on this replica."""
+        """Records that this replica may lack a write. acknowledged_at: when the write was acknowledged."""
         self._missed_write_at = acknowledged_at
 
     def mark_polled(self, state: ShardState | None, began: float) -> None:
-        """Records the answer to a poll that began at this time, or that there was none."""
+        """Records a poll. state: the answer; None if there was none. began: when the poll was sent."""
         self.last_state = state
         if state is None:
             return
@@ -87,7 +87,7 @@ class ReplicaHealth:
 
 @dataclasses.dataclass(eq=False, slots=True)
 class Replica:
-    """A replica of a partition. in_flight: calls that have not been answered yet."""
+    """A replica of a partition. in_flight: the number of calls to it that are not answered yet."""
 
     client: ShardClient
     health: ReplicaHealth = dataclasses.field(default_factory=ReplicaHealth)
@@ -103,7 +103,8 @@ class Replica:
         return self.client.replica
 
     async def poll(self, target: Target | None, seconds: float) -> None:
-        """Requests the replica's state, and sends it the target."""
+        """Requests the replica's state, within `seconds`, and sends it the target (the intended distribution of
+        slots)."""
         began = time.monotonic()
         try:
             deadline = asyncio.get_running_loop().time() + seconds

@@ -1,8 +1,9 @@
 """Owns the routing: which partition each slot is requested from, as a pure function of what the shards last
 reported.
 
-It may be out of date at any time: a shard answers only for the slots that it serves and names other partitions
-that must store a record, so a stale route costs another round trip, but never makes an answer wrong."""
+A routing may be out of date at any time. But a shard answers only for the slots that it serves, and its answer to
+a write names any other partition that must store the record too. So a stale routing costs another round trip, but
+never makes an answer wrong."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ Place = tuple[int, int]  # partition, replica
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Share:
-    """Slots requested from one partition. data: a bitmap of the slots; slots: how many there are."""
+    """Slots to request from one partition. data: a bitmap of the slots. slots: the number of slots."""
 
     partition: int
     data: bytes
@@ -30,12 +31,13 @@ class Share:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Routing:
-    """Where each slot is requested.
+    """Which partition each slot is requested from.
 
     Attributes:
         owners: The partition of each slot, int32 (SLOTS,).
         served: The slots that a live shard serves, as far as is known.
-        shares: What is requested from each partition: every slot once, with unserved slots in separate shares.
+        shares: The slots to request from each partition. Every slot is in one share; unserved slots have separate
+            shares.
     """
 
     owners: npt.NDArray[np.int32]
@@ -46,14 +48,14 @@ class Routing:
     def of(cls, tables: Mapping[Place, SlotTable], live: frozenset[Place], target: Target) -> Routing:
         """Computes the routing.
 
-        A slot is requested from the partition that serves it in the latest generation: of two that serve it, the
-        one that it moves to. If no live shard serves it, from the last one that did; if none ever did, from its
-        owner in the target.
+        A slot is requested from the partition that serves it in the latest generation. While a slot moves and two
+        partitions serve it, that is the partition that it moves to. If no live shard serves the slot, it is
+        requested from the last partition that did, or, if there was none, from its owner in the target.
 
         Args:
             tables: The slot tables of all shards that ever answered.
-            live: The shards that answer now.
-            target: How slots are to be divided.
+            live: The shards that are live now.
+            target: The intended distribution of slots.
         """
         owners = target.owners().astype(np.int32)
         served = np.zeros(SLOTS, np.bool_)
@@ -82,7 +84,7 @@ class Routing:
             indices: The items to group.
 
         Returns:
-            By partition, the indices of its items, in the order given.
+            For each partition, the indices of its items, in the order of `indices`.
         """
         parts: dict[int, list[int]] = {}
         for i in indices:
@@ -90,7 +92,7 @@ class Routing:
         return parts
 
     def slots_of(self, partition: int) -> SlotSet:
-        """Returns the served slots of a partition."""
+        """Returns the slots that are served and requested from the partition."""
         slots: SlotSet = self.served & (self.owners == partition)
         return slots
 

@@ -47,7 +47,7 @@ _RESERVED_SHARE = 0.1
 _RESERVED_MAX_SECONDS = 0.25
 # How long a search waits while only some partitions have a collection, which is being created or dropped.
 _SETTLE_SECONDS = 1.0
-# This many keys fit into any message, however long they are.
+# So many keys fit into a message even if each has the maximum length.
 _FEW_KEYS = MAX_MERGED_BYTES // MAX_KEY_BYTES
 
 
@@ -57,7 +57,7 @@ class Answer:
 
     Attributes:
         hits: The hits of all queries.
-        is_exact: True if no nearer record was left out.
+        is_exact: True if no matching record that is left out can be nearer than the hits.
         bits: The width of the codes.
         coverage: Which partitions were searched.
         timings: How long each stage took.
@@ -103,7 +103,7 @@ class Searcher:
         Args:
             collection: The collection's name.
             queries: What to search for.
-            fingerprint: The code space of the codes among the queries.
+            fingerprint: The code space of the queries that are codes.
             options: How to search.
             deadline: A time of the running loop's clock.
 
@@ -142,7 +142,7 @@ class Searcher:
             collection, layout, queries, fingerprint, plan, options.consistency, deadline
         )
         encoded = time.perf_counter()
-        # A search by key leaves out the record itself, so it requests one hit more.
+        # A search by key leaves out the record with that key, so it requests one hit more.
         spare = any(query.key is not None for query in queries)
         group = ScanGroup(
             collection, layout.space.fingerprint, codes, plan.candidates + spare, options.max_distance,
@@ -163,10 +163,10 @@ class Searcher:
         return Answer(hits, bool(is_exact), layout.space.bits, coverage, timings)
 
     async def _settled(self, group: ScanGroup, consistency: str, deadline: float) -> Answers:
-        """The answers of all partitions, merged.
+        """Returns the merged answers of all partitions.
 
-        If only some have the collection, it is being created or dropped: asks again, and raises NotFound once it
-        is dropped. Also asks again if slots have moved in the meantime.
+        Asks the partitions again if slots moved during the search, and while only some partitions have the
+        collection, because it is being created or dropped. Raises NotFound once it is dropped.
         """
         clock = asyncio.get_running_loop()
         remaining = deadline - clock.time()
@@ -205,7 +205,7 @@ class Searcher:
 
     @contextlib.contextmanager
     def _counted_if_refused(self, collection: str, coverage: Coverage) -> Iterator[None]:
-        """Counts a refused answer if the block raises."""
+        """Counts the answer as refused if the block raises because partitions are missing."""
         try:
             yield
         except (PartitionUnavailable, DeadlineExceeded):
@@ -216,7 +216,7 @@ class Searcher:
 
 
 def _without_own(hits: HitTable, queries: Sequence[Query]) -> HitTable:
-    """The hits, without the query's own record in a query by key."""
+    """Returns the hits, without the record whose key is the query."""
     if all(query.key is None for query in queries):
         return hits
     own = np.array([query.key for query in queries], np.object_)

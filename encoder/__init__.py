@@ -1,15 +1,16 @@
-"""Serves codes for images, and ingests images in batches.
+"""Computes codes of images, as a service and in batch jobs.
 
 Images are decoded (`images`), a network computes features up to a layer (`backbones`, `fusion`, `features`), and
-these are hashed (`hashing`). Together this is an encoder (`model`), described by `spec`. Ray Serve scales it
-(`deployment`) behind a gRPC server (`front`, `server`), as a process or as an application of a Ray cluster
-(`application`). `ingest` is the batch job. `preflight` checks an encoder before Ray starts. The package `lab`
-fits, learns and evaluates hashes. Only these two packages import torch and Ray."""
+the features are hashed (`hashing`). Together these steps are an encoder (`model`), described by `spec`. Ray Serve
+scales it (`deployment`) behind a gRPC server (`front`, `server`). An encoder is started as a process
+(`python -m encoder`), or as an application of an existing Ray cluster (`application`). `ingest` is the batch job.
+`preflight` checks an encoder before Ray starts. The package `lab` fits, learns and evaluates hashes. Only the
+packages `encoder` and `lab` import torch and Ray."""
 
 import os
 
 # Ray reads these when it is first imported, and its workers inherit them, so they are set before any module of
-# this package can import it. Values from the environment take precedence.
+# this package can import Ray. Values from the environment take precedence.
 for _name, _value in {
     # No usage statistics, no access to the cluster without its token.
     "RAY_USAGE_STATS_ENABLED": "0",

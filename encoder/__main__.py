@@ -13,7 +13,7 @@ from lookalike.server.observe.process import Observation, Process
 
 
 async def serve(config_path: Path, watch_stdin: bool) -> None:
-    """Serves the config's encoder section until a signal stops it.
+    """Runs the encoder that the config describes, until a signal stops it.
 
     Raises:
         CannotStart: If the config, the model or an address cannot be used.
@@ -30,7 +30,7 @@ async def serve(config_path: Path, watch_stdin: bool) -> None:
     from encoder.preflight import space_of
     from encoder.spec import EncoderSpec
 
-    # A remote Ray cluster may have weights and GPUs that this machine does not.
+    # Not checked for a remote Ray cluster, which may have weights and GPUs that this machine lacks.
     if config.ray_address is None:
         space_of(EncoderSpec.from_config(config))
 
@@ -43,7 +43,8 @@ async def serve(config_path: Path, watch_stdin: bool) -> None:
     # Ray starts a process for each CPU.
     with ray_session(config.ray_address, cpus=max(cpu_count(), config.max_replicas)):
         async with deployed(config, cluster.limits.max_image_pixels) as handle, BackgroundTasks() as background:
-            # Not earlier: Ray forks its processes from this one, and a fork while gRPC's threads run can hang.
+            # The gRPC server starts after Ray: Ray forks its processes from this one, and a fork can
+            # hang while gRPC's threads run.
             front = await Front.start(handle, cluster, config, observation, background)
             await background.run_until(stopped)
             await front.stop()

@@ -2,8 +2,9 @@
 
     import_path: encoder.application:build      args: {config: FILE, fronts: 2}
 
-Its fronts (`encoder.front`) serve gRPC, one on each node that has the resource `front`; its models run on any
-node. The alternative is `python -m encoder`, which is itself a Ray driver and needs no application."""
+Its fronts (`encoder.front`) serve gRPC; they run on nodes with the Ray resource `front`, at most one on each. Its
+models run on any node. The alternative is `python -m encoder`, which is itself a Ray driver and needs no
+application."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ FRONT_RESOURCE = "front"
 
 
 class EncoderFront:
-    """A front within a Serve replica, with the replica's lifetime."""
+    """A Serve replica that runs a front for as long as the replica lives."""
 
     async def __init__(self, handle: Any, config: str) -> None:  # type: ignore[misc]  # Serve awaits it
         cluster, section = _read(config)
@@ -32,7 +33,7 @@ class EncoderFront:
         self._front = await Front.start(handle, cluster, section, observation, self._background)
 
     async def check_health(self) -> None:
-        """Serve replaces a front whose check raises."""
+        """Raises if a background task failed; Serve then replaces this front."""
         self._background.raise_failure()
 
     async def __del__(self) -> None:
@@ -44,8 +45,8 @@ def build(arguments: dict[str, Any]) -> serve.Application:
     """Builds the application.
 
     Args:
-        arguments: config: the path of the cluster config, the same on every node. fronts: the number of nodes that
-            serve gRPC, 1 by default.
+        arguments: config: the path of the cluster config, the same on every node. fronts: the number of fronts, 1
+            by default.
 
     Raises:
         CannotStart: If the config is invalid, or has no encoder section.

@@ -1,5 +1,5 @@
-"""Owns the computation of features in one process: from image files to feature vectors, by a backbone on a
-device."""
+"""Owns the computation of features in one process: decodes image files and runs a backbone on a device to compute
+their feature vectors."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class FeatureModel:
 
         Args:
             model: The network's name; see `encoder.backbones`.
-            weights: A file of weights; None for the pretrained ones.
+            weights: A file of weights; None for the pretrained weights.
             layer: The layer that gives the features.
             device: "auto", "cpu" or "cuda".
             precision: "auto", "float32" or "bfloat16".
-            decode_threads: Threads that decode a batch.
-            max_pixels: The most pixels that an image may have.
+            decode_threads: The number of threads that decode a batch.
+            max_pixels: The largest number of pixels that an image may have.
 
         Raises:
             CannotStart: If the model, its weights or the device is missing.
@@ -69,11 +69,11 @@ class FeatureModel:
         self._decoders = ThreadPoolExecutor(decode_threads) if decode_threads > 1 else None
 
     def __str__(self) -> str:
-        """Canonical text of what computes the features; see `Backbone`."""
+        """A text that identifies what computes the features; see `Backbone`."""
         return str(self.backbone)
 
     def decode(self, images: Sequence[bytes]) -> list[Pixels | UnreadableImage]:
-        """Decodes image files to uint8 (crop, crop, 3); returns the reason for each that cannot be read."""
+        """Decodes image files to uint8 (crop, crop, 3). A file that cannot be read gives an `UnreadableImage`."""
         return list((self._decoders.map if self._decoders else map)(self._decode, images))
 
     def features(self, pixels: Pixels) -> torch.Tensor:
@@ -84,13 +84,14 @@ class FeatureModel:
             return features.float()
 
     def stream(self, files: Sequence[Callable[[], bytes]]) -> Iterator[tuple[list[bool], Features]]:
-        """Encodes many image files, a batch at a time; the next batch is decoded in the meantime.
+        """Encodes many image files, a batch at a time. While one batch is encoded, the next is decoded.
 
         Args:
-            files: A function per file that reads it.
+            files: For each file, a function that reads it.
 
         Yields:
-            For each batch, which of its files could be read, and their features, float32 (readable, width).
+            For each batch, whether each file could be read, and the features of the readable files, float32
+            (readable, width).
         """
         starts = range(0, len(files), BATCH_IMAGES)
 
@@ -121,7 +122,7 @@ class FeatureModel:
 def ahead(
     load: Callable[[int], list[Pixels | UnreadableImage]], count: int
 ) -> Iterator[list[Pixels | UnreadableImage]]:
-    """Yields load(0) to load(count - 1). Each is loaded while the caller works on the one before."""
+    """Yields load(0) to load(count - 1). A thread loads each one while the caller works on the previous one."""
     with ThreadPoolExecutor(1) as thread:
         following = thread.submit(load, 0) if count else None
         for number in range(1, count + 1):
@@ -140,7 +141,7 @@ def read_or_nothing(read: Callable[[], bytes]) -> bytes:
 
 
 def find_device(name: str) -> torch.device:
-    """The device for "auto", "cpu" or "cuda". Raises CannotStart if it is missing."""
+    """Returns the device for "auto", "cpu" or "cuda". Raises CannotStart if there is no such device."""
     if name == "cuda" and not torch.cuda.is_available():
         raise CannotStart("encoder.device: cuda, but no GPU is usable here; use auto or cpu")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

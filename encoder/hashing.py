@@ -1,8 +1,9 @@
-"""Owns the hash: features to sign bits by hyperplanes, which are random (LSH for cosine; Charikar 2002) or fitted,
-and the hash file. Plain NumPy; `encoder.model` does the same arithmetic on the device.
+"""Owns the hash, which turns features into bits, and the hash file. Each bit shows on which side of a hyperplane
+the features lie. The hyperplanes are random (LSH for cosine; Charikar 2002) or fitted. This module computes with
+plain NumPy; `encoder.model` does the same arithmetic on the device.
 
-Every method results in a `LinearHash`, so the encoder, the cluster and the hash file handle only this kind.
-`lab.fitting` fits hashes to a sample, `lab.training` to labels."""
+Every hash method results in a `LinearHash`, so the encoder, the cluster and the hash file handle only this kind.
+`lab.fitting` fits hashes to a sample of images, `lab.training` to labels."""
 
 from __future__ import annotations
 
@@ -21,8 +22,9 @@ from lookalike.model.errors import CannotStart
 from lookalike.model.records import MAX_HASH_BYTES
 
 LSH = "lsh"
-# Orthogonal hyperplanes spread better than independent ones (Ji et al., NIPS 2012), but no more than `width` can
-# be orthogonal, and the cost grows with their square.
+# Random hyperplanes are orthogonal within blocks of this size. Orthogonal hyperplanes spread better than
+# independent ones (Ji et al., NIPS 2012), but no more than `width` can be orthogonal, and the cost grows with
+# their square.
 _BLOCK = 1_024
 _MAX_WIDTH = 1_000_000
 
@@ -34,7 +36,8 @@ class LinearHash:
     """The signs of planes @ x + offset, where x is a feature vector, divided by its length if `is_normalised`.
 
     planes: float32 (bits, width). offset: float32 (bits,). digest: hex SHA-256 over all that decides a code.
-        features: canonical text of what computes the features (see `encoder.backbones.Backbone`), or "" for any.
+        features: a canonical text that describes what computes the features (see `encoder.backbones.Backbone`),
+        or "" for any.
         seeded: the seed and mean of random hyperplanes, which the file keeps instead of the planes; None for a
         fitted hash."""
 
@@ -56,7 +59,7 @@ class LinearHash:
 
     def projections(self, features: Features) -> Features:
         """Projects features, float32 (n, width); returns float32 (n, bits). The sign of a projection is the bit,
-        its magnitude the distance from the hyperplane, where the bit flips."""
+        its magnitude is the distance from the hyperplane, where the bit flips."""
         if self.is_normalised:
             features = normalised(features)
         result: Features = features @ self.planes.T + self.offset
@@ -67,8 +70,8 @@ class LinearHash:
         return np.packbits(self.projections(features) > 0, axis=1)
 
     def to_bytes(self) -> bytes:
-        """The hash file, which `from_bytes` reads: an .npz archive, the same bytes for the same hash. Raises
-        CannotStart if it would be too large."""
+        """Returns the content of the hash file, which `from_bytes` reads: an .npz archive, the same bytes for the
+        same hash. Raises CannotStart if it would be too large."""
         header = {
             "method": self.method,
             "is_normalised": self.is_normalised,
@@ -103,7 +106,7 @@ def _too_large(bits: int, width: int) -> CannotStart:
 
 
 def drawn(width: int, bits: int, seed: int, mean: Features | None = None, features: str = "") -> LinearHash:
-    """Random hyperplanes.
+    """Returns a hash with random hyperplanes.
 
     Args:
         width: The number of features.
@@ -111,7 +114,7 @@ def drawn(width: int, bits: int, seed: int, mean: Features | None = None, featur
         seed: Determines the hyperplanes.
         mean: The point that they pass through, float32 (width,), such as the mean of a sample; None for the
             origin.
-        features: Canonical text of what computes the features, or "" for any.
+        features: See `LinearHash`.
 
     Raises:
         ValueError: If the mean has another width.
@@ -132,7 +135,7 @@ def drawn(width: int, bits: int, seed: int, mean: Features | None = None, featur
 
 
 def fitted(method: str, planes: Features, offset: Features, is_normalised: bool, features: str) -> LinearHash:
-    """A hash fitted to data. planes: (bits, width); offset: (bits,); the others as in `LinearHash`."""
+    """A hash fitted to data. planes: (bits, width); offset: (bits,); for the other arguments see `LinearHash`."""
     planes, offset = planes.astype("<f4"), offset.astype("<f4")
     text = json.dumps([method, list(planes.shape), is_normalised, features])
     digest = hashlib.sha256(text.encode() + planes.tobytes() + offset.tobytes()).hexdigest()
@@ -140,7 +143,7 @@ def fitted(method: str, planes: Features, offset: Features, is_normalised: bool,
 
 
 def from_bytes(data: bytes, source: str) -> LinearHash:
-    """Reads a hash file. Raises CannotStart, naming the source, if it is not one."""
+    """Reads the content of a hash file. Raises CannotStart, naming the source, if `data` is not a hash file."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             header = json.loads(archive["header"].tobytes())
@@ -191,8 +194,8 @@ def _through(planes: Features, point: Features) -> Features:
 
 
 def _hyperplanes(width: int, bits: int, seed: int) -> Features:
-    """float32 (bits, width), unit rows, orthogonal within blocks. RandomState's stream never changes, so a seed
-    gives the same planes with every version of NumPy."""
+    """Returns random hyperplanes, float32 (bits, width): unit rows, orthogonal within blocks. RandomState's stream
+    never changes, so a seed gives the same planes with every version of NumPy."""
     random = np.random.RandomState(seed)
     block = min(width, _BLOCK)
     rows = []

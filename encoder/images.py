@@ -19,7 +19,7 @@ from lookalike.model.errors import InvalidRequest
 # Formats whose decoders start no other program (EPS would start Ghostscript).
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 MAX_PIXELS = 100_000_000
-# Pillow warns at one size and refuses at another; here there is one limit with one message.
+# Pillow warns at one size and refuses at another. `decode` has one limit with one message instead.
 Image.MAX_IMAGE_PIXELS = None
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -32,8 +32,8 @@ class UnreadableImage(InvalidRequest):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """Resize the short side to `resize` pixels, crop the centre `crop` pixels, then (pixel / 255 - mean) / std per
-    channel."""
+    """How a network expects its input: resize the short side to `resize` pixels, crop the centre to `crop` pixels,
+    then compute (pixel / 255 - mean) / std per channel."""
 
     resize: int
     crop: int
@@ -64,7 +64,7 @@ def decode(data: bytes, preprocessing: Preprocessing, max_pixels: int = MAX_PIXE
     except UnreadableImage:
         raise
     except UnidentifiedImageError:
-        raise UnreadableImage(f"is not an image file (of {', '.join(FORMATS)})") from None
+        raise UnreadableImage(f"is not an image file in a supported format ({', '.join(FORMATS)})") from None
     except Exception as error:  # decoders raise many kinds of errors for damaged files
         raise UnreadableImage(f"is damaged or cut short ({type(error).__name__}: {error})") from None
 

@@ -19,10 +19,10 @@ Dataset = Annotated[
     str,
     typer.Argument(
         help="cifar10, caltech101, flowers102 or coco2017 (downloaded if missing); or a folder with a sub-folder"
-        " for each class, or a .tar or .zip of one."
+        " for each class, or a .tar or .zip of such a folder."
     ),
 ]
-Model = Annotated[str, typer.Option(help="A torchvision or timm model by name.")]
+Model = Annotated[str, typer.Option(help="The name of a torchvision or timm model.")]
 Weights = Annotated[
     Path | None, typer.Option(help="A .pth or .safetensors file instead of the pretrained weights.")
 ]

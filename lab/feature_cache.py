@@ -2,8 +2,8 @@
 evaluation.
 
 A file's name is a digest of everything that determines its content: the images, the network, its weights, layer,
-preprocessing and precision. It appears when it is complete, so a killed job leaves no partial file under that
-name."""
+preprocessing and precision. A file gets this name only after all features are written, so a killed job leaves no
+partial file in the cache."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lookalike.model.errors import InvalidRequest
 
 # Increment this when a change of decoding or computation changes the features.
 _VERSION = 1
-# Wider features are stored as float16, at no visible loss of retrieval quality, or they would fill the disk.
+# Features wider than this are stored as float16, to save disk space. No loss of retrieval quality is visible.
 _WIDE = 16_384
 
 Features = npt.NDArray[np.floating]
@@ -39,7 +39,8 @@ def default_folder() -> Path:
 def features_of(
     images: LabelledImages, network: FeatureModel, folder: Path, progress: Callable[[int], None]
 ) -> Features:
-    """The features of all images of a set, from the cache or encoded now.
+    """Returns the features of all images of a set. Reads them from the cache, or encodes the images and caches the
+    features.
 
     Args:
         images: The set, of n images.
@@ -48,7 +49,7 @@ def features_of(
         progress: Called with the number of images that were encoded since the last call.
 
     Returns:
-        Memory-mapped float32 (n, width), float16 for wide layers. The row of an unreadable image is NaN.
+        Memory-mapped float32 (n, width), float16 for wide layers. An unreadable image has a row of NaN.
 
     Raises:
         InvalidRequest: If the folder cannot be written to.

@@ -31,7 +31,7 @@ def fit(method: str, sample: Features, bits: int, seed: int = 0, features: str =
 
     Args:
         method: One of METHODS.
-        sample: Features of images like those to be indexed, float32 (n, width).
+        sample: Features of images that resemble those to be indexed, float32 (n, width).
         bits: The number of bits of a code.
         seed: Seed of the random numbers.
         features: Text that identifies the network, weights and layer that computed the features.
@@ -56,7 +56,7 @@ def fit(method: str, sample: Features, bits: int, seed: int = 0, features: str =
 def _rotated_directions(
     sample: _Matrix, bits: int, seed: int, rotate: Callable[[_Matrix, np.random.RandomState], _Matrix]
 ) -> tuple[_Matrix, _Matrix]:
-    """The planes, (bits, width), and the mean that they pass through, (width,)."""
+    """Returns the normals of the hyperplanes, (bits, width), and the mean, (width,), through which they pass."""
     mean = sample.mean(axis=0)
     directions = _principal_directions(sample - mean, min(bits, _DIRECTIONS))
     components = (sample - mean) @ directions.T
@@ -69,7 +69,7 @@ def _rotated_directions(
 
 
 def _principal_directions(centred: _Matrix, count: int) -> _Matrix:
-    """The unit directions of greatest variance, (count, width), or fewer if the sample spans fewer."""
+    """Returns `count` unit directions of greatest variance, (count, width), or fewer if the sample spans fewer."""
     n, width = centred.shape
     if n < width:
         values, vectors = np.linalg.eigh(centred @ centred.T)
@@ -80,7 +80,7 @@ def _principal_directions(centred: _Matrix, count: int) -> _Matrix:
     order = order[values[order] > values.max(initial=0.0) * 1e-9]
     if len(order) < min(count, 8):
         raise InvalidRequest(
-            f"sample: its {n:,} images span only {len(order)} directions; fit to more, and different, images"
+            f"sample: its {n:,} images span only {len(order)} directions; fit to more images that differ more"
         )
     chosen = vectors[:, order].T
     directions: _Matrix = chosen / np.linalg.norm(chosen, axis=1, keepdims=True)
@@ -88,15 +88,15 @@ def _principal_directions(centred: _Matrix, count: int) -> _Matrix:
 
 
 def _random_rotation(components: _Matrix, random: np.random.RandomState) -> _Matrix:
-    """(d, d), orthogonal."""
+    """Returns a random orthogonal matrix, (d, d)."""
     q, r = np.linalg.qr(random.standard_normal((components.shape[1],) * 2))
     rotation: _Matrix = q * np.sign(np.diag(r))
     return rotation
 
 
 def _itq_rotation(components: _Matrix, random: np.random.RandomState) -> _Matrix:
-    """(d, d), orthogonal. Alternates two steps: finds the nearest corner to each row, then the rotation that
-    brings the rows nearest to those corners (orthogonal Procrustes)."""
+    """Returns an orthogonal matrix, (d, d). Alternates two steps: finds the corner nearest to each row, then the
+    rotation that brings the rows nearest to these corners (orthogonal Procrustes)."""
     rotation = _random_rotation(components, random)
     for _ in range(_ITERATIONS):
         corners = np.where(components @ rotation > 0, 1.0, -1.0)

@@ -1,9 +1,9 @@
-"""Owns the digests by which replicas compare what they hold: one number per slot, the sum of the hashes of its
-rows.
+"""Owns the digests by which replicas compare their rows. The digest of a slot is the sum of the hashes of its
+rows, modulo 2**64.
 
-A sum can be updated when a row is added or removed, without reading the others and in any order. The content of a
-version never changes, so a row's hash covers id, version and whether it is a tombstone. Arithmetic is modulo
-2**64."""
+When a row is added or removed, the sum is updated without reading the slot's other rows; the order of the updates
+does not matter. The content of a version never changes, so a row's hash covers only the id, the version, and
+whether the row is a tombstone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lookalike.model.records import SLOTS
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SlotSums:
-    """Sums over the rows of each slot. Never changed in place.
+    """Sums over the rows of each slot. The arrays are never changed in place.
 
     Attributes:
         digests: uint64 (SLOTS,), the sum of the rows' hashes.

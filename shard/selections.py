@@ -1,7 +1,7 @@
 """Owns the selection of rows for a scan, by a filter and by slots.
 
-A row never changes under its number, so each filter is evaluated only once per row: recent filters are kept with
-the row numbers that they match, and only rows added since are read."""
+The row of a row number never changes, so a filter is evaluated only once per row: the row numbers that a recent
+filter matches are kept, and the next scan with this filter reads only the rows that were added after the last."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _Restriction = tuple[Filter | None, bytes | None]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class State:
-    """The matrix, and the rows of each slot, as of one commit."""
+    """The code matrix, and the sums over the rows of each slot, as of one commit."""
 
     view: View
     sums: SlotSums
@@ -39,20 +39,22 @@ class State:
 
 
 class Selections:
-    """The rows that recent filters match. Any thread may call it."""
+    """The rows that recent filters match. Safe to share between threads."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._recent: collections.OrderedDict[_Restriction, Selection] = collections.OrderedDict()
 
     def remembered(self) -> dict[_Restriction, Selection]:
-        """Returns a snapshot for `complete`. Take it before you read the state that you pass with it."""
+        """Returns a snapshot for `complete`. Take the snapshot before you read the state that you pass to
+        `complete`."""
         return dict(self._recent)
 
     def compute(
         self, state: State, condition: Filter | None, slots: SlotSet | None, should_stop: Callable[[], bool]
     ) -> Selection | None:
-        """Returns the rows of a pinned state that meet the filter and are in the slots; None for all rows.
+        """Returns the rows of a state that meet the filter and are in the slots; None for all rows. The caller
+        must have pinned the state, so that its rows stay in the store.
 
         Raises:
             ScanStopped: If `should_stop` returned True.
@@ -77,7 +79,7 @@ class Selections:
         slots: SlotSet | None,
         should_stop: Callable[[], bool],
     ) -> npt.NDArray[np.bool_]:
-        """For row numbers first..view.end, whether each row is selected."""
+        """Returns a mask for the row numbers from `first` to before `view.end`: True for selected rows."""
         mask: npt.NDArray[np.bool_] | None = np.ones(view.end - first, np.bool_)
         if condition is not None:
             mask = self._store.matching(condition, first, view.end, should_stop)
@@ -98,8 +100,12 @@ class Selections:
 def complete(
     remembered: dict[_Restriction, Selection], state: State, condition: Filter | None, slots: SlotSet | None
 ) -> tuple[bool, Selection | None]:
-    """Returns whether a remembered selection covers all rows of the state, and that selection; None for all
-    rows."""
+    """Looks up the remembered selection for a scan of this state.
+
+    Returns:
+        Whether the selection covers all rows of the state, and the selection, if there is one. (True, None) if
+        nothing restricts the scan.
+    """
     restriction = restriction_of(state, condition, slots)
     if restriction is None:
         return True, None

@@ -1,5 +1,5 @@
 """Owns the batching of concurrent requests: one scan answers all requests that differ only in their codes, and one
-commit stores all writes to a collection. Also rejects reads of slots that the shard does not serve, and writes of
+commit stores all writes to a collection. Also rejects reads of slots that the shard does not serve, and writes to
 slots that it does not accept."""
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def scan_together(
         should_stop: Polled during the scans; True ends them.
 
     Returns:
-        Per request its result, or its error.
+        For each request, its result or its error.
     """
     results: list[ScanResult | Exception] = [DeadlineExceeded("the scan was stopped")] * len(scans)
     joinable: dict[object, list[int]] = {}
@@ -79,7 +79,7 @@ def require_served(node: Node, slots: SlotSet) -> object:
     """Raises SlotMoved unless this shard serves all these slots.
 
     Returns:
-        A value that compares equal later if the slots were served without interruption.
+        A value to compare with that of a later call. Equal values mean that the shard served the slots throughout.
     """
     table = node.table
     if not table.serving[slots].all():
@@ -93,7 +93,7 @@ def write_together(node: Node, writes: Sequence[Write]) -> list[WriteResult | Ex
     slots do not change during a commit.
 
     Returns:
-        Per write its result, or its error.
+        For each write, its result or its error.
     """
     results: list[WriteResult | Exception] = [DeadlineExceeded("the write was not attempted")] * len(writes)
     by_engine: dict[int, list[int]] = {}
@@ -122,11 +122,11 @@ class _Admitted:
 
     Attributes:
         count: The number of records in the write.
-        records: Those that may be stored.
-        places: Their indices in the write.
-        refused: Indices of records whose slots this shard does not accept.
-        late: By index of each record below the horizon, the horizon.
-        forward_to: By slot, another partition that must store the slot's records.
+        records: The records that may be stored.
+        places: The index in the write of each of `records`.
+        refused: The indices of records whose slots this shard does not accept.
+        late: The horizon, by the index of each record whose version is below it.
+        forward_to: By slot, the other partition that must store the slot's records.
     """
 
     count: int
@@ -137,7 +137,8 @@ class _Admitted:
     forward_to: dict[int, int]
 
     def result(self, joined: WriteResult, start: int) -> WriteResult:
-        """Returns this write's result, from that of a commit in which its records start at `start`."""
+        """Returns this write's result. `joined` is the result of a commit that stored this write's records from
+        index `start` on."""
         existed = [False] * self.count
         superseded = dict(self.late)
         for offset, place in enumerate(self.places):
@@ -148,8 +149,8 @@ class _Admitted:
 
 
 def _admit(node: Node, write: Write) -> _Admitted:
-    """Rejects records whose slots this shard does not accept, and records below the horizon, because a tombstone
-    of their key may have been discarded."""
+    """Rejects records whose slots this shard does not accept, and records with a version below the horizon,
+    because a later tombstone of their key may have been discarded. Records of a repair are all admitted."""
     if write.is_repair:
         records = list(write.records)
         return _Admitted(len(records), records, list(range(len(records))), frozenset(), {}, {})

@@ -43,7 +43,8 @@ def private_address() -> Iterator[str]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Caller:
-    """The originator of a call. timeout_seconds: None for the server's default."""
+    """What an HTTP request's headers say about its call. metadata: the headers to forward, with the request id.
+    timeout_seconds: None for the server's default."""
 
     request_id: str
     metadata: tuple[tuple[str, str], ...]

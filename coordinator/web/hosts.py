@@ -1,5 +1,6 @@
-"""Owns the check of the Host header against DNS rebinding. It applies on loopback without API keys, where a web
-page could let its own name resolve to 127.0.0.1 and then write to the cluster."""
+"""Owns the check of the Host header against DNS rebinding. The check applies if the web port is on loopback and
+the cluster has no API keys: otherwise a web page could let its own host name resolve to 127.0.0.1 and then write
+to the cluster."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from lookalike.server.config import ClusterConfig
 
 
 def needs_host_check(config: ClusterConfig) -> bool:
-    """Whether the Host header is the only protection against pages of other sites."""
+    """Whether the check of the Host header is the only protection against pages of other sites."""
     return config.security.keys is None and is_loopback(config.coordinator.web)
 
 
@@ -28,7 +29,7 @@ def is_loopback(host: str) -> bool:
 
 @web.middleware
 async def require_loopback_host(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Rejects requests for another host name."""
+    """Rejects requests whose Host header is not a loopback address."""
     host = request.headers.get("Host")
     if host is not None and not is_loopback(host):
         raise PermissionDenied(

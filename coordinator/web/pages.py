@@ -66,8 +66,8 @@ def _file(name: str, content: bytes) -> _File:
 
 
 def _response_of(file: _File, request: web.Request) -> web.Response:
-    """A response that browsers cache but revalidate on each use: they see a new release at once, and download only
-    changed files."""
+    """Returns a response that browsers cache but revalidate on each use, so that they see a new release at once
+    and download only changed files."""
     headers = {
         "Cache-Control": "no-cache",
         "Content-Security-Policy": POLICY,

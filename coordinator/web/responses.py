@@ -131,7 +131,7 @@ def _status_of(error: LookalikeError) -> int:
 
 
 def _http_error_response(request: web.Request, http_error: web.HTTPException, request_id: str) -> web.Response:
-    """An error raised by aiohttp itself, in the same form."""
+    """Converts an error that aiohttp itself raised to a response like those of `error_response`."""
     error: LookalikeError
     if http_error.status == 404:
         error = NotFound(f"path: {request.path[:200]!r} does not exist; /openapi.json lists all paths")

@@ -1,5 +1,5 @@
-"""Owns the JSON schemas: those of protobuf messages in their JSON mapping, with the contracts' comments as
-descriptions, and that of the cluster status."""
+"""Owns the JSON schemas of the web API: the schemas of the protobuf messages in their JSON mapping, with the
+comments of the .proto files as descriptions, and the schema of the cluster status."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PLAIN_TYPES: dict[int, Schema] = {
 
 
 def reference(message: Descriptor) -> Schema:
-    """A reference to a message's schema in the components."""
+    """A reference to a message's schema among the components of the OpenAPI document."""
     return {"$ref": _REF.format(model=_name(message))}
 
 
@@ -72,7 +72,7 @@ def _value_schema(field: FieldDescriptor) -> Schema:
     if field.enum_type is not None:
         return {"type": "string", "enum": [value.name for value in field.enum_type.values]}
     if field.type in _LONG_TYPES:
-        # JSON numbers are exact up to 53 bits only.
+        # JSON numbers are exact up to 53 bits only, so 64-bit integers are strings.
         name, pattern = _LONG_TYPES[field.type]
         return {"type": "string", "format": name, "pattern": pattern}
     return dict(_PLAIN_TYPES[field.type])

@@ -1,7 +1,8 @@
-"""Owns the batch job of images: finds what is stored already, encodes the rest on Ray, sends it, and counts.
+"""Owns the batch job that ingests images: finds the images that are stored already, encodes the others on Ray,
+sends their records to the cluster, and counts them.
 
 The job keeps no state of its own: each record stores its image's signature, so a job that starts again, on this
-machine or another, encodes only what is missing or has changed."""
+machine or another, encodes only images that are missing or have changed."""
 
 from __future__ import annotations
 
@@ -33,8 +34,12 @@ CHECK_KEYS = 1_000
 class ImageJob:
     """The settings of a run over images.
 
-    progress: called with the number of images that are done since the last call. patience_seconds: how long to
-        retry while the cluster accepts no record."""
+    Attributes:
+        target: The collection that stores the records.
+        progress: Called with the number of images that were stored or given up since the last call.
+        patience_seconds: How long to retry while the cluster accepts no record.
+        bucket: Limits how fast records are sent.
+    """
 
     client: Client
     target: Collection
@@ -51,8 +56,8 @@ class ImageJob:
 def missing_sources(
     client: Client, collection: str, sources: Sequence[Source], progress: Callable[[int], None]
 ) -> list[Source]:
-    """The sources that have no record with their current signature. progress: called with the number of sources
-    that were checked since the last call."""
+    """Returns the sources that have no record with their current signature. progress: called with the number of
+    sources that were checked since the last call."""
     missing: list[Source] = []
     for batch in chunked(sources, CHECK_KEYS):
         stored = {
@@ -65,11 +70,12 @@ def missing_sources(
 
 
 def run(job: ImageJob, sources: Sequence[Source]) -> None:
-    """Encodes the sources on the running Ray, stores them over one stream, and counts them in the job's summary.
+    """Encodes the sources on the running Ray cluster, stores their records over one stream, and counts them in the
+    job's summary.
 
     Raises:
-        CodeSpaceMismatch: With nothing stored, if the job's codes do not belong in the collection.
-        LookalikeError: The cluster's error, once it accepted no record for `patience_seconds`.
+        CodeSpaceMismatch: If the job's codes do not belong in the collection; nothing is stored then.
+        LookalikeError: The cluster's error, if the cluster accepted no record for `patience_seconds`.
     """
     if not sources:
         return
@@ -83,7 +89,7 @@ def run(job: ImageJob, sources: Sequence[Source]) -> None:
         include_thumbnails=job.include_thumbnails,
     )
     by_key = {source.key: source for source in sources}
-    # The pipeline is closed before Ray is, whatever ends the job.
+    # However the job ends, the pipeline is closed before Ray shuts down.
     with (
         contextlib.closing(encoded),
         in_background(lambda batches: _send(job, by_key, batches)) as put,
@@ -104,7 +110,7 @@ def _send(job: ImageJob, by_key: dict[str, Source], batches: Iterator[Batch]) ->
 
     began: float | None = None
     stored_first = 0
-    # Encoding took long, so a failed record is sent again soon, not only at the end.
+    # Encoding took long, so failed records are sent again as soon as there are BLOCK_IMAGES of them.
     for count in send(job.client, job.target.name, batches, job.patience_seconds, refused, BLOCK_IMAGES):
         if not count:
             continue
@@ -118,7 +124,7 @@ def _send(job: ImageJob, by_key: dict[str, Source], batches: Iterator[Batch]) ->
 
 
 def _records(job: ImageJob, sources: Sequence[Source], batch: EncodedBatch) -> list[Record]:
-    """The records of the images that were encoded; the others go to the dead letters."""
+    """Returns the records of the images that were encoded, and adds the other images to the dead letters."""
     records = []
     for result in batch.results:
         source = sources[result.place]

@@ -1,5 +1,6 @@
-"""Owns the batch job of records that need no encoder: rows with codes, or with features for the collection's hash,
-go from the table to the cluster's stream. Needs neither Ray nor torch; memory holds a few batches."""
+"""Owns the batch job for records that need no encoder: the job sends the rows of tables to the cluster. The rows
+have codes, or features that the collection's hash turns into codes. The job needs neither Ray nor torch, and holds
+only a few batches in memory."""
 
 from __future__ import annotations
 
@@ -62,12 +63,12 @@ def _valid(
 
 
 def builder_for(client: Client, target: Collection) -> RecordBuilder:
-    """Builds records for an existing collection."""
+    """Returns the builder of records for an existing collection."""
     return RecordBuilder(target.code_space, target.indexing, client.get_hash_file(target.name))
 
 
 def builder_for_new(tables: Sequence[Table], batches: Batches) -> tuple[RecordBuilder, Batches]:
-    """Builds records for the collection that `open_collection` would create. Returns the batches with it."""
+    """Returns the builder of records for the collection that `open_collection` would create, and the batches."""
     space, indexing, batches = _new_collection(tables, batches)
     return RecordBuilder(space, indexing, b""), batches
 
@@ -75,14 +76,14 @@ def builder_for_new(tables: Sequence[Table], batches: Batches) -> tuple[RecordBu
 def open_collection(
     client: Client, name: str, tables: Sequence[Table], batches: Batches
 ) -> tuple[Collection, Batches]:
-    """The collection that the records go to, and the batches.
+    """Returns the collection to store the records in, and the batches.
 
-    If there is none, it is created with the code space and indexing in the metadata of an exported file, or else
-    for codes as wide as the first record's.
+    If the collection does not exist, it is created: with the code space and indexing in the metadata of an
+    exported file or, without such metadata, for codes as wide as the first record's.
 
     Raises:
-        CodeSpaceMismatch: If a file is in another code space than the collection.
-        NotFound: If there is no collection, and the files do not show how wide its codes are.
+        CodeSpaceMismatch: If a file's codes are in another code space than the collection.
+        NotFound: If the collection does not exist, and the files do not show how wide its codes are.
     """
 
     def settings() -> dict[str, Any]:

@@ -1,16 +1,17 @@
 """Owns what a row of a table means: a record's key and attributes, and an image to encode, a precomputed code, or
-features to hash.
+features to hash. The columns are:
 
-    key         the record's key; the URI by default
+    key         the record's key; by default the image's URI as the row gives it
     image       an image file's bytes (parquet), or its URI
-    uri         the image's URI; a relative one starts from the table's folder
+    uri         the image's URI; a relative URI starts from the table's folder
     code        a precomputed code: bytes, or hexadecimal text
-    features    floats, hashed by the collection's hash. With a code, kept by a collection that keeps features
+    features    floats, which the collection's hash turns into a code if the row has none. A collection that keeps
+                features stores them
     thumbnail   a small image's bytes (parquet)
-    attributes  a JSON object, as text or as a struct. With it, other columns are ignored; without it, each other
-                column is an attribute. Missing values are left out.
+    attributes  a JSON object, as text or as a struct. With this column, columns that are not listed here are
+                ignored; without it, each of them is an attribute. Missing values are left out.
 
-`version` is written by exports and never an attribute."""
+Exports also write a column `version`, which is ignored."""
 
 from __future__ import annotations
 
@@ -40,8 +41,8 @@ _IMAGES = frozenset(("image", "uri"))
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Precomputed:
-    """A record that needs no encoder: it has a code, or features to hash. code: None if it must be computed. uri:
-    the URI of its row. features: float32 (width,)."""
+    """A record that needs no encoder: it has a code, or features to hash. uri: the URI of its row in the table.
+    fields: its attributes. code: None if it must be computed from the features. features: float32 (width,)."""
 
     key: str
     uri: str
@@ -66,8 +67,8 @@ def check_columns(table: Table) -> None:
 
 
 def precomputed_of(table: Table, number: int, row: Mapping[str, Any]) -> Precomputed:
-    """The record of a row with a code or features. number: the row's number in the table, from 0. Raises
-    InvalidRequest."""
+    """The record of a row that has a code or features. number: the row's number in the table, from 0. Raises
+    InvalidRequest if the row is invalid."""
     code = _code(row.get("code"))
     features = _floats(row.get("features", row.get("feature")))
     if code is None and features is None:
@@ -81,7 +82,8 @@ def precomputed_of(table: Table, number: int, row: Mapping[str, Any]) -> Precomp
 
 
 def source_of(table: Table, number: int, row: Mapping[str, Any], folder: str) -> Source:
-    """The image of a row. folder: what relative URIs start from. Raises InvalidRequest."""
+    """The image of a row. folder: the URL that relative URIs start from. Raises InvalidRequest if the row is
+    invalid."""
     fields = _attributes(row)
     attributes_text(fields)
     if table.has_images and not row.get("uri"):
@@ -98,8 +100,9 @@ def source_of(table: Table, number: int, row: Mapping[str, Any], folder: str) ->
 
 
 def salvage(table: Table, number: int, row: object) -> tuple[Mapping[str, Any], bytes]:
-    """Attributes and code of an invalid row, for the dead letters. The code is returned only if nothing except the
-    key is invalid: a dead letter that is ingested unchanged must not store less than its row had."""
+    """Returns the attributes and the code of an invalid row, for the dead-letter file, which holds neither
+    features nor thumbnails. The code is returned only if nothing except the key is invalid: otherwise the dead
+    letter could be ingested as it is, and its record would lack the features or the thumbnail of the row."""
     if not isinstance(row, dict):
         return {}, b""
     with contextlib.suppress(InvalidRequest):
@@ -111,7 +114,7 @@ def salvage(table: Table, number: int, row: object) -> tuple[Mapping[str, Any], 
 
 
 def absolute(uri: str, folder: str) -> str:
-    """An absolute URI as it is, a relative one below a folder."""
+    """Returns an absolute URI unchanged, and a relative URI with the folder in front of it."""
     if "://" in uri:
         return uri
     if uri.startswith("/"):
@@ -146,7 +149,7 @@ def _is_missing(value: object) -> bool:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """A column's value as a JSON value. Raises InvalidRequest if there is none for it."""
+    """Converts a column's value to a JSON value. Raises InvalidRequest if JSON cannot hold it."""
     match value:
         case None | str() | int() | float():
             return value

@@ -1,5 +1,5 @@
-"""Owns how a batch job's records reach the cluster: over one ingest stream, until each is stored or refused for
-good."""
+"""Owns how a batch job sends its records to the cluster: over one ingest stream, until each is stored or refused
+for good."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ def send(
     Args:
         client: A client of the cluster.
         collection: The name of the collection.
-        batches: The records. Each batch is sent as soon as it is available; gRPC's thread reads them.
+        batches: The records. Each batch is sent as soon as it is available; a thread of gRPC reads the batches.
         patience_seconds: How long to retry while the cluster accepts no record.
         refused: Called with each record that the cluster refuses for good, and the reason.
-        retry_at: The number of failed records at which they are sent again, before `batches` end.
+        retry_at: When this many records have failed, they are sent again without waiting for the end of `batches`.
 
     Yields:
-        How many more records are stored, every few hundred records.
+        The number of records stored since the previous yield, every few hundred records.
 
     Raises:
-        LookalikeError: The cluster's error, once it accepted no record for `patience_seconds`.
+        LookalikeError: The cluster's last error, if the cluster accepted no record for `patience_seconds`.
     """
     unanswered: collections.deque[Record] = collections.deque()
     retries = RetryQueue()
@@ -72,7 +72,7 @@ def send(
             yield batch
 
     def retry() -> int:
-        # Nothing new is sent in the meantime: it might be overwritten by an older record with the same key.
+        # No new record is sent in the meantime: an older record with the same key might overwrite it.
         with sending:
             return resend(client, collection, retries.take(unanswered), patience_seconds, refused)
 
@@ -97,7 +97,7 @@ def send(
 def resend(
     client: Client, collection: str, records: Iterable[Record], patience_seconds: float, refused: Refusal
 ) -> int:
-    """Sends records of different keys repeatedly, with backoff, until each is stored or refused for good.
+    """Sends records with different keys repeatedly, with backoff, until each is stored or refused for good.
 
     Args:
         client: A client of the cluster.
@@ -110,7 +110,7 @@ def resend(
         How many records are stored.
 
     Raises:
-        LookalikeError: The cluster's error, once it accepted no record for `patience_seconds`.
+        LookalikeError: The cluster's last error, if the cluster accepted no record for `patience_seconds`.
     """
     pending = {record.key: record for record in records}
     total, refusals = len(pending), 0
@@ -148,8 +148,9 @@ def _out_of_patience(error: LookalikeError, patience_seconds: float) -> Lookalik
 
 
 class RetryQueue:
-    """The records to send again. A record is dropped when a later one with the same key supersedes it: if it were
-    sent now, it would become the newer one. It counts as stored, as if both were stored in order."""
+    """The records to send again. A record is dropped when a later record with the same key supersedes it: if the
+    older record were sent now, it would overwrite the later one. The older record counts as stored, as if both had
+    been stored in order."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._records: dict[str, Record] = {}
@@ -175,8 +176,8 @@ class RetryQueue:
         )
 
     def take(self, unanswered: Collection[Record] = ()) -> list[Record]:
-        """Removes and returns the records to send now: all except those that a later record, still unanswered, may
-        supersede."""
+        """Removes and returns the records to send now: all except those with the key of a later record that is
+        still unanswered, because that record may supersede them."""
         later = {record.key for record in unanswered}
         taken = [record for record in self._records.values() if record.key not in later]
         for record in taken:
@@ -189,8 +190,8 @@ class RetryQueue:
 def in_background(send_all: Callable[[Iterator[Batch]], None]) -> Iterator[Callable[[Batch], None]]:
     """Runs a sender in its own thread. The caller is at most one batch ahead of it.
 
-    The caller produces the batches, so an error there, or Ctrl-C, ends the block at once. The thread ends when its
-    client is closed.
+    The caller produces the batches in the `with` block. An error in the block, or Ctrl-C, ends it at once, without
+    waiting for the sender. The thread ends when the sender's client is closed.
 
     Args:
         send_all: Sends all the batches that it is given.

@@ -21,7 +21,7 @@ EXTENSIONS = frozenset(f".{name}" for name in _NAMES.split())
 @dataclasses.dataclass(frozen=True, slots=True)
 class Source:
     """One image: a file, or a row of a table (see `encoder.ingest.images`). fields: the record's attributes,
-    without `source`. signature: changes when the image does, so that it is encoded again."""
+    without the attribute `source`. signature: changes when the image does, so that it is encoded again."""
 
     key: str
     url: str
@@ -41,7 +41,7 @@ def find_sources(paths: Sequence[str]) -> tuple[list[Source], list[tuple[str, st
         paths: Folders, globs and files; paths or URLs.
 
     Returns:
-        The images, ordered by key; and (url, reason) of each file that cannot have a record.
+        The images, ordered by key; and (url, reason) of each file whose path is not a valid key.
 
     Raises:
         InvalidRequest: If a path does not exist, or two files have the same key.
@@ -119,7 +119,8 @@ def _source(system: Any, root: str, info: Mapping[str, Any]) -> Source:
 
 
 def signature(info: Mapping[str, Any]) -> str:
-    """The size, and the store's own digest of the content or else the modification time."""
+    """Returns the file's size with the storage's digest of the content or, if there is none, the modification
+    time."""
     for name in ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "last_modified", "mtime"):
         if mark := info.get(name):
             if isinstance(mark, datetime.datetime):

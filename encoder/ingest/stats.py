@@ -9,11 +9,11 @@ import dataclasses
 class Summary:
     """What happened to a job's records.
 
-    found: records that were read; of these the filter left out `skipped`, and `already_stored` were unchanged in
-        the cluster. encoded: images that were encoded. unreadable: images and rows without a record. not_stored:
-        records that the cluster refused. bytes: the size of the images and codes read. seconds: the duration of
-        the whole job, including Ray's start. images_per_second: between the first records stored and the last, so
-        Ray's start does not count."""
+    found: records that were read. skipped: records that the filter left out. already_stored: records that the
+        cluster already has unchanged. encoded: images that were encoded. unreadable: images and rows that are
+        invalid or cannot be read. not_stored: records that the cluster refused. bytes: the size of the images and
+        codes read. seconds: the duration of the whole job, including Ray's start. images_per_second: the rate
+        between the first records stored and the last, so Ray's start does not count."""
 
     found: int = 0
     skipped: int = 0

@@ -1,6 +1,6 @@
 """Owns COCO 2017: the sources of its parts, and its format, in which an image has the classes of its objects.
 
-`named` decides when to download a part."""
+`lab.datasets.named` decides when to download a part."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lab.datasets.labelled import LabelledImages, mark_of, reason
 from lookalike.model.errors import CannotStart
 
 _HOST = "http://images.cocodataset.org"
-# The MD5s that object detection projects commonly check; the host itself is plain HTTP.
+# The MD5s are those that object detection projects commonly check; the host serves plain HTTP.
 PARTS = {
     "train2017": (f"{_HOST}/zips/train2017.zip", "cced6f7f71b7629ddf16f17bbcfab6b2"),
     "val2017": (f"{_HOST}/zips/val2017.zip", "442b8da7639aecaf257c1dceb8ba8c80"),
@@ -33,8 +33,8 @@ def fetch(part: str, folder: Path) -> None:
 
 
 def coco_images(folder: Path) -> LabelledImages:
-    """Indexes the training images; the validation images are queries. folder: contains the PARTS. Raises
-    CannotStart if one is incomplete."""
+    """Returns COCO 2017 with the training images as indexed images and the validation images as queries. folder:
+    contains the PARTS. Raises CannotStart if a part is incomplete."""
     train, val = (_read_side(folder, side) for side in ("train2017", "val2017"))
     if train.classes != val.classes:
         raise CannotStart(
@@ -64,8 +64,8 @@ class _Side:
 
 
 def _read_side(folder: Path, side: str) -> _Side:
-    """One side's images, ordered by file name, with the classes of their annotated objects, ordered by category
-    id."""
+    """Reads one side of the set, train2017 or val2017: its images, ordered by file name, and the classes of their
+    annotated objects, ordered by category id."""
     annotations = folder / "annotations" / f"instances_{side}.json"
     try:
         with annotations.open(encoding="utf-8") as file:

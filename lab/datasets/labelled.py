@@ -1,6 +1,7 @@
 """Owns the definition of a labelled image set, and its split into images to index and query images.
 
-The loaders find and check the images. A seed gives the same split on every machine."""
+The other modules of this package find and check the images. The same seed gives the same split on every
+machine."""
 
 from __future__ import annotations
 
@@ -22,18 +23,18 @@ class LabelledImages:
 
     name: str
     classes: tuple[str, ...]
-    labels: NDArray[np.bool_]  # (n, classes); a single-label set has one True a row
+    labels: NDArray[np.bool_]  # (n, classes); a single-label set has one True per row
     keys: tuple[str, ...]  # n unique stable names
     indexed: Rows  # ascending rows
     queries: Rows  # ascending rows, none of them indexed
     read: Callable[[int], bytes]  # row -> an image file's bytes
-    marks: tuple[str, ...] = ()  # per image, a text that changes with it: its file's size and time
+    marks: tuple[str, ...] = ()  # for each image, its file's size and time: a text that changes when the file does
     is_multi_label: bool = False  # whether an image can have several classes, or no class
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 over the name and every image's key and mark: the same for every split of the same images;
-        changes when an image is added, removed or changed."""
+        """Hex SHA-256 over the name and every image's key and mark. It is the same for every split of the same
+        images and changes when an image is added, removed or changed."""
         return hashlib.sha256(json.dumps([self.name, self.keys, self.marks]).encode()).hexdigest()
 
     @property
@@ -44,8 +45,8 @@ class LabelledImages:
 
 
 def shuffled_ranks(groups: Rows, seed: int) -> Rows:
-    """Each row's position, from 0, in a random order of its group's rows. groups: (n,) numbers. Uses NumPy's
-    legacy random stream, which is the same with every version and on every machine."""
+    """Each row's position, from 0, in a random order of its group's rows. groups: (n,) each row's group. Uses
+    NumPy's legacy random stream, which is the same with every version and on every machine."""
     random = np.random.RandomState(seed)
     ranks = np.zeros(len(groups), np.int64)
     for group in np.unique(groups):
@@ -64,7 +65,7 @@ def split_per_class(groups: Rows, seed: int) -> tuple[Rows, Rows]:
 
 
 def split_pool(groups: Rows, seed: int) -> tuple[Rows, Rows]:
-    """Returns (indexed, queries): 80 % and 10 % of all rows, and of each group's rows up to rounding."""
+    """Returns (indexed, queries): 80 % and 10 % of all rows and, up to rounding, of each group's rows."""
     n = len(groups)
     position = (shuffled_ranks(groups, seed) + 0.5) / np.bincount(groups)[groups]
     order = np.argsort(position, kind="stable")
@@ -81,7 +82,7 @@ def limit_both_sides(images: LabelledImages, limit: int | None, seed: int) -> La
     count = max(1, limit * len(images.queries) // total)
     groups = groups_of(images.labels)
     queries = images.queries[take_evenly(groups[images.queries], count, seed)]
-    # The queries' classes first, so that queries find something if the limit is below the number of classes.
+    # Take images of the queries' classes first: if the limit is below the number of classes, queries find matches.
     last = ~np.isin(groups, groups[queries]) * (groups.max(initial=0) + 1)
     indexed = images.indexed[take_evenly((groups + last)[images.indexed], limit - count, seed)]
     rows = np.sort(np.concatenate([indexed, queries]))
@@ -109,7 +110,7 @@ def groups_of(labels: NDArray[np.bool_]) -> Rows:
 
 
 def mark_of(path: Path) -> str:
-    """A text that changes when a file does."""
+    """A text that changes when the file does."""
     state = path.stat()
     return f"{state.st_size} {state.st_mtime_ns}"
 

@@ -1,4 +1,4 @@
-"""Owns the order of the demo's steps, and what it prints."""
+"""Owns the order of the demo's steps, and the text that the demo prints."""
 
 from __future__ import annotations
 
@@ -88,7 +88,9 @@ def run_demo(images: Path | None, keep: bool, output: Path, as_json: bool) -> No
         _require_right_answers(facts)
         if keep:
             console.print(f"ready: grpc {address} web {config.web_url}")
-            console.print(f"Try: lookalike search --server {address} -c {run.COLLECTION} PICTURE. Ctrl-C ends it.")
+            console.print(
+                f"Try: lookalike search --server {address} -c {run.COLLECTION} PICTURE. Ctrl-C ends the demo."
+            )
             with contextlib.suppress(KeyboardInterrupt):
                 signal.pause()
 
@@ -115,14 +117,14 @@ def _sentences(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("Index", f"{facts['records']} records on {facts['partitions']} shards"),
         (
             "Queries",
-            f"{facts['queries']} images that are not in the index;"
-            f" the nearest hit is a view of the same photograph in {facts['first_is_right']}",
+            f"{facts['queries']} images that are not in the index; for {facts['first_is_right']} of them,"
+            " the nearest hit is a view of the same photograph",
         ),
         ("Precision@5", f"{facts['precision_at_5']:.3f} over all queries"),
         (
             "Exactness",
-            f"{facts['equal_to_brute_force']} of {facts['random_queries']} random queries answered as by brute"
-            " force, ties and order included",
+            f"{facts['equal_to_brute_force']} of {facts['random_queries']} random queries have the same answer as"
+            " brute force, ties and order included",
         ),
     ]
     if facts["stereo_pair_first"] is not None:
@@ -145,7 +147,7 @@ def _print_some(console: Console, answers: list[run.Answered]) -> None:
     for answer in chosen:
         hits = [f"{hit.attributes.get('label', hit.key)} {hit.distance}" for hit in answer.result.hits]
         table.add_row(answer.question.title, *hits)
-    console.print("\nThe five nearest of some queries, with distances in bits:")
+    console.print("\nThe five nearest records to some of the queries, with distances in bits:")
     console.print(table)
     console.print()
 

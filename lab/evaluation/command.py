@@ -43,18 +43,18 @@ def evaluate(
     bits: Annotated[str, typer.Option(help="Code lengths, comma-separated.")] = _BITS,
     methods: Annotated[
         str,
-        typer.Option(help="lsh, centred, pca, itq; and csq, which learns from labels; comma-separated."),
+        typer.Option(help="Hash methods, comma-separated: lsh, centred, pca, itq, csq (learns from labels)."),
     ] = "lsh,centred,pca,itq",
     seeds: Annotated[
-        str, typer.Option(help="Seeds of split and hash, comma-separated; several give standard deviations.")
+        str, typer.Option(help="Seeds of the split and hash, comma-separated; several give standard deviations.")
     ] = "0",
     k: Annotated[int, typer.Option("-k", help="The k of mAP@k and P@k.", min=1, max=1_000)] = 5,
     tables: Annotated[
-        str, typer.Option(help="Also search hash tables: tables x key bits, such as 1x16,4x12.")
+        str, typer.Option(help="Also search hash tables: their number x the bits of a key, such as 1x16,4x12.")
     ] = "",
     unseen: Annotated[
         float,
-        typer.Option(help="Search only this share of the classes, and fit only to the others.", min=0, max=0.9),
+        typer.Option(help="Search only this share of the classes, and fit hashes to the others.", min=0, max=0.9),
     ] = 0.0,
     cluster: Annotated[
         bool, typer.Option("--cluster", help="Also search an ephemeral cluster, with each score and rerank.")
@@ -69,7 +69,7 @@ def evaluate(
     output: Annotated[Path, typer.Option(help="The folder for results, plots and report.")] = Path("evaluation"),
     hashes: Annotated[
         list[Path] | None,
-        typer.Option("--hash", help="Also evaluate a file from `lookalike fit` or `train`; can be repeated."),
+        typer.Option("--hash", help="Also evaluate a hash file from `lookalike fit` or `train`; can be repeated."),
     ] = None,
     weights: Weights = None,
     limit: Limit = None,
@@ -146,7 +146,7 @@ def _plan(
 
 
 def _prepared(plan: Plan, models: str, data: Path, cache: Path, progress: PhaseBar) -> Iterator[Prepared]:
-    """Every model, layer and seed, one at a time because features take much memory."""
+    """Yields the features for every model, layer and seed, one at a time, because features take much memory."""
     from lab.evaluation.sweep import prepare
 
     threads = os.cpu_count() or 1
@@ -177,7 +177,7 @@ def _through_cluster(prepared: Prepared, plan: Plan, progress: PhaseBar) -> list
 
 
 def _time_raw_cluster(prepared: Prepared, k: int, partitions: int) -> Table:
-    """Times the raw index in one process, and in several that answer as one."""
+    """Times the raw index in one process, and divided among several processes."""
     import numpy as np
 
     from encoder.ray_session import native_output_in_log, ray_session
@@ -204,7 +204,7 @@ def _time_raw_cluster(prepared: Prepared, k: int, partitions: int) -> Table:
         [name, f"{1000 * seconds / len(split.queries):.3f}"]
         for name, (seconds, _) in zip(("1 process", f"{partitions} on Ray"), times, strict=True)
     ]
-    title = f"Raw index, all queries in one batch; the same answer for {100 * equal:.1f} % of them"
+    title = f"Raw index, all queries in one batch; both give the same answer to {100 * equal:.1f} % of the queries"
     return Table(title, ["index", "ms a query"], cells)
 
 

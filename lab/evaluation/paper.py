@@ -1,5 +1,6 @@
-"""Owns the paper's published figures, for comparison with ours: Nam, Khoa and Viet, "Image Retrieval Based on
-ConvNets and the Hashing Algorithm", Sci. Tech. Dev. J. 2023, 26(4):3048-3059. mAP@5, in per cent."""
+"""Owns the figures that the paper publishes, for comparison with ours: mAP@5, in per cent. The paper is Nam, Khoa
+and Viet, "Image Retrieval Based on ConvNets and the Hashing Algorithm", Sci. Tech. Dev. J. 2023,
+26(4):3048-3059."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ class Figure:
     map5: float
 
 
-# The best raw result of each set, and 2,048-bit LSH on ResNet50.
+# For each data set, the paper's best result with raw features, and its result with 2,048-bit LSH on ResNet50.
 FIGURES: dict[str, tuple[Figure, ...]] = {
     "caltech101": (Figure("resnet18", "raw", 0, 74.3), Figure("resnet50", "lsh", 2048, 25.0)),
     "cifar10": (Figure("resnet18", "raw", 0, 53.1), Figure("resnet50", "lsh", 2048, 8.2)),
@@ -33,5 +34,5 @@ MODELS = (
 
 
 def figures_for(dataset: str) -> tuple[Figure, ...]:
-    """The paper's figures for a set, or for the set that it is a part of, by the beginning of its name."""
+    """The paper's figures for a data set. The name of a part of a data set begins with that data set's name."""
     return next((figures for name, figures in FIGURES.items() if dataset.startswith(name)), ())

@@ -1,4 +1,4 @@
-"""Owns the plots of a sweep, as PNG images."""
+"""Owns the plots of an evaluation (see `lab.evaluation.sweep`), as PNG images."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+# As `lab.evaluation.sweep.averaged` returns them.
 Averaged = Sequence[tuple[Row, dict[str, float]]]
 _CURVES_SHOWN = 8
 
 
 def map_by_bits(rows: Averaged) -> bytes:
-    """mAP@k by code length: a line for each method and score, and a horizontal line for raw features."""
+    """Plots mAP@k against the code length: a line for each method and score, and a horizontal line for the raw
+    features."""
     figure, axes = _figure()
     first = rows[0][0]
     own = [(row, spread) for row, spread in rows if (row.model, row.layer) == (first.model, first.layer)]
@@ -50,7 +52,7 @@ def map_by_bits(rows: Averaged) -> bytes:
 
 
 def size_against_map(rows: Averaged) -> bytes:
-    """mAP@k by the size of the index."""
+    """Plots mAP@k against the size of the index."""
     figure, axes = _figure()
     for method in dict.fromkeys(row.method for row, _ in rows):
         own = [row for row, _ in rows if row.method == method and row.score in (HAMMING, COSINE)]
@@ -64,7 +66,8 @@ def size_against_map(rows: Averaged) -> bytes:
 
 
 def precision_recall(results: Sequence[Result], bits: int) -> bytes:
-    """Precision by recall, of raw features and of each method's codes of `bits` bits by Hamming distance."""
+    """Plots precision against recall for raw features and for each method's codes of `bits` bits, ranked by
+    Hamming distance."""
     figure, axes = _figure()
     seed = results[0].row.seed
     shown = [
@@ -83,7 +86,8 @@ def precision_recall(results: Sequence[Result], bits: int) -> bytes:
 
 
 def confusion(matrix: npt.NDArray[np.int64], classes: Sequence[str], title: str) -> bytes:
-    """For each true class, the share of its queries that a vote of the nearest k assigns to each class."""
+    """Plots, for each true class, the share of its queries that a vote of the k nearest images assigns to each
+    class."""
     side = min(14.0, 3 + 0.22 * len(classes))
     figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -97,7 +101,7 @@ def confusion(matrix: npt.NDArray[np.int64], classes: Sequence[str], title: str)
 
 
 def all_plots(rows: Averaged, results: Sequence[Result], classes: Sequence[str]) -> Mapping[str, bytes]:
-    """Every plot that the sweep has data for, by file name, as PNG."""
+    """Returns every plot that the results have data for, as PNG, by file name without ending."""
     hashed = sorted({row.bits for row, _ in rows if row.score == HAMMING})
     plots = {"map_by_bits": map_by_bits(rows), "size_against_map": size_against_map(rows)}
     plots["precision_recall"] = precision_recall(results, hashed[len(hashed) // 2] if hashed else 0)

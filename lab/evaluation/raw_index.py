@@ -1,7 +1,8 @@
-"""Owns the baseline in the paper (see `paper`): a linear scan of float features. For evaluation, not for serving.
+"""Owns the paper's baseline (see `lab.evaluation.paper`): a linear scan of float features. For evaluation, not for
+serving.
 
-`RawIndex` runs in one process; `RawCluster` has a `RawIndex` per partition, each in a process on Ray, and returns
-the same results."""
+`RawIndex` runs in one process. `RawCluster` runs a `RawIndex` per partition, each as a Ray actor, and returns the
+same results."""
 
 from __future__ import annotations
 
@@ -40,15 +41,15 @@ class RawIndex:
         self._ids = np.concatenate([self._ids, ids])
 
     def search(self, queries: Vectors, k: int) -> Found:
-        """The nearest min(k, n) vectors of each query: distances and ids, both (q, min(k, n)), ordered by
-        (distance, id)."""
+        """Finds the nearest min(k, n) vectors of each query. Returns distances and ids, both (q, min(k, n)),
+        ordered by (distance, id)."""
         squares = self._squares - 2 * (queries @ self._vectors.T)
         squares += np.einsum("qw,qw->q", queries, queries)[:, None]
         return _first(np.sqrt(np.maximum(squares, 0)), np.broadcast_to(self._ids, squares.shape), k)
 
 
 class RawCluster:
-    """A `RawIndex` for each partition, on the running Ray. Vectors are assigned to partitions by id."""
+    """A `RawIndex` for each partition, on the running Ray cluster. Vectors are assigned to partitions by id."""
 
     def __init__(self, width: int, partitions: int) -> None:
         actor = ray.remote(RawIndex)
@@ -73,7 +74,7 @@ class RawCluster:
 
 def _first(distances: npt.NDArray[np.float32], ids: Ids, k: int) -> Found:
     if distances.shape[1] > 4 * k:
-        # All rows that are as near as the k-th, so that ties can be ordered.
+        # Keep all rows that are as near as the k-th, so that the sort below can order ties by id.
         bounds = np.partition(distances, k - 1, axis=1)[:, k - 1]
         width = int((distances <= bounds[:, None]).sum(axis=1).max(initial=0))
         near = np.argpartition(distances, width - 1, axis=1)[:, :width]

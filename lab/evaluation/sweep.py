@@ -1,4 +1,4 @@
-"""Owns a sweep: judges every model, layer, method, code length and seed. Features are encoded once."""
+"""Owns a sweep: judges every model, layer, method, code length and seed. Images are encoded once."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ Rows = npt.NDArray[np.int64]
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
     """What to evaluate. unseen: the share of classes that are held out from fitting; if it is not 0, only these
-    classes are searched. oversampling: the oversampling of reranks in a cluster. hashes: hash files to judge as
-    well."""
+    classes are searched. oversampling: the oversampling of reranks in a cluster. hashes: hash files to
+    judge too."""
 
     dataset: str
     models: Sequence[str]
@@ -61,9 +61,15 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Row:
-    """One result. map5 and similar fields are computed at the plan's k, whatever their name. Shares are 0..1.
-    accuracy, precision and recall: of classification by vote. index_bytes: of the vectors or codes alone.
-    search_ms: the median of one query in one thread. candidates: the share of the index that buckets compared."""
+    """One result. Shares are 0..1.
+
+    Attributes:
+        map5, p5, recall5, map5_by_k, map5_macro: Computed at the plan's k, even if it is not 5.
+        accuracy, precision, recall: Of the classification of each query by a vote of its nearest images.
+        index_bytes: The size of the vectors or codes alone.
+        search_ms: The median time of one query in one thread.
+        candidates: The share of the index that a search of hash tables compares with a query.
+    """
 
     dataset: str
     classes: str
@@ -129,10 +135,10 @@ def prepare(plan: Plan, model: str, layer: str, seed: int, data: Path, cache: Pa
         data: The folder of data sets.
         cache: The folder of cached features.
         threads: Threads that decode images.
-        progress: Called with a phase, and the images done and in total.
+        progress: Called with the name of the phase, the number of images done, and their total number.
 
     Raises:
-        InvalidRequest: If the data set is invalid, or leaves no images.
+        InvalidRequest: If the data set is invalid, or has no images to index, query with or fit to.
         CannotStart: If the data set or the model is missing.
     """
     images = load_dataset(plan.dataset, data=data, seed=seed, limit=plan.limit)
@@ -148,7 +154,7 @@ def prepare(plan: Plan, model: str, layer: str, seed: int, data: Path, cache: Pa
     readable = ~np.isnan(features[:, 0])
     indexed, queries = (rows[readable[rows]] for rows in (images.indexed, images.queries))
     dropped = len(images.indexed) + len(images.queries) - len(indexed) - len(queries)
-    # Nothing is relevant to a query without a label.
+    # No image is relevant to a query without a label.
     unlabelled = int((~images.labels[queries].any(axis=1)).sum())
     queries = queries[images.labels[queries].any(axis=1)]
     require_memory((len(indexed) + len(queries)) * features.shape[1] * 4 * _COPIES, images.name, layer)
@@ -159,7 +165,7 @@ def prepare(plan: Plan, model: str, layer: str, seed: int, data: Path, cache: Pa
         hidden = _hidden_classes(images, plan.unseen, seed)
         sample = indexed[~images.labels[indexed][:, hidden].any(axis=1)]
         indexed, queries = (rows[images.labels[rows][:, hidden].any(axis=1)] for rows in (indexed, queries))
-        # An image's other classes must not make it relevant.
+        # An image is relevant only by its hidden classes, not by other classes that it has.
         labels = images.labels & np.isin(np.arange(len(images.classes)), hidden)
     if not (len(indexed) and len(queries) and len(sample)):
         raise InvalidRequest(f"dataset: {images.name} leaves no images to index or to query with; use more images")
@@ -222,7 +228,8 @@ def averaged(rows: Sequence[Row]) -> list[tuple[Row, dict[str, float]]]:
     """Averages rows that differ only in the seed.
 
     Returns:
-        (row with the means, standard deviation of each figure over the seeds), in the order of the first rows.
+        For each group of such rows, a row with the means, and the standard deviation of each figure over the
+        seeds. Groups are in the order of their first rows.
     """
     groups: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:

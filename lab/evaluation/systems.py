@@ -1,5 +1,5 @@
-"""Owns the systems that are compared: raw features, and hashes of them by every method, each as distances of
-queries to indexed images."""
+"""Owns the systems that an evaluation compares: raw features, and the codes of every hash method. Each system is a
+function that computes the distances of queries to the indexed images."""
 
 from __future__ import annotations
 
@@ -25,9 +25,15 @@ Labels = npt.NDArray[np.bool_]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Split:
-    """Features and labels of a set. indexed: float32 (n, width), ordered by their records' ids. queries: float32
-    (q, width). sample, sample_labels: what hashes are fitted to: the indexed images, unless classes are held out.
-    features: canonical text of what computed the features."""
+    """Features and labels of a set.
+
+    Attributes:
+        indexed: float32 (n, width): features of the indexed images, ordered by the ids of their records.
+        queries: float32 (q, width): features of the query images.
+        sample: The features that hashes are fitted to: the indexed images', unless classes are held out.
+        sample_labels: The labels of `sample`.
+        features: A text that identifies the backbone that computed the features.
+    """
 
     indexed: Features
     queries: Features
@@ -39,7 +45,8 @@ class Split:
 
 
 def raw_distances(split: Split) -> dict[str, Distances]:
-    """Cosine and Euclidean distances of raw features."""
+    """Cosine and Euclidean distances of raw features, without the terms and the square root that do not affect the
+    ranking."""
     unit_indexed, unit_queries = normalised(split.indexed), normalised(split.queries)
     squares = np.einsum("nw,nw->n", split.indexed, split.indexed)
     return {
@@ -59,8 +66,8 @@ def fit(method: str, split: Split, bits: int, seed: int) -> LinearHash:
 
 
 def hashed_distances(found: LinearHash, split: Split) -> dict[str, Distances]:
-    """Hamming distances of codes, and asymmetric distances: a query's projections against stored bits. The
-    projections are rounded to a cluster's integer weights, so the same rows tie as in a cluster."""
+    """The Hamming distances of codes, and the asymmetric distances, which compare a query's projections with
+    stored bits. The projections are rounded to integer weights as in a cluster, so that the same rows tie."""
     corners = np.where(found.projections(split.indexed) > 0, np.float32(1), np.float32(-1))
     projections = found.projections(split.queries)
     signs = np.where(projections > 0, np.float32(1), np.float32(-1))

@@ -1,7 +1,8 @@
-"""Owns the training loop: epochs over batches, a checkpoint after each epoch, and resuming from one.
+"""Owns the training loop: runs epochs of batches, writes a checkpoint after each epoch, and resumes from a
+checkpoint.
 
-An epoch depends only on the seed and its number, so a resumed run ends with the same result as an uninterrupted
-one."""
+The random numbers of an epoch depend only on the seed and the epoch's number, so a resumed run ends with the same
+result as an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -56,12 +57,13 @@ def run(
         wanted: The targets that the loss compares the outputs with, (n, ...).
         loss: (outputs, wanted) -> loss.
         schedule: Epochs, batches and rates.
-        folder: The folder of checkpoint and log; None keeps neither. A checkpoint of the same recipe is resumed.
-        recipe: Everything that determines the result, for the checkpoint.
-        progress: Called with the number of epochs done, and the last one's mean loss.
+        folder: The folder for the checkpoint and the log; None writes neither. If it contains a checkpoint with
+            the same recipe, training resumes from there.
+        recipe: Everything that determines the result; stored in the checkpoint.
+        progress: Called with the number of finished epochs, and the mean loss of the last one.
 
     Raises:
-        CannotStart: If the checkpoint is damaged, or of another recipe.
+        CannotStart: If the checkpoint is damaged, or has another recipe.
         InvalidRequest: If the learning rate is invalid, or too high to converge.
     """
     if not 0 < schedule.learning_rate <= _MAX_LEARNING_RATE:
@@ -92,7 +94,7 @@ def run(
         if not (np.isfinite(mean) and all(bool(part.isfinite().all()) for part in parameters)):
             raise InvalidRequest(
                 f"learning_rate: {schedule.learning_rate} diverged in epoch {epoch + 1} (loss {mean});"
-                " use a lower one, and another output folder"
+                " use a lower rate, and another output folder"
             )
         if folder is not None:
             _save(folder / CHECKPOINT, states, recipe, epoch + 1)
@@ -108,7 +110,7 @@ def _save(path: Path, states: Mapping[str, Any], recipe: Mapping[str, Any], epoc
 
 
 def _resume(path: Path, states: Mapping[str, Any], recipe: Mapping[str, Any]) -> int:
-    """Loads the checkpoint, if there is one. Returns the number of epochs done."""
+    """Loads the checkpoint, if there is one. Returns the number of finished epochs."""
     if not path.exists():
         return 0
     try:
@@ -120,7 +122,7 @@ def _resume(path: Path, states: Mapping[str, Any], recipe: Mapping[str, Any]) ->
     if changed:
         raise CannotStart(
             f"output: {path} is of another run (it differs in {', '.join(changed)});"
-            " use another folder, or remove that one"
+            " use another folder, or remove that file"
         )
     for name, part in states.items():
         part.load_state_dict(saved[name])

@@ -1,7 +1,7 @@
 """Owns the `lookalike` command: its subcommands, how they report errors, and their exit codes.
 
-Commands that need more than the client's dependencies are entry points. If their packages are missing, they are
-still listed, and say what to install when they are called."""
+Commands that need more than the client's dependencies are entry points. If a package that a command needs is
+missing, the command is still listed; when it is called, it says what to install."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ app.add_typer(collection.app, name="collection")
 
 
 def main() -> None:
-    """Runs a command. Exit code 0 means success; an error is one line on standard error."""
+    """Runs a command. The exit code is 0 on success; an error is printed as one line on standard error."""
     if sys.stdout is None:  # the caller closed it
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # open until the process exits
     try:
@@ -84,7 +84,7 @@ def main() -> None:
         print(f"error: {' '.join(error.message.split())}{reference}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
-        # Unwritten output would fail again when the process exits.
+        # Python flushes standard output again when the process exits, and that would fail too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
             print(f"error: {error}", file=sys.stderr)

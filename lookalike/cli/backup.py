@@ -39,8 +39,8 @@ def backup(
     timeout: RetrySeconds = 120.0,
     as_json: Json = False,
 ) -> None:
-    """Back up a collection while it serves. The first backup is full; later ones store the changes since the one
-    before."""
+    """Back up a collection while it serves. The first backup is full; each later backup stores the changes since
+    the previous backup."""
     folder = Folder(url, collection)
     with connect(server, timeout) as client, records_bar("slots", SLOTS) as bar:
         manifest = backups.take(
@@ -60,20 +60,20 @@ def backup(
 def restore(
     url: Url,
     collection: CollectionName = DEFAULT_COLLECTION,
-    number: Annotated[int | None, typer.Option(min=1, help="The backup's number; the last by default.")] = None,
+    number: Annotated[int | None, typer.Option(min=1, help="The backup's number; the latest by default.")] = None,
     into: Annotated[
         str | None, typer.Option(help="Name of the restored collection; the original name by default.")
     ] = None,
     merge: Annotated[
-        bool, typer.Option("--merge", help="Restore into an existing collection; keep its other records.")
+        bool, typer.Option("--merge", help="Restore into an existing collection; keep records with other keys.")
     ] = False,
     check: Annotated[bool, typer.Option("--check", help="Only verify the backup's checksums.")] = False,
     server: Server = DEFAULT_SERVER,
     timeout: RetrySeconds = 120.0,
     as_json: Json = False,
 ) -> None:
-    """Restore a collection from its backup. All files are verified first. The cluster may have another number of
-    partitions than the one that was backed up."""
+    """Restore a collection from its backup. All files are verified first. The number of partitions may
+    differ from that of the cluster that was backed up."""
     folder = Folder(url, collection)
     finished = folder.finished()
     if not finished:

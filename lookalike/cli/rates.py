@@ -11,7 +11,7 @@ from lookalike.model.status import CoordinatorStatus
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rates:
-    """`p50_ms` and `p99_ms` are latencies of the searches between the readings; None if there were none."""
+    """`p50_ms` and `p99_ms` are latencies of the searches between the readings; None without such searches."""
 
     queries_per_second: float
     p50_ms: float | None
@@ -40,8 +40,8 @@ def quantile(bounds: Sequence[float], counts: Sequence[int], share: float) -> fl
         share: The quantile, 0..1.
 
     Returns:
-        The value by linear interpolation within its bucket, the last bound for values above it, or None if all
-        counts are 0.
+        The quantile, interpolated linearly within its bucket. The last bound if the quantile is above it; None if
+        all counts are 0.
     """
     if not any(counts):
         return None
@@ -54,15 +54,16 @@ def quantile(bounds: Sequence[float], counts: Sequence[int], share: float) -> fl
 
 
 class CoordinatorRates:
-    """The rates of coordinators that answer in turn, each computed from its last two readings."""
+    """The rates of several coordinators that answer in turn, computed from the last two readings of each."""
 
     def __init__(self, addresses: int) -> None:
-        """addresses: The number of coordinators. One without any of the last `addresses` readings is dropped."""
+        """addresses: The number of coordinators. `lines` omits those that gave none of the last `addresses`
+        readings."""
         self._last: dict[str, CoordinatorStatus] = {}
         self._recent: deque[tuple[str, str]] = deque(maxlen=addresses)
 
     def add(self, reading: CoordinatorStatus) -> Rates | None:
-        """Adds a reading. Returns the rates since the coordinator's last reading; None for its first."""
+        """Adds a reading. Returns the rates since the coordinator's previous reading; None if there is none."""
         before = self._last.get(reading.name)
         self._last[reading.name] = reading
         rates = between(before, reading) if before is not None else None

@@ -1,5 +1,5 @@
-"""Owns thumbnails as files, named by the records' ids in hexadecimal, because a key is untrusted text and not a
-path."""
+"""Owns the files that thumbnails are written to. Their names are the records' ids in hexadecimal, because a key is
+untrusted text and not a path."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from lookalike.model.thumbnails import ENDINGS, format_of
 
 
 def write_thumbnails(folder: Path, records: Iterable[StoredRecord]) -> dict[str, Path]:
-    """Writes the thumbnails of the records that have one. Returns the files by key. Raises InvalidRequest if a
-    file cannot be written."""
+    """Writes each record's thumbnail, if it has one, to a file. Returns the files by key. Raises InvalidRequest if
+    a file cannot be written."""
     files: dict[str, Path] = {}
     taken: set[Path] = set()
     try:

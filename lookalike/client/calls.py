@@ -1,4 +1,5 @@
-"""Owns what both clients share: how each call's request is built, its response read and its errors explained."""
+"""Owns what the sync and the async client share: builds the request of each call, decodes its response, and
+explains its errors."""
 
 from __future__ import annotations
 
@@ -64,7 +65,8 @@ class Call(Generic[Answer]):
 
 
 class Calls:
-    """Builds calls. Caches the collections' fingerprints, for codes without a fingerprint."""
+    """Builds calls. Caches the fingerprint of each collection's code space, for requests whose codes come without
+    a fingerprint."""
 
     def __init__(self, timeout: float) -> None:
         if (
@@ -79,7 +81,7 @@ class Calls:
         self._fingerprints: dict[str, str] = {}
 
     def deadline(self) -> float:
-        """The deadline of a call that starts now, a time of the monotonic clock."""
+        """The deadline of a call that starts now, in seconds of the monotonic clock."""
         return time.monotonic() + self._timeout
 
     def learn(self, collection: Collection) -> Collection:
@@ -89,7 +91,7 @@ class Calls:
     def explain(self, call: grpc.RpcError, address: str) -> LookalikeError:
         """Decodes the error of a failed call to a coordinator."""
         error = error_of(call)
-        # The cached fingerprints may be outdated.
+        # A cached fingerprint may be outdated: collections can be recreated with another code space.
         if isinstance(error, CodeSpaceMismatch):
             self._fingerprints.clear()
         if error.request_id is None and "handshake failed" in error.message:
@@ -97,14 +99,14 @@ class Calls:
                 f"server: {address} and this client do not agree on TLS ({error.message[-160:]}); check the"
                 " certificates, the CA and the server name"
             )
-        # This client did not cancel the call: its coordinator stopped while it was in flight.
+        # `Cancelled` means that the coordinator stopped during the call; this client did not cancel the call.
         if error.request_id is None and isinstance(error, PartitionUnavailable | Cancelled):
             return PartitionUnavailable(f"server: {address} does not answer; is the cluster up?")
         if error.request_id is None and isinstance(error, DeadlineExceeded):
             return DeadlineExceeded(f"server: {address} did not answer in time; allow more time")
         if error.request_id is None and call.code() is grpc.StatusCode.UNIMPLEMENTED:
             return InvalidRequest(
-                f"server: {address} is not a coordinator, or an older one; give a coordinator's address"
+                f"server: {address} is not a coordinator, or its version is too old; give a coordinator's address"
             )
         return error
 
@@ -151,7 +153,7 @@ class Calls:
         )
 
     def upserts(self, collection: str, records: Sequence[Record], fingerprint: str | None) -> list[Call[int]]:
-        """One call, or several if the records exceed the limits on a request."""
+        """Returns one call, or several if the records exceed the limits on a request."""
         return [
             Call(
                 "Upsert",
@@ -223,7 +225,7 @@ class Calls:
 
     def drain(self, partition: int, undo: bool) -> Call[int]:
         if isinstance(partition, bool) or not isinstance(partition, int) or partition < 0:
-            raise InvalidRequest(f"partition: is {partition!r}; use its number, from 0")
+            raise InvalidRequest(f"partition: is {partition!r}; use the partition's number, from 0")
         request = pb.DrainRequest(partition=partition, undo=undo)
         return Call("Drain", request, lambda answer: int(answer.slots))
 
@@ -248,5 +250,5 @@ def _messages(
 
 
 def seconds_until(deadline: float) -> float | None:
-    """The timeout for gRPC until a deadline of the monotonic clock; None if it is infinite."""
+    """Converts a deadline of the monotonic clock to a gRPC timeout; None if the deadline is infinite."""
     return None if math.isinf(deadline) else max(0.0, deadline - time.monotonic())

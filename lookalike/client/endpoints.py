@@ -2,8 +2,8 @@
 channel. An endpoint that does not answer is skipped for a moment, while gRPC reconnects. A host name with several
 IP addresses is one channel, and gRPC balances over its connections.
 
-gRPC can balance over a list of addresses, but only of IP addresses, and it would verify all their certificates
-against one host name."""
+gRPC itself can balance over a list, but only over a list of IP addresses, and it would verify the certificates of
+all of them against one host name."""
 
 from __future__ import annotations
 
@@ -71,15 +71,15 @@ class Coordinators:
         """
         self._addresses = addresses_of(address)
         self._open = client_channels(grpc_module, api_key, tls, _OPTIONS)
-        # Opened at the first call, because an asynchronous channel is bound to the running loop.
+        # The channels are opened at the first call, because an asynchronous channel is bound to the running loop.
         self._members: list[Coordinator] = []
         self._is_closed = False
-        # A random start, so that many short-lived clients spread over the endpoints.
+        # The start is random, so that many short-lived clients spread over the endpoints.
         self._turns = itertools.count(random.randrange(len(self._addresses)))
         self._lock = threading.Lock()
 
     def close(self) -> list[Any]:
-        """Rejects later calls. Returns the channels, which the caller closes."""
+        """Rejects later calls. Returns the channels, which the caller must close."""
         with self._lock:
             self._is_closed = True
             return [member.channel for member in self._members]
@@ -117,7 +117,8 @@ class Coordinators:
 
 
 class AsyncCoordinators(Coordinators):
-    """Bound to the event loop that runs at the first call, as asynchronous channels are."""
+    """The endpoints of an asynchronous client. Like its channels, they are bound to the event loop of the first
+    call."""
 
     _loop: asyncio.AbstractEventLoop | None = None
 

@@ -1,4 +1,5 @@
-"""Owns the hits of a batch of queries, as columns: the only place that lists the columns and that moves rows.
+"""Owns the table of the hits of a batch of queries, stored as columns. Only this module lists the columns and
+moves rows.
 
 A new column needs a field here, code that fills it in `shard.scanner`, and a codec in
 `lookalike.wire.shard.scans`. Pure NumPy."""
@@ -32,7 +33,7 @@ class HitTable:
     """The hits of `queries` queries, one row per hit.
 
     Every column has either one value per row or, if it was not requested, none. The rows of one query are
-    adjacent and queries ascend, except after `concat`, until `sort`.
+    adjacent, and queries ascend; only a table from `concat` is unordered until it is sorted.
 
     Attributes:
         queries: The number of queries, including those without hits.
@@ -83,7 +84,7 @@ class HitTable:
     def with_columns(self, **columns: npt.NDArray[Any]) -> HitTable:
         """Returns the same rows with columns added or replaced."""
         kind: Any = type(self)
-        # Half the time of dataclasses.replace.
+        # This takes half the time of dataclasses.replace.
         table: HitTable = kind(self.queries, **self._filled() | columns)
         return table
 
@@ -107,7 +108,7 @@ class HitTable:
         firsts = np.cumsum([0, *sizes])
         bounds = np.searchsorted(self.query_of, firsts).tolist()
         columns = self._filled()
-        # Rows count from the first query of their run.
+        # In each run, `query_of` counts from the run's first query.
         columns["query_of"] = self.query_of - np.repeat(firsts[:-1], np.diff(bounds))
         kind: Any = type(self)
         return [
@@ -116,7 +117,7 @@ class HitTable:
         ]
 
     def sort(self, by_rank: bool = False) -> HitTable:
-        """Returns the rows in `order`."""
+        """Returns the table with its rows in the order of the method `order`."""
         return self.take(self.order(by_rank))
 
     def order(self, by_rank: bool = False) -> npt.NDArray[np.intp]:
@@ -124,7 +125,7 @@ class HitTable:
         values: npt.NDArray[Any] = self.ranks if by_rank else self.distances
         order = np.lexsort((self.ids, values, self.query_of))
         ids = self.ids[order]
-        # Two keys rarely share an id. Only then keys decide, and comparing them is slow.
+        # Keys decide only between rows with the same id, which are rare. Comparing keys is slow.
         if (ids[1:] == ids[:-1]).any():
             columns = (self.query_of, values, self.ids, self.keys)
             by_row = list(zip(*(column.tolist() for column in columns), strict=True))

@@ -1,4 +1,4 @@
-"""Owns atomic file replacement: readers see the old file or the new one, never a part, also after a crash."""
+"""Owns atomic file replacement: readers see the old file or the complete new file, even after a crash."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def atomic_write(path: Path, mode: int = 0o666) -> Iterator[IO[bytes]]:
         mode: The mode of a new file, before the umask.
 
     Raises:
-        OSError: If it cannot be written; `path` is then unchanged.
+        OSError: If the file cannot be written; `path` is then unchanged.
     """
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -40,7 +40,7 @@ def atomic_write(path: Path, mode: int = 0o666) -> Iterator[IO[bytes]]:
 
 
 def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:
-    """Replaces `path` by `content`, as `atomic_write` does."""
+    """Writes `content` to `path` with `atomic_write`."""
     with atomic_write(path, mode) as file:
         file.write(content)
 
@@ -56,6 +56,6 @@ def sync_folder(folder: Path) -> None:
 
 def _copy_mode_and_owner(found: os.stat_result, unfinished: Path) -> None:
     unfinished.chmod(stat.S_IMODE(found.st_mode))
-    # Only root may change a file's owner; for others the mode decides who can read it.
+    # Only root may change a file's owner. Other users keep the mode, but become the owner of the new file.
     with contextlib.suppress(PermissionError):
         os.chown(unfinished, found.st_uid, found.st_gid)

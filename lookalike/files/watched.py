@@ -1,10 +1,10 @@
-"""Owns the detection of changed files (`FileWatch`), and values that are read from files and read again when those
-change (`Watched`): certificates, keys, secrets.
+"""Owns the detection of changed files (`FileWatch`), and values such as certificates, keys and secrets that are
+read from files, and read again when the files change (`Watched`).
 
-Files are polled. watchfiles was considered: kernel notifications do not arrive on network and some container
-mounts, inotify watches can run out, and each watch needs a thread. A poll needs none, because it runs when the
-value is used. For a few small files it costs microseconds, and it follows the symbolic links that Kubernetes swaps
-for a ConfigMap.
+Files are polled. The package watchfiles was considered, but kernel notifications do not arrive on network and some
+container mounts, inotify watches can run out, and each watch needs a thread. A poll needs no thread, because it
+runs when the value is used. A poll of a few small files costs microseconds, and follows the symbolic links that
+Kubernetes swaps for a ConfigMap.
 
 If a changed file cannot be read, the last value stays in use and the error is logged once: a half-done rotation
 must not cut the cluster's processes off from each other."""
@@ -25,8 +25,8 @@ log = logging.getLogger("lookalike.security")
 POLL_SECONDS = 1.0
 
 Value = TypeVar("Value")
-# Change time (ns), size, inode and digest. A file that becomes readable differs in its change time only, and two
-# writes within the clock's resolution differ in the content only.
+# Change time (ns), size, inode and digest. Only the change time shows that a file's mode changed; only the digest
+# shows a second write of the same size within the clock's resolution.
 _Stamp = tuple[int, int, int, bytes]
 _UNREADABLE: _Stamp = (0, 0, 0, b"")
 
@@ -127,10 +127,10 @@ def read_file(path: Path, field: str) -> bytes:
 
     Args:
         path: The file.
-        field: The config key that names it, for the error.
+        field: The config key that names the file, for the error text.
 
     Raises:
-        CannotStart: If it cannot be read.
+        CannotStart: If the file cannot be read.
     """
     try:
         return path.read_bytes()

@@ -1,5 +1,5 @@
-"""Owns the config of an ephemeral local cluster: all servers on loopback, on ports that are free now. For the
-demo, tests and benchmarks."""
+"""Owns the config of an ephemeral local cluster, as the demo, the tests and the benchmarks use it: all servers
+listen on loopback, on free ports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from lookalike.server.config import ClusterConfig, CoordinatorConfig, EncoderConfig, ShardConfig
 
 MAX_PARTITIONS = 90
-# Ports 11000..31999, below the kernel's range for outgoing connections.
+# In thousands: ports 11000..31999, below the kernel's range for outgoing connections.
 _THOUSANDS = range(11, 32)
 
 
@@ -21,12 +21,12 @@ def ephemeral_config(
     name: str = "throwaway",
     replicas: int = 1,
 ) -> ClusterConfig:
-    """Returns a config whose ports are free when it returns.
+    """Returns a config whose ports were free when they were checked.
 
     Args:
         data: The folder for the shards' data.
         partitions: At most 90.
-        encoder: The encoder's config, if the cluster has one. Its address is replaced.
+        encoder: The encoder's config; None for a cluster without an encoder. The config's address is replaced.
         name: The cluster's name.
         replicas: Replicas per partition.
 
@@ -35,7 +35,8 @@ def ephemeral_config(
     """
     assert partitions <= MAX_PARTITIONS
     for thousand in random.sample(_THOUSANDS, len(_THOUSANDS)):
-        # One of the last three blocks of 100 ports, so that several clusters fit into one block of 1,000.
+        # The shards use the blocks of 100 ports below 700, one block per replica. The coordinator and the encoder
+        # use one of the last three blocks.
         last = random.choice((7, 8, 9))
         config = ClusterConfig(
             cluster=name,

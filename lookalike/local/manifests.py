@@ -1,9 +1,9 @@
 """Owns how a template becomes the manifests of a cluster's shards, for Kubernetes or Compose.
 
 Two kinds of lines split a template into parts: `---`, which begins another document, and `# ---`, which does not.
-A part that contains {partition} or {replica} is repeated for each one. {partitions} is the number of partitions,
-{replicas-1} the number of a partition's replicas that remain when one fails. The first line of the output names
-the template, so that the file can be generated again."""
+A part that contains {partition} or {replica} is repeated for each partition or replica. {partitions} is the number
+of partitions, {replicas-1} the number of a partition's replicas that remain when one fails. The first line of the
+output names the template, so that the file can be generated again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,13 @@ _ORIGIN = re.compile(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Origin:
-    """What the first line of a generated file says: its template, relative to its folder, and its shards."""
+    """What the first line of a generated file says.
+
+    Attributes:
+        template: The template's path, relative to the folder of the generated file.
+        partitions: The number of partitions.
+        replicas: The number of replicas of each partition.
+    """
 
     template: str
     partitions: int
@@ -39,7 +45,7 @@ class Origin:
 
     @classmethod
     def read(cls, file: Path) -> Self:
-        """Parses the first line of a file. Raises CannotStart if it has another form."""
+        """Parses the first line of a file. Raises CannotStart if the file is unreadable or was not generated."""
         try:
             match = _ORIGIN.match(file.read_text(encoding="utf-8", errors="replace"))
         except OSError as error:
@@ -59,7 +65,7 @@ def written(template: str, text: str, partitions: int, replicas: int) -> str:
 
 
 def save(file: Path, content: str) -> None:
-    """Writes the file atomically. Raises CannotStart."""
+    """Writes the file atomically. Raises CannotStart if it cannot be written."""
     try:
         with atomic_write(file) as whole:
             whole.write(content.encode())

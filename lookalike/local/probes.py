@@ -46,7 +46,7 @@ def serves(channels: PeerChannels, address: str) -> bool:
 
 
 def is_drained(channels: PeerChannels, address: str) -> bool:
-    """Whether the shard holds nothing, and knows that its partition is removed or drained."""
+    """Whether the shard holds no slots and no rows, and its target removes or drains its partition."""
     with contextlib.closing(channels.open(address, grpc)) as channel:
         try:
             answer = ShardServiceStub(channel).ShardStatus(

@@ -24,7 +24,7 @@ MAX_VALUES = 1_000
 MAX_DEPTH = 16
 MAX_CONDITIONS = 256
 MAX_COMPARED = 10_000
-# Above this, adjacent integers share a double, and JSON parsers disagree.
+# Above this, adjacent integers are the same double, and JSON parsers disagree on their values.
 _EXACT = 2**53
 _BOUNDS = ("$gt", "$gte", "$lt", "$lte")
 
@@ -33,7 +33,7 @@ _BOUNDS = ("$gt", "$gte", "$lt", "$lte")
 class Equals:
     field: str
     value: Scalar
-    # In Python True equals 1; in a filter it does not.
+    # Whether `value` is a bool: in Python, True equals 1; in a filter, it does not.
     _kind: bool = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -83,7 +83,7 @@ Filter = Equals | In | Range | Exists | And | Or | Not
 
 
 def compared_fields(condition: Filter) -> Iterator[str]:
-    """The fields whose values the filter compares. `Exists` compares none."""
+    """Yields the fields whose values the filter compares. `Exists` compares no value."""
     match condition:
         case Equals(field) | In(field) | Range(field):
             yield field
@@ -152,7 +152,7 @@ def check_field(field: str, subject: str = "filter") -> None:
     broken = any(mark in '"\\' or not mark.isprintable() for mark in field)
     if broken or any(not name for name in field.split(".")):
         raise InvalidRequest(
-            f"{subject}: field {field[:80]!r} is missing or not a path; name an attribute, with dots into objects"
+            f"{subject}: field {field[:80]!r} is empty or not a path; name an attribute, with dots to reach fields"
         )
     try:
         field.encode()

@@ -43,7 +43,7 @@ def _value(attributes: Any, field: str) -> Any:
 
 
 def _elements(attributes: Mapping[str, Any], field: str) -> Sequence[Any]:
-    """The compared values: the scalars of a list, or the one scalar."""
+    """Returns the values of a field that a filter compares: the scalars in its list, or its one scalar."""
     value = _value(attributes, field)
     values = value if isinstance(value, list | tuple) else [value]
     return [element for element in values if isinstance(element, str | int | float)]

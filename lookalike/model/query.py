@@ -13,8 +13,10 @@ class Query:
         image: An encoded image file.
         code: A code, bits/8 bytes.
         key: The key of a stored record.
-        projections: float32 little-endian, bits values, with a code; may be empty.
-        features: float32 little-endian, with a code; may be empty.
+        projections: The values whose signs are the bits of `code`: float32 little-endian, one per bit. Empty if
+            not given, or without a code.
+        features: The image's features, which a rerank needs besides `code`: float32 little-endian. Empty if not
+            given, or without a code.
     """
 
     image: bytes | None = None

@@ -1,5 +1,5 @@
-"""Owns the domain's plain data: records, hits, coverage, results and status, and the rules for keys, attributes
-and queries. Independent of gRPC."""
+"""Owns the domain's plain data: records, hits, coverage, results and collections, and the rules for keys,
+attributes and queries. Independent of gRPC."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lookalike.model.indexing import Indexing
 
 MAX_K = 10_000
 DEFAULT_OVERSAMPLING = 10
-# A collection's hash file. One message carries all of it.
+# The maximum size of a collection's hash file: one message carries the whole file.
 MAX_HASH_BYTES = 48 * 1024 * 1024
 MAX_OVERSAMPLING = 1_000
 MAX_KEY_BYTES = 512
@@ -31,21 +31,21 @@ MAX_ATTRIBUTES_DEPTH = 64
 MAX_BATCH_QUERIES = 1_024
 # Queries times k: bounds the memory of one request.
 MAX_BATCH_HITS = 200_000
-# Keys and attributes of one response: two such responses fit into a message.
+# The maximum size of the keys and attributes in one response: two such responses fit into a message.
 MAX_ANSWER_BYTES = 28 * 1024 * 1024
 MAX_MERGED_BYTES = 2 * MAX_ANSWER_BYTES
-# Versions from this one on would overflow a clock.
+# A version at or above this limit would overflow the hybrid logical clock.
 VERSION_LIMIT = 2**62
 MAX_BATCH_RECORDS = 10_000
 SLOTS = 1_024
 
-# Both run for every record of every write.
+# These are built once, because every record of every write uses them.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 _SCALARS = frozenset((str, int, float, bool, type(None)))
-# The common types first, because isinstance is slow for abstract classes.
+# The common types come first, because isinstance is slow for abstract classes.
 _OBJECTS = (dict, Mapping)
 _NESTED = (dict, list, tuple, Mapping)
-# Larger than a request, because coordinator and shard look up each of its records several times.
+# More than the records of one request, because coordinator and shard need each record's id several times.
 _IDS_REMEMBERED = 16_384
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _COLLECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -79,7 +79,7 @@ def check_key(key: object) -> str:
 def check_collection_name(name: object) -> str:
     """Returns `name` if it can name a collection, and so a folder. Raises InvalidRequest otherwise."""
     if not isinstance(name, str):
-        raise InvalidRequest(f"collection: is {type(name).__name__}; use its name")
+        raise InvalidRequest(f"collection: is {type(name).__name__}, not a string; use the collection's name")
     if not _COLLECTION_NAME.fullmatch(name):
         raise InvalidRequest(
             f"collection: {name[:140]!r} is not a name; use 1..128 letters, digits, '.', '_' and '-',"
@@ -91,7 +91,7 @@ def check_collection_name(name: object) -> str:
 def check_count(field: str, count: int) -> None:
     """Raises InvalidRequest if a request has too many records or keys, or none."""
     if not 1 <= count <= MAX_BATCH_RECORDS:
-        raise InvalidRequest(f"{field}: are {count:,}; send 1..{MAX_BATCH_RECORDS:,} a request")
+        raise InvalidRequest(f"{field}: {count:,} in one request; send 1..{MAX_BATCH_RECORDS:,}")
 
 
 def check_code(code: bytes, space: CodeSpace, subject: str) -> bytes:
@@ -201,11 +201,11 @@ class Record:
 
     Args:
         key: Identifies the record: 1..512 bytes of UTF-8.
-        image: An encoded image file's bytes, or its path.
-        code: bits / 8 bytes.
+        image: An image file's bytes, or its path.
+        code: The packed code: bits / 8 bytes.
         attributes: A JSON object of at most 64 KiB, for filters and display.
         fingerprint: Fingerprint of the code's code space; the collection's by default.
-        features: float32 (width,), with a code, for a collection that stores features.
+        features: float32 (width,). Only with a code, for a collection that stores features.
         thumbnail: A JPEG, PNG or WebP of at most 10 KiB.
     """
 
@@ -224,7 +224,7 @@ class StoredRecord:
 
     Args:
         key: Identifies the record.
-        code: bits / 8 bytes.
+        code: The packed code: bits / 8 bytes.
         attributes: A JSON object.
         version: The hybrid logical clock timestamp of its last write.
         thumbnail: Empty if there is none or it was not requested.
@@ -243,10 +243,10 @@ class VersionedRecord:
 
     Args:
         key: Identifies the record.
-        code: bits / 8 bytes; None in a tombstone.
+        code: The packed code: bits / 8 bytes; None in a tombstone.
         attributes: Canonical JSON text.
         version: The hybrid logical clock timestamp of the write.
-        features: In the collection's stored form, see `lookalike.model.features`.
+        features: The features in the collection's stored form, see `lookalike.model.features`.
         thumbnail: Empty if there is none.
     """
 
@@ -259,7 +259,7 @@ class VersionedRecord:
 
     @property
     def size(self) -> int:
-        """Its approximate size in a message, in bytes."""
+        """The record's approximate size in a message, in bytes."""
         described = len(self.key) + len(self.code or b"") + len(self.attributes)
         return described + len(self.features) + len(self.thumbnail)
 
@@ -301,11 +301,12 @@ class Coverage:
 
     Args:
         partitions: The number of partitions.
-        answered: The partitions that answered.
-        rows_searched: Rows of the partitions that answered.
-        rows_known: Rows of all partitions, as far as the coordinator knows.
+        answered: The number of partitions that answered.
+        rows_searched: The number of rows in the partitions that answered.
+        rows_known: The number of rows in all partitions, as far as the coordinator knows.
         missing: The reason for each partition that did not answer.
-        stale_ms: The response includes every write that was acknowledged at least this long ago.
+        stale_ms: The response includes every write that was acknowledged at least this many
+            milliseconds ago.
     """
 
     partitions: int

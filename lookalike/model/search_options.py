@@ -31,8 +31,8 @@ class SearchOptions:
         filter: Search only records whose attributes match: a JSON document such as `{"label": "cat"}`, or a filter
             of `lookalike.filters`. Parsed when the object is created.
         include_attributes: Return each hit's attributes.
-        allow_partial: Return hits from the partitions that answered, and say in `coverage` which did not. By
-            default a missing partition raises PartitionUnavailable.
+        allow_partial: Return hits from the partitions that answered, and name the others in `coverage`. By
+            default, a missing partition raises PartitionUnavailable.
         rerank: Reorder the nearest `k * oversampling` candidates by "asymmetric" score, or by the cosine of the
             "features" that the collection stores.
         consistency: "one" reads one replica of each partition, "quorum" a majority.
@@ -72,7 +72,8 @@ class SearchOptions:
 
 
 class SearchKeywords(TypedDict, total=False):
-    """The same options as keyword arguments, for type checkers and editors. A unit test compares the two."""
+    """The same options as keyword arguments, for type checkers and editors. A unit test checks that both
+    classes agree."""
 
     k: int
     max_distance: int | None

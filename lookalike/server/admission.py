@@ -1,5 +1,6 @@
-"""Owns admission control: the bytes of requests in flight, and of answers that their callers have not read yet. A
-request above the limit is refused before memory grows; a stream's message waits."""
+"""Owns admission control: limits on the total bytes of requests in flight, and of answers that their callers have
+not read yet. A unary request that would exceed the limit is refused before memory grows; a stream's message
+waits."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ _SMALL_ANSWER_BYTES = 64 * 1024
 
 
 class Admission:
-    """Room for requests of `limit` bytes in total. A larger request is admitted when no other is in flight."""
+    """Room for requests of `limit` bytes in total. A larger request is admitted if no other is in
+    flight."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -41,7 +43,7 @@ class Admission:
 
     @contextlib.contextmanager
     def admit(self, size: int) -> Iterator[None]:
-        """Holds room for a request of `size` bytes while the block runs. Raises Overloaded if there is none."""
+        """Holds room for a request of `size` bytes while the block runs. Raises Overloaded if there is no room."""
         size += _REQUEST_BYTES
         if self._taken and self._taken + size > self._limit:
             raise Overloaded(
@@ -56,7 +58,7 @@ class Admission:
             self._free(size)
 
     async def take(self, size: int) -> int:
-        """Waits for room for a stream's message, first come first served. Returns the bytes to `give_back`."""
+        """Waits for room for a stream's message, first come first served. Returns the size for `give_back`."""
         size += _REQUEST_BYTES
         if not self._waiting and self._streams_have_room(size):
             self._admit_stream(size)
@@ -74,7 +76,7 @@ class Admission:
         return size
 
     def give_back(self, size: int) -> None:
-        """Frees the bytes of a `take`."""
+        """Frees the room that `take` reserved. size: what `take` returned."""
         self._taken_by_streams -= size
         self._free(size)
 
@@ -103,8 +105,8 @@ class Admission:
 
 
 class ResponseBudget:
-    """Room for answers of `limit` bytes in total, until their callers have read them. A larger answer is sent when
-    no other is held."""
+    """Room for answers of `limit` bytes in total, until their callers have read them. A larger answer is sent if
+    no other answer is held."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

@@ -1,8 +1,8 @@
 """Owns the background tasks of a server process: loops that run until the process stops.
 
 No such task ends unnoticed. A temporary error (a full disk, a connection) is logged with its traceback and
-the task restarts with back-off. Any other error is a bug, and a task that returns has stopped doing its work: the
-process says so in one line, drains and exits, so that the supervisor or Kubernetes restarts it."""
+the task restarts with back-off. Any other error is a bug, and so is a task that returns: the process reports the
+failure in one line, drains and exits, so that the supervisor or Kubernetes restarts it."""
 
 from __future__ import annotations
 

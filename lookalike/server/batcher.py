@@ -1,7 +1,7 @@
-"""Owns batching: items that arrive while a batch runs wait and share the next batch.
+"""Owns batching: while a batch is running, new items wait in a queue, and the next batch takes them together.
 
-The coordinator uses it (queries to a partition share an RPC), the shard (queries share a scan, writes share a
-commit) and the encoder (images share a forward pass). The queue is bounded. An item whose caller left is dropped,
+In the coordinator, queries to a partition share an RPC; in a shard, queries share a scan and writes share a
+commit; in the encoder, images share a forward pass. The queue is bounded. An item whose caller left is dropped,
 and a batch without callers is cancelled. A batch carries the request ids of all its items
 (`lookalike.transport.requests`)."""
 
@@ -51,10 +51,10 @@ class Batcher(Generic[Item, Result]):
 
         Args:
             run: Gets a batch and returns one result per item, in order. An exception instance among the results is
-                raised for its item only, an exception that `run` raises for the whole batch.
-            max_weight: The weight of a batch; a single item may exceed it.
-            max_waiting: The weight of the queue; a single item may exceed it.
-            concurrency: The number of batches that run at once.
+                raised for its item only. An exception that `run` raises is raised for every item of the batch.
+            max_weight: The largest weight of a batch; a single item may exceed it.
+            max_waiting: The largest weight of the queue; a single item may exceed it.
+            concurrency: The largest number of batches that run at once.
             weigh: The weight of an item.
             retry_after_ms: The delay that a refused caller is asked to wait.
         """

@@ -23,7 +23,7 @@ from lookalike.model.errors import CannotStart
 _ENVIRONMENT_PREFIX = "LOOKALIKE__"
 DEFAULT_BITS = 256
 MAX_REPLICAS = 7
-# A mounted config, as in Kubernetes, changes without a signal.
+# How often to look for a changed config: a mounted config, as in Kubernetes, changes without a signal.
 CONFIG_POLL_SECONDS = 2.0
 
 
@@ -83,7 +83,7 @@ class EncoderConfig(_Section):
     model: str = "tf_efficientnet_lite0"
     weights: str | None = None
     layer: Literal["map", "pooled", "classifier"] = "pooled"
-    # None: the hash file's bits, or DEFAULT_BITS without one.
+    # None: the hash file's bits, or DEFAULT_BITS without a hash file.
     bits: Annotated[int | None, Field(ge=MIN_BITS, le=MAX_BITS), AfterValidator(_check_bits)] = None
     seed: int = Field(default=0, ge=0, lt=2**32)
     hash: Path | None = None
@@ -96,9 +96,9 @@ class EncoderConfig(_Section):
 
 
 class TlsConfig(_Section):
-    """PEM files, read again when they change. `ca` signs the certificates of the cluster's own processes, which a
-    shard and the encoder require. `client_ca`, if set, signs those of clients, which the coordinator then
-    requires."""
+    """PEM files, read again when they change. `ca` signs the certificates of the cluster's own processes; shards
+    and the encoder require such a certificate of their callers. `client_ca`, if set, signs the certificates of
+    clients; the coordinator then requires one of every client."""
 
     certificate: Path
     key: Path

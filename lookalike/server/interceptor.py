@@ -65,7 +65,8 @@ def _refuse(guard: RequestGuard, error: Exception) -> grpc.RpcMethodHandler[Any,
         with observe_call(guard.method, context, is_stream=False):
             await _abort(context, error)
 
-    # Always a stream of requests: for any other kind gRPC reads the message before the handler runs.
+    # Every refused method is registered with a stream of requests: for a single request, gRPC would read the
+    # message before the handler runs.
     return grpc.stream_unary_rpc_method_handler(refused)
 
 
@@ -144,7 +145,7 @@ async def _abort(context: Context, error: Exception) -> None:
 
 
 def _shortened(text: str) -> str:
-    """Error texts travel in headers, which are limited to a few kilobytes."""
+    """Cuts an error text short, because it travels in headers, which are limited to a few kilobytes."""
     data = text.encode(errors="replace")
     return text if len(data) <= _MAX_TEXT_BYTES else data[:_MAX_TEXT_BYTES].decode(errors="ignore") + "…"
 

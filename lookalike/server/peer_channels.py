@@ -21,7 +21,8 @@ _GRACE_SECONDS = 60.0
 
 
 class PeerChannels:
-    """Opens one process's channels to the others. Raises CannotStart for files that cannot be used."""
+    """Opens a process's channels to the cluster's other processes. Raises CannotStart if a certificate or secret
+    file cannot be used."""
 
     def __init__(self, security: SecurityConfig) -> None:
         self._secret = ClusterSecret(security.cluster_secret) if security.cluster_secret else None
@@ -33,7 +34,7 @@ class PeerChannels:
 
     @property
     def generation(self) -> int:
-        """Grows whenever the certificates or the secret changed."""
+        """Grows whenever the certificates or the secret change."""
         credentials = self._credentials.current_generation if self._credentials else 0
         return credentials + (self._secret.lines.current_generation if self._secret else 0)
 
@@ -42,7 +43,7 @@ class PeerChannels:
         return ((SECRET_KEY, self._secret.shown),) if self._secret else ()
 
     def open(self, address: str, grpc_module: Any = grpc.aio) -> Any:
-        """A channel to another process. grpc_module: grpc.aio, or grpc for a blocking one."""
+        """A channel to another process. grpc_module: grpc.aio, or grpc for a blocking channel."""
         if self._config is None or self._credentials is None:
             return open_channel(grpc_module, address, metadata=self.metadata)
         return open_channel(grpc_module, address, self._credentials.value, self._config.server_name, self.metadata)
@@ -55,12 +56,14 @@ class PeerChannels:
         return ClusterAuthorizer(self._secret) if self._secret else None
 
     def inner_tls(self) -> ServerTls | None:
-        """TLS of a server for the cluster's own processes: it verifies their certificates."""
+        """The TLS settings of a server that only the cluster's own processes call: it verifies their
+        certificates."""
         config = self._config
         return ServerTls(config.certificate, config.key, [config.ca]) if config else None
 
     def outer_tls(self) -> ServerTls | None:
-        """TLS of a server for clients: it verifies their certificates if the config names a client CA."""
+        """The TLS settings of a server for clients: it verifies client certificates if the config names a client
+        CA."""
         config = self._config
         roots = [config.client_ca, config.ca] if config and config.client_ca else []
         return ServerTls(config.certificate, config.key, roots) if config else None

@@ -34,7 +34,7 @@ class Server:
 
         Args:
             service_names: The full names of the services that the caller adds to `grpc`.
-            admission: The room for requests.
+            admission: Limits the bytes of requests in flight.
             authorizer: Checks every call of the services; None lets every caller in.
         """
         self.grpc = grpc.aio.server(
@@ -55,7 +55,7 @@ class Server:
         """Binds and starts.
 
         Args:
-            listen: "host:port"; port 0 for any free one.
+            listen: "host:port"; port 0 for any free port.
             tls: None for plaintext.
 
         Returns:
@@ -90,7 +90,7 @@ class Server:
         await self.grpc.stop(DRAIN_SECONDS)
 
     def gauges(self) -> Iterator[metrics.Sample]:
-        """The current values of its gauges."""
+        """The current values of the server's gauges."""
         yield metrics.READY, (), self._is_ready
         yield metrics.REQUEST_BYTES, (), self._admission.taken
         yield metrics.REQUEST_BYTES_LIMIT, (), self._admission.limit

@@ -1,7 +1,8 @@
-"""Owns the rate limit that API keys, batch jobs and slot transfers share.
+"""Owns the token bucket, which limits the rates of API keys, batch jobs and slot transfers.
 
-aiolimiter was considered: it is async only, can only wait, and rejects amounts above its capacity. Here, an API
-key's limit rejects with a retry-after, a batch job sends from threads, and a batch may exceed a second's worth."""
+aiolimiter was considered: it is async only, can only wait, and rejects amounts above its capacity. Lookalike needs
+more: an API key's limit rejects requests with a retry-after, a batch job sends from threads, and a batch may take
+more tokens than one second yields."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from collections.abc import Callable
 
 
 class TokenBucket:
-    """Refills at `rate` tokens per second up to `burst`. Safe to share between threads."""
+    """A token bucket, refilled at `rate` tokens per second up to `burst`. Safe to share between threads."""
 
     def __init__(
         self, rate: float, burst: float | None = None, clock: Callable[[], float] = time.monotonic
@@ -20,8 +21,8 @@ class TokenBucket:
 
         Args:
             rate: Tokens per second.
-            burst: The capacity; None for one second's worth.
-            clock: Seconds, monotonic.
+            burst: The capacity; None for the tokens of one second.
+            clock: Returns monotonic seconds.
         """
         self.rate = rate
         self._burst = rate if burst is None else burst
@@ -31,8 +32,8 @@ class TokenBucket:
         self._refilled_at = clock()
 
     def try_take(self, count: float) -> float:
-        """Takes `count` tokens if at least part of one is available. Taking more than are available leaves a debt,
-        so a request larger than the burst still passes.
+        """Takes `count` tokens if the bucket is not empty. Taking more tokens than it holds leaves a debt, so a
+        request larger than the burst still passes.
 
         Returns:
             0, or, if nothing was taken, the seconds until there is one token.

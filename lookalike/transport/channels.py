@@ -1,4 +1,4 @@
-"""Owns how a channel is opened: with or without TLS, and the metadata of every call on it (an API key, the
+"""Owns how a gRPC channel is opened: with or without TLS, and the metadata of every call on it (an API key, the
 cluster's secret)."""
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def open_channel(
     """Opens a channel.
 
     Args:
-        grpc_module: `grpc` for a blocking channel, `grpc.aio` for one of the running loop.
+        grpc_module: `grpc` for a blocking channel, `grpc.aio` for a channel of the running event loop.
         address: "host:port".
         credentials: None for plaintext.
         server_name: The name in the server's certificate, if it is not the address's host.
@@ -69,7 +69,8 @@ def client_channels(
 
 
 class _ChannelWithMetadata:
-    """A channel that sends the same metadata with every call. gRPC's interceptors would cost a task per call."""
+    """A channel that sends the same metadata with every call. A gRPC interceptor would cost an asyncio
+    task per call."""
 
     def __init__(self, channel: Any, metadata: tuple[tuple[str, str], ...]) -> None:
         self._channel = channel

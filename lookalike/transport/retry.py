@@ -1,9 +1,10 @@
 """Owns the retry policy: which errors are transient, how long to wait, and when to give up.
 
-tenacity and stamina were considered. Both wrap one function call. The loops here fail over to another endpoint
-without waiting, start over when a stream makes progress, honour the server's `retry_after_ms`, stop before the
-deadline, and run inside sync and async generators, so a wrapper would need a custom wait, stop and reset, and
-the client would need another package. Callers therefore keep their loop and ask this module for each delay."""
+tenacity and stamina were considered. Both wrap one function call. Lookalike's retry loops fail over to another
+endpoint without waiting, start over when a stream makes progress, honour the server's `retry_after_ms`, stop
+before the deadline, and run inside sync and async generators. So a wrapper would need a custom wait, stop and
+reset, and the client would need another package. Callers therefore write their own loops and ask this module for
+each delay."""
 
 from __future__ import annotations
 
@@ -126,7 +127,7 @@ class Retry:
 
 
 def was_never_sent(call: grpc.RpcError) -> bool:
-    """Whether gRPC found no connection, so the server cannot have seen the failed call and even a call that is not
-    repeatable may go to another endpoint."""
+    """Whether a call failed because gRPC could not connect. The server cannot have seen such a call, so even a
+    call that is not safe to repeat may go to another endpoint."""
     text = (call.details() or "").lower()
     return call.code() is grpc.StatusCode.UNAVAILABLE and ("failed to connect" in text or "resolving" in text)

@@ -1,4 +1,4 @@
-"""Owns the baseline of the comparison: FAISS, if it is installed."""
+"""Owns FAISS, if it is installed: the baseline that the benchmarks compare the kernel with."""
 
 from __future__ import annotations
 

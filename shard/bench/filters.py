@@ -1,4 +1,5 @@
-"""Owns the measurement of filtered searches, first and repeated, through a shard's store."""
+"""Owns the benchmark of searches with a filter, at a filter's first use and when it is repeated, through a shard's
+store."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ _BATCH = 20_000
 
 
 def filtered(seconds: float, rows: int = ROWS) -> Iterator[Figure]:
-    """Compares a search with a filter on an indexed attribute, which keeps 1 % of the rows, with the same search
-    without the filter."""
+    """Compares a search with a filter and the same search without it. The filter is on an indexed attribute, and
+    keeps 1 % of the rows."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "records.sqlite"
         space = CodeSpace(BITS)

@@ -1,7 +1,7 @@
-"""Runs as its own process: times the first search, verifies answers against NumPy, times searches against FAISS.
+"""Runs as its own process: times the first search, verifies answers against NumPy, and compares speed with FAISS.
 
-Arguments: the code width in bits and, optionally, FAISS's SIMD level. The environment selects the processor that
-Numba compiles for and its cache folder. Prints the result as JSON."""
+Arguments: the code width in bits and, optionally, FAISS's SIMD level. Environment variables select the
+processor that Numba compiles for, and Numba's cache folder. Prints the result as JSON."""
 
 from __future__ import annotations
 

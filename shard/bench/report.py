@@ -1,4 +1,4 @@
-"""Owns the output of figures: a table for people, JSON lines for programs, plots for the documentation."""
+"""Owns the output of benchmark figures: a table for people, JSON lines for programs, plots for documentation."""
 
 from __future__ import annotations
 
@@ -42,12 +42,13 @@ def show(figures: Sequence[Figure]) -> None:
 
 
 def plot(figures: Sequence[Figure], folder: Path, processor: str) -> list[Path]:
-    """Plots latency by rows, throughput by batch size and latency with buckets, omitting what was not measured.
+    """Plots latency by number of rows, throughput by batch size, and latency of bucket search by distance. A plot
+    without figures is omitted.
 
     Args:
-        figures: What was measured.
+        figures: The measurements.
         folder: Where to write the PNG files; created if missing.
-        processor: The caption.
+        processor: The processor's name, printed as the caption.
 
     Returns:
         The files written.

@@ -1,4 +1,5 @@
-"""The exact Hamming scan: arrays in, nearest rows out. Independent of gRPC, the store and the config."""
+"""Owns exact nearest-row search by Hamming distance. It works on arrays, and does not depend on gRPC, the store or
+the config."""
 
 from shard.kernel import weighted
 from shard.kernel.chunk import Selection

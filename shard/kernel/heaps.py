@@ -1,8 +1,9 @@
-"""Owns the best rows so far: one heap per query by (distance, id), the total order of every answer.
+"""Owns the heaps of a search: one per query, with the best rows found so far by (distance, id), the order of every
+answer.
 
-A row is encoded as two uint64 that compare like (distance, id): the key holds 14 bits of distance and the upper 50
-bits of the id; the rest holds the lower 14 bits of the id and, in its low 32 bits, the row's place (its index over
-all chunks). So almost every comparison is a single 64-bit comparison."""
+A row is encoded as two uint64, `key` and `rest`, that compare like (distance, id). `key` holds the distance in 14
+bits and the upper 50 bits of the id. `rest` holds the lower 14 bits of the id and, in its low 32 bits, the row's
+place (its index over all chunks). So almost every comparison is a single 64-bit comparison."""
 
 from __future__ import annotations
 
@@ -27,9 +28,9 @@ class Heaps:
     """One max-heap of up to k rows per query: the root is the worst row.
 
     Attributes:
-        counts: int64 (q,): rows in each heap.
-        keys: uint64 (q, k).
-        rests: uint64 (q, k).
+        counts: int64 (q,): the number of rows in each heap.
+        keys: uint64 (q, k): each row's `key`.
+        rests: uint64 (q, k): each row's `rest`.
     """
 
     counts: npt.NDArray[np.int64]
@@ -91,11 +92,11 @@ def offer(keys_at, rests_at, size, k, distance, identifier, place):  # type: ign
     Args:
         keys_at: Address of the heap's keys.
         rests_at: Address of the heap's rests.
-        size: Rows in the heap.
-        k: Capacity of the heap.
-        distance: uint64, at most 2**14 - 1.
-        identifier: uint64.
-        place: uint64, at most 2**32 - 1.
+        size: The number of rows in the heap.
+        k: The capacity of the heap.
+        distance: The row's distance: uint64, at most 2**14 - 1.
+        identifier: The row's id: uint64.
+        place: The row's place: uint64, at most 2**32 - 1.
 
     Returns:
         The number of rows in the heap afterwards.

@@ -1,4 +1,4 @@
-"""Owns how the kernel's functions are compiled: without the GIL, and cached on disk for the next process.
+"""Owns how the kernel's functions are compiled: to run without the GIL, and cached on disk for the next process.
 
 Numba caches them in NUMBA_CACHE_DIR if set, else next to the source, else (if the source is read-only) in the
 user's cache folder. If none of these is writable, every process compiles them again."""

@@ -2,10 +2,10 @@
 
 The method is Norouzi, Punjani and Fleet, "Fast Exact Search in Hamming Space with Multi-Index Hashing",
 arXiv:1307.2982. A code is cut into m substrings of 16 bits. Of two codes within m * s + j bits of each other,
-either one of the first j + 1 substrings differs in at most s bits, or one of the others in at most s - 1. The
-search reads the buckets around the query's substrings with s increasing from 0 and, for each s, j from 0. After
-step (s, j) it has seen all rows within m * s + j bits; once the k-th distance is at most that, the answer is
-complete.
+either one of the first j + 1 substrings differs in at most s bits, or one of the other substrings differs in at
+most s - 1. The search reads the buckets around the query's substrings with s increasing from 0 and, for each s, j
+from 0. After step (s, j) it has seen all rows within m * s + j bits; once the k-th distance is at most m * s + j,
+the answer is complete.
 
 The number of buckets grows quickly with the distance of the neighbours. The cost is estimated before each step,
 and a query that would exceed a share of a scan's cost falls back to the scan."""
@@ -35,8 +35,8 @@ _BUCKET_NS = 30.0
 _CANDIDATE_NS, _CANDIDATE_WORD_NS = 25.0, 12.0
 _SCAN_BYTES_PER_NS, _BATCH_BYTES_PER_NS = 25.0, 100.0
 
-# The columns of a table: the addresses of a chunk's arrays (0 if absent), its row count and the place of its first
-# row (see `heaps`).
+# The columns of the array `tables`, which has one entry per chunk: the addresses of the chunk's arrays (0 if
+# absent), its row count and the place of its first row (see `heaps`).
 CODES, IDS, DIED, SELECTED, STARTS, ROWS, COUNT, PLACE = range(8)
 
 
@@ -48,7 +48,7 @@ class Buckets:
     Attributes:
         starts: uint32 (m, 2**16 + 1).
         rows: uint32 (m, n).
-        table: uint64 (8,): the chunk's row of the tables that `search` takes, without a filter.
+        table: uint64 (8,): the chunk's entry in the argument `tables` of `search`, without a filter.
     """
 
     starts: npt.NDArray[np.uint32]
@@ -88,7 +88,7 @@ class Buckets:
 
 
 def supports(bits: int) -> bool:
-    """Returns whether codes of this width can be hashed."""
+    """Returns whether codes of this width can be searched by multi-index hashing."""
     return MIN_BITS <= bits <= MAX_BITS and bits % 64 == 0
 
 
@@ -99,8 +99,8 @@ def scan_ns(rows: int, words: int, queries: int) -> float:
 
 @functools.cache
 def masks() -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
-    """Returns all 16-bit numbers ordered by popcount, uint32 (2**16,), and the index of the first one with s set
-    bits, int64 (18,)."""
+    """Returns all 16-bit numbers ordered by popcount, uint32 (2**16,), and for each s the index of the first
+    number with s set bits, int64 (18,)."""
     numbers = np.arange(_KEYS, dtype=np.uint32)
     weights = np.bitwise_count(numbers)
     order = np.argsort(weights, kind="stable")
@@ -132,7 +132,7 @@ def search(  # type: ignore[no-untyped-def]
     """Offers the matching rows of all chunks to query q's heap, each row once.
 
     Args:
-        tables: uint64 (chunks, 8).
+        tables: uint64 (chunks, 8): one entry per chunk, with the columns CODES to PLACE.
         query: uint64 (words,).
         limit: The largest distance requested, in bits.
         bound: The largest distance that can still enter the heap, given the rows of other chunks.
@@ -141,7 +141,7 @@ def search(  # type: ignore[no-untyped-def]
         masks: See the function `masks`.
         begins: See the function `masks`.
         q: The query's index in the heaps.
-        heaps: (counts, keys, rests).
+        heaps: (counts, keys, rests), see `Heaps.arrays`.
 
     Returns:
         False if the search would exceed the budget; the heap is then incomplete.

@@ -1,7 +1,7 @@
-"""Owns the exact top-k over a view: which chunks are scanned or searched through their buckets, and by which
-threads.
+"""Owns the exact top-k search of a view: decides which chunks to search through their buckets (multi-index
+hashing, see `shard.kernel.mih`) and which to scan, and divides the scan among threads.
 
-Free functions on arrays; `CodeMatrix.scan` checks the arguments."""
+The functions do not check their arguments; `CodeMatrix.scan` does."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Request:
 
     queries: Words  # (q, words)
     k: int
-    limit: int  # bits
+    limit: int  # the largest distance of a match, in bits
     selection: Selection | None
     should_stop: Callable[[], bool]
 
@@ -70,7 +70,7 @@ def search(view: View, request: Request, threads: int) -> Matches:
 
 
 def _scan(view: View, positions: Sequence[int], request: Request, threads: int) -> Heaps:
-    """Returns the best rows of these chunks."""
+    """Scans the chunks at these positions and returns their best rows."""
 
     def scan_span(span: Sequence[tuple[int, int, int]]) -> Heaps:
         heaps = Heaps.empty(len(request.queries), request.k)
@@ -102,9 +102,9 @@ def _hashed_chunks(view: View, selection: Selection | None) -> list[int]:
 
 
 def _search_buckets(view: View, positions: list[int], request: Request, threads: int, heaps: Heaps) -> None:
-    """Searches these chunks through their buckets, or by a scan for queries whose neighbours are far, and
-    merges the result into `heaps`."""
-    # `_alive` keeps the arrays alive that `tables` points to.
+    """Searches the chunks at these positions through their buckets, or by a scan for queries whose neighbours are
+    far away, and merges the result into `heaps`."""
+    # `tables` contains addresses; `_alive` keeps the arrays at these addresses alive.
     tables, _alive = _tables(view, positions, request.selection, request.words)
     rows = sum(view.rows[position] for position in positions)
     budget_ns = mih.SHARE * mih.scan_ns(rows, request.words, len(request.queries))
@@ -136,7 +136,7 @@ def _search_buckets(view: View, positions: list[int], request: Request, threads:
 def _tables(
     view: View, positions: list[int], selection: Selection | None, words: int
 ) -> tuple[Words, list[SelectedRows]]:
-    """Returns the tables for `mih.search`, and the objects that must outlive their use."""
+    """Returns the tables for `mih.search`, and the objects whose memory the tables point to."""
     chunks = [view.chunks[position] for position in positions]
     tables = np.stack([chunk.buckets.table for chunk in chunks if chunk.buckets])
     tables[:, mih.PLACE] = np.array(positions) * chunk_rows(words)
@@ -168,8 +168,8 @@ def _scan_part(view: View, position: int, first: int, last: int, request: Reques
 
 
 def _numbers(view: View, heaps: Heaps, words: int) -> Numbers:
-    """Returns the numbers of the rows in the heaps. The scan does not look them up, since each would be a
-    cache miss."""
+    """Returns the row numbers of the matches in the heaps. The scan itself does not look up row numbers, because
+    each look-up would be a cache miss."""
     places = heaps.places
     taken = np.arange(places.shape[1]) < heaps.counts[:, None]
     positions, rows = np.divmod(places[taken], np.uint32(chunk_rows(words)))
@@ -183,8 +183,8 @@ def _numbers(view: View, heaps: Heaps, words: int) -> Numbers:
 
 
 def _split(view: View, positions: Sequence[int], threads: int, tile: int) -> list[list[tuple[int, int, int]]]:
-    """Cuts the tiles of a view's chunks into at most `threads` even spans, each a list of (chunk, first block,
-    block after the last)."""
+    """Divides the tiles of the chunks evenly into at most `threads` spans. A span is a list of (the chunk's
+    position, first block, block after the last)."""
     tile_rows = tile * LANES
     counts = [-(-view.rows[position] // tile_rows) for position in positions]
     parts = min(threads, sum(counts)) or 1

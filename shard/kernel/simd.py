@@ -1,12 +1,15 @@
-"""Owns the vector code of the scan: distances of queries to blocks of codes, and the lanes within a bound.
+"""Owns the vector code of the scan: it computes the distances of queries to blocks of codes, and finds the codes
+within a bound.
 
-The code uses LLVM vector types of eight 64-bit lanes, because Numba's own loops become slow when many words and
+The code uses LLVM vector types of eight 64-bit elements, because Numba's own loops become slow when many words and
 queries are unrolled. LLVM lowers it to the processor's instructions: vpopcntq under AVX-512, byte shuffles under
-AVX2 and SSE, cnt under NEON. A block stores LANES codes word by word (word, lane), so no sum crosses lanes.
+AVX2 and SSE, cnt under NEON. A block stores LANES codes, one per lane, word by word (word, lane), so no sum
+crosses lanes.
 
 Words are processed four at a time (`_PASS`): that many words of several queries stay in registers or in the L1
-cache, and a block is read as a few adjacent streams. `shape` is a tuple of which only the length matters: a
-compile-time constant that gives the number of words in the first pass, so eight compilations serve every width."""
+cache, and a block is read as a few adjacent streams. `shape` is a tuple of which only the length matters. The
+length is known at compile time and gives the number of words in the first pass (see `shape_of`), so eight
+compilations serve every width."""
 
 from __future__ import annotations
 
@@ -72,12 +75,13 @@ def tile_nearest(typingctx, codes, first, count, queries, query, bounds, shape, 
         count: The number of blocks.
         queries: uint64 (n, words).
         query: The first query.
-        bounds: uint64 (n,), in bits.
+        bounds: uint64 (n,): each query's bound, in bits.
         shape: See `shape_of`.
         group: A tuple of which only the length matters: the number of queries.
 
     Returns:
-        A uint64. Bit j is set if some code is within bounds[query + j], bit 32 + j if one is strictly nearer.
+        A uint64. Bit j is set if some code is within bounds[query + j], bit 32 + j if some code is nearer than
+        that.
     """
     signature = types.uint64(codes, first, count, queries, query, bounds, shape, group)
 
@@ -115,7 +119,8 @@ def tile_within(typingctx, codes, first, count, queries, query, bound, lanes, sh
         queries: uint64 (n, words).
         query: The query.
         bound: uint64, in bits.
-        lanes: uint64 (count,), written: one bit per lane, set if the code is within `bound`.
+        lanes: uint64 (count,). The function writes one element per block, with one bit per lane that is set if the
+            code is within `bound`.
         shape: See `shape_of`.
 
     Returns:
@@ -222,7 +227,7 @@ class _Scan:
         return self._builder.gep(sums, [self._builder.add(step, _I64(j * _STEPS))])
 
     def _broadcast(self, word: ir.Value, count: int) -> list[list[ir.Value]]:
-        """Returns the queries' words word..word+count, each broadcast to all lanes of a vector: [query][word]."""
+        """Returns the queries' words word..word+count as [query][word], each word repeated in a vector."""
         b = self._builder
         rows = [b.add(self._first_query, b.mul(self._words, _I64(j))) for j in range(self.group)]
         at = [[b.add(b.add(row, word), _I64(w)) for w in range(count)] for row in rows]
@@ -231,8 +236,8 @@ class _Scan:
     def _lanes(
         self, block: ir.Value, word: ir.Value, queries: list[list[ir.Value]], sums: ir.Value | None, take: Take
     ) -> None:
-        """Adds the number of bits in which the queries' words differ from the block's, and passes the totals to
-        `take`."""
+        """Emits the loop over the lanes: it counts the bits in which the queries' words differ from the block's,
+        adds the counts to `sums` if given, and passes the totals to `take`."""
         b = self._builder
         with cgutils.for_range(b, _I64(_STEPS)) as loop:
             totals = [None if sums is None else b.load(self._slot(sums, j, loop.index)) for j in range(self.group)]
@@ -256,7 +261,7 @@ def _splat(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
 
 
 def _mask(builder: ir.IRBuilder, compare: str, a: ir.Value, b: ir.Value) -> ir.Value:
-    """Returns one bit per lane, in the low bits of a uint64."""
+    """Returns one bit per vector element, in the low bits of a uint64."""
     return builder.zext(builder.bitcast(builder.icmp_unsigned(compare, a, b), _I8), _I64)
 
 

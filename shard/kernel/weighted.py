@@ -1,8 +1,8 @@
-"""Owns weighted Hamming distance: the sum of the query's weights over the differing bits. With a query's
-projections as weights this is the asymmetric distance of a float query to binary codes (Gordo et al., TPAMI 2014).
+"""Owns weighted Hamming distance: the sum of the query's weights over the differing bits. If the weights are a
+query's projections, this is the asymmetric distance of a float query to binary codes (Gordo et al., TPAMI 2014).
 
-A query becomes one table of 256 sums per byte of a code, so a row costs one look-up per byte. Sums are integers:
-exact in any order, on any machine."""
+A query becomes one table of 256 sums per byte of a code, so a row costs one look-up per byte. Sums are integers,
+so they are the same in any order and on any machine."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class WeightedMatches:
     Attributes:
         weighted: uint32 (n,): weighted distances.
         distances: uint16 (n,): Hamming distances, in bits.
-        ids: uint64 (n,).
-        numbers: uint32 (n,).
+        ids: uint64 (n,): record ids.
+        numbers: uint32 (n,): the store's row numbers.
     """
 
     weighted: Sums
@@ -42,7 +42,7 @@ class WeightedMatches:
     numbers: Numbers
 
     def merged(self, other: WeightedMatches, k: int) -> WeightedMatches:
-        """Returns the first k of the union, and all rows that tie with the k-th."""
+        """Returns the first k matches of both, and all rows that tie with the k-th."""
         weighted = np.concatenate([self.weighted, other.weighted])
         distances = np.concatenate([self.distances, other.distances])
         ids = np.concatenate([self.ids, other.ids])
@@ -120,7 +120,7 @@ def weigh(view: View, numbers: Numbers, query: Bytes, weights: Weights) -> Sums:
 
     Args:
         view: The rows.
-        numbers: uint32 (n,), in any order; the view must contain all of them.
+        numbers: uint32 (n,): the rows' numbers, in any order; the view must contain all of them.
         query: uint8 (bits/8,).
         weights: uint16 (bits,), in numpy.packbits order.
 
@@ -191,7 +191,7 @@ def _live_and_selected(
 
 @compiled
 def _rank(codes, rows, query, sums, weighted, distances):  # type: ignore[no-untyped-def]
-    """Computes both distances of the given rows."""
+    """Adds the weighted and the Hamming distances of the given rows to the output arrays."""
     for at in range(rows.size):
         block, lane = rows[at] // LANES, rows[at] % LANES
         for word in range(codes.shape[1]):
@@ -203,8 +203,8 @@ def _rank(codes, rows, query, sums, weighted, distances):  # type: ignore[no-unt
 
 @compiled
 def _rank_blocks(codes, query, sums, weighted, distances):  # type: ignore[no-untyped-def]
-    """Computes both distances of the first `weighted.size` rows. The lane loop is innermost, so that only one
-    table is in use at a time."""
+    """Computes the weighted and the Hamming distances of the first `weighted.size` rows. The lane loop is
+    innermost, so that only one table is in use at a time."""
     totals, counts = np.empty(LANES, np.uint32), np.empty(LANES, np.uint64)
     for block in range(-(-weighted.size // LANES)):
         totals[:] = 0

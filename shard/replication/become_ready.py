@@ -1,4 +1,5 @@
-"""Owns the decision to answer reads: a starting shard waits until it has what a live sibling has."""
+"""Owns the decision to answer reads: a starting shard waits until it has every record of a live sibling. A sibling
+is another replica of the shard's partition."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ async def become_ready(context: Context, compared: bool) -> bool:
     """Updates the readiness of a shard that is not ready yet.
 
     Args:
-        compared: Whether this shard was compared with a sibling.
+        compared: Whether this shard's records were compared with those of a sibling.
 
     Returns:
         Whether the shard became ready now.
@@ -40,9 +41,9 @@ def next_readiness(
     """Decides the readiness of a shard that is not ready yet.
 
     Args:
-        siblings: What the siblings that answered reported.
-        compared: Whether this shard was compared with one of them.
-        is_filling: Whether slots are still being copied from them.
+        siblings: The readiness of each sibling that answered.
+        compared: Whether this shard's records were compared with those of a sibling.
+        is_filling: Whether slots are still being copied from siblings.
         waited_seconds: The time since the start.
     """
     if siblings and not compared:

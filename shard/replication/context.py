@@ -1,5 +1,5 @@
 """Owns what the steps of replication share: the node, its executor and readiness, the config, the connections to
-other shards, and what each of them reported in this round.
+other shards, and what each of those shards reported in this round.
 
 A sibling is another replica of this shard's own partition."""
 
@@ -21,7 +21,7 @@ from shard.replication.pull import Puller, Throttle
 
 
 class Context:
-    """What the steps share.
+    """What the steps of replication share.
 
     Attributes:
         config: The cluster's config; replaced on reload.
@@ -63,20 +63,20 @@ class Context:
         return self._peers[place]
 
     def sibling_places(self) -> list[Place]:
-        """All siblings of the config, whether they answered or not."""
+        """All siblings that the config names, whether they answered or not."""
         places = [(self.partition, replica) for replica in range(self.config.replicas)]
         return [place for place in places if place != self.place]
 
     def sibling_tables(self) -> dict[Place, SlotTable]:
-        """The tables of the siblings that answered and belong to the cluster."""
+        """The slot tables of the siblings that answered and belong to the cluster."""
         return {place: table for place, table in self.tables().items() if place[0] == self.partition}
 
     def tables(self) -> dict[Place, SlotTable]:
-        """The tables of all shards that answered and belong to the cluster."""
+        """The slot tables of all shards that answered and belong to the cluster."""
         return {place: state.table for place, state in self.states.items() if state.is_formed}
 
     async def change_table(self, step: Callable[[SlotTable], SlotTable]) -> None:
-        """Changes this shard's table, between commits; it is on disk when this returns."""
+        """Changes this shard's slot table, between commits. The change is on disk when this method returns."""
         await self.executor.mutate(lambda: self.node.change_table(step))
 
     async def close(self) -> None:

@@ -1,5 +1,5 @@
-"""Owns the follow step: learns from other shards which collections exist, and what happened to this partition's
-slots while this shard was away."""
+"""Owns the follow step of replication: a shard learns from other shards which collections exist, and what happened
+to its partition's slots while it was away."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from shard.replication.context import Context
 
 
 async def follow(context: Context) -> None:
-    """Updates this shard's collections and table from the reports of the shards that answered."""
+    """Updates this shard's collections and slot table from the reports of the shards that answered."""
     for place, state in context.states.items():
         if state.is_formed:
             await follow_catalog(context.node, context.executor, context.peer(place), state)

@@ -1,4 +1,5 @@
-"""Owns gossip: asks other shards for their state, sends them this shard's target, and adopts a later one."""
+"""Owns gossip: asks other shards for their state, sends them this shard's target (the intended distribution of
+slots), and adopts the latest target among their answers if it is later than this shard's."""
 
 from __future__ import annotations
 
@@ -17,18 +18,18 @@ ALL_SECONDS = 10.0
 
 
 class Gossip:
-    """Fills `Context.states`: from the siblings in every round; from all shards every ALL_SECONDS, while slots
-    move, and until the cluster is formed."""
+    """Fills `Context.states`. Every round asks the other replicas of this partition. A round asks all shards while
+    the cluster is not formed, while slots move, and otherwise every ALL_SECONDS."""
 
     def __init__(self) -> None:
         self._all_asked_at = -ALL_SECONDS
 
     def ask_all_next(self) -> None:
-        """Asks all shards in the next round."""
+        """Makes the next round ask all shards."""
         self._all_asked_at = -ALL_SECONDS
 
     async def exchange(self, context: Context, now: float) -> None:
-        """Asks the shards that are due. A shard that does not answer is missing from `states`."""
+        """Runs one round. `Context.states` then lacks the shards that were asked and did not answer."""
         membership = context.node.membership
         ask_all = (
             not membership.is_formed
@@ -88,8 +89,8 @@ def partitions_to_ask(target: Target, tables: list[SlotTable], configured: Itera
 
     Args:
         target: This shard's target.
-        tables: The tables of this shard and of those that answered.
-        configured: The numbers of partitions that configs and other shards' targets name.
+        tables: The slot tables of this shard and of the shards that answered.
+        configured: The partition counts in this shard's config and in other shards' targets.
     """
     count = max(target.partitions, partitions_named(tables), *configured)
     if not served_by_any(tables).all():

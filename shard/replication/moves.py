@@ -1,4 +1,4 @@
-"""Owns the decisions on slots, as pure functions on tables: how a cluster forms, which slots to take and from
+"""Owns the decisions on slots, as pure functions on slot tables: how a cluster forms, which slots to take and from
 which partition, and when each step of a transfer is allowed."""
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from lookalike.cluster.shard_state import ShardState
 from lookalike.cluster.slots import SlotSet, SlotState, SlotTable, no_slots
 from shard.membership import Membership
 
-# How many slots a shard takes from other partitions at the same time. Their writes are stored twice.
+# How many slots a shard takes from other partitions at once.
+# Writes to a moving slot are stored by both partitions.
 SLOTS_AT_ONCE = 64
 
 Place = tuple[int, int]  # partition, replica
@@ -25,7 +26,7 @@ class Quorum:
     """How many replicas a step needs.
 
     Attributes:
-        replicas: The replicas of each partition.
+        replicas: The number of replicas of each partition.
         writes: How many of them must have a write on disk before it is acknowledged.
     """
 
@@ -34,7 +35,7 @@ class Quorum:
 
     @property
     def reads(self) -> int:
-        """The number of replicas of which at least one has any given acknowledged write."""
+        """The smallest number of replicas that always includes one with any given acknowledged write."""
         return self.replicas - self.writes + 1
 
     @property
@@ -44,7 +45,7 @@ class Quorum:
 
     @property
     def takers(self) -> int:
-        """The number of replicas that must have a slot before their partition serves it."""
+        """The number of replicas that must have received a slot before their partition serves it."""
         return max(self.writes, self.replicas // 2 + 1)
 
 
@@ -57,8 +58,9 @@ def formation(me: Membership, expected: Sequence[Place], states: Mapping[Place, 
         states: The shards that answered.
 
     Returns:
-        A founder, if all shards of the config are unformed or if a founder counts this shard among the founders;
-        a later member, if a cluster exists; otherwise `me`.
+        `me` as a founder, if a shard that answered lists this shard as a founder, or if all shards of the config
+        answered and none belongs to a cluster; `me` as a later member, if another shard belongs to a cluster;
+        otherwise `me` unchanged.
     """
     for other in states.values():
         if other.is_formed and me.member in other.founders:
@@ -81,11 +83,11 @@ def wants_slots(table: SlotTable, target: Target) -> bool:
 
 
 def lost_to_peers(table: SlotTable, peers: Sequence[SlotTable]) -> npt.NDArray[np.uint32]:
-    """Finds the slots that other replicas of the partition serve and this one lacks or holds in an earlier
-    generation.
+    """Finds the slots that other replicas of the partition serve, and that this shard lacks or holds in an
+    earlier generation.
 
     Returns:
-        uint32 (SLOTS,): the generation in which they serve the slot; 0 for slots that are not lost.
+        uint32 (SLOTS,): the latest generation in which a replica serves the slot; 0 for slots that are not lost.
     """
     latest = table.generations * 0
     for peer in peers:
@@ -131,8 +133,8 @@ def to_take(
         source = np.where(later, partition, source)
         generations = np.where(later, other.generations + 1, generations)
     able = wanted & (source >= 0)
-    # Slots that a sibling has begun are taken even without room: otherwise two replicas, each full of slots that
-    # the other lacks, would wait for each other, since neither may serve a slot alone.
+    # Slots that a sibling has begun to take are taken even without room: otherwise two replicas, each full of
+    # slots that the other lacks, would wait for each other, because neither may serve a slot alone.
     chosen = able & begun_by_peers
     chosen[np.flatnonzero(able & ~chosen)[:room]] = True
     return {
@@ -143,8 +145,8 @@ def to_take(
 def abandoned(table: SlotTable, others: Mapping[Place, SlotTable]) -> SlotSet:
     """Finds the slots that this shard began to receive from a partition that no longer holds them.
 
-    Either all replicas of the source that answered say so, or (the source may be gone) a third partition serves
-    them in an equal or later generation.
+    A slot is abandoned if every replica of that partition that answered reports that it no longer holds the slot,
+    or if a third partition serves the slot in an equal or later generation (the first may have been removed).
     """
     receiving = table.slots_in(SlotState.RECEIVING)
     gone = no_slots()
@@ -174,8 +176,8 @@ def ready_to_take(table: SlotTable, peers: Sequence[SlotTable], quorum: Quorum) 
 
 
 def take_like_siblings(table: SlotTable, slots: SlotSet, siblings: Sequence[SlotTable]) -> SlotTable:
-    """Serves slots that were copied from siblings, in the state that they have there: where a sibling still
-    forwards writes to the previous partition, so does this shard."""
+    """Makes this shard serve slots that it copied from siblings. If a sibling still forwards a slot's writes to
+    the previous partition, so does this shard."""
     table = table.take(slots)
     for sibling in siblings:
         same = slots & sibling.slots_in(SlotState.TAKING) & (sibling.generations == table.generations)

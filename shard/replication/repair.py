@@ -1,4 +1,5 @@
-"""Owns the repair step: compares this shard with its siblings, pulls missing rows, and records how fresh it is."""
+"""Owns the repair step: compares this shard with its siblings (the other replicas of its partition), pulls missing
+rows, and records how fresh this shard's data is."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ class Repair:
         self._synced_at: float | None = None
 
     def restore_freshness(self, context: Context) -> None:
-        """Dates this shard's data to its last comparison before the restart, until it is compared again."""
+        """After a restart, sets the freshness of this shard's data to the time of the last comparison before the
+        restart."""
         if context.quorum.reads == 1:
             return
         now = time.monotonic()
@@ -41,10 +43,12 @@ class Repair:
         context.readiness.fresh_at = now
 
     async def run(self, context: Context, began: float) -> bool:
-        """Pulls what the siblings have but this shard lacks.
+        """Pulls the rows that the siblings have and this shard lacks.
 
         Args:
-            began: When the round began. Afterwards this shard has every write that was acknowledged before it.
+            context: What the steps of replication share.
+            began: When this round of replication began, in seconds of the monotonic clock. After a comparison with
+                enough siblings, this shard has every write that was acknowledged before this time.
 
         Returns:
             Whether this shard was compared with at least one sibling, now or too recently to compare again.
@@ -73,8 +77,8 @@ class Repair:
 
 
 def tombstone_horizon(now_ms: int, grace_ms: int) -> int:
-    """Returns the version below which tombstones are discarded: older than the grace period, rounded down so that
-    all replicas choose the same version."""
+    """Returns the version below which tombstones are discarded. It lies at least the grace period in the past,
+    and is rounded down so that all replicas choose the same version."""
     step = max(1, grace_ms // 8)
     return ((now_ms - grace_ms) // step * step) << _VERSION_SHIFT
 
@@ -85,7 +89,7 @@ async def _compare(context: Context) -> int:
     for place, table in context.sibling_tables().items():
         if context.states[place].readiness is Readiness.LOADING:
             continue
-        # Only slots of the same generation; `recover` handles a slot that left and returned.
+        # Only slots that both have in the same generation; `recover` handles a slot that left and returned.
         slots = own.writable & table.serving & (own.generations == table.generations)
         try:
             pulled = await context.puller.pull(context.peer(place), slots, recheck=context.readiness.is_ready)

@@ -227,7 +227,7 @@ async def test_invalid_image_is_explained(page: Page, tmp_path: Path) -> None:
     await page.set_input_files("#file", tmp_path / "notes.txt")
     alert = page.get_by_role("alert")
     await expect(alert).to_contain_text("Invalid search")
-    await expect(alert).to_contain_text("is not an image file (of JPEG, PNG")
+    await expect(alert).to_contain_text("is not an image file in a supported format (JPEG, PNG")
     await expect(alert.get_by_role("button")).to_have_text("Choose another image")
     assert len(await alert.locator("code").inner_text()) == 16
     await expect(page.locator("#results")).to_be_hidden()

@@ -1,7 +1,7 @@
 """Owns the layout of a backup folder: URL/COLLECTION/NUMBER/manifest.json next to the files that it names.
 
-A backup is finished once it has its manifest, which is written last and atomically. A folder without one was left
-by an interrupted backup."""
+A backup is finished once it has its manifest, which is written last and atomically. A folder without a manifest
+was left by an interrupted backup."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ _FILE = re.compile(r"[a-z]+(-[0-9a-f]+)+\.[a-z.]+")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Part:
-    """One file of records.
+    """One file of a backup's records.
 
     Args:
-        file: Its name.
-        sha256: Its digest, in hex.
-        size: Its size in bytes.
-        records: Records in the file, deletions included.
-        rows: Live records of its slots in the cluster.
-        slots: The slots that it covers, one bit each, in hex.
-        whole: The slots that it holds completely, not only their changes; in the same form.
-        store: With `number`, `partition` and `replica`: see `lookalike.cluster.dump.Mark`.
+        file: The file's name.
+        sha256: The file's digest, in hex.
+        size: The file's size in bytes.
+        records: The number of records in the file, deletions included.
+        rows: The number of live records that the cluster had in the part's slots.
+        slots: The slots that the part covers, one bit each, in hex.
+        whole: The slots of which the file holds every live record, not only the changes; encoded like `slots`.
+        store: A field of `mark`, like `number`, `partition` and `replica`: see `lookalike.cluster.dump.Mark`.
     """
 
     file: str
@@ -70,8 +70,9 @@ class Part:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Manifest:
-    """One backup. `base` is the number of the backup that it adds to; None for a full backup. `hash_file` is a
-    file name, empty without a hash; `hash_sha256` its digest. `started` is in seconds since 1970."""
+    """The description of one backup. `base` is the number of the backup that it adds to; None for a full backup.
+    `hash_file` is the name of the file with the collection's hash, empty if the collection keeps none;
+    `hash_sha256` is that file's digest. `started` is in seconds since 1970."""
 
     format: int
     number: int
@@ -88,17 +89,17 @@ class Manifest:
 
     @property
     def rows(self) -> int:
-        """Live records of the collection."""
+        """The number of live records that the collection had."""
         return sum(part.rows for part in self.parts)
 
     @property
     def records(self) -> int:
-        """Records in the files, deletions included."""
+        """The number of records in the files, deletions included."""
         return sum(part.records for part in self.parts)
 
     @property
     def size(self) -> int:
-        """Bytes of the files."""
+        """The total size of the files with records, in bytes."""
         return sum(part.size for part in self.parts)
 
 
@@ -151,7 +152,8 @@ class Folder:
         meantime."""
         if self._files.exists(self._path(manifest.number, MANIFEST)):
             raise AlreadyExists(
-                f"backup: another backup finished as number {manifest.number}; run one at a time, start again"
+                f"backup: another backup finished as number {manifest.number}; start this one again, and run"
+                " one at a time"
             )
         document = dataclasses.asdict(manifest)
         data = json.dumps({**document, _CHECKSUM: _checksum(document)}, indent=1).encode()
@@ -200,7 +202,7 @@ class Folder:
         return chain[-1]
 
     def chain(self, number: int) -> list[Manifest]:
-        """The backups needed to restore this one: from the full backup to it."""
+        """The manifests of the backups that are needed to restore this one, from the full backup to this one."""
         manifests = [self.manifest(number)]
         while (base := manifests[-1].base) is not None:
             if base >= manifests[-1].number:

@@ -1,5 +1,5 @@
-"""Owns one file of records: length-prefixed ShardRecord messages (protos/lookalike/v1/shard.proto), compressed
-with gzip, and the SHA-256 of the file."""
+"""Owns the format of a backup's files of records: length-prefixed ShardRecord messages
+(protos/lookalike/v1/shard.proto), compressed with gzip. Also computes the SHA-256 of such a file."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Owns restoring: verifies every file before it writes the first record.
+"""Owns restoring a collection from its backups. Callers `verify` every file before they `restore`.
 
-Records are written as new writes, so the number of partitions may differ from that of the original cluster."""
+The cluster treats restored records as new writes, so its number of partitions may differ from that of the original
+cluster."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ Report = Callable[[int], None]
 
 
 def verify(folder: Folder, chain: Sequence[Manifest]) -> None:
-    """Reads every file of the backups. Raises Corruption for the first damaged one."""
+    """Reads every file of the backups. Raises Corruption for the first damaged file."""
     for manifest in chain:
         _hash_file(folder, manifest)
         for part in manifest.parts:
@@ -51,25 +52,25 @@ def restore(
     Args:
         client: A client of the cluster.
         folder: The backups' folder.
-        chain: The backups to restore, from the full backup on.
+        chain: The backups to restore, oldest first, beginning with a full backup.
         name: The collection to restore to.
-        merge: Restore into an existing collection, and keep its records with other keys.
+        merge: Whether to restore into an existing collection, which keeps its records with other keys.
         report: Called with the number of records written so far.
 
     Returns:
-        The collection's live records.
+        The number of the collection's live records.
 
     Raises:
         AlreadyExists: If the collection exists, unless `merge` is set.
         CodeSpaceMismatch: If the existing collection has another code space, or stores other features.
-        Corruption: If a new collection has another number of records than the backup had.
+        Corruption: If a new collection's number of records differs from the backup's.
     """
     latest = chain[-1]
     is_new = _create(client, folder, latest, name, merge)
     fingerprint, features = latest.code_space.fingerprint, latest.indexing.features_text
     done = 0
     with ThreadPoolExecutor(_CALLS_AT_ONCE) as threads:
-        # One backup after the other, because the last write of a key wins. Within a backup, a key occurs once.
+        # Restore one backup after the other, because the last write of a key wins. In a backup, a key occurs once.
         for manifest, slots in zip(chain, _slots_to_restore(chain), strict=True):
             running: set[Future[int]] = set()
             for batch in _batches(_records(folder, manifest, slots)):
@@ -85,15 +86,15 @@ def restore(
     rows = _count(client, name, latest.rows)
     if rows != latest.rows:
         raise Corruption(
-            f"collection: {name!r} has {rows:,} records, the backup had {latest.rows:,}; was it written"
-            " to in the meantime?"
+            f"collection: {name!r} has {rows:,} records, the backup had {latest.rows:,}; did another"
+            " client write to the collection during the restore?"
         )
     return rows
 
 
 def _count(client: Client, name: str, wanted: int) -> int:
-    """The collection's live records. Waits a few seconds for the wanted number, because the replica that reports
-    it may lag behind."""
+    """Returns the number of the collection's live records. Waits a few seconds for the wanted number, because the
+    replica that reports the number may lag behind."""
     give_up = time.monotonic() + _COUNT_SECONDS
     while (rows := client.get_collection(name).rows) != wanted and time.monotonic() < give_up:
         time.sleep(0.2)
@@ -125,7 +126,7 @@ def _create(client: Client, folder: Folder, latest: Manifest, name: str, merge: 
 
 
 def _hash_file(folder: Folder, manifest: Manifest) -> bytes:
-    """The collection's hash file; empty if it has none. Raises Corruption."""
+    """Returns the content of the collection's hash file; empty if there is none. Raises Corruption."""
     if not manifest.hash_file:
         return b""
     with folder.open(manifest.number, manifest.hash_file, "rb") as file:
@@ -136,7 +137,7 @@ def _hash_file(folder: Folder, manifest: Manifest) -> bytes:
 
 
 def _slots_to_restore(chain: Sequence[Manifest]) -> list[SlotSet]:
-    """For each backup, the slots that no later backup holds completely."""
+    """Returns, for each backup, the slots to restore from it: those that no later backup holds completely."""
     wanted = np.ones(SLOTS, np.bool_)
     slots = []
     for manifest in reversed(chain):
@@ -171,5 +172,6 @@ def _batches(records: Iterator[VersionedRecord]) -> Iterator[tuple[VersionedReco
 
 def _damaged(number: int, file: str) -> Corruption:
     return Corruption(
-        f"backup {number}: {file} is damaged; nothing was restored from it; restore an earlier one with --number"
+        f"backup {number}: {file} is damaged; nothing was restored from it; restore an earlier backup with"
+        " --number"
     )

@@ -1,5 +1,6 @@
-"""Owns the contact sheet of groups: one self-contained HTML file. Keys and attributes are untrusted text:
-everything in the page is escaped, and its content security policy lets it run no script and load nothing."""
+"""Owns the contact sheet of groups of near-duplicates: one self-contained HTML file. Keys and attributes are
+untrusted text: everything in the page is escaped, and its content security policy lets it run no script and load
+nothing."""
 
 from __future__ import annotations
 

@@ -16,13 +16,14 @@ _CODE_SPACE, _INDEXING = "lookalike.code_space", "lookalike.indexing"
 
 
 def write(space: CodeSpace, indexing: Indexing) -> dict[str, str]:
-    """Returns the metadata by key."""
+    """Returns the metadata: JSON text by key."""
     notes: dict[str, Any] = {_CODE_SPACE: space, _INDEXING: indexing}
     return {name: json.dumps(dataclasses.asdict(note)) for name, note in notes.items()}
 
 
 def read(notes: Mapping[str, str]) -> tuple[CodeSpace, Indexing] | None:
-    """Decodes the metadata of a file. Returns None if an export did not write it. Raises InvalidRequest."""
+    """Decodes the metadata of a file. Returns None if no export wrote the file. Raises InvalidRequest if the
+    metadata is malformed."""
     if _CODE_SPACE not in notes:
         return None
     try:

@@ -68,7 +68,7 @@ def export_to(
         def read(missing: SlotSet) -> SlotSet:
             nonlocal count
             head, batches = read_part(client, collection, missing)
-            # To a temporary file first, because a part that fails is read again, perhaps from another shard.
+            # Records go to a temporary file first: a part that fails is read again, perhaps from another shard.
             with tempfile.TemporaryFile() as temporary:
                 with parquet.ParquetWriter(temporary, schema, compression="zstd") as part:
                     for records in batches:
@@ -127,13 +127,15 @@ def _complete_file(output: str) -> Iterator[Path]:
         try:
             yield file
         except OSError as error:
-            raise CannotStart(f"TMPDIR: {folder} cannot be written to ({error}); use a larger one") from None
+            raise CannotStart(
+                f"TMPDIR: {folder} cannot be written to ({error}); set TMPDIR to a folder with more space"
+            ) from None
         try:
             if "file" in system.protocol:
                 with atomic_write(Path(path)) as whole, file.open("rb") as made:
                     shutil.copyfileobj(made, whole)
             else:
-                # Object stores show an object once it is complete.
+                # Object stores show an object only once it is complete.
                 system.put_file(str(file), path)
         except Exception as error:  # each store's library raises its own errors
             raise CannotStart(f"output: {output} cannot be written to ({error})") from None

@@ -1,5 +1,5 @@
 """Owns the observation of a call that a server answers: its request id, span, duration and status, and a log line
-if it was slow or failed."""
+if the call was slow. The interceptor logs errors."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ _FAULTS = (
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class observe_call:  # a context manager, written out because it runs on every call
-    """Observes the call that the block answers. is_stream: the call is never logged as slow."""
+class observe_call:  # a plain class, because contextlib's generators are slow and this runs on every call
+    """Observes the call that the block answers. is_stream: whether the call is a stream, which is never logged as
+    slow."""
 
     __slots__ = ("_began", "_context", "_in_flight", "_is_stream", "_request", "_span")
 
@@ -43,7 +44,7 @@ class observe_call:  # a context manager, written out because it runs on every c
                 sent_id = str(value)
             elif key == tracing.TRACEPARENT:
                 traceparent = str(value)
-        # Neither is reset at the end, because gRPC runs each call in its own task.
+        # The current request and span are not reset at the end, because gRPC runs each call in its own task.
         self._request = requests.begin(method.rpartition("/")[2], sent_id)
         self._span = tracing.Served(method, traceparent, method.startswith(_PUBLIC))
         self._in_flight = _in_flight(self._request.rpc)
@@ -67,7 +68,7 @@ class observe_call:  # a context manager, written out because it runs on every c
             )
 
 
-# Looking up a label costs as much as counting.
+# Cached, because looking up a metric's labels costs as much as updating the metric.
 @functools.cache
 def _in_flight(rpc: str) -> Gauge:
     return metrics.RPCS_IN_FLIGHT.labels(rpc)
@@ -92,5 +93,5 @@ _STATUSES = {status.value[0]: status for status in grpc.StatusCode}
 
 
 def _number(code: Any) -> int:
-    """The number of a call's status, which gRPC gives as a number or as a StatusCode."""
+    """The number of a status code, which gRPC gives as a number or as a StatusCode."""
     return int(code.value[0]) if isinstance(code, grpc.StatusCode) else int(code)

@@ -15,7 +15,7 @@ def start(config: TracingConfig, resource: dict[str, str]) -> Any:
     """Starts to send this process's spans to the configured endpoint.
 
     Returns:
-        The tracer provider, to `shutdown` at the end; None if no endpoint is configured.
+        The tracer provider, whose `shutdown` the caller calls at the end; None if no endpoint is configured.
 
     Raises:
         CannotStart: If the endpoint is invalid or OpenTelemetry is not installed.

@@ -1,8 +1,8 @@
 """Owns the metrics: every name, label and meaning, by kind of process. docs/OBSERVABILITY.md lists the same texts.
 
 Events are counted where they happen. A value that can be read at any time is a sampled gauge: declared here and
-read at each scrape (`Gauges`). The values of a label are bounded by the number of partitions, replicas or RPCs,
-those of collections by MAX_COLLECTIONS; a key is never a label."""
+read at each scrape (`Gauges`). The number of values of a label is bounded by the number of partitions, replicas
+or RPCs, or by MAX_COLLECTIONS if the label names collections; a record's key is never a label."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ REQUEST_BYTES_LIMIT = EVERY.sampled_gauge(
 )
 QUEUE_WAITING = EVERY.sampled_gauge(
     "lookalike_queue_waiting",
-    "Items that wait for the next batch: queries for a round or a scan, writes for a commit, images for a batch.",
+    "Items that wait for the next batch: queries for an RPC or a scan, writes for a commit, images for the model.",
     "queue",
 )
 
@@ -135,7 +135,7 @@ COORDINATOR = Declarations("Coordinator")
 STAGE_SECONDS = COORDINATOR.histogram(
     "lookalike_search_stage_seconds",
     "Seconds of a search's stages: encode (of images), fan_out (until the partitions' answers are merged),"
-    " merge (one measurement for all queries of a round), rerank, and total.",
+    " merge (one measurement for all queries that shared an RPC), rerank, and total.",
     "stage",
     buckets=_SHORT_SECONDS,
 )
@@ -212,7 +212,7 @@ STALE_SECONDS = SHARD.sampled_gauge(
 )
 SYNC_AGE_SECONDS = SHARD.sampled_gauge(
     "lookalike_shard_sync_age_seconds",
-    "Seconds since the shard last compared itself with a majority.",
+    "Seconds since the shard last compared itself with enough replicas to have every acknowledged write.",
     "partition",
     "replica",
 )
@@ -256,7 +256,9 @@ BATCH_IMAGES = ENCODER.histogram(
 )
 BATCH_SECONDS = ENCODER.histogram("lookalike_encoder_batch_seconds", "Seconds of a batch at a replica.")
 IMAGES = ENCODER.counter(
-    "lookalike_encoder_images_total", "Images: encoded, unreadable, or failed with their batch.", "outcome"
+    "lookalike_encoder_images_total",
+    "Images by outcome: encoded, unreadable, or failed with their batch.",
+    "outcome",
 )
 ENCODER_REPLICAS = ENCODER.sampled_gauge(
     "lookalike_encoder_replicas", "Replicas of the model, by Ray Serve's state.", "state"

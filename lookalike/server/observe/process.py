@@ -46,7 +46,7 @@ class Observation:
         self.follow(config)
 
     def follow(self, config: ClusterConfig) -> None:
-        """Reports another config as the one in use."""
+        """Makes the metrics report this config as the one in use."""
         self._config = config
         self._digest = hashlib.sha256(dump_config(config).encode()).hexdigest()[:_DIGEST_DIGITS]
 
@@ -65,7 +65,7 @@ class Observation:
 
         Args:
             address: "host:port"; None serves nothing.
-            reads: Yield the current values of gauges at each scrape.
+            reads: Functions that yield the current values of gauges; called at each scrape.
 
         Raises:
             CannotStart: If the address cannot be bound.

@@ -1,4 +1,4 @@
-"""Owns the codec of responses: results, coverage, records, outcomes and status, both ways."""
+"""Owns the conversion of results, coverage, records, outcomes and status to protobuf messages and back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns the codec of code spaces, indexing and collections, both ways."""
+"""Owns the conversion of code spaces, indexing and collections to protobuf messages and back."""
 
 from __future__ import annotations
 

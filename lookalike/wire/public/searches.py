@@ -1,4 +1,4 @@
-"""Owns the codec of queries, drafts, hits and timings on the coordinator's side."""
+"""Owns the coordinator's codec of queries, drafts (records before they are checked), hits and timings."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def hits_to_wire(hits: HitTable, bits: int) -> list[list[record_pb2.Hit]]:
     """Encodes hits.
 
     Args:
-        hits: The hits, ordered.
-        bits: The width of the codes: without ranks, the score is the share of equal bits.
+        hits: The hits, in order.
+        bits: The number of bits of the codes. If `hits` has no ranks, the score is the share of equal bits.
 
     Returns:
         The hits of each query.

@@ -219,7 +219,7 @@ def test_checkpoint_of_another_recipe_is_refused_with_the_differences(
         learn(tmp_path, other, digest)
     assert refused.value.message == (
         f"output: {tmp_path / CHECKPOINT} is of another run (it differs in {named});"
-        " use another folder, or remove that one"
+        " use another folder, or remove that file"
     )
     assert (tmp_path / CHECKPOINT).read_bytes() == saved
 
