@@ -20,6 +20,7 @@ from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import (
     AlreadyExists,
     CodeSpaceMismatch,
+    Corruption,
     DeadlineExceeded,
     InvalidRequest,
     LookalikeError,
@@ -102,6 +103,7 @@ class Catalog:
 
         Raises:
             NotFound: If it does not exist.
+            Corruption: If no partition that answers can read it, and it is damaged on one of them.
             PartitionUnavailable: If no partition that answers knows it, and the registrar does not answer.
         """
         check_collection_name(name)
@@ -110,6 +112,9 @@ class Catalog:
             if collection.name == name:
                 self._layouts[name] = Layout(collection.code_space, collection.indexing)
                 return collection
+        for state in states.values():
+            if isinstance(state, ShardState) and name in state.damaged:
+                raise Corruption(state.damaged[name])
         if isinstance(decisive := states[_REGISTRAR], LookalikeError):
             raise decisive
         raise NotFound(f"collection: {name!r} does not exist; create it first")
@@ -217,13 +222,15 @@ class Catalog:
 
 def sum_up(states: Mapping[int, ShardState | LookalikeError]) -> list[Collection]:
     """Returns the collections that exist, ordered by name, with their rows summed over the partitions that
-    answered. If partition 0 did not answer, the latest incarnations on the others count."""
+    answered. If partition 0 did not answer, or a collection is damaged there, the latest incarnations on the
+    others count."""
     first = states[_REGISTRAR]
-    decisive: Sequence[ShardState | LookalikeError] = (
-        [first] if isinstance(first, ShardState) else list(states.values())
-    )
+    decisive = list(_collections(states.values()))
+    if isinstance(first, ShardState):
+        damaged = [collection for collection in decisive if collection.name in first.damaged]
+        decisive = [*first.collections, *damaged]
     chosen: dict[str, Collection] = {}
-    for collection in _collections(decisive):
+    for collection in decisive:
         other = chosen.setdefault(collection.name, collection)
         if collection.incarnation > other.incarnation:
             chosen[collection.name] = collection

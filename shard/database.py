@@ -4,6 +4,7 @@ SQLite's errors."""
 from __future__ import annotations
 
 import contextlib
+import re
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -15,40 +16,67 @@ from lookalike.model.errors import Corruption, Overloaded
 _LOOKUP_VALUES = 500
 _MAPPED_BYTES = 0x7FFF0000  # SQLite's upper limit
 
+_DAMAGED_VALUE = re.compile("Could not decode|malformed JSON|JSON cannot hold")
+
 Value = TypeVar("Value", str, int)
 
 
 class Database:
-    """An open SQLite file. One thread writes, any thread reads."""
+    """A SQLite file. One thread writes, any thread reads. Connections are opened when they are needed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._local = threading.local()
-        self._connections: list[sqlite3.Connection] = []
-        self.writer = self._connect()
+        self._lock = threading.Lock()
+        self._writer: sqlite3.Connection | None = None
+        self._readers: dict[int, sqlite3.Connection] = {}  # by thread
 
     def close(self) -> None:
-        for connection in self._connections:
+        """Closes all connections. They are opened again when they are needed."""
+        with self._lock:
+            connections = [*self._readers.values(), *filter(None, [self._writer])]
+            self._readers, self._writer = {}, None
+        # The writer last: the last connection copies the log into the database.
+        for connection in connections:
             connection.close()
+
+    @property
+    def writer(self) -> sqlite3.Connection:
+        """The connection for writing."""
+        if self._writer is None:
+            self._writer = self._connect()
+        return self._writer
 
     @property
     def reader(self) -> sqlite3.Connection:
         """This thread's connection for reading."""
-        reader: sqlite3.Connection | None = getattr(self._local, "reader", None)
+        reader = self._readers.get(threading.get_ident())
         if reader is None:
-            reader = self._local.reader = self._connect()
+            reader = self._connect()
             reader.execute("PRAGMA query_only = ON")
             # Keys are looked up all over the file; if it is mapped, a lookup needs no system call.
             reader.execute(f"PRAGMA mmap_size = {_MAPPED_BYTES}")
+            with self._lock:
+                self._readers[threading.get_ident()] = reader
         return reader
 
     def close_reader(self) -> None:
         """Closes this thread's connection for reading, once the thread has finished reading."""
-        reader: sqlite3.Connection | None = getattr(self._local, "reader", None)
+        with self._lock:
+            reader = self._readers.pop(threading.get_ident(), None)
         if reader is not None:
-            self._local.reader = None
-            self._connections.remove(reader)
             reader.close()
+
+    @contextlib.contextmanager
+    def streaming(self) -> Iterator[sqlite3.Connection]:
+        """A connection for reading the whole file once, closed after the block. It does not map the file, because
+        the pages would count as this process's memory."""
+        connection = self._connect()
+        connection.execute("PRAGMA query_only = ON")
+        try:
+            with explained(self.path):
+                yield connection
+        finally:
+            connection.close()
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -98,7 +126,6 @@ class Database:
         )
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        self._connections.append(connection)
         return connection
 
 
@@ -119,6 +146,7 @@ def explained(path: Path) -> Iterator[None]:
                 f"disk full at {path.parent}; nothing was written; free space and retry",
                 retry_after_ms=30_000,
             ) from error
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        # Damage may also change the type or the text of a value.
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or _DAMAGED_VALUE.search(str(error)):
             raise Corruption(f"{path} is damaged ({error}); restore the partition from a backup") from error
         raise

@@ -9,6 +9,8 @@ import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +22,10 @@ from lookalike.cluster.slots import SlotSet
 from lookalike.model.errors import Corruption, NotFound
 from lookalike.model.filters import Filter, compared_fields
 from lookalike.model.indexing import MIH
-from lookalike.model.records import MAX_ANSWER_BYTES, SLOTS, VersionedRecord
+from lookalike.model.records import MAX_ANSWER_BYTES, SLOTS, VersionedRecord, record_id
 from shard.digests import SlotSums
-from shard.kernel import CodeMatrix, live_rows
+from shard.kernel import CodeMatrix, RowIndex, live_rows
+from shard.open_stores import OpenStores
 from shard.scanner import Scanner
 from shard.selections import Selections, State, complete
 from shard.store import Store
@@ -34,10 +37,11 @@ _DUMP_BATCH_BYTES = 1024 * 1024
 class Engine:
     """A collection's records: durable writes and exact scans. One thread writes, any thread reads."""
 
-    def __init__(self, store: Store, scan_threads: int = 1) -> None:
+    def __init__(self, store: Store, scan_threads: int = 1, open_stores: OpenStores | None = None) -> None:
         self.space = store.space
         self.indexing = store.indexing
         self._store = store
+        self._open_stores = open_stores or OpenStores()
         self._users_lock = threading.Lock()
         self._users = 0
         self._dropped = False
@@ -46,13 +50,30 @@ class Engine:
         self._matrix = CodeMatrix(store.space.bits, hashed=store.indexing.kind == MIH)
         self._matrix.warm_up()
         self._scanner = Scanner(self._matrix, store, scan_threads)
-        sums = SlotSums.empty()
-        nothing = Rows.of([])
-        for codes, numbers, rows in store.load():
-            self._matrix.append(codes, rows.ids, numbers)
-            sums = sums.changed(nothing, rows)
-        sums = sums.changed(nothing, store.tombstones()[1])
-        self._state = State(self._matrix.view(), sums)
+        self.newest_version = 0
+        self._load()
+        # Not a method, because a cycle of references would keep the memory of a dropped collection.
+        self._index = RowIndex(partial(_all_rows, self._matrix, store))
+        self._open_stores.used(self)
+
+    def _load(self) -> None:
+        """Reads the store into memory. Raises Corruption if anything in it is damaged."""
+        sums, nothing = SlotSums.empty(), Rows.of([])
+        with ThreadPoolExecutor(1) as checks:
+            # Beside the load, because both spend their time in SQLite without the GIL.
+            structure = checks.submit(self._store.check_structure)
+            for codes, numbers, rows in self._store.load():
+                self._matrix.append(codes, rows.ids, numbers)
+                sums = sums.changed(nothing, rows)
+                self._note_versions(rows)
+            _, dead = self._store.tombstones()
+            structure.result()
+        self._note_versions(dead)
+        self._state = State(self._matrix.view(), sums.changed(nothing, dead))
+
+    def _note_versions(self, rows: Rows) -> None:
+        if len(rows.versions):
+            self.newest_version = max(self.newest_version, int(rows.versions.max()))
 
     @property
     def rows(self) -> int:
@@ -65,20 +86,25 @@ class Engine:
         return self._state.sums
 
     @property
-    def newest_version(self) -> int:
-        return self._store.newest_version
-
-    @property
     def horizon(self) -> int:
         """The version below which tombstones are discarded, and writes are therefore rejected."""
         return self._store.horizon
 
     @property
     def memory_bytes(self) -> int:
-        return self._matrix.memory_bytes
+        return self._matrix.memory_bytes + self._index.memory_bytes
 
     def close(self) -> None:
         self._store.close()
+        self._open_stores.forget(self)
+
+    def release(self) -> bool:
+        """Closes the files unless a call uses them. The next call opens them again."""
+        with self._users_lock:
+            if self._users == 0 and not self._dropped:
+                self._store.close()
+                return True
+            return False
 
     def drop(self) -> None:
         """Closes the files once no call uses them. Later calls raise NotFound."""
@@ -86,7 +112,7 @@ class Engine:
             self._dropped = True
             unused = self._users == 0
         if unused:
-            self._store.close()
+            self.close()
 
     @contextlib.contextmanager
     def _in_use(self) -> Iterator[None]:
@@ -106,7 +132,9 @@ class Engine:
                 self._users -= 1
                 unused = self._dropped and self._users == 0
             if unused:
-                self._store.close()
+                self.close()
+            elif not self._dropped:
+                self._open_stores.used(self)
 
     def write(self, records: Sequence[VersionedRecord]) -> WriteResult:
         """Stores the records whose version is above the stored one. Durable when it returns.
@@ -117,16 +145,19 @@ class Engine:
             Overloaded: If the disk is full; nothing was written.
         """
         if not records:
-            return WriteResult([], {}, self._store.newest_version)
+            return WriteResult([], {}, self.newest_version)
         with self._in_use(), contextlib.ExitStack() as locked:
-            with self._store.writing(records) as applied:
+            with self._store.writing(records, self._index) as applied:
                 locked.enter_context(self._commit)
             codes = np.frombuffer(b"".join(applied.codes), np.uint8)
             self._matrix.replace(
                 applied.deleted, codes.reshape(-1, self.space.code_bytes), applied.ids, applied.numbers
             )
-            self._state = State(self._matrix.view(), self._state.sums.changed(applied.gone, applied.come))
-        return WriteResult(applied.existed, applied.superseded, self._store.newest_version)
+            self._index.remove(applied.removed.ids, applied.removed_numbers)
+            self._index.add(applied.added.ids, applied.added_numbers)
+            self._state = State(self._matrix.view(), self._state.sums.changed(applied.removed, applied.added))
+        self.newest_version = max(self.newest_version, *(record.version for record in records))
+        return WriteResult(applied.existed, applied.superseded, self.newest_version)
 
     def forget_tombstones(self, horizon: int) -> int:
         """Discards the tombstones below this version, and rejects writes below it from now on. Returns the number
@@ -145,9 +176,10 @@ class Engine:
         if not len(numbers):
             return
         with self._in_use(), contextlib.ExitStack() as locked:
-            with self._store.removing(numbers.tolist()) as gone:
+            with self._store.removing(numbers.tolist()) as (gone, gone_numbers):
                 locked.enter_context(self._commit)
             self._matrix.delete(numbers)
+            self._index.remove(gone.ids, gone_numbers)
             self._state = State(self._matrix.view(), self._state.sums.changed(gone, Rows.of([])))
 
     def listing(self, slots: SlotSet) -> Listing:
@@ -230,10 +262,29 @@ class Engine:
         include_thumbnails: bool = False,
     ) -> list[VersionedRecord]:
         """Returns the live records among `keys`, or tombstones too, in the order of the keys."""
-        with self._in_use():
-            found = self._store.fetch(
-                keys, MAX_ANSWER_BYTES, include_features, include_deleted, include_thumbnails
+        ids = np.fromiter(map(record_id, keys), np.uint64, len(keys))
+
+        def read(numbers: npt.NDArray[np.uint32]) -> tuple[dict[str, VersionedRecord], bool]:
+            return self._store.fetch(
+                keys,
+                np.unique(numbers).tolist(),
+                MAX_ANSWER_BYTES,
+                include_features,
+                include_deleted,
+                include_thumbnails,
             )
+
+        with self._in_use():
+            found, is_complete = read(self._index.find(ids)[1])
+            if not is_complete:
+                # A row was overwritten between the two steps.
+                with contextlib.ExitStack() as reading:
+                    with self._commit:
+                        reading.enter_context(self._store.reading())
+                        numbers = self._index.find(ids)[1]
+                    found, is_complete = read(numbers)
+                if not is_complete:
+                    raise _missing_rows()
         return [found[key] for key in keys if key in found]
 
     def scan(
@@ -267,7 +318,8 @@ class Engine:
                 with self._pinned() as state:
                     selection = self._selections.compute(state, group.filter, slots, should_stop)
                     hits = self._scanner.scan(state.view, selection, group, should_stop)
-                assert hits is not None, "a row of a pinned state is missing in the store"
+                if hits is None:
+                    raise _missing_rows()
         rows = state.view.live if slots is None else state.live_rows(slots)
         return ScanResult(hits, rows, *self._unknown_fields(group.filter))
 
@@ -288,3 +340,15 @@ class Engine:
         known = self._store.fields
         unknown = [field for field in compared_fields(condition) if field.partition(".")[0] not in known]
         return sorted(set(unknown)), sorted(known)[:KNOWN_FIELDS_SHOWN] if unknown else []
+
+
+def _missing_rows() -> Corruption:
+    """The error for rows that were loaded, but that SQLite no longer finds."""
+    return Corruption("the store lacks rows that were loaded from it; restore the partition from a backup")
+
+
+def _all_rows(matrix: CodeMatrix, store: Store) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32]]:
+    """The ids and numbers of all rows, tombstones included."""
+    ids, numbers = live_rows(matrix.view())
+    dead_numbers, dead = store.tombstones()
+    return np.concatenate([ids, dead.ids]), np.concatenate([numbers, dead_numbers])

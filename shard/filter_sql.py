@@ -13,18 +13,21 @@ Tests = list[tuple[str, Parameters]]
 _NUMBER = "{type} IN ('integer', 'real')"
 
 
-def index_of(position: int, field: str) -> str:
-    """Returns SQL that adds columns with an attribute's type and value to the table `records`, and an index on
-    them.
+def columns_of(position: int, field: str) -> str:
+    """Returns SQL that defines two columns of the table `records`, with an attribute's type and value.
 
     Single quotes in the field are doubled; `filters.check_field` rejects double quotes.
     """
     path = _path(field).replace("'", "''")
     return (
-        f"ALTER TABLE records ADD COLUMN type_{position} TEXT AS (json_type(attributes, '{path}')) VIRTUAL;"
-        f"ALTER TABLE records ADD COLUMN value_{position} AS (json_extract(attributes, '{path}')) VIRTUAL;"
-        f"CREATE INDEX attribute_{position} ON records (type_{position}, value_{position});"
+        f", type_{position} TEXT AS (json_type(attributes, '{path}')) VIRTUAL"
+        f", value_{position} ANY AS (json_extract(attributes, '{path}')) VIRTUAL"
     )
+
+
+def index_of(position: int) -> str:
+    """Returns SQL that creates the index on the columns of an attribute."""
+    return f"CREATE INDEX attribute_{position} ON records (type_{position}, value_{position})"
 
 
 def where(condition: Filter, indexed: Sequence[str] = ()) -> tuple[str, Parameters]:
@@ -32,7 +35,7 @@ def where(condition: Filter, indexed: Sequence[str] = ()) -> tuple[str, Paramete
 
     Args:
         condition: The filter.
-        indexed: The fields that have columns (`index_of`), in the order of their positions. Conditions on these
+        indexed: The fields that have columns (`columns_of`), in the order of their positions. Conditions on these
             fields use the columns.
 
     Returns:

@@ -32,6 +32,7 @@ from lookalike.model.records import SLOTS, Collection, check_collection_name
 from shard import membership as memberships
 from shard.engine import Engine
 from shard.membership import Identity, Membership
+from shard.open_stores import OpenStores
 from shard.store import Store
 
 log = logging.getLogger("shard.node")
@@ -73,6 +74,7 @@ class Node:
         self._folder = folder
         self._collections_folder = folder / "collections"
         self._threads = scan_threads
+        self._open_stores = OpenStores()
         self._open: dict[str, _Open] = {}
         self._damaged: dict[str, _Damaged] = {}
         try:
@@ -308,7 +310,7 @@ class Node:
 
     def _load(self, name: str, incarnation: int, folder: Path) -> None:
         try:
-            engine = Engine(Store(folder / STORE_FILE), self._threads)
+            engine = self._engine_in(folder)
         except (Corruption, Overloaded) as error:
             log.error("collection %s cannot be opened: %s", name, error.message)
             self._damaged[name] = _Damaged(error.message, incarnation)
@@ -336,10 +338,13 @@ class Node:
         unfinished.rename(folder)
         try:
             sync_folder(self._collections_folder)
-            self._open[name] = _Open(Engine(Store(folder / STORE_FILE), self._threads), incarnation, is_whole)
+            self._open[name] = _Open(self._engine_in(folder), incarnation, is_whole)
         except BaseException:
             shutil.rmtree(folder)
             raise
+
+    def _engine_in(self, folder: Path) -> Engine:
+        return Engine(Store(folder / STORE_FILE), self._threads, self._open_stores)
 
     def _folder_of(self, name: str, incarnation: int) -> Path:
         return self._collections_folder / f"{name}@{incarnation}"

@@ -54,15 +54,11 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
 
     async def _scan_group(self, message: pb.ScanGroup, slots: bytes) -> ScanResult | LookalikeError:
         """Returns one group's hits or its error: the groups of an RPC belong to different clients."""
-        engine = None
         try:
             engine = self._node.engine(message.collection)
             group = wire.scan_group_from_wire(message, engine.space, engine.indexing)
-            return await self._executor.scan(work.Scan(engine, group, slots))
-        except Corruption as error:
-            if engine is not None:
-                await self._executor.quarantine(message.collection, engine, error.message)
-            return error
+            async with self._quarantining(message.collection, engine):
+                return await self._executor.scan(work.Scan(engine, group, slots))
         except LookalikeError as error:
             return error
         except Exception:
@@ -73,11 +69,8 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
         self._readiness.require_loaded()
         engine = self._node.engine(request.collection, include_filling=True)
         records = wire.write_from_wire(request, engine.space, engine.indexing)
-        try:
+        async with self._quarantining(request.collection, engine):
             result = await self._executor.write(work.Write(engine, records))
-        except Corruption as error:
-            await self._executor.quarantine(request.collection, engine, error.message)
-            raise
         return wire.write_result_to_wire(result)
 
     async def Fetch(self, request: pb.FetchRequest, context: Context) -> pb.FetchResponse:
@@ -88,11 +81,12 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
         slots = no_slots()
         slots[[slot_of(record_id(key)) for key in request.keys]] = True
         work.require_served(self._node, slots)
-        records = await self._executor.read(
-            lambda: engine.fetch(
-                request.keys, request.include_features, request.include_deleted, request.include_thumbnails
+        async with self._quarantining(request.collection, engine):
+            records = await self._executor.read(
+                lambda: engine.fetch(
+                    request.keys, request.include_features, request.include_deleted, request.include_thumbnails
+                )
             )
-        )
         work.require_served(self._node, slots)
         return pb.FetchResponse(records=[wire.versioned_to_wire(record) for record in records])
 
@@ -138,13 +132,25 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
     async def ListRows(self, request: pb.ListRowsRequest, context: Context) -> pb.ListRowsResponse:
         engine = self._engine_of(request.collection, request.incarnation)
         slots = wire.slots_from_wire(request.slots)
-        return wire.listing_to_wire(await self._executor.read(lambda: engine.listing(slots)))
+        async with self._quarantining(request.collection, engine):
+            listing = await self._executor.read(lambda: engine.listing(slots))
+        return wire.listing_to_wire(listing)
 
     async def ReadRows(self, request: pb.ReadRowsRequest, context: Context) -> pb.ReadRowsResponse:
         engine = self._engine_of(request.collection, request.incarnation)
         numbers = wire.numbers_from_wire(request.numbers)
-        records, read = await self._executor.read(lambda: engine.read(numbers))
+        async with self._quarantining(request.collection, engine):
+            records, read = await self._executor.read(lambda: engine.read(numbers))
         return pb.ReadRowsResponse(records=[wire.versioned_to_wire(record) for record in records], read=read)
+
+    @contextlib.asynccontextmanager
+    async def _quarantining(self, collection: str, engine: Engine) -> AsyncIterator[None]:
+        """Takes the collection out of service if the block finds it damaged."""
+        try:
+            yield
+        except Corruption as error:
+            await self._executor.quarantine(collection, engine, error.message)
+            raise
 
     def _engine_of(self, collection: str, incarnation: int) -> Engine:
         self._readiness.require_loaded()
@@ -164,7 +170,7 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
         identity = self._node.identity
         parts = engine.dump(slots, since, (identity.partition, identity.replica))
         with self._executor.dumping(parts) as next_part:
-            try:
+            async with self._quarantining(request.collection, engine):
                 while (part := await next_part()) is not None:
                     if isinstance(part, list):
                         message = pb.DumpPart(records=[wire.versioned_to_wire(record) for record in part])
@@ -174,9 +180,6 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
                         message = pb.DumpPart(head=wire.head_to_wire(Head(incarnation, *part)))
                     with _cancelled_after(_STALL_SECONDS):
                         yield message
-            except Corruption as error:
-                await self._executor.quarantine(request.collection, engine, error.message)
-                raise
 
     async def HandOver(self, request: pb.HandOverRequest, context: Context) -> pb.HandOverResponse:
         self._readiness.require_loaded()

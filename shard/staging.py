@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike.cluster.rows import Rows
-from lookalike.model.indexing import Indexing
 from lookalike.model.records import VersionedRecord, record_id
 from shard.database import Database
-from shard.store_rows import checksum_of, signed
-from shard.store_schema import side_tables
+from shard.kernel import RowIndex
+from shard.store_rows import COLUMNS, Fields, checked_fields, heads_of
+from shard.store_schema import Meta, put_fields, side_tables
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,8 +28,10 @@ class Applied:
         codes: Their codes, bits/8 bytes each.
         existed: Per record, whether a live record with its key was stored before.
         superseded: By index of each record that was not stored, the higher stored version that it lost to.
-        gone: The rows that it removes, tombstones included.
-        come: The rows that it adds, tombstones included.
+        removed: The rows that it removes, tombstones included.
+        removed_numbers: Their numbers, uint32.
+        added: The rows that it adds, tombstones included.
+        added_numbers: Their numbers, uint32.
     """
 
     deleted: npt.NDArray[np.uint32]
@@ -38,105 +40,141 @@ class Applied:
     codes: Sequence[bytes]
     existed: Sequence[bool]
     superseded: Mapping[int, int]
-    gone: Rows
-    come: Rows
+    removed: Rows
+    removed_numbers: npt.NDArray[np.uint32]
+    added: Rows
+    added_numbers: npt.NDArray[np.uint32]
 
 
 @dataclasses.dataclass(slots=True)
 class _Plan:
-    """Which records to write. rows: the number and the record, by key; numbers_used: how many numbers were
-    used."""
+    """Which records to write.
+
+    Attributes:
+        rows: The number and the record, by key.
+        existed: See `Applied`.
+        superseded: See `Applied`.
+        removed: The number, id and version of each stored row that is replaced, and whether it is a tombstone.
+        numbers_used: How many row numbers were used.
+    """
 
     rows: dict[str, tuple[int, VersionedRecord]] = dataclasses.field(default_factory=dict)
     existed: list[bool] = dataclasses.field(default_factory=list)
     superseded: dict[int, int] = dataclasses.field(default_factory=dict)
-    deleted: list[int] = dataclasses.field(default_factory=list)
-    gone: list[tuple[int, int, bool]] = dataclasses.field(default_factory=list)
+    removed: list[tuple[int, int, int, bool]] = dataclasses.field(default_factory=list)
     numbers_used: int = 0
 
 
 def stage(
     database: Database,
-    indexing: Indexing,
+    meta: Meta,
     records: Sequence[VersionedRecord],
+    index: RowIndex,
     next_number: int,
     known_fields: frozenset[str],
 ) -> tuple[Applied, frozenset[str], int]:
     """Writes records in the current transaction. Of two records with the same key, the one with the higher version
     is kept.
 
+    Args:
+        database: The store's file.
+        meta: What it holds.
+        records: The records.
+        index: Finds the stored rows.
+        next_number: The first row number to use.
+        known_fields: The attributes that records had before.
+
     Returns:
         What changes, the attributes that no record had before, and the number of row numbers used.
     """
-    plan = _plan(database, records, next_number)
-    rows = list(plan.rows.values())
-    _write_rows(database, indexing, plan.deleted, rows)
-    fields = _new_fields((record for _, record in rows), known_fields)
-    database.writer.executemany("INSERT OR IGNORE INTO fields VALUES (?)", [(name,) for name in fields])
-    live = sorted((number, record) for number, record in rows if record.code is not None)
+    plan = _plan(database, meta, records, index, next_number)
+    rows = sorted(plan.rows.values(), key=lambda row: row[0])
+    live = [(number, record) for number, record in rows if record.code is not None]
+    dead = [(number, record) for number, record in rows if record.code is None]
+    removed_numbers = [number for number, *_ in plan.removed]
+    _delete_rows(database, meta, removed_numbers)
+    added = [_insert_rows(database, live), _insert_rows(database, dead)]
+    _insert_parts(database, meta, live)
+    fields = _new_fields((record for _, record in live), known_fields)
+    put_fields(database.writer, fields)
     applied = Applied(
-        np.array(plan.deleted, np.uint32),
+        np.array([number for number, _, _, is_dead in plan.removed if not is_dead], np.uint32),
         np.array([number for number, _ in live], np.uint32),
-        np.array([record_id(record.key) for _, record in live], np.uint64),
+        added[0].ids,
         [record.code for _, record in live if record.code is not None],
         plan.existed,
         plan.superseded,
-        Rows.of(plan.gone),
-        Rows.of([(record_id(record.key), record.version, record.code is None) for _, record in rows]),
+        Rows.of([(identifier, version, is_dead) for _, identifier, version, is_dead in plan.removed]),
+        np.array(removed_numbers, np.uint32),
+        Rows.concat(added),
+        np.array([number for number, _ in (*live, *dead)], np.uint32),
     )
     return applied, fields, plan.numbers_used
 
 
-def _plan(database: Database, records: Sequence[VersionedRecord], next_number: int) -> _Plan:
-    sql = "SELECT key, number, version, code IS NOT NULL FROM records WHERE key IN ({})"
-    keys = [record.key for record in records]
-    stored = {key: rest for key, *rest in database.lookup(sql, keys, to_write=True)}
+def _plan(
+    database: Database, meta: Meta, records: Sequence[VersionedRecord], index: RowIndex, next_number: int
+) -> _Plan:
+    keys = {record.key for record in records}
+    ids = np.fromiter(map(record_id, keys), np.uint64, len(keys))
+    _, candidates = index.find(ids)
+    stored: dict[str, tuple[int, Fields | None, int, bool]] = {}
+    sql = f"SELECT {COLUMNS} FROM records WHERE number IN ({{}})"
+    for number, head, key, attributes in database.lookup(sql, np.unique(candidates).tolist(), to_write=True):
+        if key in keys:
+            old = checked_fields(number, head, key, attributes, meta.space.code_bytes)
+            stored[key] = (number, old, old.version, attributes is not None)
     plan = _Plan()
-    for index, record in enumerate(records):
-        number, version, live = stored.get(record.key, (0, -1, 0))
-        plan.existed.append(bool(live))
+    for position, record in enumerate(records):
+        number, fields, version, is_live = stored.get(record.key, (0, None, -1, False))
+        plan.existed.append(is_live)
         if version >= record.version:
             if version > record.version:
-                plan.superseded[index] = version
+                plan.superseded[position] = version
             continue
-        if version >= 0 and record.key not in plan.rows:
-            plan.gone.append((record_id(record.key), version, not live))
-            if live:
-                plan.deleted.append(number)
+        if fields is not None:
+            plan.removed.append((number, fields.id, fields.version, not is_live))
         number = next_number + plan.numbers_used
         plan.numbers_used += 1
         plan.rows[record.key] = (number, record)
-        stored[record.key] = [number, record.version, record.code is not None]
+        stored[record.key] = (number, None, record.version, record.code is not None)
     return plan
 
 
-def _write_rows(
-    database: Database, indexing: Indexing, deleted: Sequence[int], rows: Sequence[tuple[int, VersionedRecord]]
-) -> None:
-    writer = database.writer
-    writer.executemany(
-        "INSERT OR REPLACE INTO records (number, key, id, version, code, attributes, checksum)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        [
-            (number, record.key, signed(record_id(record.key)), record.version, record.code,
-             None if record.code is None else record.attributes, checksum_of(record))
-            for number, record in rows
-        ],
-    )  # fmt: skip
-    for table in side_tables(indexing):
-        writer.executemany(f"DELETE FROM {table} WHERE number = ?", [(number,) for number in deleted])
-    writer.executemany(
+def _delete_rows(database: Database, meta: Meta, numbers: Sequence[int]) -> None:
+    for table in ("records", *side_tables(meta.indexing)):
+        database.writer.executemany(f"DELETE FROM {table} WHERE number = ?", [(number,) for number in numbers])
+
+
+def _insert_rows(database: Database, rows: Sequence[tuple[int, VersionedRecord]]) -> Rows:
+    """Inserts rows that are either all live or all tombstones."""
+    records = [record for _, record in rows]
+    numbers = [number for number, _ in rows]
+    is_dead = bool(records) and records[0].code is None
+    ids = np.fromiter((record_id(record.key) for record in records), np.uint64, len(records))
+    attributes = (None if is_dead else record.attributes for record in records)
+    keys = (record.key for record in records)
+    database.writer.executemany(
+        "INSERT INTO records (number, head, key, attributes) VALUES (?, ?, ?, ?)",
+        zip(numbers, heads_of(numbers, ids, records), keys, attributes, strict=True),
+    )
+    versions = np.fromiter((record.version for record in records), np.uint64, len(records))
+    return Rows(ids, versions, np.full(len(records), is_dead))
+
+
+def _insert_parts(database: Database, meta: Meta, rows: Sequence[tuple[int, VersionedRecord]]) -> None:
+    """Inserts the thumbnails and features of live rows."""
+    database.writer.executemany(
         "INSERT INTO thumbnails VALUES (?, ?)",
         [(number, record.thumbnail) for number, record in rows if record.thumbnail],
     )
-    if indexing.keeps_features:
-        writer.executemany(
-            "INSERT INTO features VALUES (?, ?)",
-            [(number, record.features) for number, record in rows if record.code is not None],
+    if meta.indexing.keeps_features:
+        database.writer.executemany(
+            "INSERT INTO features VALUES (?, ?)", [(number, record.features) for number, record in rows]
         )
 
 
 def _new_fields(records: Iterable[VersionedRecord], known: frozenset[str]) -> frozenset[str]:
     """The top-level attributes that no record had before."""
-    texts = {record.attributes for record in records if record.code is not None and record.attributes}
+    texts = {record.attributes for record in records if record.attributes}
     return frozenset(name for text in texts for name in json.loads(text)) - known

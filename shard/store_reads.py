@@ -15,15 +15,17 @@ from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import Corruption, InvalidRequest
 from lookalike.model.filters import Filter, Not
 from lookalike.model.indexing import Indexing
-from lookalike.model.records import VersionedRecord, answer_too_large, record_id, slot_of
+from lookalike.model.records import VersionedRecord, answer_too_large, slot_of
 from shard.database import Database, explained
 from shard.filter_sql import where
-from shard.store_rows import checksum, record_of, select_records, signed
+from shard.store_rows import COLUMNS, Block, RecordReader, checked_fields, fields_of, require_sound
 
-LOAD_ROWS = 65_536
 READ_ROWS = 500
 # Recently found rows to cache, some 100 bytes each: a lookup in SQLite costs as much as comparing 2,000 codes.
 KEYS_REMEMBERED = 500_000
+# Rows that are read as columns: a few at first, then as many as fit into these bytes.
+_MIN_BLOCK_ROWS = 64
+_BLOCK_BYTES = 4 * 1024 * 1024
 _STEPS_BETWEEN_STOP_CHECKS = 100_000
 # From this many numbers on, reading all rows is faster than looking up each number.
 _SCAN_FROM = 20_000
@@ -43,50 +45,61 @@ class StoreReads:
         self._keys: dict[int, Described] = {}
 
     def load(self) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint32], Rows]]:
-        """Yields all live rows in number order, in batches of codes (n, bits/8), numbers (n,) and rows."""
-        with explained(self._database.path):
-            cursor = self._database.reader.execute(
-                "SELECT number, id, version, code FROM records WHERE code IS NOT NULL ORDER BY number"
-            )
-            while found := cursor.fetchmany(LOAD_ROWS):
-                numbers, ids, versions, codes = zip(*found, strict=True)
-                packed = b"".join(codes)
-                if len(packed) != len(found) * self.space.code_bytes:
-                    raise Corruption(
-                        f"{self._database.path}: a stored code has the wrong length; restore the partition"
-                    )
-                yield (
-                    np.frombuffer(packed, np.uint8).reshape(len(found), self.space.code_bytes),
-                    np.array(numbers, np.uint32),
-                    Rows(
-                        np.array(ids, np.int64).view(np.uint64),
-                        np.array(versions, np.uint64),
-                        np.zeros(len(found), np.bool_),
-                    ),
-                )
+        """Yields all live rows in number order, in batches of codes (n, bits/8), numbers (n,) and rows. Each
+        row is checked."""
+        with self._database.streaming() as reader:
+            for block in self._blocks(reader, "attributes IS NOT NULL", self.space.code_bytes):
+                yield block.codes, *_rows_of(block, is_dead=False)
 
     def tombstones(self) -> tuple[npt.NDArray[np.uint32], Rows]:
         """Returns the numbers of all tombstones, and their rows."""
         with explained(self._database.path):
-            found = self._database.reader.execute(
-                "SELECT number, id, version FROM records WHERE code IS NULL"
-            ).fetchall()
-        numbers, ids, versions = zip(*found, strict=True) if found else ((), (), ())
-        rows = Rows(
-            np.array(ids, np.int64).view(np.uint64), np.array(versions, np.uint64), np.ones(len(found), np.bool_)
-        )
-        return np.array(numbers, np.uint32), rows
+            found = list(self._blocks(self._database.reader, "attributes IS NULL", 0))
+        blocks = [_rows_of(block, is_dead=True) for block in found]
+        numbers = [np.zeros(0, np.uint32), *(numbers for numbers, _ in blocks)]
+        return np.concatenate(numbers), Rows.concat([rows for _, rows in blocks])
+
+    def _blocks(self, reader: sqlite3.Connection, condition: str, width: int) -> Iterator[Block]:
+        """Yields all rows that meet an SQL condition, in number order.
+
+        SQLite joins the values of many rows, because creating a Python object for each value would take three
+        times as long. Raises Corruption if a row differs from what was written, and names it."""
+        sql = f"""
+            SELECT count(*), max(number), sum(number), group_concat(hex(head), ''),
+                CAST(group_concat(key || char(10) || coalesce(attributes, ''), '') AS BLOB)
+            FROM (SELECT {COLUMNS} FROM records WHERE number > ? AND {condition} ORDER BY number LIMIT ?)
+        """
+        last, limit = -1, _MIN_BLOCK_ROWS
+        while True:
+            count, end, total, heads, texts = reader.execute(sql, (last, limit)).fetchone()
+            if not count:
+                return
+            block = Block.checked(bytes.fromhex(heads), width, texts, total)
+            if block is None or len(block.fields) != count:
+                rows = f"SELECT {COLUMNS} FROM records WHERE number > ? AND {condition} ORDER BY number LIMIT ?"
+                for number, head, key, attributes in reader.execute(rows, (last, limit)):
+                    checked_fields(number, head, key, attributes, self.space.code_bytes)
+                raise Corruption(f"rows {last + 1} to {end} are damaged; restore the partition from a backup")
+            yield block
+            last = end
+            row_bytes = (len(heads) // 2 + len(texts)) // count + 1
+            limit = max(_MIN_BLOCK_ROWS, min(2 * limit, _BLOCK_BYTES // row_bytes))
 
     def versions(self, numbers: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint64]:
-        """Returns the versions of rows that exist, in the order of their numbers."""
+        """Returns the versions of live rows that exist, in the order of their numbers."""
         if len(numbers) < _SCAN_FROM:
-            sql = "SELECT number, version FROM records WHERE number IN ({})"
-            found = dict(self._database.lookup(sql, numbers.tolist()))
+            sql = "SELECT number, head FROM records WHERE number IN ({})"
+            found = {
+                number: fields_of(head).version for number, head in self._database.lookup(sql, numbers.tolist())
+            }
             return np.array([found[number] for number in numbers.tolist()], np.uint64)
-        with explained(self._database.path):
-            cursor = self._database.reader.execute("SELECT number, version FROM records ORDER BY number")
-            rows = np.fromiter((value for row in cursor for value in row), np.int64).reshape(-1, 2)
-        versions: npt.NDArray[np.uint64] = rows[np.searchsorted(rows[:, 0], numbers), 1].astype(np.uint64)
+        versions: npt.NDArray[np.uint64] = np.zeros(len(numbers), np.uint64)
+        order = np.argsort(numbers, kind="stable")
+        ordered = numbers[order]
+        for _, loaded, rows in self.load():
+            first, end = np.searchsorted(ordered, (loaded[0], loaded[-1] + 1))
+            wanted = ordered[first:end]
+            versions[order[first:end]] = rows.versions[np.searchsorted(loaded, wanted)]
         return versions
 
     def rows(self, numbers: Sequence[int], max_bytes: int) -> tuple[list[VersionedRecord], int]:
@@ -96,18 +109,21 @@ class StoreReads:
             The records of the first numbers that fit, without those that no longer exist, and the count of these
             numbers.
         """
-        sql = select_records(self.indexing, "number, key, code, attributes, version", "number IN ({})")
+        reader = self._records()
         records: list[VersionedRecord] = []
         size = 0
         for start in range(0, len(numbers), READ_ROWS):
             part = numbers[start : start + READ_ROWS]
-            for _, *fields in self._database.lookup(sql, part):
-                record = record_of(*fields)
+            for row in self._database.lookup(reader.sql("number IN ({})"), part):
+                record = reader.record(*row)
                 records.append(record)
                 size += record.size
             if size > max_bytes:
                 return records, start + len(part)
         return records, len(numbers)
+
+    def _records(self, include_features: bool = True, include_thumbnails: bool = True) -> RecordReader:
+        return RecordReader(self.indexing, self.space.code_bytes, include_features, include_thumbnails)
 
     def last_number(self) -> int:
         """Returns the highest row number that is known to have been used; -1 if there is none."""
@@ -127,16 +143,16 @@ class StoreReads:
             whole: The slots that are read whole, so their tombstones are left out.
             max_bytes: The size of a batch.
         """
-        columns = "number, id, key, code, attributes, version"
-        sql = select_records(self.indexing, columns, "number > ? ORDER BY number")
+        reader = self._records()
+        sql = reader.sql("number > ? ORDER BY number")
         limits, lives_only = after.tolist(), whole.tolist()
         batch: list[VersionedRecord] = []
         size = 0
         with explained(self._database.path):
             found = self._database.reader.execute(sql, (min(limits),))
-            for number, identifier, *fields in found:
-                slot = slot_of(identifier % 2**64)
-                record = record_of(*fields)
+            for number, head, *values in found:
+                record = reader.record(number, head, *values)
+                slot = slot_of(fields_of(head).id)
                 if number <= limits[slot] or (record.code is None and lives_only[slot]):
                     continue
                 batch.append(record)
@@ -161,52 +177,65 @@ class StoreReads:
         Returns:
             How many rows differ from what was written, and the row number to continue from; None at the end.
         """
-        columns = "number, key, id, version, code, attributes, checksum"
-        sql = select_records(self.indexing, columns, "number >= ? ORDER BY number LIMIT ?")
+        reader = self._records()
         with explained(self._database.path):
-            found = self._database.reader.execute(sql, (first, count)).fetchall()
-        damaged = sum(not _is_sound(*row[1:]) for row in found)
+            found = self._database.reader.execute(
+                reader.sql("number >= ? ORDER BY number LIMIT ?"), (first, count)
+            ).fetchall()
+        damaged = 0
+        for row in found:
+            try:
+                reader.record(*row)
+            except Corruption:
+                damaged += 1
         return damaged, found[-1][0] + 1 if len(found) == count else None
 
     def check_structure(self) -> None:
-        """Has SQLite check its pages and indexes. Raises Corruption."""
-        with explained(self._database.path):
-            (answer,) = self._database.reader.execute("PRAGMA integrity_check(1)").fetchone()
+        """Has SQLite check its pages, and that indexes agree with the rows. Raises Corruption."""
+        with self._database.streaming() as reader:
+            (answer,) = reader.execute("PRAGMA integrity_check(1)").fetchone()
         if answer != "ok":
             raise Corruption(f"{self._database.path} is damaged ({answer})")
 
     def fetch(
         self,
         keys: Sequence[str],
+        numbers: Sequence[int],
         max_bytes: int,
         include_features: bool = False,
         include_deleted: bool = False,
         include_thumbnails: bool = False,
-    ) -> dict[str, VersionedRecord]:
-        """Returns the live records among `keys`, by key.
+    ) -> tuple[dict[str, VersionedRecord], bool]:
+        """Reads the records of keys.
 
         Args:
-            keys: The keys to look up.
+            keys: The keys.
+            numbers: The rows that may have these keys (`RowIndex.find`), each once.
             max_bytes: The most that the records may take.
             include_features: Whether to read features.
             include_deleted: Whether to return tombstones too.
             include_thumbnails: Whether to read thumbnails.
 
+        Returns:
+            The live records, by key, and whether all these rows exist.
+
         Raises:
             InvalidRequest: If the records take over `max_bytes`.
         """
-        lives = "" if include_deleted else " AND code IS NOT NULL"
-        columns, condition = "key, code, attributes, version", f"key IN ({{}}){lives}"
-        sql = select_records(self.indexing, columns, condition, include_features, include_thumbnails)
+        reader = self._records(include_features, include_thumbnails)
+        wanted = set(keys)
         found: dict[str, VersionedRecord] = {}
-        size = 0
-        for fields in self._database.lookup(sql, keys):
-            record = record_of(*fields)
+        size = count = 0
+        for row in self._database.lookup(reader.sql("number IN ({})"), numbers):
+            count += 1
+            record = reader.record(*row)
+            if record.key not in wanted or (record.code is None and not include_deleted):
+                continue
             found[record.key] = record
             size += record.size
             if size > max_bytes:
                 raise InvalidRequest(f"keys: the records take over {max_bytes:,} bytes; request fewer at once")
-        return found
+        return found, count == len(numbers)
 
     def describe(self, numbers: Sequence[int], include_attributes: bool, max_bytes: int) -> dict[int, Described]:
         """Returns key, attributes ("" unless included) and version of rows, by number.
@@ -217,15 +246,16 @@ class StoreReads:
         Raises:
             InvalidRequest: If the rows take over `max_bytes`.
         """
-        attributes = "attributes" if include_attributes else "''"
-        sql = f"SELECT number, key, {attributes}, version FROM records WHERE number IN ({{}}) AND code IS NOT NULL"
+        sql = f"SELECT {COLUMNS} FROM records WHERE number IN ({{}}) AND attributes IS NOT NULL"
         described: dict[int, Described] = {}
         if not include_attributes:
             known = ((number, self._keys.get(number)) for number in numbers)
             described = {number: row for number, row in known if row is not None}
             numbers = [number for number in numbers if number not in described]
         size = sum(len(key) for key, _, _ in described.values())
-        for number, key, text, version in self._database.lookup(sql, numbers) if numbers else ():
+        for number, head, key, attributes in self._database.lookup(sql, numbers) if numbers else ():
+            version = checked_fields(number, head, key, attributes, self.space.code_bytes).version
+            text = attributes if include_attributes else ""
             described[number] = (key, text, version)
             self._keys[number] = (key, "", version)
             size += len(key) + len(text)
@@ -240,7 +270,13 @@ class StoreReads:
 
     def features(self, numbers: Sequence[int]) -> dict[int, bytes]:
         """Returns the stored features of the live rows among `numbers`, by number."""
-        return dict(self._database.lookup("SELECT number, vector FROM features WHERE number IN ({})", numbers))
+        sql = f"SELECT {COLUMNS}, vector FROM records JOIN features USING (number) WHERE number IN ({{}})"
+        found = {}
+        for number, head, key, attributes, vector in self._database.lookup(sql, numbers):
+            fields = checked_fields(number, head, key, attributes, self.space.code_bytes)
+            require_sound(fields.features, vector, number, key)
+            found[number] = vector
+        return found
 
     def matching(
         self, condition: Filter, first: int, end: int, should_stop: Callable[[], bool] = lambda: False
@@ -271,19 +307,8 @@ class StoreReads:
         return mask
 
 
-def _is_sound(
-    key: str,
-    identifier: int,
-    version: int,
-    code: bytes | None,
-    attributes: str | None,
-    stored: int,
-    vector: bytes | None,
-    picture: bytes | None,
-) -> bool:
-    """Whether a row holds what was written. Damage may change the types of its values, too."""
-    try:
-        expected = checksum(key, version, code, attributes, vector or b"", picture or b"")
-        return identifier == signed(record_id(key)) and stored == expected
-    except (AttributeError, TypeError, ValueError):
-        return False
+def _rows_of(block: Block, is_dead: bool) -> tuple[npt.NDArray[np.uint32], Rows]:
+    """The numbers and the rows of a block."""
+    fields = block.fields
+    rows = Rows(fields["id"].copy(), fields["version"].copy(), np.full(len(fields), is_dead))
+    return fields["number"].copy(), rows

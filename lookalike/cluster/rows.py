@@ -26,6 +26,13 @@ class Rows:
         ids, versions, deleted = zip(*rows, strict=True) if rows else ((), (), ())
         return cls(np.array(ids, np.uint64), np.array(versions, np.uint64), np.array(deleted, np.bool_))
 
+    @classmethod
+    def concat(cls, parts: Sequence[Rows]) -> Rows:
+        """Puts rows end to end."""
+        if not parts:
+            return cls.of([])
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__slots__))
+
     @property
     def slots(self) -> npt.NDArray[np.intp]:
         """The slot of each row, (n,)."""

@@ -4,7 +4,18 @@ the config."""
 from shard.kernel import weighted
 from shard.kernel.chunk import Selection
 from shard.kernel.matrix import CodeMatrix
+from shard.kernel.row_index import RowIndex
 from shard.kernel.search import Matches
 from shard.kernel.view import ScanStopped, View, live_rows, mask_by_id
 
-__all__ = ["CodeMatrix", "Matches", "ScanStopped", "Selection", "View", "live_rows", "mask_by_id", "weighted"]
+__all__ = [
+    "CodeMatrix",
+    "Matches",
+    "RowIndex",
+    "ScanStopped",
+    "Selection",
+    "View",
+    "live_rows",
+    "mask_by_id",
+    "weighted",
+]

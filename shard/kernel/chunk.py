@@ -24,6 +24,8 @@ Numbers = npt.NDArray[np.uint32]
 
 _MIN_CHUNK_BYTES = 4 << 20
 _MIN_CHUNK_ROWS = 1 << 18
+# A collection's first chunk starts small and grows, so that many small collections take little memory.
+_FIRST_ROWS = 1_024
 _COMPACT_SHARE = 4
 _COMPACT_ROWS = 2_048
 # If a filter selects fewer than 1 row in 16, those rows are gathered; otherwise all rows are scanned and masked.
@@ -37,7 +39,7 @@ def chunk_rows(words: int) -> int:
 
 @dataclasses.dataclass(slots=True, eq=False, weakref_slot=True)
 class Chunk:
-    """Up to `chunk_rows` rows.
+    """Up to `chunk_rows` rows; the arrays have room for n of them.
 
     Attributes:
         codes: uint64 (blocks, words, LANES).
@@ -60,8 +62,9 @@ class Chunk:
     buckets: Buckets | None = None
 
     @classmethod
-    def empty(cls, words: int) -> Chunk:
-        rows = chunk_rows(words)
+    def empty(cls, words: int, rows: int | None = None) -> Chunk:
+        """Returns a chunk with room for `rows` rows, by default as many as a chunk can have."""
+        rows = chunk_rows(words) if rows is None else rows
         blocks = rows // LANES
         codes, ids, numbers, died = zeros(
             ((blocks, words, LANES), np.dtype(np.uint64)),
@@ -79,7 +82,27 @@ class Chunk:
 
     @property
     def is_full(self) -> bool:
-        return self.rows == len(self.ids)
+        """Whether the chunk has all the rows that it can have."""
+        return self.rows == chunk_rows(self.codes.shape[1])
+
+    def with_room(self, rows: int) -> Chunk:
+        """Returns this chunk if it has room for more rows, else a larger copy of it.
+
+        Args:
+            rows: How many rows will be appended.
+        """
+        if self.rows < len(self.ids):
+            return self
+        words = self.codes.shape[1]
+        size = _FIRST_ROWS
+        while size < max(2 * self.rows, self.rows + rows):
+            size *= 2
+        larger = Chunk.empty(words, min(size, chunk_rows(words)))
+        for name in ("codes", "ids", "numbers", "died", "min_ids"):
+            array = getattr(self, name)
+            getattr(larger, name)[: len(array)] = array
+        larger.rows, larger.dead = self.rows, self.dead
+        return larger
 
     @property
     def needs_compaction(self) -> bool:

@@ -191,8 +191,11 @@ class CodeMatrix:
     def _append_rows(self, chunks: list[Chunk], words: Words, ids: Ids, numbers: Numbers) -> None:
         start = 0
         while start < len(words):
-            if not chunks or chunks[-1].is_full:
+            if not chunks:
+                chunks.append(Chunk.empty(self._words, 0))
+            elif chunks[-1].is_full:
                 chunks.append(Chunk.empty(self._words))
+            chunks[-1] = chunks[-1].with_room(len(words) - start)
             start += chunks[-1].append(words[start:], ids[start:], numbers[start:])
             if self._hashed and chunks[-1].is_full:
                 chunks[-1].hash_rows()
@@ -214,7 +217,7 @@ class CodeMatrix:
                 continue
             if chunks and chunks[-1] in before.chunks:
                 # Never append to a chunk that stays: old views read it, and numbers must increase.
-                chunks.append(Chunk.empty(self._words))
+                chunks.append(Chunk.empty(self._words, 0))
             self._append_rows(chunks, *chunk.alive())
         self._publish([chunk for chunk in chunks if chunk.rows], before.epoch, before.live, before.end)
 

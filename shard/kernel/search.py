@@ -162,7 +162,7 @@ def _scan_part(view: View, position: int, first: int, last: int, request: Reques
         first, rows = 0, rows - start
         last = -(-rows // LANES)
     scan_chunk(
-        chunk.arrays, np.uint32(position * len(chunk.ids)), first, last, tile, rows, epoch,
+        chunk.arrays, np.uint32(position * chunk_rows(request.words)), first, last, tile, rows, epoch,
         selected.bits, selected.picked, request.queries, limit, heaps.arrays, shape,
     )  # fmt: skip
 

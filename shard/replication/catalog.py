@@ -12,8 +12,8 @@ from shard.node import Node
 
 
 async def follow_catalog(node: Node, executor: ShardExecutor, peer: ShardClient, state: ShardState) -> None:
-    """Makes this shard's collections match the peer's: drops those that were dropped, creates missing ones, and
-    replaces damaged ones by empty ones, to be filled again.
+    """Makes this shard's collections match the peer's: drops those that were dropped, and creates missing ones. If
+    the peer is a replica of this partition, replaces damaged ones by empty ones, to be filled again.
 
     Args:
         state: The state that `peer` reported.
@@ -33,7 +33,8 @@ async def _follow_collection(
     name, incarnation = theirs.name, theirs.incarnation
     here = node.incarnation(name)
     is_damaged = name in node.damaged() and name not in node.engines()
-    if is_damaged and here == incarnation and name not in state.damaged:
+    is_sibling = peer.partition == node.identity.partition
+    if is_damaged and is_sibling and here == incarnation and name not in state.damaged:
         hash_file = await peer.fetch_hash(name)
         await executor.mutate(
             partial(node.recreate, name, theirs.code_space, theirs.indexing, incarnation, hash_file)

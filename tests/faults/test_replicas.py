@@ -116,7 +116,7 @@ def test_a_damaged_store_is_detected_and_refilled(replicated: Cluster, client: C
     old = replicated.kill("shard-r1-0")
     if damage == "row":
         with sqlite3.connect(store) as connection:
-            connection.execute("UPDATE records SET code = zeroblob(8) WHERE number = 7")
+            connection.execute("UPDATE records SET head = zeroblob(length(head)) WHERE number = 7")
         connection.close()
     else:
         data = store.read_bytes()

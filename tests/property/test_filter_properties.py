@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,9 +17,11 @@ from lookalike.model.codespace import CodeSpace
 from lookalike.model.indexing import Indexing
 from lookalike.model.matching import matches
 from lookalike.model.records import VersionedRecord, attributes_text
+from shard.kernel import RowIndex
 from shard.store import Store
 from tests.oracle import meets
 
+EMPTY_INDEX = RowIndex(lambda: (np.zeros(0, np.uint64), np.zeros(0, np.uint32)))
 fields = st.sampled_from(["a", "b", "a.b", "a.c", "naïve", "with space", "o'brien", "$x", "b[0]"])
 scalars = st.sampled_from(["", "1", "true", "x'; DROP TABLE records; --", "é", "%"]) | st.one_of(
     st.booleans(), st.integers(-(2**63), 2**63 - 1), st.integers(-2, 2), st.floats(-2, 2), st.just(1.0)
@@ -71,7 +74,7 @@ def test_sql_agrees_with_python(
             VersionedRecord(str(number), b"\0\0", attributes_text(values), 1)
             for number, values in enumerate(attributes)
         ]
-        with store.writing(records):
+        with store.writing(records, EMPTY_INDEX):
             pass
         for condition in wanted:
             mask = store.matching(filters.check(condition), 0, len(records))
@@ -92,7 +95,7 @@ def test_filter_round_trip_over_the_wire(condition: filters.Filter) -> None:
 def test_numbers_beyond_64_bits_compare_alike(tmp_path: Path, number: int) -> None:
     Store.create(tmp_path / "s", CodeSpace(16), Indexing())
     store = Store(tmp_path / "s")
-    with store.writing([VersionedRecord("k", b"\0\0", attributes_text({"a": number}), 1)]):
+    with store.writing([VersionedRecord("k", b"\0\0", attributes_text({"a": number}), 1)], EMPTY_INDEX):
         pass
     for condition in (filters.Equals("a", float(2**63)), filters.Range("a", gt=0.0), filters.Exists("a")):
         mask = store.matching(condition, 0, 1)

@@ -209,10 +209,10 @@ def test_repeated_writes_use_no_numbers(tmp_path: Path) -> None:
 
 
 def test_store_of_a_later_release_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shard.store_schema.SCHEMA_VERSION", "4")
+    monkeypatch.setattr("shard.store_schema.SCHEMA_VERSION", "9")
     Store.create(tmp_path / "s", SPACE, Indexing())
     monkeypatch.undo()
-    with pytest.raises(Corruption, match="schema is '4'"):
+    with pytest.raises(Corruption, match="schema is '9'"):
         Store(tmp_path / "s")
 
 

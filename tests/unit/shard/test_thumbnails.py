@@ -15,7 +15,7 @@ from lookalike.model.indexing import Indexing
 from lookalike.model.records import VersionedRecord
 from shard.engine import Engine
 from shard.store import Store
-from shard.store_rows import checksum
+from shard.store_rows import checked_fields, heads_of
 
 SPACE = CodeSpace(64)
 THUMBNAIL = b"\xff\xd8\xff" + bytes(9_000)
@@ -118,4 +118,6 @@ def test_search_reads_no_thumbnail(tmp_path: Path) -> None:
 
 
 def test_checksum_format_does_not_change() -> None:
-    assert checksum("old", 7, b"12345678", "{}", b"", b"") == 0xDE9BD499
+    (head,) = heads_of([3], np.array([5], np.uint64), [record("old", 7, b"t")])
+    assert head.hex() == "23f49c6e030000000500000000000000070000000000000000000000a85a6a850b0000003132333435363738"
+    assert checked_fields(3, head, "old", '{"a":1}', 8).version == 7
