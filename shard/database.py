@@ -135,7 +135,7 @@ def explained(path: Path) -> Iterator[None]:
 
     Raises:
         Corruption: If the file is damaged.
-        Overloaded: If the disk is full.
+        Overloaded: If the disk is full, or the process has too many open files.
     """
     try:
         yield
@@ -145,6 +145,11 @@ def explained(path: Path) -> Iterator[None]:
             raise Overloaded(
                 f"disk full at {path.parent}; nothing was written; free space and retry",
                 retry_after_ms=30_000,
+            ) from error
+        if code == sqlite3.SQLITE_CANTOPEN and path.parent.exists():
+            raise Overloaded(
+                f"{path} cannot be opened: this process has too many open files; raise their limit (ulimit -n)",
+                retry_after_ms=5_000,
             ) from error
         # Damage may also change the type or the text of a value.
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or _DAMAGED_VALUE.search(str(error)):

@@ -30,6 +30,7 @@ from lookalike.model.errors import CannotStart, CodeSpaceMismatch, Corruption, N
 from lookalike.model.indexing import Indexing
 from lookalike.model.records import SLOTS, Collection, check_collection_name
 from shard import membership as memberships
+from shard import process_memory
 from shard.engine import Engine
 from shard.membership import Identity, Membership
 from shard.open_stores import OpenStores
@@ -238,6 +239,7 @@ class Node:
         self._open.pop(name, None)
         self._damaged.pop(name, None)
         shutil.rmtree(gone)
+        process_memory.give_back()
         return True
 
     def engines(self) -> dict[str, Engine]:
@@ -303,10 +305,6 @@ class Node:
         found = self._open[name]
         (self._folder_of(name, found.incarnation) / FILLING_FILE).unlink(missing_ok=True)
         self._open[name] = dataclasses.replace(found, is_whole=True)
-
-    @property
-    def memory_bytes(self) -> int:
-        return sum(found.engine.memory_bytes for found in self._open.copy().values())
 
     def _load(self, name: str, incarnation: int, folder: Path) -> None:
         try:

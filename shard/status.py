@@ -11,6 +11,7 @@ from lookalike.cluster.slots import SlotSet, SlotState
 from lookalike.server.observe import metrics
 from shard.engine import Engine
 from shard.node import Node
+from shard.process_memory import held_bytes
 from shard.readiness import ReadinessTracker
 
 
@@ -37,7 +38,7 @@ class ShardStatus:
             partition=membership.identity.partition,
             replica=membership.identity.replica,
             collections=node.collections(membership.table.serving if slots is None else slots),
-            memory_bytes=node.memory_bytes,
+            memory_bytes=held_bytes(),
             uptime_seconds=time.monotonic() - self._started,
             instance=membership.instance,
             is_formed=membership.is_formed,

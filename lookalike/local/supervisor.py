@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from lookalike.files.limits import raise_file_limit
 from lookalike.local import probes
 from lookalike.local.folder import DataFolder
 from lookalike.local.plan import check_change, planned
@@ -51,6 +52,7 @@ class Supervisor:
 
     def launch(self) -> None:
         """Starts every process, without waiting until it serves. Raises CannotStart."""
+        raise_file_limit()
         self._folder.claim(self._config)
         self._processes = planned(self._config, self._folder)
         # The health check would mistake another cluster's process on one of our ports for ours.

@@ -19,7 +19,7 @@ class ReplicaStatus:
         state: "serving", "recovering" or "unavailable".
         reason: Why it does not serve.
         rows: Live records.
-        memory_bytes: Memory of codes, ids and row bookkeeping.
+        memory_bytes: Memory that its process holds, without mapped files.
         uptime_seconds: Seconds since it started.
         lag_ms: It has every write that was acknowledged at least this long ago.
         damaged: Damaged collections that it cannot serve.

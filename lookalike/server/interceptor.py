@@ -3,13 +3,14 @@ excess requests, and turns exceptions into a status."""
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
 
-from lookalike.model.errors import Cancelled, DeadlineExceeded, Internal, LookalikeError
+from lookalike.model.errors import Cancelled, DeadlineExceeded, Internal, LookalikeError, Overloaded
 from lookalike.server.admission import Admission, ResponseBudget
 from lookalike.server.health import HealthService
 from lookalike.server.observe import logs
@@ -21,6 +22,11 @@ from lookalike.transport.rpc import error_of, trailing_metadata
 
 log = logging.getLogger("lookalike.serving")
 _MAX_TEXT_BYTES = 1_500
+_EXHAUSTED = {
+    errno.EMFILE: "the server has too many open files: raise their limit (ulimit -n)",
+    errno.ENFILE: "the server's machine has too many open files: raise their limit (sysctl fs.file-max)",
+    errno.ENOSPC: "the server's disk is full: free space",
+}
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
@@ -158,6 +164,8 @@ def _as_lookalike_error(error: Exception) -> LookalikeError | None:
         return None if isinstance(inner, Internal) else inner
     if isinstance(error, TimeoutError):
         return DeadlineExceeded("the deadline passed before the answer was ready; allow more time")
+    if isinstance(error, OSError) and error.errno in _EXHAUSTED:
+        return Overloaded(f"{_EXHAUSTED[error.errno]}, then retry", retry_after_ms=5_000)
     if isinstance(error, grpc.aio.UsageError):
         return Cancelled("the call ended before its answer")
     return None

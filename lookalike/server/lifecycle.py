@@ -12,6 +12,7 @@ from typing import Any
 
 import uvloop
 
+from lookalike.files.limits import raise_file_limit
 from lookalike.model.errors import CannotStart
 from lookalike.server.background import BackgroundFailed
 from lookalike.server.observe import logs
@@ -50,6 +51,7 @@ def run_process(main: Coroutine[Any, Any, None]) -> None:
     Exits with one line on standard error: with code 2 if the process cannot start, with code 1 if a background
     task failed for good."""
     logs.start("text", "info", {})
+    raise_file_limit()
     try:
         uvloop.run(main)
     except CannotStart as error:

@@ -1088,7 +1088,7 @@ class ReplicaStatus(_message.Message):
     rows: _builtins.int
     """Live rows of all collections."""
     memory_bytes: _builtins.int
-    """Bytes of packed codes, ids and row metadata in memory."""
+    """Bytes of memory that its process holds, without mapped files."""
     uptime_seconds: _builtins.float
     lag_ms: _builtins.int
     """Upper bound on the age of its data, in milliseconds: it has every write acknowledged earlier."""

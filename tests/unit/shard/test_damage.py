@@ -22,9 +22,9 @@ from shard.engine import Engine
 from shard.store import Store
 
 SPACE = CodeSpace(128)
-RECORDS = 1_000
+RECORDS = 500
 FLIPS = 200
-SEARCHES = 20
+SEARCHES = 12
 
 
 def records() -> list[VersionedRecord]:
