@@ -23,7 +23,7 @@ from shard.process_memory import held_bytes
 from tests.unit.shard.test_store_and_node import open_node
 
 SPACE = CodeSpace(256)
-COLLECTIONS = 60
+COLLECTIONS = 30
 ROWS = 100
 LIMIT = 8
 
