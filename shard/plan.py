@@ -21,8 +21,8 @@ from lookalike.model.errors import InvalidRequest
 from shard.bench.kernel import Bench, random_codes
 from shard.bench.timing import best_seconds, processor
 
-# The bytes of a row's id, number and deletion stamp in memory, in addition to its code.
-ROW_BYTES = 16
+# The bytes of a row's id, number, deletion stamp and index entry in memory, in addition to its code.
+ROW_BYTES = 24
 # The share of a machine's memory that rows may fill.
 MEMORY_SHARE = 0.7
 MAX_PARTITIONS = 1_024
@@ -170,7 +170,7 @@ def _explain(load: Load, machine: Machine, speeds: Mapping[int, float], made: Pl
         f"Measured here, one thread on {processor()}:",
         f"  GB of {load.bits}-bit codes compared per second: {measured}",
         "Reasoning:",
-        f"  A row takes {load.bits // 8} bytes of code and {ROW_BYTES} of id, number and deletion stamp."
+        f"  A row takes {load.bits // 8} bytes of code and {ROW_BYTES} of id, number, deletion stamp and index."
         f" A machine runs one shard on each of {machine.cores} cores; rows may fill {MEMORY_SHARE:.0%} of its"
         f" {machine.memory_bytes / 1e9:.0f} GB.",
         f"  {made.rows_per_partition:,} rows per partition; {load.qps:g} queries per second on {carried}"

@@ -24,7 +24,7 @@ from shard.store import Store
 SPACE = CodeSpace(128)
 RECORDS = 500
 FLIPS = 200
-SEARCHES = 12
+SEARCHES = 300
 
 
 def records() -> list[VersionedRecord]:
@@ -67,12 +67,11 @@ def answers(engine: Engine, stored: list[VersionedRecord]) -> Iterator[object]:
     yield sorted(read, key=lambda record: record.key)
     yield [part for part in engine.dump(all_slots(), [], (0, 0)) if isinstance(part, list)]
     rng = np.random.default_rng(1)
-    conditions = [None, filters.Equals("label", "l3"), filters.Range("n", lt=500), filters.Exists("n")]
-    for search in range(SEARCHES):
-        codes = rng.integers(0, 256, (1, 16), np.uint8)
-        group = ScanGroup("c", SPACE.fingerprint, codes, 5, None, conditions[search % 4], search % 2 == 0)
-        result = engine.scan(group)
-        yield [getattr(result.hits, name).tolist() for name in HitTable.__slots__ if name != "queries"]
+    for condition in (None, filters.Equals("label", "l3"), filters.Range("n", lt=250), filters.Exists("n")):
+        codes = rng.integers(0, 256, (SEARCHES // 4, 16), np.uint8)
+        group = ScanGroup("c", SPACE.fingerprint, codes, 5, None, condition, True)
+        hits = engine.scan(group).hits
+        yield [getattr(hits, name).tolist() for name in HitTable.__slots__ if name != "queries"]
 
 
 def opened(path: Path) -> Engine:
