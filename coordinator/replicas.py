@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from coordinator.hedging import Hedges
 from coordinator.replica import Replica
+from lookalike.cluster.columns import VersionedColumns
 from lookalike.cluster.scan import ScanGroup, ScanResult, WriteResult
 from lookalike.model.errors import (
     Corruption,
@@ -184,7 +185,7 @@ class ReplicaGroup:
         collection: str,
         fingerprint: str,
         features: str,
-        records: Sequence[VersionedRecord],
+        records: Sequence[VersionedRecord] | VersionedColumns,
         deadline: float,
     ) -> list[WriteResult]:
         """Stores the records on `writes_needed` replicas, and goes on trying the others in the background.

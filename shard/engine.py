@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from lookalike.cluster.columns import VersionedColumns
 from lookalike.cluster.dump import Mark
 from lookalike.cluster.rows import Listing, Rows, slots_of
 from lookalike.cluster.scan import ScanGroup, ScanResult, WriteResult
@@ -136,7 +137,7 @@ class Engine:
             elif not self._dropped:
                 self._open_stores.used(self)
 
-    def write(self, records: Sequence[VersionedRecord]) -> WriteResult:
+    def write(self, records: Sequence[VersionedRecord] | VersionedColumns) -> WriteResult:
         """Stores the records whose version is above the stored one. Durable when it returns.
 
         Raises:
@@ -144,19 +145,17 @@ class Engine:
             NotFound: If the collection was dropped.
             Overloaded: If the disk is full; nothing was written.
         """
-        if not records:
+        if not len(records):
             return WriteResult([], {}, self.newest_version)
         with self._in_use(), contextlib.ExitStack() as locked:
             with self._store.writing(records, self._index) as applied:
                 locked.enter_context(self._commit)
-            codes = np.frombuffer(b"".join(applied.codes), np.uint8)
-            self._matrix.replace(
-                applied.deleted, codes.reshape(-1, self.space.code_bytes), applied.ids, applied.numbers
-            )
+            codes = applied.codes.reshape(-1, self.space.code_bytes)
+            self._matrix.replace(applied.deleted, codes, applied.ids, applied.numbers)
             self._index.remove(applied.removed.ids, applied.removed_numbers)
             self._index.add(applied.added.ids, applied.added_numbers)
             self._state = State(self._matrix.view(), self._state.sums.changed(applied.removed, applied.added))
-        self.newest_version = max(self.newest_version, *(record.version for record in records))
+        self.newest_version = max(self.newest_version, applied.newest_version)
         return WriteResult(applied.existed, applied.superseded, self.newest_version)
 
     def forget_tombstones(self, horizon: int) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from lookalike.cluster.columns import VersionedColumns
 from lookalike.cluster.rows import Rows
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import Corruption
@@ -68,7 +69,7 @@ class Store(StoreReads):
         self._database.close()
 
     @contextlib.contextmanager
-    def writing(self, records: Sequence[VersionedRecord], index: RowIndex) -> Iterator[Applied]:
+    def writing(self, records: Sequence[VersionedRecord] | VersionedColumns, index: RowIndex) -> Iterator[Applied]:
         """Stages records in a transaction and yields what will change. Leaving the block commits and syncs; an
         exception in it rolls back. Of two records with the same key, the one with the higher version is kept.
 

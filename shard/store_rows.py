@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lookalike.cluster.columns import Texts, VersionedColumns, interleaved
 from lookalike.model.errors import Corruption
 from lookalike.model.indexing import Indexing
 from lookalike.model.records import VersionedRecord
@@ -48,19 +49,30 @@ def heads_of(
     """
     if not records:
         return []
-    texts = [_text(record.key, _attributes(record)) for record in records]
-    sizes = np.fromiter(map(len, texts), np.int64, len(texts))
+    texts = Texts.of([f"{record.key}\n{'' if record.code is None else record.attributes}" for record in records])
     fields = np.zeros(len(records), HEAD)
-    fields["number"], fields["id"], fields["text"] = numbers, ids, sizes
+    fields["number"], fields["id"] = numbers, ids
     fields["version"] = [record.version for record in records]
     fields["features"] = [zlib.crc32(record.features) for record in records]
     fields["thumbnail"] = [zlib.crc32(record.thumbnail) for record in records]
     codes = np.frombuffer(b"".join(record.code or b"" for record in records), np.uint8)
-    parts = [fields.view(np.uint8).reshape(len(records), -1), codes.reshape(len(records), -1)]
-    heads = np.concatenate(parts, axis=1)
-    checksums = crc32_of_rows(
-        heads[:, _CHECKSUM_BYTES:], np.frombuffer(b"".join(texts), np.uint8), np.cumsum(sizes)
-    )
+    return _packed(fields, codes.reshape(len(records), -1), texts)
+
+
+def heads_of_columns(first: int, records: VersionedColumns) -> list[bytes]:
+    """Returns the heads of rows to write, numbered from `first` on."""
+    fields = np.zeros(len(records), HEAD)
+    fields["number"] = np.arange(first, first + len(records))
+    fields["id"], fields["version"] = records.ids, records.versions
+    columns = records.columns
+    newlines = Texts.repeat("\n", len(records))
+    return _packed(fields, columns.codes, interleaved([columns.keys, newlines, columns.attributes]))
+
+
+def _packed(fields: npt.NDArray[np.void], codes: npt.NDArray[np.uint8], texts: Texts) -> list[bytes]:
+    fields["text"] = texts.sizes
+    heads = np.concatenate([fields.view(np.uint8).reshape(len(fields), HEAD.itemsize), codes], axis=1)
+    checksums = crc32_of_rows(heads[:, _CHECKSUM_BYTES:], np.frombuffer(texts.data, np.uint8), texts.ends)
     heads[:, :_CHECKSUM_BYTES] = checksums.astype("<u4").view(np.uint8).reshape(-1, _CHECKSUM_BYTES)
     packed, width = heads.tobytes(), heads.shape[1]
     return [packed[start : start + width] for start in range(0, len(packed), width)]
@@ -201,10 +213,6 @@ def damaged(number: int, key: object) -> Corruption:
     return Corruption(
         f"the row {number} of key {str(key)[:140]!r} is damaged; restore the partition from a backup"
     )
-
-
-def _attributes(record: VersionedRecord) -> str | None:
-    return None if record.code is None else record.attributes
 
 
 def _text(key: str, attributes: str | None) -> bytes:

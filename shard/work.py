@@ -7,6 +7,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
+from lookalike.cluster.columns import VersionedColumns, concat
 from lookalike.cluster.scan import ScanGroup, ScanResult, WriteResult
 from lookalike.cluster.slots import SlotSet, slots_from_bytes
 from lookalike.model.errors import DeadlineExceeded, LookalikeError, SlotMoved
@@ -16,6 +19,7 @@ from shard.kernel import ScanStopped
 from shard.node import Node
 
 _RECORD_BYTES = 256
+_ROW_BYTES = 64
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -32,12 +36,14 @@ class Write:
     """A request to write. is_repair: the records come from another shard, so their slots are not checked."""
 
     engine: Engine
-    records: Sequence[VersionedRecord]
+    records: Sequence[VersionedRecord] | VersionedColumns
     is_repair: bool = False
 
     @property
     def weight(self) -> int:
         """The approximate number of bytes to write."""
+        if isinstance(self.records, VersionedColumns):
+            return _ROW_BYTES * len(self.records) + self.records.size
         return sum(_RECORD_BYTES + record.size for record in self.records)
 
 
@@ -102,7 +108,7 @@ def write_together(node: Node, writes: Sequence[Write]) -> list[WriteResult | Ex
     for members in by_engine.values():
         admitted = [_admit(node, writes[index]) for index in members]
         try:
-            joined = writes[members[0]].engine.write([record for part in admitted for record in part.records])
+            joined = writes[members[0]].engine.write(_joined([part.records for part in admitted]))
         except Exception as error:
             is_shared = isinstance(error, LookalikeError) or len(members) == 1
             for index in members:
@@ -130,8 +136,8 @@ class _Admitted:
     """
 
     count: int
-    records: list[VersionedRecord]
-    places: list[int]
+    records: Sequence[VersionedRecord] | VersionedColumns
+    places: Sequence[int]
     refused: frozenset[int]
     late: dict[int, int]
     forward_to: dict[int, int]
@@ -139,26 +145,39 @@ class _Admitted:
     def result(self, joined: WriteResult, start: int) -> WriteResult:
         """Returns this write's result. `joined` is the result of a commit that stored this write's records from
         index `start` on."""
-        existed = [False] * self.count
         superseded = dict(self.late)
-        for offset, place in enumerate(self.places):
-            existed[place] = joined.existed[start + offset]
-            if (by := joined.superseded.get(start + offset)) is not None:
-                superseded[place] = by
+        superseded |= {
+            self.places[place - start]: by
+            for place, by in joined.superseded.items()
+            if start <= place < start + len(self.places)
+        }
+        existed = [False] * self.count
+        for place, was_there in zip(self.places, joined.existed[start : start + len(self.places)], strict=False):
+            existed[place] = was_there
         return WriteResult(existed, superseded, joined.newest_version, self.forward_to, self.refused)
 
 
 def _admit(node: Node, write: Write) -> _Admitted:
     """Rejects records whose slots this shard does not accept, and records with a version below the horizon,
     because a later tombstone of their key may have been discarded. Records of a repair are all admitted."""
+    if not isinstance(write.records, VersionedColumns):
+        return _admit_records(node, write, write.records)
+    records, table, slots = write.records, node.table, write.records.slots
+    if not table.writable[slots].all() or (records.versions < np.uint64(write.engine.horizon)).any():
+        return _admit_records(node, write, records.records())
+    shared = np.unique(slots[table.shared[slots] & (table.partners[slots] != table.own)])
+    forward_to = {slot: int(table.partners[slot]) for slot in shared.tolist()}
+    return _Admitted(len(records), records, range(len(records)), frozenset(), {}, forward_to)
+
+
+def _admit_records(node: Node, write: Write, given: Sequence[VersionedRecord]) -> _Admitted:
     if write.is_repair:
-        records = list(write.records)
-        return _Admitted(len(records), records, list(range(len(records))), frozenset(), {}, {})
+        return _Admitted(len(given), given, range(len(given)), frozenset(), {}, {})
     table, horizon = node.table, write.engine.horizon
     writable, may_forward = table.writable, table.shared | ~table.writable
     refused, late, forward_to = set(), {}, {}
     records, places = [], []
-    for place, record in enumerate(write.records):
+    for place, record in enumerate(given):
         slot = slot_of(record_id(record.key))
         if may_forward[slot] and table.partners[slot] != table.own:
             forward_to[slot] = int(table.partners[slot])
@@ -169,7 +188,18 @@ def _admit(node: Node, write: Write) -> _Admitted:
         else:
             records.append(record)
             places.append(place)
-    return _Admitted(len(write.records), records, places, frozenset(refused), late, forward_to)
+    return _Admitted(len(given), records, places, frozenset(refused), late, forward_to)
+
+
+def _joined(
+    parts: Sequence[Sequence[VersionedRecord] | VersionedColumns],
+) -> list[VersionedRecord] | VersionedColumns:
+    """The records of several writes."""
+    columns = [part for part in parts if isinstance(part, VersionedColumns)]
+    if len(columns) == len(parts):
+        return concat(columns)
+    lists = (part.records() if isinstance(part, VersionedColumns) else part for part in parts)
+    return [record for part in lists for record in part]
 
 
 def _scan_joined(node: Node, scans: Sequence[Scan], should_stop: Callable[[], bool]) -> list[ScanResult]:

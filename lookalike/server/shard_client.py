@@ -15,6 +15,7 @@ import numpy.typing as npt
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lookalike import wire
+from lookalike.cluster.columns import VersionedColumns
 from lookalike.cluster.placement import Target
 from lookalike.cluster.rows import Listing
 from lookalike.cluster.scan import ScanGroup, ScanResult, WriteResult
@@ -138,7 +139,7 @@ class ShardClient:
         collection: str,
         fingerprint: str,
         features: str,
-        records: Sequence[VersionedRecord],
+        records: Sequence[VersionedRecord] | VersionedColumns,
         deadline: float,
     ) -> WriteResult:
         """Stores records that have newer versions than those stored.
@@ -147,15 +148,10 @@ class ShardClient:
             collection: The collection's name.
             fingerprint: The code space of the codes; rejected unless it is the collection's.
             features: How the collection stores features, such as "int8 1280"; rejected if it differs.
-            records: Records and tombstones.
+            records: Records and tombstones, or live records as columns.
             deadline: When to give up.
         """
-        request = pb.WriteRequest(
-            collection=collection,
-            fingerprint=fingerprint,
-            records=[wire.versioned_to_wire(record) for record in records],
-            features=features,
-        )
+        request = wire.write_to_wire(collection, fingerprint, features, records)
         return wire.write_result_from_wire(await self._call("Write", request, deadline))
 
     async def fetch(

@@ -69,6 +69,44 @@ class Record(_message.Message):
 Global___Record: _TypeAlias = Record  # noqa: Y015
 
 @_typing.final
+class RecordColumns(_message.Message):
+    """Many records with codes, as columns. Numbers are little-endian."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    KEY_ENDS_FIELD_NUMBER: _builtins.int
+    CODES_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    ATTRIBUTE_ENDS_FIELD_NUMBER: _builtins.int
+    keys: _builtins.bytes
+    """The keys, end to end: UTF-8, 1..512 bytes each."""
+    key_ends: _builtins.bytes
+    """uint32 per record: where its key ends in `keys`."""
+    codes: _builtins.bytes
+    """The codes, end to end: bits / 8 bytes each, most significant bit first."""
+    attributes: _builtins.bytes
+    """The attributes, end to end: a JSON object each, as UTF-8 text, at most 64 KiB. Empty text means {}."""
+    attribute_ends: _builtins.bytes
+    """uint32 per record: where its attributes end in `attributes`. Empty if no record has attributes."""
+    def __init__(
+        self,
+        *,
+        keys: _builtins.bytes = ...,
+        key_ends: _builtins.bytes = ...,
+        codes: _builtins.bytes = ...,
+        attributes: _builtins.bytes = ...,
+        attribute_ends: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute_ends", b"attribute_ends", "attributes", b"attributes", "codes", b"codes", "key_ends", b"key_ends", "keys", b"keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordColumns: _TypeAlias = RecordColumns  # noqa: Y015
+
+@_typing.final
 class Outcome(_message.Message):
     """The result of writing one record."""
 

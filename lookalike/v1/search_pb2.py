@@ -28,19 +28,19 @@ from lookalike.v1 import record_pb2 as lookalike_dot_v1_dot_record__pb2
 from lookalike.v1 import shard_pb2 as lookalike_dot_v1_dot_shard__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19lookalike/v1/search.proto\x12\x0clookalike.v1\x1a\x1clookalike/v1/codespace.proto\x1a\x19lookalike/v1/filter.proto\x1a\x19lookalike/v1/record.proto\x1a\x18lookalike/v1/shard.proto\"f\n\x05Query\x12\x0f\n\x05image\x18\x01 \x01(\x0cH\x00\x12\x0e\n\x04\x63ode\x18\x02 \x01(\x0cH\x00\x12\r\n\x03key\x18\x03 \x01(\tH\x00\x12\x13\n\x0bprojections\x18\x04 \x01(\x0c\x12\x10\n\x08\x66\x65\x61tures\x18\x05 \x01(\x0c\x42\x06\n\x04kind\"\xaf\x02\n\rSearchOptions\x12\t\n\x01k\x18\x01 \x01(\r\x12\x19\n\x0cmax_distance\x18\x02 \x01(\rH\x00\x88\x01\x01\x12$\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x14.lookalike.v1.Filter\x12\x1a\n\x12include_attributes\x18\x04 \x01(\x08\x12\x15\n\rallow_partial\x18\x05 \x01(\x08\x12$\n\x06rerank\x18\x06 \x01(\x0e\x32\x14.lookalike.v1.Rerank\x12.\n\x0b\x63onsistency\x18\x07 \x01(\x0e\x32\x19.lookalike.v1.Consistency\x12\"\n\x05score\x18\x08 \x01(\x0e\x32\x13.lookalike.v1.Score\x12\x14\n\x0coversampling\x18\t \x01(\rB\x0f\n\r_max_distance\"\x8a\x01\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\"\n\x05query\x18\x02 \x01(\x0b\x32\x13.lookalike.v1.Query\x12,\n\x07options\x18\x03 \x01(\x0b\x32\x1b.lookalike.v1.SearchOptions\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\"S\n\x07Timings\x12\x11\n\tencode_ms\x18\x01 \x01(\x02\x12\x11\n\tsearch_ms\x18\x02 \x01(\x02\x12\x10\n\x08merge_ms\x18\x03 \x01(\x02\x12\x10\n\x08total_ms\x18\x04 \x01(\x02\"\x92\x01\n\x0eSearchResponse\x12\x1f\n\x04hits\x18\x01 \x03(\x0b\x32\x11.lookalike.v1.Hit\x12(\n\x08\x63overage\x18\x02 \x01(\x0b\x32\x16.lookalike.v1.Coverage\x12\r\n\x05\x65xact\x18\x03 \x01(\x08\x12&\n\x07timings\x18\x04 \x01(\x0b\x32\x15.lookalike.v1.Timings\"\x91\x01\n\x12SearchBatchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12$\n\x07queries\x18\x02 \x03(\x0b\x32\x13.lookalike.v1.Query\x12,\n\x07options\x18\x03 \x01(\x0b\x32\x1b.lookalike.v1.SearchOptions\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\"\x9b\x01\n\x13SearchBatchResponse\x12#\n\x07results\x18\x01 \x03(\x0b\x32\x12.lookalike.v1.Hits\x12(\n\x08\x63overage\x18\x02 \x01(\x0b\x32\x16.lookalike.v1.Coverage\x12\r\n\x05\x65xact\x18\x03 \x01(\x08\x12&\n\x07timings\x18\x04 \x01(\x0b\x32\x15.lookalike.v1.Timings\"\'\n\x04Hits\x12\x1f\n\x04hits\x18\x01 \x03(\x0b\x32\x11.lookalike.v1.Hit\"z\n\nGetRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\x12.\n\x0b\x63onsistency\x18\x03 \x01(\x0e\x32\x19.lookalike.v1.Consistency\x12\x1a\n\x12include_thumbnails\x18\x04 \x01(\x08\"4\n\x0bGetResponse\x12%\n\x07records\x18\x01 \x03(\x0b\x32\x14.lookalike.v1.Record\"_\n\rUpsertRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12%\n\x07records\x18\x02 \x03(\x0b\x32\x14.lookalike.v1.Record\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\"\"\n\x0eUpsertResponse\x12\x10\n\x08upserted\x18\x01 \x01(\x04\"_\n\rIngestRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12%\n\x07records\x18\x02 \x03(\x0b\x32\x14.lookalike.v1.Record\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\"9\n\x0eIngestResponse\x12\'\n\x08outcomes\x18\x01 \x03(\x0b\x32\x15.lookalike.v1.Outcome\"1\n\rDeleteRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\"!\n\x0e\x44\x65leteResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x04\"\xac\x01\n\x17\x43reateCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x04\x62its\x18\x02 \x01(\rH\x00\x12-\n\ncode_space\x18\x03 \x01(\x0b\x32\x17.lookalike.v1.CodeSpaceH\x00\x12(\n\x08indexing\x18\x04 \x01(\x0b\x32\x16.lookalike.v1.Indexing\x12\x11\n\thash_file\x18\x05 \x01(\x0c\x42\x07\n\x05space\"H\n\x18\x43reateCollectionResponse\x12,\n\ncollection\x18\x01 \x01(\x0b\x32\x18.lookalike.v1.Collection\":\n\x14GetCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cinclude_hash\x18\x02 \x01(\x08\"X\n\x15GetCollectionResponse\x12,\n\ncollection\x18\x01 \x01(\x0b\x32\x18.lookalike.v1.Collection\x12\x11\n\thash_file\x18\x02 \x01(\x0c\"\x18\n\x16ListCollectionsRequest\"H\n\x17ListCollectionsResponse\x12-\n\x0b\x63ollections\x18\x01 \x03(\x0b\x32\x18.lookalike.v1.Collection\"%\n\x15\x44ropCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x18\n\x16\x44ropCollectionResponse\"w\n\x0eRestoreRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x03 \x01(\t\x12*\n\x07records\x18\x04 \x03(\x0b\x32\x19.lookalike.v1.ShardRecord\"#\n\x0fRestoreResponse\x12\x10\n\x08restored\x18\x01 \x01(\x04\"/\n\x0c\x44rainRequest\x12\x11\n\tpartition\x18\x01 \x01(\r\x12\x0c\n\x04undo\x18\x02 \x01(\x08\"\x1e\n\rDrainResponse\x12\r\n\x05slots\x18\x01 \x01(\r\"\x16\n\x14\x43lusterStatusRequest\"\xab\x02\n\x15\x43lusterStatusResponse\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x31\n\npartitions\x18\x03 \x03(\x0b\x32\x1d.lookalike.v1.PartitionStatus\x12,\n\x07\x65ncoder\x18\x04 \x01(\x0b\x32\x1b.lookalike.v1.EncoderStatus\x12-\n\x0b\x63ollections\x18\x05 \x03(\x0b\x32\x18.lookalike.v1.Collection\x12*\n\trebalance\x18\x06 \x01(\x0b\x32\x17.lookalike.v1.Rebalance\x12\x34\n\x0b\x63oordinator\x18\x07 \x01(\x0b\x32\x1f.lookalike.v1.CoordinatorStatus\"o\n\x11\x43oordinatorStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0euptime_seconds\x18\x02 \x01(\x01\x12\x0f\n\x07queries\x18\x03 \x01(\x04\x12\x11\n\tbounds_ms\x18\x04 \x03(\x01\x12\x10\n\x08searches\x18\x05 \x03(\x04\"\x84\x01\n\tRebalance\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x12\n\npartitions\x18\x02 \x01(\r\x12\x0f\n\x07\x64rained\x18\x03 \x03(\r\x12\x15\n\rslots_to_move\x18\x04 \x01(\r\x12\x14\n\x0cslots_moving\x18\x05 \x01(\r\x12\x16\n\x0eslots_unserved\x18\x06 \x01(\r\"\x8b\x01\n\x0fPartitionStatus\x12\x11\n\tpartition\x18\x01 \x01(\r\x12\r\n\x05slots\x18\x02 \x01(\r\x12-\n\x08replicas\x18\x03 \x03(\x0b\x32\x1b.lookalike.v1.ReplicaStatus\x12\x14\n\x0ctarget_slots\x18\x04 \x01(\r\x12\x11\n\tremovable\x18\x05 \x01(\x08\"\xad\x01\n\rReplicaStatus\x12\x0f\n\x07replica\x18\x01 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0c\n\x04rows\x18\x05 \x01(\x04\x12\x14\n\x0cmemory_bytes\x18\x06 \x01(\x04\x12\x16\n\x0euptime_seconds\x18\x07 \x01(\x01\x12\x0e\n\x06lag_ms\x18\x08 \x01(\x04\x12\x0f\n\x07\x64\x61maged\x18\t \x03(\t\"l\n\rEncoderStatus\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12+\n\ncode_space\x18\x04 \x01(\x0b\x32\x17.lookalike.v1.CodeSpace*G\n\x05Score\x12\x15\n\x11SCORE_UNSPECIFIED\x10\x00\x12\x11\n\rSCORE_HAMMING\x10\x01\x12\x14\n\x10SCORE_ASYMMETRIC\x10\x02*]\n\x06Rerank\x12\x16\n\x12RERANK_UNSPECIFIED\x10\x00\x12\x0f\n\x0bRERANK_NONE\x10\x01\x12\x15\n\x11RERANK_ASYMMETRIC\x10\x02\x12\x13\n\x0fRERANK_FEATURES\x10\x03*W\n\x0b\x43onsistency\x12\x1b\n\x17\x43ONSISTENCY_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43ONSISTENCY_ONE\x10\x01\x12\x16\n\x12\x43ONSISTENCY_QUORUM\x10\x02\x32\xd4\x08\n\rSearchService\x12\x43\n\x06Search\x12\x1b.lookalike.v1.SearchRequest\x1a\x1c.lookalike.v1.SearchResponse\x12R\n\x0bSearchBatch\x12 .lookalike.v1.SearchBatchRequest\x1a!.lookalike.v1.SearchBatchResponse\x12:\n\x03Get\x12\x18.lookalike.v1.GetRequest\x1a\x19.lookalike.v1.GetResponse\x12\x43\n\x06Upsert\x12\x1b.lookalike.v1.UpsertRequest\x1a\x1c.lookalike.v1.UpsertResponse\x12G\n\x06Ingest\x12\x1b.lookalike.v1.IngestRequest\x1a\x1c.lookalike.v1.IngestResponse(\x01\x30\x01\x12\x43\n\x06\x44\x65lete\x12\x1b.lookalike.v1.DeleteRequest\x1a\x1c.lookalike.v1.DeleteResponse\x12\x61\n\x10\x43reateCollection\x12%.lookalike.v1.CreateCollectionRequest\x1a&.lookalike.v1.CreateCollectionResponse\x12X\n\rGetCollection\x12\".lookalike.v1.GetCollectionRequest\x1a#.lookalike.v1.GetCollectionResponse\x12^\n\x0fListCollections\x12$.lookalike.v1.ListCollectionsRequest\x1a%.lookalike.v1.ListCollectionsResponse\x12[\n\x0e\x44ropCollection\x12#.lookalike.v1.DropCollectionRequest\x1a$.lookalike.v1.DropCollectionResponse\x12X\n\rClusterStatus\x12\".lookalike.v1.ClusterStatusRequest\x1a#.lookalike.v1.ClusterStatusResponse\x12=\n\x06\x42\x61\x63kup\x12\x19.lookalike.v1.DumpRequest\x1a\x16.lookalike.v1.DumpPart0\x01\x12\x46\n\x07Restore\x12\x1c.lookalike.v1.RestoreRequest\x1a\x1d.lookalike.v1.RestoreResponse\x12@\n\x05\x44rain\x12\x1a.lookalike.v1.DrainRequest\x1a\x1b.lookalike.v1.DrainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19lookalike/v1/search.proto\x12\x0clookalike.v1\x1a\x1clookalike/v1/codespace.proto\x1a\x19lookalike/v1/filter.proto\x1a\x19lookalike/v1/record.proto\x1a\x18lookalike/v1/shard.proto\"f\n\x05Query\x12\x0f\n\x05image\x18\x01 \x01(\x0cH\x00\x12\x0e\n\x04\x63ode\x18\x02 \x01(\x0cH\x00\x12\r\n\x03key\x18\x03 \x01(\tH\x00\x12\x13\n\x0bprojections\x18\x04 \x01(\x0c\x12\x10\n\x08\x66\x65\x61tures\x18\x05 \x01(\x0c\x42\x06\n\x04kind\"\xaf\x02\n\rSearchOptions\x12\t\n\x01k\x18\x01 \x01(\r\x12\x19\n\x0cmax_distance\x18\x02 \x01(\rH\x00\x88\x01\x01\x12$\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x14.lookalike.v1.Filter\x12\x1a\n\x12include_attributes\x18\x04 \x01(\x08\x12\x15\n\rallow_partial\x18\x05 \x01(\x08\x12$\n\x06rerank\x18\x06 \x01(\x0e\x32\x14.lookalike.v1.Rerank\x12.\n\x0b\x63onsistency\x18\x07 \x01(\x0e\x32\x19.lookalike.v1.Consistency\x12\"\n\x05score\x18\x08 \x01(\x0e\x32\x13.lookalike.v1.Score\x12\x14\n\x0coversampling\x18\t \x01(\rB\x0f\n\r_max_distance\"\x8a\x01\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\"\n\x05query\x18\x02 \x01(\x0b\x32\x13.lookalike.v1.Query\x12,\n\x07options\x18\x03 \x01(\x0b\x32\x1b.lookalike.v1.SearchOptions\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\"S\n\x07Timings\x12\x11\n\tencode_ms\x18\x01 \x01(\x02\x12\x11\n\tsearch_ms\x18\x02 \x01(\x02\x12\x10\n\x08merge_ms\x18\x03 \x01(\x02\x12\x10\n\x08total_ms\x18\x04 \x01(\x02\"\x92\x01\n\x0eSearchResponse\x12\x1f\n\x04hits\x18\x01 \x03(\x0b\x32\x11.lookalike.v1.Hit\x12(\n\x08\x63overage\x18\x02 \x01(\x0b\x32\x16.lookalike.v1.Coverage\x12\r\n\x05\x65xact\x18\x03 \x01(\x08\x12&\n\x07timings\x18\x04 \x01(\x0b\x32\x15.lookalike.v1.Timings\"\x91\x01\n\x12SearchBatchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12$\n\x07queries\x18\x02 \x03(\x0b\x32\x13.lookalike.v1.Query\x12,\n\x07options\x18\x03 \x01(\x0b\x32\x1b.lookalike.v1.SearchOptions\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\"\x9b\x01\n\x13SearchBatchResponse\x12#\n\x07results\x18\x01 \x03(\x0b\x32\x12.lookalike.v1.Hits\x12(\n\x08\x63overage\x18\x02 \x01(\x0b\x32\x16.lookalike.v1.Coverage\x12\r\n\x05\x65xact\x18\x03 \x01(\x08\x12&\n\x07timings\x18\x04 \x01(\x0b\x32\x15.lookalike.v1.Timings\"\'\n\x04Hits\x12\x1f\n\x04hits\x18\x01 \x03(\x0b\x32\x11.lookalike.v1.Hit\"z\n\nGetRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\x12.\n\x0b\x63onsistency\x18\x03 \x01(\x0e\x32\x19.lookalike.v1.Consistency\x12\x1a\n\x12include_thumbnails\x18\x04 \x01(\x08\"4\n\x0bGetResponse\x12%\n\x07records\x18\x01 \x03(\x0b\x32\x14.lookalike.v1.Record\"_\n\rUpsertRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12%\n\x07records\x18\x02 \x03(\x0b\x32\x14.lookalike.v1.Record\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\"\"\n\x0eUpsertResponse\x12\x10\n\x08upserted\x18\x01 \x01(\x04\"\x8d\x01\n\rIngestRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12%\n\x07records\x18\x02 \x03(\x0b\x32\x14.lookalike.v1.Record\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12,\n\x07\x63olumns\x18\x04 \x01(\x0b\x32\x1b.lookalike.v1.RecordColumns\"G\n\x0eIngestResponse\x12\'\n\x08outcomes\x18\x01 \x03(\x0b\x32\x15.lookalike.v1.Outcome\x12\x0c\n\x04rows\x18\x02 \x03(\r\"1\n\rDeleteRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\"!\n\x0e\x44\x65leteResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x04\"\xac\x01\n\x17\x43reateCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x04\x62its\x18\x02 \x01(\rH\x00\x12-\n\ncode_space\x18\x03 \x01(\x0b\x32\x17.lookalike.v1.CodeSpaceH\x00\x12(\n\x08indexing\x18\x04 \x01(\x0b\x32\x16.lookalike.v1.Indexing\x12\x11\n\thash_file\x18\x05 \x01(\x0c\x42\x07\n\x05space\"H\n\x18\x43reateCollectionResponse\x12,\n\ncollection\x18\x01 \x01(\x0b\x32\x18.lookalike.v1.Collection\":\n\x14GetCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cinclude_hash\x18\x02 \x01(\x08\"X\n\x15GetCollectionResponse\x12,\n\ncollection\x18\x01 \x01(\x0b\x32\x18.lookalike.v1.Collection\x12\x11\n\thash_file\x18\x02 \x01(\x0c\"\x18\n\x16ListCollectionsRequest\"H\n\x17ListCollectionsResponse\x12-\n\x0b\x63ollections\x18\x01 \x03(\x0b\x32\x18.lookalike.v1.Collection\"%\n\x15\x44ropCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x18\n\x16\x44ropCollectionResponse\"w\n\x0eRestoreRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x03 \x01(\t\x12*\n\x07records\x18\x04 \x03(\x0b\x32\x19.lookalike.v1.ShardRecord\"#\n\x0fRestoreResponse\x12\x10\n\x08restored\x18\x01 \x01(\x04\"/\n\x0c\x44rainRequest\x12\x11\n\tpartition\x18\x01 \x01(\r\x12\x0c\n\x04undo\x18\x02 \x01(\x08\"\x1e\n\rDrainResponse\x12\r\n\x05slots\x18\x01 \x01(\r\"\x16\n\x14\x43lusterStatusRequest\"\xab\x02\n\x15\x43lusterStatusResponse\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x31\n\npartitions\x18\x03 \x03(\x0b\x32\x1d.lookalike.v1.PartitionStatus\x12,\n\x07\x65ncoder\x18\x04 \x01(\x0b\x32\x1b.lookalike.v1.EncoderStatus\x12-\n\x0b\x63ollections\x18\x05 \x03(\x0b\x32\x18.lookalike.v1.Collection\x12*\n\trebalance\x18\x06 \x01(\x0b\x32\x17.lookalike.v1.Rebalance\x12\x34\n\x0b\x63oordinator\x18\x07 \x01(\x0b\x32\x1f.lookalike.v1.CoordinatorStatus\"o\n\x11\x43oordinatorStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0euptime_seconds\x18\x02 \x01(\x01\x12\x0f\n\x07queries\x18\x03 \x01(\x04\x12\x11\n\tbounds_ms\x18\x04 \x03(\x01\x12\x10\n\x08searches\x18\x05 \x03(\x04\"\x84\x01\n\tRebalance\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x12\n\npartitions\x18\x02 \x01(\r\x12\x0f\n\x07\x64rained\x18\x03 \x03(\r\x12\x15\n\rslots_to_move\x18\x04 \x01(\r\x12\x14\n\x0cslots_moving\x18\x05 \x01(\r\x12\x16\n\x0eslots_unserved\x18\x06 \x01(\r\"\x8b\x01\n\x0fPartitionStatus\x12\x11\n\tpartition\x18\x01 \x01(\r\x12\r\n\x05slots\x18\x02 \x01(\r\x12-\n\x08replicas\x18\x03 \x03(\x0b\x32\x1b.lookalike.v1.ReplicaStatus\x12\x14\n\x0ctarget_slots\x18\x04 \x01(\r\x12\x11\n\tremovable\x18\x05 \x01(\x08\"\xad\x01\n\rReplicaStatus\x12\x0f\n\x07replica\x18\x01 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0c\n\x04rows\x18\x05 \x01(\x04\x12\x14\n\x0cmemory_bytes\x18\x06 \x01(\x04\x12\x16\n\x0euptime_seconds\x18\x07 \x01(\x01\x12\x0e\n\x06lag_ms\x18\x08 \x01(\x04\x12\x0f\n\x07\x64\x61maged\x18\t \x03(\t\"l\n\rEncoderStatus\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12+\n\ncode_space\x18\x04 \x01(\x0b\x32\x17.lookalike.v1.CodeSpace*G\n\x05Score\x12\x15\n\x11SCORE_UNSPECIFIED\x10\x00\x12\x11\n\rSCORE_HAMMING\x10\x01\x12\x14\n\x10SCORE_ASYMMETRIC\x10\x02*]\n\x06Rerank\x12\x16\n\x12RERANK_UNSPECIFIED\x10\x00\x12\x0f\n\x0bRERANK_NONE\x10\x01\x12\x15\n\x11RERANK_ASYMMETRIC\x10\x02\x12\x13\n\x0fRERANK_FEATURES\x10\x03*W\n\x0b\x43onsistency\x12\x1b\n\x17\x43ONSISTENCY_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43ONSISTENCY_ONE\x10\x01\x12\x16\n\x12\x43ONSISTENCY_QUORUM\x10\x02\x32\xd4\x08\n\rSearchService\x12\x43\n\x06Search\x12\x1b.lookalike.v1.SearchRequest\x1a\x1c.lookalike.v1.SearchResponse\x12R\n\x0bSearchBatch\x12 .lookalike.v1.SearchBatchRequest\x1a!.lookalike.v1.SearchBatchResponse\x12:\n\x03Get\x12\x18.lookalike.v1.GetRequest\x1a\x19.lookalike.v1.GetResponse\x12\x43\n\x06Upsert\x12\x1b.lookalike.v1.UpsertRequest\x1a\x1c.lookalike.v1.UpsertResponse\x12G\n\x06Ingest\x12\x1b.lookalike.v1.IngestRequest\x1a\x1c.lookalike.v1.IngestResponse(\x01\x30\x01\x12\x43\n\x06\x44\x65lete\x12\x1b.lookalike.v1.DeleteRequest\x1a\x1c.lookalike.v1.DeleteResponse\x12\x61\n\x10\x43reateCollection\x12%.lookalike.v1.CreateCollectionRequest\x1a&.lookalike.v1.CreateCollectionResponse\x12X\n\rGetCollection\x12\".lookalike.v1.GetCollectionRequest\x1a#.lookalike.v1.GetCollectionResponse\x12^\n\x0fListCollections\x12$.lookalike.v1.ListCollectionsRequest\x1a%.lookalike.v1.ListCollectionsResponse\x12[\n\x0e\x44ropCollection\x12#.lookalike.v1.DropCollectionRequest\x1a$.lookalike.v1.DropCollectionResponse\x12X\n\rClusterStatus\x12\".lookalike.v1.ClusterStatusRequest\x1a#.lookalike.v1.ClusterStatusResponse\x12=\n\x06\x42\x61\x63kup\x12\x19.lookalike.v1.DumpRequest\x1a\x16.lookalike.v1.DumpPart0\x01\x12\x46\n\x07Restore\x12\x1c.lookalike.v1.RestoreRequest\x1a\x1d.lookalike.v1.RestoreResponse\x12@\n\x05\x44rain\x12\x1a.lookalike.v1.DrainRequest\x1a\x1b.lookalike.v1.DrainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lookalike.v1.search_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SCORE']._serialized_start=3643
-  _globals['_SCORE']._serialized_end=3714
-  _globals['_RERANK']._serialized_start=3716
-  _globals['_RERANK']._serialized_end=3809
-  _globals['_CONSISTENCY']._serialized_start=3811
-  _globals['_CONSISTENCY']._serialized_end=3898
+  _globals['_SCORE']._serialized_start=3704
+  _globals['_SCORE']._serialized_end=3775
+  _globals['_RERANK']._serialized_start=3777
+  _globals['_RERANK']._serialized_end=3870
+  _globals['_CONSISTENCY']._serialized_start=3872
+  _globals['_CONSISTENCY']._serialized_end=3959
   _globals['_QUERY']._serialized_start=153
   _globals['_QUERY']._serialized_end=255
   _globals['_SEARCHOPTIONS']._serialized_start=258
@@ -65,52 +65,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPSERTREQUEST']._serialized_end=1558
   _globals['_UPSERTRESPONSE']._serialized_start=1560
   _globals['_UPSERTRESPONSE']._serialized_end=1594
-  _globals['_INGESTREQUEST']._serialized_start=1596
-  _globals['_INGESTREQUEST']._serialized_end=1691
-  _globals['_INGESTRESPONSE']._serialized_start=1693
-  _globals['_INGESTRESPONSE']._serialized_end=1750
-  _globals['_DELETEREQUEST']._serialized_start=1752
-  _globals['_DELETEREQUEST']._serialized_end=1801
-  _globals['_DELETERESPONSE']._serialized_start=1803
-  _globals['_DELETERESPONSE']._serialized_end=1836
-  _globals['_CREATECOLLECTIONREQUEST']._serialized_start=1839
-  _globals['_CREATECOLLECTIONREQUEST']._serialized_end=2011
-  _globals['_CREATECOLLECTIONRESPONSE']._serialized_start=2013
-  _globals['_CREATECOLLECTIONRESPONSE']._serialized_end=2085
-  _globals['_GETCOLLECTIONREQUEST']._serialized_start=2087
-  _globals['_GETCOLLECTIONREQUEST']._serialized_end=2145
-  _globals['_GETCOLLECTIONRESPONSE']._serialized_start=2147
-  _globals['_GETCOLLECTIONRESPONSE']._serialized_end=2235
-  _globals['_LISTCOLLECTIONSREQUEST']._serialized_start=2237
-  _globals['_LISTCOLLECTIONSREQUEST']._serialized_end=2261
-  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_start=2263
-  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_end=2335
-  _globals['_DROPCOLLECTIONREQUEST']._serialized_start=2337
-  _globals['_DROPCOLLECTIONREQUEST']._serialized_end=2374
-  _globals['_DROPCOLLECTIONRESPONSE']._serialized_start=2376
-  _globals['_DROPCOLLECTIONRESPONSE']._serialized_end=2400
-  _globals['_RESTOREREQUEST']._serialized_start=2402
-  _globals['_RESTOREREQUEST']._serialized_end=2521
-  _globals['_RESTORERESPONSE']._serialized_start=2523
-  _globals['_RESTORERESPONSE']._serialized_end=2558
-  _globals['_DRAINREQUEST']._serialized_start=2560
-  _globals['_DRAINREQUEST']._serialized_end=2607
-  _globals['_DRAINRESPONSE']._serialized_start=2609
-  _globals['_DRAINRESPONSE']._serialized_end=2639
-  _globals['_CLUSTERSTATUSREQUEST']._serialized_start=2641
-  _globals['_CLUSTERSTATUSREQUEST']._serialized_end=2663
-  _globals['_CLUSTERSTATUSRESPONSE']._serialized_start=2666
-  _globals['_CLUSTERSTATUSRESPONSE']._serialized_end=2965
-  _globals['_COORDINATORSTATUS']._serialized_start=2967
-  _globals['_COORDINATORSTATUS']._serialized_end=3078
-  _globals['_REBALANCE']._serialized_start=3081
-  _globals['_REBALANCE']._serialized_end=3213
-  _globals['_PARTITIONSTATUS']._serialized_start=3216
-  _globals['_PARTITIONSTATUS']._serialized_end=3355
-  _globals['_REPLICASTATUS']._serialized_start=3358
-  _globals['_REPLICASTATUS']._serialized_end=3531
-  _globals['_ENCODERSTATUS']._serialized_start=3533
-  _globals['_ENCODERSTATUS']._serialized_end=3641
-  _globals['_SEARCHSERVICE']._serialized_start=3901
-  _globals['_SEARCHSERVICE']._serialized_end=5009
+  _globals['_INGESTREQUEST']._serialized_start=1597
+  _globals['_INGESTREQUEST']._serialized_end=1738
+  _globals['_INGESTRESPONSE']._serialized_start=1740
+  _globals['_INGESTRESPONSE']._serialized_end=1811
+  _globals['_DELETEREQUEST']._serialized_start=1813
+  _globals['_DELETEREQUEST']._serialized_end=1862
+  _globals['_DELETERESPONSE']._serialized_start=1864
+  _globals['_DELETERESPONSE']._serialized_end=1897
+  _globals['_CREATECOLLECTIONREQUEST']._serialized_start=1900
+  _globals['_CREATECOLLECTIONREQUEST']._serialized_end=2072
+  _globals['_CREATECOLLECTIONRESPONSE']._serialized_start=2074
+  _globals['_CREATECOLLECTIONRESPONSE']._serialized_end=2146
+  _globals['_GETCOLLECTIONREQUEST']._serialized_start=2148
+  _globals['_GETCOLLECTIONREQUEST']._serialized_end=2206
+  _globals['_GETCOLLECTIONRESPONSE']._serialized_start=2208
+  _globals['_GETCOLLECTIONRESPONSE']._serialized_end=2296
+  _globals['_LISTCOLLECTIONSREQUEST']._serialized_start=2298
+  _globals['_LISTCOLLECTIONSREQUEST']._serialized_end=2322
+  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_start=2324
+  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_end=2396
+  _globals['_DROPCOLLECTIONREQUEST']._serialized_start=2398
+  _globals['_DROPCOLLECTIONREQUEST']._serialized_end=2435
+  _globals['_DROPCOLLECTIONRESPONSE']._serialized_start=2437
+  _globals['_DROPCOLLECTIONRESPONSE']._serialized_end=2461
+  _globals['_RESTOREREQUEST']._serialized_start=2463
+  _globals['_RESTOREREQUEST']._serialized_end=2582
+  _globals['_RESTORERESPONSE']._serialized_start=2584
+  _globals['_RESTORERESPONSE']._serialized_end=2619
+  _globals['_DRAINREQUEST']._serialized_start=2621
+  _globals['_DRAINREQUEST']._serialized_end=2668
+  _globals['_DRAINRESPONSE']._serialized_start=2670
+  _globals['_DRAINRESPONSE']._serialized_end=2700
+  _globals['_CLUSTERSTATUSREQUEST']._serialized_start=2702
+  _globals['_CLUSTERSTATUSREQUEST']._serialized_end=2724
+  _globals['_CLUSTERSTATUSRESPONSE']._serialized_start=2727
+  _globals['_CLUSTERSTATUSRESPONSE']._serialized_end=3026
+  _globals['_COORDINATORSTATUS']._serialized_start=3028
+  _globals['_COORDINATORSTATUS']._serialized_end=3139
+  _globals['_REBALANCE']._serialized_start=3142
+  _globals['_REBALANCE']._serialized_end=3274
+  _globals['_PARTITIONSTATUS']._serialized_start=3277
+  _globals['_PARTITIONSTATUS']._serialized_end=3416
+  _globals['_REPLICASTATUS']._serialized_start=3419
+  _globals['_REPLICASTATUS']._serialized_end=3592
+  _globals['_ENCODERSTATUS']._serialized_start=3594
+  _globals['_ENCODERSTATUS']._serialized_end=3702
+  _globals['_SEARCHSERVICE']._serialized_start=3962
+  _globals['_SEARCHSERVICE']._serialized_end=5070
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from lookalike.v1 import codespace_pb2 as _codespace_pb2
 from lookalike.v1 import filter_pb2 as _filter_pb2
+from lookalike.v1 import record_pb2 as _record_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -385,12 +386,17 @@ class WriteRequest(_message.Message):
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     RECORDS_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     fingerprint: _builtins.str
     features: _builtins.str
     """As in ScanGroup."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardRecord]: ...
+    @_builtins.property
+    def columns(self) -> Global___VersionedColumns:
+        """Instead of `records`: live records without features and thumbnails."""
+
     def __init__(
         self,
         *,
@@ -398,14 +404,51 @@ class WriteRequest(_message.Message):
         fingerprint: _builtins.str = ...,
         records: _abc.Iterable[Global___ShardRecord] | None = ...,
         features: _builtins.str = ...,
+        columns: Global___VersionedColumns | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "features", b"features", "fingerprint", b"fingerprint", "records", b"records"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "columns", b"columns", "features", b"features", "fingerprint", b"fingerprint", "records", b"records"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WriteRequest: _TypeAlias = WriteRequest  # noqa: Y015
+
+@_typing.final
+class VersionedColumns(_message.Message):
+    """Records as columns. The sender has checked them. Numbers are little-endian."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
+    ids: _builtins.bytes
+    """uint64: the hash of each key."""
+    versions: _builtins.bytes
+    """uint64: the version of each record."""
+    @_builtins.property
+    def columns(self) -> _record_pb2.RecordColumns: ...
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The attributes that the records have, without those inside others."""
+
+    def __init__(
+        self,
+        *,
+        columns: _record_pb2.RecordColumns | None = ...,
+        ids: _builtins.bytes = ...,
+        versions: _builtins.bytes = ...,
+        fields: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "fields", b"fields", "ids", b"ids", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VersionedColumns: _TypeAlias = VersionedColumns  # noqa: Y015
 
 @_typing.final
 class WriteResponse(_message.Message):
@@ -421,7 +464,7 @@ class WriteResponse(_message.Message):
     """The highest version stored in this collection."""
     @_builtins.property
     def existed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
-        """Per record, in order: whether a live record was stored before this write."""
+        """Per record, in order: whether a live record was stored before this write. Empty for columns."""
 
     @_builtins.property
     def superseded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:

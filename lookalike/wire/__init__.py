@@ -23,6 +23,7 @@ from lookalike.wire.public.collections import (
     space_from_wire,
     space_to_wire,
 )
+from lookalike.wire.public.columns import columns_from_wire, columns_to_wire
 from lookalike.wire.public.filters import filter_from_wire, filter_to_wire
 from lookalike.wire.public.requests import (
     consistency_from_wire,
@@ -72,11 +73,18 @@ from lookalike.wire.shard.scans import (
     versioned_from_wire,
     versioned_to_wire,
 )
-from lookalike.wire.shard.writes import write_from_wire, write_result_from_wire, write_result_to_wire
+from lookalike.wire.shard.writes import (
+    write_from_wire,
+    write_result_from_wire,
+    write_result_to_wire,
+    write_to_wire,
+)
 
 __all__ = [
     "collection_from_wire",
     "collection_to_wire",
+    "columns_from_wire",
+    "columns_to_wire",
     "consistency_from_wire",
     "consistency_to_wire",
     "coverage_from_wire",
@@ -132,4 +140,5 @@ __all__ = [
     "write_from_wire",
     "write_result_from_wire",
     "write_result_to_wire",
+    "write_to_wire",
 ]

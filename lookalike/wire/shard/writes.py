@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
+from lookalike.cluster.columns import VersionedColumns
 from lookalike.cluster.scan import WriteResult
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import InvalidRequest
@@ -10,12 +15,34 @@ from lookalike.model.indexing import Indexing
 from lookalike.model.records import VERSION_LIMIT, VersionedRecord, check_code, check_key, parse_attributes
 from lookalike.model.thumbnails import check_thumbnail
 from lookalike.v1 import shard_pb2
-from lookalike.wire.shard.scans import versioned_from_wire
+from lookalike.wire.public.columns import columns_from_wire, columns_to_wire
+from lookalike.wire.shard.scans import versioned_from_wire, versioned_to_wire
+
+_NUMBER = np.dtype("<u8")
+
+
+def write_to_wire(
+    collection: str, fingerprint: str, features: str, records: Sequence[VersionedRecord] | VersionedColumns
+) -> shard_pb2.WriteRequest:
+    """Encodes a write. See `ShardClient.write`."""
+    request = shard_pb2.WriteRequest(collection=collection, fingerprint=fingerprint, features=features)
+    if isinstance(records, VersionedColumns):
+        request.columns.CopyFrom(
+            shard_pb2.VersionedColumns(
+                columns=columns_to_wire(records.columns),
+                ids=records.ids.astype(_NUMBER).tobytes(),
+                versions=records.versions.astype(_NUMBER).tobytes(),
+                fields=records.fields,
+            )
+        )
+    else:
+        request.records.extend(versioned_to_wire(record) for record in records)
+    return request
 
 
 def write_from_wire(
     message: shard_pb2.WriteRequest, space: CodeSpace, indexing: Indexing
-) -> list[VersionedRecord]:
+) -> Sequence[VersionedRecord] | VersionedColumns:
     """Returns the records of a write, checked against the collection's code space and indexing.
 
     Raises:
@@ -24,6 +51,8 @@ def write_from_wire(
     """
     space.require(message.fingerprint, "the write")
     indexing.require_features(message.features, "the write")
+    if message.HasField("columns"):
+        return _columns_from_wire(message.columns, space, indexing)
     records = [versioned_from_wire(record) for record in message.records]
     for record in records:
         check_key(record.key)
@@ -37,6 +66,21 @@ def write_from_wire(
     for attributes in {record.attributes for record in records if record.code is not None}:
         parse_attributes(attributes)
     return records
+
+
+def _columns_from_wire(
+    message: shard_pb2.VersionedColumns, space: CodeSpace, indexing: Indexing
+) -> VersionedColumns:
+    columns = columns_from_wire(message.columns, space)
+    if indexing.keeps_features:
+        raise InvalidRequest("columns: hold no features, which the collection stores; send records")
+    if {len(message.ids), len(message.versions)} != {len(columns) * _NUMBER.itemsize}:
+        raise InvalidRequest("columns: ids and versions need 8 bytes for each key")
+    versions = np.frombuffer(message.versions, _NUMBER)
+    if (versions >= np.uint64(VERSION_LIMIT)).any():
+        raise InvalidRequest(f"version: {versions.max()} is not below {VERSION_LIMIT}; set the clock")
+    ids = np.frombuffer(message.ids, _NUMBER)
+    return VersionedColumns(columns, ids, versions, list(message.fields))
 
 
 def write_result_to_wire(result: WriteResult) -> shard_pb2.WriteResponse:

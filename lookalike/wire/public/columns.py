@@ -1,0 +1,54 @@
+"""Owns the codec of records as columns."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from lookalike.cluster.columns import CodeColumns, Texts
+from lookalike.model.codespace import CodeSpace
+from lookalike.model.errors import InvalidRequest
+from lookalike.v1 import record_pb2
+
+_END = np.dtype("<u4")
+
+
+def columns_to_wire(columns: CodeColumns) -> record_pb2.RecordColumns:
+    """Encodes columns."""
+    return record_pb2.RecordColumns(
+        keys=columns.keys.data,
+        key_ends=columns.keys.ends.astype(_END).tobytes(),
+        codes=columns.codes.tobytes(),
+        attributes=columns.attributes.data,
+        attribute_ends=columns.attributes.ends.astype(_END).tobytes() if columns.attributes.data else b"",
+    )
+
+
+def columns_from_wire(message: record_pb2.RecordColumns, space: CodeSpace) -> CodeColumns:
+    """Decodes columns. Checks that they have one length, but not what the keys and attributes are.
+
+    Raises:
+        InvalidRequest: If a column is malformed.
+    """
+    keys = _texts("keys", message.keys, message.key_ends)
+    if len(message.codes) != len(keys) * space.code_bytes:
+        raise InvalidRequest(
+            f"columns: codes have {len(message.codes):,} bytes; {len(keys):,} codes of {space.code_bytes} bytes"
+            f" take {len(keys) * space.code_bytes:,}"
+        )
+    attributes = Texts(b"", np.zeros(len(keys), np.int64))
+    if message.attributes or message.attribute_ends:
+        attributes = _texts("attributes", message.attributes, message.attribute_ends)
+    if len(attributes) != len(keys):
+        raise InvalidRequest(f"columns: {len(attributes):,} attributes for {len(keys):,} keys; send one for each")
+    codes = np.frombuffer(message.codes, np.uint8).reshape(len(keys), space.code_bytes)
+    return CodeColumns(keys, codes, attributes)
+
+
+def _texts(name: str, data: bytes, packed_ends: bytes) -> Texts:
+    if len(packed_ends) % _END.itemsize:
+        raise InvalidRequest(f"columns: the ends of {name} are not 4-byte integers")
+    ends: npt.NDArray[np.int64] = np.frombuffer(packed_ends, _END).astype(np.int64)
+    if (np.diff(ends, prepend=0) < 0).any() or (int(ends[-1]) if len(ends) else 0) != len(data):
+        raise InvalidRequest(f"columns: the ends of {name} must ascend to {len(data):,}, the bytes of {name}")
+    return Texts(data, ends)
