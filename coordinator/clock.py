@@ -7,6 +7,9 @@ import secrets
 import time
 from collections.abc import Callable
 
+import numpy as np
+import numpy.typing as npt
+
 _NODE_BITS = 12
 _COUNTER_BITS = 9
 _STEP = 1 << _NODE_BITS
@@ -31,6 +34,12 @@ class Clock:
         now = self._wall_ms() << (_COUNTER_BITS + _NODE_BITS)
         self._last = max(self._last + _STEP, now) // _STEP * _STEP + self._node
         return self._last
+
+    def reserve(self, count: int) -> npt.NDArray[np.uint64]:
+        """Returns `count` versions, ascending, uint64 (count,), as `next` would."""
+        first = self.next()
+        self._last = first + _STEP * (count - 1)
+        return np.uint64(first) + np.arange(count, dtype=np.uint64) * np.uint64(_STEP)
 
     def observe(self, version: int) -> None:
         """Records a version that another clock issued."""

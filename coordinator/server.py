@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from typing import Any
 
 import grpc
+import numpy as np
+import numpy.typing as npt
 
 from coordinator import backups
 from coordinator.catalog import Catalog
@@ -24,10 +26,11 @@ from coordinator.search import Answer, Searcher
 from coordinator.status import cluster_gauges, cluster_status, coordinator_status
 from coordinator.writes import Writer
 from lookalike import wire
+from lookalike.cluster.columns import CodeColumns
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import InvalidRequest, LookalikeError
 from lookalike.model.indexing import Indexing
-from lookalike.model.records import Outcome, check_count
+from lookalike.model.records import MAX_COLUMN_RECORDS, Outcome, check_count
 from lookalike.model.status import ClusterStatus
 from lookalike.server.admission import Admission
 from lookalike.server.background import BackgroundTasks
@@ -140,7 +143,10 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         self, requests: AsyncIterator[pb.IngestRequest], context: Context
     ) -> AsyncIterator[pb.IngestResponse]:
         def check(request: pb.IngestRequest) -> None:
-            check_count("records", len(request.records))
+            if request.HasField("columns"):
+                check_count("columns", len(wire.columns_from_wire(request.columns)), MAX_COLUMN_RECORDS)
+            else:
+                check_count("records", len(request.records))
 
         stream = IngestStream(self._admission, self._draining, check, self._start_ingest)
         async for answer in stream.answers(requests):
@@ -238,6 +244,9 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
 
     def _start_ingest(self, request: pb.IngestRequest) -> Coroutine[Any, Any, pb.IngestResponse]:
         # Versions follow the order of arrival, whichever message is stored first.
+        if request.HasField("columns"):
+            columns = wire.columns_from_wire(request.columns)
+            return self._ingest_columns(request, columns, self._writer.reserve(len(columns)))
         return self._ingest(request, self._writer.stamp(len(request.records)))
 
     async def _ingest(self, request: pb.IngestRequest, versions: Sequence[int]) -> pb.IngestResponse:
@@ -249,6 +258,17 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         return wire.outcomes_to_wire(
             [Outcome(draft.key, error) for draft, error in zip(drafts, errors, strict=True)]
         )
+
+    async def _ingest_columns(
+        self, request: pb.IngestRequest, columns: CodeColumns, versions: npt.NDArray[np.uint64]
+    ) -> pb.IngestResponse:
+        deadline = asyncio.get_running_loop().time() + WRITE_SECONDS
+        failed = await self._writer.ingest_columns(
+            request.collection, columns, versions, request.fingerprint, deadline
+        )
+        response = wire.outcomes_to_wire(list(failed.values()))
+        response.rows.extend(failed)
+        return response
 
 
 def _deadline(context: Context, default_seconds: float) -> float:

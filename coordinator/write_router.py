@@ -10,11 +10,15 @@ import asyncio
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from coordinator.catalog import Layout
 from coordinator.clock import Clock
 from coordinator.cluster import Cluster
 from coordinator.routing import slots_of_keys
 from coordinator.routing_retry import RoutingRetry
+from lookalike.cluster.columns import VersionedColumns
 from lookalike.cluster.scan import WriteResult
 from lookalike.model.errors import LookalikeError, NotFound, Overloaded, SlotMoved
 from lookalike.model.records import VersionedRecord
@@ -89,6 +93,40 @@ class WriteRouter:
         parts = self._cluster.routing.split(slots, range(len(records)))
         await asyncio.gather(*(store_part(partition, indices) for partition, indices in parts.items()))
         return results
+
+    async def store_columns(
+        self, collection: str, layout: Layout, records: VersionedColumns, deadline: float
+    ) -> dict[int, LookalikeError]:
+        """Stores the records. Those that one call to each partition does not settle, for example because their
+        slots are moving, are stored again by `store`, which is harmless.
+
+        Returns:
+            By index of each record that is not stored, why.
+        """
+        destination = _Destination(collection, layout, deadline)
+        errors: dict[int, LookalikeError] = {}
+
+        async def store_part(partition: int, rows: npt.NDArray[np.intp]) -> None:
+            part = records if len(rows) == len(records) else records.take(rows)
+            try:
+                answers = await self._write(destination, partition, part, may_be_new=False)
+            except LookalikeError as error:
+                errors.update(dict.fromkeys(rows.tolist(), error))
+                return
+            for answer in answers or ():
+                self._clock.observe(answer.newest_version)
+            unsettled = _unsettled(part, answers)
+            again = part.take(unsettled).records() if len(unsettled) else []
+            for row, result in zip(
+                rows[unsettled].tolist(), await self.store(collection, layout, again, deadline), strict=True
+            ):
+                if isinstance(result, LookalikeError):
+                    errors[row] = result
+
+        owners = self._cluster.routing.owners[records.slots]
+        parts = {partition: np.flatnonzero(owners == partition) for partition in np.unique(owners).tolist()}
+        await asyncio.gather(*(store_part(partition, rows) for partition, rows in parts.items()))
+        return errors
 
     async def _store_newest(
         self, destination: _Destination, partition: int, records: list[VersionedRecord], slots: Sequence[int]
@@ -168,7 +206,7 @@ class WriteRouter:
         self,
         destination: _Destination,
         partition: int,
-        records: Sequence[VersionedRecord],
+        records: Sequence[VersionedRecord] | VersionedColumns,
         may_be_new: bool,
     ) -> list[WriteResult] | None:
         """Returns the answers of enough replicas; None if the partition is no longer part of the cluster.
@@ -193,6 +231,18 @@ class WriteRouter:
                 if loop.time() >= give_up_at:
                     raise
             await asyncio.sleep(_PAUSE_SECONDS)
+
+
+def _unsettled(records: VersionedColumns, answers: Sequence[WriteResult] | None) -> npt.NDArray[np.intp]:
+    """The indices of records that the answers of one partition's replicas do not show to be stored wherever they
+    must be, (m,)."""
+    if answers is None:
+        return np.arange(len(records))
+    rows = {row for answer in answers for row in (*answer.refused, *answer.superseded)}
+    moving = list(_forward_to(answers))
+    if moving:
+        rows.update(np.flatnonzero(np.isin(records.slots, moving)).tolist())
+    return np.array(sorted(rows), np.intp)
 
 
 def _forward_to(answers: Sequence[WriteResult]) -> Mapping[int, set[int]]:

@@ -10,17 +10,21 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from coordinator.catalog import Catalog, Layout, NotInLayout
 from coordinator.clock import Clock
 from coordinator.cluster import Cluster
+from coordinator.columns import checked
 from coordinator.encoder_link import EncoderLink
 from coordinator.write_router import WriteRouter
+from lookalike.cluster.columns import CodeColumns, VersionedColumns
 from lookalike.model.draft import Draft
 from lookalike.model.errors import CodeSpaceMismatch, InvalidRequest, LookalikeError, NotFound
 from lookalike.model.features import pack, read
 from lookalike.model.indexing import Indexing
 from lookalike.model.records import (
+    Outcome,
     VersionedRecord,
     attributes_text,
     check_code,
@@ -50,6 +54,10 @@ class Writer:
         self._catalog = catalog
         self._encoder = encoder
         self._clock = clock
+
+    def reserve(self, count: int) -> npt.NDArray[np.uint64]:
+        """As `stamp`, uint64 (count,)."""
+        return self._clock.reserve(count)
 
     def stamp(self, count: int) -> list[int]:
         """Returns `count` versions, ascending: of two records with the same key, the higher version wins."""
@@ -123,6 +131,54 @@ class Writer:
         acknowledged = outcomes.count(None)
         self._count(collection, "ingest", acknowledged, len(outcomes) - acknowledged)
         return outcomes
+
+    async def ingest_columns(
+        self,
+        collection: str,
+        columns: CodeColumns,
+        versions: npt.NDArray[np.uint64],
+        fingerprint: str,
+        deadline: float,
+    ) -> dict[int, Outcome]:
+        """Stores the records that are valid.
+
+        Args:
+            collection: The collection's name.
+            columns: The records.
+            versions: uint64 (n,), the records' versions, from `reserve`.
+            fingerprint: The code space of the codes.
+            deadline: When to give up.
+
+        Returns:
+            By index of each record that is not stored, its outcome.
+        """
+        count = len(versions)
+
+        async def ingest(layout: Layout) -> dict[int, LookalikeError]:
+            layout.space.require(fingerprint, "the write")
+            if layout.indexing.keeps_features:
+                raise NotInLayout("columns: hold no features, which this collection stores; send records")
+            columns.require_width(layout.space)
+            valid = await asyncio.to_thread(checked, columns)
+            errors = dict(valid.errors)
+            records = VersionedColumns(valid.columns, valid.ids, versions[valid.rows], valid.fields)
+            failed = await self._router.store_columns(collection, layout, records, deadline)
+            for row, error in failed.items():
+                if isinstance(error, NotFound | CodeSpaceMismatch):
+                    raise error
+                errors[int(valid.rows[row])] = error
+            return errors
+
+        try:
+            errors = await self._catalog.in_layout(collection, deadline, ingest)
+        except LookalikeError as error:
+            errors = dict.fromkeys(range(count), error)
+        self._count(collection, "ingest", count - len(errors), len(errors))
+        failed = sorted(errors)
+        keys = columns.keys.take(np.array(failed, np.intp)).pieces()
+        return {
+            row: Outcome(key.decode(errors="replace"), errors[row]) for row, key in zip(failed, keys, strict=True)
+        }
 
     async def delete(self, collection: str, keys: Sequence[str], deadline: float) -> int:
         """Deletes records. Returns how many existed."""

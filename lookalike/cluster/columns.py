@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike.cluster.rows import slots_of
+from lookalike.model.codespace import CodeSpace
+from lookalike.model.errors import InvalidRequest
 from lookalike.model.records import VersionedRecord
 
 
@@ -95,6 +97,14 @@ class CodeColumns:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def require_width(self, space: CodeSpace) -> None:
+        """Raises InvalidRequest unless the codes have the code space's width."""
+        if len(self) and self.codes.shape[1] != space.code_bytes:
+            raise InvalidRequest(
+                f"code: the columns' codes have {self.codes.shape[1]} bytes, the collection's have"
+                f" {space.code_bytes} ({space.bits} bits); send exactly that many"
+            )
 
     def take(self, rows: npt.NDArray[np.intp]) -> CodeColumns:
         """Returns the records with these indices, (m,)."""

@@ -37,6 +37,8 @@ MAX_MERGED_BYTES = 2 * MAX_ANSWER_BYTES
 # A version at or above this limit would overflow the hybrid logical clock.
 VERSION_LIMIT = 2**62
 MAX_BATCH_RECORDS = 10_000
+# Records in one message of columns.
+MAX_COLUMN_RECORDS = 16_384
 SLOTS = 1_024
 
 # These are built once, because every record of every write uses them.
@@ -88,10 +90,10 @@ def check_collection_name(name: object) -> str:
     return name
 
 
-def check_count(field: str, count: int) -> None:
+def check_count(field: str, count: int, most: int = MAX_BATCH_RECORDS) -> None:
     """Raises InvalidRequest if a request has too many records or keys, or none."""
-    if not 1 <= count <= MAX_BATCH_RECORDS:
-        raise InvalidRequest(f"{field}: {count:,} in one request; send 1..{MAX_BATCH_RECORDS:,}")
+    if not 1 <= count <= most:
+        raise InvalidRequest(f"{field}: {count:,} in one request; send 1..{most:,}")
 
 
 def check_code(code: bytes, space: CodeSpace, subject: str) -> bytes:
@@ -193,6 +195,13 @@ def _refuse_constant(name: str) -> None:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+scan_json = _DECODER.raw_decode
+"""Decodes the JSON value that a text starts with. Returns it, and where it ends. Raises ValueError if there is
+none."""
+
+encode_attributes = _ENCODER.encode
+"""Encodes a JSON value in the form in which attributes are stored, without checking it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

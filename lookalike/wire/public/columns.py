@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike.cluster.columns import CodeColumns, Texts
-from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import InvalidRequest
 from lookalike.v1 import record_pb2
 
@@ -24,24 +23,22 @@ def columns_to_wire(columns: CodeColumns) -> record_pb2.RecordColumns:
     )
 
 
-def columns_from_wire(message: record_pb2.RecordColumns, space: CodeSpace) -> CodeColumns:
-    """Decodes columns. Checks that they have one length, but not what the keys and attributes are.
+def columns_from_wire(message: record_pb2.RecordColumns) -> CodeColumns:
+    """Decodes columns. Checks that they have one length, but not what the codes, keys and attributes are.
 
     Raises:
         InvalidRequest: If a column is malformed.
     """
     keys = _texts("keys", message.keys, message.key_ends)
-    if len(message.codes) != len(keys) * space.code_bytes:
-        raise InvalidRequest(
-            f"columns: codes have {len(message.codes):,} bytes; {len(keys):,} codes of {space.code_bytes} bytes"
-            f" take {len(keys) * space.code_bytes:,}"
-        )
-    attributes = Texts(b"", np.zeros(len(keys), np.int64))
+    count = len(keys)
+    if count and len(message.codes) % count:
+        raise InvalidRequest(f"columns: {len(message.codes):,} bytes of codes are no {count:,} codes of one width")
+    attributes = Texts(b"", np.zeros(count, np.int64))
     if message.attributes or message.attribute_ends:
         attributes = _texts("attributes", message.attributes, message.attribute_ends)
-    if len(attributes) != len(keys):
-        raise InvalidRequest(f"columns: {len(attributes):,} attributes for {len(keys):,} keys; send one for each")
-    codes = np.frombuffer(message.codes, np.uint8).reshape(len(keys), space.code_bytes)
+    if len(attributes) != count:
+        raise InvalidRequest(f"columns: {len(attributes):,} attributes for {count:,} keys; send one for each")
+    codes = np.frombuffer(message.codes, np.uint8).reshape(count, len(message.codes) // max(count, 1))
     return CodeColumns(keys, codes, attributes)
 
 

@@ -71,7 +71,8 @@ def write_from_wire(
 def _columns_from_wire(
     message: shard_pb2.VersionedColumns, space: CodeSpace, indexing: Indexing
 ) -> VersionedColumns:
-    columns = columns_from_wire(message.columns, space)
+    columns = columns_from_wire(message.columns)
+    columns.require_width(space)
     if indexing.keeps_features:
         raise InvalidRequest("columns: hold no features, which the collection stores; send records")
     if {len(message.ids), len(message.versions)} != {len(columns) * _NUMBER.itemsize}:

@@ -105,7 +105,7 @@ def test_columns_round_trip_over_the_wire() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("columns.codes", b"1234567", "codes have 7 bytes; 2 codes of 8 bytes take 16"),
+        ("columns.codes", b"1234567", "7 bytes of codes are no 2 codes of one width"),
         ("columns.key_ends", b"\x01\0\0\0\xff\0\0\0", "the ends of keys must ascend to 3"),
         ("columns.key_ends", b"\x04\0\0\0\x03\0\0\0", "the ends of keys must ascend to 3"),
         ("columns.key_ends", b"\x01\0\0", "the ends of keys are not 4-byte integers"),
