@@ -154,7 +154,8 @@ def _class(name: str, kind: type) -> Iterator[str]:
     # A dataclass without a docstring has its signature for one.
     if not (dataclasses.is_dataclass(kind) and (kind.__doc__ or "").startswith(f"{name}(")):
         yield from _documentation(kind)
-    for method_name, member in vars(kind).items():
+    bases = [base for base in kind.__mro__ if base.__module__.startswith("lookalike.client")] or [kind]
+    for method_name, member in {name: member for base in bases for name, member in vars(base).items()}.items():
         if method_name.startswith("_") or not (inspect.isfunction(member) or isinstance(member, property)):
             continue
         if kind is lookalike.AsyncClient and hasattr(lookalike.Client, method_name):

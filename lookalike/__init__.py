@@ -2,6 +2,7 @@
 `SearchOptions`, return `SearchResult` with its `Hit`s and `Coverage`, and raise the errors of
 `lookalike.errors`."""
 
+from lookalike.client.arrays import IngestReport
 from lookalike.client.async_client import AsyncClient
 from lookalike.client.sync_client import Client
 from lookalike.model.codespace import CodeSpace
@@ -19,6 +20,7 @@ __all__ = [
     "Collection",
     "Coverage",
     "Hit",
+    "IngestReport",
     "LookalikeError",
     "Outcome",
     "Record",

@@ -5,9 +5,8 @@ change this file, then run `make client`."""
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-import math
-import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from typing import Self, Unpack
 
@@ -23,33 +22,26 @@ from lookalike.client.arguments import (
     one_fingerprint,
     queries_of,
 )
-from lookalike.client.calls import DEFAULT_TIMEOUT_SECONDS, Answer, Call, Calls, seconds_until
+from lookalike.client.arrays import Attributes, Codes, IngestReport, Keys, code_columns, join, split
+from lookalike.client.async_ingest import AsyncIngestStream
+from lookalike.client.async_management import AsyncManagement
+from lookalike.client.calls import DEFAULT_TIMEOUT_SECONDS, Calls
 from lookalike.client.endpoints import AsyncCoordinators
 from lookalike.client.keywords import shows_search_options
-from lookalike.client.resend_buffer import AsyncResendBuffer
-from lookalike.cluster.dump import Head, Mark
-from lookalike.cluster.slots import SlotSet
-from lookalike.model.codespace import CodeSpace
-from lookalike.model.features import NONE
-from lookalike.model.indexing import SCAN, Indexing
+from lookalike.cluster.columns import CodeColumns
 from lookalike.model.records import (
-    Collection,
     Outcome,
     Record,
     SearchResult,
     StoredRecord,
-    VersionedRecord,
     check_collection_name,
 )
 from lookalike.model.search_options import SearchKeywords, SearchOptions
-from lookalike.model.status import ClusterStatus
-from lookalike.transport import tracing
-from lookalike.transport.retry import MAX_ATTEMPTS, Retry, was_never_sent
 from lookalike.transport.tls import Tls
 from lookalike.v1 import search_pb2 as pb
 
 
-class AsyncClient:
+class AsyncClient(AsyncManagement):
     """A connection to a cluster: `AsyncClient("127.0.0.1:7700")`. Bound to the event loop of its first call.
 
     Failures raise the classes of `lookalike.errors`. A call is retried within its timeout while a server or
@@ -76,8 +68,7 @@ class AsyncClient:
         api_key: str | None = None,
         tls: Tls | bool = False,
     ) -> None:
-        self._calls = Calls(timeout)
-        self._coordinators = AsyncCoordinators(grpc.aio, address, api_key, tls)
+        super().__init__(Calls(timeout), AsyncCoordinators(grpc.aio, address, api_key, tls))
 
     async def __aenter__(self) -> Self:
         return self
@@ -229,44 +220,69 @@ class AsyncClient:
                 the stream. It is raised after the outcomes of the records before it.
         """
         fingerprint = await self._fingerprint(collection, self._calls.deadline())
-        failures: list[Exception] = []
 
         async def requests() -> AsyncIterator[pb.IngestRequest]:
-            try:
-                async for batch in async_batches(records):
-                    own = one_fingerprint(batch) or fingerprint
-                    for request in self._calls.ingest_requests(batch, collection, own):
-                        yield request
-            except Exception as error:  # gRPC would hide it
-                failures.append(error)
+            async for batch in async_batches(records):
+                own = one_fingerprint(batch) or fingerprint
+                for request in self._calls.ingest_requests(batch, collection, own):
+                    yield request
 
-        pending = AsyncResendBuffer(requests())
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
-        retry = Retry(deadline)
-        try:
-            while True:
-                coordinator = self._coordinators.next()
-                try:
-                    with tracing.calling("Ingest") as metadata:
-                        send = coordinator.stub.Ingest
-                        left = seconds_until(deadline)
-                        async for response in send(pending.stream(), timeout=left, metadata=metadata):
-                            retry.reset()
-                            pending.acknowledge()
-                            for outcome in response.outcomes:
-                                yield wire.outcome_from_wire(outcome)
-                    break
-                except grpc.RpcError as failure:
-                    error = self._calls.explain(failure, coordinator.address)
-                if self._coordinators.failed(coordinator, error):
-                    continue
-                if not retry.failures:
-                    retry.deadline = min(deadline, self._calls.deadline())
-                await retry.wait_async(error)
-        finally:
-            await pending.close()
-        if failures:
-            raise failures[0]
+        stream = AsyncIngestStream(self._coordinators, self._calls, timeout)
+        async for response in stream.responses(requests()):
+            for outcome in response.outcomes:
+                yield wire.outcome_from_wire(outcome)
+
+    async def ingest_arrays(
+        self,
+        keys: Keys,
+        codes: Codes,
+        attributes: Attributes = None,
+        *,
+        collection: str,
+        fingerprint: str | None = None,
+        timeout: float | None = None,
+    ) -> IngestReport:
+        """Stores many records with codes, several times as fast as `ingest`.
+
+        Args:
+            keys: n strings: a sequence, a NumPy or an Arrow array.
+            codes: n codes: uint8 (n, bits/8), a sequence of bytes, or an Arrow array of binary values.
+            attributes: n mappings; or a pandas DataFrame, an Arrow table or a mapping of names to columns of n
+                values each. Null values are left out.
+            fingerprint: The code space of the codes; the collection's by default.
+            timeout: Seconds for the whole call; unlimited by default.
+
+        Returns:
+            How many records are stored, and why the others are not.
+
+        Raises:
+            InvalidRequest: If a column is malformed, or the collection stores features.
+        """
+        parts = split(code_columns(keys, codes, attributes))
+        sent = self.ingest_columns(parts, collection=collection, fingerprint=fingerprint, timeout=timeout)
+        return join([report async for report in sent])
+
+    async def ingest_columns(
+        self,
+        batches: Iterable[CodeColumns],
+        *,
+        collection: str,
+        fingerprint: str | None = None,
+        timeout: float | None = None,
+    ) -> AsyncIterator[IngestReport]:
+        """Streams columns of at most 16,384 records each to the cluster. Yields a report on each, in order."""
+        own = fingerprint or await self._fingerprint(collection, self._calls.deadline())
+        counts: collections.deque[int] = collections.deque()
+
+        async def requests() -> AsyncIterator[pb.IngestRequest]:
+            for columns in batches:
+                counts.append(len(columns))
+                yield self._calls.ingest_columns(columns, collection, own)
+
+        stream = AsyncIngestStream(self._coordinators, self._calls, timeout)
+        async for response in stream.responses(requests()):
+            failed = map(wire.outcome_from_wire, response.outcomes)
+            yield IngestReport.of(counts.popleft(), dict(zip(response.rows, failed, strict=True)))
 
     async def delete(self, keys: Sequence[str], *, collection: str) -> int:
         """Deletes records by key.
@@ -276,121 +292,7 @@ class AsyncClient:
         """
         return await self._run(self._calls.delete(keys, collection))
 
-    async def create_collection(
-        self,
-        name: str,
-        *,
-        bits: int | None = None,
-        code_space: CodeSpace | None = None,
-        index: str = SCAN,
-        index_attributes: Sequence[str] = (),
-        features: str = NONE,
-        feature_width: int = 0,
-        hash_file: bytes = b"",
-    ) -> Collection:
-        """Creates a collection, by default in the code space of the cluster's encoder.
-
-        Args:
-            name: 1..128 letters, digits, ".", "_" and "-".
-            bits: The width of codes that are made elsewhere.
-            code_space: The code space of codes that are made elsewhere, instead of `bits`.
-            index: "scan", or "mih" if most searches are for close neighbours.
-            index_attributes: Attributes to index: those that filters use often.
-            features: "int8" or "float16" to store features for reranking.
-            feature_width: Values per feature vector, for codes that are made elsewhere.
-            hash_file: The hash file that the codes were computed with; requires `code_space`.
-
-        Raises:
-            InvalidRequest: If an argument is malformed or out of range.
-            AlreadyExists: If the collection exists.
-        """
-        indexing = Indexing(index, tuple(index_attributes), features, feature_width)
-        return await self._run(self._calls.create_collection(name, bits, code_space, indexing, hash_file))
-
-    async def get_collection(self, name: str) -> Collection:
-        """Describes a collection. Raises NotFound."""
-        return await self._run(self._calls.get_collection(name))
-
-    async def get_hash_file(self, name: str) -> bytes:
-        """Returns the collection's hash file, for an encoder's `encoder.hash`; empty if it has none."""
-        return await self._run(self._calls.get_hash_file(name))
-
-    async def list_collections(self) -> list[Collection]:
-        """Lists the collections that the caller may see."""
-        return await self._run(self._calls.list_collections())
-
-    async def drop_collection(self, name: str) -> None:
-        """Deletes a collection and its records. Raises NotFound."""
-        await self._run(self._calls.drop_collection(name))
-
-    async def drain(self, partition: int, *, undo: bool = False) -> int:
-        """Moves all slots off a partition, for maintenance. Returns at once; `status` shows the progress.
-
-        Args:
-            partition: The partition's number, from 0.
-            undo: Give the partition its share of the slots again.
-
-        Returns:
-            The number of slots that the partition still holds.
-        """
-        return await self._run(self._calls.drain(partition, undo))
-
-    async def backup(
-        self, collection: str, slots: SlotSet, since: Sequence[Mark] = ()
-    ) -> AsyncIterator[Head | list[VersionedRecord]]:
-        """Reads one partition's records of these slots. Not retried: call it again for the missing slots.
-
-        Args:
-            slots: bool (1024,), the wanted slots.
-            since: Marks of an earlier backup, to read only the changes since then.
-
-        Yields:
-            First the head, which names the slots that the partition has, then batches of records.
-        """
-        coordinator = self._coordinators.next()
-        try:
-            async for part in coordinator.stub.Backup(wire.dump_request_to_wire(collection, slots, since)):
-                for found in wire.dump_part_from_wire(part):
-                    yield found
-        except grpc.RpcError as failure:
-            error = self._calls.explain(failure, coordinator.address)
-            self._coordinators.failed(coordinator, error)
-            raise error from None
-
-    async def restore(
-        self, records: Sequence[VersionedRecord], collection: str, fingerprint: str, features: str
-    ) -> int:
-        """Stores up to 10,000 records and deletions of a backup as new writes. Returns their number."""
-        return await self._run(self._calls.restore(records, collection, fingerprint, features))
-
-    async def status(self) -> ClusterStatus:
-        """Describes the cluster: its partitions, replicas, encoder, collections and pending moves."""
-        return await self._run(self._calls.status())
-
     async def _fingerprint(self, collection: str, deadline: float) -> str:
         if known := self._calls.fingerprint(check_collection_name(collection)):
             return known
         return (await self._run(self._calls.get_collection(collection), deadline)).code_space.fingerprint
-
-    async def _run(self, call: Call[Answer], deadline: float | None = None) -> Answer:
-        with tracing.calling(call.name) as metadata:
-            return await self._with_retries(call, deadline or self._calls.deadline(), metadata)
-
-    async def _with_retries(
-        self, call: Call[Answer], deadline: float, metadata: tracing.Metadata | None
-    ) -> Answer:
-        retry = Retry(deadline, attempts=MAX_ATTEMPTS)
-        while True:
-            coordinator = self._coordinators.next()
-            remaining = deadline - time.monotonic()
-            try:
-                send = getattr(coordinator.stub, call.name)
-                return call.read(await send(call.request, timeout=remaining, metadata=metadata))
-            except grpc.RpcError as failure:
-                error = self._calls.explain(failure, coordinator.address)
-                is_harmless = call.is_repeatable or was_never_sent(failure)
-            if self._coordinators.failed(coordinator, error) and is_harmless:
-                continue
-            if not call.is_repeatable:
-                raise error
-            await retry.wait_async(error)

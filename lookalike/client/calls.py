@@ -14,6 +14,7 @@ from more_itertools import constrained_batches
 
 from lookalike import wire
 from lookalike.client.arguments import STREAM_RECORDS, checked_keys
+from lookalike.cluster.columns import CodeColumns
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import (
     Cancelled,
@@ -235,6 +236,12 @@ class Calls:
         """Encodes the records as messages of an ingest stream, in order."""
         for part in _messages(records, STREAM_RECORDS, _STREAM_BYTES):
             yield pb.IngestRequest(collection=collection, records=part, fingerprint=fingerprint or "")
+
+    def ingest_columns(self, columns: CodeColumns, collection: str, fingerprint: str) -> pb.IngestRequest:
+        """Encodes columns as a message of an ingest stream."""
+        return pb.IngestRequest(
+            collection=collection, columns=wire.columns_to_wire(columns), fingerprint=fingerprint
+        )
 
     def _read_collection(self, answer: Any) -> Collection:
         return self.learn(wire.collection_from_wire(answer.collection))

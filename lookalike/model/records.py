@@ -152,6 +152,12 @@ def attributes_text(attributes: object) -> str:
     return text
 
 
+def check_json(value: Any) -> Any:
+    """Returns an attribute's value if it is not nested too deep and its names are text. Raises InvalidRequest."""
+    _check_nesting(value, 1)
+    return value
+
+
 def _check_nesting(value: object, depth: int) -> None:
     if not isinstance(value, _NESTED):
         return

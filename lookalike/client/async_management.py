@@ -1,0 +1,143 @@
+"""Owns the calls of `AsyncClient` that manage collections and partitions, and how each call is retried."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+
+import grpc
+
+from lookalike import wire
+from lookalike.client.calls import Answer, Call, Calls
+from lookalike.client.endpoints import AsyncCoordinators
+from lookalike.cluster.dump import Head, Mark
+from lookalike.cluster.slots import SlotSet
+from lookalike.model.codespace import CodeSpace
+from lookalike.model.features import NONE
+from lookalike.model.indexing import SCAN, Indexing
+from lookalike.model.records import Collection, VersionedRecord
+from lookalike.model.status import ClusterStatus
+from lookalike.transport import tracing
+from lookalike.transport.retry import MAX_ATTEMPTS, Retry, was_never_sent
+
+
+class AsyncManagement:
+    """The calls that neither search nor change records. Use `AsyncClient`, which has them."""
+
+    def __init__(self, calls: Calls, coordinators: AsyncCoordinators) -> None:
+        self._calls = calls
+        self._coordinators = coordinators
+
+    async def create_collection(
+        self,
+        name: str,
+        *,
+        bits: int | None = None,
+        code_space: CodeSpace | None = None,
+        index: str = SCAN,
+        index_attributes: Sequence[str] = (),
+        features: str = NONE,
+        feature_width: int = 0,
+        hash_file: bytes = b"",
+    ) -> Collection:
+        """Creates a collection, by default in the code space of the cluster's encoder.
+
+        Args:
+            name: 1..128 letters, digits, ".", "_" and "-".
+            bits: The width of codes that are made elsewhere.
+            code_space: The code space of codes that are made elsewhere, instead of `bits`.
+            index: "scan", or "mih" if most searches are for close neighbours.
+            index_attributes: Attributes to index: those that filters use often.
+            features: "int8" or "float16" to store features for reranking.
+            feature_width: Values per feature vector, for codes that are made elsewhere.
+            hash_file: The hash file that the codes were computed with; requires `code_space`.
+
+        Raises:
+            InvalidRequest: If an argument is malformed or out of range.
+            AlreadyExists: If the collection exists.
+        """
+        indexing = Indexing(index, tuple(index_attributes), features, feature_width)
+        return await self._run(self._calls.create_collection(name, bits, code_space, indexing, hash_file))
+
+    async def get_collection(self, name: str) -> Collection:
+        """Describes a collection. Raises NotFound."""
+        return await self._run(self._calls.get_collection(name))
+
+    async def get_hash_file(self, name: str) -> bytes:
+        """Returns the collection's hash file, for an encoder's `encoder.hash`; empty if it has none."""
+        return await self._run(self._calls.get_hash_file(name))
+
+    async def list_collections(self) -> list[Collection]:
+        """Lists the collections that the caller may see."""
+        return await self._run(self._calls.list_collections())
+
+    async def drop_collection(self, name: str) -> None:
+        """Deletes a collection and its records. Raises NotFound."""
+        await self._run(self._calls.drop_collection(name))
+
+    async def drain(self, partition: int, *, undo: bool = False) -> int:
+        """Moves all slots off a partition, for maintenance. Returns at once; `status` shows the progress.
+
+        Args:
+            partition: The partition's number, from 0.
+            undo: Give the partition its share of the slots again.
+
+        Returns:
+            The number of slots that the partition still holds.
+        """
+        return await self._run(self._calls.drain(partition, undo))
+
+    async def backup(
+        self, collection: str, slots: SlotSet, since: Sequence[Mark] = ()
+    ) -> AsyncIterator[Head | list[VersionedRecord]]:
+        """Reads one partition's records of these slots. Not retried: call it again for the missing slots.
+
+        Args:
+            slots: bool (1024,), the wanted slots.
+            since: Marks of an earlier backup, to read only the changes since then.
+
+        Yields:
+            First the head, which names the slots that the partition has, then batches of records.
+        """
+        coordinator = self._coordinators.next()
+        try:
+            async for part in coordinator.stub.Backup(wire.dump_request_to_wire(collection, slots, since)):
+                for found in wire.dump_part_from_wire(part):
+                    yield found
+        except grpc.RpcError as failure:
+            error = self._calls.explain(failure, coordinator.address)
+            self._coordinators.failed(coordinator, error)
+            raise error from None
+
+    async def restore(
+        self, records: Sequence[VersionedRecord], collection: str, fingerprint: str, features: str
+    ) -> int:
+        """Stores up to 10,000 records and deletions of a backup as new writes. Returns their number."""
+        return await self._run(self._calls.restore(records, collection, fingerprint, features))
+
+    async def status(self) -> ClusterStatus:
+        """Describes the cluster: its partitions, replicas, encoder, collections and pending moves."""
+        return await self._run(self._calls.status())
+
+    async def _run(self, call: Call[Answer], deadline: float | None = None) -> Answer:
+        with tracing.calling(call.name) as metadata:
+            return await self._with_retries(call, deadline or self._calls.deadline(), metadata)
+
+    async def _with_retries(
+        self, call: Call[Answer], deadline: float, metadata: tracing.Metadata | None
+    ) -> Answer:
+        retry = Retry(deadline, attempts=MAX_ATTEMPTS)
+        while True:
+            coordinator = self._coordinators.next()
+            remaining = deadline - time.monotonic()
+            try:
+                send = getattr(coordinator.stub, call.name)
+                return call.read(await send(call.request, timeout=remaining, metadata=metadata))
+            except grpc.RpcError as failure:
+                error = self._calls.explain(failure, coordinator.address)
+                is_harmless = call.is_repeatable or was_never_sent(failure)
+            if self._coordinators.failed(coordinator, error) and is_harmless:
+                continue
+            if not call.is_repeatable:
+                raise error
+            await retry.wait_async(error)
