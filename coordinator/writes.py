@@ -15,9 +15,9 @@ import numpy.typing as npt
 from coordinator.catalog import Catalog, Layout, NotInLayout
 from coordinator.clock import Clock
 from coordinator.cluster import Cluster
-from coordinator.columns import checked
 from coordinator.encoder_link import EncoderLink
 from coordinator.write_router import WriteRouter
+from lookalike.cluster.checked_columns import checked
 from lookalike.cluster.columns import CodeColumns, VersionedColumns
 from lookalike.model.draft import Draft
 from lookalike.model.errors import CodeSpaceMismatch, InvalidRequest, LookalikeError, NotFound

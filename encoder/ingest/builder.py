@@ -9,6 +9,7 @@ import numpy as np
 
 from encoder.hashing import Features, LinearHash, from_bytes
 from encoder.ingest.rows import Precomputed
+from lookalike.cluster.columns import CodeColumns
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import InvalidRequest
 from lookalike.model.indexing import Indexing
@@ -26,6 +27,10 @@ class RecordBuilder:
         self._indexing = indexing
         self._hash_file = hash_file
         self._hash: LinearHash | None = None
+
+    def takes_columns(self, columns: CodeColumns) -> bool:
+        """Whether the collection takes the columns as they are, so that no record must be built."""
+        return columns.codes.shape[1] == self._space.code_bytes and not self._indexing.keeps_features
 
     def build(self, rows: Sequence[Precomputed], invalid: Invalid) -> list[Record]:
         """The records of these rows.

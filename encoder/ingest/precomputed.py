@@ -8,38 +8,64 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from encoder.ingest.builder import RecordBuilder
 from encoder.ingest.dead_letters import DeadLetters
 from encoder.ingest.images import row_url
 from encoder.ingest.rate import SendRate
 from encoder.ingest.rows import Precomputed, precomputed_of, salvage
 from encoder.ingest.selection import Selection
-from encoder.ingest.sending import send
+from encoder.ingest.sending import send, send_columns
 from encoder.ingest.stats import Summary
-from encoder.ingest.tables import Row, Table, Unreadable
+from encoder.ingest.tables import PARQUET, Row, Table, Unreadable
 from encoder.ingest.target import get_or_create, noted_settings, noted_space, require_noted_space
 from lookalike.client.sync_client import Client
+from lookalike.cluster.columns import CodeColumns
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import InvalidRequest, LookalikeError, NotFound
 from lookalike.model.indexing import Indexing
-from lookalike.model.records import Collection, Record
+from lookalike.model.records import Collection, Record, parse_attributes
 
-Batches = Iterable[Sequence[Precomputed]]
+Batches = Iterable[CodeColumns | Sequence[Precomputed]]
 Progress = Callable[[int], None]
 
 
 def read_precomputed(
     tables: Sequence[Table], selection: Selection, dead_letters: DeadLetters, summary: Summary
-) -> Iterator[list[Precomputed]]:
+) -> Iterator[CodeColumns | list[Precomputed]]:
     """The selected records of the tables, in batches; invalid rows go to the dead letters."""
     for table in tables:
         number = 0
-        for rows in table.batches():
-            yield list(selection.apply(_valid(table, number, rows, dead_letters, summary)))
-            number += len(rows)
+        for batch in _batches_of(table, selection):
+            if isinstance(batch, CodeColumns):
+                taken = selection.take(len(batch))
+                summary.found += taken
+                yield batch if taken == len(batch) else batch.take(np.arange(taken))
+            else:
+                yield list(selection.apply(_valid(table, number, batch, dead_letters, summary)))
+            number += len(batch)
             summary.skipped = selection.skipped
             if selection.is_full:
                 return
+
+
+def _batches_of(table: Table, selection: Selection) -> Iterator[CodeColumns | list[Row]]:
+    if table.format == PARQUET and not selection.has_filter:
+        from encoder.ingest import columns
+
+        if columns.fits(table):
+            return columns.batches(table)
+    return table.batches()
+
+
+def _rows_of(columns: CodeColumns) -> list[Precomputed]:
+    """The same records as rows."""
+    texts = columns.attributes.strings()
+    return [
+        Precomputed(key, "", parse_attributes(text), code.tobytes(), None)
+        for key, code, text in zip(columns.keys.strings(), columns.codes, texts, strict=True)
+    ]
 
 
 def _valid(
@@ -107,8 +133,11 @@ def _new_collection(tables: Sequence[Table], batches: Batches) -> tuple[CodeSpac
     if noted is not None:
         return *noted, batches
     batches = iter(batches)
-    first = next((batch for batch in batches if batch), ())
-    code = next((row.code for row in first if row.code is not None), None)
+    first: CodeColumns | Sequence[Precomputed] = next((batch for batch in batches if len(batch)), ())
+    if isinstance(first, CodeColumns):
+        code: bytes | None = first.codes[0].tobytes()
+    else:
+        code = next((row.code for row in first if row.code is not None), None)
     if code is None:
         raise NotFound(
             "collection: it does not exist, and no code in the files says how wide its codes are; create it first"
@@ -141,21 +170,37 @@ def run(
     """
     builder = builder_for(client, target)
 
-    def built() -> Iterator[list[Record]]:
-        for batch in batches:
-            records = builder.build(batch, _note_invalid(dead_letters, summary))
+    def built(parts: Iterable[Any]) -> Iterator[list[Record]]:
+        for part in parts:
+            records = builder.build(part, _note_invalid(dead_letters, summary))
             bucket.take(len(records))
             summary.bytes += sum(len(record.code or b"") for record in records)
             yield records
+
+    def metered(parts: Iterable[Any]) -> Iterator[CodeColumns]:
+        for part in parts:
+            bucket.take(len(part))
+            summary.bytes += part.codes.nbytes
+            yield part
 
     def refused(record: Record, error: LookalikeError) -> None:
         summary.not_stored += 1
         code = bytes(record.code or b"")
         dead_letters.add("", record.key, f"not stored: {error.message}", record.attributes, code)
 
-    for count in send(client, target.name, built(), patience_seconds, refused):
-        summary.stored += count
-        progress(count)
+    def fitting() -> Iterator[CodeColumns | Sequence[Precomputed]]:
+        for batch in batches:
+            if isinstance(batch, CodeColumns) and not builder.takes_columns(batch):
+                yield _rows_of(batch)
+            else:
+                yield batch
+
+    for is_columns, group in itertools.groupby(fitting(), lambda batch: isinstance(batch, CodeColumns)):
+        prepare: Callable[[Iterable[Any]], Iterator[Any]] = metered if is_columns else built
+        send_all = send_columns if is_columns else send
+        for count in send_all(client, target.name, prepare(group), patience_seconds, refused):
+            summary.stored += count
+            progress(count)
 
 
 def dry_run(
@@ -167,7 +212,8 @@ def dry_run(
 ) -> None:
     """Checks every record as the cluster would, and counts in `summary` how many could be stored."""
     for batch in batches:
-        records = builder.build(batch, _note_invalid(dead_letters, summary))
+        rows = _rows_of(batch) if isinstance(batch, CodeColumns) else batch
+        records = builder.build(rows, _note_invalid(dead_letters, summary))
         summary.encoded += len(records)
         summary.bytes += sum(len(record.code or b"") for record in records)
         progress(len(batch))

@@ -34,7 +34,8 @@ from lookalike.model.errors import InvalidRequest
 from lookalike.model.records import attributes_text, check_key, parse_attributes
 from lookalike.model.thumbnails import check_thumbnail
 
-_NAMES = frozenset("key image uri code feature features thumbnail attributes version".split())
+# Columns that are not attributes.
+NAMES = frozenset("key image uri code feature features thumbnail attributes version".split())
 _CODES = frozenset(("code", "feature", "features"))
 _IMAGES = frozenset(("image", "uri"))
 
@@ -133,7 +134,7 @@ def _key(row: Mapping[str, Any], default: str) -> str:
 
 def _attributes(row: Mapping[str, Any]) -> dict[str, Any]:
     if "attributes" not in row:
-        return {name: _plain(name, row[name]) for name in row if name not in _NAMES and not _is_missing(row[name])}
+        return {name: _plain(name, row[name]) for name in row if name not in NAMES and not _is_missing(row[name])}
     given = row["attributes"]
     if isinstance(given, str | None):
         return parse_attributes(given or "")

@@ -30,6 +30,18 @@ class Selection:
         """Whether the limit is reached."""
         return self._left == 0
 
+    @property
+    def has_filter(self) -> bool:
+        """Whether records are selected by their attributes."""
+        return self._where is not None
+
+    def take(self, count: int) -> int:
+        """Selects the next `count` records, or as many as the limit leaves. Returns how many."""
+        if self._left is not None:
+            count = min(count, self._left)
+            self._left -= count
+        return count
+
     def apply(self, items: Iterable[Item]) -> Iterator[Item]:
         """The selected items. Reads no further than the last of them."""
         if self.is_full:

@@ -11,7 +11,10 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 
+import numpy as np
+
 from lookalike.client.sync_client import Client
+from lookalike.cluster.columns import CodeColumns
 from lookalike.model.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -20,7 +23,7 @@ from lookalike.model.errors import (
     Overloaded,
     PartitionUnavailable,
 )
-from lookalike.model.records import Record
+from lookalike.model.records import Record, parse_attributes
 from lookalike.transport.retry import Backoff
 
 _STREAM_SECONDS = 120.0
@@ -92,6 +95,61 @@ def send(
             yield retry()
     yield stored
     yield retry()
+
+
+def send_columns(
+    client: Client, collection: str, batches: Iterator[CodeColumns], patience_seconds: float, refused: Refusal
+) -> Iterator[int]:
+    """As `send`, for records as columns, one message for each batch.
+
+    Args:
+        client: A client of the cluster.
+        collection: The name of the collection.
+        batches: The records.
+        patience_seconds: How long to retry while the cluster accepts no record.
+        refused: Called with each record that the cluster refuses for good, and the reason.
+
+    Yields:
+        How many more records are stored.
+
+    Raises:
+        LookalikeError: The cluster's error, once it accepted no record for `patience_seconds`.
+    """
+    failed: dict[str, Record] = {}
+    is_first = True
+    while failed or is_first:
+        yield resend(client, collection, failed.values(), patience_seconds, refused)
+        failed.clear()
+        is_first = False
+        sent: collections.deque[CodeColumns] = collections.deque()
+
+        def until_one_fails(sent: collections.deque[CodeColumns] = sent) -> Iterator[CodeColumns]:
+            # After a failure nothing new is sent: the record that failed must not overwrite a later one.
+            while not failed and (columns := next(batches, None)) is not None:
+                sent.append(columns)
+                yield columns
+
+        for report in client.ingest_columns(until_one_fails(), collection=collection):
+            columns = sent.popleft()
+            stored = report.stored
+            if failed:
+                later = failed.keys() & columns.keys.strings()
+                stored += len(later)
+                for key in later:
+                    del failed[key]
+            for row, error in report.errors.items():
+                record = _record_of(columns, row)
+                if isinstance(error, _TRANSIENT):
+                    failed[record.key] = record
+                elif isinstance(error, LookalikeError):
+                    refused(record, error)
+            yield stored
+
+
+def _record_of(columns: CodeColumns, row: int) -> Record:
+    one = columns.take(np.array([row]))
+    (key,), (text,) = one.keys.strings(), one.attributes.strings()
+    return Record(key, code=one.codes[0].tobytes(), attributes=parse_attributes(text))
 
 
 def resend(

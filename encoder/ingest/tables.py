@@ -63,7 +63,7 @@ class Table:
 
     def batches(self) -> Iterator[list[Row]]:
         """Yields all rows in order, in batches. Raises InvalidRequest when the file cannot be read."""
-        with _explained(self.url):
+        with explained(self.url):
             yield from _READERS[self.format](self)
 
 
@@ -81,7 +81,7 @@ def _ending(path: str) -> str:
 def find_tables(path: str, format: str) -> list[Table]:
     """Finds tables: the file at a path or URL, the files that a glob matches, or the files of this format in a
     folder. Raises InvalidRequest if there is no such file, or if one of the files cannot be read."""
-    with _explained(path):
+    with explained(path):
         system, root = url_to_fs(path)
         if "://" not in root and is_glob(system, root):
             files = system.glob(root, detail=True)
@@ -98,7 +98,7 @@ def find_tables(path: str, format: str) -> list[Table]:
 
 def _open(url: str, format: str, mark: str) -> Table:
     # An error must name the file, not the folder or glob.
-    with _explained(url):
+    with explained(url):
         return _open_parquet(url, mark) if format == PARQUET else _open_text(url, format, mark)
 
 
@@ -201,7 +201,7 @@ def _coco(table: Table) -> Iterator[list[Row]]:
 _READERS = {PARQUET: _parquet, JSONL: _json_lines, CSV: _csv, COCO: _coco}
 
 
-class _explained:
+class explained:
     """Turns failures of reading a file into an InvalidRequest that names the path."""
 
     def __init__(self, path: str) -> None:

@@ -87,7 +87,7 @@ def split(columns: CodeColumns) -> Iterator[CodeColumns]:
 def texts_of_keys(keys: Keys) -> Texts:
     """Returns keys as a column. Raises InvalidRequest."""
     if _is_arrow(keys):
-        return _arrow_texts("keys", keys)
+        return texts_of_arrow("keys", keys)
     if isinstance(keys, str | bytes) or not isinstance(keys, Iterable):
         raise InvalidRequest(f"keys: is one {type(keys).__name__}; give a list of strings or an array")
     values = keys.tolist() if isinstance(keys, np.ndarray) else list(keys)
@@ -160,7 +160,7 @@ def _is_arrow(value: object) -> bool:
     return type(value).__module__.partition(".")[0] == "pyarrow"
 
 
-def _arrow_texts(field: str, array: Any) -> Texts:
+def texts_of_arrow(field: str, array: Any) -> Texts:
     """The strings of an Arrow array, without an object for each."""
     import pyarrow as pa
 
