@@ -28,6 +28,7 @@ from lookalike.local.supervisor import Supervisor
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.indexing import Indexing
 from shard.store import Store
+from shard.store_rows import COLUMNS, HEAD
 
 ROWS = 100_000
 BITS = 256
@@ -61,9 +62,9 @@ def _label(row: int) -> str:
 def _sqlite(path: Path, codes: np.ndarray[Any, np.dtype[np.uint8]]) -> float:
     """Returns the rows per second of SQLite alone."""
     Store.create(path, CodeSpace(BITS), Indexing())
+    head = bytes(HEAD.itemsize)
     rows = [
-        (row, _key(row), row * 7_919, row, bytes(code), json.dumps({"label": _label(row)}), row)
-        for row, code in enumerate(codes)
+        (row, head + bytes(code), _key(row), json.dumps({"label": _label(row)})) for row, code in enumerate(codes)
     ]
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA synchronous = FULL")
@@ -71,8 +72,7 @@ def _sqlite(path: Path, codes: np.ndarray[Any, np.dtype[np.uint8]]) -> float:
     for start in range(0, len(rows), _COMMIT_ROWS):
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany(
-            "INSERT OR REPLACE INTO records (number, key, id, version, code, attributes, checksum)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            f"INSERT INTO records ({COLUMNS}) VALUES (?, ?, ?, ?)",
             rows[start : start + _COMMIT_ROWS],
         )
         connection.execute("COMMIT")

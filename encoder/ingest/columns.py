@@ -35,7 +35,7 @@ def fits(table: Table) -> bool:
 def batches(table: Table) -> Iterator[CodeColumns | list[Row]]:
     """Yields all rows of a table that `fits`, in order: as columns, or as rows if one of them is special."""
     with explained(table.url), fsspec.open(table.url, "rb") as file:
-        for batch in parquet.ParquetFile(file).iter_batches(MAX_COLUMN_RECORDS, columns=sorted(table.columns)):
+        for batch in parquet.ParquetFile(file).iter_batches(MAX_COLUMN_RECORDS):
             yield columns_of(batch) or batch.to_pylist()
 
 
@@ -52,10 +52,13 @@ def columns_of(batch: pa.RecordBatch) -> CodeColumns | None:
             values = _json_values(column)
             if values is None:
                 return None
-            members.append(pc.binary_join_element_wise(encode_attributes(name) + ":", values, ""))
+            members.append(
+                pc.fill_null(pc.binary_join_element_wise(f",{encode_attributes(name)}:", values, ""), "")
+            )
     if not members:
         return CodeColumns(keys, codes, Texts(b"", np.zeros(len(keys), np.int64)))
-    inner = pc.binary_join_element_wise(*members, ",", null_handling="skip")
+    # Not joined by commas with null_handling="skip": pyarrow 26.0.1 then drops rows whose values are all null.
+    inner = pc.utf8_slice_codeunits(pc.binary_join_element_wise(*members, ""), 1)
     attributes = texts_of_arrow("attributes", pc.binary_join_element_wise("{", inner, "}", ""))
     if (attributes.sizes > MAX_ATTRIBUTES_BYTES).any() or b"\\u0000" in attributes.data:
         return None
