@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import codes, connections, demo, encoder, fusion, ingest, observe, replicas, search, system
+from benchmarks import codes, connections, demo, encoder, fusion, ingest, observe, replicas, scale, search, system
 from shard.bench.timing import processor
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] 
     "ingest": lambda options: ingest.measure(options.images),
     "observe": lambda options: observe.measure(options.seconds, options.rounds),
     "replicas": lambda options: replicas.measure(options.rows, options.seconds),
+    "scale": lambda options: scale.measure(options.millions),
     "search": lambda options: search.measure(options.images),
     "system": lambda options: system.measure(options.rows, options.seconds, options.rounds),
 }
@@ -47,6 +48,9 @@ def main() -> None:
         "--seconds", type=float, default=system.SECONDS, help="seconds of load per round (default: %(default)s)"
     )
     load.add_argument("--rounds", type=int, default=system.ROUNDS, help="rounds (default: %(default)s)")
+    parser.add_argument(
+        "--millions", type=int, default=10, help="rows of scale, in millions (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     names = list(BENCHMARKS) if arguments.name == "all" else [arguments.name]
     print(
