@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,10 @@ from lookalike.server.config import ClusterConfig, EncoderConfig, TracingConfig
 from lookalike.transport.channels import open_channel
 from lookalike.transport.tls import Tls, channel_credentials
 from tests import preloaded, units
+from tests.ray_head import ray_head
 from tests.spans import Collector, collecting
 
-# Shards and coordinators of test clusters are forked from a process that has imported them.
+# The processes of test clusters are forked from processes that have imported them.
 assert hasattr(spawner, "subprocess")
 spawner.subprocess = preloaded
 
@@ -57,14 +58,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> units.UnitSc
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the longest units first, and fails if a test that starts the encoder cluster is in another unit."""
+    """Puts the longest units first, and fails if a test that starts Ray is in another unit."""
     for item in items:
-        if "encoder_cluster" in getattr(item, "fixturenames", ()) and units.unit_of(item.nodeid) != units.ENCODER:
+        uses_ray = not {"encoder_cluster", "ray"}.isdisjoint(getattr(item, "fixturenames", ()))
+        if uses_ray and units.unit_of(item.nodeid) != units.ENCODER:
             raise pytest.UsageError(f"{item.nodeid}: add it to the encoder unit in tests/units.py")
     items.sort(key=units.start_order)
 
 
-# Stops the encoder cluster, whose idle Ray would take a tenth of a core until the end of the session.
+# Stops the encoder cluster and the jobs' Ray: an idle Ray takes a tenth of a core until the end of the session.
 _encoder_cluster = contextlib.ExitStack()
 
 
@@ -209,6 +211,12 @@ def encoder_cluster(encoder_spans: Collector, tmp_path_factory: pytest.TempPathF
     cluster.start()
     yield cluster
     _encoder_cluster.close()
+
+
+@pytest.fixture(scope="session")
+def ray() -> Mapping[str, str]:
+    """The environment variables that make an image job join a running Ray cluster."""
+    return _encoder_cluster.enter_context(ray_head())
 
 
 @pytest.fixture

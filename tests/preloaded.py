@@ -1,8 +1,9 @@
-"""Owns a fork server for the shards and coordinators of test clusters.
+"""Owns fork servers for the processes of test clusters and for image jobs.
 
-Starting Python and importing gRPC and Numba costs a process 0.8 s of CPU. The fork server imports them once and
-forks for each process, which then runs the same `main` as `python -m shard`. The tests of `lookalike up`, of
-deployments and of chaos start processes in the ordinary way.
+Starting Python and importing gRPC and Numba costs a shard or a coordinator 0.8 s of CPU; importing torch and Ray
+costs an encoder or an image job 7 s. A fork server imports them once and forks for each process, which then runs
+the same `main` as `python -m shard`. The tests of `lookalike up`, of deployments and of chaos start processes in
+the ordinary way.
 
 The names `Popen`, `PIPE` and `TimeoutExpired` let this module replace `subprocess` in lookalike/local/process.py.
 """
@@ -19,14 +20,33 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from subprocess import PIPE, TimeoutExpired
 from typing import IO, Any
 
 __all__ = ["PIPE", "Popen", "TimeoutExpired"]
-_MODULES = ("shard", "coordinator")
+# The fork server of each module that `python -m` runs.
+_SERVER_OF = {
+    "shard": "light",
+    "coordinator": "light",
+    "encoder": "heavy",
+    "lookalike": "heavy",
+    "tests.faults.failing_process": "heavy",
+    "tests.ray_head": "heavy",
+}
+# What the heavy fork server's modules import only when they need it. None of these starts a thread.
+_TORCH_AND_RAY = (
+    "encoder.deployment",
+    "encoder.front",
+    "encoder.ingest.command",
+    "encoder.ingest.job",
+    "encoder.preflight",
+    "encoder.ray_session",
+)
 _MESSAGE_BYTES = 1 << 20
 _POLL_SECONDS = 0.02
 
@@ -34,12 +54,12 @@ _POLL_SECONDS = 0.02
 class _ForkServer:
     """The client of a fork server. Threads may share it."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._lock = threading.Lock()
         self._socket = own
         with other:
-            self._process = subprocess.Popen([sys.executable, "-m", __name__], stdin=other.fileno())
+            self._process = subprocess.Popen([sys.executable, "-m", __name__, name], stdin=other.fileno())
         atexit.register(self._close)
 
     def ask(self, request: dict[str, Any], files: list[int]) -> int | None:
@@ -55,22 +75,36 @@ class _ForkServer:
 
 
 @functools.cache
-def _fork_server() -> _ForkServer:
-    return _ForkServer()
+def _fork_server(name: str) -> _ForkServer:
+    return _ForkServer(name)
 
 
 class _Forked(subprocess.Popen[bytes]):
-    """A process that the fork server started: what the supervisor uses of `subprocess.Popen`."""
+    """A process that a fork server started: what the supervisor uses of `subprocess.Popen`."""
 
-    def __init__(self, module: str, arguments: list[str], output: IO[bytes]) -> None:
+    def __init__(
+        self,
+        module: str,
+        arguments: Sequence[str],
+        output: IO[bytes],
+        errors: IO[bytes],
+        environment: Mapping[str, str] | None,
+    ) -> None:
         self._child_created = False  # the fork server reaps it
         self.returncode: int | None = None
         self.args = [sys.executable, "-m", module, *arguments]
         reading, writing = os.pipe()
         self.stdin = os.fdopen(writing, "wb")
-        request = {"start": module, "arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd()}
+        self.stdout = self.stderr = None
+        self._server = _fork_server(_SERVER_OF[module])
+        request = {
+            "start": module,
+            "arguments": list(arguments),
+            "environment": dict(os.environ if environment is None else environment),
+            "folder": os.getcwd(),
+        }
         try:
-            pid = _fork_server().ask(request, [reading, output.fileno()])
+            pid = self._server.ask(request, [reading, output.fileno(), errors.fileno()])
         finally:
             os.close(reading)
         assert pid is not None
@@ -78,7 +112,7 @@ class _Forked(subprocess.Popen[bytes]):
 
     def poll(self) -> int | None:
         if self.returncode is None:
-            self.returncode = _fork_server().ask({"poll": self.pid}, [])
+            self.returncode = self._server.ask({"poll": self.pid}, [])
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -90,26 +124,49 @@ class _Forked(subprocess.Popen[bytes]):
         return code
 
 
-def Popen(command: list[str], **options: Any) -> subprocess.Popen[bytes]:  # stands in for the class
-    """Forks a shard or a coordinator, and starts any other command as `subprocess.Popen` does."""
-    if command[1] == "-m" and command[2] in _MODULES:
-        return _Forked(command[2], command[3:], options["stdout"])
+def Popen(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:  # stands in for the class
+    """Forks if a fork server has the command's module, and otherwise starts it as `subprocess.Popen` does."""
+    if command[1] == "-m" and command[2] in _SERVER_OF:
+        output = options["stdout"]
+        return _Forked(command[2], command[3:], output, options.get("stderr", output), options.get("env"))
     return subprocess.Popen(command, **options)
+
+
+def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs a forked command to its end, without input, and returns its exit code and what it wrote."""
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        process = Popen(command, stdout=output, stderr=errors, env=environment)
+        assert process.stdin is not None
+        process.stdin.close()
+        code = process.wait()
+        written = []
+        for file in (output, errors):
+            file.seek(0)
+            written.append(file.read().decode())
+    return subprocess.CompletedProcess(command, code, *written)
 
 
 def main() -> None:
     """Serves requests on standard input, which is a socket, until the other end closes."""
-    for module in _MODULES:
-        importlib.import_module(f"{module}.__main__")
-    from shard.kernel import CodeMatrix
+    server = sys.argv[1]
+    before = set(os.environ)
+    for module in (module for module, name in _SERVER_OF.items() if name == server):
+        _entry_of(module)
+    if server == "light":
+        from shard.kernel import CodeMatrix
 
-    CodeMatrix(64).warm_up()
+        CodeMatrix(64).warm_up()
+    else:
+        for module in _TORCH_AND_RAY:
+            importlib.import_module(module)
+    # A process that imports these modules itself sets these variables.
+    defaults = {name: value for name, value in os.environ.items() if name not in before}
     gc.collect()
     gc.freeze()  # else each child's first collection copies all pages
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     requests = socket.socket(fileno=0)
     while True:
-        message, files, _, _ = socket.recv_fds(requests, _MESSAGE_BYTES, 2)
+        message, files, _, _ = socket.recv_fds(requests, _MESSAGE_BYTES, 3)
         if not message:
             return
         request = json.loads(message)
@@ -120,6 +177,7 @@ def main() -> None:
             answer = os.fork()
             if answer == 0:
                 requests.detach()
+                request["environment"] = {**defaults, **request["environment"]}
                 _run(request, *files)
             os.setpgid(answer, answer)
             for file in files:
@@ -127,19 +185,25 @@ def main() -> None:
         requests.send(json.dumps(answer).encode())
 
 
-def _run(request: dict[str, Any], standard_input: int, output: int) -> None:
+def _run(request: dict[str, Any], standard_input: int, output: int, errors: int) -> None:
     """Runs a module in this child; never returns."""
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for file, number in ((standard_input, 0), (output, 1), (output, 2)):
+    for file, number in ((standard_input, 0), (output, 1), (errors, 2)):
         os.dup2(file, number)
-    os.closerange(3, max(standard_input, output) + 1)
+    os.closerange(3, max(standard_input, output, errors) + 1)
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(Path(request["folder"]))
     sys.argv = [request["start"], *request["arguments"]]
-    sys.modules[f"{request['start']}.__main__"].main()
+    _entry_of(request["start"]).main()
     sys.exit(0)
+
+
+def _entry_of(module: str) -> Any:
+    """What `python -m` runs: the package's `__main__`, or the module itself."""
+    found = importlib.import_module(module)
+    return importlib.import_module(f"{module}.__main__") if hasattr(found, "__path__") else found
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -42,7 +42,13 @@ def web(photographs: Path) -> Iterator[str]:
 
 
 def test_one_job_reads_images_from_every_kind_of_table(
-    encoder_cluster: Cluster, client: Client, photographs: Path, images: list[Path], web: str, tmp_path: Path
+    encoder_cluster: Cluster,
+    ray: Mapping[str, str],
+    client: Client,
+    photographs: Path,
+    images: list[Path],
+    web: str,
+    tmp_path: Path,
 ) -> None:
     """The same picture from each source must get the same code. One run, because Ray takes seconds to start."""
     data = [path.read_bytes() for path in images]
@@ -80,7 +86,7 @@ def test_one_job_reads_images_from_every_kind_of_table(
     client.create_collection("tables")
     client.upsert([Record("p1", code=bytes(32), attributes=stored.attributes)], collection="tables")
 
-    summary = ingest(encoder_cluster, report, tmp_path / "again.jsonl", *tables)
+    summary = ingest(encoder_cluster, ray, report, tmp_path / "again.jsonl", *tables)
     assert (summary["found"], summary["stored"], summary["skipped"]) == (12, 6, 1)
     assert (summary["already_stored"], summary["unreadable"]) == (1, 4)
     assert set(letters(report)) == {"bad", "gone", str(images[0])}

@@ -6,9 +6,8 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from lookalike import Client, CodeSpace, Record
 from lookalike.model.errors import CannotStart, CodeSpaceMismatch, InvalidRequest, PartitionUnavailable
 from lookalike.server.config import EncoderConfig
 from lookalike.v1 import encoder_pb2, encoder_pb2_grpc
+from tests import preloaded
 from tests.conftest import Cluster, running_cluster, wait_until
 
 
@@ -45,9 +45,10 @@ def job(cluster: Cluster, *arguments: object) -> list[str]:
     ]  # fmt: skip
 
 
-def ingest(cluster: Cluster, report: Path, *arguments: object) -> dict[str, Any]:
+def ingest(cluster: Cluster, ray: Mapping[str, str], report: Path, *arguments: object) -> dict[str, Any]:
+    """Runs a job that joins the Ray cluster of the environment variables `ray`; returns its summary."""
     command = job(cluster, *arguments, "--report", report, "--workers", 1)
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = preloaded.run(command, {**os.environ, **ray})
     assert result.returncode == 0, result.stderr
     summary: dict[str, Any] = json.loads(result.stdout)
     return summary
@@ -120,7 +121,7 @@ def test_the_encoder_describes_its_code_space_and_returns_features(
 
 
 def test_a_job_stores_readable_images_and_reports_the_others(
-    encoder_cluster: Cluster, client: Client, photographs: Path, tmp_path: Path
+    encoder_cluster: Cluster, ray: Mapping[str, str], client: Client, photographs: Path, tmp_path: Path
 ) -> None:
     folder, report = tmp_path / "photos", tmp_path / "report.jsonl"
     images = sorted(photographs.rglob("*.jpg"))[:6]
@@ -131,7 +132,7 @@ def test_a_job_stores_readable_images_and_reports_the_others(
     (folder / "text.jpg").write_text("no image")
     (folder / "empty.png").touch()
     (folder / "cut.jpg").write_bytes(images[0].read_bytes()[:2_000])
-    first = ingest(encoder_cluster, report, folder, "--collection", "job")
+    first = ingest(encoder_cluster, ray, report, folder, "--collection", "job")
     assert (first["found"], first["stored"], first["unreadable"]) == (9, 6, 3)
     reasons = {line["key"]: line["reason"] for line in map(json.loads, report.read_text().splitlines())}
     assert set(reasons) == {"text.jpg", "empty.png", "cut.jpg"}
@@ -140,7 +141,7 @@ def test_a_job_stores_readable_images_and_reports_the_others(
     assert record.attributes["label"] == images[0].parent.name
     versions = {r.key: r.version for r in _records(client, folder)}
     (folder / record.key).write_bytes(images[5].read_bytes())
-    again = ingest(encoder_cluster, report, folder, "--collection", "job")
+    again = ingest(encoder_cluster, ray, report, folder, "--collection", "job")
     assert (again["stored"], again["already_stored"], again["unreadable"]) == (1, 5, 3)
     changed = {r.key for r in _records(client, folder) if r.version != versions[r.key]}
     assert changed == {record.key}
@@ -157,7 +158,7 @@ def test_a_job_with_a_different_encoder_is_rejected_and_stores_nothing(
     client.create_collection("refused")
     command = job(encoder_cluster, photographs, "--collection", "refused", "--report", tmp_path / "r")
     environment = {**os.environ, "LOOKALIKE__ENCODER__SEED": "5"}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    result = preloaded.run(command, environment)
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1
     assert "this job makes" in result.stderr
@@ -165,7 +166,7 @@ def test_a_job_with_a_different_encoder_is_rejected_and_stores_nothing(
 
 
 def test_a_killed_job_resumes_after_its_acknowledged_images(
-    encoder_cluster: Cluster, client: Client, photographs: Path, tmp_path: Path
+    encoder_cluster: Cluster, ray: Mapping[str, str], client: Client, photographs: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "many"
     folder.mkdir()
@@ -175,16 +176,16 @@ def test_a_killed_job_resumes_after_its_acknowledged_images(
         (folder / f"{number:04d}.jpg").write_bytes(images[number % len(images)])
     client.create_collection("resumed")
     command = job(encoder_cluster, folder, "--collection", "resumed", "--report", tmp_path / "r", "--workers", 1)
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until(lambda: client.get_collection("resumed").rows > 0, 60)
-    children = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    process.wait()
+    # It starts its own Ray, which must end with it.
+    with (tmp_path / "output").open("wb") as output, preloaded.Popen(command, stdout=output) as process:
+        wait_until(lambda: client.get_collection("resumed").rows > 0, 60)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
     wait_until(lambda: not any(child.is_running() for child in children), 30)
     acknowledged = client.get_collection("resumed").rows
     assert 0 < acknowledged < total
     before = {r.key: r.version for r in client.get([f"{n:04d}.jpg" for n in range(total)], collection="resumed")}
-    summary = ingest(encoder_cluster, tmp_path / "r", folder, "--collection", "resumed")
+    summary = ingest(encoder_cluster, ray, tmp_path / "r", folder, "--collection", "resumed")
     assert (summary["already_stored"], summary["stored"]) == (acknowledged, total - acknowledged)
     after = {r.key: r.version for r in client.get([f"{n:04d}.jpg" for n in range(total)], collection="resumed")}
     assert len(after) == total
@@ -207,11 +208,16 @@ def test_a_killed_encoder_is_an_error_until_it_restarts(
 
 
 def test_images_are_scored_by_projections_and_stored_features(
-    encoder_cluster: Cluster, client: Client, photographs: Path, model: EncoderModel, tmp_path: Path
+    encoder_cluster: Cluster,
+    ray: Mapping[str, str],
+    client: Client,
+    photographs: Path,
+    model: EncoderModel,
+    tmp_path: Path,
 ) -> None:
     client.create_collection("scored", features="float16")
     assert client.get_collection("scored").indexing.feature_width == 1280
-    summary = ingest(encoder_cluster, tmp_path / "report.jsonl", photographs, "--collection", "scored")
+    summary = ingest(encoder_cluster, ray, tmp_path / "report.jsonl", photographs, "--collection", "scored")
     paths = {str(path.relative_to(photographs)): path for path in photographs.rglob("*.jpg")}
     assert summary["stored"] == len(paths) == client.get_collection("scored").rows
     one = client.upsert([Record("alone", image=next(iter(paths.values())))], collection="scored")
@@ -244,9 +250,8 @@ def test_images_are_scored_by_projections_and_stored_features(
 def test_a_collection_returns_its_fitted_hash(photographs: Path, tmp_path: Path) -> None:
     fitted, given_back = tmp_path / "itq.npz", tmp_path / "back.npz"
     command = [sys.executable, "-m", "lookalike", "fit", str(photographs), "--output", str(fitted), "--json"]
-    made = subprocess.run(
-        [*command, "--method", "itq", "--bits", "64"], capture_output=True, text=True, check=True
-    )
+    made = preloaded.run([*command, "--method", "itq", "--bits", "64"])
+    assert made.returncode == 0, made.stderr
     assert json.loads(made.stdout)["images"] == 40
     image = sorted(photographs.rglob("*.jpg"))[3]
     spec = EncoderSpec.from_config(EncoderConfig(hash=fitted))
@@ -259,7 +264,7 @@ def test_a_collection_returns_its_fitted_hash(photographs: Path, tmp_path: Path)
         hits = client.search(image=image, score="asymmetric", collection="itq").hits
         assert [(hit.key, hit.distance, hit.score) for hit in hits] == [("a", 0, 1.0)]
         command = [sys.executable, "-m", "lookalike", "collection", "hash", "itq", "--output", str(given_back)]
-        subprocess.run([*command, "--server", own.address], check=True, stdout=subprocess.PIPE)
+        assert preloaded.run([*command, "--server", own.address]).returncode == 0
     assert given_back.read_bytes() == fitted.read_bytes()
     with pytest.raises(CannotStart, match="was fitted to other features"):
         EncoderModel(dataclasses.replace(spec, layer="classifier"))
