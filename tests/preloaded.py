@@ -1,4 +1,4 @@
-"""Owns fork servers for the processes of test clusters and for image jobs.
+"""Owns fork servers for the processes of test clusters, for image jobs and for the commands of documents.
 
 Starting Python and importing gRPC and Numba costs a shard or a coordinator 0.8 s of CPU; importing torch and Ray
 costs an encoder or an image job 7 s. A fork server imports them once and forks for each process, which then runs
@@ -26,18 +26,16 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from subprocess import PIPE, TimeoutExpired
-from typing import IO, Any
+from typing import Any
 
 __all__ = ["PIPE", "Popen", "TimeoutExpired"]
-# The fork server of each module that `python -m` runs.
-_SERVER_OF = {
-    "shard": "light",
-    "coordinator": "light",
-    "encoder": "heavy",
-    "lookalike": "heavy",
-    "tests.faults.failing_process": "heavy",
-    "tests.ray_head": "heavy",
+# The modules that each fork server runs as `python -m` does.
+_MODULES = {
+    "light": ("shard", "coordinator", "lookalike"),
+    "heavy": ("encoder", "lookalike", "tests.faults.failing_process", "tests.ray_head"),
 }
+# The commands of `lookalike` that import torch.
+_HEAVY_COMMANDS = ("demo", "evaluate", "fit", "ingest", "train")
 # What the heavy fork server's modules import only when they need it. None of these starts a thread.
 _TORCH_AND_RAY = (
     "encoder.deployment",
@@ -82,31 +80,26 @@ def _fork_server(name: str) -> _ForkServer:
 class _Forked(subprocess.Popen[bytes]):
     """A process that a fork server started: what the supervisor uses of `subprocess.Popen`."""
 
-    def __init__(
-        self,
-        module: str,
-        arguments: Sequence[str],
-        output: IO[bytes],
-        errors: IO[bytes],
-        environment: Mapping[str, str] | None,
-    ) -> None:
+    def __init__(self, command: Sequence[str], files: tuple[int | None, int, int], **place: Any) -> None:
+        """files: standard input, None for a pipe; standard output; standard error. place: `environment` and
+        `folder`, if they are not those of this process."""
         self._child_created = False  # the fork server reaps it
         self.returncode: int | None = None
-        self.args = [sys.executable, "-m", module, *arguments]
-        reading, writing = os.pipe()
-        self.stdin = os.fdopen(writing, "wb")
-        self.stdout = self.stderr = None
-        self._server = _fork_server(_SERVER_OF[module])
-        request = {
-            "start": module,
-            "arguments": list(arguments),
-            "environment": dict(os.environ if environment is None else environment),
-            "folder": os.getcwd(),
-        }
+        self.args = command
+        self.stdin = self.stdout = self.stderr = None
+        module, *arguments = command[2:]
+        self._server = _fork_server(_server_of(module, arguments))
+        request = {"start": module, "arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd()}
+        standard_input, *others = files
+        reading = standard_input
+        if reading is None:
+            reading, writing = os.pipe()
+            self.stdin = os.fdopen(writing, "wb")
         try:
-            pid = self._server.ask(request, [reading, output.fileno(), errors.fileno()])
+            pid = self._server.ask(request | place, [reading, *others])
         finally:
-            os.close(reading)
+            if standard_input is None:
+                os.close(reading)
         assert pid is not None
         self.pid = pid
 
@@ -126,16 +119,27 @@ class _Forked(subprocess.Popen[bytes]):
 
 def Popen(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:  # stands in for the class
     """Forks if a fork server has the command's module, and otherwise starts it as `subprocess.Popen` does."""
-    if command[1] == "-m" and command[2] in _SERVER_OF:
-        output = options["stdout"]
-        return _Forked(command[2], command[3:], output, options.get("stderr", output), options.get("env"))
-    return subprocess.Popen(command, **options)
+    if command[1] != "-m" or not any(command[2] in modules for modules in _MODULES.values()):
+        return subprocess.Popen(command, **options)
+    output = options["stdout"].fileno()
+    errors = options["stderr"].fileno() if "stderr" in options else output
+    place = {"environment": dict(options["env"])} if "env" in options else {}
+    return _Forked(command, (None, output, errors), **place)
+
+
+def fork(
+    command: Sequence[str], files: tuple[int, int, int], environment: Mapping[str, str], folder: str
+) -> subprocess.Popen[bytes]:
+    """Forks for a command, with its standard files, environment and folder."""
+    return _Forked(command, files, environment=environment, folder=folder)
 
 
 def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Runs a forked command to its end, without input, and returns its exit code and what it wrote."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-        process = Popen(command, stdout=output, stderr=errors, env=environment)
+        process = Popen(
+            command, stdout=output, stderr=errors, env=os.environ if environment is None else environment
+        )
         assert process.stdin is not None
         process.stdin.close()
         code = process.wait()
@@ -150,7 +154,7 @@ def main() -> None:
     """Serves requests on standard input, which is a socket, until the other end closes."""
     server = sys.argv[1]
     before = set(os.environ)
-    for module in (module for module, name in _SERVER_OF.items() if name == server):
+    for module in _MODULES[server]:
         _entry_of(module)
     if server == "light":
         from shard.kernel import CodeMatrix
@@ -183,6 +187,13 @@ def main() -> None:
             for file in files:
                 os.close(file)
         requests.send(json.dumps(answer).encode())
+
+
+def _server_of(module: str, arguments: Sequence[str]) -> str:
+    """The fork server for a command."""
+    if module == "lookalike":
+        return "heavy" if arguments and arguments[0] in _HEAVY_COMMANDS else "light"
+    return "light" if module in _MODULES["light"] else "heavy"
 
 
 def _run(request: dict[str, Any], standard_input: int, output: int, errors: int) -> None:

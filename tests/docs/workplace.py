@@ -3,6 +3,7 @@ the addresses of a real cluster in place of the documented ones."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import psutil
 from lookalike.local.ephemeral import ephemeral_config
 from lookalike.server.config import ClusterConfig
 from tests.docs.blocks import ROOT, Block
+from tests.docs.forked import fork_listener
 
 BLOCK_SECONDS = 240
 # The largest cluster that a document starts.
@@ -52,6 +54,8 @@ class Workplace:
             "127.0.0.1:7780": config.coordinator.web,
             "/srv/lookalike": str(self._up_data),
         }
+        self._resources = contextlib.ExitStack()
+        self._fork_socket = self._resources.enter_context(fork_listener())
         self._environment = self._make_environment(config, running is not None)
 
     def run(self, block: Block) -> subprocess.CompletedProcess[str]:
@@ -86,6 +90,7 @@ class Workplace:
 
     def close(self) -> None:
         """Stops the clusters that `lookalike up` started."""
+        self._resources.close()
         left = [psutil.Process(int(file.read_text())) for file in self._folder.glob("up-*.pid")]
         for process in left:
             process.terminate()
@@ -107,6 +112,7 @@ class Workplace:
             **{name: value for name, value in os.environ.items() if not name.startswith("LOOKALIKE_")},
             "HOME": str(self._home),
             "PATH": os.pathsep.join(map(str, (_STAND_INS, Path(sys.executable).parent, os.environ["PATH"]))),
+            "FORK_SOCKET": str(self._fork_socket),
             "PYTHON": sys.executable,
             "PYTHONPATH": str(ROOT),
             "REPOSITORY": str(ROOT),
