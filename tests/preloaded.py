@@ -31,11 +31,11 @@ from typing import Any
 __all__ = ["PIPE", "Popen", "TimeoutExpired"]
 # The modules that each fork server runs as `python -m` does.
 _MODULES = {
-    "light": ("shard", "coordinator", "lookalike"),
+    "light": ("shard", "coordinator", "lookalike", "tests.faults.failing_process"),
     "heavy": ("encoder", "lookalike", "tests.faults.failing_process", "tests.ray_head"),
 }
-# The commands of `lookalike` that import torch.
-_HEAVY_COMMANDS = ("demo", "evaluate", "fit", "ingest", "train")
+# The first arguments of `lookalike` and `failing_process` that need the heavy one.
+_HEAVY = ("demo", "encoder", "evaluate", "fit", "ingest", "train")
 # What the heavy fork server's modules import only when they need it. None of these starts a thread.
 _TORCH_AND_RAY = (
     "encoder.deployment",
@@ -191,9 +191,9 @@ def main() -> None:
 
 def _server_of(module: str, arguments: Sequence[str]) -> str:
     """The fork server for a command."""
-    if module == "lookalike":
-        return "heavy" if arguments and arguments[0] in _HEAVY_COMMANDS else "light"
-    return "light" if module in _MODULES["light"] else "heavy"
+    if module in _MODULES["light"] and not (arguments and arguments[0] in _HEAVY):
+        return "light"
+    return "heavy"
 
 
 def _run(request: dict[str, Any], standard_input: int, output: int, errors: int) -> None:

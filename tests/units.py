@@ -1,7 +1,8 @@
 """Owns the units in which tests are given to workers: all tests of a unit run on one worker, in order.
 
-A file is a unit, because its tests share fixtures. Tests that need the encoder cluster are one unit over several
-files, so that Ray starts once. A test of a file that shares nothing is a unit of its own.
+A file is a unit, because its tests share fixtures. Tests that need torch and Ray in several processes are one unit
+over several files, so that the encoder cluster starts once and one process imports both for all. A test of a file
+that shares nothing is a unit of its own.
 
 pytest-xdist 3.8.0 has marks for this (`--dist loadgroup`), but they have no effect with pytest 9.2.0: xdist
 appends the group to `Item._nodeid`, which that version of pytest does not read."""
@@ -17,6 +18,8 @@ _ENCODER_TESTS = (
     "tests/cluster/test_batch_images.py",
     "tests/cluster/test_observe.py::test_the_encoder_reports_images_and_replicas",
     "tests/cluster/test_tracing.py::test_a_trace_spans_the_encoder",
+    "tests/deploy/test_rayservice.py",
+    "tests/faults/test_background_tasks.py::test_replica_watch_of_the_encoder_restarts_and_exits_on_a_bug",
     "tests/web/test_docs.py",
     "tests/web/test_search_page.py",
     "tests/docs/test_commands.py::test_commands_of_a_document_run[README.md]",
@@ -26,7 +29,6 @@ _ENCODER_TESTS = (
 # Long tests first: a long one that starts last would run alone.
 _INDEPENDENT = (
     "tests/docs/test_commands.py",
-    "tests/deploy/test_rayservice.py",
     "tests/deploy/test_real_processes.py",
     "tests/faults/test_background_tasks.py",
     "tests/faults/test_resharding.py",

@@ -18,6 +18,7 @@ from lookalike.server.config import ClusterConfig, EncoderConfig, dump_config
 from lookalike.server.lifecycle import EXIT_BACKGROUND_FAILED
 from lookalike.v1 import shard_pb2 as pb
 from lookalike.v1.shard_pb2_grpc import ShardServiceStub
+from tests import preloaded
 from tests.conftest import wait_until
 from tests.faults.test_full_disk import small_disk  # noqa: F401 -- a fixture
 
@@ -59,7 +60,7 @@ def running(
     path.write_text(dump_config(config))
     command = [sys.executable, "-m", "tests.faults.failing_process", process, *faults, "--"]
     command += ["--config", str(path), *arguments]
-    with log.open("wb") as errors, subprocess.Popen(command, stderr=errors) as popen:
+    with log.open("wb") as errors, preloaded.Popen(command, stdout=errors) as popen:
         try:
             yield Running(popen, path, log)
         finally:
