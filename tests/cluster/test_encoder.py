@@ -247,7 +247,12 @@ def test_images_are_scored_by_projections_and_stored_features(
     assert client.get_hash_file("scored") == model.hash.to_bytes()
 
 
-def test_a_collection_returns_its_fitted_hash(photographs: Path, tmp_path: Path) -> None:
+def test_a_collection_returns_its_fitted_hash(
+    ray: Mapping[str, str], photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its encoder joins a running Ray cluster."""
+    for name, value in ray.items():
+        monkeypatch.setenv(name, value)
     fitted, given_back = tmp_path / "itq.npz", tmp_path / "back.npz"
     command = [sys.executable, "-m", "lookalike", "fit", str(photographs), "--output", str(fitted), "--json"]
     made = preloaded.run([*command, "--method", "itq", "--bits", "64"])

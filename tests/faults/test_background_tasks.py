@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import grpc
@@ -149,7 +149,11 @@ def test_process_exits_with_one_line_after_a_bug_in_a_task(
     assert failing.errors.count("Traceback") == 1
 
 
-def test_replica_watch_of_the_encoder_restarts_and_exits_on_a_bug(tmp_path: Path) -> None:
+def test_replica_watch_of_the_encoder_restarts_and_exits_on_a_bug(
+    ray: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in ray.items():
+        monkeypatch.setenv(name, value)
     config = ephemeral_config(tmp_path, 1, EncoderConfig(bits=64))
     faults = [f"{REPLICA_WATCH}@1=OSError,2=TypeError"]
     with running("encoder", config, tmp_path, faults=faults) as encoder:
