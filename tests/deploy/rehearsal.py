@@ -31,11 +31,12 @@ CODES = np.random.default_rng(1).integers(0, 256, (RECORDS, BYTES), np.uint8)
 
 @dataclasses.dataclass
 class Rehearsal:
-    """One deployment folder, and its running containers."""
+    """One deployment folder, and its running containers. compiled: a folder from `compile_once`."""
 
     hosts: Hosts
     folder: Path
     read: Callable[[], list[Container]]
+    compiled: Path
 
     def follow(self) -> list[Container]:
         """Starts the containers that the manifests have added, and stops those that they no longer have."""
@@ -43,6 +44,10 @@ class Rehearsal:
         running = set(self.hosts.names())
         self.hosts.stop(*sorted(running - set(wanted)))
         for name in sorted(set(wanted) - running):
+            if wanted[name].component == "shard":
+                volume = wanted[name].mounts["/var/lib/lookalike"]
+                assert volume is not None
+                shutil.copytree(self.compiled, volume / "numba", dirs_exist_ok=True)
             self.hosts.start(wanted[name])
         return list(wanted.values())
 
@@ -86,8 +91,7 @@ def main() -> None:
             return list(from_kubernetes(documents, mounted, secrets, data))
 
     small(folder, replicas=1 if kind == "compose" else 2)
-    show = Rehearsal(Hosts(work), folder, read)
-    compile_once([one for one in read() if one.component == "shard"])
+    show = Rehearsal(Hosts(work), folder, read, compile_once(work / "compiled"))
     try:
         coordinators = rehearse(show)
         if kind == "kubernetes":
@@ -96,20 +100,13 @@ def main() -> None:
         show.hosts.stop(*show.hosts.names())
 
 
-def compile_once(shards: list[Container]) -> None:
-    """Copies Numba's cache into each shard's volume, as if the shard had run before: compiling takes five
-    seconds."""
-    first, *others = dict.fromkeys(one.mounts["/var/lib/lookalike"] for one in shards)
-    assert first is not None
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(first / "numba")}
-    search = (
-        "import numpy as np; from shard.kernel import CodeMatrix; m = CodeMatrix(bits=64);"
-        "m.append(np.zeros((1, 8), np.uint8), np.zeros(1, np.uint64)); m.search(np.zeros((1, 8), np.uint8), k=1)"
-    )
-    subprocess.run([sys.executable, "-c", search], env=environment, check=True)
-    for other in others:
-        assert other is not None
-        shutil.copytree(first / "numba", other / "numba")
+def compile_once(folder: Path) -> Path:
+    """Fills Numba's cache for the shards, as if each had run before: compiling takes five seconds. Returns the
+    cache's folder."""
+    program = "from shard.kernel import CodeMatrix; CodeMatrix(64).warm_up()"
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder)}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+    return folder
 
 
 def rehearse(show: Rehearsal) -> list[str]:
