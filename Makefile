@@ -23,6 +23,8 @@ setup: .venv/.installed  ## Create .venv and install everything into it, once
 demo: setup  ## Run the demo: real photographs, four shards, demo.html (ARGS="--keep" keeps it running)
 	$(BIN)/lookalike demo $(ARGS)
 
+# Bytecode is kept whatever the environment says, because the tests start hundreds of processes.
+test: export PYTHONDONTWRITEBYTECODE =
 test: setup  ## Run all checks and tests, as CI does (ARGS goes to pytest; WORKERS=1 runs them sequentially)
 	@$(MAKE) --no-print-directory -j 2 check
 	$(BIN)/pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)
