@@ -36,7 +36,7 @@ _MODULES = {
 }
 # The first arguments of `lookalike` and `failing_process` that need the heavy one.
 _HEAVY = ("demo", "encoder", "evaluate", "fit", "ingest", "train")
-# What the heavy fork server's modules import only when they need it. None of these starts a thread.
+# What the heavy fork server's modules import only when they need it.
 _TORCH_AND_RAY = (
     "encoder.deployment",
     "encoder.front",
