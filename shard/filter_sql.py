@@ -3,14 +3,37 @@ always bound as parameters; the SQL text consists of this file's own literals on
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Iterable, Sequence
 
 from lookalike.model.filters import And, Equals, Exists, Filter, In, Not, Or, Range, Scalar
+from lookalike.model.records import encode_attributes
 
 Parameters = list[str | int | float]
-# SQL conditions on an element's {type} and {value}, each with its parameters. One of them must hold.
-Tests = list[tuple[str, Parameters]]
-_NUMBER = "{type} IN ('integer', 'real')"
+_FEW_TEXTS = 8
+_TEXT = ("text",)
+_NUMBERS = ("integer", "real")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Test:
+    """A condition on a JSON value.
+
+    Attributes:
+        types: The types of the value for which the condition may hold, as json_type returns them.
+        condition: SQL, with {value} in place of the value.
+        parameters: The parameters of the condition.
+    """
+
+    types: tuple[str, ...]
+    condition: str
+    parameters: Parameters
+
+    def sql(self, type: str, value: str) -> str:
+        """Returns the condition on a value whose type and value are these SQL expressions."""
+        types = ", ".join(f"'{name}'" for name in self.types)
+        return f"({type} IN ({types}) AND {self.condition.format(value=value)})"
 
 
 def columns_of(position: int, field: str) -> str:
@@ -65,27 +88,53 @@ def _path(field: str) -> str:
     return "$" + "".join(f'."{name}"' for name in field.split("."))
 
 
-def _some_element(field: str, tests: Tests, indexed: Sequence[str]) -> tuple[str, Parameters]:
-    """Returns SQL that is true if the field's value, or any element of a value that is an array, passes a test.
-    json_each returns a scalar as one element. It would also iterate over an object, so objects are excluded."""
+def _some_element(field: str, tests: Sequence[_Test], indexed: Sequence[str]) -> tuple[str, Parameters]:
+    """Returns SQL that is true if the field's value, or any element of a value that is an array, passes a test."""
     path = _path(field)
-    element = " OR ".join(test.format(type="e.type", value="e.value") for test, _ in tests)
-    values = [value for _, values in tests for value in values]
-    some = f"EXISTS (SELECT 1 FROM json_each(attributes, ?) AS e WHERE {element})"
-    if field not in indexed:
-        return f"(coalesce(json_type(attributes, ?), 'object') <> 'object' AND {some})", [path, path, *values]
-    columns = {"type": f"type_{indexed.index(field)}", "value": f"value_{indexed.index(field)}"}
-    scalar = " OR ".join(test.format(**columns) for test, _ in tests)
-    return f"({scalar} OR ({columns['type']} = 'array' AND {some}))", [*values, path, *values]
+    values = [value for test in tests for value in test.parameters]
+    some = " OR ".join(test.sql("e.type", "e.value") for test in tests)
+    element = f"EXISTS (SELECT 1 FROM json_each(attributes, ?) AS e WHERE {some})"
+    if field in indexed:
+        type, value = f"type_{indexed.index(field)}", f"value_{indexed.index(field)}"
+        scalar = " OR ".join(test.sql(type, value) for test in tests)
+        return f"({scalar} OR ({type} = 'array' AND {element}))", [*values, path, *values]
+    # The JSON is the slow part: each row is parsed once for its type, and again only if the type can pass.
+    cases: list[str] = []
+    parameters: Parameters = [path]
+    for test in tests:
+        condition = test.condition.format(value="json_extract(attributes, ?)")
+        paths = [path] * test.condition.count("{value}")
+        for name in test.types:
+            cases.append(f"WHEN '{name}' THEN {condition}")
+            parameters += _interleaved(test.condition, paths, test.parameters)
+    texts, quoted = _containing(tests)
+    sql = f"({texts}CASE json_type(attributes, ?) {' '.join(cases)} WHEN 'array' THEN {element} ELSE FALSE END)"
+    return sql, [*quoted, *parameters, path, *values]
 
 
-def _equals_any(values: Iterable[Scalar]) -> Tests:
+def _interleaved(condition: str, paths: Sequence[str], values: Parameters) -> Parameters:
+    """The parameters of a condition in the order of its SQL: a path for each {value}, a value for each ?."""
+    sources = {"{value}": iter(paths), "?": iter(values)}
+    return [next(sources[token]) for token in re.findall(r"\{value\}|\?", condition)]
+
+
+def _containing(tests: Sequence[_Test]) -> tuple[str, Parameters]:
+    """Returns SQL, to precede a test for a few texts, that rules most rows out without parsing their JSON: as all
+    attributes are in one form, those that have a text as a value contain it in quotation marks."""
+    values = [value for test in tests for value in test.parameters]
+    if any(test.types != _TEXT for test in tests) or len(values) > _FEW_TEXTS:
+        return "", []
+    quoted: Parameters = [encode_attributes(value) for value in values]
+    return f"({' OR '.join(['instr(attributes, ?) > 0'] * len(quoted))}) AND ", quoted
+
+
+def _equals_any(values: Iterable[Scalar]) -> list[_Test]:
     texts: Parameters = []
     numbers: Parameters = []
-    tests: Tests = []
+    tests: list[_Test] = []
     for value in values:
         if isinstance(value, bool):
-            test: tuple[str, Parameters] = ("{type} = 'true'" if value else "{type} = 'false'", [])
+            test = _Test(("true",) if value else ("false",), "TRUE", [])
             if test not in tests:
                 tests.append(test)
         elif isinstance(value, str):
@@ -93,13 +142,13 @@ def _equals_any(values: Iterable[Scalar]) -> Tests:
         else:
             numbers.append(value)
     if texts:
-        tests.append((f"({{type}} = 'text' AND {{value}} IN ({_marks(texts)}))", texts))
+        tests.append(_Test(_TEXT, f"{{value}} IN ({_marks(texts)})", texts))
     if numbers:
-        tests.append((f"({_NUMBER} AND {{value}} IN ({_marks(numbers)}))", numbers))
+        tests.append(_Test(_NUMBERS, f"{{value}} IN ({_marks(numbers)})", numbers))
     return tests
 
 
-def _within(condition: Range) -> Tests:
+def _within(condition: Range) -> list[_Test]:
     bounds = [
         (">", condition.gt),
         (">=", condition.gte),
@@ -107,8 +156,8 @@ def _within(condition: Range) -> Tests:
         ("<=", condition.lte),
     ]
     given = [(operator, bound) for operator, bound in bounds if bound is not None]
-    test = " AND ".join([_NUMBER, *(f"{{value}} {operator} ?" for operator, _ in given)])
-    return [(f"({test})", [bound for _, bound in given])]
+    test = " AND ".join(f"{{value}} {operator} ?" for operator, _ in given)
+    return [_Test(_NUMBERS, test, [bound for _, bound in given])]
 
 
 def _marks(values: Parameters) -> str:
