@@ -2,23 +2,25 @@
 codes differ in at most `max_distance` bits. Two records of a group may differ in more bits if other records
 connect them.
 
-The groups are exact for the moment when the collection was read. The cluster runs one range search for every
-distinct code: records with equal codes share it. A result with k hits may be truncated. The job then repeats that
-search with a larger k; if k is at its limit, or if comparing codes in this process costs less, the job compares
-the code with all others itself. Records written while the job runs may be missing from the groups. Distances are
-always those between the codes that were read."""
+The groups are exact for the moment when the collection was read. This job compares the codes itself (`join`). If
+that takes too many comparisons, because the distance is large or many codes are alike, the cluster runs a range
+search for every distinct code. A result with k hits may be truncated: its search is repeated with a larger k or,
+if that costs more or k is at its limit, this job compares the code with all others. Records written while the job
+runs may be missing; hits are checked against the codes that were read."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from more_itertools import chunked
 
 from lookalike.client.sync_client import Client
 from lookalike.cluster.slots import SlotSet
+from lookalike.jobs.dedup import join
+from lookalike.jobs.dedup.join import Codes, Report
+from lookalike.jobs.dedup.roots import Numbers, Roots
 from lookalike.jobs.partitions import read_all_slots, read_part
 from lookalike.model.errors import InvalidRequest
 from lookalike.model.records import MAX_BATCH_HITS, MAX_BATCH_QUERIES, MAX_K, Collection
@@ -26,13 +28,8 @@ from lookalike.model.records import MAX_BATCH_HITS, MAX_BATCH_QUERIES, MAX_K, Co
 _FIRST_K = 100
 # The most bytes that the keys in one response may have; well below the limit on the size of a message.
 _ANSWER_BYTES = 8 * 1024 * 1024
-_COMPARED_BYTES = 64 * 1024 * 1024
 # How many codes this process compares in the time that the cluster takes to find and send one hit.
 _CODES_A_HIT = 100
-
-Codes = npt.NDArray[np.uint8]
-Numbers = npt.NDArray[np.int64]
-Report = Callable[[int], None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -106,35 +103,12 @@ def find_groups(
     """
     if not snapshot.keys:
         return []
-    distinct, numbers = np.unique(snapshot.codes, axis=0, return_inverse=True)
-    numbers = numbers.ravel()
-    number_of = dict(zip(snapshot.keys, numbers.tolist(), strict=True))
-    roots = Roots(len(distinct))
-    search = _Search(client, collection, distinct, number_of, max_distance, roots)
-    search.all(report, first_k)
+    codes, numbers = join.number_codes(snapshot.codes)
+    roots = Roots(len(codes))
+    if not join.join_near(codes, max_distance, roots, report):
+        number_of = dict(zip(snapshot.keys, numbers.tolist(), strict=True))
+        _Search(client, collection, codes, number_of, max_distance, roots).all(report, first_k)
     return _groups(snapshot, roots.all()[numbers])
-
-
-class Roots:
-    """A union-find forest over 0..count-1. A parent is never larger than its child."""
-
-    def __init__(self, count: int) -> None:
-        self._parents = np.arange(count)
-
-    def join(self, number: int, others: Numbers) -> None:
-        """Connects a number with others. The smallest root becomes the root of all."""
-        near = np.append(others, number)
-        roots = self._of(np.unique(self._parents[near]))
-        self._parents[roots] = self._parents[near] = roots.min()
-
-    def all(self) -> Numbers:
-        """The root of each number."""
-        return self._of(self._parents)
-
-    def _of(self, numbers: Numbers) -> Numbers:
-        while not np.array_equal(parents := self._parents[numbers], numbers):
-            numbers = parents
-        return numbers
 
 
 class _Search:
@@ -152,7 +126,7 @@ class _Search:
         self._client = client
         self._collection = collection
         self._codes = codes
-        self._words = _as_words(codes)
+        self._words = join.as_words(codes)
         self._number_of = number_of
         self._max_distance = max_distance
         self._roots = roots
@@ -188,51 +162,44 @@ class _Search:
             max_distance=self._max_distance, include_attributes=False,
         )  # fmt: skip
         truncated = []
+        left: list[int] = []
+        right: list[int] = []
         for number, result in zip(numbers, results, strict=True):
             # The snapshot has no code, or an older code, for a record that was written after it.
-            found = {self._number_of.get(hit.key) for hit in result.hits}
-            self._join(number, [other for other in found if other is not None and other != number])
+            found = {self._number_of.get(hit.key) for hit in result.hits} - {None, number}
+            right += [other for other in found if other is not None]
+            left += [number] * len(found)
             if len(result.hits) == k:
                 truncated.append(number)
             else:
                 self._done += 1
+        self._join(np.array(left, np.int64), np.array(right, np.int64))
         return truncated
 
-    def _join(self, number: int, others: Sequence[int]) -> None:
-        if not others:
-            return
-        near = _distances(self._words[others], self._words[number]) <= self._max_distance
-        self._roots.join(number, np.array(others)[near])
+    def _join(self, left: Numbers, right: Numbers) -> None:
+        near = join.distances(self._words, left, right) <= self._max_distance
+        self._roots.join(left[near], right[near])
 
     def _compare_with_all(self, number: int) -> None:
-        step = max(1, _COMPARED_BYTES // self._codes.shape[1])
-        for start in range(0, len(self._words), step):
-            distances = _distances(self._words[start : start + step], self._words[number])
-            self._roots.join(number, start + np.flatnonzero(distances <= self._max_distance))
+        others = np.arange(len(self._words))
+        self._join(np.full_like(others, number), others)
         self._done += 1
 
 
-def _as_words(codes: Codes) -> npt.NDArray[np.uint64]:
-    """Codes as uint64 (n, words), padded with zeros, to compare eight bytes at a time."""
-    return np.pad(codes, ((0, 0), (0, -codes.shape[1] % 8))).view(np.uint64)
-
-
-def _distances(words: npt.NDArray[np.uint64], one: npt.NDArray[np.uint64]) -> Numbers:
-    """The distance of each row of `words` from `one`, in bits."""
-    distances: Numbers = np.bitwise_count(words ^ one).sum(axis=1, dtype=np.int64)
-    return distances
-
-
 def _groups(snapshot: Snapshot, roots: Numbers) -> list[Group]:
-    order = np.argsort(roots, kind="stable")
-    bounds = np.flatnonzero(np.diff(roots[order])) + 1
-    groups = []
-    for members in np.split(order, bounds):
-        if len(members) > 1:
-            rows = sorted(members.tolist(), key=lambda row: snapshot.keys[row])
-            codes = snapshot.codes[rows]
-            distances = np.bitwise_count(codes ^ codes[0]).sum(axis=1, dtype=np.int64)
-            groups.append(Group(tuple(snapshot.keys[row] for row in rows), tuple(distances.tolist())))
+    """The groups of records with the same root, int64 (records,)."""
+    rows = np.flatnonzero(np.bincount(roots)[roots] > 1)
+    rows = np.array(sorted(rows.tolist(), key=snapshot.keys.__getitem__), np.int64)
+    rows = rows[np.argsort(roots[rows], kind="stable")]
+    starts = np.flatnonzero(np.diff(roots[rows], prepend=-1))
+    sizes = np.diff(starts, append=len(rows))
+    words = join.as_words(snapshot.codes)
+    distances = join.distances(words, rows, np.repeat(rows[starts], sizes)).tolist()
+    keys = [snapshot.keys[row] for row in rows.tolist()]
+    groups = [
+        Group(tuple(keys[start : start + size]), tuple(distances[start : start + size]))
+        for start, size in zip(starts.tolist(), sizes.tolist(), strict=True)
+    ]
     return sorted(groups, key=lambda group: (-len(group.keys), group.keys[0]))
 
 
