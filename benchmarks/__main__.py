@@ -10,12 +10,26 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import codes, connections, demo, encoder, fusion, ingest, observe, replicas, scale, search, system
+from benchmarks import (
+    codes,
+    connections,
+    dedup,
+    demo,
+    encoder,
+    fusion,
+    ingest,
+    observe,
+    replicas,
+    scale,
+    search,
+    system,
+)
 from shard.bench.timing import processor
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
     "codes": lambda options: codes.measure(min(options.rows, codes.ROWS)),
     "connections": lambda options: connections.measure(options.rows, options.seconds, options.rounds),
+    "dedup": lambda options: dedup.measure(min(options.rows, dedup.ROWS)),
     "demo": lambda options: demo.measure(options.images),
     "encoder": lambda options: _in_folder(lambda work: encoder.measure(options.images, work)),
     "fusion": lambda options: fusion.measure(options.images),

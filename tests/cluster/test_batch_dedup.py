@@ -21,6 +21,13 @@ JPEG = b"\xff\xd8\xff" + b"j" * 300
 Groups = list[list[str]]
 
 
+@pytest.fixture(params=["comparisons", "range searches"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How near codes are found. With so few codes, the job would always compare them itself."""
+    if request.param == "range searches":
+        monkeypatch.setattr("lookalike.jobs.dedup.join.CANDIDATES_PER_CODE", -1)
+
+
 def near_codes(rng: np.random.Generator, seeds: int, each: int, flips: int) -> np.ndarray:
     """Random codes, each with others around it."""
     bits = np.repeat(rng.integers(0, 2, (seeds, 64), np.uint8), each, axis=0)
@@ -58,6 +65,7 @@ def found(client: Client, collection: str, max_distance: int, first_k: int = 100
     return [list(group.keys) for group in groups]
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("codes_a_hit", [0, 100])
 @pytest.mark.parametrize(("max_distance", "first_k"), [(0, 100), (4, 100), (4, 1), (4, 2), (16, 3)])
 def test_groups_are_those_of_all_pairs(
@@ -74,6 +82,7 @@ def test_groups_are_those_of_all_pairs(
     assert expected
 
 
+@pytest.mark.usefixtures("way")
 def test_many_equal_codes_and_their_neighbors_form_one_group(client: Client, collection: str) -> None:
     rng = np.random.default_rng(9)
     flood = np.zeros((3_000, 8), np.uint8)
@@ -87,6 +96,7 @@ def test_many_equal_codes_and_their_neighbors_form_one_group(client: Client, col
     assert sorted(map(sorted, groups[1:])) == sorted(map(sorted, shifted))
 
 
+@pytest.mark.usefixtures("way")
 def test_more_neighbors_than_one_response_holds_are_all_found(
     client: Client, collection: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,6 +107,7 @@ def test_more_neighbors_than_one_response_holds_are_all_found(
     assert found(client, collection, 6, first_k=5) == oracle(codes, 6)
 
 
+@pytest.mark.usefixtures("way")
 def test_records_changed_during_dedup_are_not_grouped_by_stale_codes(client: Client, collection: str) -> None:
     codes = np.array([[0] * 8, [255] * 8, [15] * 8], np.uint8)
     store(client, collection, codes)

@@ -105,7 +105,7 @@ def find_groups(
         return []
     codes, numbers = join.number_codes(snapshot.codes)
     roots = Roots(len(codes))
-    if not join.join_near(codes, max_distance, roots, report):
+    if not join.join_near(codes, max_distance, roots, join.CANDIDATES_PER_CODE, report):
         number_of = dict(zip(snapshot.keys, numbers.tolist(), strict=True))
         _Search(client, collection, codes, number_of, max_distance, roots).all(report, first_k)
     return _groups(snapshot, roots.all()[numbers])
