@@ -75,9 +75,7 @@ def read_snapshot(
         return head.mark.slots
 
     read_all_slots(read, retry_seconds)
-    return Snapshot(
-        keys, np.frombuffer(bytes(codes), np.uint8).reshape(len(keys), collection.code_space.code_bytes)
-    )
+    return Snapshot(keys, np.frombuffer(codes, np.uint8).reshape(len(keys), collection.code_space.code_bytes))
 
 
 def find_groups(

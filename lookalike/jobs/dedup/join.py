@@ -18,7 +18,7 @@ from lookalike.jobs.dedup.roots import Numbers, Roots
 # 2,300 candidates in a collection of 100,000 codes of 256 bits, and as 30,000 in one of 2 million.
 CANDIDATES_PER_CODE = 5_000
 
-_HASHED_ROWS = 1 << 15
+_HASHED_BYTES = 1024 * 1024
 _PAIRS = 1 << 16
 _COMPARED_BYTES = 2 * 1024 * 1024
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
@@ -149,10 +149,11 @@ def _hashes(words: Words, mask: Words) -> Words:
     """Hashes of the bits in `mask`, uint64 (n,). Equal bits have equal hashes."""
     hashes = np.zeros(len(words), np.uint64)
     used = np.flatnonzero(mask)
-    for start in range(0, len(words), _HASHED_ROWS):
-        part = hashes[start : start + _HASHED_ROWS]
+    step = max(1, _HASHED_BYTES // (8 * words.shape[1]))
+    for start in range(0, len(words), step):
+        part = hashes[start : start + step]
         for column in used:
-            part ^= words[start : start + _HASHED_ROWS, column] & mask[column]
+            part ^= words[start : start + step, column] & mask[column]
             part *= _MULTIPLIER
             part ^= part >> _HALF
     return hashes

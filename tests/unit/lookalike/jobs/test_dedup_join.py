@@ -182,7 +182,7 @@ def test_refused_work_connects_nothing() -> None:
 def test_many_candidates_are_compared_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(join, "_PAIRS", 7)
     monkeypatch.setattr(join, "_COMPARED_BYTES", 50)
-    monkeypatch.setattr(join, "_HASHED_ROWS", 11)
+    monkeypatch.setattr(join, "_HASHED_BYTES", 90)
     codes = planted(np.random.default_rng(8), 250, 64, 6)
     assert np.array_equal(connected(codes, 6), components(all_distances(codes) <= 6))
 
