@@ -56,7 +56,7 @@ def main() -> None:
         "name", nargs="?", choices=[*BENCHMARKS, "all"], default="all", help="the benchmark to run (default: all)"
     )
     parser.add_argument("--images", type=Path, help="folder of photographs (default: bundled ones)")
-    load = parser.add_argument_group("codes, connections, observe, replicas and system")
+    load = parser.add_argument_group("codes, connections, dedup, observe, replicas and system")
     load.add_argument("--rows", type=int, default=system.ROWS, help="codes in each cluster (default: %(default)s)")
     load.add_argument(
         "--seconds", type=float, default=system.SECONDS, help="seconds of load per round (default: %(default)s)"

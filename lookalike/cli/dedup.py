@@ -49,7 +49,7 @@ def dedup(
     timeout: Annotated[float, typer.Option(help="Timeout of a call in seconds.", min=0.001)] = 120.0,
     as_json: Json = False,
 ) -> None:
-    """List groups of near-duplicates in a collection. The result is exact: every record is searched for.
+    """List groups of near-duplicates in a collection. The result is exact: no near pair is missed.
 
     A group is a connected component: each record is within the distance of another record of the group, but two
     records of a group may be further apart."""

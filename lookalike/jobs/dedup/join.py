@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from lookalike.jobs.dedup.roots import Numbers, Roots
 
-# With more candidates than this, the cluster searches instead. On two cores, one range search takes as long as
-# 2,300 candidates in a collection of 100,000 codes of 256 bits, and as 30,000 in one of 2 million.
+# With more candidates than this, the cluster searches instead. On two cores, a range search takes as long as about
+# 2,500 candidates in a collection of 100,000 codes of 256 bits, and as about 30,000 in one of 2 million.
 CANDIDATES_PER_CODE = 5_000
 
 _HASHED_BYTES = 1024 * 1024
