@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
+import subprocess
+import sys
 import threading
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 
 from lookalike import AsyncClient, Client, Record
@@ -18,7 +22,7 @@ from lookalike.client.sync_ingest import IngestStream
 from lookalike.cluster.columns import CodeColumns, Texts
 from lookalike.errors import CodeSpaceMismatch, InvalidRequest, NotFound
 from lookalike.v1 import search_pb2 as pb
-from tests.conftest import Cluster, running_cluster
+from tests.conftest import Cluster, running_cluster, wait_until
 
 ROWS = 3_000
 
@@ -218,3 +222,35 @@ def test_arrays_survive_a_killed_shard_and_a_resharding(tmp_path_factory: pytest
         ]
         assert [record.key for record in found] == every
         assert b"".join(record.code for record in found) == made.tobytes()
+
+
+def test_a_job_of_columns_survives_a_killed_shard_and_keeps_the_last_of_equal_keys(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("job")
+    distinct, total = 150_000, 300_000
+    table = pa.table(
+        {
+            "key": [f"k{row % distinct}" for row in range(total)],
+            "code": [(row % distinct).to_bytes(8, "big") for row in range(total)],
+            "row": list(range(total)),
+        }
+    )
+    parquet.write_table(table, folder / "codes.parquet")
+    with running_cluster(folder / "data", 2) as cluster, cluster.client(60) as client:
+        client.create_collection("c", bits=64)
+        command = [sys.executable, "-m", "lookalike", "ingest", str(folder / "codes.parquet"), "-c", "c", "--json"]
+        command += ["--server", cluster.address, "--dead-letters", str(folder / "dead.jsonl")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as job:
+            wait_until(lambda: client.get_collection("c").rows > 0, 30)
+            old = cluster.kill("shard-r0-0", signal.SIGKILL)
+            cluster.wait_restarted("shard-r0-0", old)
+            output, _ = job.communicate()
+        summary = json.loads(output)
+        assert (job.returncode, summary["stored"], summary["not_stored"]) == (0, total, 0)
+        keys = [f"k{row}" for row in range(distinct)]
+        for start in range(0, distinct, 10_000):
+            found = client.get(keys[start : start + 10_000], collection="c")
+            assert [record.attributes["row"] for record in found] == list(
+                range(distinct + start, distinct + start + 10_000)
+            )
