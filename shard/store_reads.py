@@ -96,10 +96,14 @@ class StoreReads:
         versions: npt.NDArray[np.uint64] = np.zeros(len(numbers), np.uint64)
         order = np.argsort(numbers, kind="stable")
         ordered = numbers[order]
-        for _, loaded, rows in self.load():
-            first, end = np.searchsorted(ordered, (loaded[0], loaded[-1] + 1))
-            wanted = ordered[first:end]
-            versions[order[first:end]] = rows.versions[np.searchsorted(loaded, wanted)]
+        # This thread's connection, which may be reading an earlier state.
+        with explained(self._database.path):
+            for block in self._blocks(self._database.reader, "attributes IS NOT NULL", self.space.code_bytes):
+                loaded: npt.NDArray[np.uint32] = block.fields["number"]
+                first, end = np.searchsorted(ordered, [loaded[0], loaded[-1] + 1]).tolist()
+                places = np.searchsorted(loaded, ordered[first:end])
+                assert np.array_equal(loaded[places], ordered[first:end]), "a row of the state is missing"
+                versions[order[first:end]] = block.fields["version"][places]
         return versions
 
     def rows(self, numbers: Sequence[int], max_bytes: int) -> tuple[list[VersionedRecord], int]:

@@ -208,6 +208,24 @@ def test_repeated_writes_use_no_numbers(tmp_path: Path) -> None:
     engine.close()
 
 
+@pytest.mark.parametrize("scan_from", [1, 1_000])
+def test_versions_are_those_of_the_state_that_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scan_from: int
+) -> None:
+    monkeypatch.setattr("shard.store_reads._SCAN_FROM", scan_from)
+    Store.create(tmp_path / "s", SPACE, Indexing())
+    engine = Engine(Store(tmp_path / "s"))
+    engine.write([record(f"k{i}", i + 1) for i in range(500)])
+    numbers = np.random.default_rng(0).permutation(np.arange(0, 500, dtype=np.uint32))
+    with engine._store.reading():
+        with ThreadPoolExecutor(1) as writer:
+            writer.submit(engine.write, [record(f"k{i}", 10_000) for i in range(99)]).result()
+        assert engine._store.versions(numbers).tolist() == (numbers + 1).tolist()
+    versions = engine.listing(all_slots()).rows.versions
+    assert sorted(versions.tolist()) == [*range(100, 501), *[10_000] * 99]
+    engine.close()
+
+
 def test_store_of_a_later_release_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shard.store_schema.SCHEMA_VERSION", "9")
     Store.create(tmp_path / "s", SPACE, Indexing())
