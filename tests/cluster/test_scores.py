@@ -213,7 +213,7 @@ def test_features_are_replaced_and_deleted_with_their_record(client: Client, col
         ({"score": "asymmetric"}, "projections: are missing"),
         ({"rerank": "features"}, "features: are missing"),
         ({"rerank": "features", "features": np.zeros(3, np.float32)}, "features: have 12 bytes; send 48 float32"),
-        ({"rerank": "asymmetric", "projections": np.ones(BITS, np.float32)}, "other signs"),
+        ({"rerank": "asymmetric", "projections": np.ones(BITS, np.float32)}, "their signs do not match"),
         ({"rerank": "asymmetric", "projections": np.full(BITS, np.nan, np.float32)}, "NaN"),
         ({"rerank": "asymmetric", "projections": [1.0]}, "projections: are list"),
         ({"rerank": "features", "score": "asymmetric"}, "requires score hamming"),
