@@ -56,6 +56,6 @@ def sync_folder(folder: Path) -> None:
 
 def _copy_mode_and_owner(found: os.stat_result, unfinished: Path) -> None:
     unfinished.chmod(stat.S_IMODE(found.st_mode))
-    # Only root may change a file's owner. Other users keep the mode, but become the owner of the new file.
+    # Only root may change a file's owner. A file that another user replaces keeps its mode, but that user owns it.
     with contextlib.suppress(PermissionError):
         os.chown(unfinished, found.st_uid, found.st_gid)

@@ -152,7 +152,8 @@ def check_field(field: str, subject: str = "filter") -> None:
     broken = any(mark in '"\\' or not mark.isprintable() for mark in field)
     if broken or any(not name for name in field.split(".")):
         raise InvalidRequest(
-            f"{subject}: field {field[:80]!r} is empty or not a path; name an attribute, with dots to reach fields"
+            f"{subject}: field {field[:80]!r} is empty or not a path; name an attribute, with dots to reach into"
+            " objects"
         )
     try:
         field.encode()

@@ -17,14 +17,13 @@ _REQUEST_BYTES = 4_096
 _RETRY_AFTER_MS = 200
 # The share of the limit that all streams may fill together, so that searches always find room.
 _STREAMS_SHARE = 0.75
-# Answers up to this size are not counted, so a caller that leaves large answers unread does not block them. Over
-# all calls that a server accepts, small answers take at most 512 MiB.
+# Answers up to this size are not counted, so a caller that leaves large answers unread does not block small ones.
+# All calls that a server accepts at once hold at most 512 MiB of small answers.
 _SMALL_ANSWER_BYTES = 64 * 1024
 
 
 class Admission:
-    """Room for requests of `limit` bytes in total. A larger request is admitted if no other is in
-    flight."""
+    """Room for requests of `limit` bytes in total. A request over `limit` is admitted if no other is in flight."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

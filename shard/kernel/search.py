@@ -70,7 +70,7 @@ def search(view: View, request: Request, threads: int) -> Matches:
 
 
 def _scan(view: View, positions: Sequence[int], request: Request, threads: int) -> Heaps:
-    """Scans the chunks at these positions and returns their best rows."""
+    """Scans the chunks at these positions and returns the rows nearest to each query."""
 
     def scan_span(span: Sequence[tuple[int, int, int]]) -> Heaps:
         heaps = Heaps.empty(len(request.queries), request.k)

@@ -125,7 +125,7 @@ def weigh(view: View, numbers: Numbers, query: Bytes, weights: Weights) -> Sums:
         weights: uint16 (bits,), in numpy.packbits order.
 
     Returns:
-        uint32 (n,).
+        The weighted distances, uint32 (n,), in the order of `numbers`.
     """
     words = -(-len(query) // 8)
     sums, query_words = _sums(query, weights, words), _to_words(query, words)

@@ -172,6 +172,6 @@ def _batches(records: Iterator[VersionedRecord]) -> Iterator[tuple[VersionedReco
 
 def _damaged(number: int, file: str) -> Corruption:
     return Corruption(
-        f"backup {number}: {file} is damaged; nothing was restored from it; restore an earlier backup with"
+        f"backup {number}: {file} is damaged; nothing was restored from this file; restore an earlier backup with"
         " --number"
     )
