@@ -221,7 +221,7 @@ def test_the_server_repeats_the_checks_of_the_sdk(client: Client, raw: Raw, fill
             InvalidRequest,
             "too long",
         ),
-        ("Upsert", pb.UpsertRequest(records=[record_pb2.Record()] * 10_001), InvalidRequest, "10,001 in one request"),
+        ("Upsert", pb.UpsertRequest(records=[record_pb2.Record()] * 10_001), InvalidRequest, "10,001 in one"),
         (
             "Get",
             pb.GetRequest(collection=filled, keys=["a"], consistency=77),
