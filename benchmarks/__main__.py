@@ -36,7 +36,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] 
     "ingest": lambda options: ingest.measure(options.images),
     "observe": lambda options: observe.measure(options.seconds, options.rounds),
     "replicas": lambda options: replicas.measure(options.rows, options.seconds),
-    "scale": lambda options: scale.measure(options.millions),
+    "scale": lambda options: scale.measure(options.millions, options.plots),
     "search": lambda options: search.measure(options.images),
     "system": lambda options: system.measure(options.rows, options.seconds, options.rounds),
 }
@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument(
         "--millions", type=int, default=10, help="rows of scale, in millions (default: %(default)s)"
     )
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="folder for the plot of scale (default: none)")
     arguments = parser.parse_args()
     names = list(BENCHMARKS) if arguments.name == "all" else [arguments.name]
     print(

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +36,23 @@ _SEARCHES = 300
 _LABELS = 100
 
 
-def measure(millions: int) -> Iterator[dict[str, Any]]:
-    """Yields the figures at each million rows, then those of the full collection."""
+def measure(millions: int, plots: Path | None = None) -> Iterator[dict[str, Any]]:
+    """Yields the figures at each million rows, then those of the full collection.
+
+    Args:
+        millions: How many million rows to store.
+        plots: The folder for scale.png, which shows the figures at each million.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config = ephemeral_config(folder / "cluster", SHARDS)
         with _Run(config, folder) as run:
+            loads = []
             for million in range(millions):
-                yield run.load(million)
+                loads.append(run.load(million))
+                yield loads[-1]
+            if plots is not None:
+                _plot(loads, plots / "scale.png")
             rows = millions * STEP
             yield {"figure": "restart of a shard", "rows": rows // SHARDS, **run.restart()}
             yield {"figure": "first search with a filter", "rows": rows, **run.first_filter(rows)}
@@ -167,6 +176,31 @@ class _Run:
             memory = psutil.Process(self._pid(name)).memory_info()
             held[name] = memory.rss - memory.shared
         return held
+
+
+def _plot(loads: Sequence[dict[str, Any]], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    millions = [load["rows"] / STEP for load in loads]
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    rate, cost, size, latency = figure.subplots(2, 2).ravel()
+    rate.plot(millions, [load["records_per_second"] for load in loads], marker="o")
+    rate.set_title("records stored per second")
+    for name in loads[0]["cpu_us_per_record"]:
+        cost.plot(millions, [load["cpu_us_per_record"][name] for load in loads], marker="o", label=name)
+    cost.set_title("processor time a record, µs")
+    for name, label in (("disk_bytes_per_row", "on disk"), ("memory_bytes_per_row", "in memory")):
+        size.plot(millions, [load[name] for load in loads], marker="o", label=label)
+    size.set_title("bytes a row")
+    for name in ("p50_ms", "p99_ms"):
+        latency.plot(millions, [load[name] for load in loads], marker="o", label=name.removesuffix("_ms"))
+    latency.set_title("latency of a search, ms")
+    for axes in (rate, cost, size, latency):
+        axes.set_xlabel("million rows")
+        axes.set_ylim(bottom=0)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend()
+    figure.savefig(path, dpi=100)
 
 
 def _write(path: Path, million: int) -> None:
