@@ -1,7 +1,8 @@
 """Owns the flow of an ingest stream: messages are read while earlier ones are being stored, and answered in order.
 
-A sender that waits for an answer gets it, and a sender that is too fast is slowed down: reading stops while
-`MESSAGES_IN_FLIGHT` messages are being stored, or the process has no room for the next one."""
+A sender may wait for each answer before it sends the next message. A sender that is too fast is slowed down:
+reading stops while `MESSAGES_IN_FLIGHT` messages are being stored, or while the process has too many bytes in
+flight to accept the next message."""
 
 from __future__ import annotations
 
@@ -17,12 +18,12 @@ MESSAGES_IN_FLIGHT = 4
 
 
 class IngestStream:
-    """One stream.
+    """Answers one ingest stream.
 
     Args:
         admission: Bounds the bytes in flight, over all requests.
         draining: Set when the process stops: then no more messages are read.
-        check: Raises InvalidRequest for a message that ends the stream.
+        check: Raises InvalidRequest if a message is invalid, which ends the stream.
         store: Stores a message. Called in the order of arrival; the coroutines that it returns run concurrently.
     """
 
@@ -37,7 +38,7 @@ class IngestStream:
         self._draining = draining
         self._check = check
         self._store = store
-        # None marks the end.
+        # The tasks that store the messages, in the order of arrival. None marks the end.
         self._in_order: asyncio.Queue[asyncio.Task[pb.IngestResponse] | None] = asyncio.Queue(MESSAGES_IN_FLIGHT)
         self._tasks: set[asyncio.Task[pb.IngestResponse]] = set()
 

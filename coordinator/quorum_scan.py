@@ -1,9 +1,10 @@
-"""Owns a scan answered by a majority of a partition's replicas, so that rows that are stale on one are left out.
+"""Owns a scan answered by a majority of a partition's replicas, so that rows that are stale on one replica are
+left out.
 
-Each replica returns its best rows with their versions. A row that some replicas did not return is looked up there
-by key: a higher version, or a tombstone, shows that it is stale. A replica may have further rows after the last
-one that it returned, so the joint result is complete only up to the nearest of these last rows. If too few rows
-remain before that, more are requested from the replicas."""
+Each replica returns its best rows with their versions. A row that some replicas did not return is looked up on
+those replicas by key: a higher version, or a tombstone, shows that the row is stale. A replica may have
+further rows after the last one that it returned, so the joint result is complete only up to the nearest of these
+last rows. If too few rows remain up to there, more are requested from the replicas."""
 
 from __future__ import annotations
 
@@ -63,7 +64,7 @@ async def _scan(group: ReplicaGroup, queries: ScanGroup, slots: bytes, deadline:
 
 
 async def _agreed(answers: _Answers, asked: ScanGroup, k: int, deadline: float) -> HitTable | None:
-    """The replicas' current rows, at least the first k of each query; None if more rows must be requested."""
+    """Returns the rows that are current, at least the first k of each query; None if more must be requested."""
     first, *others = (result.hits for _, result in answers)
     if all(_is_same(first, other) for other in others):
         return first
@@ -94,7 +95,7 @@ def _is_same(one: HitTable, other: HitTable) -> bool:
 
 
 async def _newest_versions(answers: _Answers, collection: str, deadline: float) -> dict[str, int]:
-    """By key, the highest version that one of the replicas has, tombstones included."""
+    """Returns the highest version of each key on any of the replicas, tombstones included."""
     newest: dict[str, int] = {}
     everywhere = {key for _, result in answers for key in result.hits.keys.tolist()}
     for client, result in answers:
@@ -113,8 +114,8 @@ async def _versions(client: ShardClient, collection: str, keys: set[str], deadli
 
 
 def _limits(tables: Sequence[HitTable], k: int, by_rank: bool) -> list[_Order | None]:
-    """By query, the smallest of the replicas' last rows, up to which the joint result is complete; None if every
-    replica returned all its rows."""
+    """Returns for each query the row up to which the joint result is complete: the first in order of the replicas'
+    last rows. None if every replica returned all its rows."""
     limits: list[_Order | None] = [None] * tables[0].queries
     for table in tables:
         full = np.flatnonzero(table.counts >= k)

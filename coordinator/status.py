@@ -1,4 +1,4 @@
-"""Owns the cluster's status: what every process reports now, and which do not answer."""
+"""Owns the cluster's status: what every process reports now, and which processes do not answer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STATUS_TIMEOUT_SECONDS = 2.0
 async def cluster_status(
     cluster: str, view: Cluster, encoder: EncoderLink, own: CoordinatorStatus
 ) -> ClusterStatus:
-    """Asks every process. One that does not answer within `STATUS_TIMEOUT_SECONDS` is unavailable."""
+    """Asks every process. A process that does not answer within `STATUS_TIMEOUT_SECONDS` counts as unavailable."""
     deadline = asyncio.get_running_loop().time() + STATUS_TIMEOUT_SECONDS
     await view.refresh()
     every, states, encoder_status = await asyncio.gather(
@@ -59,7 +59,7 @@ async def cluster_status(
 
 
 def coordinator_status(name: str, uptime_seconds: float) -> CoordinatorStatus:
-    """Returns what this process has answered, as counted by its metrics."""
+    """Returns how many searches this process has answered, and how fast, from its metrics."""
     queries = sum(sample.value for sample in _samples(metrics.QUERIES, "_total"))
     up_to = [
         (float(sample.labels["le"]), int(sample.value)) for sample in _samples(metrics.TOTAL_SECONDS, "_bucket")

@@ -1,5 +1,5 @@
-"""Owns where a write must be stored before it is acknowledged: on enough replicas of every partition that has its
-slot.
+"""Owns where a write must be stored before it is acknowledged: on enough replicas of every partition that has the
+record's slot.
 
 The shards name those partitions in their answers: while a slot moves, its source names the partition that receives
 it, and vice versa. docs/CONSISTENCY.md explains why no acknowledged write is lost."""
@@ -24,7 +24,7 @@ from lookalike.model.errors import LookalikeError, NotFound, Overloaded, SlotMov
 from lookalike.model.records import VersionedRecord
 
 _SUPERSEDED_ATTEMPTS = 8
-# A moving slot is written to two partitions; one that moved again in the meantime, to a third.
+# A moving slot is written to two partitions. If it moves again in the meantime, it is also written to a third.
 _HOPS = 8
 _PAUSE_SECONDS = 0.05
 _NEW_SECONDS = 5.0
@@ -32,7 +32,7 @@ _NEW_SECONDS = 5.0
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Destination:
-    """What all records of one call share."""
+    """What all records of one call to `store` share."""
 
     collection: str
     layout: Layout
@@ -40,14 +40,14 @@ class _Destination:
 
 
 class _Batch:
-    """Records of one slot owner, and what the replicas answered about each of them."""
+    """Records whose slots one partition owns, and what the replicas answered about each record."""
 
     def __init__(self, records: Sequence[VersionedRecord], slots: Sequence[int]) -> None:
         self.records = records
         self.slots = slots
         self.existed = [False] * len(records)
         self.is_stored = [False] * len(records)
-        # By index, the higher version that a record lost to.
+        # By index of a record that lost to a higher version: that version.
         self.superseded: dict[int, int] = {}
 
     def apply(self, indices: Sequence[int], answers: Sequence[WriteResult], writes_needed: int) -> None:
@@ -71,10 +71,10 @@ class WriteRouter:
     async def store(
         self, collection: str, layout: Layout, records: Sequence[VersionedRecord], deadline: float
     ) -> list[bool | LookalikeError]:
-        """Stores the records, each partition's independently of the others'.
+        """Stores the records. If a partition fails, the records of the other partitions are still stored.
 
         Returns:
-            Per record, whether a live record with its key existed before, or why it is not stored.
+            For each record, whether a live record with its key existed before, or the error if it is not stored.
         """
         destination = _Destination(collection, layout, deadline)
         slots = slots_of_keys([record.key for record in records])
@@ -131,11 +131,12 @@ class WriteRouter:
     async def _store_newest(
         self, destination: _Destination, partition: int, records: list[VersionedRecord], slots: Sequence[int]
     ) -> list[bool]:
-        """Stores the records of one slot owner. Returns per record whether a live one existed before.
+        """Stores records whose slots one partition owns. Returns for each whether a live record with its key
+        existed before.
 
-        A record may lose to a higher version. If another coordinator's clock issued that version, the record is
-        the later one, and is written again with a higher version. If this clock issued it, the record is the
-        earlier one, and nothing is left to do.
+        A record may lose to a higher version. If another coordinator's clock issued that version, the record
+        counts as the later write, and is written again with a higher version. If this coordinator's clock issued
+        it, the record is the earlier write, and nothing is left to do.
         """
         existed: list[bool] = [False] * len(records)
         pending = list(range(len(records)))
@@ -155,12 +156,12 @@ class WriteRouter:
         )
 
     async def _store_batch(self, destination: _Destination, partition: int, batch: _Batch) -> None:
-        """Stores the batch at every partition that has its slots. Raises if one cannot be reached."""
+        """Stores the batch at every partition that has its slots. Raises if a partition cannot be reached."""
         retry = RoutingRetry(self._cluster, destination.deadline)
         waiting = {partition: list(range(len(batch.records)))}
         is_first = True
         while lost := await self._store_and_forward(destination, batch, waiting, is_first):
-            # No partition that was called has the records' slots on enough replicas yet.
+            # These records are not yet stored on enough replicas of every partition that has their slots.
             if not await retry.refreshed():
                 raise SlotMoved("the records' slots are moving; repeat the write, which is harmless")
             waiting = self._cluster.routing.split(batch.slots, lost)
@@ -169,8 +170,9 @@ class WriteRouter:
     async def _store_and_forward(
         self, destination: _Destination, batch: _Batch, waiting: dict[int, list[int]], is_first: bool
     ) -> list[int]:
-        """Stores records at the partitions in `waiting`, then at every other partition that the answers name.
-        Returns the indices of records that are not stored everywhere."""
+        """Stores records at the partitions in `waiting`, which maps partitions to indices of records, and then at
+        every other partition that the answers name. Returns the indices of records that are not stored
+        everywhere."""
         indices = [i for part in waiting.values() for i in part]
         called: dict[int, set[int]] = {i: set() for i in indices}
         # Indices whose route is stale: a partition to call is no longer part of the cluster.
@@ -211,7 +213,8 @@ class WriteRouter:
     ) -> list[WriteResult] | None:
         """Returns the answers of enough replicas; None if the partition is no longer part of the cluster.
 
-        may_be_new: Slots are moving to the partition, so some of its replicas may not have the collection yet.
+        may_be_new: Whether slots may be moving to the partition; then some of its replicas may not have the
+            collection yet.
         """
         loop = asyncio.get_running_loop()
         give_up_at = min(destination.deadline, loop.time() + _NEW_SECONDS) if may_be_new else 0.0
@@ -246,7 +249,7 @@ def _unsettled(records: VersionedColumns, answers: Sequence[WriteResult] | None)
 
 
 def _forward_to(answers: Sequence[WriteResult]) -> Mapping[int, set[int]]:
-    """By slot, the other partitions that the answers name."""
+    """Returns for each slot the other partitions that the answers name."""
     named: dict[int, set[int]] = {}
     for answer in answers:
         for slot, partition in answer.forward_to.items():

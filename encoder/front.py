@@ -1,5 +1,5 @@
 """Owns the encoder's gRPC server: one process that accepts images and passes them to the models behind a
-handle."""
+Ray Serve handle."""
 
 from __future__ import annotations
 
@@ -38,10 +38,11 @@ class Front:
         """Starts the server.
 
         Args:
-            handle: A Serve deployment of `EncoderReplica`.
+            handle: The handle of a Ray Serve deployment of `EncoderReplica`.
             cluster: The cluster's config.
-            config: Its encoder section.
+            config: The encoder section of the cluster's config.
             observation: The process's metrics and traces.
+            background: Runs the watch over the replicas.
 
         Raises:
             CannotStart: If the model cannot be loaded, or an address cannot be bound.

@@ -1,5 +1,5 @@
-"""Owns the clean-up after a local Ray: `python -m encoder.ray_reaper PID` kills the remaining descendants of the
-process PID when the reaper's standard input ends.
+"""Owns the clean-up after a local Ray: `python -m encoder.ray_reaper PID` waits until its standard input ends,
+and then kills the descendants of the process PID that still run.
 
 Ray's processes watch each other, but when the driver is killed two of Ray's agents keep running. The driver holds
 the other end of the reaper's standard input, so the input ends however the driver dies."""

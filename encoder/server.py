@@ -1,4 +1,4 @@
-"""Owns the encoder's gRPC service. Requests are joined into batches before they are sent to Ray."""
+"""Owns the encoder's gRPC service. Images of several requests are joined into one batch for Ray."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _Item:
 
 
 class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
-    """Serves the deployment behind `handle`. own: a description of its replicas' model."""
+    """Serves the Ray Serve deployment behind `handle`. own: what its replicas report about their model."""
 
     def __init__(self, handle: Any, own: Description, max_replicas: int, max_image_bytes: int) -> None:
         self._handle = handle
@@ -56,7 +56,7 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         )
 
     def gauges(self) -> Iterator[metrics.Sample]:
-        """Samples for the metrics."""
+        """Yields the number of waiting images, as a metric."""
         yield metrics.QUEUE_WAITING, ("encode",), self._batches.waiting
 
     async def close(self) -> None:
@@ -110,7 +110,7 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         except ray.exceptions.RayError as error:
             metrics.IMAGES.labels("failed").inc(len(images))
             log.error("a batch of %d images failed", len(images), exc_info=error)
-            raise PartitionUnavailable("the encoder lost the batch; retry it") from None
+            raise PartitionUnavailable("an encoder replica failed during the request; retry it") from None
         metrics.BATCH_SECONDS.observe(time.perf_counter() - started)
         unreadable = sum(bool(result.error) for result in results)
         metrics.IMAGES.labels("unreadable").inc(unreadable)

@@ -15,8 +15,8 @@ from lookalike.server.config import DEFAULT_BITS, EncoderConfig
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EncoderSpec:
-    """All that decides how images become codes. hash_file: from `LinearHash.to_bytes`; with it, `seed` is not
-    used."""
+    """All settings that decide how images become codes. hash_file: a hash, as `LinearHash.to_bytes` writes it;
+    with it, `seed` is not used."""
 
     model: str
     bits: int
@@ -29,7 +29,7 @@ class EncoderSpec:
 
     @classmethod
     def from_config(cls, config: EncoderConfig) -> EncoderSpec:
-        """The spec for a config's encoder section. Reads the hash file. Raises CannotStart."""
+        """Makes the spec for a config's encoder section, and reads the hash file. Raises CannotStart."""
         found = None if config.hash is None else read_hash(config.hash)
         if found is not None and config.bits not in (None, found.bits):
             raise CannotStart(
@@ -45,8 +45,8 @@ class EncoderSpec:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Encoded:
-    """One image's result: a code and, if requested, features, float32 (width,), and projections, float32 (bits,);
-    or an error."""
+    """The result for one image: a code and, if requested, features, float32 (width,), and projections, float32
+    (bits,); or an error."""
 
     code: bytes = b""
     features: Features | None = None
@@ -56,8 +56,8 @@ class Encoded:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Description:
-    """What an encoder computes. width: the width of its features. device: "cpu" or "cuda". hash_file: the file of
-    its hash."""
+    """What an encoder computes, and on which device. width: the number of values in a feature vector. device:
+    "cpu" or "cuda". hash_file: the hash, as `LinearHash.to_bytes` writes it."""
 
     space: CodeSpace
     width: int

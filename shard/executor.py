@@ -2,7 +2,7 @@
 which call it.
 
 scan    one thread; waiting scans share passes over the codes
-write   one thread; waiting writes share commits, and every change of the node runs between commits
+write   one thread; waiting writes share commits, and every other change to the node runs between commits
 read    READ_THREADS threads, for reads by key and long reads of a store
 dump    one thread for each dump in progress, at most DUMPS_AT_ONCE"""
 
@@ -68,11 +68,11 @@ class ShardExecutor:
         await _run_in(self._write_thread, self._node.load)
 
     async def scan(self, scan: work.Scan) -> ScanResult:
-        """Runs a scan, in one pass with others that wait. Raises Overloaded when too many wait."""
+        """Runs a scan, in one pass with other waiting scans. Raises Overloaded when too many wait."""
         return await self._scans.submit(scan)
 
     async def write(self, write: work.Write) -> WriteResult:
-        """Stores records, in one commit with others that wait. Raises Overloaded when too many wait."""
+        """Stores records, in one commit with other waiting writes. Raises Overloaded when too many wait."""
         return await self._writes.submit(write)
 
     async def mutate(self, call: Callable[[], Result]) -> Result:
@@ -94,7 +94,8 @@ class ShardExecutor:
 
     @contextlib.contextmanager
     def dumping(self, parts: Generator[Result, None, None]) -> Iterator[Callable[[], Awaitable[Result | None]]]:
-        """Iterates over a dump in a separate thread, because a dump pins one state of the store until it ends.
+        """Iterates over a dump in its own thread, because the thread's connection to the store stays pinned to one
+        state until the dump ends.
 
         Args:
             parts: The dump; closed when the block ends.
@@ -117,7 +118,7 @@ class ShardExecutor:
             thread.shutdown(wait=False)
 
     def gauges(self) -> Iterator[metrics.Sample]:
-        """The lengths of the queues, as metrics."""
+        """Yields the lengths of the queues, as metrics."""
         yield metrics.QUEUE_WAITING, ("scan",), self._scans.waiting
         yield metrics.QUEUE_WAITING, ("commit",), self._writes.waiting
 
@@ -163,12 +164,13 @@ class ShardExecutor:
 
 
 async def _run_in(threads: ThreadPoolExecutor, call: Callable[[], Result]) -> Result:
-    # So that log lines written in the thread carry the request's id.
+    # With the caller's context, log lines written in the thread carry the request's id.
     context = contextvars.copy_context()
     return await asyncio.get_running_loop().run_in_executor(threads, context.run, call)
 
 
 def _lower_priority() -> None:
-    """Gives the event loop priority over scans, so that it collects fuller batches, which take little longer."""
+    """Gives the event loop priority over scans, so that it collects larger batches. A larger batch takes little
+    longer to scan."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _SCAN_NICENESS)

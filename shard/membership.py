@@ -1,9 +1,9 @@
 """Owns what a shard knows about itself and the cluster, in FOLDER/shard.json: which shard the folder belongs to,
 the founders of the cluster, the target placement, and the state of each slot on this shard.
 
-A change is on disk before any other process learns of it. The instance is a random name, drawn when the folder is
-created. It distinguishes a replaced, empty disk from the previous one, so the shard does not claim the slots that
-the previous disk had."""
+A change is on disk before any other process learns of it. The file also has an instance: a random name, drawn
+when the folder is created. The instance distinguishes a replaced, empty disk from the previous one, so the shard
+does not claim the slots that the previous disk had."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class Identity:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Membership:
-    """What a shard knows about itself and the cluster. Immutable; each method returns the next one.
+    """What a shard knows about itself and the cluster. Immutable; each method that changes something returns a
+    new membership.
 
     Attributes:
         instance: A random name, drawn when the folder was created.
@@ -46,9 +47,9 @@ class Membership:
         founders: "partition/replica/instance" of the shards that formed the cluster; empty if this shard joined
             later.
         configured: The number of partitions that this shard last read in its config.
-        target: The placement to reach.
+        target: The distribution of slots over partitions that the cluster works towards.
         table: The state of each slot on this shard.
-        dropped: By collection, the incarnation up to which it is dropped.
+        dropped: By name of a dropped collection, the highest incarnation that was dropped.
     """
 
     identity: Identity
@@ -83,7 +84,7 @@ class Membership:
         )
 
     def joined(self, target: Target) -> Membership:
-        """Becomes a later member of a cluster. It begins without slots."""
+        """Joins an existing cluster, without slots at first."""
         return dataclasses.replace(self, is_formed=True, target=target)
 
     def with_target(self, target: Target) -> Membership:
@@ -119,7 +120,7 @@ def load(folder: Path, identity: Identity, partitions: int) -> Membership:
     if owner != identity:
         raise CannotStart(f"data: {folder} belongs to {owner}, this is {identity}; give each shard its own folder")
     if "instance" not in stored:
-        # Before resharding was supported, the file had the number of partitions instead.
+        # The file is from before resharding was supported: it has only the number of partitions.
         before = Membership.new(identity, partitions)
         founders = tuple(f"{partition}/0/" for partition in range(stored["partitions"]))
         return before.formed(founders)

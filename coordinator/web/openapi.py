@@ -13,8 +13,8 @@ from coordinator.web.schemas import Schema, add_schemas, field_schema, reference
 
 _DESCRIPTION = (
     "Image similarity search. Bodies use protobuf's JSON mapping: names in camelCase (snake_case is accepted as"
-    " well), bytes in base64, 64-bit integers as strings. With security.keys every path under /v1 requires"
-    " `Authorization: Bearer KEY`."
+    " well), bytes in base64, 64-bit integers as strings. If the config sets security.keys, every path under /v1"
+    " requires `Authorization: Bearer KEY`."
 )
 _NAME = {
     "name": "name",
@@ -60,7 +60,7 @@ _ERROR: Schema = {
 
 
 def document() -> dict[str, Any]:
-    """The document, in OpenAPI 3.1."""
+    """Returns the OpenAPI 3.1 document."""
     status, schemas = status_schemas()
     schemas |= {"ClusterStatus": status, "Error": _ERROR}
     paths: dict[str, dict[str, Any]] = {}

@@ -37,7 +37,7 @@ from lookalike.v1 import search_pb2 as pb
 async def start_web(
     config: ClusterConfig, grpc_address: str, ssl_context: ssl.SSLContext | None = None
 ) -> web.AppRunner:
-    """Serves REST and the pages on the config's `coordinator.web`.
+    """Serves the REST API and the web pages at the address that the config gives as `coordinator.web`.
 
     Args:
         grpc_address: The address of this coordinator's own gRPC server.
@@ -61,7 +61,7 @@ async def start_web(
 
 
 def application(config: ClusterConfig, grpc_address: str) -> web.Application:
-    """An application with all routes of the table and the pages."""
+    """Returns an application with every route in `coordinator.web.routes`, and the web pages."""
     handlers = _Handlers(config, Gateway(grpc_address))
     app = web.Application(
         middlewares=[handle_errors, *([require_loopback_host] if needs_host_check(config) else [])],
@@ -94,7 +94,7 @@ class _Handlers:
         self._openapi = json.dumps(document(), ensure_ascii=False, indent=1)
 
     def for_rpc(self, call: routes.Call) -> Handler:
-        """The handler of an RPC."""
+        """Returns the handler of an RPC's route."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             caller = _caller(request)
@@ -115,7 +115,8 @@ class _Handlers:
         return json_response(json.dumps(dataclasses.asdict(wire.status_from_wire(answer))))
 
     async def thumbnail(self, request: web.Request) -> web.StreamResponse:
-        """The stored image. Browsers revalidate on each use and download it only if it has changed."""
+        """Answers with a record's thumbnail. Browsers revalidate it on each use, and download it only if it has
+        changed."""
         keys = request.query.getall("key", [])
         if len(keys) != 1 or len(request.query) != 1:
             raise InvalidRequest("key: give exactly one key, and no other parameter")
@@ -123,7 +124,9 @@ class _Handlers:
         wanted = pb.GetRequest(collection=name, keys=keys, include_thumbnails=True)
         records = (await self._gateway.call("Get", wanted, _caller(request))).records
         if not records or not records[0].thumbnail:
-            raise NotFound(f"thumbnail: {name!r} has none for key {keys[0][:64]!r}; ingest with thumbnails")
+            raise NotFound(
+                f"thumbnail: collection {name!r} has none for key {keys[0][:64]!r}; ingest with thumbnails"
+            )
         image = records[0].thumbnail
         headers = {"Cache-Control": "private, no-cache"}
         return conditional_response(request, image, etag_of(image), _image_type(image), headers)
@@ -137,7 +140,7 @@ def _caller(request: web.Request) -> Caller:
 
 
 async def _as_json(message: Message) -> str:
-    """The message as JSON, including fields with default values, such as a distance of 0."""
+    """Returns the message as JSON, including fields with default values, such as a distance of 0."""
 
     def encode() -> str:
         return json_format.MessageToJson(
@@ -148,7 +151,7 @@ async def _as_json(message: Message) -> str:
 
 
 def _image_type(data: bytes) -> str:
-    """The media type, detected from the content. Only types that cannot contain scripts are allowed."""
+    """Returns the media type, detected from the content. Only types that cannot contain scripts are allowed."""
     kind = format_of(data)
     if kind is None:
         raise Internal("thumbnail: the stored data is not JPEG, PNG or WebP; ingest the image again")

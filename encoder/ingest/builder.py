@@ -1,4 +1,4 @@
-"""Owns how rows with codes or features become records of one collection."""
+"""Owns how table rows with codes or features become records of one collection."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Invalid = Callable[[Precomputed, str], None]
 
 
 class RecordBuilder:
-    """Builds records for a collection of this code space and indexing. hash_file: the collection's hash, empty if
-    it keeps none."""
+    """Builds records for a collection of this code space and indexing. hash_file: the collection's hash file;
+    empty if the collection keeps no hash."""
 
     def __init__(self, space: CodeSpace, indexing: Indexing, hash_file: bytes) -> None:
         self._space = space
@@ -33,7 +33,7 @@ class RecordBuilder:
         return columns.codes.shape[1] == self._space.code_bytes and not self._indexing.keeps_features
 
     def build(self, rows: Sequence[Precomputed], invalid: Invalid) -> list[Record]:
-        """The records of these rows.
+        """Returns the records of these rows.
 
         Args:
             rows: Rows with a code, or with features to hash.
@@ -68,7 +68,7 @@ class RecordBuilder:
         return row.features
 
     def _with_codes(self, rows: Sequence[Precomputed], invalid: Invalid) -> Iterator[Precomputed]:
-        """The rows, with codes computed from features where they have none."""
+        """Yields the rows. Those without a code get one, computed from their features."""
         if all(row.code is not None for row in rows):
             yield from rows
             return

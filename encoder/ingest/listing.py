@@ -17,8 +17,8 @@ from lookalike.model.errors import InvalidRequest
 
 
 def split(paths: Sequence[str], format: str | None) -> tuple[list[str], list[Table]]:
-    """Separates the paths of images from the tables. format: the format of all paths; None to tell it from each
-    path's ending. Raises InvalidRequest."""
+    """Separates the paths of images from the tables. format: the format of all paths; None to detect it from
+    each path's ending. Raises InvalidRequest."""
     formats = [(path, format or format_of(path)) for path in paths]
     images = [path for path, found in formats if found == IMAGES]
     tables = [table for path, found in formats if found != IMAGES for table in find_tables(path, found)]
@@ -35,15 +35,15 @@ def list_images(
     dead_letters: DeadLetters,
     summary: Summary,
 ) -> list[Source]:
-    """The selected images, each key once.
+    """Returns the selected images, each key once.
 
     Args:
         paths: Folders, globs and image files.
         tables: Tables of images.
-        folder: What relative URIs in tables are relative to; None for the table's own folder.
+        folder: The folder that relative URIs in tables start from; None for the table's own folder.
         selection: Which images to take.
-        dead_letters: Gets each file and row that cannot have a record.
-        summary: The job's counts.
+        dead_letters: Receives each file and table row that cannot become a record.
+        summary: The job's counts, to which this adds.
 
     Raises:
         InvalidRequest: If a path does not exist or cannot be read.
@@ -83,8 +83,8 @@ def _sources(table: Table, base: str, dead_letters: DeadLetters, summary: Summar
 
 
 def _folder_of(table: Table) -> str:
-    """The folder that relative URIs start from. COCO's images are in a folder next to the annotations', with the
-    annotation file's name."""
+    """Returns the folder that the table's relative URIs start from. COCO keeps the images of
+    `annotations/instances_NAME.json` in the folder NAME, next to `annotations`."""
     if table.format != COCO:
         return table.folder
     name = table.url.rpartition("/")[2].removesuffix(".json").removeprefix("instances_")

@@ -9,8 +9,8 @@ from lookalike.server.token_bucket import TokenBucket
 
 
 class SendRate:
-    """Lets `per_second` records pass per second on average, in bursts of up to one second's worth. None: any
-    number."""
+    """Lets `per_second` records pass per second on average, in bursts of up to one second's worth. With
+    None, there is no limit."""
 
     def __init__(
         self,
@@ -22,6 +22,6 @@ class SendRate:
         self._sleep = sleep
 
     def take(self, count: int) -> None:
-        """Waits until `count` records may pass, which may be more than one second's worth."""
+        """Waits until `count` records may pass. `count` may exceed one second's worth."""
         if self._bucket is not None and (wait := self._bucket.take(count)) > 0:
             self._sleep(wait)

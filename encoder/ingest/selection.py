@@ -18,7 +18,8 @@ Item = TypeVar("Item", bound=_HasFields)
 
 
 class Selection:
-    """Selects records, over several calls of `apply`. skipped: how many the filter left out."""
+    """Selects items by their fields. The limit holds for all calls of `apply` together. skipped: the number of
+    items that the filter left out."""
 
     def __init__(self, where: Filter | None = None, limit: int | None = None) -> None:
         self._where = where
@@ -43,7 +44,7 @@ class Selection:
         return count
 
     def apply(self, items: Iterable[Item]) -> Iterator[Item]:
-        """The selected items. Reads no further than the last of them."""
+        """Yields the selected items. Stops reading `items` once the limit is reached."""
         if self.is_full:
             return
         for item in items:

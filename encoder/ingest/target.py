@@ -18,31 +18,31 @@ from lookalike.model.records import Collection
 
 
 def get_or_create(client: Client, name: str, settings: Callable[[], Mapping[str, Any]] = dict) -> Collection:
-    """The collection; created now if there is none.
+    """Returns the collection. Creates it if it does not exist.
 
     Args:
         client: A client of the cluster.
         name: The collection's name.
-        settings: Called if there is no such collection; returns the arguments of `Client.create_collection`. The
+        settings: Called if the collection does not exist; returns the arguments of `Client.create_collection`. The
             default is a collection in the encoder's code space.
     """
     try:
         return client.get_collection(name)
     except NotFound:
         arguments = settings()
-    # Another job may create it at the same moment.
+    # Another job may create the collection at the same moment.
     with contextlib.suppress(AlreadyExists):
         client.create_collection(name, **arguments)
     return client.get_collection(name)
 
 
 def require_encoded_space(target: Collection, fingerprint: str, spec: EncoderSpec) -> None:
-    """Raises CodeSpaceMismatch unless the codes that an encoder makes belong in the collection."""
+    """Raises CodeSpaceMismatch unless the collection is in the encoder's code space, `fingerprint`."""
     space = target.code_space
     if space.fingerprint != fingerprint:
         raise CodeSpaceMismatch(
             f"collection {target.name!r} is in code space {space.fingerprint[:12]}… ({space.backbone},"
-            f" {space.hash_method}, {space.bits} bits), this job makes {fingerprint[:12]}…"
+            f" {space.hash_method}, {space.bits} bits), this job makes codes in {fingerprint[:12]}…"
             f" ({spec.model}, {spec.bits} bits); pass the cluster's own --config, or another collection"
         )
 
@@ -57,8 +57,8 @@ def require_noted_space(target: Collection, noted: CodeSpace | None) -> None:
 
 
 def noted_settings(tables: Sequence[Table]) -> tuple[CodeSpace, Indexing] | None:
-    """The code space and indexing in the tables' metadata; None if `lookalike export` wrote none of the tables.
-    Raises CodeSpaceMismatch when the code spaces differ."""
+    """Returns the code space and indexing in the tables' metadata; None if `lookalike export` wrote none of the
+    tables. Raises CodeSpaceMismatch if the code spaces differ."""
     found = [noted for table in tables if (noted := notes.read(table.notes)) is not None]
     if len({space for space, _ in found}) > 1:
         raise CodeSpaceMismatch(
@@ -68,6 +68,6 @@ def noted_settings(tables: Sequence[Table]) -> tuple[CodeSpace, Indexing] | None
 
 
 def noted_space(tables: Sequence[Table]) -> CodeSpace | None:
-    """The code space of `noted_settings`."""
+    """Returns only the code space of `noted_settings`."""
     noted = noted_settings(tables)
     return None if noted is None else noted[0]

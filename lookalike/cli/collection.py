@@ -29,7 +29,7 @@ def create(
     name: Name,
     bits: Annotated[
         int | None,
-        typer.Option(help="Width of codes that are made elsewhere; the encoder's by default."),
+        typer.Option(help="Width of codes that are made elsewhere. By default the encoder makes the codes."),
     ] = None,
     index: Annotated[
         str,
@@ -79,7 +79,7 @@ def show(name: Name, server: Server = DEFAULT_SERVER, as_json: Json = False) -> 
 @app.command("hash")
 def hash_(
     name: Name,
-    output: Annotated[Path, typer.Option(help="The file to write, for the config's encoder.hash.")],
+    output: Annotated[Path, typer.Option(help="The file to write; set encoder.hash to it in the config.")],
     server: Server = DEFAULT_SERVER,
     as_json: Json = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Owns the options that commands share, how they connect to the cluster, and their JSON output."""
+"""Owns the options that commands share, how commands connect to the cluster, and their JSON output."""
 
 from __future__ import annotations
 
@@ -102,5 +102,5 @@ def _read_key(file: Path) -> str:
 
 
 def print_json(document: Any) -> None:
-    """Prints a document in one write, so that `| grep -q` does not close the pipe before the end."""
+    """Prints a document in one write, so that `| grep -q` does not close the pipe before all is written."""
     sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")

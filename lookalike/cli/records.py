@@ -30,8 +30,8 @@ Keys = Annotated[list[str], typer.Argument(help="Keys of records.")]
 
 def search(
     image: Annotated[Path | None, typer.Argument(help="An image file to search for.")] = None,
-    key: Annotated[str | None, typer.Option(help="Search for a stored record instead.")] = None,
-    code: Annotated[str | None, typer.Option(help="Search for a code in hexadecimal instead of an image.")] = None,
+    key: Annotated[str | None, typer.Option(help="Search for the stored record with this key.")] = None,
+    code: Annotated[str | None, typer.Option(help="Search for a code, given in hexadecimal.")] = None,
     k: Annotated[int, typer.Option("-k", help="Number of hits, 1..10,000.")] = 10,
     max_distance: Annotated[int | None, typer.Option(help="Largest distance of a hit, in bits.")] = None,
     filter_: Annotated[
@@ -41,9 +41,9 @@ def search(
         str, typer.Option(help="hamming, or asymmetric, which weights each bit by the query's confidence in it.")
     ] = "hamming",
     rerank: Annotated[
-        str, typer.Option(help="none; or asymmetric or features, to reorder the nearest by that score.")
+        str, typer.Option(help="none; or asymmetric or features, to reorder the candidates by that score.")
     ] = "none",
-    oversampling: Annotated[int, typer.Option(help="Candidates per hit for a rerank.")] = DEFAULT_OVERSAMPLING,
+    oversampling: Annotated[int, typer.Option(help="Candidates per hit, with --rerank.")] = DEFAULT_OVERSAMPLING,
     allow_partial: Annotated[
         bool, typer.Option(help="Accept a result without the partitions that do not answer.")
     ] = False,
@@ -76,13 +76,13 @@ def get(
     keys: Keys,
     thumbnails: Annotated[
         Path | None,
-        typer.Option(help="Write the thumbnails to this folder, named by the records' ids."),
+        typer.Option(help="Write the thumbnails to this folder, each named by its record's id."),
     ] = None,
     collection: CollectionName = DEFAULT_COLLECTION,
     server: Server = DEFAULT_SERVER,
     as_json: Json = False,
 ) -> None:
-    """Show records by key. Exit code 1 if one does not exist."""
+    """Show records by key. The exit code is 1 if a key does not exist."""
     with connect(server) as client:
         records = client.get(keys, collection=collection, include_thumbnails=thumbnails is not None)
     files = write_thumbnails(thumbnails, records) if thumbnails is not None else {}
@@ -138,7 +138,7 @@ def json_filter(text: str | None, field: str) -> dict[str, Any] | None:
         ) from None
     except (ValueError, RecursionError):
         raise InvalidRequest(
-            f"{field}: cannot be parsed (a number too long, or nested too deep); use a smaller filter"
+            f"{field}: cannot be parsed (a number is too long, or the nesting is too deep); use a smaller filter"
         ) from None
     if not isinstance(document, dict):
         raise InvalidRequest(f"{field}: is not a JSON object; write it as in '{_EXAMPLE}'")

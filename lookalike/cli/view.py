@@ -25,12 +25,12 @@ _STYLES = {"serving": "green", "recovering": "yellow", "unavailable": "bold red"
 
 
 def console() -> Console:
-    """A console on standard output, wide enough for long lines if that is not a terminal."""
+    """Returns a console on standard output. It is wide enough for long lines if the output is not a terminal."""
     return Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH, soft_wrap=True, highlight=False)
 
 
 def status_view(answer: ClusterStatus, *totals: str) -> RenderableType:
-    """Renders a status. `totals` are lines above the table, which may be longer than the terminal."""
+    """Renders a status. `totals` are lines to show above the table; they may be wider than the terminal."""
     states = [replica.state for part in answer.partitions for replica in part.replicas]
     serving = states.count("serving")
     lines: list[RenderableType] = [
@@ -63,7 +63,7 @@ def status_view(answer: ClusterStatus, *totals: str) -> RenderableType:
 def _replicas(answer: ClusterStatus) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for heading in ("partition", "replica", "address", "state", "slots", "rows", "lag", "memory"):
-        # On a narrow terminal only the column with the reason, which may be long, is wrapped.
+        # On a narrow terminal only the state is wrapped: the reason in it may be long.
         table.add_column(heading, no_wrap=heading != "state")
     for part in answer.partitions:
         for replica in part.replicas:
@@ -80,7 +80,8 @@ def _replicas(answer: ClusterStatus) -> Table:
 
 
 def rebalance_view(answer: ClusterStatus) -> RenderableType:
-    """Renders the pending moves as one object, so that `| grep -q` does not close the pipe before the end."""
+    """Renders the pending slot moves as one object, so that `| grep -q` does not close the pipe before all is
+    written."""
     table = Table("partition", "slots", "of", "", box=None, padding=(0, 2))
     for part in answer.partitions:
         table.add_row(
@@ -111,9 +112,9 @@ def rebalance_line(answer: ClusterStatus) -> str:
 
 
 def watch(client: Client, coordinators: int, seconds: float, as_json: bool) -> None:
-    """Shows the status every `seconds` until Ctrl-C: in place on a terminal, else one after the other.
-    `coordinators` is the number of addresses that take turns."""
-    # Restores the terminal on SIGTERM, too.
+    """Shows the status every `seconds` until Ctrl-C: in place on a terminal, otherwise one after the
+    other. `coordinators` is the number of coordinators, which answer in turn."""
+    # SIGTERM, like Ctrl-C, raises KeyboardInterrupt, so the terminal is restored.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     rates = CoordinatorRates(coordinators)
     try:
@@ -153,7 +154,7 @@ def _answers(client: Client, seconds: float) -> Iterator[ClusterStatus | Lookali
 
 
 def _views(answers: Iterator[ClusterStatus | LookalikeError], rates: CoordinatorRates) -> Iterator[RenderableType]:
-    """Renders each response, with the rates of new records and of searches since the one before."""
+    """Renders each response, with the rates of new records and of searches since the previous response."""
     last: tuple[float, int] | None = None
     for answer in answers:
         if isinstance(answer, LookalikeError):

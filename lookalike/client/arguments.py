@@ -34,7 +34,8 @@ def checked_keys(keys: Iterable[str]) -> list[str]:
 
 
 def one_fingerprint(records: Sequence[Record]) -> str | None:
-    """The fingerprint that the records name; None if none does. Raises InvalidRequest if they name several."""
+    """Returns the fingerprint that the records name; None if no record names one. Raises InvalidRequest if they
+    name several."""
     given = {record.fingerprint for record in records if isinstance(record, Record) and record.fingerprint}
     if len(given) > 1:
         raise InvalidRequest("fingerprint: the records are of several code spaces; send each space separately")
@@ -47,8 +48,8 @@ def has_codes(records: Sequence[Record]) -> bool:
 
 
 def batches(records: Iterable[Record] | Iterable[Sequence[Record]]) -> Iterator[Sequence[Record]]:
-    """The caller's own lists of records; single records in lists of up to 256, the size of one message of a
-    stream."""
+    """Yields lists of records: the caller's lists as they are, and single records joined into lists of up to
+    `STREAM_RECORDS`."""
     pending: list[Record] = []
     for item in records:
         if not isinstance(item, list | tuple):
@@ -86,7 +87,7 @@ def queries_of(
     """Encodes the queries of a batch: the images, then the codes, then the keys.
 
     Raises:
-        InvalidRequest: If a query is malformed, or projections or features are not one per code.
+        InvalidRequest: If a query is malformed, or the number of projections or features is not that of the codes.
     """
     for field, rows in (("projections", projections), ("features", features)):
         if len(rows) not in (0, len(codes)):

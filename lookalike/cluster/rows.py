@@ -1,4 +1,4 @@
-"""Owns the rows that replicas list to each other, and the hashes by which they compare them."""
+"""Owns the form in which replicas list rows to each other, and the hashes by which they compare rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SLOT_SHIFT = np.uint64(54)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows, tombstones included. ids, versions: uint64 (n,); deleted: bool (n,)."""
+    """The ids and versions of rows, tombstones included. ids, versions: uint64 (n,); deleted: bool (n,)."""
 
     ids: npt.NDArray[np.uint64]
     versions: npt.NDArray[np.uint64]
@@ -35,12 +35,12 @@ class Rows:
 
     @property
     def slots(self) -> npt.NDArray[np.intp]:
-        """The slot of each row, (n,)."""
+        """The slot of each row, intp (n,)."""
         return slots_of(self.ids)
 
     @property
     def hashes(self) -> npt.NDArray[np.uint64]:
-        """A hash of each row, (n,), by which replicas compare what they hold."""
+        """A hash of each row, uint64 (n,), by which replicas compare what they hold."""
         return _mix(self.ids ^ _mix(self.versions * np.uint64(2) + self.deleted))
 
 

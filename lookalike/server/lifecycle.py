@@ -25,8 +25,8 @@ async def until_stopped(watch_stdin: bool) -> None:
     """Waits for SIGTERM or SIGINT.
 
     Args:
-        watch_stdin: Also stop at the end of standard input. A supervisor holds the other end, so that a process
-            does not outlive it even if the supervisor is killed.
+        watch_stdin: Also stop at the end of standard input. A supervisor holds the other end, so the
+            process does not outlive the supervisor, even if the supervisor is killed.
     """
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -38,7 +38,7 @@ async def until_stopped(watch_stdin: bool) -> None:
 
 
 def process_arguments(program: str, description: str | None) -> argparse.ArgumentParser:
-    """The arguments that every server process takes."""
+    """Returns a parser for the arguments that every server process takes."""
     parser = argparse.ArgumentParser(prog=f"python -m {program}", description=description)
     parser.add_argument("--config", type=Path, required=True, help="the cluster's config file")
     parser.add_argument("--watch-stdin", action="store_true", help="stop when standard input ends")
@@ -48,7 +48,7 @@ def process_arguments(program: str, description: str | None) -> argparse.Argumen
 def run_process(main: Coroutine[Any, Any, None]) -> None:
     """Runs a server process to its end.
 
-    Exits with one line on standard error: with code 2 if the process cannot start, with code 1 if a background
+    Exits with one line on standard error: with code 2 if the process cannot start, or with code 1 if a background
     task failed for good."""
     logs.start("text", "info", {})
     raise_file_limit()

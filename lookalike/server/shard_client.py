@@ -39,7 +39,7 @@ from lookalike.transport.rpc import call_by, error_of
 from lookalike.v1 import shard_pb2 as pb
 from lookalike.v1.shard_pb2_grpc import ShardServiceStub
 
-# Default timeouts: of a status call or a step of a slot move, and of reading rows and files.
+# Default timeouts: STATE_SECONDS of status calls and steps of a slot move, READ_SECONDS of reading rows and files.
 STATE_SECONDS = 1.5
 READ_SECONDS = 30.0
 _WATCH_PAUSE_SECONDS = 0.25
@@ -48,15 +48,15 @@ _WATCH_PAUSE_SECONDS = 0.25
 class ShardClient:
     """Calls to one replica of one partition.
 
-    Deadlines are times of the running loop's clock. Every call raises the LookalikeError of the failure: SlotMoved
-    after `retire`, PartitionUnavailable if the shard does not answer.
+    Deadlines are times of the running loop's clock. A call that fails raises a LookalikeError: SlotMoved after
+    `retire`, PartitionUnavailable or DeadlineExceeded if the shard does not answer, or the shard's own error.
     """
 
     def __init__(self, partition: int, replica: int, address: str, peer_channels: PeerChannels) -> None:
         self.partition = partition
         self.replica = replica
         self.address = address
-        # The replica is no longer part of the cluster.
+        # Whether the replica is no longer part of the cluster.
         self.is_retired = False
         self._connection = peer_channels.connect(address)
         self._scan_seconds = metrics.SHARD_SECONDS.labels(str(partition), str(replica))
@@ -65,7 +65,8 @@ class ShardClient:
         await self._connection.close()
 
     async def retire(self) -> None:
-        """Rejects further calls, and closes once the calls in flight have ended: closing now would cancel them."""
+        """Rejects further calls, and closes the connection once the calls in flight have ended: closing it now
+        would cancel them."""
         self.is_retired = True
         await self._connection.finish()
 
@@ -80,10 +81,10 @@ class ShardClient:
         """Returns what the shard reports about itself.
 
         Args:
-            target: A target for the shard to adopt first, if it is newer than its own.
-            slots: A bitmap of the slots to count rows over; empty for those that the shard serves.
+            target: A target for the shard to adopt first, if it is newer than the shard's own.
+            slots: A bitmap of the slots whose rows to count; empty for the slots that the shard serves.
             include_digests: Whether to return the collections' digests.
-            deadline: Within `STATE_SECONDS` by default.
+            deadline: When to give up; by default after `STATE_SECONDS`.
 
         Raises:
             PartitionUnavailable: If the shard does not answer, or the address belongs to another shard.
@@ -129,7 +130,7 @@ class ShardClient:
         except InvalidRequest as error:
             if len(groups) == 1:
                 return [error]
-            # Each answer fits into a message, but all together may not.
+            # Each group's answer fits into a message, but all answers together may not.
             return [(await self.scan([group], slots, deadline))[0] for group in groups]
         results = [wire.scan_result_from_wire(result, answer.stale_ms) for result in answer.groups]
         return [self._explain(result) if isinstance(result, LookalikeError) else result for result in results]
@@ -142,12 +143,13 @@ class ShardClient:
         records: Sequence[VersionedRecord] | VersionedColumns,
         deadline: float,
     ) -> WriteResult:
-        """Stores records that have newer versions than those stored.
+        """Stores the records that are newer than the stored versions.
 
         Args:
             collection: The collection's name.
-            fingerprint: The code space of the codes; rejected unless it is the collection's.
-            features: How the collection stores features, such as "int8 1280"; rejected if it differs.
+            fingerprint: The code space of the codes. If it is not the collection's, the shard rejects the write.
+            features: How the collection stores features, such as "int8 1280". If this is wrong, the shard rejects
+                the write.
             records: Records and tombstones, or live records as columns.
             deadline: When to give up.
         """
@@ -163,7 +165,7 @@ class ShardClient:
         include_deleted: bool = False,
         include_thumbnails: bool = False,
     ) -> list[VersionedRecord]:
-        """Returns the records among `keys`.
+        """Returns the records that exist under `keys`.
 
         Args:
             collection: The collection's name.
@@ -202,7 +204,7 @@ class ShardClient:
                 collection only.
 
         Returns:
-            Whether it was created now, and the incarnation that exists.
+            Whether the collection was created now, and the incarnation that exists.
         """
         request = pb.OpenCollectionRequest(
             name=name,
@@ -216,7 +218,7 @@ class ShardClient:
         return answer.created, answer.incarnation
 
     async def drop_collection(self, name: str, incarnation: int, deadline: float) -> bool:
-        """Drops this incarnation or an earlier one. Returns whether one existed."""
+        """Drops the collection if its incarnation is this one or an earlier one. Returns whether it existed."""
         request = pb.DropShardCollectionRequest(name=name, incarnation=incarnation)
         return bool((await self._call("DropShardCollection", request, deadline)).dropped)
 
@@ -233,11 +235,11 @@ class ShardClient:
     async def read_rows(
         self, collection: str, incarnation: int, numbers: npt.NDArray[np.uint32]
     ) -> tuple[Sequence[VersionedRecord], int]:
-        """Reads rows by the numbers that `list_rows` returned, up to the size of a message.
+        """Reads rows by the numbers that `list_rows` returned, as many as fit into a message.
 
         Returns:
-            The records of the first numbers that fit, without those that no longer exist, and the count of these
-            numbers.
+            The records of the rows that were read, without rows that no longer exist; and how many of the first
+            `numbers` were read.
         """
         request = pb.ReadRowsRequest(
             collection=collection, incarnation=incarnation, numbers=wire.numbers_to_wire(numbers)
@@ -257,11 +259,11 @@ class ShardClient:
 
     async def share(self, slots: SlotSet, taker: int, generations: npt.NDArray[np.uint32]) -> SlotSet:
         """Makes the shard tell writers to store records of these slots on the partition `taker` as well. Returns
-        the slots for which it does so."""
+        the slots for which the shard does so."""
         return await self._hand_over(pb.HandOverRequest.STEP_SHARE, slots, taker, generations)
 
     async def release(self, slots: SlotSet, taker: int, generations: npt.NDArray[np.uint32]) -> SlotSet:
-        """Makes the shard stop serving these slots. Returns the slots that it no longer serves."""
+        """Makes the shard stop serving these slots. Returns the slots that it has stopped serving."""
         return await self._hand_over(pb.HandOverRequest.STEP_RELEASE, slots, taker, generations)
 
     async def _hand_over(
@@ -286,7 +288,7 @@ class ShardClient:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Names the partition in the errors of the block, which calls the shard."""
+        """Adds the partition to the errors that the block raises while it calls the shard."""
         try:
             if self.is_retired:
                 raise SlotMoved(f"replica {self.replica} is no longer part of the cluster")

@@ -1,7 +1,8 @@
-"""Owns request ids. They travel in gRPC metadata from process to process, so the logs of all of them have the same
-id.
+"""Owns request ids. They travel in gRPC metadata from process to process, so all processes log a request under the
+same id.
 
-Work that requests share, as one RPC to a shard or one scan, carries the ids of all of them, up to MAX_IDS."""
+Work that several requests share, such as one RPC to a shard or one scan, carries the ids of all these requests, up
+to MAX_IDS."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ _ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,64}")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Request:
-    """The request or requests that the current work serves. rpc: the method by which it arrived."""
+    """The request or requests that the current work serves. rpc: the method by which the first of them
+    arrived."""
 
     ids: tuple[str, ...]
     rpc: str
@@ -34,7 +36,8 @@ class Request:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Origin:
-    """The request of a piece of work, and the context of the span that waits for it, if any."""
+    """Where a piece of work comes from: its request, and the context of the tracing span that waits for the work.
+    Either may be None."""
 
     request: Request | None
     span: Any
@@ -52,7 +55,7 @@ def begin(rpc: str, sent_id: str | None) -> Request:
 
     Args:
         rpc: The method's name.
-        sent_id: The id from the caller's metadata. A new one replaces it if it is missing or invalid.
+        sent_id: The id from the caller's metadata. If it is missing or invalid, a new id is drawn.
     """
     ids = tuple(part for part in (sent_id or "").split(",")[:MAX_IDS] if _ID.fullmatch(part))
     request = Request(ids or (uuid.uuid4().hex[:16],), rpc)
@@ -65,7 +68,7 @@ def origin() -> Origin:
 
 
 def together(origins: Sequence[Origin]) -> contextvars.Context:
-    """A context for work that all of these share."""
+    """Returns a context for work that all these origins share."""
     context = contextvars.Context()
     if len(origins) == 1 and origins[0].span is None:
         context.run(_current.set, origins[0].request)
@@ -81,7 +84,7 @@ def together(origins: Sequence[Origin]) -> contextvars.Context:
 
 
 def metadata() -> tracing.Metadata:
-    """The metadata of a call to another process: the request ids and the trace context."""
+    """Returns the metadata for a call to another process: the request ids and the trace context."""
     request = _current.get()
     ids = () if request is None else ((REQUEST_ID_KEY, request.id),)
     return (*ids, *tracing.headers())

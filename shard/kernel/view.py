@@ -21,9 +21,9 @@ class View:
 
     Attributes:
         chunks: The chunks, in the order of their rows' numbers.
-        rows: Rows of each chunk that belong to the view.
-        epoch: Rows that died later are live in the view.
-        live: Live rows.
+        rows: How many rows of each chunk belong to the view; they are its first rows.
+        epoch: The number of the change. A row that a later epoch deleted is live in the view.
+        live: The number of live rows.
         end: One more than the highest row number.
     """
 
@@ -35,7 +35,7 @@ class View:
 
 
 def group_by_chunk(chunks: tuple[Chunk, ...], numbers: Numbers) -> list[tuple[int, Numbers]]:
-    """Splits sorted numbers, uint32 (n,), by the position of the chunk that may contain them."""
+    """Splits sorted row numbers, uint32 (n,), by the position of the chunk that may contain them."""
     firsts = np.array([chunk.numbers[0] for chunk in chunks], np.uint32)
     positions = np.searchsorted(firsts, numbers, side="right") - 1
     return [(int(p), numbers[positions == p]) for p in np.unique(positions) if p >= 0]
@@ -55,12 +55,12 @@ def live_rows(view: View) -> tuple[npt.NDArray[np.uint64], Numbers]:
 def mask_by_id(
     view: View, first: int, choose: Callable[[npt.NDArray[np.uint64]], npt.NDArray[np.bool_]]
 ) -> npt.NDArray[np.bool_]:
-    """Returns a mask over the row numbers first..view.end, bool (view.end - first,).
+    """Returns a mask over the row numbers from `first` to the view's last, bool (view.end - first,).
 
     Args:
         view: The rows.
         first: The first row number of the mask.
-        choose: Maps ids, uint64 (n,), to bool (n,): the value for each row.
+        choose: Maps the ids of rows, uint64 (n,), to their values in the mask, bool (n,).
     """
     mask = np.zeros(view.end - first, np.bool_)
     for chunk, rows in zip(view.chunks, view.rows, strict=True):

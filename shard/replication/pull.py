@@ -1,7 +1,7 @@
 """Owns pulling: copying from another shard the rows that this shard lacks.
 
-Digests show which slots differ, listings show which rows, and only those rows are sent. It serves the periodic
-repair, a starting replica, a replica with a new disk, and slots that move."""
+Digests show which slots differ, listings show which rows, and only those rows are sent. Pulling serves the
+periodic repair, a starting replica, a replica with a new disk, and slots that move."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from shard.node import Node
 from shard.replication.catalog import follow_catalog
 
 log = logging.getLogger("shard.replication")
-# Rows listed at once: some 20 MB.
+# The number of rows listed at once, in a message of some 20 MB.
 LIST_ROWS = 1_000_000
 READ_ROWS = 4_096
 # The bytes of a row in a message, in addition to its record.
@@ -37,7 +37,7 @@ Pause = Callable[[int], Awaitable[None]]
 
 
 async def no_pause(size: int) -> None:
-    """A pause that does nothing, for pulls that reads or writes wait for."""
+    """Does not pause. For pulls that must be fast, because reads or writes wait for them."""
 
 
 class Throttle:
@@ -64,13 +64,14 @@ class Puller:
         self.slots_differing = 0
 
     async def pull(self, peer: ShardClient, slots: SlotSet, pause: Pause = no_pause, recheck: bool = False) -> int:
-        """Stores every row of these slots that the peer has when this is called.
+        """Stores every row of these slots that the peer has at the time of the call.
 
         Args:
+            peer: The shard to copy from.
             slots: The slots to compare.
-            pause: Awaited after each portion with its size in bytes.
-            recheck: Whether to compare again after a moment before pulling, since a difference may be a write that
-                is still in flight.
+            pause: Awaited after each batch of records, with its size in bytes.
+            recheck: Whether to compare again after a moment before pulling, because a difference may be a write
+                that is still in flight.
 
         Returns:
             The number of rows pulled.
@@ -95,8 +96,8 @@ class Puller:
         return pulled
 
     def _differing(self, state: ShardState, slots: SlotSet) -> dict[str, SlotSet]:
-        """Returns, by collection, the slots whose content on the peer differs; only collections with such
-        slots."""
+        """Returns, by collection, the slots whose content on the peer differs. Collections without such slots
+        are omitted."""
         differing = {}
         for name, theirs in state.digests.items():
             try:
@@ -131,7 +132,8 @@ class Puller:
 
 
 def lacking(theirs: Rows, mine: Rows, horizon: int) -> npt.NDArray[np.bool_]:
-    """Returns a mask of the peer's rows that this shard lacks. Tombstones below `horizon` do not count."""
+    """Returns a mask of the peer's rows that this shard lacks. Tombstones with versions below `horizon` do
+    not count."""
     absent: npt.NDArray[np.bool_] = ~np.isin(theirs.hashes, mine.hashes)
     forgotten = theirs.deleted & (theirs.versions < np.uint64(horizon))
     missing: npt.NDArray[np.bool_] = absent & ~forgotten
@@ -142,7 +144,8 @@ def portions(slots: SlotSet, rows: npt.NDArray[np.int64]) -> list[SlotSet]:
     """Cuts a set of slots so that each part can be listed at once.
 
     Args:
-        rows: int64 (SLOTS,), the rows of each slot. A slot with more than LIST_ROWS is a separate part.
+        slots: The set to cut.
+        rows: int64 (SLOTS,), the number of rows in each slot. A slot with more than LIST_ROWS is a separate part.
     """
     parts: list[SlotSet] = []
     total = LIST_ROWS

@@ -1,5 +1,5 @@
-"""Owns the recover step: fetches slots that the siblings serve but this shard lacks, because its disk is new or
-because it was down when they moved to the partition."""
+"""Owns the recover step: fetches slots that the siblings (the other replicas of this shard's partition) serve but
+this shard lacks. A shard lacks slots if its disk is new, or if it was down when they moved to the partition."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ log = logging.getLogger("shard.replication")
 
 
 async def recover(context: Context) -> None:
-    """Serves a slot once it has been copied from enough siblings to include every acknowledged write."""
+    """Copies the missing slots. Serves a slot once the copies come from enough siblings to include every
+    acknowledged write."""
     siblings = context.sibling_tables()
     lost = moves.lost_to_peers(context.node.table, list(siblings.values()))
     if lost.any():
-        log.info("%d slots come from other replicas of this partition", np.count_nonzero(lost))
+        log.info("recovering %d slots from other replicas of this partition", np.count_nonzero(lost))
         await context.change_table(lambda table: table.receive(lost > 0, context.partition, lost))
     receiving = context.node.table.receiving_from(context.partition)
     if not receiving.any():

@@ -1,5 +1,5 @@
 """Owns how a server process logs: as text, or as one JSON object per line. Each event is one line, whatever a
-client sent, and carries the ids of its requests.
+client sent, and carries the ids of the requests that it belongs to.
 
 Logs hold names, counts and times: never a record's key, attributes, code or image, nor credentials. Error texts
 quote what a client sent, so `without_quotes` removes quotations."""
@@ -16,13 +16,13 @@ from typing import Any, Literal
 from lookalike.transport import requests, tracing
 
 PACKAGES = ("lookalike", "shard", "coordinator", "encoder")
-# Text quoted as Python's repr does; an apostrophe within a word starts no quotation.
+# Text in quotation marks, as Python's repr writes it; an apostrophe within a word starts no quotation.
 _QUOTED = re.compile(r"""(?<!\w)(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""", re.DOTALL)
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127, 0x85, 0x2028, 0x2029)} | {10: "\\n", 13: "\\r"}
 
 
 def start(form: Literal["text", "json"], level: str, process: dict[str, Any]) -> None:
-    """Starts to log to standard error. process: fields of every JSON line."""
+    """Starts to log to standard error. process: fields to add to every JSON line, which identify the process."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(process) if form == "json" else TextFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
@@ -32,12 +32,12 @@ def start(form: Literal["text", "json"], level: str, process: dict[str, Any]) ->
 
 
 def _quotes_no_metadata(record: logging.LogRecord) -> bool:
-    """Drops gRPC's log of metadata that is not UTF-8, which would include a malformed API key."""
+    """Drops gRPC's message about metadata that is not UTF-8: the message would include a malformed API key."""
     return not str(record.msg).startswith("Invalid encoding on")
 
 
 def without_quotes(text: str) -> str:
-    """An error's text without its quotations."""
+    """Returns an error's text without its quotations."""
     return _QUOTED.sub("'…'", text)
 
 

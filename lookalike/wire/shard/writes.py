@@ -1,4 +1,4 @@
-"""Owns the conversion of writes to a shard to and from messages."""
+"""Owns the conversion of a shard's writes, and of their results, to and from protobuf messages."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def write_from_wire(
     """Returns the records of a write, checked against the collection's code space and indexing.
 
     Raises:
-        CodeSpaceMismatch: If the write is meant for another code space or other features.
+        CodeSpaceMismatch: If the write is meant for another code space or another format of features.
         InvalidRequest: If a record is invalid.
     """
     space.require(message.fingerprint, "the write")
@@ -57,7 +57,9 @@ def write_from_wire(
     for record in records:
         check_key(record.key)
         if record.version >= VERSION_LIMIT:
-            raise InvalidRequest(f"version: {record.version} is not below {VERSION_LIMIT}; set the clock")
+            raise InvalidRequest(
+                f"version: {record.version} is not below {VERSION_LIMIT}; set the coordinator's clock"
+            )
         if record.code is not None:
             check_code(record.code, space, f"record {record.key!r}")
             _check_features(record, indexing)
