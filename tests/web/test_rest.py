@@ -145,7 +145,7 @@ NOT_OBJECTS = (b"", b"null", b"5", b"[]", b'"query"')
         ),
         ("POST", "/v1/collections", {"name": "a b", "bits": 64}, 400, "InvalidRequest", "'a b' is not a name"),
         ("GET", f"{RECORDS}?kay=k1", None, 400, "InvalidRequest", "kay: unknown parameter; use key"),
-        ("GET", RECORDS, None, 400, "InvalidRequest", "keys: are 0"),
+        ("GET", RECORDS, None, 400, "InvalidRequest", "keys: 0 in one request"),
         ("GET", f"{RECORDS}?key=k1&includeThumbnails=1", None, 400, "InvalidRequest", "use true or false"),
         (
             "GET",
