@@ -99,7 +99,7 @@ class Catalog:
         return await self.layout(name, deadline) != layout
 
     async def get(self, name: str, deadline: float) -> Collection:
-        """Returns the collection, with its rows on the partitions that answer.
+        """Returns the collection. Its `rows` counts those on the partitions that answer.
 
         Raises:
             NotFound: If it does not exist.
@@ -223,7 +223,7 @@ class Catalog:
 def sum_up(states: Mapping[int, ShardState | LookalikeError]) -> list[Collection]:
     """Returns the collections that exist, ordered by name, with their rows summed over the partitions that
     answered. If partition 0 did not answer, or a collection is damaged there, the latest incarnations on the
-    others count."""
+    other partitions decide."""
     first = states[_REGISTRAR]
     decisive = list(_collections(states.values()))
     if isinstance(first, ShardState):

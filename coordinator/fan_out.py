@@ -156,7 +156,7 @@ class _Round:
             task.cancel()
 
     def leave(self) -> None:
-        """Records that a caller no longer needs the round. When the last caller leaves, the round's RPCs in flight
+        """Notes that a caller no longer needs the round. When the last caller leaves, the round's RPCs in flight
         are cancelled."""
         self._callers -= 1
         if not self._callers:
@@ -187,7 +187,7 @@ def _late(share: Share) -> DeadlineExceeded:
 
 
 def _join(tickets: Sequence[_Ticket]) -> tuple[list[ScanGroup], list[list[int]]]:
-    """Joins the groups that can share a scan, and records in each ticket where its queries are. Returns the
+    """Joins the groups that can share a scan, and notes in each ticket where its queries are. Returns the
     groups and, for each group, the number of queries of each member."""
     joinable: dict[object, list[_Ticket]] = {}
     for ticket in tickets:

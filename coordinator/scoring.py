@@ -19,8 +19,8 @@ from lookalike.model.indexing import Indexing
 from lookalike.model.records import MAX_K
 from lookalike.model.search_options import SearchOptions
 
-# Limits of one request: the feature values that it compares, which take some seconds; and the bytes of query
-# features that it sends to each shard.
+# Limits on one request: how many feature values it compares (at the limit, that takes some seconds), and how many
+# bytes of query features it sends to each shard.
 MAX_COMPARED = 300_000_000
 MAX_FEATURE_BYTES = 8 * 1024 * 1024
 _MAX_WEIGHT = np.iinfo(np.uint16).max

@@ -24,7 +24,7 @@ from lookalike.model.records import MAX_HASH_BYTES
 LSH = "lsh"
 # Random hyperplanes are orthogonal within blocks of this size. Orthogonal hyperplanes spread better than
 # independent ones (Ji et al., NIPS 2012), but no more than `width` can be orthogonal, and the cost grows with
-# their square.
+# the square of their number.
 _BLOCK = 1_024
 _MAX_WIDTH = 1_000_000
 

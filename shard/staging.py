@@ -29,7 +29,7 @@ class Applied:
         numbers: Numbers of the live rows that it adds, uint32 (n,).
         ids: Their ids, uint64 (n,).
         codes: Their codes, uint8, n codes of bits/8 bytes, in any shape.
-        existed: Per record, whether a live record with its key was stored before. Empty for columns.
+        existed: Per record, whether a live record with its key was stored before. Empty for `VersionedColumns`.
         superseded: By index of each record that was not stored, the higher stored version that it lost to.
         removed: The rows that it removes, tombstones included.
         removed_numbers: Their numbers, uint32.
@@ -83,7 +83,7 @@ def stage(
 
     Args:
         database: The store's file.
-        meta: What it holds.
+        meta: The store's metadata.
         records: The records.
         index: Finds the stored rows.
         next_number: The first row number to use.
@@ -130,7 +130,7 @@ def _stage_columns(
     next_number: int,
     known_fields: frozenset[str],
 ) -> tuple[Applied, frozenset[str], int]:
-    """As `stage`, for records whose ids differ. Only records whose key is stored become objects."""
+    """As `stage`, for records with distinct ids. Only those whose key is already stored become objects."""
     stored = _stored_rows(database, meta, records, index)
     is_kept = np.ones(len(records), np.bool_)
     superseded = {}

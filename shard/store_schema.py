@@ -32,9 +32,9 @@ class Meta:
         indexing: What it stores and indexes next to the codes.
         horizon: Tombstones below this version were discarded.
         identity: A random name; a new one after renumbering.
-        removed_to: Rows up to this number were removed without a tombstone.
+        removed_to: The highest number up to which rows were removed without a tombstone; -1 if none were.
         numbered: The highest row number that had been used when rows were last removed.
-        fields: The attributes that a record ever had, without those inside others.
+        fields: The names of the top-level attributes that any record ever had.
     """
 
     space: CodeSpace
@@ -70,7 +70,7 @@ def _statements(indexing: Indexing) -> list[str]:
         "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL)"
         " STRICT, WITHOUT ROWID",
         "CREATE TABLE fields (name TEXT PRIMARY KEY, checksum INTEGER NOT NULL) STRICT, WITHOUT ROWID",
-        # No index on keys: `shard.kernel.row_index` finds a key's row, so rows are only ever appended.
+        # No index on keys, so that an insert only appends: `shard.kernel.row_index` finds a key's row.
         "CREATE TABLE records (number INTEGER PRIMARY KEY, head BLOB NOT NULL, key TEXT NOT NULL, attributes TEXT"
         f"{columns}) STRICT",
         "CREATE INDEX tombstones ON records (number) WHERE attributes IS NULL",

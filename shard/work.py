@@ -129,9 +129,9 @@ class _Admitted:
     Attributes:
         count: The number of records in the write.
         records: The records that may be stored.
-        places: The index in the write of each of `records`.
+        places: For each of `records`, its index in the write.
         refused: The indices of records whose slots this shard does not accept.
-        late: The horizon, by the index of each record whose version is below it.
+        late: By the index of each record whose version is below the horizon, the horizon.
         forward_to: By slot, the other partition that must store the slot's records.
     """
 

@@ -39,7 +39,10 @@ def add(
         ),
     ],
     rate: Annotated[
-        float | None, typer.Option(min=0.001, help="Limit on queries, records and record keys per second.")
+        float | None,
+        typer.Option(
+            min=0.001, help="How many queries, records and keys of records the holder may send per second."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -42,8 +42,8 @@ def show(figures: Sequence[Figure]) -> None:
 
 
 def plot(figures: Sequence[Figure], folder: Path, processor: str) -> list[Path]:
-    """Plots latency by number of rows, throughput by batch size, and latency of bucket search by distance. A plot
-    without figures is omitted.
+    """Plots latency by number of rows, throughput by batch size, and latency of bucket search by distance. Omits
+    plots that would show no measurement.
 
     Args:
         figures: The measurements.

@@ -80,7 +80,7 @@ class Context:
         await self.executor.mutate(lambda: self.node.change_table(step))
 
     async def close(self) -> None:
-        """Closes the connections; a restart of the loop after an error opens them again."""
+        """Closes the connections; if the replication loop restarts after an error, `peer` opens them again."""
         for peer in self._peers.values():
             await peer.close()
         self._peers.clear()
