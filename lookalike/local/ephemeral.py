@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 import socket
+from collections import deque
 from pathlib import Path
 
 from lookalike.server.config import ClusterConfig, CoordinatorConfig, EncoderConfig, ShardConfig
@@ -12,6 +13,10 @@ from lookalike.server.config import ClusterConfig, CoordinatorConfig, EncoderCon
 MAX_PARTITIONS = 90
 # In thousands: ports 11000..31999, below the kernel's range for outgoing connections.
 _THOUSANDS = range(11, 32)
+# The guards of the blocks that this process chose last, until its servers listen there. While a block's guard port
+# is bound, no other process chooses the block.
+_claims: deque[socket.socket] = deque()
+_MAX_CLAIMS = 4
 
 
 def ephemeral_config(
@@ -21,7 +26,7 @@ def ephemeral_config(
     name: str = "throwaway",
     replicas: int = 1,
 ) -> ClusterConfig:
-    """Returns a config whose ports were free when they were checked.
+    """Returns a config with free ports, which no other process that calls this function gets for now.
 
     Args:
         data: The folder for the shards' data.
@@ -35,6 +40,9 @@ def ephemeral_config(
     """
     assert partitions <= MAX_PARTITIONS
     for thousand in random.sample(_THOUSANDS, len(_THOUSANDS)):
+        guard = _bound(f"127.0.0.1:{thousand}700")
+        if guard is None:
+            continue
         # The shards use the blocks of 100 ports below 700, one block per replica. The coordinator and the encoder
         # use one of the last three blocks.
         last = random.choice((7, 8, 9))
@@ -52,7 +60,11 @@ def ephemeral_config(
             and encoder.model_copy(update={"address": f"127.0.0.1:{thousand}{last}99", "metrics": None}),
         )
         if all(map(is_free, _addresses(config))):
+            _claims.append(guard)
+            if len(_claims) > _MAX_CLAIMS:
+                _claims.popleft().close()
             return config
+        guard.close()
     raise RuntimeError("no block of 1,000 ports from 11000 to 31999 has enough free ports")
 
 
@@ -68,10 +80,19 @@ def _addresses(config: ClusterConfig) -> list[str]:
 
 def is_free(address: str) -> bool:
     """Whether this machine can bind "host:port" now."""
+    probe = _bound(address)
+    if probe is not None:
+        probe.close()
+    return probe is not None
+
+
+def _bound(address: str) -> socket.socket | None:
+    """A socket that is bound to "host:port"; None if the port is taken."""
     host, _, port = address.rpartition(":")
-    with socket.socket() as probe:
-        try:
-            probe.bind((host, int(port)))
-        except OSError:
-            return False
-    return True
+    probe = socket.socket()
+    try:
+        probe.bind((host, int(port)))
+    except OSError:
+        probe.close()
+        return None
+    return probe
