@@ -4,6 +4,7 @@ always bound as parameters; the SQL text consists of this file's own literals on
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterable, Sequence
 
@@ -11,9 +12,12 @@ from lookalike.model.filters import And, Equals, Exists, Filter, In, Not, Or, Ra
 from lookalike.model.records import encode_attributes
 
 Parameters = list[str | int | float]
-_FEW_TEXTS = 8
+_FEW_VALUES = 8
+# Up to here a whole number is written in digits, and so is the same number as a float ("7" and "7.0").
+_MAX_IN_DIGITS = 10**15
 _TEXT = ("text",)
 _NUMBERS = ("integer", "real")
+_UPPER = ("<", "<=")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -24,11 +28,13 @@ class _Test:
         types: The types of the value for which the condition may hold, as json_type returns them.
         condition: SQL, with {value} in place of the value.
         parameters: The parameters of the condition.
+        bounds: The comparisons of a range, one for each parameter.
     """
 
     types: tuple[str, ...]
     condition: str
     parameters: Parameters
+    bounds: tuple[str, ...] = ()
 
     def sql(self, type: str, value: str) -> str:
         """Returns the condition on a value whose type and value are these SQL expressions."""
@@ -98,18 +104,18 @@ def _some_element(field: str, tests: Sequence[_Test], indexed: Sequence[str]) ->
         type, value = f"type_{indexed.index(field)}", f"value_{indexed.index(field)}"
         scalar = " OR ".join(test.sql(type, value) for test in tests)
         return f"({scalar} OR ({type} = 'array' AND {element}))", [*values, path, *values]
-    # The JSON is the slow part: each row is parsed once for its type, and again only if the type can pass.
+    # The JSON is the slow part: most rows are ruled out first, and those left are parsed again for their type.
+    first, bound = _precondition(tests, path)
     cases: list[str] = []
-    parameters: Parameters = [path]
+    parameters: Parameters = [*bound, path]
     for test in tests:
         condition = test.condition.format(value="json_extract(attributes, ?)")
         paths = [path] * test.condition.count("{value}")
         for name in test.types:
             cases.append(f"WHEN '{name}' THEN {condition}")
             parameters += _interleaved(test.condition, paths, test.parameters)
-    texts, quoted = _containing(tests)
-    sql = f"({texts}CASE json_type(attributes, ?) {' '.join(cases)} WHEN 'array' THEN {element} ELSE FALSE END)"
-    return sql, [*quoted, *parameters, path, *values]
+    sql = f"({first}CASE json_type(attributes, ?) {' '.join(cases)} WHEN 'array' THEN {element} ELSE FALSE END)"
+    return sql, [*parameters, path, *values]
 
 
 def _interleaved(condition: str, paths: Sequence[str], values: Parameters) -> Parameters:
@@ -118,14 +124,37 @@ def _interleaved(condition: str, paths: Sequence[str], values: Parameters) -> Pa
     return [next(sources[token]) for token in re.findall(r"\{value\}|\?", condition)]
 
 
-def _containing(tests: Sequence[_Test]) -> tuple[str, Parameters]:
-    """Returns SQL, to precede a test for a few texts, that rules most rows out without parsing their JSON: as all
-    attributes are in one form, those that have a text as a value contain it in quotation marks."""
-    values = [value for test in tests for value in test.parameters]
-    if any(test.types != _TEXT for test in tests) or len(values) > _FEW_TEXTS:
+def _precondition(tests: Sequence[_Test], path: str) -> tuple[str, Parameters]:
+    """Returns SQL, to precede the tests, that is true for each row that can pass, and false for most others."""
+    if all(test.bounds for test in tests):
+        (test,) = tests
+        limits: list[str] = []
+        parameters: Parameters = []
+        for operator, bound in zip(test.bounds, test.parameters, strict=True):
+            assert not isinstance(bound, str)
+            # An array's value is a text. SQLite orders each text after all numbers, infinity included.
+            if operator in _UPPER:
+                limits.append("json_extract(attributes, ?) NOT BETWEEN ? AND 9e999 AND ")
+                parameters += [path, bound if operator == "<" else math.nextafter(bound, math.inf)]
+            else:
+                limits.append(f"json_extract(attributes, ?) {operator} ? AND ")
+                parameters += [path, bound]
+        return "".join(limits), parameters
+    # As all attributes are in one form, those that have a value contain it as it is written.
+    written = [_written(value) for test in tests for value in test.parameters]
+    if len(written) > _FEW_VALUES or None in written or not all(test.parameters for test in tests):
         return "", []
-    quoted: Parameters = [encode_attributes(value) for value in values]
-    return f"({' OR '.join(['instr(attributes, ?) > 0'] * len(quoted))}) AND ", quoted
+    contains = " OR ".join(["instr(attributes, ?) > 0"] * len(written))
+    return f"({contains}) AND ", [text for text in written if text is not None]
+
+
+def _written(value: str | int | float) -> str | None:
+    """What all attributes with this value contain; None if that differs between them."""
+    if isinstance(value, str):
+        return encode_attributes(value)
+    if value == int(value):
+        return str(abs(int(value))) if abs(value) < _MAX_IN_DIGITS else None
+    return encode_attributes(value)
 
 
 def _equals_any(values: Iterable[Scalar]) -> list[_Test]:
@@ -157,7 +186,8 @@ def _within(condition: Range) -> list[_Test]:
     ]
     given = [(operator, bound) for operator, bound in bounds if bound is not None]
     test = " AND ".join(f"{{value}} {operator} ?" for operator, _ in given)
-    return [_Test(_NUMBERS, test, [bound for _, bound in given])]
+    operators = tuple(operator for operator, _ in given)
+    return [_Test(_NUMBERS, test, [bound for _, bound in given], operators)]
 
 
 def _marks(values: Parameters) -> str:

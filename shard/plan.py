@@ -1,4 +1,5 @@
-"""Owns `lookalike plan`: the number of shards and machines that a load needs, estimated from this machine's speed.
+"""Owns `lookalike plan`: the number of shards and machines that a load needs, estimated from this machine's speed
+and from measurements.
 
 A shard is one process with one scan thread. Every query goes to every partition, and queries that arrive during a
 scan share the next one. So a replica that receives `rate` queries per second settles at batches of b, the smallest
@@ -23,7 +24,16 @@ from shard.bench.timing import best_seconds, processor
 
 # The bytes of a row's id, number, deletion stamp and index entry in memory, in addition to its code.
 ROW_BYTES = 24
-# The share of a machine's memory that rows may fill.
+# Measured with ten million records in two shards: docs/PERFORMANCE.md, "How a collection's cost grows".
+# The memory of a shard without rows.
+PROCESS_BYTES = 220_000_000
+# The bytes of a row on disk, in addition to its code, key and attributes.
+DISK_ROW_BYTES = 53
+START_SECONDS_PER_ROW = 1.4e-6
+FILTER_SECONDS_PER_ROW = 0.16e-6
+COORDINATOR_SECONDS_PER_RECORD = 4.0e-6
+SHARD_SECONDS_PER_ROW = 5.4e-6
+# The share of a machine's memory that shards may fill.
 MEMORY_SHARE = 0.7
 MAX_PARTITIONS = 1_024
 _BATCHES = (1, 4, 16, 64, 256)
@@ -39,6 +49,7 @@ class Load:
         qps: Queries per second.
         p99_ms: The latency that 99 % of the queries must not exceed.
         overhead_ms: The part of a query's latency that is not the scan.
+        record_bytes: The bytes of a record's key and attributes.
     """
 
     images: int
@@ -47,6 +58,7 @@ class Load:
     p99_ms: float
     replicas: int
     overhead_ms: float
+    record_bytes: int = 65
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,6 +69,19 @@ class Machine:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
+    """A deployment.
+
+    Attributes:
+        batch: The queries that share a scan.
+        scan_ms: How long such a scan takes.
+        bound_by: What determines the number of partitions: "memory" or "time".
+        disk_bytes_per_shard: The size of a shard's database.
+        start_seconds: From a shard's start until it has read and checked its rows.
+        filter_seconds: The first search with a filter on a text attribute without an index.
+        load_seconds: Storing all records as ready codes through one coordinator. Several coordinators, each with
+            jobs of its own, divide it.
+    """
+
     partitions: int
     replicas: int
     machines: int
@@ -67,6 +92,10 @@ class Plan:
     scan_ms: float
     p99_ms: float
     bound_by: str
+    disk_bytes_per_shard: int
+    start_seconds: float
+    filter_seconds: float
+    load_seconds: float
 
 
 def plan(load: Load, machine: Machine, speeds: Mapping[int, float]) -> Plan:
@@ -80,8 +109,8 @@ def plan(load: Load, machine: Machine, speeds: Mapping[int, float]) -> Plan:
     """
     rate = load.qps / max(1, load.replicas - 1)
     row_bytes = load.bits // 8 + ROW_BYTES
-    share = machine.memory_bytes * MEMORY_SHARE / machine.cores
-    fitting = math.ceil(load.images * row_bytes / share)
+    share = machine.memory_bytes * MEMORY_SHARE / machine.cores - PROCESS_BYTES
+    fitting = math.ceil(load.images * row_bytes / share) if share > 0 else MAX_PARTITIONS + 1
     for partitions in range(1, MAX_PARTITIONS + 1):
         rows = math.ceil(load.images / partitions)
         batch = _settled_batch(rate, rows * load.bits / 8, speeds)
@@ -91,10 +120,16 @@ def plan(load: Load, machine: Machine, speeds: Mapping[int, float]) -> Plan:
         p99_ms = 2 * scan_ms + load.overhead_ms
         if p99_ms <= load.p99_ms and partitions >= fitting:
             shards = partitions * load.replicas
-            per_shard = rows * row_bytes
+            per_shard = PROCESS_BYTES + rows * row_bytes
             return Plan(
                 partitions, load.replicas, max(load.replicas, math.ceil(shards / machine.cores)), rows, per_shard,
                 per_shard * shards, batch, scan_ms, p99_ms, "memory" if partitions == fitting else "time",
+                disk_bytes_per_shard=rows * (load.bits // 8 + load.record_bytes + DISK_ROW_BYTES),
+                start_seconds=rows * START_SECONDS_PER_ROW,
+                filter_seconds=rows * FILTER_SECONDS_PER_ROW,
+                load_seconds=max(
+                    load.images * load.replicas * COORDINATOR_SECONDS_PER_RECORD, rows * SHARD_SECONDS_PER_ROW
+                ),
             )  # fmt: skip
     raise InvalidRequest(
         f"plan: {MAX_PARTITIONS:,} partitions, the maximum, are not enough; allow more time (--p99-ms), or use"
@@ -137,10 +172,11 @@ def command(
         float | None, typer.Option(min=0.1, help="Memory per machine in GB; default: this machine's.")
     ] = None,
     overhead_ms: Annotated[float, typer.Option(min=0, help="Latency in addition to the scan, in ms.")] = 15,
+    record_bytes: Annotated[int, typer.Option(min=1, help="Bytes of a record's key and attributes.")] = 65,
     as_json: Json = False,
 ) -> None:
-    """Estimate the shards, machines and memory that a load needs, from this machine's scan speed. Encoding is not
-    included."""
+    """Estimate the shards, machines, memory and disk that a load needs, from this machine's scan speed and from a
+    measurement of ten million records. Encoding is not included."""
     if not math.isfinite(images * qps):
         raise InvalidRequest("images, qps: must be finite; use smaller numbers")
     if bits % 8:
@@ -149,7 +185,7 @@ def command(
         os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if memory_gb is None else int(memory_gb * 1e9)
     )
     machine = Machine(cores or os.cpu_count() or 1, memory)
-    load = Load(int(images), bits, qps, p99_ms, replicas, overhead_ms)
+    load = Load(int(images), bits, qps, p99_ms, replicas, overhead_ms, record_bytes)
     speeds = measure(bits)
     made = plan(load, machine, speeds)
     if as_json:
@@ -166,17 +202,29 @@ def _explain(load: Load, machine: Machine, speeds: Mapping[int, float], made: Pl
     return [
         f"partitions: {made.partitions}    replicas: {made.replicas}    machines like this: {made.machines}",
         f"memory: {made.memory_bytes_per_shard / 1e9:.1f} GB per shard, {made.memory_bytes / 1e9:.1f} GB in total",
+        f"disk: {made.disk_bytes_per_shard / 1e9:.1f} GB per shard, without features and thumbnails",
+        f"start of a shard: {_duration(made.start_seconds)}    first search with a filter on a text without an"
+        f" index: {_duration(made.filter_seconds)}    storing all codes through one coordinator:"
+        f" {_duration(made.load_seconds)}",
         "",
         f"Measured here, one thread on {processor()}:",
         f"  GB of {load.bits}-bit codes compared per second: {measured}",
         "Reasoning:",
-        f"  A row takes {load.bits // 8} bytes of code and {ROW_BYTES} of id, number, deletion stamp and index."
-        f" A machine runs one shard on each of {machine.cores} cores; rows may fill {MEMORY_SHARE:.0%} of its"
-        f" {machine.memory_bytes / 1e9:.0f} GB.",
+        f"  A row takes {load.bits // 8} bytes of code and {ROW_BYTES} of id, number, deletion stamp and index;"
+        f" a shard takes {PROCESS_BYTES / 1e6:.0f} MB besides. A machine runs one shard on each of {machine.cores}"
+        f" cores; shards may fill {MEMORY_SHARE:.0%} of its {machine.memory_bytes / 1e9:.0f} GB.",
         f"  {made.rows_per_partition:,} rows per partition; {load.qps:g} queries per second on {carried}"
         f" settle at batches of {made.batch}, a scan of {made.scan_ms:.1f} ms.",
         f"  A query waits for one scan, then takes part in the next: {made.p99_ms:.0f} ms, including"
         f" {load.overhead_ms:g} ms overhead; the limit is {load.p99_ms:g} ms."
         f" The {made.bound_by} determines the number of partitions.",
         "  Cores of one machine share its memory bandwidth: scans on all cores at once are slower than one alone.",
+        "  Disk, start, filter and storing come from ten million records that were measured on two cores of an AMD"
+        " EPYC (docs/PERFORMANCE.md).",
     ]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7_200 else f"{seconds / 3_600:.1f} h"

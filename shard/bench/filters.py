@@ -14,7 +14,7 @@ from lookalike.cluster.scan import ScanGroup
 from lookalike.model import filters
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.indexing import Indexing
-from lookalike.model.records import VersionedRecord
+from lookalike.model.records import VersionedRecord, encode_attributes
 from shard.bench.timing import Figure, best_seconds, once_seconds
 from shard.engine import Engine
 from shard.store import Store
@@ -25,32 +25,55 @@ _BATCH = 20_000
 
 
 def filtered(seconds: float, rows: int = ROWS) -> Iterator[Figure]:
-    """Compares a search with a filter and the same search without it. The filter is on an indexed attribute, and
-    keeps 1 % of the rows."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "records.sqlite"
-        space = CodeSpace(BITS)
-        Store.create(path, space, Indexing(attributes=("label",)))
-        engine = Engine(Store(path))
-        for start in range(0, rows, _BATCH):
-            engine.write([_record(number) for number in range(start, min(rows, start + _BATCH))])
-        query = np.random.default_rng(2).integers(0, 256, (1, BITS // 8), dtype=np.uint8)
+    """Compares a search with a filter and the same search without it: filters on an attribute with an index and on
+    one without, at their first use, and a repeated filter."""
+    for indexed in (("label", "number"), ()):
+        with tempfile.TemporaryDirectory() as folder:
+            engine = _filled(Path(folder) / "records.sqlite", Indexing(attributes=indexed), rows)
+            search = functools.partial(_search, engine)
+            search(None)
+            best = best_seconds(
+                {"own": functools.partial(search, _texts(0)), "none": functools.partial(search, None)}, seconds
+            )
+            how = "index" if indexed else "no index"
+            for name, some in (("text", _texts), ("number", _numbers), ("range", _ranges)):
+                # Five filters, because a shard remembers each.
+                first = min(once_seconds(functools.partial(search, some(i))) for i in range(1, 6))
+                yield _figure(f"{name} filter that keeps 1 %, {how}, first", rows, first, best["none"])
+            yield _figure(f"filter that keeps 1 %, {how}, repeated", rows, best["own"], best["none"])
+            engine.close()
 
-        def search(label: str | None) -> int:
-            condition = None if label is None else filters.Equals("label", label)
-            return len(engine.scan(ScanGroup("c", space.fingerprint, query, 10, None, condition)).hits)
 
-        search(None)
-        first = min(once_seconds(functools.partial(search, f"l{label}")) for label in range(5))
-        best = best_seconds({"own": lambda: search("l7"), "none": lambda: search(None)}, seconds)
-        yield _figure("filter that keeps 1 %, first", rows, first, best["none"])
-        yield _figure("filter that keeps 1 %, repeated", rows, best["own"], best["none"])
-        engine.close()
+def _filled(path: Path, indexing: Indexing, rows: int) -> Engine:
+    Store.create(path, CodeSpace(BITS), indexing)
+    engine = Engine(Store(path))
+    for start in range(0, rows, _BATCH):
+        engine.write([_record(number) for number in range(start, min(rows, start + _BATCH))])
+    return engine
+
+
+def _search(engine: Engine, condition: filters.Filter | None) -> int:
+    query = np.random.default_rng(2).integers(0, 256, (1, BITS // 8), dtype=np.uint8)
+    fingerprint = CodeSpace(BITS).fingerprint
+    return len(engine.scan(ScanGroup("c", fingerprint, query, 10, None, condition)).hits)
+
+
+def _texts(i: int) -> filters.Filter:
+    return filters.Equals("label", f"l{i}")
+
+
+def _numbers(i: int) -> filters.Filter:
+    return filters.Equals("number", i)
+
+
+def _ranges(i: int) -> filters.Filter:
+    return filters.Range("number", gt=i + 0.5, lt=i + 1.5)
 
 
 def _record(number: int) -> VersionedRecord:
     code = np.random.default_rng(number).bytes(BITS // 8)
-    return VersionedRecord(f"k{number}", code, f'{{"label": "l{number * 7919 % 100}"}}', 1)
+    attributes = {"label": f"l{number * 7919 % 100}", "number": number * 104_729 % 100}
+    return VersionedRecord(f"k{number}", code, encode_attributes(attributes), 1)
 
 
 def _figure(what: str, rows: int, seconds: float, plain: float) -> Figure:

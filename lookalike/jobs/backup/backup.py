@@ -89,16 +89,20 @@ class _Backup:
         parts: list[Part] = []
 
         def read(missing: SlotSet) -> SlotSet:
-            part = self._read_part(missing, len(parts))
+            slots = sum(int(one.mark.slots.sum()) for one in parts)
+            records = sum(one.records for one in parts)
+            part = self._read_part(missing, len(parts), lambda more: report(slots, records + more))
             parts.append(part)
-            report(sum(int(one.mark.slots.sum()) for one in parts), sum(one.records for one in parts))
+            report(slots + int(part.mark.slots.sum()), records + part.records)
             return part.mark.slots
 
         read_all_slots(read, retry_seconds)
         return parts
 
-    def _read_part(self, missing: SlotSet, index: int) -> Part:
-        """Reads one partition and writes its part. A part that fails is overwritten by the next attempt."""
+    def _read_part(self, missing: SlotSet, index: int, report: Callable[[int], None]) -> Part:
+        """Reads one partition and writes its part. A part that fails is overwritten by the next attempt.
+
+        `report` is called with the number of the part's records so far."""
         name = f"part-{index:04d}-{self._token}.pb.gz"
         head: Head | None = None
         with self._folder.open(self._number, name, "wb") as file:
@@ -108,6 +112,7 @@ class _Backup:
                     head = found
                 else:
                     writer.write(found)
+                    report(writer.records)
             writer.close()
         assert head is not None, "a dump begins with its head"
         if head.incarnation != self._incarnation:

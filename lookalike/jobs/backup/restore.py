@@ -171,7 +171,4 @@ def _batches(records: Iterator[VersionedRecord]) -> Iterator[tuple[VersionedReco
 
 
 def _damaged(number: int, file: str) -> Corruption:
-    return Corruption(
-        f"backup {number}: {file} is damaged; nothing was restored from this file; restore an earlier backup with"
-        " --number"
-    )
+    return Corruption(f"backup {number}: {file} is damaged; restore an earlier backup with --number")

@@ -50,7 +50,7 @@ def export_to(
         with_features: Write a column of features.
         with_thumbnails: Write a column of thumbnails.
         retry_seconds: How long to retry while a partition is unavailable.
-        report: Called with the number of records written so far.
+        report: Called with the number of records read so far; it falls when a part is read again.
 
     Returns:
         The number of records.
@@ -70,14 +70,16 @@ def export_to(
             head, batches = read_part(client, collection, missing)
             # Records go to a temporary file first: a part that fails is read again, perhaps from another shard.
             with tempfile.TemporaryFile() as temporary:
+                read_records = 0
                 with parquet.ParquetWriter(temporary, schema, compression="zstd") as part:
                     for records in batches:
                         part.write_batch(_batch(records, schema, collection.indexing))
+                        read_records += len(records)
+                        report(count + read_records)
                 temporary.seek(0)
                 for batch in parquet.ParquetFile(temporary).iter_batches(_COPIED_ROWS):
                     writer.write_batch(batch)
                     count += len(batch)
-            report(count)
             return head.mark.slots
 
         read_all_slots(read, retry_seconds)
