@@ -3,6 +3,7 @@ listen on loopback, on free ports."""
 
 from __future__ import annotations
 
+import atexit
 import random
 import socket
 from collections import deque
@@ -96,3 +97,9 @@ def _bound(address: str) -> socket.socket | None:
         probe.close()
         return None
     return probe
+
+
+@atexit.register
+def _give_up_claims() -> None:
+    while _claims:
+        _claims.pop().close()
