@@ -14,7 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as parquet
 
 from encoder.ingest.rows import NAMES
-from encoder.ingest.tables import PARQUET, Row, Table, explained
+from encoder.ingest.tables.arrow_files import PARQUET, columns_to_read
+from encoder.ingest.tables.naming import Row
+from encoder.ingest.tables.table import Table, explained
 from lookalike.client.arrays import texts_of_arrow
 from lookalike.cluster.checked_columns import checked
 from lookalike.cluster.columns import CodeColumns, Texts
@@ -29,14 +31,21 @@ _ESCAPED = r'["\\\x00-\x1f]'
 
 def fits(table: Table) -> bool:
     """Whether the rows of a table may become columns."""
-    return table.format == PARQUET and {"key", "code"} <= table.columns and not table.columns & _OTHERS
+    return (
+        table.format is PARQUET
+        and {"key", "code"} <= table.columns
+        and not table.columns & _OTHERS
+        and not table.naming.classes
+    )
 
 
 def batches(table: Table) -> Iterator[CodeColumns | list[Row]]:
     """Yields all rows of a table that `fits`, in order: as columns, or as rows if one of them is special."""
     with explained(table.url), fsspec.open(table.url, "rb") as file:
-        for batch in parquet.ParquetFile(file).iter_batches(MAX_COLUMN_RECORDS):
-            yield columns_of(batch) or batch.to_pylist()
+        read = columns_to_read(table)
+        for batch in parquet.ParquetFile(file).iter_batches(MAX_COLUMN_RECORDS, columns=read):
+            named = batch.rename_columns([table.naming.renamed(name) for name in batch.schema.names])
+            yield columns_of(named) or named.to_pylist()
 
 
 def columns_of(batch: pa.RecordBatch) -> CodeColumns | None:

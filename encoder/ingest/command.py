@@ -6,10 +6,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import socket
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -22,7 +23,9 @@ from encoder.ingest.rows import has_codes
 from encoder.ingest.selection import Selection
 from encoder.ingest.sources import Source
 from encoder.ingest.stats import Summary
-from encoder.ingest.tables import Table, columns_of
+from encoder.ingest.tables.formats import NAMES as FORMATS
+from encoder.ingest.tables.naming import Choice
+from encoder.ingest.tables.table import Table, columns_of
 from encoder.ingest.target import get_or_create, noted_space, require_encoded_space, require_noted_space
 from encoder.ingest.workers import workers_for
 from encoder.options import Config, encoder_section
@@ -81,9 +84,23 @@ def ingest(
     collection: CollectionName = DEFAULT_COLLECTION,
     config: Config = None,
     format: Annotated[
-        Literal["images", "parquet", "jsonl", "csv", "coco"] | None,
-        typer.Option(help="The format of the paths; by default each path's extension determines it."),
+        str | None,
+        typer.Option(
+            help=f"The format of the paths: {', '.join(FORMATS)}. By default each path's extension or content"
+            " determines it.",
+        ),
     ] = None,
+    columns: Annotated[
+        str,
+        typer.Option(
+            help="What a table's columns are, as in key=id,image=jpg,code=phash; names that common tools write are"
+            " guessed.",
+            metavar="ROLE=COLUMN,...",
+        ),
+    ] = "",
+    drop: Annotated[
+        str, typer.Option(help="Columns of a table that do not become attributes.", metavar="COLUMN,...")
+    ] = "",
     images: Annotated[
         str | None,
         typer.Option(
@@ -138,7 +155,8 @@ def ingest(
     started = time.monotonic()
     condition = json_filter(where, "where")
     selection = Selection(None if condition is None else filters.parse(condition), limit)
-    files, tables = split(paths, format)
+    files, tables = split(paths, format, Choice.parse(columns, drop))
+    _remark(tables)
     is_precomputed = has_codes(columns_of(tables))
     if is_precomputed and (files or not all(has_codes(table.columns) for table in tables)):
         raise InvalidRequest(
@@ -162,6 +180,12 @@ def ingest(
     _print_summary(job, "records" if is_precomputed else "images")
     if summary.not_stored:
         raise PartitionUnavailable(f"the cluster refused {summary.not_stored:,} records; see {letters.path}")
+
+
+def _remark(tables: Sequence[Table]) -> None:
+    """Says what was guessed of the tables' columns, once for all tables that are alike."""
+    for remark in dict.fromkeys(remark for table in tables for remark in table.naming.remarks):
+        print(remark, file=sys.stderr)
 
 
 def _ingest_images(

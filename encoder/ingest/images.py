@@ -1,22 +1,30 @@
-"""Owns reading an image's bytes by its URL: a file that fsspec can read, or a row of a parquet file, whose URL
-ends in "#row=" and the row's number."""
+"""Owns reading an image's bytes by its URL: a file that fsspec can read, or a cell of a table, whose URL ends in
+"#row=" with the row's number and, unless the column's name is `image`, "&image=" with the name."""
 
 from __future__ import annotations
 
-import functools
 import re
-import threading
 from typing import Any
+from urllib.parse import quote, unquote
 
 import fsspec
 
-_reading = threading.Lock()
-_ROW = re.compile(r"(?s)(.+)#row=(\d+)")
+_ROW = re.compile(r"(?s)(.+)#row=(\d+)(?:&image=([^&#]+))?")
 
 
-def row_url(table: str, row: int) -> str:
-    """The URL of the image in a row of a parquet file. row: the row's number, from 0."""
-    return f"{table}#row={row}"
+def row_url(table: str, row: int, column: str = "image") -> str:
+    """The URL of the image in a row of a table. row: the row's number, from 0. column: the name in the file of the
+    column of images."""
+    return f"{table}#row={row}" + ("" if column == "image" else f"&image={quote(column, safe='')}")
+
+
+def absolute(uri: str, folder: str) -> str:
+    """Returns an absolute URI unchanged, and a relative URI with the folder in front of it."""
+    if "://" in uri:
+        return uri
+    if uri.startswith("/"):
+        return f"file://{uri}"
+    return f"{folder.rstrip('/')}/{uri.removeprefix('./')}"
 
 
 def read(url: str, limit_bytes: int) -> bytes:
@@ -31,57 +39,37 @@ def read(url: str, limit_bytes: int) -> bytes:
         ValueError: If the row or the object in a store does not exist, or the image has more than `limit_bytes`.
     """
     if found := _ROW.fullmatch(url):
-        data = _row(found[1], int(found[2]))
+        data = _cell(found[1], int(found[2]), unquote(found[3] or "image"), limit_bytes)
     else:
-        try:
-            with fsspec.open(url, "rb") as file:
-                data = file.read(limit_bytes + 1)
-        except FileNotFoundError as error:
-            if error.strerror:
-                raise
-            # An object store's error has only the path; the error's cause tells whether the host did not answer.
-            raise ValueError(f"does not exist ({error.__cause__ or 'no such object in the store'})") from None
+        data = _file(url, limit_bytes)
     if len(data) > limit_bytes:
         raise ValueError(f"has over {limit_bytes:,} bytes, the maximum; scale it down")
     return data
 
 
-def image_bytes(value: object) -> bytes:
-    """The image in a cell with bytes, or with a struct that has a field `bytes`. Raises ValueError for another
-    cell."""
+def _file(url: str, limit_bytes: int) -> bytes:
+    try:
+        with fsspec.open(url, "rb") as file:
+            data: bytes = file.read(limit_bytes + 1)
+            return data
+    except FileNotFoundError as error:
+        if error.strerror:
+            raise
+        # An object store's error has only the path; the error's cause tells whether the host did not answer.
+        raise ValueError(f"does not exist ({error.__cause__ or 'no such object in the store'})") from None
+
+
+def _cell(table: str, row: int, column: str, limit_bytes: int) -> bytes:
+    from encoder.ingest.tables.arrow_files import ARROW, arrow_cell, parquet_cell
+    from encoder.ingest.tables.formats import format_of_file
+
+    read_cell = arrow_cell if format_of_file(table) is ARROW else parquet_cell
+    value: Any = read_cell(table, row, column)
     if isinstance(value, dict):
+        # Hugging Face `datasets` stores a file's bytes, or only its path.
+        if value.get("bytes") is None and isinstance(value.get("path"), str):
+            return _file(absolute(value["path"], table.rpartition("/")[0]), limit_bytes)
         value = value.get("bytes")
     if not isinstance(value, bytes):
         raise ValueError("the row has no image bytes")
     return value
-
-
-def _row(table: str, row: int) -> bytes:
-    # Rows are read roughly in order, so it suffices that `_group` keeps two row groups in memory.
-    starts = _group_starts(table)
-    group = next(number for number in reversed(range(len(starts))) if starts[number] <= row)
-    with _reading:
-        images = _group(table, group)
-    if row - starts[group] >= len(images):
-        raise ValueError(f"row {row:,} does not exist")
-    return image_bytes(images[row - starts[group]].as_py())
-
-
-@functools.lru_cache(maxsize=64)
-def _group_starts(table: str) -> list[int]:
-    import pyarrow.parquet as parquet
-
-    with fsspec.open(table, "rb") as file:
-        found = parquet.read_metadata(file)
-    starts = [0]
-    for group in range(found.num_row_groups - 1):
-        starts.append(starts[-1] + found.row_group(group).num_rows)
-    return starts
-
-
-@functools.lru_cache(maxsize=2)
-def _group(table: str, group: int) -> Any:
-    import pyarrow.parquet as parquet
-
-    with fsspec.open(table, "rb") as file:
-        return parquet.ParquetFile(file).read_row_group(group, columns=["image"]).column("image")

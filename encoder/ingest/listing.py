@@ -8,20 +8,27 @@ from pathlib import Path
 from fsspec.core import url_to_fs
 
 from encoder.ingest.dead_letters import DeadLetters
-from encoder.ingest.rows import absolute, check_columns, source_of
+from encoder.ingest.images import absolute
+from encoder.ingest.rows import check_columns, source_of
 from encoder.ingest.selection import Selection
 from encoder.ingest.sources import Source, find_sources
 from encoder.ingest.stats import Summary
-from encoder.ingest.tables import COCO, IMAGES, Table, Unreadable, find_tables, format_of
+from encoder.ingest.tables.formats import IMAGES, find_tables, format_of
+from encoder.ingest.tables.formats import NAMES as FORMATS
+from encoder.ingest.tables.naming import Choice, Unreadable
+from encoder.ingest.tables.table import Table
+from encoder.ingest.tables.text_files import COCO
 from lookalike.model.errors import InvalidRequest
 
 
-def split(paths: Sequence[str], format: str | None) -> tuple[list[str], list[Table]]:
+def split(paths: Sequence[str], format: str | None, choice: Choice) -> tuple[list[str], list[Table]]:
     """Separates the paths of images from the tables. format: the format of all paths; None to detect it from
-    each path's ending. Raises InvalidRequest."""
+    each path's ending. choice: what the user says of the tables' columns. Raises InvalidRequest."""
+    if format is not None and format not in FORMATS:
+        raise InvalidRequest(f"format: {format[:80]!r} is unknown; use one of {', '.join(FORMATS)}")
     formats = [(path, format or format_of(path)) for path in paths]
     images = [path for path, found in formats if found == IMAGES]
-    tables = [table for path, found in formats if found != IMAGES for table in find_tables(path, found)]
+    tables = [table for path, found in formats if found != IMAGES for table in find_tables(path, found, choice)]
     for table in tables:
         check_columns(table)
     return images, tables
@@ -85,7 +92,7 @@ def _sources(table: Table, base: str, dead_letters: DeadLetters, summary: Summar
 def _folder_of(table: Table) -> str:
     """Returns the folder that the table's relative URIs start from. COCO keeps the images of
     `annotations/instances_NAME.json` in the folder NAME, next to `annotations`."""
-    if table.format != COCO:
+    if table.format is not COCO:
         return table.folder
     name = table.url.rpartition("/")[2].removesuffix(".json").removeprefix("instances_")
     folder = f"{table.folder.rpartition('/')[0]}/{name}"

@@ -18,7 +18,9 @@ from encoder.ingest.rows import Precomputed, precomputed_of, salvage
 from encoder.ingest.selection import Selection
 from encoder.ingest.sending import send, send_columns
 from encoder.ingest.stats import Summary
-from encoder.ingest.tables import PARQUET, Row, Table, Unreadable
+from encoder.ingest.tables.arrow_files import PARQUET
+from encoder.ingest.tables.naming import Row, Unreadable
+from encoder.ingest.tables.table import Table
 from encoder.ingest.target import get_or_create, noted_settings, noted_space, require_noted_space
 from lookalike.client.sync_client import Client
 from lookalike.cluster.columns import CodeColumns
@@ -51,7 +53,7 @@ def read_precomputed(
 
 
 def _batches_of(table: Table, selection: Selection) -> Iterator[CodeColumns | list[Row]]:
-    if table.format == PARQUET and not selection.has_filter:
+    if table.format is PARQUET and not selection.has_filter:
         from encoder.ingest import columns
 
         if columns.fits(table):

@@ -21,15 +21,16 @@ import datetime
 import decimal
 import hashlib
 import math
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from encoder.ingest.images import row_url
+from encoder.ingest.images import absolute, row_url
 from encoder.ingest.sources import Source
-from encoder.ingest.tables import Table
+from encoder.ingest.tables.table import Table
 from lookalike.model.errors import InvalidRequest
 from lookalike.model.records import attributes_text, check_key, parse_attributes
 from lookalike.model.thumbnails import check_thumbnail
@@ -59,11 +60,17 @@ def has_codes(columns: frozenset[str]) -> bool:
 
 
 def check_columns(table: Table) -> None:
-    """Raises InvalidRequest unless a column holds codes, features or images."""
+    """Raises InvalidRequest unless a column holds codes, features or images, and codes have keys."""
+    shown = ", ".join(repr(name[:40]) for name in list(table.kinds)[:12])
     if table.columns and not table.columns & (_CODES | _IMAGES):
-        shown = ", ".join(repr(name[:40]) for name in sorted(table.columns)[:5])
         raise InvalidRequest(
-            f"path: {table.url} cannot be read: none of its columns ({shown}…) is code, features, image or uri"
+            f"path: {table.url} cannot be read: none of its columns ({shown}) is code, features, image or uri;"
+            " name one with --columns, as in --columns image=COLUMN"
+        )
+    if has_codes(table.columns) and "key" not in table.columns:
+        raise InvalidRequest(
+            f"path: {table.url} cannot be read: none of its columns ({shown}) is the key; name it with"
+            " --columns key=COLUMN"
         )
 
 
@@ -87,15 +94,16 @@ def source_of(table: Table, number: int, row: Mapping[str, Any], folder: str) ->
     invalid."""
     fields = _attributes(row)
     attributes_text(fields)
-    if table.has_images and not row.get("uri"):
-        url, given = row_url(table.url, number), ""
-        mark = table.signature
+    column, cell = table.image_column, row.get("image")
+    path = cell.get("path") if isinstance(cell, dict) else None
+    if column is not None and not row.get("uri"):
+        url, mark = row_url(table.url, number, column), table.signature
+        given = path or f"{table.url.rpartition('/')[2]}/{number}"
     else:
-        written = row.get("uri") or row.get("image")
-        if not isinstance(written, str):
+        given = row.get("uri") or path or cell
+        if not isinstance(given, str):
             raise InvalidRequest("uri: missing; give the image's path or URL")
-        url, given = absolute(written, folder), written
-        mark = ""
+        url, mark = absolute(given, folder), ""
     digest = hashlib.blake2b(f"{mark} {url} {attributes_text(fields)}".encode(), digest_size=8).hexdigest()
     return Source(_key(row, given), url, fields, digest)
 
@@ -112,15 +120,6 @@ def salvage(table: Table, number: int, row: object) -> tuple[Mapping[str, Any], 
     with contextlib.suppress(InvalidRequest):
         return _attributes(row), b""
     return {}, b""
-
-
-def absolute(uri: str, folder: str) -> str:
-    """Returns an absolute URI unchanged, and a relative URI with the folder in front of it."""
-    if "://" in uri:
-        return uri
-    if uri.startswith("/"):
-        return f"file://{uri}"
-    return f"{folder.rstrip('/')}/{uri.removeprefix('./')}"
 
 
 def _key(row: Mapping[str, Any], default: str) -> str:
@@ -160,10 +159,15 @@ def _plain(name: str, value: Any) -> Any:
             return [_plain(name, part) for part in value]
         case datetime.date() | datetime.time():
             return value.isoformat()
+        case datetime.timedelta():
+            return value.total_seconds()
         case decimal.Decimal():
-            return float(value)
+            return int(value) if value == value.to_integral_value() else float(value)
+        case uuid.UUID():
+            return str(value)
     raise InvalidRequest(
-        f"attributes: column {name!r} holds {type(value).__name__}, which JSON cannot hold; leave it out"
+        f"attributes: column {name!r} holds {type(value).__name__}, which JSON cannot hold; leave it out with"
+        f" --drop {name}"
     )
 
 

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from encoder.ingest.tables import Table
+from encoder.ingest.tables.table import Table
 from encoder.spec import EncoderSpec
 from lookalike.client.sync_client import Client
 from lookalike.jobs.export import notes

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.ingest.coco import without_outline
+from encoder.ingest.tables.coco import without_outline
 from lab.datasets.labelled import LabelledImages, mark_of, reason
 from lookalike.model.errors import CannotStart
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from encoder.ingest.rows import source_of
-from encoder.ingest.tables import find_tables
+from encoder.ingest.tables.formats import find_tables
 from lookalike import Client, Record
 from lookalike.model.thumbnails import MAX_THUMBNAIL_BYTES, format_of
 from tests.cluster.test_encoder import ingest

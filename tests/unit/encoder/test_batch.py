@@ -18,27 +18,30 @@ import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
-from encoder.ingest.images import read, row_url
+from encoder.ingest.images import absolute, read, row_url
 from encoder.ingest.listing import split
 from encoder.ingest.pipeline import _EncodeActor
 from encoder.ingest.rate import SendRate
-from encoder.ingest.rows import absolute, precomputed_of, source_of
+from encoder.ingest.rows import precomputed_of, source_of
 from encoder.ingest.selection import Selection
 from encoder.ingest.sources import Source
-from encoder.ingest.tables import Table, Unreadable, find_tables, format_of
+from encoder.ingest.tables.arrow_files import PARQUET
+from encoder.ingest.tables.formats import find_tables, format_of
+from encoder.ingest.tables.naming import Choice, Unreadable
+from encoder.ingest.tables.table import Table
 from encoder.spec import EncoderSpec
 from lookalike.model import filters
 from lookalike.model.errors import InvalidRequest
 from tests.command import lookalike
 
-TABLE = Table("file:///data/t.parquet", "parquet", frozenset(), False, "mark")
+TABLE = Table("file:///data/t.parquet", PARQUET, {}, "mark")
 
 
 @pytest.mark.parametrize(
     ("path", "format"),
     [
         ("a/b.PARQUET", "parquet"), ("s3://x/y.pq", "parquet"), ("m.jsonl", "jsonl"), ("m.ndjson", "jsonl"),
-        ("m.csv", "csv"), ("m.tsv", "csv"), ("instances.json", "coco"), ("folder", "images"), ("a.jpg", "images"),
+        ("m.csv", "csv"), ("m.tsv", "csv"), ("instances.json", "json"), ("folder", "images"), ("a.jpg", "images"),
         ("https://host/m.csv?token=1.jpg", "csv"), ("dir/*.parquet", "parquet"),
         ("m.jsonl.gz", "jsonl"), ("codes-?.jsonl", "jsonl"), ("s3://x/why?/m.csv", "csv"),
     ],
@@ -108,7 +111,7 @@ def test_an_image_in_a_row_is_read_from_its_group(tmp_path: Path) -> None:
     table = pa.table({"image": [b"%d" % i for i in range(10)], "key": [str(i) for i in range(10)]})
     parquet.write_table(table, path, row_group_size=3)
     (found,) = find_tables(str(path), "parquet")
-    assert found.has_images
+    assert found.image_column == "image"
     rows = [row for portion in found.batches() for row in portion]
     assert rows == [{"key": str(i)} for i in range(10)]
     assert [read(row_url(found.url, i), 100) for i in (9, 0, 5)] == [b"9", b"0", b"5"]
@@ -257,9 +260,13 @@ def test_thumbnails_are_made_only_if_requested(tmp_path: Path, is_asked_for: boo
 
 
 def test_table_without_a_usable_column_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text("key;code\na;00\n")
-    with pytest.raises(InvalidRequest, match=r"none of its columns .'key;code'"):
-        split([str(tmp_path / "t.csv")], None)
+    for text, reason in (
+        ("key:code\na:00\n", "'key:code'. is code"),
+        ("name,code\na,00\n", "is the key; name it"),
+    ):
+        (tmp_path / "t.csv").write_text(text)
+        with pytest.raises(InvalidRequest, match=reason):
+            split([str(tmp_path / "t.csv")], None, Choice())
 
 
 def test_csv_row_with_too_many_cells_is_unreadable(tmp_path: Path) -> None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import collections
 import json
 from typing import IO, Any
+from urllib.parse import urlsplit
+
+# The outermost names of such a file.
+NAMES = ("images", "annotations", "categories")
 
 
 def rows(file: IO[bytes]) -> list[dict[str, Any]]:
@@ -32,17 +36,25 @@ def _rows(content: Any) -> list[dict[str, Any]]:
     found: dict[int, list[str]] = collections.defaultdict(list)
     for annotation in content.get("annotations", ()):
         found[annotation["image_id"]].append(names[annotation["category_id"]])
+    images = sorted(((_file_name(image), image) for image in content["images"]), key=lambda pair: pair[0])
     return [
         {
-            "key": image["file_name"],
-            "uri": image["file_name"],
+            "key": name,
+            "uri": name,
             "labels": sorted(set(found[image["id"]])),
             "boxes": len(found[image["id"]]),
             "coco_id": image["id"],
-            **{name: image[name] for name in ("width", "height") if name in image},
+            **{other: image[other] for other in ("width", "height", "coco_url") if other in image},
         }
-        for image in sorted(content["images"], key=lambda image: str(image["file_name"]))
+        for name, image in images
     ]
+
+
+def _file_name(image: dict[str, Any]) -> str:
+    """An image's path. LVIS gives none, but the address in COCO, which ends in the folder and the file's name."""
+    if "file_name" in image:
+        return str(image["file_name"])
+    return "/".join(urlsplit(image["coco_url"]).path.split("/")[-2:])
 
 
 def without_outline(entry: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,99 @@
+"""Owns what a table is: a file whose rows are dicts of plain values, under the names that `encoder.ingest.rows`
+knows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from encoder.ingest.sources import does_not_exist
+from encoder.ingest.tables.naming import AS_WRITTEN, Kind, Naming, Row, Unreadable
+from lookalike.model.errors import InvalidRequest, LookalikeError
+
+BATCH_ROWS = 1_024
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Format:
+    """A format of tables.
+
+    Attributes:
+        name: As `--format` takes it.
+        endings: How the names of such files end, in lower case.
+        open: Reads what a table of this format needs before its rows, from the URL and the file's signature.
+        rows: Reads all rows in order, in batches, under the names in the file.
+    """
+
+    name: str
+    endings: tuple[str, ...]
+    open: Callable[[str, str], Table]
+    rows: Callable[[Table], Iterator[list[Row]]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Table:
+    """A file of rows.
+
+    Attributes:
+        url: The file's URL.
+        format: Its format.
+        kinds: What each column holds, by its name in the file. Formats without a schema show it in the first rows.
+        signature: Changes when the file does.
+        notes: The file's own metadata.
+        naming: What the columns mean.
+    """
+
+    url: str
+    format: Format
+    kinds: Mapping[str, Kind]
+    signature: str
+    notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    naming: Naming = AS_WRITTEN
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The names of the columns that are used, as `encoder.ingest.rows` knows them."""
+        return frozenset(self.naming.renamed(name) for name in self.kinds if name not in self.naming.left_out)
+
+    @property
+    def image_column(self) -> str | None:
+        """The name in the file of the column that holds image files; None if none does."""
+        name = self.naming.written("image")
+        return name if self.kinds.get(name) in ("bytes", "image") else None
+
+    @property
+    def folder(self) -> str:
+        """The folder that relative URIs start from."""
+        return self.url.rpartition("/")[0]
+
+    def batches(self) -> Iterator[list[Row]]:
+        """Yields all rows in order, in batches. Raises InvalidRequest when the file cannot be read."""
+        with explained(self.url):
+            for batch in self.format.rows(self):
+                yield [self.naming.applied(row) for row in batch]
+
+
+class explained:
+    """Turns failures of reading a file into an InvalidRequest that names the path."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, FileNotFoundError):
+            raise does_not_exist(self._path, error) from None
+        # The library of each object store raises its own types of errors.
+        if isinstance(error, Exception) and not isinstance(error, LookalikeError):
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InvalidRequest(f"path: {self._path} cannot be read: {reason}") from None
+
+
+def columns_of(tables: Sequence[Table]) -> frozenset[str]:
+    """The columns of all tables."""
+    return frozenset().union(*(table.columns for table in tables))
+
+
+__all__ = ["BATCH_ROWS", "Format", "Row", "Table", "Unreadable", "columns_of", "explained"]
