@@ -42,6 +42,12 @@ class EncoderSpec:
             None if found is None else found.to_bytes(), config.device, config.precision,
         )  # fmt: skip
 
+    @classmethod
+    def of_space(cls, space: CodeSpace, hash_file: bytes) -> EncoderSpec:
+        """Makes the spec of an encoder without weights of its own, from a code space and its hash file. Whoever
+        loads it must compare the code spaces: they differ if the encoder had other weights."""
+        return cls(space.backbone, space.bits, 0, layer=space.layer, hash_file=hash_file)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Encoded:

@@ -26,7 +26,7 @@ from encoder.ingest.stats import Summary
 from encoder.ingest.tables.formats import NAMES as FORMATS
 from encoder.ingest.tables.naming import Choice
 from encoder.ingest.tables.table import Table, columns_of
-from encoder.ingest.target import get_or_create, noted_space, require_encoded_space, require_noted_space
+from encoder.ingest.target import get_or_create, noted_space, require_encoded_space, require_noted_space, spec_for
 from encoder.ingest.workers import workers_for
 from encoder.options import Config, encoder_section
 from encoder.progress import progress_bar
@@ -164,7 +164,7 @@ def ingest(
         )
     if dead_letters.absolute().as_uri() in {table.url for table in tables}:
         raise InvalidRequest(f"dead-letters: {dead_letters} is one of the job's inputs; name another file")
-    settings = encoder_section(config)
+    settings = None if config is None else encoder_section(config)
     summary = Summary()
     with DeadLetters(dead_letters) as letters, serving(metrics, summary):
         job = _Job(server, collection, letters, summary, selection, SendRate(rate), patience, dry_run, as_json)
@@ -178,8 +178,13 @@ def ingest(
                 _ingest_images(job, sources, settings, workers, thumbnails)
     summary.seconds = time.monotonic() - started
     _print_summary(job, "records" if is_precomputed else "images")
+    if letters.count and not (summary.stored or summary.already_stored or summary.encoded):
+        outcome = "can be" if dry_run else "was"
+        raise InvalidRequest(f"no record {outcome} stored: {letters.commonest()}; see {letters.path}")
     if summary.not_stored:
-        raise PartitionUnavailable(f"the cluster refused {summary.not_stored:,} records; see {letters.path}")
+        raise PartitionUnavailable(
+            f"the cluster refused {summary.not_stored:,} records ({letters.commonest()}); see {letters.path}"
+        )
 
 
 def _remark(tables: Sequence[Table]) -> None:
@@ -189,9 +194,10 @@ def _remark(tables: Sequence[Table]) -> None:
 
 
 def _ingest_images(
-    job: _Job, sources: Sequence[Source], settings: EncoderConfig, workers: int | None, thumbnails: bool
+    job: _Job, sources: Sequence[Source], given: EncoderConfig | None, workers: int | None, thumbnails: bool
 ) -> None:
-    spec = EncoderSpec.from_config(settings)
+    """given: the encoder that the user names; None for the one that made the collection's code space."""
+    settings = given or EncoderConfig()
     _require_reachable(job.server)
     # This client is closed before Ray starts: Ray forks, and a fork while gRPC's threads run can hang.
     with connect(job.server) as client, progress_bar(job.as_json) as progress:
@@ -199,6 +205,7 @@ def _ingest_images(
 
         task = progress.add_task("checking", total=len(sources))
         target = get_or_create(client, job.collection)
+        spec = spec_for(client, target) if given is None else EncoderSpec.from_config(given)
         missing = missing_sources(client, job.collection, sources, lambda n: progress.advance(task, n))
         job.summary.already_stored = len(sources) - len(missing)
     if not missing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import json
 import threading
@@ -21,6 +22,8 @@ class DeadLetters:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.count = 0
+        self._reasons: collections.Counter[str] = collections.Counter()
+        self._examples: dict[str, str] = {}
         with self._explained():
             self._file = path.open("w", encoding="utf-8")
         self._writing = threading.Lock()
@@ -52,9 +55,16 @@ class DeadLetters:
             line["code"] = code.hex()
         with self._writing, self._explained():
             self.count += 1
+            self._reasons[reason] += 1
+            self._examples.setdefault(reason, key or uri)
             # ASCII, because the text may be invalid Unicode.
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
+
+    def commonest(self) -> str:
+        """The commonest reason, how often it occurs, and an example. Requires `count` > 0."""
+        ((reason, count),) = self._reasons.most_common(1)
+        return f"{count:,} of {self.count:,}, for example {self._examples[reason]!r}: {reason}"
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

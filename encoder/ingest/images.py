@@ -38,10 +38,13 @@ def read(url: str, limit_bytes: int) -> bytes:
         OSError: If the file cannot be read.
         ValueError: If the row or the object in a store does not exist, or the image has more than `limit_bytes`.
     """
+    from encoder.ingest.tables.archives import read_inside
+
     if found := _ROW.fullmatch(url):
         data = _cell(found[1], int(found[2]), unquote(found[3] or "image"), limit_bytes)
     else:
-        data = _file(url, limit_bytes)
+        inside = read_inside(url, limit_bytes)
+        data = _file(url, limit_bytes) if inside is None else inside
     if len(data) > limit_bytes:
         raise ValueError(f"has over {limit_bytes:,} bytes, the maximum; scale it down")
     return data

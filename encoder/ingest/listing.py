@@ -13,9 +13,9 @@ from encoder.ingest.rows import check_columns, source_of
 from encoder.ingest.selection import Selection
 from encoder.ingest.sources import Source, find_sources
 from encoder.ingest.stats import Summary
-from encoder.ingest.tables.formats import IMAGES, find_tables, format_of
+from encoder.ingest.tables.formats import IMAGES, find_tables, format_at
 from encoder.ingest.tables.formats import NAMES as FORMATS
-from encoder.ingest.tables.naming import Choice, Unreadable
+from encoder.ingest.tables.naming import Choice, Skipped
 from encoder.ingest.tables.table import Table
 from encoder.ingest.tables.text_files import COCO
 from lookalike.model.errors import InvalidRequest
@@ -26,7 +26,7 @@ def split(paths: Sequence[str], format: str | None, choice: Choice) -> tuple[lis
     each path's ending. choice: what the user says of the tables' columns. Raises InvalidRequest."""
     if format is not None and format not in FORMATS:
         raise InvalidRequest(f"format: {format[:80]!r} is unknown; use one of {', '.join(FORMATS)}")
-    formats = [(path, format or format_of(path)) for path in paths]
+    formats = [(path, format or format_at(path)) for path in paths]
     images = [path for path, found in formats if found == IMAGES]
     tables = [table for path, found in formats if found != IMAGES for table in find_tables(path, found, choice)]
     for table in tables:
@@ -62,25 +62,32 @@ def list_images(
     summary.unreadable += len(refused)
     sources = {source.key: source for source in selection.apply(found)}
     for table in tables:
-        base = _folder_of(table) if folder is None else absolute(folder, f"file://{Path.cwd().as_posix()}")
+        base = None if folder is None else absolute(folder, f"file://{Path.cwd().as_posix()}")
         for source in selection.apply(_sources(table, base, dead_letters, summary)):
             if sources.setdefault(source.key, source) is not source:
                 summary.unreadable += 1
                 dead_letters.add(source.url, source.key, "key: occurs twice; the first is used", source.fields)
         if selection.is_full:
             break
-    summary.skipped = selection.skipped
+    summary.skipped += selection.skipped
     return list(sources.values())
 
 
-def _sources(table: Table, base: str, dead_letters: DeadLetters, summary: Summary) -> Iterator[Source]:
-    number = 0
+def _sources(table: Table, given: str | None, dead_letters: DeadLetters, summary: Summary) -> Iterator[Source]:
+    """The images of a table. given: the folder that relative URIs start from, if the user names it."""
+    number, base = 0, given or _folder_of(table)
     for batch in table.batches():
         for row in batch:
             summary.found += 1
+            if isinstance(row, Skipped):
+                summary.skipped += 1
+                continue
             try:
-                if isinstance(row, Unreadable):
+                if not isinstance(row, dict):
                     raise InvalidRequest(row)
+                if given is not None and table.format is COCO:
+                    # LVIS has addresses, which need not be asked if the files are here.
+                    row = {**row, "uri": row["key"]}
                 yield source_of(table, number, row, base)
             except InvalidRequest as error:
                 summary.unreadable += 1

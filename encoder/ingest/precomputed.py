@@ -19,7 +19,7 @@ from encoder.ingest.selection import Selection
 from encoder.ingest.sending import send, send_columns
 from encoder.ingest.stats import Summary
 from encoder.ingest.tables.arrow_files import PARQUET
-from encoder.ingest.tables.naming import Row, Unreadable
+from encoder.ingest.tables.naming import Row
 from encoder.ingest.tables.table import Table
 from encoder.ingest.target import get_or_create, noted_settings, noted_space, require_noted_space
 from lookalike.client.sync_client import Client
@@ -76,7 +76,7 @@ def _valid(
     for number, row in enumerate(rows, first):
         summary.found += 1
         try:
-            if isinstance(row, Unreadable):
+            if not isinstance(row, dict):
                 raise InvalidRequest(row)
             yield precomputed_of(table, number, row)
         except InvalidRequest as error:
@@ -132,10 +132,10 @@ def open_collection(
 
 def _new_collection(tables: Sequence[Table], batches: Batches) -> tuple[CodeSpace, Indexing, Batches]:
     noted = noted_settings(tables)
-    if noted is not None:
-        return *noted, batches
     batches = iter(batches)
     first: CodeColumns | Sequence[Precomputed] = next((batch for batch in batches if len(batch)), ())
+    if noted is not None and len(first):
+        return *noted, itertools.chain([first], batches)
     if isinstance(first, CodeColumns):
         code: bytes | None = first.codes[0].tobytes()
     else:

@@ -94,6 +94,9 @@ def source_of(table: Table, number: int, row: Mapping[str, Any], folder: str) ->
     invalid."""
     fields = _attributes(row)
     attributes_text(fields)
+    # img2dataset also writes rows of images that it could not download.
+    if table.image_column is not None and row.get("status", "success") != "success" and "error_message" in row:
+        raise InvalidRequest(f"image: missing; status is {row['status']} ({row['error_message']})")
     column, cell = table.image_column, row.get("image")
     path = cell.get("path") if isinstance(cell, dict) else None
     if column is not None and not row.get("uri"):
@@ -103,7 +106,8 @@ def source_of(table: Table, number: int, row: Mapping[str, Any], folder: str) ->
         given = row.get("uri") or path or cell
         if not isinstance(given, str):
             raise InvalidRequest("uri: missing; give the image's path or URL")
-        url, mark = absolute(given, folder), ""
+        url = absolute(given, folder)
+        mark = table.signature if url.startswith(f"{table.url}#") else ""
     digest = hashlib.blake2b(f"{mark} {url} {attributes_text(fields)}".encode(), digest_size=8).hexdigest()
     return Source(_key(row, given), url, fields, digest)
 
@@ -124,7 +128,7 @@ def salvage(table: Table, number: int, row: object) -> tuple[Mapping[str, Any], 
 
 def _key(row: Mapping[str, Any], default: str) -> str:
     key = row.get("key", default)
-    if isinstance(key, int) and not isinstance(key, bool):
+    if isinstance(key, int | uuid.UUID) and not isinstance(key, bool):
         key = str(key)
     if key is None or key == "":
         raise InvalidRequest("key: missing")

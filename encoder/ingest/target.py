@@ -12,7 +12,7 @@ from encoder.spec import EncoderSpec
 from lookalike.client.sync_client import Client
 from lookalike.jobs.export import notes
 from lookalike.model.codespace import CodeSpace
-from lookalike.model.errors import AlreadyExists, CodeSpaceMismatch, NotFound
+from lookalike.model.errors import AlreadyExists, CodeSpaceMismatch, InvalidRequest, NotFound
 from lookalike.model.indexing import Indexing
 from lookalike.model.records import Collection
 
@@ -45,6 +45,17 @@ def require_encoded_space(target: Collection, fingerprint: str, spec: EncoderSpe
             f" {space.hash_method}, {space.bits} bits), this job makes codes in {fingerprint[:12]}…"
             f" ({spec.model}, {spec.bits} bits); pass the cluster's own --config, or another collection"
         )
+
+
+def spec_for(client: Client, target: Collection) -> EncoderSpec:
+    """Returns the encoder that made the collection's code space. Raises InvalidRequest if no encoder did."""
+    hash_file = client.get_hash_file(target.name)
+    if not hash_file:
+        raise InvalidRequest(
+            f"collection: {target.name!r} holds codes that were made elsewhere; images cannot be encoded for it;"
+            " ingest codes, or name another collection"
+        )
+    return EncoderSpec.of_space(target.code_space, hash_file)
 
 
 def require_noted_space(target: Collection, noted: CodeSpace | None) -> None:

@@ -143,6 +143,9 @@ def test_a_documented_command_works(
     monkeypatch.chdir(folder)
     program, *arguments = shlex.split(command.replace("127.0.0.1:8000", web).replace(":9400", ":0"))
     assert program == "lookalike"
+    if arguments[:2] == ["ingest", "dead.jsonl"]:
+        with (folder / "dead.jsonl").open("a") as file:
+            file.write(json.dumps({"key": "mended", "code": "00" * 32}) + "\n")
     is_image_job = arguments[0] == "ingest" and "photos" in arguments[arguments.index("-c") :]
     app([*arguments, *(["--dry-run"] if is_image_job else [])], standalone_mode=False)
     said = capsys.readouterr().out
@@ -157,7 +160,7 @@ def test_a_documented_command_works(
 def test_the_documented_commands_stored_the_right_records(cluster: Cluster, folder: Path) -> None:
     """Relies on the commands, which run before this test."""
     with cluster.client() as client:
-        assert _rows(client) == {"codes": 501, "features": 20, "photos": 1}
+        assert _rows(client) == {"codes": 502, "features": 20, "photos": 1}
     assert parquet.ParquetFile(folder / "photos.parquet").metadata.num_rows == 1
     assert parquet.read_table(folder / "features-out.parquet").column("features")[0].as_py() is not None
     assert len((folder / "still-dead.jsonl").read_text().splitlines()) == 1

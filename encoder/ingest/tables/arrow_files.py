@@ -25,6 +25,8 @@ _FIRST_ROWS = 16
 
 def kind_of(type: pa.DataType) -> Kind:
     """What a column of an Arrow type holds."""
+    if isinstance(type, pa.UuidType):
+        return "text"
     if isinstance(type, pa.BaseExtensionType) and not pa.types.is_fixed_size_list(type.storage_type):
         type = type.storage_type
     if pa.types.is_dictionary(type):

@@ -15,8 +15,8 @@ def rows(file: IO[bytes]) -> list[dict[str, Any]]:
     """The images of an instances file, ordered by file name.
 
     Returns:
-        Rows with key, uri, `labels` (the names of the categories in the image), `boxes` (the number of objects),
-        width, height and coco_id.
+        Rows with key, uri (in LVIS an address), `labels` (the names of the categories in the image), `boxes` (the
+        number of objects), width, height and coco_id.
 
     Raises:
         ValueError: If the file is not a COCO instances file.
@@ -40,11 +40,11 @@ def _rows(content: Any) -> list[dict[str, Any]]:
     return [
         {
             "key": name,
-            "uri": name,
+            "uri": name if "file_name" in image else image["coco_url"],
             "labels": sorted(set(found[image["id"]])),
             "boxes": len(found[image["id"]]),
             "coco_id": image["id"],
-            **{other: image[other] for other in ("width", "height", "coco_url") if other in image},
+            **{other: image[other] for other in ("width", "height") if other in image},
         }
         for name, image in images
     ]

@@ -8,43 +8,69 @@ from pathlib import PurePosixPath
 import fsspec
 from fsspec.core import url_to_fs
 
-from encoder.ingest.sources import is_glob, signature
+from encoder.ingest.sources import EXTENSIONS, is_glob, signature
+from encoder.ingest.tables.archives import TAR, ZIP
 from encoder.ingest.tables.arrow_files import ARROW, PARQUET, classes_of
 from encoder.ingest.tables.naming import Choice, choose
 from encoder.ingest.tables.table import Format, Table, explained
 from encoder.ingest.tables.text_files import COCO, CSV, JSON, JSONL, json_format
 
 IMAGES = "images"
-FORMATS = (PARQUET, ARROW, JSONL, JSON, CSV, COCO)
+FORMATS = (TAR, ZIP, PARQUET, ARROW, JSONL, CSV, JSON, COCO)
 NAMES = (IMAGES, *(format.name for format in FORMATS))
 _BY_NAME = {format.name: format for format in FORMATS}
 _BY_ENDING = {ending: format for format in FORMATS for ending in format.endings}
 _HEAD_BYTES = 64 * 1024
-_MAGIC = ((b"PAR1", PARQUET), (b"ARROW1", ARROW))
+# The files that a data set has which Hugging Face `datasets` saved to disk.
+_SAVED = ("dataset_dict.json", "state.json")
+# First bytes, by their place in the file.
+_MAGIC = ((0, b"PAR1", PARQUET), (0, b"ARROW1", ARROW), (0, b"PK\x03\x04", ZIP), (257, b"ustar", TAR))
 _AS_WRITTEN = Choice()
 
 
 def format_of(path: str) -> str:
-    """A path's format by its ending, .gz aside; "images" if no table's file has this ending."""
-    ending = _ending(path)
-    return "json" if ending == ".json" else _BY_ENDING[ending].name if ending in _BY_ENDING else IMAGES
+    """A path's format by its ending; "images" if no table's file has this ending."""
+    found = _by_ending(path)
+    return IMAGES if found is None else found.name
 
 
-def _ending(path: str) -> str:
+def _by_ending(path: str) -> Format | None:
     # A question mark starts a query in a web address only.
-    name = path.partition("?")[0] if path.startswith(("http://", "https://")) else path
-    return PurePosixPath(name.lower().removesuffix(".gz")).suffix
+    name = (path.partition("?")[0] if path.startswith(("http://", "https://")) else path).lower()
+    plain = PurePosixPath(name.removesuffix(".gz")).suffix
+    endings = [ending for ending in _BY_ENDING if name.endswith(ending) or plain == ending]
+    return _BY_ENDING[max(endings, key=len)] if endings else None
+
+
+def format_at(path: str) -> str:
+    """The name of the format at a path. A folder has a table's format if it holds such tables and no images."""
+    found = format_of(path)
+    if found != IMAGES:
+        return found
+    with explained(path):
+        system, root = url_to_fs(path)
+        if path.startswith(("http://", "https://")) or not system.isdir(root):
+            return IMAGES
+        if any(system.exists(f"{root}/{name}") for name in _SAVED):
+            return ARROW.name
+        formats: set[str] = set()
+        for _, _, names in system.walk(root):
+            if any(PurePosixPath(name.lower()).suffix in EXTENSIONS for name in names):
+                return IMAGES
+            formats |= {format_of(name) for name in names if not name.startswith(".")}
+    # In the order in which FORMATS lists them: a tar's texts may also lie beside it.
+    return next((format.name for format in FORMATS if format.name in formats), IMAGES)
 
 
 def format_of_file(url: str) -> Format:
     """A table's format by its ending or, failing that, by its first bytes. Raises InvalidRequest."""
-    found = _BY_ENDING.get(_ending(url))
-    if found is not None:
+    found = _by_ending(url)
+    if found is not None and found is not JSON:
         return found
     with explained(url), fsspec.open(url, "rb", compression="infer") as file:
         head = file.read(_HEAD_BYTES)
-    for magic, format in _MAGIC:
-        if head.startswith(magic):
+    for place, magic, format in _MAGIC:
+        if head.startswith(magic, place):
             return format
     return json_format(head)
 
@@ -66,13 +92,18 @@ def find_tables(path: str, format: str, choice: Choice = _AS_WRITTEN) -> list[Ta
             files = system.glob(root, detail=True)
         elif (info := system.info(root))["type"] == "directory":
             found = system.find(root, detail=True)
-            files = {name: found[name] for name in found if format_of(name) == format}
+            files = {name: found[name] for name in found if _is_of(name, format)}
         else:
             files = {root: info}
         if not files:
             raise FileNotFoundError
         urls = [(system.unstrip_protocol(name), signature(files[name])) for name in sorted(files)]
         return [_open(url, format, mark, choice) for url, mark in urls]
+
+
+def _is_of(path: str, format: str) -> bool:
+    # Hugging Face `datasets` caches its results beside the data that it saved.
+    return format_of(path) == format and not PurePosixPath(path).name.startswith("cache-")
 
 
 def _open(url: str, name: str, mark: str, choice: Choice) -> Table:

@@ -19,7 +19,11 @@ class Unreadable(str):
     """The reason why a row cannot be read."""
 
 
-Row = dict[str, Any] | Unreadable
+class Skipped(str):
+    """The reason why a file inside a table is no row. It is counted."""
+
+
+Row = dict[str, Any] | Unreadable | Skipped
 
 # The names that `encoder.ingest.rows` knows.
 ROLES = ("key", "image", "uri", "code", "features", "thumbnail", "attributes")
@@ -74,7 +78,7 @@ class Naming:
 
     def applied(self, row: Row) -> Row:
         """Returns a row under the names that `encoder.ingest.rows` knows, without columns that are left out."""
-        if isinstance(row, Unreadable) or not (self.roles or self.left_out or self.classes):
+        if not isinstance(row, dict) or not (self.roles or self.left_out or self.classes):
             return row
         return {
             self.renamed(name): self._value(name, value)

@@ -147,7 +147,7 @@ def _coco(table: Table) -> Iterator[list[Row]]:
 
 
 JSONL = Format("jsonl", (".jsonl", ".ndjson"), _opener("jsonl"), _json_lines)
-JSON = Format("json", (), _opener("json"), _json)
+JSON = Format("json", (".json",), _opener("json"), _json)
 CSV = Format("csv", (".csv", ".tsv"), _opener("csv"), _csv)
 COCO = Format("coco", (), _opener("coco"), _coco)
 _FORMATS = {format.name: format for format in (JSONL, JSON, CSV, COCO)}
