@@ -94,7 +94,7 @@ def test_an_export_to_a_full_disk_keeps_the_previous_file(
     output.write_text("before")
     with monkeypatch.context() as patched:
         patched.setattr("os.fsync", full)
-        with pytest.raises(CannotStart, match=r"out.parquet cannot be written to .*No space"):
+        with pytest.raises(CannotStart, match=r"out.parquet cannot be written to: No space"):
             export_to(client, client.get_collection(kept), str(output), False, False, 5)
     assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
     assert output.read_text() == "before"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from encoder.ingest.sources import does_not_exist
 from encoder.ingest.tables.naming import AS_WRITTEN, Kind, Naming, Row, Unreadable
+from lookalike.files.stores import reason_of
 from lookalike.model.errors import InvalidRequest, LookalikeError
 
 BATCH_ROWS = 1_024
@@ -87,8 +88,7 @@ class explained:
             raise does_not_exist(self._path, error) from None
         # The library of each object store raises its own types of errors.
         if isinstance(error, Exception) and not isinstance(error, LookalikeError):
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InvalidRequest(f"path: {self._path} cannot be read: {reason}") from None
+            raise InvalidRequest(f"path: {self._path} cannot be read: {reason_of(error)}") from None
 
 
 def columns_of(tables: Sequence[Table]) -> frozenset[str]:

@@ -17,6 +17,7 @@ import fsspec
 
 from lookalike.cluster.dump import Mark
 from lookalike.cluster.slots import SlotSet, no_slots, slots_from_bytes
+from lookalike.files.stores import explained, reason_of
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import AlreadyExists, Corruption, InvalidRequest, NotFound
 from lookalike.model.indexing import Indexing
@@ -108,10 +109,8 @@ class Folder:
 
     def __init__(self, url: str, collection: str) -> None:
         check_collection_name(collection)
-        try:
+        with explained("url", url):
             self._files, root = fsspec.core.url_to_fs(url)
-        except (ImportError, ValueError, OSError) as error:
-            raise InvalidRequest(f"url: {url!r} cannot be used: {' '.join(str(error).split())}") from None
         self.url = url
         self.collection = collection
         self._root = f"{root.rstrip('/')}/{collection}"
@@ -120,17 +119,18 @@ class Folder:
         """The numbers of all backups, ascending, unfinished ones included."""
         self._files.invalidate_cache()
         try:
-            found = self._files.ls(self._root, detail=False)
+            with explained("url", self.url):
+                found = self._files.ls(self._root, detail=False)
         except FileNotFoundError:
             return []
-        except OSError as error:
-            raise InvalidRequest(f"url: {self.url!r} cannot be read: {error}") from None
         names = [path.rstrip("/").rpartition("/")[2] for path in found]
         return sorted(int(name) for name in names if name.isdecimal())
 
     def finished(self) -> list[int]:
         """The numbers of the finished backups, ascending."""
-        return [number for number in self.numbers() if self._files.exists(self._path(number, MANIFEST))]
+        numbers = self.numbers()
+        with explained("url", self.url):
+            return [number for number in numbers if self._files.exists(self._path(number, MANIFEST))]
 
     @contextlib.contextmanager
     def open(self, number: int, name: str, mode: str) -> Iterator[Any]:
@@ -138,19 +138,35 @@ class Folder:
         URL cannot be used."""
         path = self._path(number, name)
         try:
-            if mode == "wb":
-                self._files.makedirs(self._path(number), exist_ok=True)
-            with self._files.open(path, mode) as file:
+            with explained("url", path):
+                if mode == "wb":
+                    self._files.makedirs(self._path(number), exist_ok=True)
+                opened = self._files.open(path, mode)
+            with self._closing(opened, path) as file:
                 yield file
         except OSError as error:
             if mode == "rb" and isinstance(error, FileNotFoundError):
                 raise Corruption(f"{path}: is missing; the backup is incomplete") from None
-            raise InvalidRequest(f"url: {path} cannot be used: {error.strerror or error}") from None
+            raise InvalidRequest(f"url: {path} cannot be used: {reason_of(error)}") from None
+
+    @contextlib.contextmanager
+    def _closing(self, file: Any, path: str) -> Iterator[Any]:
+        """Closes a file after the block. An object store may report only then that it refuses the file."""
+        try:
+            yield file
+        except BaseException:
+            with contextlib.suppress(Exception):  # the block's error says more
+                file.close()
+            raise
+        with explained("url", path):
+            file.close()
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Finishes a backup, atomically. Raises AlreadyExists if another backup took its number in the
         meantime."""
-        if self._files.exists(self._path(manifest.number, MANIFEST)):
+        with explained("url", self.url):
+            is_taken = self._files.exists(self._path(manifest.number, MANIFEST))
+        if is_taken:
             raise AlreadyExists(
                 f"backup: another backup finished as number {manifest.number}; start this one again, and run"
                 " one at a time"
@@ -159,13 +175,16 @@ class Folder:
         data = json.dumps({**document, _CHECKSUM: _checksum(document)}, indent=1).encode()
         with self.open(manifest.number, _UNFINISHED, "wb") as file:
             file.write(data)
-        self._files.mv(self._path(manifest.number, _UNFINISHED), self._path(manifest.number, MANIFEST))
+        with explained("url", self.url):
+            self._files.mv(self._path(manifest.number, _UNFINISHED), self._path(manifest.number, MANIFEST))
 
     def manifest(self, number: int) -> Manifest:
         """Reads a backup's manifest. Raises NotFound if there is no such backup, Corruption if it is damaged."""
         path = self._path(number, MANIFEST)
         try:
-            document = json.loads(self._files.cat_file(path))
+            with explained("url", path):
+                data = self._files.cat_file(path)
+            document = json.loads(data)
             if document["format"] != FORMAT:
                 raise Corruption(f"{path}: has format {document['format']!r}, this release reads {FORMAT}")
             if document.pop(_CHECKSUM) != _checksum(document):
@@ -183,8 +202,6 @@ class Folder:
             return manifest
         except FileNotFoundError:
             raise NotFound(f"backup: {path} does not exist; `lookalike backup` creates one") from None
-        except OSError as error:
-            raise InvalidRequest(f"url: {path} cannot be used: {error.strerror or error}") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise Corruption(f"{path}: is damaged ({error}); restore an earlier backup with --number") from None
 
@@ -193,11 +210,12 @@ class Folder:
         size; None otherwise."""
         try:
             chain = self.chain(number)
-            for manifest in chain:
-                for part in manifest.parts:
-                    if self._files.size(self._path(manifest.number, part.file)) != part.size:
-                        return None
-        except (NotFound, Corruption, InvalidRequest, OSError):
+            with explained("url", self.url):
+                for manifest in chain:
+                    for part in manifest.parts:
+                        if self._files.size(self._path(manifest.number, part.file)) != part.size:
+                            return None
+        except (NotFound, Corruption, InvalidRequest, FileNotFoundError):
             return None
         return chain[-1]
 

@@ -20,6 +20,7 @@ import pyarrow.parquet as parquet
 from lookalike.client.sync_client import Client
 from lookalike.cluster.slots import SlotSet
 from lookalike.files.atomic import atomic_write
+from lookalike.files.stores import explained, reason_of
 from lookalike.jobs.export import notes
 from lookalike.jobs.partitions import read_all_slots, read_part
 from lookalike.model import features as stored_features
@@ -140,12 +141,12 @@ def _complete_file(output: str) -> Iterator[Path]:
                 # Object stores show an object only once it is complete.
                 system.put_file(str(file), path)
         except Exception as error:  # each store's library raises its own errors
-            raise CannotStart(f"output: {output} cannot be written to ({error})") from None
+            raise CannotStart(f"output: {output} cannot be written to: {reason_of(error)}") from None
 
 
 def _location(output: str) -> tuple[Any, str]:
     """The file system and the path in it. Raises InvalidRequest if no file can be written there."""
-    try:
+    with explained("output", output):
         system, path = fsspec.core.url_to_fs(output)
         if system.isdir(path):
             raise InvalidRequest(f"output: {output} is a folder; name a file")
@@ -154,8 +155,4 @@ def _location(output: str) -> tuple[Any, str]:
             raise InvalidRequest(f"output: {parent} is not a folder; create it first")
         if "file" in system.protocol and system.exists(path) and not system.isfile(path):
             raise InvalidRequest(f"output: {output} is not a regular file; name another")
-    except InvalidRequest:
-        raise
-    except Exception as error:  # each store's library raises its own errors
-        raise InvalidRequest(f"output: {output} cannot be written to ({error})") from None
     return system, path
