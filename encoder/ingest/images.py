@@ -3,12 +3,24 @@ ends in "#row=" and the row's number."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 import threading
 from typing import Any
 
 import fsspec
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """Which image files a job accepts: the most bytes and pixels of a file, and whether a file that lacks its end
+    is decoded as far as it goes."""
+
+    max_bytes: int
+    max_pixels: int
+    allow_truncated: bool = False
+
 
 _reading = threading.Lock()
 _ROW = re.compile(r"(?s)(.+)#row=(\d+)")
@@ -42,7 +54,7 @@ def read(url: str, limit_bytes: int) -> bytes:
             # An object store's error has only the path; the error's cause tells whether the host did not answer.
             raise ValueError(f"does not exist ({error.__cause__ or 'no such object in the store'})") from None
     if len(data) > limit_bytes:
-        raise ValueError(f"has over {limit_bytes:,} bytes, the maximum; scale it down")
+        raise ValueError(f"has over {limit_bytes:,} bytes, the maximum (limits.max_image_mb); scale it down")
     return data
 
 
