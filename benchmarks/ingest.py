@@ -50,7 +50,7 @@ def measure(images: Path | None) -> Iterator[dict[str, Any]]:
             images = folder / "views"
             for photograph in bundled_photographs():
                 assert len(list(write_views(photograph, range(_VIEWS_EACH), "bench", images))) == _VIEWS_EACH
-        paths = [source.url.removeprefix("file://") for source in find_sources([str(images)])[0]]
+        paths = [source.url.removeprefix("file://") for source in find_sources([str(images)]).sources]
         loop = _run_loop(paths)
         job, seconds = _run_job(images, folder)
     assert job["stored"] == len(paths)

@@ -59,7 +59,7 @@ def _load_images(images: Path | None, folder: Path) -> list[bytes]:
         images = folder / "views"
         for photograph in bundled_photographs():
             assert len(list(write_views(photograph, range(3), "bench", images))) == 3
-    paths = [source.url.removeprefix("file://") for source in find_sources([str(images)])[0]]
+    paths = [source.url.removeprefix("file://") for source in find_sources([str(images)]).sources]
     return [Path(path).read_bytes() for path in paths[:: max(1, len(paths) // BY_IMAGE)]]
 
 

@@ -1,27 +1,40 @@
 """Owns decoding: from an image file's bytes to the pixels of a network's input.
 
-Supports what cameras and browsers support: animated (first frame), 16-bit, CMYK, palette, transparent (on white)
-and EXIF-rotated images. A file that does not decode raises UnreadableImage with the reason, and no file can make
-the decoder allocate without bound."""
+Supports what cameras and browsers support: animated and multi-picture (first frame), HEIC, 10 to 16 bits, CMYK,
+palette, transparent (on white) and EXIF-rotated images. A file's content decides its format. A file that does not
+decode raises UnreadableImage with the reason, and no file can make the decoder allocate without bound."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from encoder import jxl
+from encoder.kinds import HEAD_BYTES, HEIF, JXL, format_of_head, is_installed, obstacle
 from lookalike.model.errors import InvalidRequest
 
-# Formats whose decoders start no other program (EPS would start Ghostscript).
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+# Formats whose decoders start no other program (EPS would start Ghostscript), and read the size before the pixels.
+FORMATS: tuple[str, ...] = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+if is_installed("pillow_heif"):
+    import pillow_heif
+
+    # `draft` would decode an embedded thumbnail instead of the picture.
+    pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
+    FORMATS += (HEIF,)
 MAX_PIXELS = 100_000_000
 # Pillow warns at one size and refuses at another. `decode` has one limit with one message instead.
 Image.MAX_IMAGE_PIXELS = None
 
+# The smallest of these that holds the brightest value counts as white.
+_WHITE_OF_INTEGERS = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
+_WHITE_OF_FLOATS = (1.0, 255.0)
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 Pixels = npt.NDArray[np.uint8]
 
@@ -49,24 +62,56 @@ class Preprocessing:
 
 def decode(data: bytes, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS) -> Pixels:
     """An image file's bytes as uint8 (crop, crop, 3), RGB. Raises UnreadableImage."""
-    if not data:
-        raise UnreadableImage("is empty (0 bytes)")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise UnreadableImage(
-                    f"has {width:,} x {height:,} pixels; at most {max_pixels:,} are decoded; scale it down"
-                )
+        with open_image(data, max_pixels) as image:
             # JPEG can be decoded at a fraction of its size; twice the target keeps the detail that resizing needs.
             image.draft("RGB", (2 * preprocessing.resize, 2 * preprocessing.resize))
             return _crop(to_rgb(ImageOps.exif_transpose(image)), preprocessing)
     except UnreadableImage:
         raise
-    except UnidentifiedImageError:
-        raise UnreadableImage(f"is not an image file in a supported format ({', '.join(FORMATS)})") from None
     except Exception as error:  # decoders raise many kinds of errors for damaged files
         raise UnreadableImage(f"is damaged or cut short ({type(error).__name__}: {error})") from None
+
+
+def open_image(data: bytes, max_pixels: int) -> Image.Image:
+    """Opens an image file. Except for JPEG XL, its pixels are not decoded yet.
+
+    Raises:
+        UnreadableImage: If the file is not in a supported format, or has over `max_pixels` pixels.
+        Exception: Any error of a decoder, if the file is damaged.
+    """
+    if not data:
+        raise UnreadableImage("is empty (0 bytes)")
+    format = format_of_head(data[:HEAD_BYTES])
+    if format and (reason := obstacle(format)):
+        raise UnreadableImage(f"cannot be decoded: {reason}")
+    try:
+        image = jxl.decode(data, max_pixels) if format == JXL else Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        if format:
+            raise UnreadableImage(f"is damaged or cut short (its {format} header cannot be read)") from None
+        raise UnreadableImage(f"is not an image file in a supported format ({', '.join(FORMATS)})") from None
+    width, height = image.size
+    if width * height > max_pixels:
+        image.close()
+        raise UnreadableImage(
+            f"has {width:,} x {height:,} pixels; at most {max_pixels:,} are decoded"
+            " (limits.max_image_megapixels); scale it down, or raise the limit"
+        )
+    if image.format == HEIF and ImageFile.LOAD_TRUNCATED_IMAGES:
+        # Pillow's plugin would return an image of uninitialised pixels instead of the decoder's error.
+        return pillow_heif.open_heif(data, convert_hdr_to_8bit=True).to_pillow()
+    return image
+
+
+@contextlib.contextmanager
+def truncated_images_allowed(is_allowed: bool) -> Iterator[None]:
+    """Decodes what there is of files that lack their end, in this whole process, while the block runs."""
+    before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, is_allowed
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -83,10 +128,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _deep_to_rgb(image: Image.Image) -> Image.Image:
-    """Converts 16-bit and 32-bit grey, which Pillow's own conversion would clip at 255."""
+    """Converts 16-bit and 32-bit grey, which Pillow's own conversion would clip at 255. Files do not say how many
+    bits their values use, so the brightest value decides: 12-bit data has values up to 4,095."""
     values = np.nan_to_num(np.asarray(image, np.float64))
     brightest = float(values.max(initial=0.0))
-    usual = (1.0, 255.0) if image.mode.startswith("F") else (255.0, 65535.0)
+    usual = _WHITE_OF_FLOATS if image.mode.startswith("F") else _WHITE_OF_INTEGERS
     white = next((top for top in usual if brightest <= top), brightest)
     scaled = np.clip(values * (255 / white), 0, 255)
     return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")

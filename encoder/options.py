@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from lookalike.model.errors import CannotStart, InvalidRequest
-from lookalike.server.config import EncoderConfig, load_config
+from lookalike.server.config import EncoderConfig, LimitsConfig, load_config
 
 Paths = Annotated[list[str], typer.Argument(help="Folders, globs, files, or URLs such as s3://bucket/photos.")]
 Config = Annotated[Path | None, typer.Option(help="The cluster's config; its encoder section is used.")]
@@ -78,3 +78,8 @@ def encoder_section(config: Path | None) -> EncoderConfig:
     if section is None:
         raise CannotStart(f"config: {config} has no encoder section; add one, or leave --config out")
     return section
+
+
+def limits_section(config: Path | None) -> LimitsConfig:
+    """The config's limits section, or the defaults without a config. Raises CannotStart."""
+    return LimitsConfig() if config is None else load_config(config).limits

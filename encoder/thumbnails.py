@@ -9,7 +9,7 @@ from typing import IO
 
 from PIL import Image, ImageOps
 
-from encoder.images import FORMATS, MAX_PIXELS, UnreadableImage, to_rgb
+from encoder.images import MAX_PIXELS, open_image, to_rgb
 from lookalike.model.thumbnails import MAX_THUMBNAIL_BYTES
 
 _SIDE = 192
@@ -17,16 +17,18 @@ _SIDE = 192
 _ATTEMPTS = ((192, 80), (192, 60), (192, 40), (128, 40), (64, 30))
 
 
-def thumbnail(source: Path | IO[bytes]) -> bytes:
+def thumbnail(source: Path | IO[bytes], max_pixels: int = MAX_PIXELS) -> bytes:
     """Returns an image as an upright JPEG file of at most 192 pixels a side and MAX_THUMBNAIL_BYTES.
 
+    Args:
+        source: The image file.
+        max_pixels: The most pixels that the image may have.
+
     Raises:
-        UnreadableImage: If the image has too many pixels.
+        UnreadableImage: If the image has too many pixels, or a format that is not supported.
         Exception: Any error of Pillow, if the image cannot be decoded.
     """
-    with Image.open(source, formats=FORMATS) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise UnreadableImage(f"has over {MAX_PIXELS:,} pixels")
+    with open_image(source.read_bytes() if isinstance(source, Path) else source.read(), max_pixels) as image:
         image.draft("RGB", (2 * _SIDE, 2 * _SIDE))
         small = to_rgb(_shrunk(ImageOps.exif_transpose(image)))
     # Pillow would copy the image's comment, which may have any size, into the thumbnail.

@@ -93,7 +93,7 @@ def _sample_features(
     from encoder.ingest.sources import find_sources
     from lookalike.transport.rpc import MAX_IMAGE_BYTES
 
-    sources, _ = find_sources(paths)
+    sources = find_sources(paths).sources
     places = np.unique(np.linspace(0, len(sources) - 1, min(sample, len(sources))).astype(int))
     chosen = [sources[place] for place in places.tolist()]
     network = FeatureModel(

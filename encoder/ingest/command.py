@@ -16,6 +16,7 @@ import typer
 
 from encoder.ingest import precomputed
 from encoder.ingest.dead_letters import DeadLetters
+from encoder.ingest.images import ReadOptions
 from encoder.ingest.listing import list_images, split
 from encoder.ingest.metrics import serving
 from encoder.ingest.rate import SendRate
@@ -28,7 +29,7 @@ from encoder.ingest.tables.naming import Choice
 from encoder.ingest.tables.table import Table, columns_of
 from encoder.ingest.target import get_or_create, noted_space, require_encoded_space, require_noted_space, spec_for
 from encoder.ingest.workers import workers_for
-from encoder.options import Config, encoder_section
+from encoder.options import encoder_section, limits_section
 from encoder.progress import progress_bar
 from encoder.spec import EncoderSpec
 from lookalike.cli.options import (
@@ -82,7 +83,9 @@ class _Job:
 def ingest(
     paths: Paths,
     collection: CollectionName = DEFAULT_COLLECTION,
-    config: Config = None,
+    config: Annotated[
+        Path | None, typer.Option(help="The cluster's config; its encoder and limits sections are used.")
+    ] = None,
     format: Annotated[
         str | None,
         typer.Option(
@@ -111,6 +114,15 @@ def ingest(
         str | None,
         typer.Option(help='Skip records whose attributes do not match a JSON filter, e.g. \'{"label": "cat"}\'.'),
     ] = None,
+    hidden: Annotated[
+        bool, typer.Option("--hidden", help="Take hidden files and folders, and folders of thumbnails, too.")
+    ] = False,
+    allow_truncated: Annotated[
+        bool,
+        typer.Option(
+            "--allow-truncated", help="Encode what there is of JPEG, PNG and other files that lack their end."
+        ),
+    ] = False,
     limit: Annotated[int | None, typer.Option(help="Ingest at most N records.", metavar="N", min=1)] = None,
     rate: Annotated[
         float | None, typer.Option(help="Send at most N records per second.", metavar="N", min=0.001)
@@ -164,18 +176,19 @@ def ingest(
         )
     if dead_letters.absolute().as_uri() in {table.url for table in tables}:
         raise InvalidRequest(f"dead-letters: {dead_letters} is one of the job's inputs; name another file")
-    settings = None if config is None else encoder_section(config)
+    settings, limits = None if config is None else encoder_section(config), limits_section(config)
+    options = ReadOptions(limits.max_image_bytes, limits.max_image_pixels, allow_truncated)
     summary = Summary()
     with DeadLetters(dead_letters) as letters, serving(metrics, summary):
         job = _Job(server, collection, letters, summary, selection, SendRate(rate), patience, dry_run, as_json)
         if is_precomputed:
             _ingest_precomputed(job, tables)
         else:
-            sources = list_images(files, tables, images, selection, letters, summary)
+            sources = list_images(files, tables, images, selection, letters, summary, hidden)
             if dry_run:
-                _try_images(job, sources)
+                _try_images(job, sources, options)
             elif sources:
-                _ingest_images(job, sources, settings, workers, thumbnails)
+                _ingest_images(job, sources, settings, options, workers, thumbnails)
     summary.seconds = time.monotonic() - started
     _print_summary(job, "records" if is_precomputed else "images")
     if letters.count and not (summary.stored or summary.already_stored or summary.encoded):
@@ -194,7 +207,12 @@ def _remark(tables: Sequence[Table]) -> None:
 
 
 def _ingest_images(
-    job: _Job, sources: Sequence[Source], given: EncoderConfig | None, workers: int | None, thumbnails: bool
+    job: _Job,
+    sources: Sequence[Source],
+    given: EncoderConfig | None,
+    options: ReadOptions,
+    workers: int | None,
+    thumbnails: bool,
 ) -> None:
     """given: the encoder that the user names; None for the one that made the collection's code space."""
     settings = given or EncoderConfig()
@@ -212,7 +230,7 @@ def _ingest_images(
         return
     if settings.ray_address is None:
         _require_encoder(target, spec)
-    _encode_missing(job, target, missing, spec, settings, workers, thumbnails)
+    _encode_missing(job, target, missing, spec, settings, options, workers, thumbnails)
 
 
 def _require_encoder(target: Collection, spec: EncoderSpec) -> None:
@@ -229,6 +247,7 @@ def _encode_missing(
     missing: Sequence[Source],
     spec: EncoderSpec,
     settings: EncoderConfig,
+    options: ReadOptions,
     workers: int | None,
     thumbnails: bool,
 ) -> None:
@@ -244,19 +263,19 @@ def _encode_missing(
     ):
         task = progress.add_task("encoding", total=len(missing))
         image_job = ImageJob(
-            client, target, spec, pool, job.dead_letters, job.summary, lambda n: progress.advance(task, n),
-            job.patience, thumbnails, job.bucket,
+            client, target, spec, options, pool, job.dead_letters, job.summary,
+            lambda n: progress.advance(task, n), job.patience, thumbnails, job.bucket,
         )  # fmt: skip
         run(image_job, missing)
 
 
-def _try_images(job: _Job, sources: Sequence[Source]) -> None:
+def _try_images(job: _Job, sources: Sequence[Source], options: ReadOptions) -> None:
     from encoder.ingest.dry_run import try_images
 
     with progress_bar(job.as_json) as progress:
         task = progress.add_task("reading", total=len(sources))
         threads = 2 * (os.cpu_count() or 1)
-        try_images(sources, job.dead_letters, job.summary, lambda n: progress.advance(task, n), threads)
+        try_images(sources, options, job.dead_letters, job.summary, lambda n: progress.advance(task, n), threads)
 
 
 def _ingest_precomputed(job: _Job, tables: Sequence[Table]) -> None:
@@ -316,17 +335,19 @@ def _print_summary(job: _Job, kind: str) -> None:
     if job.as_json:
         print_json({**dataclasses.asdict(summary), "report": str(job.dead_letters.path), "dry_run": job.dry_run})
         return
-    skipped = f" {summary.skipped:,} skipped," if summary.skipped else ""
+    taken = summary.found - summary.skipped
     if job.dry_run:
         print(
-            f"{summary.found:,} {kind}:{skipped} {summary.encoded:,} can be stored, {summary.unreadable:,} cannot;"
+            f"{taken:,} {kind}: {summary.encoded:,} can be stored, {summary.unreadable:,} cannot;"
             f" {summary.bytes:,} bytes read in {summary.seconds:.1f} s; nothing was written"
         )
     else:
         print(
-            f"{summary.found:,} {kind}:{skipped} {summary.stored:,} stored, {summary.already_stored:,} already"
+            f"{taken:,} {kind}: {summary.stored:,} stored, {summary.already_stored:,} already"
             f" stored, {summary.unreadable:,} unreadable, {summary.not_stored:,} refused;"
             f" {summary.seconds:.1f} s, {summary.images_per_second:,.0f} {kind}/s once running"
         )
+    for reason, count in sorted(summary.skipped_by_reason.items()):
+        print(f"{count:,} skipped: {reason}")
     if job.dead_letters.count:
         print(f"see {job.dead_letters.path}")

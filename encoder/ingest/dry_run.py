@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from more_itertools import chunked
 
-from encoder.images import Preprocessing, decode
+from encoder.images import Preprocessing, decode, truncated_images_allowed
 from encoder.ingest.dead_letters import DeadLetters
-from encoder.ingest.images import read
+from encoder.ingest.images import ReadOptions, read
 from encoder.ingest.sources import Source
 from encoder.ingest.stats import Summary
-from lookalike.transport.rpc import MAX_IMAGE_BYTES
 
 # The pixels are discarded, so any size would do.
 _SMALL = Preprocessing(32, 32, "bilinear", (0, 0, 0), (1, 1, 1))
@@ -21,6 +21,7 @@ _BATCH_IMAGES = 256
 
 def try_images(
     sources: Sequence[Source],
+    options: ReadOptions,
     dead_letters: DeadLetters,
     summary: Summary,
     progress: Callable[[int], None],
@@ -30,14 +31,16 @@ def try_images(
 
     Args:
         sources: The images.
+        options: Which image files to accept.
         dead_letters: Receives each image that cannot be read or decoded.
         summary: The job's counts; updated.
         progress: Called with the number of images that were tried since the last call.
         threads: How many threads read and decode.
     """
-    with ThreadPoolExecutor(threads) as pool:
+    attempt = functools.partial(_try_image, options)
+    with truncated_images_allowed(options.allow_truncated), ThreadPoolExecutor(threads) as pool:
         for batch in chunked(sources, _BATCH_IMAGES):
-            for source, (size, reason) in zip(batch, pool.map(_try_image, batch), strict=True):
+            for source, (size, reason) in zip(batch, pool.map(attempt, batch), strict=True):
                 summary.bytes += size
                 if reason:
                     summary.unreadable += 1
@@ -47,10 +50,10 @@ def try_images(
             progress(len(batch))
 
 
-def _try_image(source: Source) -> tuple[int, str]:
+def _try_image(options: ReadOptions, source: Source) -> tuple[int, str]:
     try:
-        data = read(source.url, MAX_IMAGE_BYTES)
-        decode(data, _SMALL)
+        data = read(source.url, options.max_bytes)
+        decode(data, _SMALL, options.max_pixels)
         return len(data), ""
     except Exception as error:  # each store's library raises its own errors
         return 0, getattr(error, "message", "") or f"cannot be read: {getattr(error, 'strerror', None) or error}"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Any
 from urllib.parse import quote, unquote
@@ -10,6 +11,16 @@ from urllib.parse import quote, unquote
 import fsspec
 
 _ROW = re.compile(r"(?s)(.+)#row=(\d+)(?:&image=([^&#]+))?")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """Which image files a job accepts: the most bytes and pixels of a file, and whether a file that lacks its end
+    is decoded as far as it goes."""
+
+    max_bytes: int
+    max_pixels: int
+    allow_truncated: bool = False
 
 
 def row_url(table: str, row: int, column: str = "image") -> str:
@@ -46,7 +57,7 @@ def read(url: str, limit_bytes: int) -> bytes:
         inside = read_inside(url, limit_bytes)
         data = _file(url, limit_bytes) if inside is None else inside
     if len(data) > limit_bytes:
-        raise ValueError(f"has over {limit_bytes:,} bytes, the maximum; scale it down")
+        raise ValueError(f"has over {limit_bytes:,} bytes, the maximum (limits.max_image_mb); scale it down")
     return data
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from more_itertools import chunked
 
 from encoder.ingest.dead_letters import DeadLetters
+from encoder.ingest.images import ReadOptions
 from encoder.ingest.pipeline import BLOCK_IMAGES, EncodedBatch, Result, encode_urls
 from encoder.ingest.rate import SendRate
 from encoder.ingest.sending import Batch, in_background, send
@@ -36,6 +37,7 @@ class ImageJob:
 
     Attributes:
         target: The collection that stores the records.
+        options: Which image files to accept.
         progress: Called with the number of images that were stored or given up since the last call.
         patience_seconds: How long to retry while the cluster accepts no record.
         bucket: Limits how fast records are sent.
@@ -44,6 +46,7 @@ class ImageJob:
     client: Client
     target: Collection
     spec: EncoderSpec
+    options: ReadOptions
     workers: Workers
     dead_letters: DeadLetters
     summary: Summary
@@ -82,6 +85,7 @@ def run(job: ImageJob, sources: Sequence[Source]) -> None:
     encoded = encode_urls(
         [source.url for source in sources],
         job.spec,
+        job.options,
         workers=job.workers.count,
         gpus_per_worker=job.workers.gpus_each,
         decode_threads=job.workers.decode_threads,

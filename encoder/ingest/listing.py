@@ -11,8 +11,8 @@ from encoder.ingest.dead_letters import DeadLetters
 from encoder.ingest.images import absolute
 from encoder.ingest.rows import check_columns, source_of
 from encoder.ingest.selection import Selection
-from encoder.ingest.sources import Source, find_sources
-from encoder.ingest.stats import Summary
+from encoder.ingest.sources import Source, find_sources, require_images
+from encoder.ingest.stats import LIMIT, WHERE, Summary
 from encoder.ingest.tables.formats import IMAGES, find_tables, format_at
 from encoder.ingest.tables.formats import NAMES as FORMATS
 from encoder.ingest.tables.naming import Choice, Skipped
@@ -41,6 +41,7 @@ def list_images(
     selection: Selection,
     dead_letters: DeadLetters,
     summary: Summary,
+    include_hidden: bool = False,
 ) -> list[Source]:
     """Returns the selected images, each key once.
 
@@ -51,16 +52,21 @@ def list_images(
         selection: Which images to take.
         dead_letters: Receives each file and table row that cannot become a record.
         summary: The job's counts, to which this adds.
+        include_hidden: Take hidden files, hidden folders and folders of thumbnails too.
 
     Raises:
-        InvalidRequest: If a path does not exist or cannot be read.
+        InvalidRequest: If a path does not exist or cannot be read, or if the paths hold files, but no image.
     """
-    found, refused = find_sources(paths) if paths else ([], [])
-    for url, reason in refused:
+    found = find_sources(paths, include_hidden)
+    for url, reason in found.refused:
         dead_letters.add(url, None, reason)
-    summary.found += len(found) + len(refused)
-    summary.unreadable += len(refused)
-    sources = {source.key: source for source in selection.apply(found)}
+    summary.found += found.total
+    summary.unreadable += len(found.refused)
+    for reason, count in found.skipped.items():
+        summary.set_skipped(reason, count)
+    require_images(paths, found)
+    sources = {source.key: source for source in selection.apply(found.sources)}
+    summary.set_skipped(LIMIT, len(found.sources) - len(sources) - selection.skipped)
     for table in tables:
         base = None if folder is None else absolute(folder, f"file://{Path.cwd().as_posix()}")
         for source in selection.apply(_sources(table, base, dead_letters, summary)):
@@ -69,7 +75,7 @@ def list_images(
                 dead_letters.add(source.url, source.key, "key: occurs twice; the first is used", source.fields)
         if selection.is_full:
             break
-    summary.skipped += selection.skipped
+    summary.set_skipped(WHERE, selection.skipped)
     return list(sources.values())
 
 
@@ -80,7 +86,7 @@ def _sources(table: Table, given: str | None, dead_letters: DeadLetters, summary
         for row in batch:
             summary.found += 1
             if isinstance(row, Skipped):
-                summary.skipped += 1
+                summary.count_skipped(str(row))
                 continue
             try:
                 if not isinstance(row, dict):

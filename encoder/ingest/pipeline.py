@@ -13,10 +13,9 @@ import numpy as np
 import ray.data
 
 from encoder.hashing import Features
-from encoder.ingest.images import read
+from encoder.ingest.images import ReadOptions, read
 from encoder.spec import Encoded, EncoderSpec
 from encoder.thumbnails import thumbnail
-from lookalike.transport.rpc import MAX_IMAGE_BYTES
 
 BATCH_IMAGES = 32
 READ_THREADS = 8
@@ -50,11 +49,21 @@ class _EncodeActor:
     """A worker of the pool: one model, whole batches. One bad file never fails its batch."""
 
     def __init__(
-        self, spec: EncoderSpec, decode_threads: int, include_features: bool, include_thumbnails: bool
+        self,
+        spec: EncoderSpec,
+        options: ReadOptions,
+        decode_threads: int,
+        include_features: bool,
+        include_thumbnails: bool,
     ) -> None:
+        from PIL import ImageFile
+
         from encoder.model import EncoderModel
 
-        self._model = EncoderModel(spec, decode_threads)
+        # Pillow's setting holds for the whole process, and this process serves one job.
+        ImageFile.LOAD_TRUNCATED_IMAGES = options.allow_truncated
+        self._model = EncoderModel(spec, decode_threads, options.max_pixels)
+        self._options = options
         self._fingerprint = self._model.space.fingerprint
         self._include_features = include_features
         self._include_thumbnails = include_thumbnails
@@ -62,7 +71,7 @@ class _EncodeActor:
         self._readers = ThreadPoolExecutor(READ_THREADS)
 
     def __call__(self, batch: Batch) -> Batch:
-        files = list(self._readers.map(_read, batch["url"]))
+        files = list(self._readers.map(self._read, batch["url"]))
         images = [data for data in files if isinstance(data, bytes)]
         encoded = iter(self._model.encode(images, self._include_features))
         results = [next(encoded) if isinstance(data, bytes) else Encoded(error=data.reason) for data in files]
@@ -79,7 +88,15 @@ class _EncodeActor:
     def _thumbnail(self, data: bytes | _ReadError, result: Encoded) -> bytes:
         if not self._include_thumbnails or result.error or not isinstance(data, bytes):
             return b""
-        return thumbnail(io.BytesIO(data))
+        return thumbnail(io.BytesIO(data), self._options.max_pixels)
+
+    def _read(self, url: str) -> bytes | _ReadError:
+        try:
+            return read(url, self._options.max_bytes)
+        except Exception as error:  # each store's library raises its own errors
+            return _ReadError(
+                f"cannot be read: {getattr(error, 'strerror', None) or error or type(error).__name__}"
+            )
 
 
 def _to_bytes(features: Features | None) -> bytes:
@@ -91,16 +108,10 @@ class _ReadError:
         self.reason = reason
 
 
-def _read(url: str) -> bytes | _ReadError:
-    try:
-        return read(url, MAX_IMAGE_BYTES)
-    except Exception as error:  # each store's library raises its own errors
-        return _ReadError(f"cannot be read: {getattr(error, 'strerror', None) or error or type(error).__name__}")
-
-
 def encode_urls(
     urls: Sequence[str],
     spec: EncoderSpec,
+    options: ReadOptions,
     *,
     workers: int,
     gpus_per_worker: float,
@@ -113,6 +124,7 @@ def encode_urls(
     Args:
         urls: The images.
         spec: The encoder.
+        options: Which image files to accept.
         workers: The number of actors.
         gpus_per_worker: Each actor's share of a GPU.
         decode_threads: Threads that each actor decodes in.
@@ -132,6 +144,7 @@ def encode_urls(
         _EncodeActor,
         fn_constructor_kwargs={
             "spec": spec,
+            "options": options,
             "decode_threads": decode_threads,
             "include_features": include_features,
             "include_thumbnails": include_thumbnails,

@@ -17,7 +17,7 @@ from encoder.ingest.rate import SendRate
 from encoder.ingest.rows import Precomputed, precomputed_of, salvage
 from encoder.ingest.selection import Selection
 from encoder.ingest.sending import send, send_columns
-from encoder.ingest.stats import Summary
+from encoder.ingest.stats import WHERE, Summary
 from encoder.ingest.tables.arrow_files import PARQUET
 from encoder.ingest.tables.naming import Row
 from encoder.ingest.tables.table import Table
@@ -47,7 +47,7 @@ def read_precomputed(
             else:
                 yield list(selection.apply(_valid(table, number, batch, dead_letters, summary)))
             number += len(batch)
-            summary.skipped = selection.skipped
+            summary.set_skipped(WHERE, selection.skipped)
             if selection.is_full:
                 return
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
 from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 
+from encoder.ingest.walk import Entry, local_file, local_files, local_glob, remote_files
 from lookalike.model.errors import InvalidRequest
 from lookalike.model.records import check_key
-
-_NAMES = "jpg jpeg jpe jfif png gif webp bmp dib tif tiff ppm pgm pbm avif jp2 j2k"
-EXTENSIONS = frozenset(f".{name}" for name in _NAMES.split())
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -34,56 +34,111 @@ class Source:
         return {**self.fields, "source": {"url": self.url, "signature": self.signature}}
 
 
-def find_sources(paths: Sequence[str]) -> tuple[list[Source], list[tuple[str, str]]]:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Found:
+    """What the paths of a job hold. sources: the images, ordered by key. refused: (url, reason) of each file and
+    folder that cannot be read, and of each file whose path is not a valid key. skipped: the number of files that
+    were left out, by reason."""
+
+    sources: list[Source]
+    refused: list[tuple[str, str]]
+    skipped: Counter[str]
+
+    @property
+    def total(self) -> int:
+        """The number of files that were seen."""
+        return len(self.sources) + len(self.refused) + self.skipped.total()
+
+
+def find_sources(paths: Sequence[str], include_hidden: bool = False) -> Found:
     """Finds image files. An image's key is its path relative to the given folder.
 
     Args:
         paths: Folders, globs and files; paths or URLs.
-
-    Returns:
-        The images, ordered by key; and (url, reason) of each file whose path is not a valid key.
+        include_hidden: Take hidden files, hidden folders and folders of thumbnails too.
 
     Raises:
         InvalidRequest: If a path does not exist, or two files have the same key.
     """
-    found: dict[str, Source] = {}
-    refused: list[tuple[str, str]] = []
+    sources: dict[str, Source] = {}
+    result = Found([], [], Counter())
     for path in paths:
-        for source in _expand(path):
-            try:
-                check_key(source.key)
-            except InvalidRequest as error:
-                refused.append((source.url, error.message))
+        for root, system, entry in _expand(path, include_hidden):
+            if entry.skipped:
+                result.skipped[entry.skipped] += 1
                 continue
-            other = found.setdefault(source.key, source)
+            try:
+                source = _source(system, root, entry)
+            except InvalidRequest as error:
+                result.refused.append((_url(system, entry.path), error.message))
+                continue
+            other = sources.setdefault(source.key, source)
             if other.url != source.url:
                 raise InvalidRequest(
                     f"path: {other.url} and {source.url} would both have the key {source.key!r};"
                     " name their common parent folder, or ingest them into two collections"
                 )
-    return sorted(found.values(), key=lambda source: source.key), refused
+    result.sources.extend(sorted(sources.values(), key=lambda source: source.key))
+    return result
 
 
-def _expand(path: str) -> Iterator[Source]:
+def require_images(paths: Sequence[str], found: Found) -> None:
+    """Raises InvalidRequest, with the counts by reason, if the paths hold files, but no image among them."""
+    if found.total and not found.sources:
+        raise InvalidRequest(f"path: {_shown(paths)} holds no image that can be read: {_counts(found)}")
+
+
+def _expand(path: str, include_hidden: bool) -> Iterator[tuple[str, Any, Entry]]:
+    """Yields (the folder that keys start from, the file system, the entry) of each file at a path."""
     try:
         system, root = url_to_fs(path)
-        if is_glob(system, root):
-            # A glob's keys start at the last folder before a pattern.
-            fixed = PurePosixPath(*_before_pattern(PurePosixPath(root).parts))
-            files = system.glob(root, detail=True)
-            if not files:
-                raise FileNotFoundError
-            yield from _sources(system, str(fixed), files)
-            return
-        info = system.info(root)
-        if info["type"] == "directory":
-            yield from _sources(system, root, system.find(root, detail=True))
-        else:
-            yield _source(system, str(PurePosixPath(root).parent), info)
+        start, entries = _entries(system, root, include_hidden)
+        is_empty = True
+        for entry in entries:
+            is_empty = False
+            yield start, system, entry
+        if is_empty and is_glob(system, root):
+            if system.glob(root):
+                raise InvalidRequest(f"path: {path} matches folders, but no file; end it with /**")
+            raise FileNotFoundError
     except FileNotFoundError as error:
         raise does_not_exist(path, error) from None
+    except InvalidRequest:
+        raise
     except Exception as error:  # each store's library raises its own errors
         raise InvalidRequest(f"path: {path} cannot be read: {error}") from None
+
+
+def _entries(system: Any, root: str, include_hidden: bool) -> tuple[str, Iterable[Entry]]:
+    is_local = isinstance(system, LocalFileSystem)
+    if is_glob(system, root):
+        # A glob's keys start at the last folder before a pattern.
+        start = str(PurePosixPath(*_before_pattern(PurePosixPath(root).parts)))
+        if is_local:
+            return start, local_glob(root, start, include_hidden)
+        return start, remote_files(system, start, _only_files(system.glob(root, detail=True)), include_hidden)
+    if (info := system.info(root))["type"] == "directory":
+        if is_local:
+            return root, local_files(root, include_hidden)
+        return root, remote_files(system, root, _only_files(system.find(root, detail=True)), include_hidden)
+    # A file that is named itself is taken even if it is hidden; in a remote store, whatever its name.
+    return str(PurePosixPath(root).parent), [local_file(root) if is_local else Entry(info["name"], info)]
+
+
+def _only_files(files: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [info for info in files.values() if info["type"] == "file"]
+
+
+def _counts(found: Found) -> str:
+    parts = [f"{count:,} skipped: {reason}" for reason, count in sorted(found.skipped.items())]
+    if found.refused:
+        url, reason = found.refused[0]
+        parts.append(f"{len(found.refused):,} unreadable ({url}: {reason})")
+    return "; ".join(parts)
+
+
+def _shown(paths: Sequence[str]) -> str:
+    return paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1:,} more"
 
 
 def is_glob(system: Any, root: str) -> bool:
@@ -104,18 +159,19 @@ def _before_pattern(parts: Sequence[str]) -> Iterator[str]:
         yield part
 
 
-def _sources(system: Any, root: str, files: Mapping[str, Mapping[str, Any]]) -> Iterable[Source]:
-    for info in files.values():
-        name = PurePosixPath(info["name"])
-        if info["type"] == "file" and name.suffix.lower() in EXTENSIONS and not name.name.startswith("."):
-            yield _source(system, root, info)
-
-
-def _source(system: Any, root: str, info: Mapping[str, Any]) -> Source:
-    key = str(PurePosixPath(info["name"]).relative_to(PurePosixPath(root)))
-    folder = PurePosixPath(key).parent.name
+def _source(system: Any, root: str, entry: Entry) -> Source:
+    """The image of an entry. Raises InvalidRequest if the entry cannot be read or its path is not a valid key."""
+    if entry.error:
+        raise InvalidRequest(entry.error)
+    path = PurePosixPath(entry.path).relative_to(root)
+    folder = path.parent.name
     fields = {"label": folder} if folder else {}
-    return Source(key, system.unstrip_protocol(info["name"]), fields, signature(info))
+    return Source(check_key(str(path)), _url(system, entry.path), fields, signature(entry.info))
+
+
+def _url(system: Any, path: str) -> str:
+    url: str = system.unstrip_protocol(path)
+    return url
 
 
 def signature(info: Mapping[str, Any]) -> str:

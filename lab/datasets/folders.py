@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from encoder.ingest.sources import EXTENSIONS
+from encoder.kinds import EXTENSIONS
 from lab.datasets.labelled import (
     LabelledImages,
     groups_of,

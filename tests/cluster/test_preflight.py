@@ -61,7 +61,7 @@ def test_a_job_with_nothing_to_encode_needs_no_encoder(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    sources, _ = find_sources([str(photographs)])
+    sources = find_sources([str(photographs)]).sources
     client.create_collection("complete", code_space=CodeSpace(64))
     records = [Record(source.key, code=bytes(8), attributes=source.attributes) for source in sources]
     client.upsert(records, collection="complete")

@@ -236,8 +236,10 @@ byId("reload").addEventListener("click", start);
 byId("grid").addEventListener("click", () => scrollTo({ top: 0 }));
 
 addEventListener("hashchange", show);
+// Browsers know no type for some formats that the encoder reads.
+const isImage = ({ name, type }) => type.startsWith("image/") || /\.(hei[cf]|hif|avif|jxl)$/i.test(name);
 /** The first image among the files; without one, the first file, so that the error names it. */
-const imageAmong = (files) => [...files].find(({ type }) => type.startsWith("image/")) ?? files[0];
+const imageAmong = (files) => [...files].find(isImage) ?? files[0];
 
 addEventListener("paste", ({ target, clipboardData }) => {
   // Office programs copy text as an image as well.

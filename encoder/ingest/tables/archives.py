@@ -6,7 +6,6 @@ Images are read later by the workers, at the place that their URL names."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import re
@@ -21,9 +20,10 @@ from urllib.parse import quote, unquote
 import fsspec
 from more_itertools import chunked
 
-from encoder.ingest.sources import EXTENSIONS
 from encoder.ingest.tables.naming import Row, Skipped, Unreadable
 from encoder.ingest.tables.table import BATCH_ROWS, Format, Table
+from encoder.ingest.walk import name_reason
+from encoder.kinds import HEAD_BYTES, NOT_AN_IMAGE, why_skipped
 from lookalike.model.errors import InvalidRequest
 
 # Text that may become attributes.
@@ -34,33 +34,34 @@ _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _reading = threading.Lock()
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
 class _Member:
-    """A file in an archive. read: reads its content. url: the URL that the workers read it at."""
+    """A file in an archive.
 
-    name: str
-    url: str
-    read: Callable[[], bytes]
+    Args:
+        name: Its path in the archive.
+        url: The URL that the workers read it at.
+        read: Reads the beginning of its content, enough for text. Called at most once.
+    """
+
+    def __init__(self, name: str, url: str, read: Callable[[], bytes]) -> None:
+        self.name = name
+        self.url = url
+        self._read = functools.cache(read)
+        path = PurePosixPath(name)
+        self.ending = path.name.partition(".")[2].lower()
+        self.sample = name.removesuffix(path.name.partition(".")[2]).removesuffix(".")
+        self.hidden = next(filter(None, map(name_reason, path.parts)), "")
+        self.is_text = not self.hidden and self.ending in _TEXTS
+        self.skipped = self.hidden or (NOT_AN_IMAGE if self.is_text else why_skipped(name, self._head))
+        if self.is_text:
+            self._read()  # now: a tar is a stream, which cannot return to what lies behind
 
     @property
-    def ending(self) -> str:
-        """The name's part after its first dot, in lower case."""
-        return PurePosixPath(self.name).name.partition(".")[2].lower()
+    def text(self) -> bytes:
+        return self._read()
 
-    @property
-    def sample(self) -> str:
-        """The path up to the first dot of the file's name."""
-        return self.name.removesuffix(f".{PurePosixPath(self.name).name.partition('.')[2]}")
-
-    @property
-    def is_hidden(self) -> bool:
-        """Whether it is hidden, or what macOS and NAS devices add."""
-        parts = PurePosixPath(self.name).parts
-        return any(part.startswith((".", "__MACOSX", "@eaDir")) for part in parts)
-
-    @property
-    def is_image(self) -> bool:
-        return PurePosixPath(self.name).suffix.lower() in EXTENSIONS
+    def _head(self) -> bytes:
+        return self._read()[:HEAD_BYTES]
 
 
 def _tar_rows(table: Table) -> Iterator[list[Row]]:
@@ -100,61 +101,51 @@ def _head(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
 
 
 def _rows(members: Iterable[_Member]) -> Iterator[Row]:
-    """The rows of an archive: one for each image, and one for each file that is no part of one."""
+    """The rows of an archive: one for each image, and one for each file that is neither an image nor about one."""
     for sample in _samples(members):
-        images = [member for member in sample if member.is_image]
-        if not images:
-            yield from (Skipped("not an image") for _ in sample)
-            continue
-        others = {member.ending: member for member in sample if not member.is_image}
+        images = [member for member in sample if not member.skipped]
+        texts = [member for member in sample if member.is_text] if images else []
+        yield from (Skipped(member.skipped) for member in sample if member not in images and member not in texts)
         fields: dict[str, Any] = {}
         try:
-            for ending, member in others.items():
-                fields |= _fields(ending, member.read())
+            for member in texts:
+                fields |= _fields(member.ending, member.text)
         except ValueError as error:
-            for image in images:
-                yield Unreadable(f"{image.name}: the JSON beside it is invalid ({error})")
+            yield from (Unreadable(f"{image.name}: the text beside it is invalid ({error})") for image in images)
             continue
         for image in images:
             # Without text beside it, a file is one of a folder's. The endings tell images of one sample apart.
-            key = image.sample if others and len(images) == 1 else image.name
+            key = image.sample if texts and len(images) == 1 else image.name
             folder = PurePosixPath(image.name).parent.name
-            yield {**({"label": folder} if folder and not others else {}), **fields, "key": key, "uri": image.url}
+            yield {**({"label": folder} if folder and not texts else {}), **fields, "key": key, "uri": image.url}
 
 
 def _samples(members: Iterable[_Member]) -> Iterator[list[_Member]]:
     sample: list[_Member] = []
     for member in members:
-        if member.is_hidden:
+        if member.hidden:
+            yield [member]
             continue
         if sample and member.sample != sample[0].sample:
             yield sample
             sample = []
-        # A stream cannot return to a text that lies behind it.
-        sample.append(member if member.is_image else _read_now(member))
+        sample.append(member)
     if sample:
         yield sample
-
-
-def _read_now(member: _Member) -> _Member:
-    data = member.read() if member.ending in _TEXTS else b""
-    return dataclasses.replace(member, read=lambda: data)
 
 
 _TEXTS = ("json", "txt", "caption", "cls", "cls2")
 
 
 def _fields(ending: str, data: bytes) -> dict[str, Any]:
-    """The attributes in a file beside an image. Raises ValueError if its JSON is invalid."""
+    """The attributes in a text beside an image. Raises ValueError if its JSON is invalid."""
     if ending == "json":
         value = json.loads(data)
         fields = value if isinstance(value, dict) else {"json": value}
         # The archive's own names say what the key is.
         return {name: value for name, value in fields.items() if value is not None and name not in ("key", "uri")}
-    if ending in _TEXTS:
-        text = data.decode("utf-8", "replace").strip()
-        return {ending: int(text) if ending.startswith("cls") and text.isdecimal() else text}
-    return {}
+    text = data.decode("utf-8", "replace").strip()
+    return {ending: int(text) if ending.startswith("cls") and text.isdecimal() else text}
 
 
 def read_inside(url: str, limit_bytes: int) -> bytes | None:

@@ -18,7 +18,7 @@ import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
-from encoder.ingest.images import absolute, read, row_url
+from encoder.ingest.images import ReadOptions, absolute, read, row_url
 from encoder.ingest.listing import split
 from encoder.ingest.pipeline import _EncodeActor
 from encoder.ingest.rate import SendRate
@@ -251,12 +251,58 @@ def test_coco_annotations_become_attributes_without_an_encoder_in_a_dry_run(tmp_
 @pytest.mark.parametrize("is_asked_for", [True, False])
 def test_thumbnails_are_made_only_if_requested(tmp_path: Path, is_asked_for: bool) -> None:
     Image.new("RGB", (300, 200), "teal").save(tmp_path / "a.jpg")
-    actor = _EncodeActor(EncoderSpec("tf_efficientnet_lite0", 64, 0), 1, False, is_asked_for)
+    actor = _EncodeActor(
+        EncoderSpec("tf_efficientnet_lite0", 64, 0), ReadOptions(10**6, 10**6), 1, False, is_asked_for
+    )
     batch = {"url": [f"file://{tmp_path}/{name}.jpg" for name in ("a", "none")], "place": [0, 1]}
     made = actor(batch)
     assert [bool(thumbnail) for thumbnail in made["thumbnail"]] == [is_asked_for, False]
     assert [len(code) for code in made["code"]] == [8, 0]
     assert made["error"][1] == "cannot be read: No such file or directory"
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A JPEG of 108 megapixels, as phones write them."""
+    path = tmp_path_factory.mktemp("large") / "phone.jpg"
+    Image.new("RGB", (12_000, 9_000), "teal").save(path, quality=30)
+    return path
+
+
+def test_worker_decodes_up_to_its_limits(large: Path) -> None:
+    batch = {"url": [large.as_uri()], "place": [0]}
+
+    def made(max_bytes: int, max_pixels: int) -> dict[str, Any]:
+        options = ReadOptions(max_bytes, max_pixels)
+        return _EncodeActor(EncoderSpec("tf_efficientnet_lite0", 64, 0), options, 1, False, True)(batch)
+
+    stored = made(10**7, 110_000_000)
+    assert (len(stored["code"][0]), stored["error"][0]) == (8, "")
+    assert stored["thumbnail"][0]
+    assert "at most 100,000,000 are decoded (limits.max_image_megapixels)" in made(10**7, 10**8)["error"][0]
+    assert "has over 1,000 bytes, the maximum (limits.max_image_mb)" in made(1_000, 10**9)["error"][0]
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [
+        ("{max_image_megapixels: 110}", None),
+        ("{max_image_megapixels: 100}", "12,000 x 9,000 pixels; at most 100,000,000 are decoded"),
+        ("{max_image_mb: 1, max_image_megapixels: 110}", "has over 1,048,576 bytes, the maximum"),
+    ],
+)
+def test_limits_of_the_config_hold_in_a_dry_run(
+    large: Path, tmp_path: Path, limit: str, reason: str | None
+) -> None:
+    (tmp_path / "config.yaml").write_text(f"partitions: 1\nlimits: {limit}\n")
+    report = tmp_path / "dead.jsonl"
+    code, said, complaint = lookalike(
+        "ingest", large, "--config", tmp_path / "config.yaml", "--dry-run", "--report", report, "--json"
+    )
+    assert code == (0 if reason is None else 1), complaint
+    assert json.loads(said)["encoded"] == (reason is None)
+    letters = report.read_text()
+    assert letters == "" if reason is None else reason in json.loads(letters)["reason"]
 
 
 def test_table_without_a_usable_column_is_refused(tmp_path: Path) -> None:

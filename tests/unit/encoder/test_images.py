@@ -8,11 +8,13 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pillow_jxl  # registers the format in which files are saved here
 import pytest
 from PIL import Image
 
-from encoder.images import MAX_PIXELS, Preprocessing, UnreadableImage, decode
+from encoder.images import MAX_PIXELS, Preprocessing, UnreadableImage, decode, truncated_images_allowed
 
+assert pillow_jxl.Encoder
 PLAIN = Preprocessing(256, 224, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
@@ -38,11 +40,13 @@ def difference(a: np.ndarray, b: np.ndarray) -> float:
     [
         ("PNG", "RGB", 0), ("JPEG", "RGB", 3), ("WEBP", "RGB", 5), ("BMP", "RGB", 0), ("TIFF", "RGB", 0),
         ("GIF", "P", 12), ("PNG", "P", 12), ("JPEG", "CMYK", 6), ("PNG", "RGBA", 0), ("PPM", "RGB", 0),
-        ("JPEG2000", "RGB", 3), ("TIFF", "CMYK", 6),
+        ("JPEG2000", "RGB", 3), ("TIFF", "CMYK", 6), ("AVIF", "RGB", 4), ("AVIF", "RGBA", 4), ("HEIF", "RGB", 4),
+        ("HEIF", "RGBA", 4), ("HEIF", "L", 4), ("MPO", "RGB", 3), ("JXL", "RGB", 3), ("JXL", "RGBA", 3),
+        ("JXL", "L", 3),
     ],
 )  # fmt: skip
 def test_formats_and_modes_look_the_same(photograph: Image.Image, kind: str, mode: str, limit: float) -> None:
-    expected = decode(saved(photograph, "PNG"), PLAIN)
+    expected = decode(saved(photograph.convert("L") if mode == "L" else photograph, "PNG"), PLAIN)
     pixels = decode(saved(photograph.convert(mode), kind), PLAIN)
     assert pixels.shape == (224, 224, 3)
     assert pixels.dtype == np.uint8
@@ -57,6 +61,27 @@ def test_sixteen_bit_images_are_scaled_not_clipped(photograph: Image.Image) -> N
         assert difference(decode(saved(deep, kind), PLAIN), expected) <= 1
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_brightest_value_decides_the_range_of_deep_grey(photograph: Image.Image, bits: int) -> None:
+    grey = np.asarray(photograph.convert("L")).astype(np.float64)
+    deep = np.round(grey / grey.max() * (2**bits - 1)).astype(np.uint16)
+    # The pixels must look the same, whether the values use 8 bits or 16.
+    expected = decode(saved(Image.fromarray((grey / grey.max() * 255).round().astype(np.uint8)), "PNG"), PLAIN)
+    for kind in ("PNG", "TIFF"):
+        assert difference(decode(saved(Image.fromarray(deep), kind), PLAIN), expected) <= 1
+
+
+def test_value_above_a_range_uses_the_next_one() -> None:
+    def grey_of(brightest: int) -> int:
+        values = np.full((300, 300), 1_000, np.uint16)
+        values[0, 0] = brightest
+        return int(decode(saved(Image.fromarray(values), "PNG"), PLAIN)[100, 100, 0])
+
+    assert [grey_of(top) for top in (1_023, 1_024, 4_095, 4_096, 16_383, 16_384, 65_535)] == [
+        249, 62, 62, 15, 15, 3, 3,
+    ]  # fmt: skip
+
+
 def test_floats_are_scaled(photograph: Image.Image) -> None:
     grey = photograph.convert("L")
     unit = Image.fromarray((np.asarray(grey) / 255).astype(np.float32))
@@ -65,13 +90,25 @@ def test_floats_are_scaled(photograph: Image.Image) -> None:
 
 def test_animation_is_decoded_to_its_first_frame(photograph: Image.Image) -> None:
     other = Image.new("RGB", photograph.size, "red")
-    for kind in ("GIF", "WEBP", "PNG", "TIFF"):
+    for kind in ("GIF", "WEBP", "PNG", "TIFF", "MPO", "AVIF", "HEIF"):
         data = saved(photograph, kind, save_all=True, append_images=[other, other])
         assert difference(decode(data, PLAIN), decode(saved(photograph, "PNG"), PLAIN)) < 12, kind
 
 
+def test_ultra_hdr_jpeg_is_decoded_to_its_picture(photograph: Image.Image) -> None:
+    """A JPEG with a second picture, which tells by its metadata how much brighter the first may be shown."""
+    buffer = io.BytesIO()
+    gain = Image.new("RGB", (40, 30), "red")
+    note = b'<x:xmpmeta xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/" hdrgm:Version="1.0"/>'
+    photograph.save(buffer, "MPO", save_all=True, append_images=[gain], xmp=note, quality=95)
+    data = buffer.getvalue()
+    assert b' hdrgm:Version="' in data
+    assert difference(decode(data, PLAIN), decode(saved(photograph, "PNG"), PLAIN)) < 3
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "HEIF", "AVIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_rotation_is_undone(photograph: Image.Image, orientation: int) -> None:
+def test_exif_rotation_is_undone(photograph: Image.Image, orientation: int, kind: str) -> None:
     undo = {
         2: [Image.Transpose.FLIP_LEFT_RIGHT], 3: [Image.Transpose.ROTATE_180],
         4: [Image.Transpose.FLIP_TOP_BOTTOM], 5: [Image.Transpose.TRANSPOSE],
@@ -82,8 +119,18 @@ def test_exif_rotation_is_undone(photograph: Image.Image, orientation: int) -> N
         turned = turned.transpose(step)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    assert difference(decode(saved(turned, "JPEG", exif=exif, quality=95), PLAIN),
+    assert difference(decode(saved(turned, kind, exif=exif.tobytes(), quality=95), PLAIN),
                       decode(saved(photograph, "PNG"), PLAIN)) < 3  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Using JPEG reconstruction")
+def test_jpeg_inside_jpeg_xl_is_turned_upright_once(photograph: Image.Image, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photograph.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    with Image.open(tmp_path / "a.jpg") as turned:
+        data = saved(turned, "JXL")
+    assert difference(decode(data, PLAIN), decode(saved(photograph, "PNG"), PLAIN)) < 3
 
 
 def test_transparency_is_on_white() -> None:
@@ -111,6 +158,62 @@ def png_header(width: int, height: int) -> bytes:
 def test_a_decompression_bomb_is_refused_by_its_size() -> None:
     with pytest.raises(UnreadableImage, match=f"30,000 x 30,000 pixels; at most {MAX_PIXELS:,}"):
         decode(png_header(30_000, 30_000), PLAIN)
+
+
+def test_heic_that_claims_to_be_small_is_refused() -> None:
+    data = saved(Image.new("RGB", (4_000, 3_000), "teal"), "HEIF")
+    claim = data.replace(struct.pack(">II", 4_000, 3_000), struct.pack(">II", 40, 30))
+    assert claim != data
+    with pytest.raises(UnreadableImage, match="4000x3000 exceeds the maximum image size"):
+        decode(claim, PLAIN)
+
+
+@pytest.mark.parametrize("kind", ["HEIF", "JXL", "AVIF"])
+def test_pixel_limit_holds_for_every_decoder(kind: str) -> None:
+    data = saved(Image.new("RGB", (400, 300), "teal"), kind)
+    with pytest.raises(UnreadableImage, match=r"400 x 300 pixels; at most 1,000 .*max_image_megapixels"):
+        decode(data, PLAIN, 1_000)
+
+
+def test_jpeg_xl_is_decoded_in_bounded_memory() -> None:
+    data = saved(Image.new("RGB", (8_000, 6_000), "teal"), "JXL", effort=1)
+    assert len(data) < 100_000
+    with pytest.raises(UnreadableImage, match=r"decoding fails within 514 MiB, the bound for 100,000 pixels"):
+        decode(data, PLAIN, 100_000)
+
+
+def test_truncated_files_are_decoded_as_far_as_they_go_on_request(photograph: Image.Image) -> None:
+    expected = decode(saved(photograph, "PNG"), PLAIN)
+    for kind in ("JPEG", "PNG", "TIFF"):
+        data = saved(photograph, kind)
+        cut = data[: len(data) * 9 // 10]
+        with truncated_images_allowed(True):
+            assert difference(decode(cut, PLAIN), expected) < 25, kind
+        with pytest.raises(UnreadableImage, match="is damaged or cut short"):
+            decode(cut, PLAIN)
+    for kind in ("HEIF", "JXL", "AVIF"):
+        data = saved(photograph, kind)
+        with truncated_images_allowed(True), pytest.raises(UnreadableImage, match="damaged or cut short"):
+            decode(data[: len(data) * 9 // 10], PLAIN)
+
+
+def test_damaged_heic_is_never_decoded_to_pixels_of_chance(photograph: Image.Image) -> None:
+    """In files that lack data in the middle the decoder finds the end too early."""
+    data = saved(photograph, "HEIF")
+    start = data.index(b"mdat") + 4
+    outcomes = set()
+    for place in range(start, len(data) - 400, 997):
+        damaged = data[:place] + bytes(400) + data[place + 400 :]
+        reasons = []
+        for is_allowed in (False, True):
+            with truncated_images_allowed(is_allowed):
+                try:
+                    reasons.append(decode(damaged, PLAIN).tobytes())
+                except UnreadableImage as error:
+                    reasons.append(error.message)
+        assert reasons[0] == reasons[1]
+        outcomes.add(type(reasons[0]))
+    assert outcomes == {str, bytes}
 
 
 def test_pixel_limit_is_configurable(photograph: Image.Image) -> None:

@@ -24,8 +24,10 @@ def tree(tmp_path: Path) -> Path:
 
 
 def test_keys_are_relative_to_the_folder_and_labels_are_sub_folders(tree: Path) -> None:
-    sources, refused = find_sources([str(tree)])
-    assert refused == []
+    found = find_sources([str(tree)])
+    sources = found.sources
+    assert found.refused == []
+    assert found.skipped == {"hidden": 1, "not an image": 1}
     assert [(source.key, source.fields.get("label")) for source in sources] == [
         ("cats/a.JPG", "cats"),
         ("cats/b.png", "cats"),
@@ -38,18 +40,18 @@ def test_keys_are_relative_to_the_folder_and_labels_are_sub_folders(tree: Path) 
 def test_globs_files_and_memory_urls_work(tree: Path) -> None:
     import fsspec
 
-    assert [source.key for source in find_sources([f"{tree}/cats/*.png"])[0]] == ["b.png"]
-    assert [source.key for source in find_sources([f"{tree}/**/*.webp"])[0]] == ["deep/dogs/c.webp"]
-    assert [source.key for source in find_sources([f"{tree}/root.jpg"])[0]] == ["root.jpg"]
+    assert [source.key for source in find_sources([f"{tree}/cats/*.png"]).sources] == ["b.png"]
+    assert [source.key for source in find_sources([f"{tree}/**/*.webp"]).sources] == ["deep/dogs/c.webp"]
+    assert [source.key for source in find_sources([f"{tree}/root.jpg"]).sources] == ["root.jpg"]
     with fsspec.open("memory://bucket/cats/m.jpg", "wb") as file:
         file.write(b"in memory")
-    (source,) = find_sources(["memory://bucket"])[0]
+    (source,) = find_sources(["memory://bucket"]).sources
     assert (source.key, source.fields["label"], read(source.url, 100)) == ("cats/m.jpg", "cats", b"in memory")
 
 
 def test_a_signature_follows_the_content(tree: Path) -> None:
     def signature() -> str:
-        return find_sources([f"{tree}/root.jpg"])[0][0].signature
+        return find_sources([f"{tree}/root.jpg"]).sources[0].signature
 
     before = signature()
     assert signature() == before
@@ -67,9 +69,9 @@ def test_file_with_too_long_a_key_is_refused(tree: Path) -> None:
     deep = tree / "/".join(["d" * 100] * 6)
     deep.mkdir(parents=True)
     (deep / "x.jpg").touch()
-    sources, refused = find_sources([str(tree)])
-    assert len(sources) == 4
-    assert [("use 1..512 bytes" in reason) for _, reason in refused] == [True]
+    found = find_sources([str(tree)])
+    assert len(found.sources) == 4
+    assert [("use 1..512 bytes" in reason) for _, reason in found.refused] == [True]
 
 
 def test_missing_path_is_an_error(tree: Path) -> None:
@@ -83,7 +85,7 @@ def test_existing_path_with_glob_characters_is_not_a_glob(tree: Path) -> None:
     (tree / "Album [2019]").mkdir()
     (tree / "Album [2019]" / "p[1].jpg").write_bytes(b"p")
     for path in ("Album [2019]", "Album [2019]/p[1].jpg"):
-        (source,) = find_sources([str(tree / path)])[0]
+        (source,) = find_sources([str(tree / path)]).sources
         assert (source.key, read(source.url, 10)) == ("p[1].jpg", b"p")
 
 
