@@ -3,6 +3,7 @@ precomputed codes, and the printed summary. Torch and Ray are imported only when
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import socket
@@ -14,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from encoder.ingest import precomputed
+from encoder.ingest import precomputed, sync
 from encoder.ingest.dead_letters import DeadLetters
 from encoder.ingest.images import ReadOptions
 from encoder.ingest.listing import list_images, split
@@ -127,6 +128,10 @@ def ingest(
     rate: Annotated[
         float | None, typer.Option(help="Send at most N records per second.", metavar="N", min=0.001)
     ] = None,
+    prune: Annotated[
+        bool,
+        typer.Option("--prune", help="Also remove the records of files that are no longer in the given folders."),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read, decode and check everything, and write nothing.")
     ] = False,
@@ -176,6 +181,7 @@ def ingest(
         )
     if dead_letters.absolute().as_uri() in {table.url for table in tables}:
         raise InvalidRequest(f"dead-letters: {dead_letters} is one of the job's inputs; name another file")
+    folders = sync.require_folders(paths, bool(tables or where or limit)) if prune else []
     settings, limits = None if config is None else encoder_section(config), limits_section(config)
     options = ReadOptions(limits.max_image_bytes, limits.max_image_pixels, allow_truncated)
     summary = Summary()
@@ -185,10 +191,13 @@ def ingest(
             _ingest_precomputed(job, tables)
         else:
             sources = list_images(files, tables, images, selection, letters, summary, hidden)
+            followed = _safely_followed(folders, sources, summary)
             if dry_run:
                 _try_images(job, sources, options)
+                if followed:
+                    _count_gone(job, sources, followed)
             elif sources:
-                _ingest_images(job, sources, settings, options, workers, thumbnails)
+                _ingest_images(job, sources, followed, settings, options, workers, thumbnails)
     summary.seconds = time.monotonic() - started
     _print_summary(job, "records" if is_precomputed else "images")
     if letters.count and not (summary.stored or summary.already_stored or summary.encoded):
@@ -209,12 +218,14 @@ def _remark(tables: Sequence[Table]) -> None:
 def _ingest_images(
     job: _Job,
     sources: Sequence[Source],
+    followed: Sequence[str],
     given: EncoderConfig | None,
     options: ReadOptions,
     workers: int | None,
     thumbnails: bool,
 ) -> None:
-    """given: the encoder that the user names; None for the one that made the collection's code space."""
+    """followed: the folders whose missing files' records are removed. given: the encoder that the user names; None
+    for the one that made the collection's code space."""
     settings = given or EncoderConfig()
     _require_reachable(job.server)
     # This client is closed before Ray starts: Ray forks, and a fork while gRPC's threads run can hang.
@@ -224,13 +235,41 @@ def _ingest_images(
         task = progress.add_task("checking", total=len(sources))
         target = get_or_create(client, job.collection)
         spec = spec_for(client, target) if given is None else EncoderSpec.from_config(given)
-        missing = missing_sources(client, job.collection, sources, lambda n: progress.advance(task, n))
+        missing, stored = missing_sources(client, job.collection, sources, lambda n: progress.advance(task, n))
         job.summary.already_stored = len(sources) - len(missing)
-    if not missing:
-        return
-    if settings.ray_address is None:
-        _require_encoder(target, spec)
-    _encode_missing(job, target, missing, spec, settings, options, workers, thumbnails)
+        lost = sync.gone(sync.files_of(client, target, followed, job.patience), sources)
+        missing = sync.keeping(missing, stored, lost)
+    if missing:
+        if settings.ray_address is None:
+            _require_encoder(target, spec)
+        _encode_missing(job, target, missing, spec, settings, options, workers, thumbnails)
+    if lost and not job.summary.not_stored:
+        with connect(job.server, job.client_timeout) as client:
+            job.summary.removed = sync.remove(client, job.collection, lost)
+
+
+def _safely_followed(folders: Sequence[str], sources: Sequence[Source], summary: Summary) -> Sequence[str]:
+    """The folders whose missing files' records may be removed; none if a file that exists may seem missing."""
+    if folders and summary.unreadable:
+        print(
+            f"prune: no record is removed, because {summary.unreadable:,} files or folders could not be read",
+            file=sys.stderr,
+        )
+        return ()
+    if folders and not sources:
+        raise InvalidRequest(
+            f"prune: {folders[0]} holds no images; nothing was removed. If that is right, drop the collection, or"
+            " delete its records"
+        )
+    return folders
+
+
+def _count_gone(job: _Job, sources: Sequence[Source], followed: Sequence[str]) -> None:
+    """Counts what `--prune` would remove."""
+    with connect(job.server) as client, contextlib.suppress(NotFound):
+        target = client.get_collection(job.collection)
+        stored = sync.files_of(client, target, followed, job.patience)
+        job.summary.removed = len(sync.gone(stored, sources))
 
 
 def _require_encoder(target: Collection, spec: EncoderSpec) -> None:
@@ -347,6 +386,8 @@ def _print_summary(job: _Job, kind: str) -> None:
             f" stored, {summary.unreadable:,} unreadable, {summary.not_stored:,} refused;"
             f" {summary.seconds:.1f} s, {summary.images_per_second:,.0f} {kind}/s once running"
         )
+    if summary.removed:
+        print(f"{summary.removed:,} {'would be removed' if job.dry_run else 'removed'}: their files are gone")
     for reason, count in sorted(summary.skipped_by_reason.items()):
         print(f"{count:,} skipped: {reason}")
     if job.dead_letters.count:

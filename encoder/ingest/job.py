@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from more_itertools import chunked
@@ -58,18 +59,32 @@ class ImageJob:
 
 def missing_sources(
     client: Client, collection: str, sources: Sequence[Source], progress: Callable[[int], None]
-) -> list[Source]:
-    """Returns the sources that have no record with their current signature. progress: called with the number of
-    sources that were checked since the last call."""
+) -> tuple[list[Source], dict[str, Mapping[str, Any]]]:
+    """Compares sources with their records.
+
+    Args:
+        client: A client of the cluster.
+        collection: The collection's name.
+        sources: The sources.
+        progress: Called with the number of sources that were compared since the last call.
+
+    Returns:
+        The sources that have no record with their current signature; and, by key, the attributes of the records
+        that some of them have.
+    """
     missing: list[Source] = []
+    changed: dict[str, Mapping[str, Any]] = {}
     for batch in chunked(sources, CHECK_KEYS):
-        stored = {
-            record.key: record.attributes.get("source")
-            for record in client.get([source.key for source in batch], collection=collection)
-        }
-        missing += [source for source in batch if not _is_stored(source, stored.get(source.key))]
+        keys = [source.key for source in batch]
+        stored = {record.key: record.attributes for record in client.get(keys, collection=collection)}
+        for source in batch:
+            attributes = stored.get(source.key, {})
+            if not _is_stored(source, attributes.get("source")):
+                missing.append(source)
+                if attributes:
+                    changed[source.key] = attributes
         progress(len(batch))
-    return missing
+    return missing, changed
 
 
 def run(job: ImageJob, sources: Sequence[Source]) -> None:

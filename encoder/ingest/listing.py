@@ -8,6 +8,7 @@ from pathlib import Path
 from fsspec.core import url_to_fs
 
 from encoder.ingest.dead_letters import DeadLetters
+from encoder.ingest.descriptions import described
 from encoder.ingest.images import absolute
 from encoder.ingest.rows import check_columns, source_of
 from encoder.ingest.selection import Selection
@@ -65,8 +66,14 @@ def list_images(
     for reason, count in found.skipped.items():
         summary.set_skipped(reason, count)
     require_images(paths, found)
-    sources = {source.key: source for source in selection.apply(found.sources)}
-    summary.set_skipped(LIMIT, len(found.sources) - len(sources) - selection.skipped)
+
+    def refuse(source: Source, reason: str) -> None:
+        summary.unreadable += 1
+        dead_letters.add(source.url, source.key, reason, source.fields)
+
+    files = described(found.sources, refuse)
+    sources = {source.key: source for source in selection.apply(files)}
+    summary.set_skipped(LIMIT, len(files) - len(sources) - selection.skipped)
     for table in tables:
         base = None if folder is None else absolute(folder, f"file://{Path.cwd().as_posix()}")
         for source in selection.apply(_sources(table, base, dead_letters, summary)):

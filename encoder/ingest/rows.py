@@ -85,14 +85,14 @@ def precomputed_of(table: Table, number: int, row: Mapping[str, Any]) -> Precomp
     if not isinstance(thumbnail, bytes):
         raise InvalidRequest(f"thumbnail: {type(thumbnail).__name__} is not accepted; give an image file's bytes")
     return Precomputed(
-        _key(row, ""), row_url(table.url, number), _attributes(row), code, features, check_thumbnail(thumbnail)
+        _key(row, ""), row_url(table.url, number), attributes_of(row), code, features, check_thumbnail(thumbnail)
     )
 
 
 def source_of(table: Table, number: int, row: Mapping[str, Any], folder: str) -> Source:
     """The image of a row. folder: the URL that relative URIs start from. Raises InvalidRequest if the row is
     invalid."""
-    fields = _attributes(row)
+    fields = attributes_of(row)
     attributes_text(fields)
     # img2dataset also writes rows of images that it could not download.
     if table.image_column is not None and row.get("status", "success") != "success" and "error_message" in row:
@@ -122,7 +122,7 @@ def salvage(table: Table, number: int, row: object) -> tuple[Mapping[str, Any], 
         found = precomputed_of(table, number, {**row, "key": "any"})
         return found.fields, found.code or b""
     with contextlib.suppress(InvalidRequest):
-        return _attributes(row), b""
+        return attributes_of(row), b""
     return {}, b""
 
 
@@ -135,7 +135,7 @@ def _key(row: Mapping[str, Any], default: str) -> str:
     return check_key(key)
 
 
-def _attributes(row: Mapping[str, Any]) -> dict[str, Any]:
+def attributes_of(row: Mapping[str, Any]) -> dict[str, Any]:
     if "attributes" not in row:
         return {name: _plain(name, row[name]) for name in row if name not in NAMES and not _is_missing(row[name])}
     given = row["attributes"]

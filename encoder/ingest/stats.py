@@ -16,9 +16,10 @@ class Summary:
     found: files and rows that were seen: always the sum of stored, already_stored, unreadable, not_stored and
         skipped. skipped: those that were left out; skipped_by_reason counts them by reason. already_stored:
         records that the cluster already has unchanged. encoded: images that were encoded. unreadable: images, rows
-        and folders that are invalid or cannot be read. not_stored: records that the cluster refused. bytes: the
-        size of the images and codes read. seconds: the duration of the whole job, including Ray's start.
-        images_per_second: the rate between the first records stored and the last, without Ray's start."""
+        and folders that are invalid or cannot be read. not_stored: records that the cluster refused. removed:
+        records that were deleted because their files are gone. bytes: the size of the images and codes read.
+        seconds: the duration of the whole job, including Ray's start. images_per_second: the rate between the
+        first records stored and the last, without Ray's start."""
 
     found: int = 0
     skipped: int = 0
@@ -27,6 +28,7 @@ class Summary:
     stored: int = 0
     unreadable: int = 0
     not_stored: int = 0
+    removed: int = 0
     bytes: int = 0
     seconds: float = 0.0
     images_per_second: float = 0.0

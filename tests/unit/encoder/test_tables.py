@@ -179,6 +179,42 @@ def test_archives_are_known_by_their_content(tmp_path: Path) -> None:
     assert shades(sources) == [10]
 
 
+@pytest.mark.parametrize("format", ["csv", "jsonl", "parquet"])
+def test_image_folder_takes_attributes_from_its_table(tmp_path: Path, files: list[str], format: str) -> None:
+    """As `datasets` reads an image folder: a table `metadata` with the column file_name."""
+    frame = pd.DataFrame({"file_name": ["10.jpg", "30.jpg"], "text": ["a cat", "a dog"], "n": [1, 2]})
+    path = Path(files[0]).parent / f"metadata.{format}"
+    if format == "jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        getattr(frame, f"to_{format}")(path, index=False)
+    sources, _ = images_of(path.parent)
+    assert [(source.key, dict(source.fields)) for source in sources] == [
+        ("10.jpg", {"text": "a cat", "n": 1}), ("20.jpg", {}), ("30.jpg", {"text": "a dog", "n": 2}),
+    ]  # fmt: skip
+    described, bare, _ = (source.signature for source in sources)
+    assert "+" in described
+    assert "+" not in bare
+
+
+def test_folder_of_img2dataset_takes_attributes_from_the_files_beside_images(tmp_path: Path) -> None:
+    """With output_format=files, img2dataset writes 00000/000000000.jpg, .json and .txt."""
+    folder = tmp_path / "out" / "00000"
+    folder.mkdir(parents=True)
+    for number in range(3):
+        (folder / f"{number:09}.jpg").write_bytes(jpeg(number))
+        (folder / f"{number:09}.txt").write_text(f"caption {number}\n")
+        (folder / f"{number:09}.json").write_text(json.dumps({"key": f"{number:09}", "width": 8, "exif": None}))
+    (folder / "000000001.json").write_text("{")
+    sources, summary = images_of(tmp_path / "out")
+    assert [(source.key, dict(source.fields)) for source in sources] == [
+        ("00000/000000000.jpg", {"label": "00000", "txt": "caption 0", "width": 8}),
+        ("00000/000000002.jpg", {"label": "00000", "txt": "caption 2", "width": 8}),
+    ]
+    assert (summary.found, summary.unreadable, summary.skipped) == (9, 1, 6)
+    assert "the text beside it is invalid" in (tmp_path / "dead.jsonl").read_text()
+
+
 def only_table(path: Path, choice: Choice | None = None) -> Table:
     _, (table,) = split([str(path)], None, choice or Choice())
     return table

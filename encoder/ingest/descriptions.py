@@ -1,0 +1,96 @@
+"""Owns what files beside images say of them: the table `metadata` of an image folder, as Hugging Face `datasets`
+and others write it, and the JSON and text files that img2dataset writes beside each image."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import fsspec
+from more_itertools import groupby_transform
+
+from encoder.ingest.rows import attributes_of
+from encoder.ingest.sources import Source
+from encoder.ingest.tables.formats import find_tables, format_of
+from encoder.ingest.tables.naming import Choice
+from lookalike.model.records import attributes_text
+
+_TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+_ENDINGS = (".txt", ".json")
+_FILE_NAME = Choice({"uri": "file_name"})
+
+
+def described(sources: Iterable[Source], refuse: Callable[[Source, str], None]) -> list[Source]:
+    """Adds what files beside images say of them to the images' attributes.
+
+    Only in a folder whose first image is described are files looked for beside each image.
+
+    Args:
+        sources: Image files.
+        refuse: Called with each image whose description is invalid, and the reason.
+
+    Returns:
+        The other images, in order.
+
+    Raises:
+        InvalidRequest: If a table of descriptions cannot be read.
+    """
+    result: list[Source] = []
+    by_folder = groupby_transform(sources, lambda source: source.url.rpartition("/")[0], reducefunc=list)
+    for folder, images in by_folder:
+        describe = _describer(folder, images[0])
+        for image in images:
+            try:
+                result.append(_with(image, describe(image)))
+            except ValueError as error:
+                refuse(image, f"the text beside it is invalid ({error})")
+    return result
+
+
+def _describer(folder: str, first: Source) -> Callable[[Source], Mapping[str, Any]]:
+    """Returns what gives the description of an image of a folder. It may raise ValueError."""
+    system, path = fsspec.core.url_to_fs(folder)
+    if table := next((name for name in _TABLES if system.exists(f"{path}/{name}")), None):
+        by_name = _rows(f"{folder}/{table}")
+        return lambda image: by_name.get(image.url.rpartition("/")[2], {})
+    if any(system.exists(_beside(path, first, ending)) for ending in _ENDINGS):
+        return lambda image: _beside_image(system, path, image)
+    return lambda image: {}
+
+
+def _rows(url: str) -> dict[str, Mapping[str, Any]]:
+    """The rows of a table of descriptions, by the file's name."""
+    (table,) = find_tables(url, format_of(url), _FILE_NAME)
+    return {
+        str(row["uri"]).removeprefix("./"): attributes_of({name: row[name] for name in row if name != "uri"})
+        for batch in table.batches()
+        for row in batch
+        if isinstance(row, dict) and "uri" in row
+    }
+
+
+def _beside(folder: str, image: Source, ending: str) -> str:
+    name = image.url.rpartition("/")[2]
+    return f"{folder}/{name.rpartition('.')[0] or name}{ending}"
+
+
+def _beside_image(system: Any, folder: str, image: Source) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for ending in _ENDINGS:
+        try:
+            data = system.cat_file(_beside(folder, image, ending))
+        except FileNotFoundError:
+            continue
+        found = {"txt": data.decode("utf-8", "replace").strip()} if ending == ".txt" else json.loads(data)
+        fields |= found if isinstance(found, dict) else {}
+    return {name: value for name, value in fields.items() if name not in ("key", "uri") and value is not None}
+
+
+def _with(image: Source, fields: Mapping[str, Any]) -> Source:
+    if not fields:
+        return image
+    digest = hashlib.blake2b(attributes_text(fields).encode(), digest_size=8).hexdigest()
+    return dataclasses.replace(image, fields={**image.fields, **fields}, signature=f"{image.signature}+{digest}")
