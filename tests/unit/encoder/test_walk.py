@@ -16,8 +16,9 @@ from moto.server import ThreadedMotoServer
 from PIL import Image
 from s3fs import S3FileSystem
 
-from encoder.ingest.sources import Found, find_sources, require_images
+from encoder.ingest.sources import Found, find_sources
 from lookalike.model.errors import InvalidRequest
+from tests.command import lookalike
 
 LOOP = "symbolic link to a folder that contains it"
 BROKEN = "broken symbolic link"
@@ -154,9 +155,9 @@ def test_folder_without_images_is_an_error_that_counts_what_it_holds(tmp_path: P
         f"path: {tmp_path} holds no image that can be read: 1 skipped: camera raw; convert it to JPEG or TIFF;"
         " 1 skipped: hidden; 1 skipped: not an image"
     )
-    with pytest.raises(InvalidRequest) as error:
-        require_images([str(tmp_path)], found(tmp_path))
-    assert error.value.message == words
+    code, _, complaint = lookalike("ingest", tmp_path, "--dry-run", "--report", f"{tmp_path}.jsonl")
+    assert code == 1
+    assert words in complaint
 
 
 def test_glob_that_matches_folders_only_says_so(folder: Path) -> None:
