@@ -25,8 +25,8 @@ FORMATS: tuple[str, ...] = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", 
 if is_installed("pillow_heif"):
     import pillow_heif
 
-    # `draft` would decode an embedded thumbnail instead of the picture.
-    pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
+    # `draft` would decode an embedded thumbnail instead of the picture. Workers decode several images at a time.
+    pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
     FORMATS += (HEIF,)
 MAX_PIXELS = 100_000_000
 # Pillow warns at one size and refuses at another. `decode` has one limit with one message instead.

@@ -126,7 +126,8 @@ def _entries(system: Any, root: str, include_hidden: bool) -> tuple[str, Iterabl
 
 
 def _only_files(files: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [info for info in files.values() if info["type"] == "file"]
+    # In object stores a name that ends in a slash stands for a folder.
+    return [info for info in files.values() if info["type"] == "file" and not info["name"].endswith("/")]
 
 
 def _counts(found: Found) -> str:

@@ -6,6 +6,7 @@ Local folders are read with os.scandir. In other stores fsspec lists the files, 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import os
 import re
@@ -73,17 +74,24 @@ def remote_files(
 ) -> Iterator[Entry]:
     """Judges files that fsspec listed. A file without an ending is judged by its first bytes, which takes one
     request; any other file by its ending."""
+    without_ending = []
+    for info in files:
+        path = PurePosixPath(info["name"])
+        reasons = () if include_hidden else map(name_reason, path.relative_to(root).parts)
+        if reason := next(filter(None, reasons), ""):
+            yield Entry(info["name"], info, skipped=reason)
+        elif path.suffix:
+            yield _judged(info["name"], info, None)
+        else:
+            without_ending.append(info)
 
-    def judge(info: Mapping[str, Any]) -> Entry:
-        path = info["name"]
-        reasons = (name_reason(part) for part in PurePosixPath(path).relative_to(root).parts)
-        if reason := "" if include_hidden else next(filter(None, reasons), ""):
-            return Entry(path, info, skipped=reason)
-        has_ending = PurePosixPath(path).suffix != ""
-        return _judged(path, info, None if has_ending else lambda: system.cat_file(path, start=0, end=HEAD_BYTES))
+    def look(info: Mapping[str, Any]) -> Entry:
+        name, is_empty = info["name"], info.get("size") == 0
+        # A store refuses a range of an empty object.
+        return _judged(name, info, lambda: b"" if is_empty else system.cat_file(name, start=0, end=HEAD_BYTES))
 
     with ThreadPoolExecutor(_REQUESTS) as pool:
-        yield from pool.map(judge, files)
+        yield from pool.map(look, without_ending)
 
 
 def _walk(root: str, include_hidden: bool, wanted: re.Pattern[str] | None, depth: int | None) -> Iterator[Entry]:
@@ -117,14 +125,9 @@ def _entry(entry: os.DirEntry[str]) -> Entry:
         if entry.is_file():
             return _judged(entry.path, _info(entry.stat()), functools.partial(_head, entry.path))
         return Entry(entry.path, {}, BROKEN_LINK if entry.is_symlink() else NOT_A_FILE)
-    except PermissionError as error:
-        return Entry(entry.path, {}, error=_cannot_be_read(error))
-    except OSError as error:  # a link that leads to itself
-        return (
-            Entry(entry.path, {}, BROKEN_LINK)
-            if entry.is_symlink()
-            else Entry(entry.path, {}, error=_cannot_be_read(error))
-        )
+    except OSError as error:
+        is_ring = error.errno == errno.ELOOP
+        return Entry(entry.path, {}, BROKEN_LINK if is_ring else "", "" if is_ring else _cannot_be_read(error))
 
 
 def _judged(path: str, info: Mapping[str, Any], head: Head | None) -> Entry:

@@ -8,8 +8,10 @@ import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pillow_heif
 import pytest
 import pytest_asyncio
+from PIL import Image
 from playwright.async_api import Browser, Page, expect
 
 from tests.web.chromium import watched_page
@@ -100,6 +102,23 @@ async def test_of_several_dropped_files_the_image_is_used(page: Page, cat_base64
     await page.evaluate(DROP, [["", "notes.txt", "text/plain"], [cat_base64, "cat.jpg", "image/jpeg"]])
     assert (await keys_shown(page))[0].startswith("chelsea/")
     await expect(page.locator("#query-name")).to_have_text("cat.jpg")
+
+
+async def test_heic_photograph_is_searched_though_the_browser_cannot_show_it(
+    page: Page, cat: Path, tmp_path: Path
+) -> None:
+    pillow_heif.register_heif_opener()
+    with Image.open(cat) as image:
+        image.save(tmp_path / "IMG_1.HEIC")
+    data = base64.b64encode((tmp_path / "IMG_1.HEIC").read_bytes()).decode()
+    await page.goto("/")
+    await page.locator(TILES).first.wait_for()
+    # Browsers know no type for it.
+    await page.evaluate(DROP, [["", "notes.txt", "text/plain"], [data, "IMG_1.HEIC", ""]])
+    assert (await keys_shown(page))[0].startswith("chelsea/")
+    await expect(page.locator("#query-name")).to_have_text("IMG_1.HEIC")
+    await expect(page.locator("#drop img.query")).to_be_hidden()
+    assert ".heic" in str(await page.get_attribute("#file", "accept"))
 
 
 async def test_deleted_file_is_not_reported_as_a_lost_connection(page: Page, cat: Path, tmp_path: Path) -> None:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import boto3
 import fsspec
 import pytest
+from moto.server import ThreadedMotoServer
 from PIL import Image
+from s3fs import S3FileSystem
 
-from encoder.ingest.sources import Found, find_sources, require_images
+from encoder.ingest.sources import Found, find_sources
 from lookalike.model.errors import InvalidRequest
+from tests.command import lookalike
 
 LOOP = "symbolic link to a folder that contains it"
 BROKEN = "broken symbolic link"
@@ -149,9 +155,9 @@ def test_folder_without_images_is_an_error_that_counts_what_it_holds(tmp_path: P
         f"path: {tmp_path} holds no image that can be read: 1 skipped: camera raw; convert it to JPEG or TIFF;"
         " 1 skipped: hidden; 1 skipped: not an image"
     )
-    with pytest.raises(InvalidRequest) as error:
-        require_images([str(tmp_path)], found(tmp_path))
-    assert error.value.message == words
+    code, _, complaint = lookalike("ingest", tmp_path, "--dry-run", "--report", f"{tmp_path}.jsonl")
+    assert code == 1
+    assert words in complaint
 
 
 def test_glob_that_matches_folders_only_says_so(folder: Path) -> None:
@@ -176,3 +182,40 @@ def test_deep_folders_are_walked(tmp_path: Path) -> None:
     deep = tmp_path / "/".join(["d"] * 240)
     picture(deep / "x.jpg")
     assert len(keys(tmp_path)) == 1
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A client of an empty bucket of an S3 server."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    settings = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }  # fmt: skip
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    S3FileSystem.clear_instance_cache()
+    store = boto3.client("s3")
+    store.create_bucket(Bucket="mixed")
+    yield store
+    S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+@pytest.mark.filterwarnings("default")
+def test_objects_of_a_bucket_without_an_ending_are_judged_by_their_content(bucket: Any, tmp_path: Path) -> None:
+    picture(tmp_path / "p.jpg")
+    data = (tmp_path / "p.jpg").read_bytes()
+    for name in ("in/a.jpg", "in/0a1b2c", "in/wrong.txt", "in/readme", "in/empty", "in/.hidden/b.jpg", "in/c.nef"):
+        content = {"readme": b"text", "empty": b""}.get(name.removeprefix("in/"), data)
+        bucket.put_object(Bucket="mixed", Key=name, Body=content)
+    bucket.put_object(Bucket="mixed", Key="in/folder/", Body=b"")
+    assert keys("s3://mixed/in") == ["0a1b2c", "a.jpg"]
+    assert found("s3://mixed/in").refused == []
+    assert found("s3://mixed/in").skipped == {
+        "hidden": 1,
+        "not an image": 3,
+        "camera raw; convert it to JPEG or TIFF": 1,
+    }
