@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 import fsspec
@@ -15,12 +16,12 @@ from more_itertools import groupby_transform
 from encoder.ingest.rows import attributes_of
 from encoder.ingest.sources import Source
 from encoder.ingest.tables.formats import find_tables, format_of
-from encoder.ingest.tables.naming import Choice
+from encoder.ingest.tables.table import Table
+from lookalike.model.errors import InvalidRequest
 from lookalike.model.records import attributes_text
 
 _TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _ENDINGS = (".txt", ".json")
-_FILE_NAME = Choice({"uri": "file_name"})
 
 
 def described(sources: Iterable[Source], refuse: Callable[[Source, str], None]) -> list[Source]:
@@ -45,7 +46,7 @@ def described(sources: Iterable[Source], refuse: Callable[[Source, str], None]) 
         for image in images:
             try:
                 result.append(_with(image, describe(image)))
-            except ValueError as error:
+            except (ValueError, InvalidRequest) as error:
                 refuse(image, f"the text beside it is invalid ({error})")
     return result
 
@@ -53,17 +54,31 @@ def described(sources: Iterable[Source], refuse: Callable[[Source, str], None]) 
 def _describer(folder: str, first: Source) -> Callable[[Source], Mapping[str, Any]]:
     """Returns what gives the description of an image of a folder. It may raise ValueError."""
     system, path = fsspec.core.url_to_fs(folder)
-    if table := next((name for name in _TABLES if system.exists(f"{path}/{name}")), None):
-        by_name = _rows(f"{folder}/{table}")
-        return lambda image: by_name.get(image.url.rpartition("/")[2], {})
-    if any(system.exists(_beside(path, first, ending)) for ending in _ENDINGS):
+    for name in _TABLES:
+        if system.exists(f"{path}/{name}"):
+            (table,) = find_tables(f"{folder}/{name}", format_of(name))
+            if table.naming.written("uri") == "file_name":
+                by_name = _rows(table)
+                return lambda image: by_name.get(image.url.rpartition("/")[2], {})
+    if _is_of_img2dataset(system, path, first):
         return lambda image: _beside_image(system, path, image)
     return lambda image: {}
 
 
-def _rows(url: str) -> dict[str, Mapping[str, Any]]:
+def _is_of_img2dataset(system: Any, folder: str, image: Source) -> bool:
+    """Whether the JSON beside an image names it as its key, as img2dataset writes it."""
+    beside = _beside(folder, image, ".json")
+    if not system.exists(beside):
+        return False
+    try:
+        found = json.loads(system.cat_file(beside))
+    except ValueError:
+        return False
+    return isinstance(found, dict) and found.get("key") == PurePosixPath(beside).stem
+
+
+def _rows(table: Table) -> dict[str, Mapping[str, Any]]:
     """The rows of a table of descriptions, by the file's name."""
-    (table,) = find_tables(url, format_of(url), _FILE_NAME)
     return {
         str(row["uri"]).removeprefix("./"): attributes_of({name: row[name] for name in row if name != "uri"})
         for batch in table.batches()
