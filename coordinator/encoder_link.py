@@ -29,9 +29,11 @@ _BYTES_PER_CALL = 48 * 1024 * 1024
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EncodedImage:
-    """One image's code. features, (width,), and projections, (bits,), are None unless requested."""
+    """One image's code, and the arithmetic that it was computed in. features, (width,), and projections, (bits,),
+    are None unless requested."""
 
     code: bytes
+    arithmetic: str
     features: npt.NDArray[np.float32] | None
     projections: npt.NDArray[np.float32] | None
 
@@ -117,7 +119,9 @@ class EncoderLink:
                     " send codes of the collection's own code space, or use a collection created with this encoder"
                 )
             results.extend(
-                InvalidRequest(f"image: {image.error}") if image.error else _read(image, feature_width)
+                InvalidRequest(f"image: {image.error}")
+                if image.error
+                else _read(image, answer.arithmetic, feature_width)
                 for image in answer.images
             )
         return results
@@ -136,14 +140,14 @@ class EncoderLink:
             ) from None
 
 
-def _read(image: pb.EncodedImage, feature_width: int) -> EncodedImage | InvalidRequest:
+def _read(image: pb.EncodedImage, arithmetic: str, feature_width: int) -> EncodedImage | InvalidRequest:
     features = _floats(image.features)
     if features is not None and len(features) != feature_width:
         return InvalidRequest(
             f"image: the encoder's features have {len(features):,} values, the collection stores"
             f" {feature_width:,}; create the collection with the encoder's width"
         )
-    return EncodedImage(image.code, features, _floats(image.projections))
+    return EncodedImage(image.code, arithmetic, features, _floats(image.projections))
 
 
 def _floats(data: bytes) -> npt.NDArray[np.float32] | None:

@@ -50,7 +50,7 @@ class QueryEncoder:
         plan: ScoringPlan,
         consistency: Consistency,
         deadline: float,
-    ) -> tuple[Codes, Inputs | None]:
+    ) -> tuple[Codes, Inputs | None, Sequence[str]]:
         """Encodes the queries of one request.
 
         Args:
@@ -64,7 +64,7 @@ class QueryEncoder:
 
         Returns:
             Codes, uint8 (n, bits/8), and the inputs that the scoring needs (None if it needs
-            none); one row per query.
+            none); one row per query. And warnings about the codes.
 
         Raises:
             CodeSpaceMismatch: If a code, or the encoder, is not in the collection's code space.
@@ -78,7 +78,8 @@ class QueryEncoder:
                 check_key(query.key)
         if any(query.code is not None for query in queries):
             layout.space.require(fingerprint, "the query")
-        images = iter(await self._encode_images(layout, queries, plan, deadline))
+        encoded_images = await self._encode_images(layout, queries, plan, deadline)
+        images = iter(encoded_images)
         stored = await self._read_records(collection, layout, queries, plan, consistency, deadline)
         encoded = [_encoded(query, images, stored, collection, layout, plan) for query in queries]
         codes = np.frombuffer(b"".join(one.code for one in encoded), np.uint8)
@@ -86,7 +87,7 @@ class QueryEncoder:
         inputs = scoring.inputs(
             plan, codes, [one.projections for one in encoded], [one.features for one in encoded]
         )
-        return codes, inputs
+        return codes, inputs, _warnings(encoded_images, layout)
 
     async def _encode_images(
         self, layout: Layout, queries: Sequence[Query], plan: ScoringPlan, deadline: float
@@ -120,6 +121,18 @@ class QueryEncoder:
         features = layout.indexing.features_text if plan.needs_features else ""
         found = await self._reader.fetch(collection, keys, consistency, deadline, features)
         return {record.key: record for record in found}
+
+
+def _warnings(images: Sequence[EncodedImage | InvalidRequest], layout: Layout) -> list[str]:
+    """Warns if images were encoded in another arithmetic than that of the collection's code space."""
+    own = layout.space.arithmetic
+    others = {image.arithmetic for image in images if isinstance(image, EncodedImage)} - {own, ""}
+    if not own or not others:
+        return []
+    return [
+        f"image: the encoder computes in {min(others)}, the collection's codes were made in {own}; distances may"
+        " be a few bits off (docs/RETRIEVAL_QUALITY.md, Arithmetic)"
+    ]
 
 
 def _encoded(

@@ -61,6 +61,7 @@ class Answer:
         bits: The width of the codes.
         coverage: Which partitions were searched.
         timings: How long each stage took.
+        warnings: What may make the answer less useful than it seems, as sentences.
     """
 
     hits: HitTable
@@ -68,6 +69,7 @@ class Answer:
     bits: int
     coverage: Coverage
     timings: Timings
+    warnings: Sequence[str] = ()
 
 
 class Searcher:
@@ -138,7 +140,7 @@ class Searcher:
     ) -> Answer:
         started = time.perf_counter()
         scoring.check(plan, layout.indexing, len(queries))
-        codes, inputs = await self._encoder.encode(
+        codes, inputs, warnings = await self._encoder.encode(
             collection, layout, queries, fingerprint, plan, options.consistency, deadline
         )
         encoded = time.perf_counter()
@@ -160,7 +162,7 @@ class Searcher:
         stages = ((started, encoded), (encoded, searched), (searched, done), (started, done))
         timings = Timings(*((end - start) * 1000 for start, end in stages))
         self._count(collection, len(queries), coverage, timings)
-        return Answer(hits, bool(is_exact), layout.space.bits, coverage, timings)
+        return Answer(hits, bool(is_exact), layout.space.bits, coverage, timings, warnings)
 
     async def _settled(self, group: ScanGroup, consistency: str, deadline: float) -> Answers:
         """Returns the merged answers of all partitions.

@@ -103,6 +103,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             coverage=wire.coverage_to_wire(answer.coverage),
             exact=answer.is_exact,
             timings=wire.timings_to_wire(answer.timings),
+            warnings=answer.warnings,
         )
 
     async def SearchBatch(self, request: pb.SearchBatchRequest, context: Context) -> pb.SearchBatchResponse:
@@ -117,6 +118,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             coverage=wire.coverage_to_wire(answer.coverage),
             exact=answer.is_exact,
             timings=wire.timings_to_wire(answer.timings),
+            warnings=answer.warnings,
         )
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:

@@ -59,6 +59,8 @@ class FeatureModel:
         module = backbone.module
         if self.device.type == "cpu":
             module = fuse(module, self.preprocessing.crop)
+        is_fused = module is not backbone.module
+        self.arithmetic = f"{str(self.dtype).removeprefix('torch.')}, {'fused' if is_fused else 'layer by layer'}"
         module = module.to(self.device, self.dtype, memory_format=torch.channels_last)
         self.backbone = dataclasses.replace(backbone, module=module)
         self._mean, self._std = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Iterator, Sequence
 
@@ -35,7 +36,8 @@ class EncoderModel:
         )
         self.device, self.width = self.network.device, self.network.width
         self.hash = hash_of(spec, self.network.backbone)
-        self.space = code_space(self.network.backbone, self.hash)
+        space = code_space(self.network.backbone, self.hash)
+        self.space = dataclasses.replace(space, arithmetic=self.network.arithmetic)
         self._planes, self._offset = (
             torch.from_numpy(part).to(self.device) for part in (self.hash.planes, self.hash.offset)
         )

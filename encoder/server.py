@@ -82,6 +82,7 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
                 for item in encoded
             ],
             fingerprint=self._description.code_space.fingerprint,
+            arithmetic=self._description.code_space.arithmetic,
         )
 
     async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:

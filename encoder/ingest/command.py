@@ -390,5 +390,7 @@ def _print_summary(job: _Job, kind: str) -> None:
         print(f"{summary.removed:,} {'would be removed' if job.dry_run else 'removed'}: their files are gone")
     for reason, count in sorted(summary.skipped_by_reason.items()):
         print(f"{count:,} skipped: {reason}")
+    for warning in summary.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     if job.dead_letters.count:
         print(f"see {job.dead_letters.path}")

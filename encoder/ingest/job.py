@@ -115,9 +115,20 @@ def run(job: ImageJob, sources: Sequence[Source]) -> None:
     ):
         for batch in encoded:
             require_encoded_space(job.target, batch.fingerprint, job.spec)
+            _note_arithmetic(job, batch.arithmetic)
             if records := _records(job, sources, batch):
                 job.bucket.take(len(records))
                 put(records)
+
+
+def _note_arithmetic(job: ImageJob, arithmetic: str) -> None:
+    own = job.target.code_space.arithmetic
+    warning = (
+        f"this job encodes in {arithmetic}, the collection's encoder in {own}; distances may be a few bits off"
+        " (docs/RETRIEVAL_QUALITY.md, Arithmetic)"
+    )
+    if own not in ("", arithmetic) and warning not in job.summary.warnings:
+        job.summary.warnings.append(warning)
 
 
 def _send(job: ImageJob, by_key: dict[str, Source], batches: Iterator[Batch]) -> None:

@@ -39,9 +39,11 @@ class Result(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EncodedBatch:
-    """Results of some images. fingerprint: the fingerprint of the codes' code space."""
+    """Results of some images. fingerprint: the fingerprint of the codes' code space. arithmetic: what they were
+    computed in."""
 
     fingerprint: str
+    arithmetic: str
     results: list[Result]
 
 
@@ -83,6 +85,7 @@ class _EncodeActor:
             "image_bytes": np.array([len(data) if isinstance(data, bytes) else 0 for data in files]),
             "error": np.array([result.error for result in results], object),
             "fingerprint": np.array([self._fingerprint] * len(results), object),
+            "arithmetic": np.array([self._model.space.arithmetic] * len(results), object),
         }
 
     def _thumbnail(self, data: bytes | _ReadError, result: Encoded) -> bytes:
@@ -157,4 +160,4 @@ def encode_urls(
     for batch in dataset.iter_batches(batch_size=None, batch_format="numpy"):
         columns = (batch[name].tolist() for name in Result._fields)
         results = [Result(*values) for values in zip(*columns, strict=True)]
-        yield EncodedBatch(batch["fingerprint"][0], results)
+        yield EncodedBatch(batch["fingerprint"][0], batch["arithmetic"][0], results)

@@ -19,7 +19,8 @@ class Summary:
         and folders that are invalid or cannot be read. not_stored: records that the cluster refused. removed:
         records that were deleted because their files are gone. bytes: the size of the images and codes read.
         seconds: the duration of the whole job, including Ray's start. images_per_second: the rate between the
-        first records stored and the last, without Ray's start."""
+        first records stored and the last, without Ray's start. warnings: what the user
+        should know, as sentences."""
 
     found: int = 0
     skipped: int = 0
@@ -33,6 +34,7 @@ class Summary:
     seconds: float = 0.0
     images_per_second: float = 0.0
     skipped_by_reason: dict[str, int] = dataclasses.field(default_factory=dict)
+    warnings: list[str] = dataclasses.field(default_factory=list)
 
     def set_skipped(self, reason: str, count: int) -> None:
         """Sets how many files and rows were left out for a reason."""

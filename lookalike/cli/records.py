@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -66,6 +67,7 @@ def search(
                 "coverage": {**dataclasses.asdict(result.coverage), "complete": result.coverage.complete},
                 "exact": result.exact,
                 "timings": dataclasses.asdict(result.timings),
+                "warnings": result.warnings,
             }
         )
     else:
@@ -157,3 +159,5 @@ def _print_result(result: SearchResult) -> None:
     )
     for partition, reason in sorted(coverage.missing.items()):
         print(f"missing partition {partition}: {reason}")
+    for warning in result.warnings:
+        print(f"warning: {warning}", file=sys.stderr)

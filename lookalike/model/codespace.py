@@ -26,6 +26,8 @@ class CodeSpace:
         preprocessing: How images are prepared.
         hash_method: How features become bits.
         hash_digest: Digest of the hash's parameters.
+        arithmetic: The arithmetic of the encoder. It moves a few bits of a code, so codes of one code space may
+            differ in it: it is part of neither the fingerprint nor equality.
 
     Raises:
         InvalidRequest: If a value is out of range or not printable text.
@@ -38,6 +40,7 @@ class CodeSpace:
     preprocessing: str = ""
     hash_method: str = "external"
     hash_digest: str = ""
+    arithmetic: str = dataclasses.field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.bits, bool) or not isinstance(self.bits, int):
@@ -60,7 +63,7 @@ class CodeSpace:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all fields as canonical JSON, in hex."""
+        """SHA-256 of all fields but `arithmetic`, as canonical JSON, in hex."""
         return _fingerprint(self)
 
     def require(self, fingerprint: str, subject: str) -> None:
@@ -81,5 +84,6 @@ class CodeSpace:
 
 @functools.lru_cache
 def _fingerprint(space: CodeSpace) -> str:
-    canonical = json.dumps(dataclasses.asdict(space), sort_keys=True, separators=(",", ":"))
+    fields = {field.name: getattr(space, field.name) for field in dataclasses.fields(space) if field.compare}
+    canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -356,12 +356,14 @@ class SearchResult:
         coverage: How much of the collection was searched.
         exact: True if no record of the collection can be nearer than the hits.
         timings: Where the time went.
+        warnings: What may make the answer less useful than it seems, as sentences.
     """
 
     hits: list[Hit]
     coverage: Coverage
     exact: bool
     timings: Timings
+    warnings: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clookalike/v1/codespace.proto\x12\x0clookalike.v1\"\xa8\x01\n\tCodeSpace\x12\x10\n\x08\x62\x61\x63kbone\x18\x01 \x01(\t\x12\x16\n\x0eweights_digest\x18\x02 \x01(\t\x12\r\n\x05layer\x18\x03 \x01(\t\x12\x15\n\rpreprocessing\x18\x04 \x01(\t\x12\x13\n\x0bhash_method\x18\x05 \x01(\t\x12\x13\n\x0bhash_digest\x18\x06 \x01(\t\x12\x0c\n\x04\x62its\x18\x07 \x01(\r\x12\x13\n\x0b\x66ingerprint\x18\x08 \x01(\t\"\xb0\x02\n\x08Indexing\x12)\n\x04kind\x18\x01 \x01(\x0e\x32\x1b.lookalike.v1.Indexing.Kind\x12\x12\n\nattributes\x18\x02 \x03(\t\x12\x31\n\x08\x66\x65\x61tures\x18\x03 \x01(\x0e\x32\x1f.lookalike.v1.Indexing.Features\x12\x15\n\rfeature_width\x18\x04 \x01(\r\"9\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\r\n\tKIND_SCAN\x10\x01\x12\x0c\n\x08KIND_MIH\x10\x02\"`\n\x08\x46\x65\x61tures\x12\x18\n\x14\x46\x45\x41TURES_UNSPECIFIED\x10\x00\x12\x11\n\rFEATURES_NONE\x10\x01\x12\x11\n\rFEATURES_INT8\x10\x02\x12\x14\n\x10\x46\x45\x41TURES_FLOAT16\x10\x03\"\x94\x01\n\nCollection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\ncode_space\x18\x02 \x01(\x0b\x32\x17.lookalike.v1.CodeSpace\x12\x0c\n\x04rows\x18\x03 \x01(\x04\x12\x13\n\x0bincarnation\x18\x04 \x01(\x04\x12(\n\x08indexing\x18\x05 \x01(\x0b\x32\x16.lookalike.v1.Indexingb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clookalike/v1/codespace.proto\x12\x0clookalike.v1\"\xbc\x01\n\tCodeSpace\x12\x10\n\x08\x62\x61\x63kbone\x18\x01 \x01(\t\x12\x16\n\x0eweights_digest\x18\x02 \x01(\t\x12\r\n\x05layer\x18\x03 \x01(\t\x12\x15\n\rpreprocessing\x18\x04 \x01(\t\x12\x13\n\x0bhash_method\x18\x05 \x01(\t\x12\x13\n\x0bhash_digest\x18\x06 \x01(\t\x12\x0c\n\x04\x62its\x18\x07 \x01(\r\x12\x13\n\x0b\x66ingerprint\x18\x08 \x01(\t\x12\x12\n\narithmetic\x18\t \x01(\t\"\xb0\x02\n\x08Indexing\x12)\n\x04kind\x18\x01 \x01(\x0e\x32\x1b.lookalike.v1.Indexing.Kind\x12\x12\n\nattributes\x18\x02 \x03(\t\x12\x31\n\x08\x66\x65\x61tures\x18\x03 \x01(\x0e\x32\x1f.lookalike.v1.Indexing.Features\x12\x15\n\rfeature_width\x18\x04 \x01(\r\"9\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\r\n\tKIND_SCAN\x10\x01\x12\x0c\n\x08KIND_MIH\x10\x02\"`\n\x08\x46\x65\x61tures\x12\x18\n\x14\x46\x45\x41TURES_UNSPECIFIED\x10\x00\x12\x11\n\rFEATURES_NONE\x10\x01\x12\x11\n\rFEATURES_INT8\x10\x02\x12\x14\n\x10\x46\x45\x41TURES_FLOAT16\x10\x03\"\x94\x01\n\nCollection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\ncode_space\x18\x02 \x01(\x0b\x32\x17.lookalike.v1.CodeSpace\x12\x0c\n\x04rows\x18\x03 \x01(\x04\x12\x13\n\x0bincarnation\x18\x04 \x01(\x04\x12(\n\x08indexing\x18\x05 \x01(\x0b\x32\x16.lookalike.v1.Indexingb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,13 +32,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lookalike.v1.codespace_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CODESPACE']._serialized_start=47
-  _globals['_CODESPACE']._serialized_end=215
-  _globals['_INDEXING']._serialized_start=218
-  _globals['_INDEXING']._serialized_end=522
-  _globals['_INDEXING_KIND']._serialized_start=367
-  _globals['_INDEXING_KIND']._serialized_end=424
-  _globals['_INDEXING_FEATURES']._serialized_start=426
-  _globals['_INDEXING_FEATURES']._serialized_end=522
-  _globals['_COLLECTION']._serialized_start=525
-  _globals['_COLLECTION']._serialized_end=673
+  _globals['_CODESPACE']._serialized_end=235
+  _globals['_INDEXING']._serialized_start=238
+  _globals['_INDEXING']._serialized_end=542
+  _globals['_INDEXING_KIND']._serialized_start=387
+  _globals['_INDEXING_KIND']._serialized_end=444
+  _globals['_INDEXING_FEATURES']._serialized_start=446
+  _globals['_INDEXING_FEATURES']._serialized_end=542
+  _globals['_COLLECTION']._serialized_start=545
+  _globals['_COLLECTION']._serialized_end=693
 # @@protoc_insertion_point(module_scope)

@@ -35,6 +35,7 @@ class CodeSpace(_message.Message):
     HASH_DIGEST_FIELD_NUMBER: _builtins.int
     BITS_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
+    ARITHMETIC_FIELD_NUMBER: _builtins.int
     backbone: _builtins.str
     """Name of the network that computes the features, e.g. "tf_efficientnet_lite0"; "external" if codes are computed
     outside the cluster.
@@ -53,6 +54,10 @@ class CodeSpace(_message.Message):
     """Bits per code: a multiple of 8, 16..8192."""
     fingerprint: _builtins.str
     """Hex SHA-256 of all fields above. Output only: ignored in requests."""
+    arithmetic: _builtins.str
+    """The arithmetic of the encoder that this was read from, e.g. "bfloat16, fused". It moves a few bits of a code and is
+    not part of the fingerprint. Empty if external.
+    """
     def __init__(
         self,
         *,
@@ -64,10 +69,11 @@ class CodeSpace(_message.Message):
         hash_digest: _builtins.str = ...,
         bits: _builtins.int = ...,
         fingerprint: _builtins.str = ...,
+        arithmetic: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "bits", b"bits", "fingerprint", b"fingerprint", "hash_digest", b"hash_digest", "hash_method", b"hash_method", "layer", b"layer", "preprocessing", b"preprocessing", "weights_digest", b"weights_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arithmetic", b"arithmetic", "backbone", b"backbone", "bits", b"bits", "fingerprint", b"fingerprint", "hash_digest", b"hash_digest", "hash_method", b"hash_method", "layer", b"layer", "preprocessing", b"preprocessing", "weights_digest", b"weights_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -89,8 +89,11 @@ class EncodeResponse(_message.Message):
 
     IMAGES_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
+    ARITHMETIC_FIELD_NUMBER: _builtins.int
     fingerprint: _builtins.str
     """Fingerprint of the codes' code space."""
+    arithmetic: _builtins.str
+    """The arithmetic that the codes were computed in, as in CodeSpace."""
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[Global___EncodedImage]:
         """One per image, in order."""
@@ -100,10 +103,11 @@ class EncodeResponse(_message.Message):
         *,
         images: _abc.Iterable[Global___EncodedImage] | None = ...,
         fingerprint: _builtins.str = ...,
+        arithmetic: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "images", b"images"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arithmetic", b"arithmetic", "fingerprint", b"fingerprint", "images", b"images"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

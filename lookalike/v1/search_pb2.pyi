@@ -281,6 +281,7 @@ class SearchResponse(_message.Message):
     COVERAGE_FIELD_NUMBER: _builtins.int
     EXACT_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     exact: _builtins.bool
     """True if no matching record of the collection can be nearer than the hits: every row was compared and every
     partition answered. A rerank is exact if every matching record was a candidate.
@@ -295,6 +296,10 @@ class SearchResponse(_message.Message):
     def coverage(self) -> _record_pb2.Coverage: ...
     @_builtins.property
     def timings(self) -> Global___Timings: ...
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What may make the answer less useful than it seems, as sentences."""
+
     def __init__(
         self,
         *,
@@ -302,10 +307,11 @@ class SearchResponse(_message.Message):
         coverage: _record_pb2.Coverage | None = ...,
         exact: _builtins.bool = ...,
         timings: Global___Timings | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "exact", b"exact", "hits", b"hits", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "exact", b"exact", "hits", b"hits", "timings", b"timings", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -354,6 +360,7 @@ class SearchBatchResponse(_message.Message):
     COVERAGE_FIELD_NUMBER: _builtins.int
     EXACT_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     exact: _builtins.bool
     """As in SearchResponse, for all queries."""
     @_builtins.property
@@ -364,6 +371,10 @@ class SearchBatchResponse(_message.Message):
     def coverage(self) -> _record_pb2.Coverage: ...
     @_builtins.property
     def timings(self) -> Global___Timings: ...
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in SearchResponse."""
+
     def __init__(
         self,
         *,
@@ -371,10 +382,11 @@ class SearchBatchResponse(_message.Message):
         coverage: _record_pb2.Coverage | None = ...,
         exact: _builtins.bool = ...,
         timings: Global___Timings | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "exact", b"exact", "results", b"results", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "exact", b"exact", "results", b"results", "timings", b"timings", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

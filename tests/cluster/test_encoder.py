@@ -285,3 +285,31 @@ def test_a_different_feature_width_rejects_images(client: Client, photographs: P
     with pytest.raises(InvalidRequest, match="the collection stores 64; create the collection with"):
         client.search(image=image, rerank="features", collection="narrow")
     assert client.search(image=image, collection="narrow").hits == []
+
+
+def test_another_arithmetic_than_the_collections_is_said(
+    encoder_cluster: Cluster,
+    ray: Mapping[str, str],
+    client: Client,
+    photographs: Path,
+    model: EncoderModel,
+    tmp_path: Path,
+) -> None:
+    other = "float64, by hand"
+    assert model.space.arithmetic not in ("", other)
+    client.create_collection("own-arithmetic")
+    assert client.get_collection("own-arithmetic").code_space.arithmetic == model.space.arithmetic
+    space = dataclasses.replace(model.space, arithmetic=other)
+    assert space.fingerprint == model.space.fingerprint
+    client.create_collection("other", code_space=space, hash_file=model.hash.to_bytes())
+    image = min(photographs.rglob("*.jpg"))
+    said = f"computes in {model.space.arithmetic}, the collection's codes were made in {other}"
+    (warning,) = client.search(image=image, k=1, collection="other").warnings
+    assert said in warning
+    (result,) = client.search_batch(images=[image], k=1, collection="other")
+    assert result.warnings == [warning]
+    assert client.search(code=bytes(32), k=1, collection="other").warnings == []
+    assert client.search(image=image, k=1, collection="own-arithmetic").warnings == []
+    summary = ingest(encoder_cluster, ray, tmp_path / "r.jsonl", image, "-c", "other")
+    (warning,) = summary["warnings"]
+    assert f"encodes in {model.space.arithmetic}, the collection's encoder in {other}" in warning

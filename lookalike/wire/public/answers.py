@@ -34,6 +34,7 @@ def result_from_wire(
         coverage_from_wire(answer.coverage),
         answer.exact,
         Timings(timings.encode_ms, timings.search_ms, timings.merge_ms, timings.total_ms),
+        list(answer.warnings),
     )
 
 

@@ -19,6 +19,7 @@ def space_to_wire(space: CodeSpace) -> codespace_pb2.CodeSpace:
         hash_digest=space.hash_digest,
         bits=space.bits,
         fingerprint=space.fingerprint,
+        arithmetic=space.arithmetic,
     )
 
 
@@ -31,6 +32,7 @@ def space_from_wire(message: codespace_pb2.CodeSpace) -> CodeSpace:
         preprocessing=message.preprocessing,
         hash_method=message.hash_method,
         hash_digest=message.hash_digest,
+        arithmetic=message.arithmetic,
     )
 
 

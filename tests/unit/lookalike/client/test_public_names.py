@@ -39,6 +39,7 @@ FIELDS = {
     "ClusterStatus": ["cluster", "version", "partitions", "encoder", "collections", "rebalance", "coordinator"],
     "CodeSpace": [
         "bits", "backbone", "weights_digest", "layer", "preprocessing", "hash_method", "hash_digest",
+        "arithmetic",
     ],
     "Collection": ["name", "code_space", "rows", "incarnation", "indexing"],
     "Coverage": ["partitions", "answered", "rows_searched", "rows_known", "missing", "stale_ms"],
@@ -47,7 +48,7 @@ FIELDS = {
     "Outcome": ["key", "error"],
     "Record": ["key", "image", "code", "attributes", "fingerprint", "features", "thumbnail"],
     "SearchOptions": OPTIONS,
-    "SearchResult": ["hits", "coverage", "exact", "timings"],
+    "SearchResult": ["hits", "coverage", "exact", "timings", "warnings"],
     "StoredRecord": ["key", "code", "attributes", "version", "thumbnail"],
     "Tls": ["ca", "certificate", "key", "server_name"],
 }  # fmt: skip
