@@ -7,9 +7,9 @@
     bit-text     text of the characters 0 and 1; the first bit is the highest
     int8-offset  a list of integers from -128 to 127: each byte minus 128 (`binary` of sentence-transformers)
 
-A format is recognized from a sample only if no other format is possible. Otherwise the whole table is refused, because
-a wrong format makes codes of another width, whose distances have no meaning. A code whose bits do not fill its last
-byte gets zero bits at the end, as np.packbits does, which changes no distance."""
+A format is recognized from a sample only if no other format is possible. Otherwise the whole table is refused,
+because a wrong format makes codes of another width, whose distances have no meaning. A code whose bits do not fill
+its last byte gets zero bits at the end, as np.packbits does, which changes no distance."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from lookalike.model.errors import InvalidRequest
 PACKED, BITS, HEX, BASE64, BIT_TEXT, INT8_OFFSET = FORMATS = (
     "packed", "bits", "hex", "base64", "bit-text", "int8-offset",
 )  # fmt: skip
+OF_TEXT, OF_LISTS = frozenset((HEX, BASE64, BIT_TEXT)), frozenset((PACKED, BITS, INT8_OFFSET))
 # Never decoded: digits that may be a number, not a code.
 _DECIMAL = "decimal"
 SAMPLE_ROWS = 1_024
@@ -146,7 +147,9 @@ class Reading:
             if number < 0:
                 raise InvalidRequest("code: not hexadecimal; write two digits per byte")
             if number >> (4 * len(digits) - self.dropped):
-                raise InvalidRequest(f"code: over {self.bits} bits; the first digit of this kind of code is smaller")
+                raise InvalidRequest(
+                    f"code: over {self.bits} bits; the first digit of this kind of code is smaller"
+                )
             bits = 4 * len(digits) - self.dropped
             return (number << -bits % 8).to_bytes((bits + 7) // 8, "big")
         if self.format == BASE64:
@@ -165,14 +168,16 @@ class Reading:
     def _of_bytes(self, data: bytes) -> bytes:
         if self.format == PACKED:
             return data
-        if self.format in (HEX, BASE64, BIT_TEXT):
+        if self.format in OF_TEXT:
             return self._of_text(data.decode("latin-1"))
         return self._of_numbers(np.frombuffer(data, np.int8 if self.format == INT8_OFFSET else np.uint8))
 
     def _of_numbers(self, values: list[Any] | npt.NDArray[Any]) -> bytes:
         numbers = _integers(values)
-        if self.format not in (PACKED, BITS, INT8_OFFSET):
-            raise InvalidRequest(f"code: a list, but the table's codes are read as {self.format}; see --code-format")
+        if self.format not in OF_LISTS:
+            raise InvalidRequest(
+                f"code: a list, but the table's codes are read as {self.format}; see --code-format"
+            )
         if numbers is not None:
             self._require_units(len(numbers))
             decoded = self.decode_matrix(numbers[np.newaxis])
@@ -186,12 +191,12 @@ class Reading:
         raise InvalidRequest(f"code: a list, but not {expected[self.format]}")
 
     def _of_digits(self, characters: Matrix) -> Matrix | None:
-        digits = _DIGITS[characters]
+        digits: Matrix = _DIGITS[characters]
         if (digits == _INVALID).any():
             return None
         if digits.shape[1] % 2:
             digits = np.pad(digits, ((0, 0), (0, 1)))
-        packed = digits[:, ::2] << 4 | digits[:, 1::2]
+        packed: Matrix = (digits[:, ::2] << 4 | digits[:, 1::2]).astype(np.uint8, copy=False)
         if not self.dropped:
             return packed
         bits = np.unpackbits(packed, axis=1)
@@ -251,8 +256,8 @@ def padding_note(reading: Reading, column: str) -> str | None:
     if reading.code_bits == reading.bits:
         return None
     return (
-        f"code: column {column!r} has codes of {reading.bits} bits; {reading.code_bits - reading.bits} zero bits at"
-        f" the end make {reading.code_bits}, which changes no distance"
+        f"code: column {column!r} has codes of {reading.bits} bits; {reading.code_bits - reading.bits} zero bits"
+        f" at the end make {reading.code_bits}, which changes no distance"
     )
 
 
@@ -265,7 +270,10 @@ def _ambiguity(value: object, column: str, found: Sequence[Reading], bits: int |
     formats = [reading.format for reading in found if reading.format != _DECIMAL]
     remedy = " or ".join(filter(None, (", ".join(formats[:-1]), formats[-1])))
     width = "" if bits is None else f"; the collection's codes have {bits:,} bits"
-    return f"code: column {column!r} is ambiguous: {_shown(value)} may be {meanings}{width}; say which with --code-format {remedy}"
+    return (
+        f"code: column {column!r} is ambiguous: {_shown(value)} may be {meanings}{width};"
+        f" say which with --code-format {remedy}"
+    )
 
 
 def _shown(value: object) -> str:

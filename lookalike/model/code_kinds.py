@@ -1,8 +1,8 @@
 """Owns the kinds of codes that known tools make: their names, and how many bits each has.
 
 Two kinds are never comparable, even if they are as wide and nearly the same method: a kind's name stands for the
-tool's bit order and polarity. OpenCV's bytes are mirrored, for example, and perception's dHash is the complement of
-imagehash's."""
+tool's bit order and polarity. OpenCV's bytes are mirrored, for example, and perception's dHash is the complement
+of imagehash's."""
 
 from __future__ import annotations
 
@@ -78,6 +78,5 @@ def named_kind(name: str) -> CodeKind:
 
 def kind_of_column(column: str) -> CodeKind | None:
     """Returns the kind of code that a column's name stands for, such as `pdq_hash`; None if it is not certain."""
-    plain = column.lower().replace("_", "").replace("-", "")
-    name = _COLUMNS.get(plain, _COLUMNS.get(plain.removesuffix("hash")))
+    name = _COLUMNS.get(column.lower().replace("_", "").replace("-", ""))
     return None if name is None else KINDS[name]

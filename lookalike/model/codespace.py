@@ -60,7 +60,8 @@ class CodeSpace:
 
         Args:
             kind: pdq; phash, dhash, ahash, whash or colorhash (imagehash); blockhash; imagededup-phash;
-                perception-phash or perception-dhash; opencv-phash or opencv-blockmean; sentence-transformers; cohere.
+                perception-phash or perception-dhash; opencv-phash or opencv-blockmean; sentence-transformers;
+                cohere.
             bits: The number of bits, rounded up to a multiple of 8. Optional if the kind has only one width.
 
         Raises:
