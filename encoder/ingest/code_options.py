@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from encoder.ingest.codes import PACKED, PLAIN, SAMPLE_ROWS, Reading, padding_note, settle
+from encoder.ingest.code_recognition import SAMPLE_ROWS, padding_note, settle
+from encoder.ingest.codes import PACKED, PLAIN, Reading
 from encoder.ingest.tables.table import Table
 from lookalike.jobs.export import notes
 from lookalike.model.code_kinds import CodeKind, kind_of_column

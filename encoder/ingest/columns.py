@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as parquet
 
-from encoder.ingest.codes import OF_LISTS, OF_TEXT, SAMPLE_ROWS, Reading
+from encoder.ingest.code_recognition import SAMPLE_ROWS
+from encoder.ingest.codes import OF_LISTS, OF_TEXT, Reading
 from encoder.ingest.rows import NAMES
 from encoder.ingest.tables.arrow_files import PARQUET, column_batches, columns_to_read
 from encoder.ingest.tables.naming import Row

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from encoder.ingest.codes import FORMATS, Reading, padding_note, settle
+from encoder.ingest.code_recognition import padding_note, settle
+from encoder.ingest.codes import FORMATS, Reading
 from encoder.ingest.columns import _codes
 from lookalike.model.code_kinds import KINDS
 from lookalike.model.errors import InvalidRequest
