@@ -195,6 +195,39 @@ def test_unambiguous_forms_go_in_as_columns_and_as_rows(
     assert [record.code for record in client.get(KEYS, collection=name)] == [row.tobytes() for row in ROWS]
 
 
+def test_a_bulk_file_of_milvus_needs_no_options(client: Client, run: Any, tmp_path: Path, name: str) -> None:
+    codes = pa.array(ROWS.tolist(), pa.list_(pa.uint8()))
+    parquet.write_table(pa.table({"id": range(12), "binary_vector": codes}), tmp_path / "t.parquet")
+    run(tmp_path / "t.parquet", collection=name)
+    found = client.get([str(number) for number in range(12)], collection=name)
+    assert [record.code for record in found] == [row.tobytes() for row in ROWS]
+
+
+def test_a_file_of_imagededup_needs_only_the_kind(client: Client, run: Any, tmp_path: Path, name: str) -> None:
+    codes = {key: row.tobytes().hex() for key, row in zip(KEYS, ROWS, strict=True)}
+    (tmp_path / "hashes.json").write_text(json.dumps(codes))
+    run(tmp_path / "hashes.json", collection=name, code_kind="imagededup-phash")
+    assert client.get_collection(name).code_space == CodeSpace.of_kind("imagededup-phash")
+    assert [record.code for record in client.get(KEYS, collection=name)] == [row.tobytes() for row in ROWS]
+
+
+def test_a_missing_hash_in_a_column_is_a_dead_letter(client: Client, run: Any, tmp_path: Path, name: str) -> None:
+    rows: list[dict[str, Any]] = [{"key": "none", "phash": None}]
+    rows += [{"key": key, "phash": row.tobytes().hex()} for key, row in zip(KEYS, ROWS, strict=True)]
+    summary, dead = run(write_lines(tmp_path / "p.jsonl", rows), collection=name)
+    assert (summary["stored"], [letter["key"] for letter in dead]) == (12, ["none"])
+    assert client.get_collection(name).code_space == CodeSpace.of_kind("phash", 64)
+
+
+def test_digits_in_csv_stay_text(client: Client, run: Any, tmp_path: Path, name: str) -> None:
+    """As numbers they would be a decimal number and infinity."""
+    codes = ["1234567890123456", "12345678e1234567", *(row.tobytes().hex() for row in ROWS)]
+    (tmp_path / "h.csv").write_text("file;phash\n" + "".join(f"{n}.jpg;{code}\n" for n, code in enumerate(codes)))
+    run(tmp_path / "h.csv", collection=name, columns="key=file")
+    found = client.get([f"{n}.jpg" for n in range(14)], collection=name)
+    assert [record.code for record in found] == [bytes.fromhex(code) for code in codes]
+
+
 def test_null_rows_of_a_fixed_size_list_shift_no_code(client: Client, run: Any, tmp_path: Path, name: str) -> None:
     values = [row.tolist() for row in ROWS]
     values[3] = None  # type: ignore[call-overload]

@@ -253,9 +253,7 @@ def _dataset(file: BinaryIO) -> Iterator[Any]:
     try:
         import h5py
     except ImportError:
-        raise InvalidRequest(
-            "path: HDF5 files need h5py; install it with pip install 'lookalike[hdf5]' or pip install h5py"
-        ) from None
+        raise InvalidRequest("path: HDF5 files need h5py; install it with pip install h5py") from None
     with h5py.File(file, "r") as content:
         if _HDF5_DATASET not in content:
             raise ValueError(f"it has no dataset {_HDF5_DATASET!r}, as the files of ann-benchmarks have")
