@@ -16,6 +16,7 @@ import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
+from encoder.hashing import drawn
 from lookalike import Client, CodeSpace, Record
 from lookalike.cli.collection import create
 from lookalike.cli.export import export
@@ -361,3 +362,30 @@ def test_an_export_is_never_ambiguous(
     summary, _ = run(tmp_path / "out.parquet", collection=f"{name}-copy")
     assert summary["stored"] == 2
     assert client.get_collection(f"{name}-copy").code_space == CodeSpace.of_kind("phash", 256)
+
+
+def test_bytes_that_may_be_features_are_never_codes_in_silence(
+    client: Client, run: Any, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "a.u8bin").write_bytes(np.array([12, 8], "<u4").tobytes() + ROWS.tobytes())
+    with pytest.raises(InvalidRequest, match=r"packed codes \(64 bits\) or features; say --code-format packed"):
+        run(tmp_path / "a.u8bin", collection=name)
+    with pytest.raises(NotFound):
+        client.get_collection(name)
+    run(tmp_path / "a.u8bin", collection=name, code_format="packed")
+    found = client.get([str(number) for number in range(12)], collection=name)
+    assert [record.code for record in found] == [row.tobytes() for row in ROWS]
+    assert run(tmp_path / "a.u8bin", collection=name)[0]["stored"] == 12
+
+
+def test_float_vectors_are_hashed_with_the_hash_of_the_collection(
+    client: Client, run: Any, tmp_path: Path, name: str
+) -> None:
+    hashing = drawn(16, 64, 3)
+    space = CodeSpace(64, "some-net", "", "pooled", "", hashing.method, hashing.digest)
+    client.create_collection(name, code_space=space, hash_file=hashing.to_bytes())
+    vectors = RNG.standard_normal((1_500, 16)).astype(np.float32)
+    np.save(tmp_path / "f.npy", vectors)
+    assert run(tmp_path / "f.npy", collection=name)[0]["stored"] == 1_500
+    found = client.get([str(number) for number in range(1_500)], collection=name)
+    assert [record.code for record in found] == [code.tobytes() for code in hashing.codes(vectors)]

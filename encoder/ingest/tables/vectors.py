@@ -41,7 +41,7 @@ class Layout:
         width: How many values each has.
         dtype: The values' type.
         start: The offset of the first vector, in bytes; -1 for the dataset of an HDF5 file.
-        prefix: The bytes in front of each vector.
+        prefix: The bytes in front of each vector, which are its width; 0 if there are none.
         ids: The offset of the vectors' ids, int64; None if the file has none.
         may_be_features: Whether integers may be features, not codes.
     """
@@ -83,7 +83,8 @@ def chunks(table: Table, layout: Layout, rows: int) -> Iterator[Array]:
         for first in range(0, layout.count, rows):
             count = min(rows, layout.count - first)
             records = _read(file, count * layout.stride).reshape(count, layout.stride)
-            if layout.prefix and (records[:, : layout.prefix] != records[0, : layout.prefix]).any():
+            widths = np.ascontiguousarray(records[:, : layout.prefix]).view("<i4")
+            if (widths != layout.width).any():
                 raise ValueError("the vectors have several widths")
             values = np.ascontiguousarray(records[:, layout.prefix :])
             yield values.view(layout.dtype).reshape(count, layout.width)

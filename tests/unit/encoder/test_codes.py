@@ -151,6 +151,7 @@ def test_colorhash_in_hexadecimal_equals_its_bits() -> None:
     expected = [np.packbits(found.hash.flatten()).tobytes() for found in hashes]
     assert [reading.decode(text) for text in texts] == expected
     assert _codes(pa.array(texts), reading).tolist() == [list(code) for code in expected]
+    assert _codes(pa.array([*texts, "f" * 11]), reading) is None
     with pytest.raises(InvalidRequest, match="over 42 bits"):
         reading.decode("f" * 11)
 
@@ -211,6 +212,12 @@ def test_every_arrow_type_of_bytes_is_a_column(column: pa.Array) -> None:
     reading = settle(column.to_pylist(), "code", element="uint8")
     assert _codes(column, reading).tolist() == PACKED.tolist()
     assert _codes(column.slice(7), reading).tolist() == PACKED[7:].tolist()
+
+
+def test_base64_with_and_without_padding_does_not_become_columns() -> None:
+    """Both texts have 24 characters, for 16 and for 18 bytes."""
+    column = pa.array([VALUES["base64"][0], base64.b64encode(bytes(range(18))).decode()])
+    assert _codes(column, Reading("base64", 22, 128)) is None
 
 
 def test_a_column_with_null_rows_does_not_become_columns() -> None:

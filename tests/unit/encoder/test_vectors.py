@@ -95,6 +95,16 @@ def test_a_cut_index_of_faiss_is_refused(tmp_path: Path, write: Callable[[Path],
         records(opened(path))
 
 
+@pytest.mark.parametrize("place", [25 + 25, 25 + 25 + 8 + 50 * 8])
+def test_an_index_of_faiss_whose_sizes_differ_is_refused(tmp_path: Path, place: int) -> None:
+    write_map(tmp_path / "m.faiss", faiss.IndexBinaryIDMap)
+    content = bytearray((tmp_path / "m.faiss").read_bytes())
+    content[place] -= 1
+    (tmp_path / "m.faiss").write_bytes(content)
+    with pytest.raises(InvalidRequest, match="damaged or of another version of faiss"):
+        opened(tmp_path / "m.faiss")
+
+
 @pytest.mark.parametrize(
     ("array", "format"),
     [
@@ -221,6 +231,13 @@ def test_a_malformed_file_is_one_clear_error(tmp_path: Path, name: str, content:
 
 @pytest.mark.parametrize("rows", [1, 7, 50, 1_000])
 def test_chunks_are_all_vectors_in_order(tmp_path: Path, rows: int) -> None:
+    write_vecs(tmp_path / "other.bvecs", CODES)
+    content = bytearray((tmp_path / "other.bvecs").read_bytes())
+    content[12 * 40] = 9
+    (tmp_path / "other.bvecs").write_bytes(content)
+    other = opened(tmp_path / "other.bvecs")
+    with pytest.raises(ValueError, match="several widths"):
+        list(chunks(other, layout_of(other), rows))
     for name, write in (("a.npy", write_npy), ("a.bvecs", write_vecs), ("a.h5", write_hdf5)):
         write(tmp_path / name, CODES)
         table = opened(tmp_path / name)
