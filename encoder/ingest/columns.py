@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as parquet
 
+from encoder.ingest.code_recognition import SAMPLE_ROWS
+from encoder.ingest.codes import OF_LISTS, OF_TEXT, Reading
 from encoder.ingest.rows import NAMES
-from encoder.ingest.tables.arrow_files import PARQUET, columns_to_read
+from encoder.ingest.tables.arrow_files import PARQUET, column_batches, columns_to_read
 from encoder.ingest.tables.naming import Row
 from encoder.ingest.tables.table import Table, explained
 from lookalike.client.arrays import texts_of_arrow
@@ -39,18 +41,19 @@ def fits(table: Table) -> bool:
     )
 
 
-def batches(table: Table) -> Iterator[CodeColumns | list[Row]]:
-    """Yields all rows of a table that `fits`, in order: as columns, or as rows if one of them is special."""
+def batches(table: Table, reading: Reading) -> Iterator[CodeColumns | list[Row]]:
+    """Yields all rows of a table that `fits`, in order: as columns, or as rows if one of them is special.
+    reading: how the codes are read."""
     with explained(table.url), fsspec.open(table.url, "rb") as file:
         read = columns_to_read(table)
         for batch in parquet.ParquetFile(file).iter_batches(MAX_COLUMN_RECORDS, columns=read):
             named = batch.rename_columns([table.naming.renamed(name) for name in batch.schema.names])
-            yield columns_of(named) or named.to_pylist()
+            yield columns_of(named, reading) or named.to_pylist()
 
 
-def columns_of(batch: pa.RecordBatch) -> CodeColumns | None:
+def columns_of(batch: pa.RecordBatch, reading: Reading) -> CodeColumns | None:
     """Returns the rows as columns. None if a row is invalid, or has a value of an uncommon type."""
-    keys, codes = _keys(batch.column("key")), _codes(batch.column("code"))
+    keys, codes = _keys(batch.column("key")), _codes(batch.column("code"), reading)
     if keys is None or codes is None:
         return None
     if "attributes" in batch.schema.names:
@@ -93,10 +96,37 @@ def _keys(column: pa.Array) -> Texts | None:
     return keys if ((sizes >= 1) & (sizes <= MAX_KEY_BYTES)).all() else None
 
 
-def _codes(column: pa.Array) -> Any:
-    """uint8 (n, bytes of a code); None unless all codes are bytes of one length."""
+def code_sample(table: Table) -> tuple[list[Any], str]:
+    """Returns the first codes of a table of Arrow columns, and the name of the type that its lists hold; "" if
+    they are not lists."""
+    with explained(table.url):
+        for column in column_batches(table, table.naming.written("code"), SAMPLE_ROWS):
+            if column.null_count < len(column):
+                kind = column.type.storage_type if isinstance(column.type, pa.BaseExtensionType) else column.type
+                return column.drop_null().to_pylist(), str(kind.value_type) if _is_list(kind) else ""
+    return [], ""
+
+
+def _codes(column: pa.Array, reading: Reading) -> Any:
+    """uint8 (n, bytes of a code); None unless all codes are valid and of one length."""
+    if column.null_count or not len(column):
+        return None
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    kind = column.type
+    if _is_list(kind):
+        units = _items(column) if reading.format in OF_LISTS else None
+    elif _is_text(kind):
+        units = _bytes(column.cast(pa.large_binary())) if reading.format in OF_TEXT else None
+    else:
+        units = _bytes(column)
+    return None if units is None else reading.decode_matrix(units)
+
+
+def _bytes(column: pa.Array) -> Any:
+    """Values of one length as uint8 (n, length); None for others."""
     is_binary = pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)
-    if not (is_binary or pa.types.is_fixed_size_binary(column.type)) or column.null_count or not len(column):
+    if not (is_binary or pa.types.is_fixed_size_binary(column.type)):
         return None
     sizes = pc.binary_length(column)
     if pc.min(sizes).as_py() != pc.max(sizes).as_py():
@@ -107,6 +137,23 @@ def _codes(column: pa.Array) -> Any:
         values.offset * width : (values.offset + len(values)) * width
     ]
     return data.reshape(len(values), width)
+
+
+def _items(column: pa.Array) -> Any:
+    """Lists of one length as integers (n, length); None for others."""
+    # Without null rows, which flatten() drops.
+    items = column.flatten()
+    kind = items.type
+    if items.null_count or not (pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+        return None
+    sizes = pc.list_value_length(column)
+    if pc.min(sizes).as_py() != pc.max(sizes).as_py():
+        return None
+    return items.to_numpy(zero_copy_only=False).reshape(len(column), -1)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def _json_values(column: pa.Array) -> pa.Array | None:

@@ -11,11 +11,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from encoder.ingest import precomputed, sync
+from encoder.ingest.code_options import CodeOptions
 from encoder.ingest.dead_letters import DeadLetters
 from encoder.ingest.images import ReadOptions
 from encoder.ingest.listing import list_images, split
@@ -28,7 +29,8 @@ from encoder.ingest.stats import Summary
 from encoder.ingest.tables.formats import NAMES as FORMATS
 from encoder.ingest.tables.naming import Choice
 from encoder.ingest.tables.table import Table, columns_of
-from encoder.ingest.target import get_or_create, noted_space, require_encoded_space, require_noted_space, spec_for
+from encoder.ingest.tables.vectors import with_keys
+from encoder.ingest.target import get_or_create, require_encoded_space, spec_for
 from encoder.ingest.workers import workers_for
 from encoder.options import encoder_section, limits_section
 from encoder.progress import progress_bar
@@ -45,6 +47,7 @@ from lookalike.cli.options import (
 from lookalike.cli.records import json_filter
 from lookalike.client.sync_client import Client
 from lookalike.model import filters
+from lookalike.model.code_kinds import KINDS, named_kind
 from lookalike.model.errors import InvalidRequest, NotFound, PartitionUnavailable
 from lookalike.model.records import Collection
 from lookalike.server.config import EncoderConfig
@@ -105,6 +108,25 @@ def ingest(
     drop: Annotated[
         str, typer.Option(help="Columns of a table that do not become attributes.", metavar="COLUMN,...")
     ] = "",
+    code_format: Annotated[
+        Literal["packed", "bits", "hex", "base64", "bit-text", "int8-offset"] | None,
+        typer.Option(help="How codes are written; by default it is recognized, and refused if it is ambiguous."),
+    ] = None,
+    code_kind: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Which tool made the codes: {', '.join(KINDS)}. Only codes of one kind are comparable.",
+            metavar="KIND",
+        ),
+    ] = None,
+    keys: Annotated[
+        str | None,
+        typer.Option(
+            help="A file with the keys of a file of vectors: text with a key on each line, .npy or .json. By"
+            " default the ids in the file, or the positions.",
+            metavar="FILE",
+        ),
+    ] = None,
     images: Annotated[
         str | None,
         typer.Option(
@@ -173,6 +195,7 @@ def ingest(
     condition = json_filter(where, "where")
     selection = Selection(None if condition is None else filters.parse(condition), limit)
     files, tables = split(paths, format, Choice.parse(columns, drop))
+    tables = with_keys(tables, keys)
     _remark(tables)
     is_precomputed = has_codes(columns_of(tables))
     if is_precomputed and (files or not all(has_codes(table.columns) for table in tables)):
@@ -182,13 +205,15 @@ def ingest(
     if dead_letters.absolute().as_uri() in {table.url for table in tables}:
         raise InvalidRequest(f"dead-letters: {dead_letters} is one of the job's inputs; name another file")
     folders = sync.require_folders(paths, bool(tables or where or limit)) if prune else []
+    kind = None if code_kind is None else named_kind(code_kind)
+    code_options = CodeOptions(code_format, kind, say=lambda line: print(line, file=sys.stderr))
     settings, limits = None if config is None else encoder_section(config), limits_section(config)
     options = ReadOptions(limits.max_image_bytes, limits.max_image_pixels, allow_truncated)
     summary = Summary()
     with DeadLetters(dead_letters) as letters, serving(metrics, summary):
         job = _Job(server, collection, letters, summary, selection, SendRate(rate), patience, dry_run, as_json)
         if is_precomputed:
-            _ingest_precomputed(job, tables)
+            _ingest_precomputed(job, tables, code_options)
         else:
             sources = list_images(files, tables, images, selection, letters, summary, hidden)
             followed = _safely_followed(folders, sources, summary)
@@ -317,22 +342,26 @@ def _try_images(job: _Job, sources: Sequence[Source], options: ReadOptions) -> N
         try_images(sources, options, job.dead_letters, job.summary, lambda n: progress.advance(task, n), threads)
 
 
-def _ingest_precomputed(job: _Job, tables: Sequence[Table]) -> None:
-    batches: precomputed.Batches = precomputed.read_precomputed(
-        tables, job.selection, job.dead_letters, job.summary
-    )
+def _ingest_precomputed(job: _Job, tables: Sequence[Table], options: CodeOptions) -> None:
     _require_reachable(job.server)
     with (
         connect(job.server, job.client_timeout) as client,
         progress_bar(job.as_json, "records") as progress,
     ):
+        with contextlib.suppress(NotFound):  # a new collection gets the code space of the job's codes
+            options = dataclasses.replace(options, target=client.get_collection(job.collection).code_space)
+        batches: precomputed.Batches = precomputed.read_precomputed(
+            tables, job.selection, job.dead_letters, job.summary, options
+        )
         if job.dry_run:
             task = progress.add_task("checking", total=None)
-            _try_precomputed(job, client, tables, batches, lambda n: progress.advance(task, n))
+            _try_precomputed(job, client, tables, batches, options, lambda n: progress.advance(task, n))
             return
         task = progress.add_task("storing", total=None)
         started = time.monotonic()
-        target, batches = precomputed.open_collection(client, job.collection, tables, batches)
+        target, batches = precomputed.open_collection(
+            client, job.collection, tables, batches, job.dead_letters, options
+        )
         precomputed.run(
             client, target, batches, job.dead_letters, job.summary,
             lambda n: progress.advance(task, n), job.patience, job.bucket,
@@ -345,14 +374,14 @@ def _try_precomputed(
     client: Client,
     tables: Sequence[Table],
     batches: precomputed.Batches,
+    options: CodeOptions,
     progress: precomputed.Progress,
 ) -> None:
-    try:
-        target = client.get_collection(job.collection)
-    except NotFound:
-        builder, batches = precomputed.builder_for_new(tables, batches)
+    if options.target is None:
+        builder, batches = precomputed.builder_for_new(tables, batches, options, job.dead_letters)
     else:
-        require_noted_space(target, noted_space(tables))
+        target = client.get_collection(job.collection)
+        precomputed.require_space(target, tables, options)
         builder = precomputed.builder_for(client, target)
     precomputed.dry_run(batches, builder, job.dead_letters, job.summary, progress)
 

@@ -10,7 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from encoder.ingest import vector_columns
 from encoder.ingest.builder import RecordBuilder
+from encoder.ingest.code_options import CodeOptions, CodeReader
+from encoder.ingest.codes import Reading
 from encoder.ingest.dead_letters import DeadLetters
 from encoder.ingest.images import row_url
 from encoder.ingest.rate import SendRate
@@ -18,9 +21,10 @@ from encoder.ingest.rows import Precomputed, precomputed_of, salvage
 from encoder.ingest.selection import Selection
 from encoder.ingest.sending import send, send_columns
 from encoder.ingest.stats import WHERE, Summary
-from encoder.ingest.tables.arrow_files import PARQUET
+from encoder.ingest.tables.arrow_files import ARROW, PARQUET
 from encoder.ingest.tables.naming import Row
 from encoder.ingest.tables.table import Table
+from encoder.ingest.tables.vectors import VECTORS, require_codes
 from encoder.ingest.target import get_or_create, noted_settings, noted_space, require_noted_space
 from lookalike.client.sync_client import Client
 from lookalike.cluster.columns import CodeColumns
@@ -31,33 +35,47 @@ from lookalike.model.records import Collection, Record, parse_attributes
 
 Batches = Iterable[CodeColumns | Sequence[Precomputed]]
 Progress = Callable[[int], None]
+_RECOGNIZED = CodeOptions()
 
 
 def read_precomputed(
-    tables: Sequence[Table], selection: Selection, dead_letters: DeadLetters, summary: Summary
+    tables: Sequence[Table],
+    selection: Selection,
+    dead_letters: DeadLetters,
+    summary: Summary,
+    options: CodeOptions = _RECOGNIZED,
 ) -> Iterator[CodeColumns | list[Precomputed]]:
-    """The selected records of the tables, in batches; invalid rows go to the dead letters."""
+    """The selected records of the tables, in batches; invalid rows go to the dead letters. Raises InvalidRequest
+    if the format of a table's codes is ambiguous."""
     for table in tables:
-        number = 0
-        for batch in _batches_of(table, selection):
+        number, reader = 0, CodeReader(table, options)
+        for batch in _batches_of(table, selection, reader, options):
             if isinstance(batch, CodeColumns):
                 taken = selection.take(len(batch))
                 summary.found += taken
                 yield batch if taken == len(batch) else batch.take(np.arange(taken))
             else:
-                yield list(selection.apply(_valid(table, number, batch, dead_letters, summary)))
+                reader.see(row.get("code") for row in batch if isinstance(row, dict))
+                yield list(selection.apply(_valid(table, number, batch, dead_letters, summary, reader.reading)))
             number += len(batch)
             summary.set_skipped(WHERE, selection.skipped)
             if selection.is_full:
                 return
 
 
-def _batches_of(table: Table, selection: Selection) -> Iterator[CodeColumns | list[Row]]:
-    if table.format is PARQUET and not selection.has_filter:
+def _batches_of(
+    table: Table, selection: Selection, reader: CodeReader, options: CodeOptions
+) -> Iterator[CodeColumns | list[Row]]:
+    if table.format in (PARQUET, ARROW) and "code" in table.columns:
         from encoder.ingest import columns
 
-        if columns.fits(table):
-            return columns.batches(table)
+        reader.see(*columns.code_sample(table))
+        if columns.fits(table) and not selection.has_filter:
+            return columns.batches(table, reader.reading)
+    if table.format in VECTORS:
+        require_codes(table, options.format, options.target)
+        if vector_columns.fits(table) and not selection.has_filter:
+            return vector_columns.batches(table, reader)
     return table.batches()
 
 
@@ -71,14 +89,19 @@ def _rows_of(columns: CodeColumns) -> list[Precomputed]:
 
 
 def _valid(
-    table: Table, first: int, rows: Sequence[Row], dead_letters: DeadLetters, summary: Summary
+    table: Table,
+    first: int,
+    rows: Sequence[Row],
+    dead_letters: DeadLetters,
+    summary: Summary,
+    reading: Reading,
 ) -> Iterator[Precomputed]:
     for number, row in enumerate(rows, first):
         summary.found += 1
         try:
             if not isinstance(row, dict):
                 raise InvalidRequest(row)
-            yield precomputed_of(table, number, row)
+            yield precomputed_of(table, number, row, reading)
         except InvalidRequest as error:
             summary.unreadable += 1
             key = row.get("key") if isinstance(row, dict) else None
@@ -86,7 +109,7 @@ def _valid(
                 row_url(table.url, number),
                 key if isinstance(key, str) else None,
                 error.message,
-                *salvage(table, number, row),
+                *salvage(table, number, row, reading),
             )
 
 
@@ -95,28 +118,36 @@ def builder_for(client: Client, target: Collection) -> RecordBuilder:
     return RecordBuilder(target.code_space, target.indexing, client.get_hash_file(target.name))
 
 
-def builder_for_new(tables: Sequence[Table], batches: Batches) -> tuple[RecordBuilder, Batches]:
+def builder_for_new(
+    tables: Sequence[Table], batches: Batches, options: CodeOptions, dead_letters: DeadLetters
+) -> tuple[RecordBuilder, Batches]:
     """Returns the builder of records for the collection that `open_collection` would create, and the batches."""
-    space, indexing, batches = _new_collection(tables, batches)
+    space, indexing, batches = _new_collection(tables, batches, options, dead_letters)
     return RecordBuilder(space, indexing, b""), batches
 
 
 def open_collection(
-    client: Client, name: str, tables: Sequence[Table], batches: Batches
+    client: Client,
+    name: str,
+    tables: Sequence[Table],
+    batches: Batches,
+    dead_letters: DeadLetters,
+    options: CodeOptions = _RECOGNIZED,
 ) -> tuple[Collection, Batches]:
     """Returns the collection to store the records in, and the batches.
 
     If the collection does not exist, it is created: with the code space and indexing in the metadata of an
-    exported file or, without such metadata, for codes as wide as the first record's.
+    exported file or, without such metadata, for codes of their kind and as wide as the first record's.
 
     Raises:
         CodeSpaceMismatch: If a file's codes are in another code space than the collection.
+        InvalidRequest: If the codes are not as wide as their kind.
         NotFound: If the collection does not exist, and the files do not show how wide its codes are.
     """
 
     def settings() -> dict[str, Any]:
         nonlocal batches
-        space, indexing, batches = _new_collection(tables, batches)
+        space, indexing, batches = _new_collection(tables, batches, options, dead_letters)
         return {
             "code_space": space,
             "index": indexing.kind,
@@ -126,11 +157,21 @@ def open_collection(
         }
 
     found = get_or_create(client, name, settings)
-    require_noted_space(found, noted_space(tables))
+    require_space(found, tables, options)
     return found, batches
 
 
-def _new_collection(tables: Sequence[Table], batches: Batches) -> tuple[CodeSpace, Indexing, Batches]:
+def require_space(target: Collection, tables: Sequence[Table], options: CodeOptions) -> None:
+    """Raises CodeSpaceMismatch unless the tables' codes may be in the collection's code space."""
+    noted = noted_space(tables)
+    require_noted_space(target, noted)
+    if noted is None:
+        options.require_kind(target, tables)
+
+
+def _new_collection(
+    tables: Sequence[Table], batches: Batches, options: CodeOptions, dead_letters: DeadLetters
+) -> tuple[CodeSpace, Indexing, Batches]:
     noted = noted_settings(tables)
     batches = iter(batches)
     first: CodeColumns | Sequence[Precomputed] = next((batch for batch in batches if len(batch)), ())
@@ -140,12 +181,17 @@ def _new_collection(tables: Sequence[Table], batches: Batches) -> tuple[CodeSpac
         code: bytes | None = first.codes[0].tobytes()
     else:
         code = next((row.code for row in first if row.code is not None), None)
+    if code is None and dead_letters.count:
+        raise NotFound(
+            f"collection: it does not exist, and it is not created, because no record can be stored:"
+            f" {dead_letters.commonest()}; see {dead_letters.path}"
+        )
     if code is None:
         raise NotFound(
             "collection: it does not exist, and no code in the files says how wide its codes are; create it first"
             " with `lookalike collection create`"
         )
-    return CodeSpace(8 * len(code)), Indexing(), itertools.chain([first], batches)
+    return options.new_space(8 * len(code), tables), Indexing(), itertools.chain([first], batches)
 
 
 def run(

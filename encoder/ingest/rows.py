@@ -4,7 +4,7 @@ features to hash. The columns are:
     key         the record's key; by default the image's URI as the row gives it
     image       an image file's bytes (parquet), or its URI
     uri         the image's URI; a relative URI starts from the table's folder
-    code        a precomputed code: bytes, or hexadecimal text
+    code        a precomputed code, in one of the formats of `encoder.ingest.codes`
     features    floats, which the collection's hash turns into a code if the row has none. A collection that keeps
                 features stores them
     thumbnail   a small image's bytes (parquet)
@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from encoder.ingest.codes import PLAIN, Reading
 from encoder.ingest.images import absolute, row_url
 from encoder.ingest.sources import Source
 from encoder.ingest.tables.table import Table
@@ -74,10 +75,10 @@ def check_columns(table: Table) -> None:
         )
 
 
-def precomputed_of(table: Table, number: int, row: Mapping[str, Any]) -> Precomputed:
-    """The record of a row that has a code or features. number: the row's number in the table, from 0. Raises
-    InvalidRequest if the row is invalid."""
-    code = _code(row.get("code"))
+def precomputed_of(table: Table, number: int, row: Mapping[str, Any], reading: Reading = PLAIN) -> Precomputed:
+    """The record of a row that has a code or features. number: the row's number in the table, from 0. reading: how
+    the table's codes are read. Raises InvalidRequest if the row is invalid."""
+    code = reading.decode(row.get("code"))
     features = _floats(row.get("features", row.get("feature")))
     if code is None and features is None:
         raise InvalidRequest("code: missing; give a code, or features")
@@ -112,14 +113,14 @@ def source_of(table: Table, number: int, row: Mapping[str, Any], folder: str) ->
     return Source(_key(row, given), url, fields, digest)
 
 
-def salvage(table: Table, number: int, row: object) -> tuple[Mapping[str, Any], bytes]:
+def salvage(table: Table, number: int, row: object, reading: Reading = PLAIN) -> tuple[Mapping[str, Any], bytes]:
     """Returns the attributes and the code of an invalid row, for the dead-letter file, which holds neither
     features nor thumbnails. The code is returned only if nothing except the key is invalid: otherwise the dead
     letter could be ingested as it is, and its record would lack the features or the thumbnail of the row."""
     if not isinstance(row, dict):
         return {}, b""
     with contextlib.suppress(InvalidRequest):
-        found = precomputed_of(table, number, {**row, "key": "any"})
+        found = precomputed_of(table, number, {**row, "key": "any"}, reading)
         return found.fields, found.code or b""
     with contextlib.suppress(InvalidRequest):
         return attributes_of(row), b""
@@ -175,23 +176,6 @@ def _plain(name: str, value: Any) -> Any:
     )
 
 
-def _code(value: object) -> bytes | None:
-    match value:
-        case None | bytes():
-            return value
-        case str():
-            try:
-                return bytes.fromhex(value)
-            except ValueError:
-                raise InvalidRequest("code: not hexadecimal; write two digits per byte") from None
-        case list():
-            try:
-                return bytes(value)
-            except (ValueError, TypeError):
-                raise InvalidRequest("code: a list, but not of bytes; use integers from 0 to 255") from None
-    raise InvalidRequest(f"code: {type(value).__name__} is not accepted; give bytes, or hexadecimal text")
-
-
 def _floats(value: object) -> npt.NDArray[np.float32] | None:
     if value is None:
         return None
@@ -199,7 +183,7 @@ def _floats(value: object) -> npt.NDArray[np.float32] | None:
         vector = np.asarray(value, np.float32)
     except (ValueError, TypeError):
         vector = np.zeros((0, 0), np.float32)
-    if vector.ndim != 1 or not isinstance(value, list):
+    if vector.ndim != 1 or not isinstance(value, list | np.ndarray):
         raise InvalidRequest("features: not a list of numbers; give one list of floats per row")
     if not np.isfinite(vector).all():
         raise InvalidRequest("features: NaN or infinity; use finite numbers")

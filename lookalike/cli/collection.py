@@ -10,6 +10,8 @@ import typer
 
 from lookalike.cli.options import DEFAULT_SERVER, Json, Server, connect, print_json
 from lookalike.files.atomic import write_bytes
+from lookalike.model.code_kinds import KINDS
+from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import InvalidRequest, NotFound
 from lookalike.model.features import NONE
 from lookalike.model.indexing import SCAN
@@ -31,6 +33,10 @@ def create(
         int | None,
         typer.Option(help="Width of codes that are made elsewhere. By default the encoder makes the codes."),
     ] = None,
+    code_kind: Annotated[
+        str | None,
+        typer.Option(help=f"Which tool makes the codes: {', '.join(KINDS)}.", metavar="KIND"),
+    ] = None,
     index: Annotated[
         str,
         typer.Option(
@@ -50,10 +56,11 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Create a collection in the encoder's code space, or for codes that are made elsewhere."""
+    space = None if code_kind is None else CodeSpace.of_kind(code_kind, bits)
     with connect(server) as client:
         collection = client.create_collection(
-            name, bits=bits, index=index, index_attributes=index_attribute or [],
-            features=features, feature_width=feature_width,
+            name, bits=bits if space is None else None, code_space=space, index=index,
+            index_attributes=index_attribute or [], features=features, feature_width=feature_width,
         )  # fmt: skip
         _show([collection], as_json)
 

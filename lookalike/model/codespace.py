@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 
+from lookalike.model.code_kinds import KINDS, CodeKind, named_kind
 from lookalike.model.errors import CodeSpaceMismatch, InvalidRequest
 
 MIN_BITS = 16
@@ -55,6 +56,32 @@ class CodeSpace:
                 raise InvalidRequest(
                     f"code_space: {field.name} is not printable text of at most {MAX_TEXT} characters"
                 )
+
+    @classmethod
+    def of_kind(cls, kind: str, bits: int | None = None) -> CodeSpace:
+        """Returns the code space of codes that a known tool makes, such as PDQ.
+
+        Args:
+            kind: pdq; phash, dhash, ahash, whash or colorhash (imagehash); blockhash; imagededup-phash;
+                perception-phash or perception-dhash; opencv-phash or opencv-blockmean; sentence-transformers;
+                cohere.
+            bits: The number of bits, rounded up to a multiple of 8. Optional if the kind has only one width.
+
+        Raises:
+            InvalidRequest: If the kind is unknown, or `bits` is missing or another kind's width.
+        """
+        found = named_kind(kind)
+        if bits is None and found.bits is None:
+            raise InvalidRequest(f"bits: missing; {kind} codes have several widths, so give the number of bits")
+        if bits is not None and found.bits not in (None, bits):
+            raise InvalidRequest(f"bits: {bits} is not the width of {kind} codes; they have {found.bits} bits")
+        made = bits or found.bits or 0
+        return cls(made + -made % 8, hash_method=kind)
+
+    @property
+    def kind(self) -> CodeKind | None:
+        """The kind of `of_kind`; None for the encoder's codes, and for codes of an unknown tool."""
+        return KINDS.get(self.hash_method) if self.backbone == "external" else None
 
     @property
     def code_bytes(self) -> int:

@@ -156,7 +156,7 @@ def test_where_and_limit_select_records(client: Client, collection: str, run: An
 
 
 def test_a_dry_run_checks_and_writes_nothing(client: Client, collection: str, run: Any, tmp_path: Path) -> None:
-    rows = [{"key": f"k{i}", "code": "00" * (8 if i else 4)} for i in range(10)]
+    rows = [{"key": f"k{i}", "code": "a7" * (8 if i else 4)} for i in range(10)]
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     summary, dead = run(tmp_path / "m.jsonl", collection=collection, dry_run=True)
     assert (summary["encoded"], summary["unreadable"], summary["stored"]) == (9, 1, 0)
@@ -167,7 +167,7 @@ def test_a_dry_run_checks_and_writes_nothing(client: Client, collection: str, ru
 
 
 def test_a_missing_collection_is_created_for_the_codes(client: Client, run: Any, tmp_path: Path) -> None:
-    (tmp_path / "m.jsonl").write_text('{"key": "a", "code": "' + "00" * 16 + '"}\n')
+    (tmp_path / "m.jsonl").write_text('{"key": "a", "code": "' + "0123456789abcdef" * 2 + '"}\n')
     run(tmp_path / "m.jsonl", collection="made-for-codes")
     assert client.get_collection("made-for-codes").code_space == CodeSpace(128)
     (tmp_path / "f.jsonl").write_text('{"key": "a", "features": [1, 2]}\n')
@@ -186,11 +186,11 @@ def test_two_jobs_may_create_the_same_collection(cluster: Cluster, client: Clien
                 client.create_collection(name, bits=64)
                 raise
 
-    (tmp_path / "m.jsonl").write_text('{"key": "a", "code": "' + "00" * 8 + '"}\n')
+    (tmp_path / "m.jsonl").write_text('{"key": "a", "code": "' + "a7" * 8 + '"}\n')
     tables = find_tables(str(tmp_path / "m.jsonl"), "jsonl")
     with DeadLetters(tmp_path / "dead.jsonl") as letters, LateClient(cluster.address) as late:
         portions = read_precomputed(tables, Selection(), letters, Summary())
-        found, portions = open_collection(late, "made-by-two", tables, portions)
+        found, portions = open_collection(late, "made-by-two", tables, portions, letters)
         assert found == client.get_collection("made-by-two")
         assert [ready.key for portion in portions for ready in portion] == ["a"]
 

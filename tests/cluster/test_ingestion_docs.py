@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
+import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
@@ -33,6 +34,7 @@ COMMANDS = [
     if line
 ]
 RNG = np.random.default_rng(3)
+NAMES = ("features", "photos", "codes", "hashes", "pdq", "phash", "vectors")
 JPEG = b"\xff\xd8\xff" + bytes(50)
 
 
@@ -70,6 +72,18 @@ def folder(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     parquet.write_table(pa.table({**rows, "label": ["cat", "cow"] * 250}), folder / "codes.parquet")
     ready = [{"key": "a", "code": "00" * 32}, {"key": "narrow", "code": "00"}]
     (folder / "codes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in ready))
+    bits = RNG.integers(0, 2, (20, 256))
+    lines = [{"key": str(row), "code": "".join(map(str, code[:64]))} for row, code in enumerate(bits)]
+    (folder / "hashes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    parquet.write_table(
+        pa.table({"key": [str(row) for row in range(20)], "code": bits.tolist()}), folder / "pdq.parquet"
+    )
+    packed = np.packbits(bits[:, :64], axis=1)
+    index = faiss.IndexBinaryFlat(64)
+    index.add(packed)
+    faiss.write_index_binary(index, str(folder / "codes.faiss"))
+    np.save(folder / "codes.npy", packed)
+    (folder / "keys.txt").write_text("".join(f"photo-{row}.jpg\n" for row in range(20)))
     vectors = RNG.standard_normal((20, 16)).tolist()
     parquet.write_table(
         pa.table({"key": [str(i) for i in range(20)], "features": vectors}), folder / "features.parquet"
@@ -83,7 +97,7 @@ def collections(cluster: Cluster) -> Iterator[None]:
     space = CodeSpace(64, "net", "", "pooled", "", hashing.method, hashing.digest)
     with cluster.client() as client:
         for left in client.list_collections():
-            if left.name in ("features", "photos", "codes"):
+            if left.name in NAMES:
                 client.drop_collection(left.name)
         client.create_collection(
             "features", code_space=space, hash_file=hashing.to_bytes(), features="int8", feature_width=16
@@ -91,7 +105,7 @@ def collections(cluster: Cluster) -> Iterator[None]:
         client.create_collection("photos", bits=64)
         client.upsert([Record("cat/1.jpg", code=bytes(8), thumbnail=JPEG)], collection="photos")
         yield
-        for name in ("features", "photos", "codes"):
+        for name in NAMES:
             client.drop_collection(name)
 
 
@@ -119,7 +133,9 @@ def s3(folder: Path) -> Iterator[str]:
 
 def test_the_page_has_commands() -> None:
     assert len(COMMANDS) > 20
-    assert {shlex.split(command)[1] for command in COMMANDS} == {"ingest", "get", "export", "dedup"}
+    assert {shlex.split(command)[1] for command in COMMANDS} == {
+        "ingest", "get", "export", "dedup", "collection",
+    }  # fmt: skip
 
 
 @pytest.mark.filterwarnings("default")
@@ -160,7 +176,9 @@ def test_a_documented_command_works(
 def test_the_documented_commands_stored_the_right_records(cluster: Cluster, folder: Path) -> None:
     """Relies on the commands, which run before this test."""
     with cluster.client() as client:
-        assert _rows(client) == {"codes": 502, "features": 20, "photos": 1}
+        assert _rows(client) == {
+            "codes": 502, "features": 20, "photos": 1, "hashes": 20, "pdq": 20, "phash": 0, "vectors": 40,
+        }  # fmt: skip
     assert parquet.ParquetFile(folder / "photos.parquet").metadata.num_rows == 1
     assert parquet.read_table(folder / "features-out.parquet").column("features")[0].as_py() is not None
     assert len((folder / "still-dead.jsonl").read_text().splitlines()) == 1
@@ -169,5 +187,4 @@ def test_the_documented_commands_stored_the_right_records(cluster: Cluster, fold
 
 
 def _rows(client: Client) -> dict[str, int]:
-    names = ("codes", "features", "photos")
-    return {name: client.get_collection(name).rows for name in names}
+    return {name: client.get_collection(name).rows for name in NAMES}

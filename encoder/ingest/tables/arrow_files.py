@@ -183,6 +183,17 @@ def _stored(url: str) -> _Stored:
         return _Stored(pa.BufferReader(file.read()))
 
 
+def column_batches(table: Table, column: str, rows: int) -> Iterator[pa.Array]:
+    """Yields a column of a parquet or an Arrow file, at most `rows` values at a time from a parquet file."""
+    if table.format is ARROW:
+        with _stored(table.url) as stored:
+            yield from (batch.column(column) for batch in stored.batches())
+        return
+    with fsspec.open(table.url, "rb") as file:
+        for batch in parquet.ParquetFile(file).iter_batches(rows, columns=[column]):
+            yield batch.column(0)
+
+
 def parquet_cell(url: str, row: int, column: str) -> Any:
     """The value in a row of a parquet file. Raises ValueError if there is no such row."""
     # Rows are read roughly in order, so it suffices that `_group` keeps two row groups in memory.

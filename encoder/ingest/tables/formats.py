@@ -14,10 +14,11 @@ from encoder.ingest.tables.arrow_files import ARROW, PARQUET, classes_of
 from encoder.ingest.tables.naming import Choice, choose
 from encoder.ingest.tables.table import Format, Table, explained
 from encoder.ingest.tables.text_files import COCO, CSV, JSON, JSONL, json_format
+from encoder.ingest.tables.vectors import FAISS, HDF5, NPY, VECTORS
 from encoder.kinds import EXTENSIONS
 
 IMAGES = "images"
-FORMATS = (TAR, ZIP, PARQUET, ARROW, JSONL, CSV, JSON, COCO)
+FORMATS = (TAR, ZIP, PARQUET, ARROW, JSONL, CSV, JSON, COCO, *VECTORS)
 NAMES = (IMAGES, *(format.name for format in FORMATS))
 _BY_NAME = {format.name: format for format in FORMATS}
 _BY_ENDING = {ending: format for format in FORMATS for ending in format.endings}
@@ -25,7 +26,11 @@ _HEAD_BYTES = 64 * 1024
 # The files that a data set has which Hugging Face `datasets` saved to disk.
 _SAVED = ("dataset_dict.json", "state.json")
 # First bytes, by their place in the file.
-_MAGIC = ((0, b"PAR1", PARQUET), (0, b"ARROW1", ARROW), (0, b"PK\x03\x04", ZIP), (257, b"ustar", TAR))
+_MAGIC = (
+    (0, b"PAR1", PARQUET), (0, b"ARROW1", ARROW), (0, b"PK\x03\x04", ZIP), (257, b"ustar", TAR),
+    (0, b"\x93NUMPY", NPY), (0, b"\x89HDF\r\n", HDF5), (0, b"IBxF", FAISS), (0, b"IBMp", FAISS),
+    (0, b"IBM2", FAISS),
+)  # fmt: skip
 _AS_WRITTEN = Choice()
 
 
@@ -44,14 +49,19 @@ def _by_ending(path: str) -> Format | None:
 
 
 def format_at(path: str) -> str:
-    """The name of the format at a path. A folder has a table's format if it holds such tables and no images."""
+    """The name of the format at a path, by its ending or its content. A folder has a table's format if it holds
+    such tables and no images."""
     found = format_of(path)
     if found != IMAGES:
         return found
     with explained(path):
         system, root = url_to_fs(path)
-        if path.startswith(("http://", "https://")) or not system.isdir(root):
+        if path.startswith(("http://", "https://")):
             return IMAGES
+        if not system.isdir(root):
+            has_other_ending = PurePosixPath(root.lower()).suffix not in EXTENSIONS
+            found_inside = _by_content(_head(path)) if has_other_ending and system.isfile(root) else None
+            return IMAGES if found_inside is None else found_inside.name
         if any(system.exists(f"{root}/{name}") for name in _SAVED):
             return ARROW.name
         formats: set[str] = set()
@@ -68,12 +78,20 @@ def format_of_file(url: str) -> Format:
     found = _by_ending(url)
     if found is not None and found is not JSON:
         return found
-    with explained(url), fsspec.open(url, "rb", compression="infer") as file:
-        head = file.read(_HEAD_BYTES)
-    for place, magic, format in _MAGIC:
-        if head.startswith(magic, place):
-            return format
-    return json_format(head)
+    with explained(url):
+        head = _head(url)
+    return _by_content(head) or json_format(head)
+
+
+def _head(url: str) -> bytes:
+    with fsspec.open(url, "rb", compression="infer") as file:
+        head: bytes = file.read(_HEAD_BYTES)
+        return head
+
+
+def _by_content(head: bytes) -> Format | None:
+    """The format of a file with these first bytes; None if they are of no table."""
+    return next((format for place, magic, format in _MAGIC if head.startswith(magic, place)), None)
 
 
 def find_tables(path: str, format: str, choice: Choice = _AS_WRITTEN) -> list[Table]:

@@ -42,6 +42,7 @@ class Table:
         signature: Changes when the file does.
         notes: The file's own metadata.
         naming: What the columns mean.
+        keys: The path or URL of a file with the keys of a file of vectors.
     """
 
     url: str
@@ -50,6 +51,7 @@ class Table:
     signature: str
     notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     naming: Naming = AS_WRITTEN
+    keys: str | None = None
 
     @property
     def columns(self) -> frozenset[str]:

@@ -26,14 +26,22 @@ def _opener(name: str) -> Any:
     def opened(url: str, mark: str) -> Table:
         table = Table(url, _FORMATS[name], {}, mark)
         rows = [row for row in next(_FORMATS[name].rows(table), []) if isinstance(row, dict)]
-        kinds: dict[str, Kind] = {}
+        kinds: dict[str, Kind | None] = {}
         for row in rows:
             for column, value in row.items():
-                kind = _kind(value)
-                kinds[column] = kind if kinds.get(column, kind) == kind else "other"
-        return dataclasses.replace(table, kinds=kinds)
+                found = kinds.setdefault(column, None)
+                kinds[column] = found if value is None else _common(found, _kind(value))
+        return dataclasses.replace(table, kinds={column: kind or "other" for column, kind in kinds.items()})
 
     return opened
+
+
+def _common(found: Kind | None, kind: Kind) -> Kind:
+    """The kind of a column that holds both."""
+    if found is None or found == kind:
+        return kind
+    # A CSV column of hexadecimal text has cells that look like numbers.
+    return "text" if {found, kind} == {"text", "number"} else "other"
 
 
 def _kind(value: object) -> Kind:
