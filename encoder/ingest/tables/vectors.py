@@ -179,7 +179,9 @@ def npy_layout(file: BinaryIO, dimensions: int = 0) -> Layout:
     return Layout(shape[0], math.prod(shape[1:]), dtype, file.tell())
 
 
-def _npy(file: BinaryIO, _: str) -> Layout:
+def _npy(file: BinaryIO, name: str) -> Layout:
+    if name.endswith(".npz"):
+        raise ValueError("an archive of arrays; write one of them with np.save")
     return _checked(npy_layout(file), file)
 
 
@@ -312,7 +314,7 @@ _LAYOUTS: dict[str, Callable[[BinaryIO, str], Layout]] = {
     "faiss": _faiss, "npy": _npy, "texmex": _texmex, "bigann": _bigann, "hdf5": _hdf5,
 }  # fmt: skip
 FAISS = Format("faiss", (".faiss", ".index"), _opener("faiss"), _rows)
-NPY = Format("npy", (".npy",), _opener("npy"), _rows)
+NPY = Format("npy", (".npy", ".npz"), _opener("npy"), _rows)
 TEXMEX = Format("texmex", (".fvecs", ".bvecs"), _opener("texmex"), _rows)
 BIGANN = Format("bigann", (".fbin", ".u8bin", ".i8bin"), _opener("bigann"), _rows)
 HDF5 = Format("hdf5", (".hdf5", ".h5"), _opener("hdf5"), _rows)

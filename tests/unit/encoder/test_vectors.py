@@ -219,6 +219,7 @@ def test_hdf5_files_without_the_dataset_or_the_library_are_refused(
         ("a.fbin", struct.pack("<II", 3, 4), "it has 8 bytes, not 56, for 3 vectors"),
         ("a.u8bin", b"abc", "cannot be read"),
         ("a.npy", b"\x93NUMPY", "cannot be read"),
+        ("a.npz", b"PK\x03\x04", "an archive of arrays; write one of them with np.save"),
         ("a.faiss", b"no index", "not an index that faiss wrote"),
         ("a.h5", b"no HDF5", "cannot be read"),
     ],
