@@ -288,3 +288,11 @@ def test_a_wrong_address_fails_immediately(tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text('{"key": "a", "code": "00"}\n')
     with pytest.raises(PartitionUnavailable, match="is the cluster up"):
         ingest([str(tmp_path / "m.jsonl")], server=f"127.0.0.1:{free_port()}", dead_letters=tmp_path / "d")
+
+
+def test_a_job_without_a_record_makes_no_collection(client: Client, run: Any, tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"key": ["a"], "code": [b"12345678"]}), tmp_path / "t.parquet")
+    with pytest.raises(NotFound):
+        run(tmp_path / "t.parquet", collection="never-made", where='{"label": "cat"}')
+    with pytest.raises(NotFound, match="never-made"):
+        client.get_collection("never-made")

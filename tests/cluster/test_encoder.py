@@ -15,7 +15,9 @@ import grpc
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
+from encoder.hashing import drawn
 from encoder.model import EncoderModel
 from encoder.spec import EncoderSpec
 from lookalike import Client, CodeSpace, Record
@@ -23,6 +25,7 @@ from lookalike.model.errors import CannotStart, CodeSpaceMismatch, InvalidReques
 from lookalike.server.config import EncoderConfig
 from lookalike.v1 import encoder_pb2, encoder_pb2_grpc
 from tests import preloaded
+from tests.command import lookalike
 from tests.conftest import Cluster, running_cluster, wait_until
 
 
@@ -313,3 +316,31 @@ def test_another_arithmetic_than_the_collections_is_said(
     summary = ingest(encoder_cluster, ray, tmp_path / "r.jsonl", image, "-c", "other")
     (warning,) = summary["warnings"]
     assert f"encodes in {model.space.arithmetic}, the collection's encoder in {other}" in warning
+
+
+def test_a_job_without_a_config_encodes_as_the_collections_encoder_does(
+    encoder_cluster: Cluster, ray: Mapping[str, str], client: Client, model: EncoderModel, tmp_path: Path
+) -> None:
+    """The default encoder makes 256 bits; this collection has 64 of another seed, so the defaults would not do."""
+    hashing = drawn(model.network.width, 64, 7)
+    space = dataclasses.replace(model.space, bits=64, hash_method=hashing.method, hash_digest=hashing.digest)
+    client.create_collection("asked", code_space=space, hash_file=hashing.to_bytes())
+    Image.effect_noise((300, 200), 90).convert("RGB").save(tmp_path / "noise.png")
+    command = job(encoder_cluster, tmp_path / "noise.png", "-c", "asked", "--report", tmp_path / "r.jsonl")
+    place = command.index("--config")
+    result = preloaded.run([*command[:place], *command[place + 2 :]], {**os.environ, **ray})
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["stored"] == 1
+    (record,) = client.get(["noise.png"], collection="asked")
+    assert len(record.code) == 8
+
+
+def test_images_are_refused_for_a_collection_of_codes_made_elsewhere(
+    encoder_cluster: Cluster, client: Client, photographs: Path, tmp_path: Path
+) -> None:
+    client.create_collection("made-elsewhere", bits=64)
+    command = job(encoder_cluster, photographs, "-c", "made-elsewhere", "--report", tmp_path / "r.jsonl")
+    place = command.index("--config")
+    code, _, complaint = lookalike(*command[3:place], *command[place + 2 :])
+    assert code == 1
+    assert "'made-elsewhere' holds codes that were made elsewhere; images cannot be encoded for it" in complaint
