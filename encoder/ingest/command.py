@@ -1,12 +1,9 @@
 """Owns `lookalike ingest`: its options, the choice between a job that encodes images and a job that stores
-precomputed codes, and the printed summary. Torch and Ray are imported only when images are encoded."""
+precomputed codes, and the printed summary."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
-import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -15,7 +12,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from encoder.ingest import precomputed, sync
+from encoder.ingest import sync
 from encoder.ingest.code_options import CodeOptions
 from encoder.ingest.dead_letters import DeadLetters
 from encoder.ingest.images import ReadOptions
@@ -23,65 +20,36 @@ from encoder.ingest.listing import list_images, split
 from encoder.ingest.metrics import serving
 from encoder.ingest.rate import SendRate
 from encoder.ingest.rows import has_codes
+from encoder.ingest.run_codes import ingest_codes
+from encoder.ingest.run_images import count_gone, ingest_images, safely_followed, try_images
 from encoder.ingest.selection import Selection
-from encoder.ingest.sources import Source
+from encoder.ingest.settings import Job
 from encoder.ingest.stats import Summary
 from encoder.ingest.tables.formats import NAMES as FORMATS
 from encoder.ingest.tables.naming import Choice
 from encoder.ingest.tables.table import Table, columns_of
 from encoder.ingest.tables.vectors import with_keys
-from encoder.ingest.target import get_or_create, require_encoded_space, spec_for
-from encoder.ingest.workers import workers_for
 from encoder.options import encoder_section, limits_section
-from encoder.progress import progress_bar
-from encoder.spec import EncoderSpec
 from lookalike.cli.options import (
     DEFAULT_COLLECTION,
     DEFAULT_SERVER,
     CollectionName,
     Json,
     Server,
-    connect,
     print_json,
 )
 from lookalike.cli.records import json_filter
-from lookalike.client.sync_client import Client
 from lookalike.model import filters
 from lookalike.model.code_kinds import KINDS, named_kind
-from lookalike.model.errors import InvalidRequest, NotFound, PartitionUnavailable
-from lookalike.model.records import Collection
-from lookalike.server.config import EncoderConfig
-
-_REACH_SECONDS = 5.0
-_MAX_CLIENT_SECONDS = 86_400.0
+from lookalike.model.errors import InvalidRequest, PartitionUnavailable
 
 Paths = Annotated[
     list[str],
     typer.Argument(
-        help="Folders, globs, image files, parquet, JSON lines, CSV, COCO annotations; paths or URLs such as"
-        " s3://bucket/photos."
+        help="Folders, globs, images, archives, tables and files of codes: paths, or URLs such as"
+        " s3://bucket/photos. docs/BRING.md has a command for each tool."
     ),
 ]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Job:
-    """What both kinds of job need."""
-
-    server: str
-    collection: str
-    dead_letters: DeadLetters
-    summary: Summary
-    selection: Selection
-    bucket: SendRate
-    patience: float
-    dry_run: bool
-    as_json: bool
-
-    @property
-    def client_timeout(self) -> float:
-        """How long the client tries to reconnect a broken stream, in seconds."""
-        return min(_MAX_CLIENT_SECONDS, max(1.0, self.patience))
 
 
 def ingest(
@@ -211,18 +179,18 @@ def ingest(
     options = ReadOptions(limits.max_image_bytes, limits.max_image_pixels, allow_truncated)
     summary = Summary()
     with DeadLetters(dead_letters) as letters, serving(metrics, summary):
-        job = _Job(server, collection, letters, summary, selection, SendRate(rate), patience, dry_run, as_json)
+        job = Job(server, collection, letters, summary, selection, SendRate(rate), patience, dry_run, as_json)
         if is_precomputed:
-            _ingest_precomputed(job, tables, code_options)
+            ingest_codes(job, tables, code_options)
         else:
             sources = list_images(files, tables, images, selection, letters, summary, hidden)
-            followed = _safely_followed(folders, sources, summary)
+            followed = safely_followed(folders, sources, summary)
             if dry_run:
-                _try_images(job, sources, options)
+                try_images(job, sources, options)
                 if followed:
-                    _count_gone(job, sources, followed)
+                    count_gone(job, sources, followed)
             elif sources:
-                _ingest_images(job, sources, followed, settings, options, workers, thumbnails)
+                ingest_images(job, sources, followed, settings, options, workers, thumbnails)
     summary.seconds = time.monotonic() - started
     _print_summary(job, "records" if is_precomputed else "images")
     if letters.count and not (summary.stored or summary.already_stored or summary.encoded):
@@ -240,165 +208,7 @@ def _remark(tables: Sequence[Table]) -> None:
         print(remark, file=sys.stderr)
 
 
-def _ingest_images(
-    job: _Job,
-    sources: Sequence[Source],
-    followed: Sequence[str],
-    given: EncoderConfig | None,
-    options: ReadOptions,
-    workers: int | None,
-    thumbnails: bool,
-) -> None:
-    """followed: the folders whose missing files' records are removed. given: the encoder that the user names; None
-    for the one that made the collection's code space."""
-    settings = given or EncoderConfig()
-    _require_reachable(job.server)
-    # This client is closed before Ray starts: Ray forks, and a fork while gRPC's threads run can hang.
-    with connect(job.server) as client, progress_bar(job.as_json) as progress:
-        from encoder.ingest.job import missing_sources
-
-        task = progress.add_task("checking", total=len(sources))
-        target = get_or_create(client, job.collection)
-        spec = spec_for(client, target) if given is None else EncoderSpec.from_config(given)
-        missing, stored = missing_sources(client, job.collection, sources, lambda n: progress.advance(task, n))
-        job.summary.already_stored = len(sources) - len(missing)
-        lost = sync.gone(sync.files_of(client, target, followed, job.patience), sources)
-        missing = sync.keeping(missing, stored, lost)
-    if missing:
-        if settings.ray_address is None:
-            _require_encoder(target, spec)
-        _encode_missing(job, target, missing, spec, settings, options, workers, thumbnails)
-    if lost and not job.summary.not_stored:
-        with connect(job.server, job.client_timeout) as client:
-            job.summary.removed = sync.remove(client, job.collection, lost)
-
-
-def _safely_followed(folders: Sequence[str], sources: Sequence[Source], summary: Summary) -> Sequence[str]:
-    """The folders whose missing files' records may be removed; none if a file that exists may seem missing."""
-    if folders and summary.unreadable:
-        print(
-            f"prune: no record is removed, because {summary.unreadable:,} files or folders could not be read",
-            file=sys.stderr,
-        )
-        return ()
-    if folders and not sources:
-        raise InvalidRequest(
-            f"prune: {folders[0]} holds no images; nothing was removed. If that is right, drop the collection, or"
-            " delete its records"
-        )
-    return folders
-
-
-def _count_gone(job: _Job, sources: Sequence[Source], followed: Sequence[str]) -> None:
-    """Counts what `--prune` would remove."""
-    with connect(job.server) as client, contextlib.suppress(NotFound):
-        target = client.get_collection(job.collection)
-        stored = sync.files_of(client, target, followed, job.patience)
-        job.summary.removed = len(sync.gone(stored, sources))
-
-
-def _require_encoder(target: Collection, spec: EncoderSpec) -> None:
-    """Raises an error before Ray starts if the weights are missing or the code space is wrong. Called only for a
-    local Ray: a remote Ray cluster may have weights and GPUs that this machine lacks."""
-    from encoder.preflight import space_of
-
-    require_encoded_space(target, space_of(spec).fingerprint, spec)
-
-
-def _encode_missing(
-    job: _Job,
-    target: Collection,
-    missing: Sequence[Source],
-    spec: EncoderSpec,
-    settings: EncoderConfig,
-    options: ReadOptions,
-    workers: int | None,
-    thumbnails: bool,
-) -> None:
-    from encoder.ingest.job import ImageJob, run
-    from encoder.ray_session import native_output_in_log, ray_session
-
-    pool = workers_for(settings, workers)
-    with (
-        native_output_in_log(),
-        ray_session(settings.ray_address, pool.count + 1),
-        connect(job.server, job.client_timeout) as client,
-        progress_bar(job.as_json) as progress,
-    ):
-        task = progress.add_task("encoding", total=len(missing))
-        image_job = ImageJob(
-            client, target, spec, options, pool, job.dead_letters, job.summary,
-            lambda n: progress.advance(task, n), job.patience, thumbnails, job.bucket,
-        )  # fmt: skip
-        run(image_job, missing)
-
-
-def _try_images(job: _Job, sources: Sequence[Source], options: ReadOptions) -> None:
-    from encoder.ingest.dry_run import try_images
-
-    with progress_bar(job.as_json) as progress:
-        task = progress.add_task("reading", total=len(sources))
-        threads = 2 * (os.cpu_count() or 1)
-        try_images(sources, options, job.dead_letters, job.summary, lambda n: progress.advance(task, n), threads)
-
-
-def _ingest_precomputed(job: _Job, tables: Sequence[Table], options: CodeOptions) -> None:
-    _require_reachable(job.server)
-    with (
-        connect(job.server, job.client_timeout) as client,
-        progress_bar(job.as_json, "records") as progress,
-    ):
-        with contextlib.suppress(NotFound):  # a new collection gets the code space of the job's codes
-            options = dataclasses.replace(options, target=client.get_collection(job.collection).code_space)
-        batches: precomputed.Batches = precomputed.read_precomputed(
-            tables, job.selection, job.dead_letters, job.summary, options
-        )
-        if job.dry_run:
-            task = progress.add_task("checking", total=None)
-            _try_precomputed(job, client, tables, batches, options, lambda n: progress.advance(task, n))
-            return
-        task = progress.add_task("storing", total=None)
-        started = time.monotonic()
-        target, batches = precomputed.open_collection(
-            client, job.collection, tables, batches, job.dead_letters, options
-        )
-        precomputed.run(
-            client, target, batches, job.dead_letters, job.summary,
-            lambda n: progress.advance(task, n), job.patience, job.bucket,
-        )  # fmt: skip
-        job.summary.images_per_second = job.summary.stored / max(1e-9, time.monotonic() - started)
-
-
-def _try_precomputed(
-    job: _Job,
-    client: Client,
-    tables: Sequence[Table],
-    batches: precomputed.Batches,
-    options: CodeOptions,
-    progress: precomputed.Progress,
-) -> None:
-    if options.target is None:
-        builder, batches = precomputed.builder_for_new(tables, batches, options, job.dead_letters)
-    else:
-        target = client.get_collection(job.collection)
-        precomputed.require_space(target, tables, options)
-        builder = precomputed.builder_for(client, target)
-    precomputed.dry_run(batches, builder, job.dead_letters, job.summary, progress)
-
-
-def _require_reachable(server: str) -> None:
-    """Raises PartitionUnavailable if nothing answers at HOST:PORT, before Ray starts. Other forms of address
-    (dns:///, lists) are not checked here, but when gRPC connects."""
-    if any(mark in server for mark in "/,"):
-        return
-    host, _, port = server.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
-    except (OSError, ValueError) as error:
-        raise PartitionUnavailable(f"server: {server} does not answer ({error}); is the cluster up?") from None
-
-
-def _print_summary(job: _Job, kind: str) -> None:
+def _print_summary(job: Job, kind: str) -> None:
     summary = job.summary
     if job.as_json:
         print_json({**dataclasses.asdict(summary), "report": str(job.dead_letters.path), "dry_run": job.dry_run})
