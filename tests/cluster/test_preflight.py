@@ -33,8 +33,12 @@ def missing_weights(tmp_path: Path) -> Path:
 def test_an_image_job_refuses_a_foreign_code_space(
     cluster: Cluster, client: Client, collection: str, photographs: Path, tmp_path: Path
 ) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("partitions: 1\nencoder: {bits: 64}\n")
     with pytest.raises(CodeSpaceMismatch, match="this job makes"):
-        ingest([str(photographs)], collection, server=cluster.address, dead_letters=tmp_path / "dead.jsonl")
+        ingest(
+            [str(photographs)], collection, config, server=cluster.address, dead_letters=tmp_path / "dead.jsonl"
+        )
     assert client.get_collection(collection).rows == 0
 
 
