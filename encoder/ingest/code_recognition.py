@@ -68,8 +68,8 @@ def settle(
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     if 2 * len(numbers) > len(values):
         raise InvalidRequest(
-            f"code: column {column!r} holds single numbers such as {numbers[0]}, which do not say how wide a"
-            " code is; write codes as hexadecimal text of one width, as Python's format(number, '016x') does for 64 bits"
+            f"code: column {column!r} holds single numbers such as {numbers[0]}, which do not say how wide codes"
+            " are; write codes as hexadecimal text of one width, as Python's format(number, '016x') does for 64 bits"
         )
     if format is not None:
         return made(format, _most_common(_count(format, value) for value in values), kind)
