@@ -69,7 +69,8 @@ def settle(
     if 2 * len(numbers) > len(values):
         raise InvalidRequest(
             f"code: column {column!r} holds single numbers such as {numbers[0]}, which do not say how wide codes"
-            " are; write codes as hexadecimal text of one width, as Python's format(number, '016x') does for 64 bits"
+            " are; write codes as hexadecimal text of one width, as format(number, '016x') in Python does for 64"
+            " bits"
         )
     if format is not None:
         return made(format, _most_common(_count(format, value) for value in values), kind)
