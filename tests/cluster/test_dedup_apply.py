@@ -290,6 +290,40 @@ def test_what_cannot_be_done_is_refused(
     assert Path("taken.jsonl").read_text() == "mine"
 
 
+@pytest.mark.usefixtures("dedup")
+@pytest.mark.parametrize("collection", ["plain"], indirect=True)
+def test_the_command_says_what_it_does_before_and_after(
+    cluster: Cluster, client: Client, collection: str, photos: Path, tmp_path: Path
+) -> None:
+    store(client, collection, photos)
+    (photos / "album 0" / "copy.png").write_bytes(b"edited")
+
+    def said(*arguments: object) -> list[str]:
+        code, said, complaint = lookalike("dedup", *arguments, "-c", collection, "--server", cluster.address)
+        assert code == 0, complaint
+        return said.splitlines()
+
+    groups, counts, *lines = said("--apply", "delete", "--exact-only")[GROUPS - 1 :]
+    assert groups.endswith('keep "album 4/best.png", "album 4/copy.png"')
+    assert counts.endswith("5 records are not the one to keep (5 exact duplicates, 0 near ones)")
+    size = sum((photos / f"album {number}" / "copy.png").stat().st_size for number in range(1, GROUPS))
+    skipped = "1 skipped: the file has changed since it was ingested"
+    unreturned = "deleted files do not come back: --undo returns only records whose files still exist"
+    assert lines == [
+        f"4 files would be deleted, {size:,} bytes freed", unreturned, skipped,
+        "nothing was done; add --yes to do it",
+    ]  # fmt: skip
+    away = tmp_path / "away"
+    lines = said("--apply", f"move:{away}", "--exact-only", "--yes")[GROUPS + 1 :]
+    assert lines == [
+        f"4 files moved to {away}, {size:,} bytes freed", skipped,
+        "to take it back: lookalike dedup --undo dedup-undo.jsonl",
+    ]  # fmt: skip
+    assert said("--undo", "dedup-undo.jsonl") == [
+        f"4 files moved back, 4 records of {collection} stored again, 0 unchanged"
+    ]
+
+
 # Runs the command, and kills its process at the n-th call of a function, before or after the call.
 DYING = """
 import importlib, os, signal, sys
