@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from encoder import jxl
-from encoder.kinds import HEAD_BYTES, HEIF, JXL, format_of_head, is_installed, obstacle
+from lookalike.files.kinds import HEAD_BYTES, HEIF, JXL, format_of_head, is_installed, obstacle
 from lookalike.model.errors import InvalidRequest
 
 # Formats whose decoders start no other program (EPS would start Ghostscript), and read the size before the pixels.

@@ -17,6 +17,7 @@ _ENCODER_TESTS = (
     "tests/cluster/test_encoder.py",
     "tests/cluster/test_batch_images.py",
     "tests/cluster/test_mixed_folder.py",
+    "tests/cluster/test_new_files.py",
     "tests/cluster/test_sync.py",
     "tests/cluster/test_observe.py::test_the_encoder_reports_images_and_replicas",
     "tests/cluster/test_tracing.py::test_a_trace_spans_the_encoder",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -173,7 +174,7 @@ def _record(source: Source, result: Result) -> Record:
     return Record(
         source.key,
         code=result.code,
-        attributes=source.attributes,
+        attributes=source.attributes_with(json.loads(result.facts)),
         features=np.frombuffer(result.features, "<f4") if result.features else None,
         thumbnail=result.thumbnail,
     )

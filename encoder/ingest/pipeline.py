@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import io
+import json
 import logging
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import ray.data
 
+from encoder.file_facts import facts_and_picture
 from encoder.hashing import Features
 from encoder.ingest.images import ReadOptions, read
 from encoder.spec import Encoded, EncoderSpec
-from encoder.thumbnails import thumbnail
+from encoder.thumbnails import small_jpeg
 
 BATCH_IMAGES = 32
 READ_THREADS = 8
@@ -27,12 +28,14 @@ Batch = dict[str, Any]
 
 class Result(NamedTuple):
     """One image's code or error. place: its index among the URLs. features: float32 little-endian; features and
-    thumbnail are empty unless requested. image_bytes: the file's size."""
+    thumbnail are empty unless requested. facts: the file's facts as JSON; empty with an error. image_bytes: the
+    file's size."""
 
     place: int
     code: bytes
     features: bytes
     thumbnail: bytes
+    facts: str
     image_bytes: int
     error: str
 
@@ -77,21 +80,26 @@ class _EncodeActor:
         images = [data for data in files if isinstance(data, bytes)]
         encoded = iter(self._model.encode(images, self._include_features))
         results = [next(encoded) if isinstance(data, bytes) else Encoded(error=data.reason) for data in files]
+        described = [self._describe(*pair) for pair in zip(files, results, strict=True)]
         return {
             "place": batch["place"],
             "code": np.array([result.code for result in results], object),
             "features": np.array([_to_bytes(result.features) for result in results], object),
-            "thumbnail": np.array([self._thumbnail(*pair) for pair in zip(files, results, strict=True)], object),
+            "thumbnail": np.array([thumbnail for _, thumbnail in described], object),
+            "facts": np.array([facts for facts, _ in described], object),
             "image_bytes": np.array([len(data) if isinstance(data, bytes) else 0 for data in files]),
             "error": np.array([result.error for result in results], object),
             "fingerprint": np.array([self._fingerprint] * len(results), object),
             "arithmetic": np.array([self._model.space.arithmetic] * len(results), object),
         }
 
-    def _thumbnail(self, data: bytes | _ReadError, result: Encoded) -> bytes:
-        if not self._include_thumbnails or result.error or not isinstance(data, bytes):
-            return b""
-        return thumbnail(io.BytesIO(data), self._options.max_pixels)
+    def _describe(self, data: bytes | _ReadError, result: Encoded) -> tuple[str, bytes]:
+        """The file's facts as JSON, and its thumbnail if requested."""
+        if result.error or not isinstance(data, bytes):
+            return "", b""
+        facts, picture = facts_and_picture(data, self._options.max_pixels)
+        thumbnail = small_jpeg(picture) if self._include_thumbnails else b""
+        return json.dumps(dataclasses.asdict(facts)), thumbnail
 
     def _read(self, url: str) -> bytes | _ReadError:
         try:

@@ -13,7 +13,7 @@ from typing import Any
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from encoder.ingest.walk import Entry, local_file, local_files, local_glob, remote_files
+from lookalike.files.walk import Entry, local_file, local_files, local_glob, remote_files
 from lookalike.model.errors import InvalidRequest
 from lookalike.model.records import check_key
 
@@ -31,7 +31,11 @@ class Source:
     @property
     def attributes(self) -> dict[str, Any]:
         """The attributes that are stored with the record."""
-        return {**self.fields, "source": {"url": self.url, "signature": self.signature}}
+        return self.attributes_with({})
+
+    def attributes_with(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """The attributes that are stored with the record, with the facts of the file (`encoder.file_facts`)."""
+        return {**self.fields, "source": {"url": self.url, "signature": self.signature, **facts}}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

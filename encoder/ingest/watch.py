@@ -4,19 +4,19 @@ cluster's encoder encodes them; Ray is not needed here."""
 from __future__ import annotations
 
 import dataclasses
-import io
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated
 
 import typer
 
+from encoder.file_facts import facts_and_picture
 from encoder.ingest.descriptions import described
 from encoder.ingest.images import read
 from encoder.ingest.sources import Source, find_sources
 from encoder.ingest.sync import files_of, gone, keeping, remove, url_of
 from encoder.ingest.target import get_or_create
-from encoder.thumbnails import thumbnail
+from encoder.thumbnails import small_jpeg
 from lookalike.cli.options import DEFAULT_COLLECTION, DEFAULT_SERVER, CollectionName, Server, connect
 from lookalike.client.sync_client import Client
 from lookalike.model.errors import InvalidRequest, LookalikeError, PartitionUnavailable
@@ -90,8 +90,8 @@ class Follower:
 
     def _needs(self, source: Source) -> bool:
         stored = self._stored.get(source.key, {}).get("source", {})
-        mark = {"url": source.url, "signature": source.signature}
-        return stored != mark and self._failed.get(source.key) != source.signature
+        is_stored = (stored.get("url"), stored.get("signature")) == (source.url, source.signature)
+        return not is_stored and self._failed.get(source.key) != source.signature
 
     def _store(self, sources: Sequence[Source], done: Pass) -> None:
         by_key = {source.key: source for source in sources}
@@ -112,11 +112,13 @@ class Follower:
         for source in sources:
             try:
                 image = read(source.url, MAX_IMAGE_BYTES)
-                small = thumbnail(io.BytesIO(image))
+                facts, picture = facts_and_picture(image)
+                small = small_jpeg(picture)
             except Exception as error:  # each store's library, and each decoder, raises its own errors
                 done.failed[source.key] = str(error)
                 continue
-            yield Record(source.key, image=image, attributes=source.attributes, thumbnail=small)
+            attributes = source.attributes_with(dataclasses.asdict(facts))
+            yield Record(source.key, image=image, attributes=attributes, thumbnail=small)
 
 
 def watch(

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from encoder.kinds import EXTENSIONS
 from lab.datasets.labelled import (
     LabelledImages,
     groups_of,
@@ -22,6 +21,7 @@ from lab.datasets.labelled import (
     reason,
     split_per_class,
 )
+from lookalike.files.kinds import EXTENSIONS
 from lookalike.model.errors import InvalidRequest
 
 

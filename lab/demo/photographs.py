@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from encoder.images import FORMATS
-from encoder.kinds import EXTENSIONS
+from lookalike.files.kinds import EXTENSIONS
 from lookalike.model.errors import CannotStart, InvalidRequest
 
 # Only photographs: the wheels also hold drawings, masks and test patterns.

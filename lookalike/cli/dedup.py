@@ -1,4 +1,5 @@
-"""Owns `lookalike dedup`: groups of near-duplicates, as text, JSON lines, or a contact sheet."""
+"""Owns `lookalike dedup`: groups of near-duplicates, as text, JSON lines, or a contact sheet, and the choice of
+what is done to them (`dedup_actions`)."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from typing import Annotated
 import typer
 from more_itertools import chunked
 
+from lookalike.cli.dedup_actions import UNDO_LIST, act, compare, print_outcome, take_back
 from lookalike.cli.options import (
     DEFAULT_COLLECTION,
     DEFAULT_SERVER,
@@ -21,7 +23,9 @@ from lookalike.cli.options import (
 )
 from lookalike.cli.progress import records_bar
 from lookalike.client.sync_client import Client
+from lookalike.jobs.dedup.apply import Action
 from lookalike.jobs.dedup.groups import Group, check_max_distance, find_groups, read_snapshot
+from lookalike.jobs.dedup.keep import Member, counts, exact_groups, members
 from lookalike.jobs.dedup.sheet import page
 from lookalike.model.errors import InvalidRequest
 from lookalike.model.records import StoredRecord
@@ -45,6 +49,41 @@ def dedup(
         int, typer.Option("--groups", help="Groups on the sheet, largest first.", min=1)
     ] = 200,
     each_shown: Annotated[int, typer.Option("--each", help="Records per group on the sheet.", min=2)] = 24,
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(help="With --against: image files and folders to compare with the collection."),
+    ] = None,
+    against: Annotated[
+        bool,
+        typer.Option(
+            "--against", help="List which of the given files the collection has already. Stores nothing."
+        ),
+    ] = False,
+    exact_only: Annotated[
+        bool, typer.Option("--exact-only", help="Group only records whose files have the same bytes.")
+    ] = False,
+    action: Annotated[
+        str | None,
+        typer.Option(
+            "--apply",
+            help="What to do to all records of a group except the best: move:DIR moves their files and removes the"
+            " records, delete deletes both, tag sets the attribute duplicate_of. Only says what would happen,"
+            " without --yes.",
+            metavar="move:DIR|delete|tag",
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do what --apply says.")] = False,
+    undo_list: Annotated[
+        Path | None,
+        typer.Option(
+            help=f"Where --apply writes what it does, for --undo; by default {UNDO_LIST}, or the first free of"
+            f" {Path(UNDO_LIST).stem}-2.jsonl, -3, ...",
+            metavar="FILE",
+        ),
+    ] = None,
+    undo: Annotated[
+        Path | None, typer.Option(help="Take back what --apply did, by its undo list.", metavar="FILE")
+    ] = None,
     server: Server = DEFAULT_SERVER,
     timeout: Annotated[float, typer.Option(help="Timeout of a call in seconds.", min=0.001)] = 120.0,
     as_json: Json = False,
@@ -52,7 +91,19 @@ def dedup(
     """List groups of near-duplicates in a collection. The result is exact: no near pair is missed.
 
     A group is a connected component: each record is within the distance of another record of the group, but two
-    records of a group may be further apart."""
+    records of a group may be further apart. Each group keeps the record with the most pixels, then the most bytes,
+    then the oldest."""
+    if undo is not None:
+        with connect(server, timeout) as client:
+            take_back(client, undo, timeout, as_json)
+        return
+    if against != bool(paths):
+        raise InvalidRequest(
+            "against: name the files to compare, as in `lookalike dedup FOLDER --against -c NAME`"
+        )
+    if yes and action is None:
+        raise InvalidRequest("yes: does nothing without --apply; add --apply move:DIR, delete or tag")
+    chosen = None if action is None else Action.parse(action)
     # Fail now, not after hours of searching, if a file cannot be written.
     for path, field in ((output, "output"), (sheet, "html")):
         if path is not None:
@@ -60,40 +111,64 @@ def dedup(
     with connect(server, timeout) as client, records_bar("reading") as bar:
         found = client.get_collection(collection)
         check_max_distance(max_distance, found.code_space.bits)
+        if against:
+            compare(client, found, paths or (), max_distance, as_json)
+            return
         snapshot = read_snapshot(client, found, timeout, bar.completed)
         bar.start("searching", len(snapshot.keys))
         groups = find_groups(client, collection, snapshot, max_distance, bar.completed)
+        if exact_only:
+            groups = exact_groups(groups, snapshot.facts)
+        judged = [members(group, snapshot.facts) for group in groups]
         if sheet is not None:
             title = f"Near-duplicates in {collection}: {len(groups):,} groups within {max_distance} bits"
             shown = groups[:groups_shown]
             records = _records(client, collection, shown, each_shown)
             _write(sheet, "html", page(title, shown, records, each_shown))
-    duplicates = sum(len(group.keys) - 1 for group in groups)
-    counts = {"records": len(snapshot.keys), "groups": len(groups), "duplicates": duplicates}
-    if output is not None:
-        _write(output, "output", (json.dumps(_as_json(group)) + "\n" for group in groups))
+        # Written before anything is done, so that the list is there whatever happens.
+        if output is not None:
+            _write(output, "output", (json.dumps(_as_json(group)) + "\n" for group in judged))
+        outcome = None
+        if chosen is not None:
+            outcome = act(client, found, judged, snapshot.facts, chosen, undo_list, yes, timeout, bar)
+    exact, near = counts(judged)
+    summary = {"records": len(snapshot.keys), "groups": len(groups), "duplicates": exact + near}
     if as_json:
-        listed = {} if output is not None else {"found": [_as_json(group) for group in groups]}
-        print_json({**counts, "max_distance": max_distance, **listed})
+        listed = {} if output is not None else {"found": [_as_json(group) for group in judged]}
+        applied = {} if outcome is None else {"apply": outcome}
+        print_json({**summary, "exact": exact, "near": near, "max_distance": max_distance, **applied, **listed})
         return
     if output is None:
-        _print(groups)
+        _print(judged)
     print(
-        f"{counts['groups']:,} groups within {max_distance} bits among {counts['records']:,} records;"
-        f" {duplicates:,} records are not the first of their group"
+        f"{summary['groups']:,} groups within {max_distance} bits among {summary['records']:,} records;"
+        f" {exact + near:,} records are not the one to keep ({exact:,} exact duplicates, {near:,} near ones)"
     )
+    if outcome is not None:
+        print_outcome(outcome)
 
 
-def _as_json(group: Group) -> dict[str, object]:
-    pairs = zip(group.keys, group.distances, strict=True)
-    return {"size": len(group.keys), "records": [{"key": key, "distance": distance} for key, distance in pairs]}
+def _as_json(group: Sequence[Member]) -> dict[str, object]:
+    return {"size": len(group), "records": [_member_as_json(member) for member in group]}
 
 
-def _print(groups: Sequence[Group]) -> None:
-    for group in groups:
-        more = f" and {len(group.keys) - _KEYS_PRINTED:,} more" if len(group.keys) > _KEYS_PRINTED else ""
+def _member_as_json(member: Member) -> dict[str, object]:
+    facts = {"width": member.width, "height": member.height, "bytes": member.bytes}
+    return {
+        "key": member.key,
+        "distance": member.distance,
+        **{name: value or None for name, value in facts.items()},
+        **({"keep": True} if member.is_kept else {"exact": member.is_exact}),
+    }
+
+
+def _print(judged: Sequence[Sequence[Member]]) -> None:
+    for group in judged:
+        ordered = sorted(group, key=lambda member: not member.is_kept)
+        more = f" and {len(group) - _KEYS_PRINTED:,} more" if len(group) > _KEYS_PRINTED else ""
         # As JSON, because a key may contain terminal control sequences.
-        print(f"{len(group.keys):>6}  {', '.join(map(json.dumps, group.keys[:_KEYS_PRINTED]))}{more}")
+        keys = ", ".join(json.dumps(member.key) for member in ordered[:_KEYS_PRINTED])
+        print(f"{len(group):>6}  keep {keys}{more}")
 
 
 def _records(client: Client, collection: str, groups: Sequence[Group], each: int) -> dict[str, StoredRecord]:

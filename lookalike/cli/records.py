@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -21,16 +22,24 @@ from lookalike.cli.options import (
     print_json,
 )
 from lookalike.cli.thumbnails import write_thumbnails
+from lookalike.client.sync_client import Client
+from lookalike.jobs.image_search import find_images, search_files
 from lookalike.model.errors import InvalidRequest, NotFound
 from lookalike.model.records import DEFAULT_OVERSAMPLING, SearchResult, StoredRecord
-from lookalike.model.search_options import Rerank, Score
+from lookalike.model.search_options import Rerank, Score, SearchOptions
 
 _EXAMPLE = '{"label": "cat"}'
 Keys = Annotated[list[str], typer.Argument(help="Keys of records.")]
 
 
 def search(
-    image: Annotated[Path | None, typer.Argument(help="An image file to search for.")] = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Image files, or folders of images, to search for.", metavar="IMAGE..."),
+    ] = None,
+    more_images: Annotated[
+        list[Path] | None, typer.Option("--image", help="Another image file or folder; may be repeated.")
+    ] = None,
     key: Annotated[str | None, typer.Option(help="Search for the stored record with this key.")] = None,
     code: Annotated[str | None, typer.Option(help="Search for a code, given in hexadecimal.")] = None,
     k: Annotated[int, typer.Option("-k", help="Number of hits, 1..10,000.")] = 10,
@@ -53,23 +62,28 @@ def search(
     timeout: Timeout = 30.0,
     as_json: Json = False,
 ) -> None:
-    """Find the records that are most similar to an image, a stored record or a code."""
+    """Find the records that are most similar to images, a stored record or a code.
+
+    Several images, or a folder, are searched for in few calls, and their results are printed one after the other;
+    with --json, as one line of JSON for each."""
+    options = SearchOptions(
+        k=k, max_distance=max_distance, filter=json_filter(filter_, "filter"), allow_partial=allow_partial,
+        score=cast(Score, score), rerank=cast(Rerank, rerank), oversampling=oversampling,
+    )  # fmt: skip
+    paths = [*(images or ()), *(more_images or ())]
+    if len(paths) > 1 or (paths and paths[0].is_dir()):
+        if key is not None or code is not None:
+            raise InvalidRequest("image: cannot be combined with --key or --code; search for one kind at a time")
+        with connect(server, timeout) as client:
+            _search_files(client, collection, paths, options, as_json)
+        return
     with connect(server, timeout) as client:
         result = client.search(
-            collection=collection, image=image, key=key, code=_hexadecimal(code), k=k,
-            max_distance=max_distance, filter=json_filter(filter_, "filter"), allow_partial=allow_partial,
-            score=cast(Score, score), rerank=cast(Rerank, rerank), oversampling=oversampling,
+            collection=collection, image=paths[0] if paths else None, key=key, code=_hexadecimal(code),
+            options=options,
         )  # fmt: skip
     if as_json:
-        print_json(
-            {
-                "hits": [dataclasses.asdict(hit) for hit in result.hits],
-                "coverage": {**dataclasses.asdict(result.coverage), "complete": result.coverage.complete},
-                "exact": result.exact,
-                "timings": dataclasses.asdict(result.timings),
-                "warnings": result.warnings,
-            }
-        )
+        print_json(_result_as_json(result))
     else:
         _print_result(result)
 
@@ -113,6 +127,45 @@ def delete(
         print_json({"deleted": deleted})
     else:
         print(f"deleted {deleted} of {len(set(keys))}")
+
+
+def _search_files(
+    client: Client, collection: str, paths: Sequence[Path], options: SearchOptions, as_json: bool
+) -> None:
+    """Searches for files and prints each result as soon as it is there.
+
+    Raises:
+        InvalidRequest: After the results, if none of the files could be searched for.
+    """
+    found = find_images(paths)
+    errors = []
+    for answer in search_files(client, collection, found.files, options):
+        name = str(answer.file)
+        if answer.result is None:
+            errors.append(answer.error)
+        if as_json:
+            document = {"error": answer.error} if answer.result is None else _result_as_json(answer.result)
+            print(json.dumps({"image": name, **document}, ensure_ascii=False))
+        elif answer.result is None:
+            print(f"{json.dumps(name)}: {answer.error}")
+        else:
+            # As JSON, because a name may contain terminal control sequences.
+            print(json.dumps(name))
+            _print_result(answer.result)
+    for reason, count in sorted(found.skipped.items()):
+        print(f"{count:,} skipped: {reason}", file=sys.stderr)
+    if len(errors) == len(found.files):
+        raise InvalidRequest(f"image: none of {len(errors):,} files can be searched for ({errors[0]})")
+
+
+def _result_as_json(result: SearchResult) -> dict[str, Any]:
+    return {
+        "hits": [dataclasses.asdict(hit) for hit in result.hits],
+        "coverage": {**dataclasses.asdict(result.coverage), "complete": result.coverage.complete},
+        "exact": result.exact,
+        "timings": dataclasses.asdict(result.timings),
+        "warnings": result.warnings,
+    }
 
 
 def _as_json(record: StoredRecord, file: Path | None) -> dict[str, Any]:

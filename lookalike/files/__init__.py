@@ -1,1 +1,2 @@
-"""Files on the local disk: replaced atomically (`atomic`), and read again when they change (`watched`)."""
+"""Files: which files a path names (`walk`) and what they are (`kinds`), replaced atomically (`atomic`), moved
+without overwriting (`moves`), read again when they change (`watched`), and the errors of stores (`stores`)."""

@@ -16,18 +16,19 @@ from lookalike.model.records import SLOTS, Collection, VersionedRecord
 from lookalike.transport.retry import Retry
 
 
-def read_all_slots(read: Callable[[SlotSet], SlotSet], retry_seconds: float) -> None:
+def read_all_slots(read: Callable[[SlotSet], SlotSet], retry_seconds: float, slots: SlotSet | None = None) -> None:
     """Calls `read` with the missing slots until none is missing.
 
     Args:
         read: Reads one partition and returns the slots that it covered. After a transient error it is called
             again, because another partition may then have the slots.
         retry_seconds: How long to retry without progress.
+        slots: bool (1024,), the slots to read; all by default.
 
     Raises:
         LookalikeError: The last error of `read`.
     """
-    missing = np.ones(SLOTS, np.bool_)
+    missing = np.ones(SLOTS, np.bool_) if slots is None else slots.copy()
     retry = Retry(time.monotonic() + retry_seconds)
     while missing.any():
         try:

@@ -23,6 +23,8 @@ from moto.server import ThreadedMotoServer
 from encoder.hashing import drawn
 from lookalike import Client, CodeSpace, Record
 from lookalike.cli import app
+from lookalike.jobs.dedup.undo_list import Run, UndoList
+from lookalike.model.errors import InvalidRequest
 from tests.conftest import Cluster
 from tests.served import served
 
@@ -92,7 +94,7 @@ def folder(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def collections(cluster: Cluster) -> Iterator[None]:
+def collections(cluster: Cluster, folder: Path) -> Iterator[None]:
     hashing = drawn(16, 64, 3)
     space = CodeSpace(64, "net", "", "pooled", "", hashing.method, hashing.digest)
     with cluster.client() as client:
@@ -104,6 +106,7 @@ def collections(cluster: Cluster) -> Iterator[None]:
         )
         client.create_collection("photos", bits=64)
         client.upsert([Record("cat/1.jpg", code=bytes(8), thumbnail=JPEG)], collection="photos")
+        UndoList(folder / "dedup-undo.jsonl", Run.of("move", client.get_collection("photos"))).append([])
         yield
         for name in NAMES:
             client.drop_collection(name)
@@ -163,6 +166,11 @@ def test_a_documented_command_works(
         with (folder / "dead.jsonl").open("a") as file:
             file.write(json.dumps({"key": "mended", "code": "00" * 32}) + "\n")
     is_image_job = arguments[0] == "ingest" and "photos" in arguments[arguments.index("-c") :]
+    if "--against" in arguments:
+        # It needs an encoder; test_new_files.py tests the rest.
+        with pytest.raises(InvalidRequest, match=r"none of 3 files .* \(this cluster has no encoder"):
+            app(arguments, standalone_mode=False)
+        return
     app([*arguments, *(["--dry-run"] if is_image_job else [])], standalone_mode=False)
     said = capsys.readouterr().out
     if is_image_job:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from encoder.file_facts import facts
 from encoder.ingest.watch import Follower
 from lookalike import Client, Record
 from lookalike.model.errors import InvalidRequest
@@ -114,6 +116,9 @@ def test_a_follower_stores_changes_and_removes_what_is_gone(client: Client, fold
     assert (first.look().stored, first.look().failed) == (0, {})
     record, *_ = client.get(["c.jpg"], collection="followed", include_thumbnails=True)
     assert record.thumbnail
+    assert (
+        record.attributes["source"].items() >= dataclasses.asdict(facts((folder / "c.jpg").read_bytes())).items()
+    )
     rate(client, "followed", "cats/a.jpg")
     # Another process goes on from the records.
     second = follower()

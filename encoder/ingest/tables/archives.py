@@ -22,8 +22,8 @@ from more_itertools import chunked
 
 from encoder.ingest.tables.naming import Row, Skipped, Unreadable
 from encoder.ingest.tables.table import BATCH_ROWS, Format, Table
-from encoder.ingest.walk import name_reason
-from encoder.kinds import HEAD_BYTES, NOT_AN_IMAGE, why_skipped
+from lookalike.files.kinds import HEAD_BYTES, NOT_AN_IMAGE, why_skipped
+from lookalike.files.walk import name_reason
 from lookalike.model.errors import InvalidRequest
 
 # Text that may become attributes.

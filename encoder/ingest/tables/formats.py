@@ -15,7 +15,7 @@ from encoder.ingest.tables.naming import Choice, choose
 from encoder.ingest.tables.table import Format, Table, explained
 from encoder.ingest.tables.text_files import COCO, CSV, JSON, JSONL, json_format
 from encoder.ingest.tables.vectors import FAISS, HDF5, NPY, VECTORS
-from encoder.kinds import EXTENSIONS
+from lookalike.files.kinds import EXTENSIONS
 
 IMAGES = "images"
 FORMATS = (TAR, ZIP, PARQUET, ARROW, JSONL, CSV, JSON, COCO, *VECTORS)

@@ -19,6 +19,7 @@ from more_itertools import chunked
 from lookalike.client.sync_client import Client
 from lookalike.cluster.slots import SlotSet
 from lookalike.jobs.dedup import join
+from lookalike.jobs.dedup.facts import FileFacts, FileFactsBuilder
 from lookalike.jobs.dedup.join import Codes, Report
 from lookalike.jobs.dedup.roots import Numbers, Roots
 from lookalike.jobs.partitions import read_all_slots, read_part
@@ -34,24 +35,28 @@ _CODES_A_HIT = 100
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A collection's records as they were read. `codes` is uint8 (n, bits/8), in the order of `keys`."""
+    """A collection's records as they were read. `codes` is uint8 (n, bits/8), in the order of `keys`, as are the
+    facts of their files."""
 
     keys: Sequence[str]
     codes: Codes
+    facts: FileFacts
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Group:
-    """Near-duplicates. `distances[i]` is the distance of `keys[i]` from the first key, in bits."""
+    """Near-duplicates. `distances[i]` is the distance of `keys[i]` from the first key, in bits, and `rows[i]` its
+    place in the snapshot."""
 
     keys: tuple[str, ...]
     distances: tuple[int, ...]
+    rows: tuple[int, ...]
 
 
 def read_snapshot(
     client: Client, collection: Collection, retry_seconds: float, report: Report = lambda records: None
 ) -> Snapshot:
-    """Reads the keys and codes of all records into memory.
+    """Reads the keys, the codes and the facts of the files of all records into memory.
 
     Args:
         client: A client of the cluster.
@@ -61,21 +66,27 @@ def read_snapshot(
     """
     keys: list[str] = []
     codes = bytearray()
+    facts = FileFactsBuilder()
 
     def read(missing: SlotSet) -> SlotSet:
         head, batches = read_part(client, collection, missing)
         part_keys: list[str] = []
         part_codes = bytearray()
+        part_facts = FileFactsBuilder()
         for records in batches:
             part_keys += [record.key for record in records]
             part_codes += b"".join(record.code or b"" for record in records)
+            for record in records:
+                part_facts.add(record.version, record.attributes)
             report(len(keys) + len(part_keys))
         keys.extend(part_keys)
         codes.extend(part_codes)
+        facts.extend(part_facts)
         return head.mark.slots
 
     read_all_slots(read, retry_seconds)
-    return Snapshot(keys, np.frombuffer(codes, np.uint8).reshape(len(keys), collection.code_space.code_bytes))
+    table = np.frombuffer(codes, np.uint8).reshape(len(keys), collection.code_space.code_bytes)
+    return Snapshot(keys, table, facts.build())
 
 
 def find_groups(
@@ -193,9 +204,10 @@ def _groups(snapshot: Snapshot, roots: Numbers) -> list[Group]:
     sizes = np.diff(starts, append=len(rows))
     words = join.as_words(snapshot.codes)
     distances = join.distances(words, rows, np.repeat(rows[starts], sizes)).tolist()
-    keys = [snapshot.keys[row] for row in rows.tolist()]
+    places = rows.tolist()
+    keys = [snapshot.keys[row] for row in places]
     groups = [
-        Group(tuple(keys[start : start + size]), tuple(distances[start : start + size]))
+        Group(*(tuple(column[start : start + size]) for column in (keys, distances, places)))
         for start, size in zip(starts.tolist(), sizes.tolist(), strict=True)
     ]
     return sorted(groups, key=lambda group: (-len(group.keys), group.keys[0]))

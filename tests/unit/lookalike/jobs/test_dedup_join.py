@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lookalike import Client, Hit
 from lookalike.jobs.dedup import join
+from lookalike.jobs.dedup.facts import FileFactsBuilder
 from lookalike.jobs.dedup.groups import Group, Snapshot, find_groups
 from lookalike.jobs.dedup.join import CANDIDATES_PER_CODE, distances, join_near, number_codes
 from lookalike.jobs.dedup.roots import Roots
@@ -75,7 +76,10 @@ class Brute(Client):
 def groups(codes: Array, max_distance: int, budget: int = CANDIDATES_PER_CODE) -> tuple[list[Group], int]:
     """The groups, and the number of range searches."""
     client = Brute(codes)
-    snapshot = Snapshot([f"k{row}" for row in range(len(codes))], codes)
+    facts = FileFactsBuilder()
+    for row in range(len(codes)):
+        facts.add(row, "{}")
+    snapshot = Snapshot([f"k{row}" for row in range(len(codes))], codes, facts.build())
     with mock.patch.object(join, "CANDIDATES_PER_CODE", budget):
         return find_groups(cast(Client, client), "c", snapshot, max_distance), client.searched
 
@@ -88,7 +92,7 @@ def expected_groups(codes: Array, max_distance: int) -> list[Group]:
         rows = sorted(np.flatnonzero(labels == label).tolist(), key=lambda row: f"k{row}")
         if len(rows) > 1:
             keys = tuple(f"k{row}" for row in rows)
-            found.append(Group(keys, tuple(apart[rows[0], rows].tolist())))
+            found.append(Group(keys, tuple(apart[rows[0], rows].tolist()), tuple(rows)))
     return sorted(found, key=lambda group: (-len(group.keys), group.keys[0]))
 
 

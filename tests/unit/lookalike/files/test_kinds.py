@@ -12,7 +12,7 @@ import pillow_jxl
 import pytest
 from PIL import Image
 
-from encoder.kinds import HEAD_BYTES, NOT_AN_IMAGE, format_of_head, why_skipped
+from lookalike.files.kinds import HEAD_BYTES, NOT_AN_IMAGE, format_of_head, why_skipped
 
 pillow_heif.register_heif_opener()
 assert pillow_jxl.JpegXLImagePlugin  # registers its format

@@ -15,9 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 from typing import Any
 
-from fsspec.utils import glob_translate
-
-from encoder.kinds import HEAD_BYTES, why_skipped
+from lookalike.files.kinds import HEAD_BYTES, why_skipped
 
 # Folders of previews that NAS devices, phones and archives keep next to the originals.
 _THUMBNAIL_FOLDERS = frozenset((".thumbnails", "@eaDir", ".@__thumb", "__MACOSX"))
@@ -65,6 +63,9 @@ def local_files(root: str, include_hidden: bool) -> Iterator[Entry]:
 
 def local_glob(pattern: str, root: str, include_hidden: bool) -> Iterator[Entry]:
     """Yields the local files whose paths match a pattern. root: the last folder before the first mark in it."""
+    # Walking a folder needs no package beyond the client's.
+    from fsspec.utils import glob_translate
+
     depth = None if "**" in pattern else pattern.removeprefix(root).strip("/").count("/") + 1
     return _walk(root, include_hidden, re.compile(glob_translate(pattern)), depth)
 
