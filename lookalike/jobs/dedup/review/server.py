@@ -1,5 +1,5 @@
-"""Owns the web server of a review. It listens on this machine only, and answers only callers that know the token in
-the page's address: other users of the machine and other pages in the browser do not."""
+"""Owns the web server of a review. It listens on this machine only, and answers only callers that know the token
+in the page's address: other users of the machine and other pages in the browser do not."""
 
 from __future__ import annotations
 
