@@ -63,8 +63,15 @@ def settle(
         bits: The width of the collection; None if it does not exist.
 
     Raises:
-        InvalidRequest: If the codes could be in several formats.
+        InvalidRequest: If the codes could be in several formats, or are single numbers.
     """
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    if 2 * len(numbers) > len(values):
+        raise InvalidRequest(
+            f"code: column {column!r} holds single numbers such as {numbers[0]}, which do not say how wide codes"
+            " are; write codes as hexadecimal text of one width, as format(number, '016x') in Python does for 64"
+            " bits"
+        )
     if format is not None:
         return made(format, _most_common(_count(format, value) for value in values), kind)
     found = [

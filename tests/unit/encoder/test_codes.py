@@ -249,3 +249,9 @@ def _distance(first: bytes | None, second: bytes | None) -> int:
     assert first is not None
     assert second is not None
     return (int.from_bytes(first) ^ int.from_bytes(second)).bit_count()
+
+
+@pytest.mark.parametrize("format", [None, "hex"])
+def test_single_numbers_are_no_codes(format: str | None) -> None:
+    with pytest.raises(InvalidRequest, match=r"column 'phash' holds single numbers such as 17, .*'016x'"):
+        settle([17, 2**63, None], "phash", format=format)
