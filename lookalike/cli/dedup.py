@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from more_itertools import chunked
 
-from lookalike.cli.dedup_actions import UNDO_LIST, act, compare, print_outcome, take_back
+from lookalike.cli.dedup_actions import UNDO_LIST, act, compare, print_outcome, show_review, take_back
 from lookalike.cli.options import (
     DEFAULT_COLLECTION,
     DEFAULT_SERVER,
@@ -73,6 +73,15 @@ def dedup(
         ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do what --apply says.")] = False,
+    review: Annotated[
+        bool,
+        typer.Option(
+            "--review",
+            help="Serve a page on this machine where you choose which pictures go; they go as --apply says, by"
+            " default as with tag. Ends with Ctrl-C.",
+        ),
+    ] = False,
+    port: Annotated[int, typer.Option(help="The port of --review; 0 for a free one.", min=0, max=65_535)] = 0,
     undo_list: Annotated[
         Path | None,
         typer.Option(
@@ -103,6 +112,8 @@ def dedup(
         )
     if yes and action is None:
         raise InvalidRequest("yes: does nothing without --apply; add --apply move:DIR, delete or tag")
+    if review and (yes or against):
+        raise InvalidRequest("review: the page asks what goes; leave out --yes and --against")
     chosen = None if action is None else Action.parse(action)
     # Fail now, not after hours of searching, if a file cannot be written.
     for path, field in ((output, "output"), (sheet, "html")):
@@ -128,6 +139,10 @@ def dedup(
         # Written before anything is done, so that the list is there whatever happens.
         if output is not None:
             _write(output, "output", (json.dumps(_as_json(group)) + "\n" for group in judged))
+        if review:
+            bar.close()
+            show_review(client, found, judged, snapshot.facts, chosen or Action("tag"), timeout, port)
+            return
         outcome = None
         if chosen is not None:
             outcome = act(client, found, judged, snapshot.facts, chosen, undo_list, yes, timeout, bar)

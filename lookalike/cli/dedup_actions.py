@@ -3,6 +3,8 @@ collection has already."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import json
 from collections import Counter
@@ -13,7 +15,7 @@ from typing import Any
 from lookalike.cli.options import print_json
 from lookalike.cli.progress import Bar, records_bar
 from lookalike.client.sync_client import Client
-from lookalike.jobs.dedup.apply import Action, Applied, Judged, apply
+from lookalike.jobs.dedup.apply import Action, Applied, Judged, apply, require_local
 from lookalike.jobs.dedup.facts import FileFacts
 from lookalike.jobs.dedup.undo import undo
 from lookalike.jobs.dedup.undo_list import Run, UndoList, free_path, read_run
@@ -50,6 +52,35 @@ def act(
     finally:
         undo.close()
     return _outcome(action, done, undo.path)
+
+
+def show_review(
+    client: Client,
+    collection: Collection,
+    judged: Judged,
+    facts: FileFacts,
+    action: Action,
+    timeout: float,
+    port: int,
+) -> None:
+    """Serves the page of a review until Ctrl-C."""
+    try:
+        from lookalike.jobs.dedup.review.server import serve
+    except ModuleNotFoundError as error:
+        raise InvalidRequest(
+            f"review: needs {error.name}; run pip install '.[coordinator]' in the checkout"
+        ) from None
+    from lookalike.jobs.dedup.review.state import Review
+
+    if action.kind != "tag":
+        require_local(client, collection, judged, action)
+    state = Review(client, collection, judged, facts, action, UNDO_LIST, timeout)
+
+    def started(address: str) -> None:
+        print(f"{len(judged):,} groups to review at {address}\nPress Ctrl-C to end.", flush=True)
+
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve(state, port, started))
 
 
 def print_outcome(outcome: Mapping[str, Any]) -> None:

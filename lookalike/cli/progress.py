@@ -21,6 +21,10 @@ class Bar:
         """Starts the next step."""
         self._progress.reset(self._task, description=title, total=total, records=0)
 
+    def close(self) -> None:
+        """Removes the bar, before other output."""
+        self._progress.stop()
+
     def completed(self, records: int, of_total: int | None = None) -> None:
         """Sets the number of records done. If the total counts something else, `of_total` is how much of it is
         done."""

@@ -115,7 +115,7 @@ def apply(
             be ingested again.
     """
     if action.kind != "tag":
-        _require_local(client, collection, groups, action)
+        require_local(client, collection, groups, action)
     return _Run(client, collection, facts, action, undo, retry_seconds).all(groups, report)
 
 
@@ -271,7 +271,7 @@ def _pairs(groups: Judged) -> Iterator[tuple[Member, str]]:
         yield from ((member, kept) for member in group if not member.is_kept)
 
 
-def _require_local(client: Client, collection: Collection, groups: Judged, action: Action) -> None:
+def require_local(client: Client, collection: Collection, groups: Judged, action: Action) -> None:
     """Raises InvalidRequest unless the records of all groups are local files that may be moved to the folder."""
     keys = itertools.chain.from_iterable((member.key for member in group) for group in groups)
     for part in chunked(keys, 1_000):

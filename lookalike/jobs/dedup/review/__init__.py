@@ -1,0 +1,1 @@
+"""The review of near-duplicates in a browser: a server on this machine (`server`) and its page (`page/`)."""
