@@ -1,5 +1,6 @@
 """Owns reading an image's bytes by its URL: a file that fsspec can read, or a cell of a table, whose URL ends in
-"#row=" with the row's number and, unless the column's name is `image`, "&image=" with the name."""
+"#row=" with the row's number and, if they differ from `image` and the table's folder, "&image=" with the column and
+"&folder=" with what relative paths in it start from."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from urllib.parse import quote, unquote
 
 import fsspec
 
-_ROW = re.compile(r"(?s)(.+)#row=(\d+)(?:&image=([^&#]+))?")
+_ROW = re.compile(r"(?s)(.+)#row=(\d+)(?:&image=([^&#]+))?(?:&folder=([^&#]+))?")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -23,10 +24,17 @@ class ReadOptions:
     allow_truncated: bool = False
 
 
-def row_url(table: str, row: int, column: str = "image") -> str:
-    """The URL of the image in a row of a table. row: the row's number, from 0. column: the name in the file of the
-    column of images."""
-    return f"{table}#row={row}" + ("" if column == "image" else f"&image={quote(column, safe='')}")
+def row_url(table: str, row: int, column: str = "image", folder: str = "") -> str:
+    """The URL of the image in a row of a table.
+
+    Args:
+        table: The table's URL.
+        row: The row's number, from 0.
+        column: The name in the file of the column of images.
+        folder: The URL that relative paths in the column start from; empty for the table's own folder.
+    """
+    url = f"{table}#row={row}" + ("" if column == "image" else f"&image={quote(column, safe='')}")
+    return url + (f"&folder={quote(folder, safe='')}" if folder else "")
 
 
 def absolute(uri: str, folder: str) -> str:
@@ -52,7 +60,8 @@ def read(url: str, limit_bytes: int) -> bytes:
     from encoder.ingest.tables.archives import read_inside
 
     if found := _ROW.fullmatch(url):
-        data = _cell(found[1], int(found[2]), unquote(found[3] or "image"), limit_bytes)
+        column, folder = unquote(found[3] or "image"), unquote(found[4] or found[1].rpartition("/")[0])
+        data = _cell(found[1], int(found[2]), column, folder, limit_bytes)
     else:
         inside = read_inside(url, limit_bytes)
         data = _file(url, limit_bytes) if inside is None else inside
@@ -73,7 +82,7 @@ def _file(url: str, limit_bytes: int) -> bytes:
         raise ValueError(f"does not exist ({error.__cause__ or 'no such object in the store'})") from None
 
 
-def _cell(table: str, row: int, column: str, limit_bytes: int) -> bytes:
+def _cell(table: str, row: int, column: str, folder: str, limit_bytes: int) -> bytes:
     from encoder.ingest.tables.arrow_files import ARROW, arrow_cell, parquet_cell
     from encoder.ingest.tables.formats import format_of_file
 
@@ -82,7 +91,7 @@ def _cell(table: str, row: int, column: str, limit_bytes: int) -> bytes:
     if isinstance(value, dict):
         # Hugging Face `datasets` stores a file's bytes, or only its path.
         if value.get("bytes") is None and isinstance(value.get("path"), str):
-            return _file(absolute(value["path"], table.rpartition("/")[0]), limit_bytes)
+            return _file(absolute(value["path"], folder), limit_bytes)
         value = value.get("bytes")
     if not isinstance(value, bytes):
         raise ValueError("the row has no image bytes")

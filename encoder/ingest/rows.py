@@ -101,7 +101,8 @@ def source_of(table: Table, number: int, row: Mapping[str, Any], folder: str) ->
     column, cell = table.image_column, row.get("image")
     path = cell.get("path") if isinstance(cell, dict) else None
     if column is not None and not row.get("uri"):
-        url, mark = row_url(table.url, number, column), table.signature
+        elsewhere = folder if path and folder != table.folder else ""
+        url, mark = row_url(table.url, number, column, elsewhere), table.signature
         given = path or f"{table.url.rpartition('/')[2]}/{number}"
     else:
         given = row.get("uri") or path or cell

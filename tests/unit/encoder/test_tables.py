@@ -3,6 +3,7 @@ its users expect."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import shutil
@@ -86,6 +87,18 @@ def test_parquet_of_hugging_face_whose_images_are_files(tmp_path: Path, files: l
     sources, _ = images_of(tmp_path / "t.parquet")
     assert [source.key for source in sources] == ["files/10.jpg", "t.parquet/1"]
     assert shades(sources) == [10, 40]
+
+
+def test_paths_in_a_parquet_file_start_from_the_folder_that_the_user_names(
+    tmp_path: Path, files: list[str]
+) -> None:
+    """`to_parquet` writes the paths of pictures that are files as they were given (findings/)."""
+    folder = Path(files[0]).parent
+    with contextlib.chdir(folder):
+        hugging_face(["10.jpg", "20.jpg", "30.jpg"]).to_parquet(str(tmp_path / "train.parquet"))
+    sources, _ = images_of(tmp_path / "train.parquet", base=str(folder))
+    assert [source.key for source in sources] == ["10.jpg", "20.jpg", "30.jpg"]
+    assert shades(sources) == [10, 20, 30]
 
 
 def test_data_set_that_was_saved_to_disk(tmp_path: Path, files: list[str]) -> None:
