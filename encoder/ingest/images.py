@@ -1,6 +1,8 @@
-"""Owns reading an image's bytes by its URL: a file that fsspec can read, or a cell of a table, whose URL ends in
-"#row=" with the row's number and, if they differ from `image` and the table's folder, "&image=" with the column and
-"&folder=" with what relative paths in it start from."""
+"""Owns reading an image's bytes by its URL: a file that fsspec can read, a file in an archive, or a cell of a
+table.
+
+The URL of a cell ends in "#row=" with the row's number. "&image=" with the column and "&folder=" with what relative
+paths in it start from follow, unless they are `image` and the table's folder."""
 
 from __future__ import annotations
 
