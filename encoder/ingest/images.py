@@ -1,8 +1,7 @@
-"""Owns reading an image's bytes by its URL: a file that fsspec can read, a file in an archive, or a cell of a
-table.
+"""Owns reading an image's bytes by its URL: a file that fsspec can read, a file in an archive, or a table's cell.
 
-The URL of a cell ends in "#row=" with the row's number. "&image=" with the column and "&folder=" with what relative
-paths in it start from follow, unless they are `image` and the table's folder."""
+The URL of a cell ends in "#row=" with the row's number. Unless they are `image` and the table's folder, the column
+follows with "&image=", and what relative paths in it start from with "&folder="."""
 
 from __future__ import annotations
 
