@@ -51,7 +51,7 @@ def calibrate(
         snapshot = read_snapshot(client, found, timeout, bar.completed)
         bar.start("editing and encoding", min(sample, len(snapshot.keys)))
         made = calibrate_collection(client, found, snapshot, sample, target_precision, copies, bar.completed)
-        calibrations.save(client, collection, made)
+        calibrations.save(client, found, made)
     if plot is not None:
         draw(made, collection, plot)
     if as_json:

@@ -26,13 +26,15 @@ def read_picture(record: StoredRecord) -> Image.Image | None:
     stored, url = picture_of(record)
     for is_file in (True, False):
         try:
-            return _opened(read(url, LimitsConfig().max_image_bytes) if is_file else stored)
+            return opened(read(url, LimitsConfig().max_image_bytes) if is_file else stored)
         except Exception:  # file systems and decoders raise many kinds of errors
             continue
     return None
 
 
-def _opened(data: bytes) -> Image.Image:
+def opened(data: bytes) -> Image.Image:
+    """An image file as an upright RGB picture of at most `_EDITED_SIDE` pixels a side. Raises any error of a
+    decoder."""
     with open_image(data, MAX_PIXELS) as image:
         image.draft("RGB", (2 * _EDITED_SIDE, 2 * _EDITED_SIDE))
         picture = to_rgb(ImageOps.exif_transpose(image))

@@ -14,8 +14,10 @@ import numpy.typing as npt
 
 from lookalike.client.sync_client import Client
 from lookalike.jobs.dedup.join import Codes, as_words
+from lookalike.jobs.notes import get_note, set_note
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import InvalidRequest
+from lookalike.model.records import Collection
 
 NOTE = "calibration"
 DEFAULT_PRECISION = 0.99
@@ -25,7 +27,7 @@ PUBLISHED_DISTANCES = {"pdq": 31}
 
 _PUBLISHED = "published"
 _FORM = 1
-# Order statistics stored for each edit: enough for a recall in steps of 1 %, in a note of at most 64 KiB.
+# Order statistics stored for each edit: enough for a recall in steps of 1 %, in a note of at most 48 KiB.
 _QUANTILES = 100
 _COMPARED_PAIRS = 100_000_000
 _LARGEST_SHARE = 0.05
@@ -40,7 +42,6 @@ class Calibration:
     """What was measured in a collection.
 
     Attributes:
-        fingerprint: The collection's code space.
         records: The number of records.
         pictures: How many pictures were edited; 0 if there were none, and the distances are an estimate.
         copies: Distances of copies by edit, in bits, ascending: at most `_QUANTILES` order statistics each.
@@ -53,7 +54,6 @@ class Calibration:
         source: Where `max_distance` comes from, in a few words.
     """
 
-    fingerprint: str
     records: int
     pictures: int
     copies: Mapping[str, Sequence[int]]
@@ -105,16 +105,15 @@ def from_text(text: str) -> Calibration:
         ) from None
 
 
-def load(client: Client, collection: str, space: CodeSpace) -> Calibration | None:
-    """Returns the stored calibration; None if there is none for the collection's code space."""
-    text = client.get_note(NOTE, collection)
-    found = from_text(text) if text else None
-    return found if found is not None and found.fingerprint == space.fingerprint else None
+def load(client: Client, collection: Collection) -> Calibration | None:
+    """Returns the stored calibration of a collection; None if there is none."""
+    text = get_note(client, collection, NOTE)
+    return from_text(text) if text else None
 
 
-def save(client: Client, collection: str, calibration: Calibration) -> None:
+def save(client: Client, collection: Collection, calibration: Calibration) -> None:
     """Stores a calibration with the collection."""
-    client.set_note(NOTE, calibration.to_text(), collection=collection)
+    set_note(client, collection, NOTE, calibration.to_text())
 
 
 def calibrated(
@@ -152,7 +151,7 @@ def calibrated(
     else:
         chosen = published
     return Calibration(
-        space.fingerprint, len(codes), max(map(len, copies.values()), default=0), quantiles,
+        len(codes), max(map(len, copies.values()), default=0), quantiles,
         [float(f"{each:.3g}") for each in strangers], checked, precision, share, chosen, max(wide, chosen), source,
     )  # fmt: skip
 

@@ -46,14 +46,14 @@ class Checked:
         candidates: Pairs that were to be checked.
         copies: Pairs that are copies by the second opinion.
         unchecked: Pairs of which a picture cannot be read.
-        near_unchecked: Those of them that count as copies, because their codes are near.
+        unchecked_near: Those of them that count as copies, because their codes are near.
     """
 
     groups: list[Group]
     candidates: int
     copies: int
     unchecked: int
-    near_unchecked: int
+    unchecked_near: int
 
 
 def find_checked_groups(
