@@ -56,8 +56,8 @@ class Found:
         if not self.checked.unchecked:
             return said
         return (
-            f"{said}\n{self.checked.unchecked:,} pairs have a picture without a thumbnail and without a file that can"
-            f" be read here; {self.checked.unchecked_near:,} of them count as copies by their codes"
+            f"{said}\n{self.checked.unchecked:,} pairs have a picture without a thumbnail and without a file"
+            f" that can be read here; {self.checked.unchecked_near:,} of them count as copies by their codes"
         )
 
 
@@ -82,8 +82,8 @@ def by_pictures(
         client: A client of the cluster.
         target: The collection.
         snapshot: Its records.
-        max_distance: The largest distance of two pictures that are compared, in bits; by default, the wide distance
-            of the calibration.
+        max_distance: The largest distance of two pictures that are compared, in bits; by default, the wide
+            distance of the calibration.
         or_mirrored: Whether mirrored pictures count as copies.
         bar: Shows the progress.
     """
@@ -112,8 +112,8 @@ def _calibration(client: Client, target: Collection, snapshot: Snapshot, bar: Ba
         return stored
     calibrate = _loaded("calibrate_collection")
     print(
-        f"{target.name!r} is not calibrated yet. A sample of its pictures is edited and encoded; this takes a minute or"
-        " two, once. lookalike calibrate shows what was measured.",
+        f"{target.name!r} is not calibrated yet. A sample of its pictures is edited and encoded; this takes a"
+        " minute or two, once. lookalike calibrate shows what was measured.",
         file=sys.stderr,
     )
     bar.start("calibrating", len(snapshot.keys))
@@ -123,7 +123,8 @@ def _calibration(client: Client, target: Collection, snapshot: Snapshot, bar: Ba
 
 
 def _loaded(name: str) -> Any:
-    """A function of the encoder package, by the name of its entry point. Raises InvalidRequest if it is missing."""
+    """A function of the encoder package, by the name of its entry point. Raises InvalidRequest if it is
+    missing."""
     missing = ""
     for point in entry_points(group=_ENTRY_POINTS, name=name):
         try:
