@@ -35,6 +35,7 @@ from encoder.spec import EncoderSpec
 from encoder.thumbnails import thumbnail
 from lab.demo.photographs import bundled_photographs, write_views
 from lookalike.cli.dedup import dedup
+from lookalike.jobs.dedup import strangers
 from lookalike.jobs.dedup.calibration import Calibration, calibrated
 from lookalike.jobs.dedup.candidates import NEAREST
 from lookalike.local.ephemeral import ephemeral_config
@@ -196,7 +197,15 @@ def _calibration(model: EncoderModel, pictures: Pictures, codes: Matrix, apart: 
     chosen = np.isin(pictures.origin, np.unique(pictures.origin)[:CALIBRATED])
     own = apart[pictures.is_own]
     copies = {edit: own[chosen & (pictures.edit == number)].tolist() for number, edit in enumerate(EDITS)}
-    return calibrated(model.space, codes, copies, {})
+    sampled = strangers.sample(codes)
+    left, right, between = strangers.pairs_to_check(codes, sampled)
+    described = {row: _details(pictures.originals[row]) for row in np.unique([left, right]).tolist()}
+    differ = [
+        not checks.is_copy(described[one], described[other], or_mirrored=True)
+        for one, other in zip(left.tolist(), right.tolist(), strict=True)
+    ]
+    shares = strangers.checked_shares(sampled, between, np.array(differ, np.bool_))
+    return calibrated(model.space, sampled, shares, copies, {})
 
 
 def _by_opinion(pictures: Pictures, apart: Matrix, wide: int) -> Iterator[dict[str, Any]]:

@@ -150,6 +150,9 @@ def _overlay_correlation(left: Pixels, right: Pixels, transform: npt.NDArray[np.
     scale = float(np.hypot(transform[0, 0], transform[1, 0]))
     if not _SCALES[0] < scale < _SCALES[1]:
         return 0.0
+    if scale > 1:
+        # Enlarged pixels would lack the detail of the other picture.
+        return _overlay_correlation(right, left, cv2.invertAffineTransform(transform))
     size = (right.shape[1], right.shape[0])
     is_covered = cv2.warpAffine(np.full(left.shape, 255, np.uint8), transform, size) == 255
     smaller = min(right.size, left.size * scale * scale)

@@ -16,6 +16,7 @@ from more_itertools import chunked
 from PIL import Image
 
 from encoder.copies import checks
+from encoder.copies.checking import check_pairs
 from encoder.copies.edits import EDITS, edited, saved
 from encoder.copies.pictures import read_picture
 from encoder.ingest.target import spec_for
@@ -23,7 +24,9 @@ from encoder.model import EncoderModel
 from encoder.spec import EncoderSpec
 from encoder.thumbnails import thumbnail
 from lookalike.client.sync_client import Client
+from lookalike.jobs.dedup import strangers
 from lookalike.jobs.dedup.calibration import DEFAULT_PRECISION, DEFAULT_SHARE, Calibration, calibrated
+from lookalike.jobs.dedup.checked import DIFFERENT, UNKNOWN
 from lookalike.jobs.dedup.groups import Snapshot
 from lookalike.jobs.dedup.join import Report
 from lookalike.model.errors import InvalidRequest
@@ -54,8 +57,8 @@ def calibrate_collection(
     share: float = DEFAULT_SHARE,
     report: Report = lambda pictures: None,
 ) -> Calibration:
-    """Calibrates a collection: with edited pictures if it has pictures and an encoder, else by the distances
-    between its codes.
+    """Calibrates a collection: with edited pictures if an encoder made its codes, else by the distances between
+    its codes.
 
     Args:
         client: A client of the cluster.
@@ -66,15 +69,22 @@ def calibrate_collection(
         share: The assumed share of records that are a copy of another record.
         report: Called with the number of pictures done so far.
     """
-    pictures = _sampled(client, collection.name, snapshot.keys, sample) if _has_encoder(client, collection) else []
-    measured = (
-        measure(spec_for(client, collection), collection, pictures, report) if pictures else Measured({}, {})
-    )
-    return calibrated(collection.code_space, snapshot.codes, measured.copies, measured.checked, precision, share)
-
-
-def _has_encoder(client: Client, collection: Collection) -> bool:
-    return bool(client.get_hash_file(collection.name))
+    sampled = strangers.sample(snapshot.codes)
+    if not client.get_hash_file(collection.name):
+        shares = strangers.estimated_shares(sampled, share)
+        return calibrated(collection.code_space, sampled, shares, {}, {}, precision, share)
+    pictures = _sampled(client, collection.name, snapshot.keys, sample)
+    if not pictures:
+        raise InvalidRequest(
+            f"calibrate: no picture of {collection.name!r} can be read here: its records have no thumbnails, and"
+            " no files where their source.url says; run it where the files are"
+        )
+    measured = measure(spec_for(client, collection), collection, pictures, report)
+    left, right, apart = strangers.pairs_to_check(snapshot.codes, sampled)
+    verdicts = check_pairs(client, collection, snapshot, left, right, True)
+    is_known = verdicts != UNKNOWN
+    shares = strangers.checked_shares(sampled, apart[is_known], verdicts[is_known] == DIFFERENT)
+    return calibrated(collection.code_space, sampled, shares, measured.copies, measured.checked, precision, share)
 
 
 def _sampled(client: Client, collection: str, keys: Sequence[str], sample: int) -> list[Image.Image]:

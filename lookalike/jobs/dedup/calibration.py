@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lookalike.client.sync_client import Client
-from lookalike.jobs.dedup.join import Codes, as_words
+from lookalike.jobs.dedup.strangers import Floats, Sampled
 from lookalike.jobs.notes import get_note, set_note
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import InvalidRequest
@@ -29,12 +28,8 @@ _PUBLISHED = "published"
 _FORM = 1
 # Order statistics stored for each edit: enough for a recall in steps of 1 %, in a note of at most 48 KiB.
 _QUANTILES = 100
-_COMPARED_PAIRS = 100_000_000
 _LARGEST_SHARE = 0.05
-_TAIL_PAIRS = 50
 _WIDE_RECALL = 0.98
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -118,7 +113,8 @@ def save(client: Client, collection: Collection, calibration: Calibration) -> No
 
 def calibrated(
     space: CodeSpace,
-    codes: Codes,
+    sampled: Sampled,
+    strangers: Floats,
     copies: Mapping[str, Sequence[int]],
     checked: Mapping[str, float],
     precision: float = DEFAULT_PRECISION,
@@ -128,15 +124,13 @@ def calibrated(
 
     Args:
         space: The collection's code space.
-        codes: The codes of all records, uint8 (n, bits/8).
+        sampled: The distances between its codes.
+        strangers: The share of the pairs of different pictures within each distance; see `strangers`.
         copies: Distances of copies from their originals by edit, in bits; empty if there are no pictures.
         checked: The share of copies that the second opinion recognises, by edit.
         precision: The target.
         share: The assumed share of records that are a copy of another record.
     """
-    if len(codes) < 2:
-        raise InvalidRequest("calibrate: the collection has fewer than two records; ingest pictures first")
-    strangers = stranger_shares(codes, share)
     quantiles = {edit: _order_statistics(distances) for edit, distances in copies.items()}
     wide = _wide_distance(quantiles, strangers)
     published = PUBLISHED_DISTANCES.get(space.hash_method)
@@ -147,56 +141,13 @@ def calibrated(
     else:
         source = "estimated from the distances between the collection's codes alone"
     if published is None or quantiles:
-        chosen = _choose(quantiles, strangers, len(codes), precision, share)
+        chosen = _choose(quantiles, strangers, sampled.records, precision, share)
     else:
         chosen = published
     return Calibration(
-        len(codes), max(map(len, copies.values()), default=0), quantiles,
+        sampled.records, max(map(len, copies.values()), default=0), quantiles,
         [float(f"{each:.3g}") for each in strangers], checked, precision, share, chosen, max(wide, chosen), source,
     )  # fmt: skip
-
-
-def stranger_shares(codes: Codes, share: float, seed: int = 0) -> Floats:
-    """The share of all pairs of different pictures within each distance, up to the distance of `_LARGEST_SHARE`.
-
-    Some codes are compared with all. The nearest pairs among them may be copies, and in a large collection the
-    distances that matter are too rare in any sample. So the shares below the smallest trustworthy one are
-    extrapolated: the logarithm of the share is nearly a parabola of the distance.
-
-    Args:
-        codes: The codes of all records, uint8 (n, bits/8).
-        share: The assumed share of records that are a copy of another.
-        seed: Chooses the codes.
-
-    Returns:
-        float64 (distances,), ascending.
-    """
-    rows = np.random.default_rng(seed).permutation(len(codes))[: max(1, _COMPARED_PAIRS // len(codes))]
-    words = as_words(codes)
-    counts = np.zeros(8 * codes.shape[1] + 1, np.int64)
-    for row in rows:
-        near = np.bitwise_count(words ^ words[row]).sum(axis=1, dtype=np.int64)
-        counts += np.bincount(near, minlength=len(counts))
-    counts[0] -= len(rows)  # each code's distance from itself
-    pairs = len(rows) * (len(codes) - 1)
-    shares = counts.cumsum() / pairs
-    shares = shares[: max(2, int(np.searchsorted(shares, _LARGEST_SHARE, "right")))]
-    # A copy adds a pair: 2 * share / n of all pairs. Three times that many strangers outweigh the copies.
-    trusted = max(_TAIL_PAIRS / pairs, 3 * 2 * share / len(codes))
-    return _with_tail(shares, trusted)
-
-
-def _with_tail(shares: Floats, trusted: float) -> Floats:
-    """Replaces the shares below `trusted` by a parabola through the logarithms of those above."""
-    first = int(np.searchsorted(shares, trusted))
-    above = np.arange(first, len(shares))
-    if len(above) < 3:
-        return shares
-    curve = np.polynomial.Polynomial.fit(above, np.log(shares[above]), 2)
-    below = np.arange(first)
-    # The shares cannot grow towards smaller distances, though a parabola may.
-    logarithms = np.minimum.accumulate(curve(below)[::-1])[::-1]
-    return np.concatenate([np.minimum(np.exp(logarithms), shares[first]), shares[first:]])
 
 
 def _order_statistics(distances: Sequence[int]) -> list[int]:
@@ -233,7 +184,8 @@ def _choose(
 
 def _wide_distance(copies: Mapping[str, Sequence[int]], strangers: Floats) -> int:
     """The smallest distance that holds nearly all copies, and less than `_LARGEST_SHARE` of all other pairs."""
-    largest = len(strangers) - 1
+    largest = int(np.searchsorted(strangers, _LARGEST_SHARE, "right"))
+    largest = min(largest, len(strangers) - 1)
     if not copies:
         return largest
     return next((each for each in range(largest) if _mean_recall(copies, each) >= _WIDE_RECALL), largest)
