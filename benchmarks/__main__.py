@@ -15,6 +15,7 @@ from benchmarks import (
     connections,
     dedup,
     demo,
+    duplicates,
     encoder,
     fusion,
     ingest,
@@ -31,6 +32,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] 
     "connections": lambda options: connections.measure(options.rows, options.seconds, options.rounds),
     "dedup": lambda options: dedup.measure(min(options.rows, dedup.ROWS)),
     "demo": lambda options: demo.measure(options.images),
+    "duplicates": lambda options: duplicates.measure(options.images, options.originals),
     "encoder": lambda options: _in_folder(lambda work: encoder.measure(options.images, work)),
     "fusion": lambda options: fusion.measure(options.images),
     "ingest": lambda options: ingest.measure(options.images),
@@ -56,6 +58,7 @@ def main() -> None:
         "name", nargs="?", choices=[*BENCHMARKS, "all"], default="all", help="the benchmark to run (default: all)"
     )
     parser.add_argument("--images", type=Path, help="folder of photographs (default: bundled ones)")
+    parser.add_argument("--originals", type=int, help="pictures that duplicates edits (default: all)")
     load = parser.add_argument_group("codes, connections, dedup, observe, replicas and system")
     load.add_argument("--rows", type=int, default=system.ROWS, help="codes in each cluster (default: %(default)s)")
     load.add_argument(

@@ -12,6 +12,7 @@ import typer
 from more_itertools import chunked
 
 from lookalike.cli.dedup_actions import UNDO_LIST, act, compare, print_outcome, show_review, take_back
+from lookalike.cli.dedup_search import by_codes, by_pictures, code_distance
 from lookalike.cli.options import (
     DEFAULT_COLLECTION,
     DEFAULT_SERVER,
@@ -24,7 +25,7 @@ from lookalike.cli.options import (
 from lookalike.cli.progress import records_bar
 from lookalike.client.sync_client import Client
 from lookalike.jobs.dedup.apply import Action
-from lookalike.jobs.dedup.groups import Group, check_max_distance, find_groups, read_snapshot
+from lookalike.jobs.dedup.groups import Group, check_max_distance, read_snapshot
 from lookalike.jobs.dedup.keep import Member, counts, exact_groups, members
 from lookalike.jobs.dedup.sheet import page
 from lookalike.model.errors import InvalidRequest
@@ -36,8 +37,24 @@ _KEYS_PRINTED = 5
 
 
 def dedup(
-    max_distance: Annotated[int, typer.Option(help="Largest distance of near-duplicates, in bits.", min=0)] = 4,
+    max_distance: Annotated[
+        int | None,
+        typer.Option(
+            help="Largest distance of near-duplicates, in bits, by their codes alone. By default, the pictures are"
+            " compared, too, and the collection's calibration decides.",
+            min=0,
+        ),
+    ] = None,
     collection: CollectionName = DEFAULT_COLLECTION,
+    check: Annotated[
+        bool | None,
+        typer.Option(
+            "--check/--no-check",
+            help="Compare the pictures of each pair of near codes. By default, unless --max-distance is given.",
+            show_default=False,
+        ),
+    ] = None,
+    orientations: Annotated[bool, typer.Option("--orientations", help="Find mirrored copies, too.")] = False,
     output: Annotated[
         Path | None,
         typer.Option(help="Write the groups to this file, as JSON lines, instead of printing them."),
@@ -97,9 +114,13 @@ def dedup(
     timeout: Annotated[float, typer.Option(help="Timeout of a call in seconds.", min=0.001)] = 120.0,
     as_json: Json = False,
 ) -> None:
-    """List groups of near-duplicates in a collection. The result is exact: no near pair is missed.
+    """List groups of near-duplicates in a collection.
 
-    A group is a connected component: each record is within the distance of another record of the group, but two
+    Without options, the pictures of each pair of near codes are compared, so that copies are told from pictures
+    that only look alike. The first run calibrates the collection, as `lookalike calibrate` does. With
+    --max-distance alone, codes decide, and the result is exact: no near pair is missed.
+
+    A group is a connected component: each record is a near-duplicate of another record of the group, but two
     records of a group may be further apart. Each group keeps the record with the most pixels, then the most bytes,
     then the oldest."""
     if undo is not None:
@@ -114,6 +135,9 @@ def dedup(
         raise InvalidRequest("yes: does nothing without --apply; add --apply move:DIR, delete or tag")
     if review and (yes or against):
         raise InvalidRequest("review: the page asks what goes; leave out --yes and --against")
+    is_checked = (max_distance is None and not exact_only) or orientations if check is None else check
+    if orientations and not is_checked:
+        raise InvalidRequest("orientations: needs the pictures; leave --no-check out")
     chosen = None if action is None else Action.parse(action)
     # Fail now, not after hours of searching, if a file cannot be written.
     for path, field in ((output, "output"), (sheet, "html")):
@@ -121,18 +145,29 @@ def dedup(
             _write(path, field, (), "a")
     with connect(server, timeout) as client, records_bar("reading") as bar:
         found = client.get_collection(collection)
-        check_max_distance(max_distance, found.code_space.bits)
-        if against:
+        if max_distance is not None:
+            check_max_distance(max_distance, found.code_space.bits)
+        if against and max_distance is not None:
             compare(client, found, paths or (), max_distance, as_json)
             return
         snapshot = read_snapshot(client, found, timeout, bar.completed)
-        bar.start("searching", len(snapshot.keys))
-        groups = find_groups(client, collection, snapshot, max_distance, bar.completed)
+        if against:
+            distance = code_distance(client, found, snapshot, bar)
+            bar.close()
+            compare(client, found, paths or (), distance, as_json)
+            return
+        if is_checked:
+            result = by_pictures(client, found, snapshot, max_distance, orientations, bar)
+        else:
+            result = by_codes(
+                client, found, snapshot, 0 if exact_only and max_distance is None else max_distance, bar
+            )
+        groups = result.groups
         if exact_only:
             groups = exact_groups(groups, snapshot.facts)
         judged = [members(group, snapshot.facts) for group in groups]
         if sheet is not None:
-            title = f"Near-duplicates in {collection}: {len(groups):,} groups within {max_distance} bits"
+            title = f"Near-duplicates in {collection}: {len(groups):,} groups within {result.distance} bits"
             shown = groups[:groups_shown]
             records = _records(client, collection, shown, each_shown)
             _write(sheet, "html", page(title, shown, records, each_shown))
@@ -151,14 +186,16 @@ def dedup(
     if as_json:
         listed = {} if output is not None else {"found": [_as_json(group) for group in judged]}
         applied = {} if outcome is None else {"apply": outcome}
-        print_json({**summary, "exact": exact, "near": near, "max_distance": max_distance, **applied, **listed})
+        print_json({**summary, "exact": exact, "near": near, **result.as_json(), **applied, **listed})
         return
     if output is None:
         _print(judged)
     print(
-        f"{summary['groups']:,} groups within {max_distance} bits among {summary['records']:,} records;"
+        f"{summary['groups']:,} groups within {result.distance} bits among {summary['records']:,} records;"
         f" {exact + near:,} records are not the one to keep ({exact:,} exact duplicates, {near:,} near ones)"
     )
+    if about_pairs := str(result):
+        print(about_pairs)
     if outcome is not None:
         print_outcome(outcome)
 

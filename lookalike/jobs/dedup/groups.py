@@ -2,6 +2,8 @@
 codes differ in at most `max_distance` bits. Two records of a group may differ in more bits if other records
 connect them.
 
+`groups_of_pairs` makes groups of pairs that were found otherwise.
+
 The groups are exact for the moment when the collection was read. This job compares the codes itself (`join`). If
 that takes too many comparisons, because the distance is large or many codes are alike, the cluster runs a range
 search for every distinct code. A result with k hits may be truncated: its search is repeated with a larger k or,
@@ -118,6 +120,16 @@ def find_groups(
         number_of = dict(zip(snapshot.keys, numbers.tolist(), strict=True))
         _Search(client, collection, codes, number_of, max_distance, roots).all(report, first_k)
     return _groups(snapshot, roots.all()[numbers])
+
+
+def groups_of_pairs(snapshot: Snapshot, left: Numbers, right: Numbers) -> list[Group]:
+    """The groups of records that these pairs connect, in the order of `find_groups`. left, right: rows of the
+    snapshot, int64 (pairs,)."""
+    if not snapshot.keys:
+        return []
+    roots = Roots(len(snapshot.keys))
+    roots.join(left, right)
+    return _groups(snapshot, roots.all())
 
 
 class _Search:
