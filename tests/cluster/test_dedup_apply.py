@@ -264,6 +264,8 @@ def test_the_last_file_of_a_group_and_changed_files_stay(
 def test_what_cannot_be_done_is_refused(
     client: Client, collection: str, photos: Path, complaint: Any, tmp_path: Path
 ) -> None:
+    for more in (("--undo", "list.jsonl"), (photos, "--against")):
+        assert "give one of the three" in complaint("--apply", "delete", "--yes", *more)
     assert "use move:DIR, delete or tag" in complaint("--apply", "move")
     assert "does nothing without --apply" in complaint("--yes")
     assert "against: name the files to compare" in complaint("--against")
