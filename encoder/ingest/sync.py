@@ -17,7 +17,7 @@ from encoder.ingest.sources import Source
 from lookalike.client.sync_client import Client
 from lookalike.cluster.slots import SlotSet
 from lookalike.files.stores import explained
-from lookalike.jobs.dedup.keep import TAG
+from lookalike.jobs.dedup.apply import TAG
 from lookalike.jobs.partitions import read_all_slots, read_part
 from lookalike.model.errors import InvalidRequest
 from lookalike.model.records import Collection, encode_attributes

@@ -26,7 +26,7 @@ from more_itertools import chunked
 from lookalike.client.sync_client import Client
 from lookalike.files import moves
 from lookalike.jobs.dedup.facts import FileFacts
-from lookalike.jobs.dedup.keep import TAG, Member
+from lookalike.jobs.dedup.keep import Member
 from lookalike.jobs.dedup.originals import MISSING, Original, original_of
 from lookalike.jobs.dedup.undo_list import Entry, Kind, Run, UndoList
 from lookalike.jobs.dedup.whole_records import read_whole
@@ -42,6 +42,8 @@ from lookalike.model.records import (
 )
 
 BATCH = 256
+# The attribute of a tagged record: the key that its group keeps.
+TAG = "duplicate_of"
 _EXPECTED = "move:DIR, delete or tag"
 
 Judged = Sequence[Sequence[Member]]

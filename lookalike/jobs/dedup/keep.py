@@ -9,9 +9,6 @@ from collections.abc import Iterable, Sequence
 from lookalike.jobs.dedup.facts import FileFacts
 from lookalike.jobs.dedup.groups import Group
 
-# The attribute of a tagged record: the key that its group keeps.
-TAG = "duplicate_of"
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Member:

@@ -17,8 +17,7 @@ from more_itertools import chunked
 
 from lookalike.client.sync_client import Client
 from lookalike.files import moves
-from lookalike.jobs.dedup.apply import BATCH, tagged
-from lookalike.jobs.dedup.keep import TAG
+from lookalike.jobs.dedup.apply import BATCH, TAG, tagged
 from lookalike.jobs.dedup.originals import MISSING, original_of
 from lookalike.jobs.dedup.undo_list import Entry, Run, read_entries, read_run
 from lookalike.jobs.dedup.whole_records import read_whole
