@@ -17,6 +17,7 @@ from encoder.ingest.sources import Source
 from lookalike.client.sync_client import Client
 from lookalike.cluster.slots import SlotSet
 from lookalike.files.stores import explained
+from lookalike.jobs.dedup.apply import TAG
 from lookalike.jobs.partitions import read_all_slots, read_part
 from lookalike.model.errors import InvalidRequest
 from lookalike.model.records import Collection, encode_attributes
@@ -102,6 +103,7 @@ def keeping(
 ) -> list[Source]:
     """Lets files keep the attributes that their records have: those of the same key, or those of a record whose
     file is gone and had the same size and time, because it has another name now. What a file itself says wins.
+    That a picture is a duplicate is not known of a changed file.
 
     Args:
         missing: The files to encode.
@@ -118,7 +120,7 @@ def keeping(
         candidates = lost_by_signature.get(source.signature, [])
         if attributes is None and counts[source.signature] == len(candidates) == 1:
             attributes = candidates[0]
-        rest = {name: value for name, value in (attributes or {}).items() if name != "source"}
+        rest = {name: value for name, value in (attributes or {}).items() if name not in ("source", TAG)}
         return dataclasses.replace(source, fields={**rest, **source.fields}) if rest else source
 
     return [kept(source) for source in missing]

@@ -123,6 +123,8 @@ def dedup(
     A group is a connected component: each record is a near-duplicate of another record of the group, but two
     records of a group may be further apart. Each group keeps the record with the most pixels, then the most bytes,
     then the oldest."""
+    if (undo is not None) + against + (action is not None) > 1:
+        raise InvalidRequest("apply: cannot be combined with --undo or --against; give one of the three")
     if undo is not None:
         with connect(server, timeout) as client:
             take_back(client, undo, timeout, as_json)

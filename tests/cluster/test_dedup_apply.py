@@ -28,6 +28,7 @@ from tests.conftest import Cluster
 
 GROUPS, EACH = 5, 4
 DUPLICATES = GROUPS * (EACH - 1)
+DISTANCE = ("--max-distance", "4")
 Records = list[StoredRecord]
 
 
@@ -117,7 +118,7 @@ def dedup(cluster: Cluster, collection: str, tmp_path: Path, monkeypatch: pytest
 
     def run(*arguments: object) -> dict[str, Any]:
         code, said, complaint = lookalike(
-            "dedup", *arguments, "-c", collection, "--server", cluster.address, "--json"
+            "dedup", *arguments, *DISTANCE, "-c", collection, "--server", cluster.address, "--json"
         )
         assert code == 0, complaint
         answer: dict[str, Any] = json.loads(said)
@@ -131,7 +132,7 @@ def complaint(cluster: Cluster, collection: str, dedup: Any) -> Any:
     """Runs the command, which fails; returns its error."""
 
     def run(*arguments: object) -> str:
-        code, _, said = lookalike("dedup", *arguments, "-c", collection, "--server", cluster.address)
+        code, _, said = lookalike("dedup", *arguments, *DISTANCE, "-c", collection, "--server", cluster.address)
         assert code == 1
         return said
 
@@ -140,7 +141,7 @@ def complaint(cluster: Cluster, collection: str, dedup: Any) -> Any:
 
 def test_groups_say_which_record_to_keep(client: Client, collection: str, photos: Path, dedup: Any) -> None:
     store(client, collection, photos)
-    found = dedup("--max-distance", 4)
+    found = dedup()
     assert (found["groups"], found["duplicates"], found["exact"], found["near"]) == (
         GROUPS, DUPLICATES, GROUPS, DUPLICATES - GROUPS,
     )  # fmt: skip
@@ -264,6 +265,8 @@ def test_the_last_file_of_a_group_and_changed_files_stay(
 def test_what_cannot_be_done_is_refused(
     client: Client, collection: str, photos: Path, complaint: Any, tmp_path: Path
 ) -> None:
+    for more in (("--undo", "list.jsonl"), (photos, "--against")):
+        assert "give one of the three" in complaint("--apply", "delete", "--yes", *more)
     assert "use move:DIR, delete or tag" in complaint("--apply", "move")
     assert "does nothing without --apply" in complaint("--yes")
     assert "against: name the files to compare" in complaint("--against")
@@ -299,7 +302,9 @@ def test_the_command_says_what_it_does_before_and_after(
     (photos / "album 0" / "copy.png").write_bytes(b"edited")
 
     def said(*arguments: object) -> list[str]:
-        code, said, complaint = lookalike("dedup", *arguments, "-c", collection, "--server", cluster.address)
+        code, said, complaint = lookalike(
+            "dedup", *arguments, *DISTANCE, "-c", collection, "--server", cluster.address
+        )
         assert code == 0, complaint
         return said.splitlines()
 
@@ -363,7 +368,7 @@ def kill(cluster: Cluster, moment: tuple[tuple[str, str], int, str], arguments: 
     (module, name), count, when = moment
     command = [
         sys.executable, "-c", DYING, module, name, str(count), when, *map(str, arguments),
-        "--server", cluster.address,
+        *DISTANCE, "--server", cluster.address,
     ]  # fmt: skip
     assert subprocess.run(command, capture_output=True).returncode == -9
 

@@ -47,9 +47,9 @@ def keys_of(client: Client, collection: str, *keys: str) -> list[str]:
 
 
 def rate(client: Client, collection: str, *keys: str) -> None:
-    """Sets an attribute of records, as a user does."""
+    """Sets attributes of records, as a user and `dedup --apply tag` do."""
     for record in client.get(keys, collection=collection):
-        attributes = {**record.attributes, "rating": record.key}
+        attributes = {**record.attributes, "rating": record.key, "duplicate_of": "c.jpg"}
         client.upsert([Record(record.key, code=record.code, attributes=attributes)], collection=collection)
 
 
@@ -83,6 +83,7 @@ def test_pruning_follows_removed_renamed_and_touched_files(
     ]  # fmt: skip
     touched, renamed = client.get(["cats/a.jpg", "dogs/renamed.jpg"], collection="pruned")
     assert (touched.attributes["rating"], touched.attributes["label"]) == ("cats/a.jpg", "cats")
+    assert "duplicate_of" not in touched.attributes
     assert (renamed.attributes["rating"], renamed.attributes["label"]) == ("cats/b.jpg", "dogs")
 
 

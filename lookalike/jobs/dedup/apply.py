@@ -42,6 +42,7 @@ from lookalike.model.records import (
 )
 
 BATCH = 256
+# The attribute of a tagged record: the key that its group keeps.
 TAG = "duplicate_of"
 _EXPECTED = "move:DIR, delete or tag"
 
@@ -150,26 +151,22 @@ class _Run:
     def _batch(self, pairs: Sequence[tuple[Member, str]]) -> None:
         records = self._read([member.key for member, _ in pairs])
         kept = self._read_kept(pairs)
-        steps = []
+        steps: list[_Step] = []
         for member, key in pairs:
             step = self._checked(member, key, records, kept)
             if isinstance(step, str):
                 self._applied.skipped[step] += 1
             else:
                 steps.append(step)
-        if self._undo is None or not steps:
-            for step in steps:
-                self._count(step)
-            return
-        if self._action.kind == "tag":
-            self._tag(steps, self._untagged(kept))
-            return
-        self._undo.append(step.entry for step in steps)
-        done = [step for step in steps if self._act(step)]
-        if done:
-            self._client.delete([step.entry.record.key for step in done], collection=self._collection.name)
+        if self._undo is None:
+            done = steps
+        elif self._action.kind == "tag":
+            done = self._tag(self._undo, steps, self._untagged(kept))
+        else:
+            done = self._move_or_delete(self._undo, steps)
         for step in done:
-            self._count(step)
+            self._applied.done += 1
+            self._applied.bytes += step.bytes
 
     def _read(self, keys: Sequence[str]) -> Mapping[str, VersionedRecord]:
         if self._undo is not None:
@@ -216,9 +213,14 @@ class _Run:
             return "the record's attributes have no room for a tag"
         return _Step(Entry(record, kept_key, tag=kept_key))
 
-    def _count(self, step: _Step) -> None:
-        self._applied.done += 1
-        self._applied.bytes += step.bytes
+    def _move_or_delete(self, undo: UndoList, steps: list[_Step]) -> list[_Step]:
+        """Moves or deletes files, then deletes their records. Returns the steps that were done."""
+        if steps:
+            undo.append(step.entry for step in steps)
+        done = [step for step in steps if self._act(step)]
+        if done:
+            self._client.delete([step.entry.record.key for step in done], collection=self._collection.name)
+        return done
 
     def _act(self, step: _Step) -> bool:
         """Moves or deletes a file. Returns whether its record is to be deleted."""
@@ -244,15 +246,14 @@ class _Run:
         tagged = [key for key, record in kept.items() if TAG in record.attributes]
         return [Entry(record, key) for key, record in self._read(tagged).items()] if tagged else []
 
-    def _tag(self, steps: Sequence[_Step], untagged: Sequence[Entry]) -> None:
-        assert self._undo is not None, "a dry run sets no tags"
-        entries = [*untagged, *(step.entry for step in steps)]
-        self._undo.append(entries)
-        run = Run.of(self._action.kind, self._collection)
-        records = [tagged(entry.record, entry.tag) for entry in entries]
-        self._client.restore(records, self._collection.name, run.fingerprint, run.features)
-        for step in steps:
-            self._count(step)
+    def _tag(self, undo: UndoList, steps: list[_Step], untagged: Sequence[Entry]) -> list[_Step]:
+        """Sets and removes tags. Returns the steps that were done."""
+        if entries := [*untagged, *(step.entry for step in steps)]:
+            undo.append(entries)
+            run = Run.of(self._action.kind, self._collection)
+            records = [tagged(entry.record, entry.tag) for entry in entries]
+            self._client.restore(records, self._collection.name, run.fingerprint, run.features)
+        return steps
 
 
 def tagged(record: VersionedRecord, tag: str | None) -> VersionedRecord:
