@@ -163,7 +163,7 @@ def test_the_command_lists_groups_and_escapes_html(
     ]
     client.upsert([*records, Record("far", code=b"\xff" * 8)], collection=collection)
     sheet, lines = tmp_path / "sheet.html", tmp_path / "groups.jsonl"
-    dedup(collection=collection, server=cluster.address, as_json=True, sheet=sheet)
+    dedup(4, collection=collection, server=cluster.address, as_json=True, sheet=sheet)
     summary = json.loads(capsys.readouterr().out)
     assert (summary["records"], summary["groups"], summary["duplicates"]) == (4, 1, 2)
     assert {record["key"] for record in summary["found"][0]["records"]} == set(hostile)
@@ -177,9 +177,9 @@ def test_the_command_lists_groups_and_escapes_html(
     assert all(key in page.text for key in hostile)
     assert '{"</li><script>": "<b>&"}' in page.text
     assert not re.search(r"(?:src|href)=.?(?:http|//)", sheet.read_text())
-    dedup(collection=collection, server=cluster.address, output=lines)
+    dedup(4, collection=collection, server=cluster.address, output=lines)
     assert [json.loads(line)["size"] for line in lines.read_text().splitlines()] == [3]
-    dedup(collection=collection, server=cluster.address)
+    dedup(4, collection=collection, server=cluster.address)
     assert "\x1b" not in capsys.readouterr().out
     with pytest.raises(InvalidRequest, match="max-distance: is 64"):
         dedup(64, collection=collection, server=cluster.address)

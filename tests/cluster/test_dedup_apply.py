@@ -109,6 +109,11 @@ def files(folder: Path) -> dict[str, tuple[bytes, int]]:
     }
 
 
+def by_codes(arguments: tuple[object, ...]) -> tuple[object, ...]:
+    """The arguments, with a distance: these tests are about what is done to groups, however they are found."""
+    return arguments if {"--max-distance", "--undo"} & set(arguments) else ("--max-distance", 4, *arguments)
+
+
 @pytest.fixture
 def dedup(cluster: Cluster, collection: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs the command in a folder of its own; returns its JSON."""
@@ -117,7 +122,7 @@ def dedup(cluster: Cluster, collection: str, tmp_path: Path, monkeypatch: pytest
 
     def run(*arguments: object) -> dict[str, Any]:
         code, said, complaint = lookalike(
-            "dedup", *arguments, "-c", collection, "--server", cluster.address, "--json"
+            "dedup", *by_codes(arguments), "-c", collection, "--server", cluster.address, "--json"
         )
         assert code == 0, complaint
         answer: dict[str, Any] = json.loads(said)
@@ -131,7 +136,7 @@ def complaint(cluster: Cluster, collection: str, dedup: Any) -> Any:
     """Runs the command, which fails; returns its error."""
 
     def run(*arguments: object) -> str:
-        code, _, said = lookalike("dedup", *arguments, "-c", collection, "--server", cluster.address)
+        code, _, said = lookalike("dedup", *by_codes(arguments), "-c", collection, "--server", cluster.address)
         assert code == 1
         return said
 
@@ -299,7 +304,9 @@ def test_the_command_says_what_it_does_before_and_after(
     (photos / "album 0" / "copy.png").write_bytes(b"edited")
 
     def said(*arguments: object) -> list[str]:
-        code, said, complaint = lookalike("dedup", *arguments, "-c", collection, "--server", cluster.address)
+        code, said, complaint = lookalike(
+            "dedup", *by_codes(arguments), "-c", collection, "--server", cluster.address
+        )
         assert code == 0, complaint
         return said.splitlines()
 
@@ -375,7 +382,7 @@ def test_a_killed_move_is_completed_and_taken_back(
 ) -> None:
     before, held = store(client, collection, photos), files(photos)
     away = tmp_path / "away"
-    command = ("dedup", "--apply", f"move:{away}", "--yes", "-c", collection)
+    command = ("dedup", "--apply", f"move:{away}", "--yes", "--max-distance", "4", "-c", collection)
     kill(cluster, moment, command)
     assert {**files(photos), **files(away)} == held
     assert dedup("--apply", f"move:{away}", "--yes")["apply"]["skipped"] == 0
@@ -395,7 +402,7 @@ def test_a_killed_move_is_taken_back_at_once_and_a_killed_undo_is_completed(
 ) -> None:
     before, held = store(client, collection, photos), files(photos)
     away = tmp_path / "away"
-    kill(cluster, moment, ("dedup", "--apply", f"move:{away}", "--yes", "-c", collection))
+    kill(cluster, moment, ("dedup", "--apply", f"move:{away}", "--yes", "--max-distance", "4", "-c", collection))
     undo = Path("dedup-undo.jsonl")
     if undo.exists() and undo.read_text():
         assert dedup("--undo", undo)["skipped_by_reason"] == {}
@@ -413,7 +420,7 @@ def test_a_killed_deletion_leaves_a_copy_of_each_picture_and_is_completed(
     cluster: Cluster, client: Client, collection: str, photos: Path, dedup: Any, moment: Any
 ) -> None:
     store(client, collection, photos)
-    kill(cluster, moment, ("dedup", "--apply", "delete", "--yes", "-c", collection))
+    kill(cluster, moment, ("dedup", "--apply", "delete", "--yes", "--max-distance", "4", "-c", collection))
     assert len(stored(client, collection, photos)) == GROUPS * EACH
     assert dedup("--apply", "delete", "--yes")["apply"]["skipped"] == 0
     assert files(photos).keys() == {f"album {n}/best.png" for n in range(GROUPS)}
