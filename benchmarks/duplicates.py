@@ -246,10 +246,11 @@ def _details(file: bytes) -> checks.Details:
 def _accepted(file: bytes, candidates: npt.NDArray[np.int64]) -> Matrix:
     """Whether each candidate is a copy, and whether it is one or a mirrored one, bool (candidates, 2)."""
     details = _details(file)
-    found = [
-        [checks.is_copy(details, _originals[each], or_mirrored) for or_mirrored in (False, True)]
-        for each in candidates.tolist()
-    ]
+    mirrored = details.mirrored()
+    found = []
+    for original in (_originals[each] for each in candidates.tolist()):
+        is_copy = checks.is_copy(details, original)
+        found.append((is_copy, is_copy or checks.is_copy(mirrored, original)))
     return np.array(found, np.bool_).reshape(-1, 2)
 
 

@@ -34,6 +34,8 @@ from lookalike.model.records import StoredRecord
 # A response with this many records fits into a message, whatever their attributes and thumbnails.
 _KEYS_PER_CALL = 300
 _KEYS_PRINTED = 5
+# Files with the same bytes have equal codes, except where encoders compute with other arithmetic.
+_EXACT_DISTANCE = 4
 
 
 def dedup(
@@ -154,16 +156,15 @@ def dedup(
             return
         snapshot = read_snapshot(client, found, timeout, bar.completed)
         if against:
-            distance = code_distance(client, found, snapshot, bar)
+            calibrated = code_distance(client, found, snapshot, bar)
             bar.close()
-            compare(client, found, paths or (), distance, as_json)
+            compare(client, found, paths or (), calibrated, as_json)
             return
         if is_checked:
             result = by_pictures(client, found, snapshot, max_distance, orientations, bar)
         else:
-            result = by_codes(
-                client, found, snapshot, 0 if exact_only and max_distance is None else max_distance, bar
-            )
+            distance = _EXACT_DISTANCE if exact_only and max_distance is None else max_distance
+            result = by_codes(client, found, snapshot, distance, bar)
         groups = result.groups
         if exact_only:
             groups = exact_groups(groups, snapshot.facts)

@@ -94,8 +94,9 @@ def test_a_distance_alone_means_codes_alone(encoder_cluster: Cluster, stored: li
     assert "pairs" not in found
     checked, _ = run(encoder_cluster, "dedup", "--max-distance", 20, "--check")
     assert checked["pairs"]["copies"] <= checked["pairs"]["candidates"]
+    measured, _ = run(encoder_cluster, "calibrate", "--sample", 10)
     by_calibration, _ = run(encoder_cluster, "dedup", "--no-check")
-    assert by_calibration["max_distance"] > 0
+    assert by_calibration["max_distance"] == measured["max_distance"]
     assert "pairs" not in by_calibration
 
 

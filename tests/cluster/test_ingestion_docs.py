@@ -137,7 +137,7 @@ def s3(folder: Path) -> Iterator[str]:
 def test_the_page_has_commands() -> None:
     assert len(COMMANDS) > 20
     assert {shlex.split(command)[1] for command in COMMANDS} == {
-        "ingest", "get", "export", "dedup", "collection",
+        "ingest", "get", "export", "dedup", "collection", "calibrate",
     }  # fmt: skip
 
 
@@ -169,6 +169,11 @@ def test_a_documented_command_works(
     if "--against" in arguments:
         # It needs an encoder; test_new_files.py tests the rest.
         with pytest.raises(InvalidRequest, match=r"none of 3 files .* \(this cluster has no encoder"):
+            app(arguments, standalone_mode=False)
+        return
+    if arguments[0] == "calibrate":
+        # It needs several pictures; test_copies.py tests the rest.
+        with pytest.raises(InvalidRequest, match="fewer than two records"):
             app(arguments, standalone_mode=False)
         return
     app([*arguments, *(["--dry-run"] if is_image_job else [])], standalone_mode=False)
