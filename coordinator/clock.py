@@ -29,6 +29,10 @@ class Clock:
         self._node = secrets.randbelow(_STEP) if node is None else node
         self._last = 0
 
+    def sibling(self) -> Clock:
+        """Returns another clock, which does not recognize this clock's versions as its own."""
+        return Clock(self._wall_ms, (self._node + 1) % _STEP)
+
     def next(self) -> int:
         """Returns a version above all that were issued or observed before."""
         now = self._wall_ms() << (_COUNTER_BITS + _NODE_BITS)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
-from coordinator.fan_out import Answers
-from lookalike.cluster.scan import ScanResult
+from coordinator.routing import Share
 from lookalike.model.errors import (
     CodeSpaceMismatch,
     InvalidRequest,
@@ -14,6 +14,28 @@ from lookalike.model.errors import (
     PartitionUnavailable,
 )
 from lookalike.model.records import Coverage
+
+
+class Part(Protocol):
+    """One partition's answer; see `ScanResult`."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def stale_ms(self) -> int: ...
+    @property
+    def unknown_fields(self) -> Sequence[str]: ...
+    @property
+    def known_fields(self) -> Sequence[str]: ...
+
+
+class Answers(Protocol):
+    """The answer, or the error, for each share of the slots."""
+
+    @property
+    def shares(self) -> Sequence[Share]: ...
+    @property
+    def parts(self) -> Sequence[Part | LookalikeError]: ...
 
 
 class CoverageTracker:
@@ -30,11 +52,11 @@ class CoverageTracker:
         rows: dict[int, int] = {}
         stale_ms = 0
         for share, part in zip(answers.shares, answers.parts, strict=True):
-            if isinstance(part, ScanResult):
-                rows[share.partition] = rows.get(share.partition, 0) + part.rows
-                stale_ms = max(stale_ms, part.stale_ms)
-            else:
+            if isinstance(part, LookalikeError):
                 missing[share.partition] = part.message
+                continue
+            rows[share.partition] = rows.get(share.partition, 0) + part.rows
+            stale_ms = max(stale_ms, part.stale_ms)
         for partition in rows.keys() - missing.keys():
             self._rows_known[collection, partition] = rows[partition]
         searched = sum(rows.values())
@@ -72,7 +94,7 @@ def require_acceptable(missing: Sequence[LookalikeError], allow_partial: bool, c
     raise kind(f"{'; '.join(coverage.missing.values())}{remedy}", retry_after_ms=missing[0].retry_after_ms)
 
 
-def require_known_fields(parts: Sequence[ScanResult]) -> None:
+def require_known_fields(parts: Sequence[Part]) -> None:
     """Raises InvalidRequest if the filter compares a field that no record ever had, which is almost always a
     typo."""
     if not any(part.rows for part in parts):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from coordinator.catalog import Catalog
+from coordinator.catalog import Catalog, Layout
 from coordinator.cluster import Cluster
 from coordinator.routing import slots_of_keys
 from coordinator.routing_retry import RoutingRetry
@@ -47,6 +47,19 @@ class Reader:
             ),
         )
 
+    async def exists(
+        self, collection: str, keys: Sequence[str], consistency: Consistency, deadline: float
+    ) -> list[bool]:
+        """Returns for each of `keys` whether it has a live record. Raises what `get` raises."""
+        for key in keys:
+            check_key(key)
+
+        async def fetch(_: Layout) -> list[VersionedRecord]:
+            return await self.fetch(collection, keys, consistency, deadline, omit_content=True)
+
+        found = {record.key for record in await self._catalog.in_layout(collection, deadline, fetch)}
+        return [key in found for key in keys]
+
     async def fetch(
         self,
         collection: str,
@@ -55,11 +68,13 @@ class Reader:
         deadline: float,
         features: str = "",
         include_thumbnails: bool = False,
+        omit_content: bool = False,
     ) -> list[VersionedRecord]:
         """Returns what `get` returns, for valid keys of a known layout.
 
         Args:
             features: How the layout stores features, such as "int8 1280", to include them; empty to omit them.
+            omit_content: Whether to read keys and versions only.
         """
         slots = slots_of_keys(keys)
         retry = RoutingRetry(self._cluster, deadline)
@@ -70,7 +85,7 @@ class Reader:
                     *(
                         self._fetch_part(
                             partition, collection, [keys[i] for i in indices], consistency, deadline, features,
-                            include_thumbnails,
+                            include_thumbnails, omit_content,
                         )
                         for partition, indices in parts.items()
                     )
@@ -93,13 +108,16 @@ class Reader:
         deadline: float,
         features: str,
         include_thumbnails: bool,
+        omit_content: bool,
     ) -> list[VersionedRecord]:
         """One replica's records; or the newest that a majority has, tombstones included."""
         group = self._cluster.group(partition)
         count = group.majority if consistency == "quorum" else 1
 
         async def fetch(client: ShardClient) -> list[VersionedRecord]:
-            return await client.fetch(collection, keys, deadline, features, count > 1, include_thumbnails)
+            return await client.fetch(
+                collection, keys, deadline, features, count > 1, include_thumbnails, omit_content
+            )
 
         newest: dict[str, VersionedRecord] = {}
         for _, records in await group.some(fetch, count, deadline):

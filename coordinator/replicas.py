@@ -187,8 +187,10 @@ class ReplicaGroup:
         features: str,
         records: Sequence[VersionedRecord] | VersionedColumns,
         deadline: float,
+        bases: Sequence[int] | None = None,
     ) -> list[WriteResult]:
-        """Stores the records on `writes_needed` replicas, and goes on trying the others in the background.
+        """Stores the records on `writes_needed` replicas, and goes on trying the others in the background. With
+        `bases`, reserves their keys instead: see `ShardClient.write`.
 
         Returns:
             The answers of the replicas that stored the records.
@@ -204,7 +206,7 @@ class ReplicaGroup:
             wait = _WRITE_RETRY_SECONDS
             while True:
                 try:
-                    return await client.write(collection, fingerprint, features, records, deadline)
+                    return await client.write(collection, fingerprint, features, records, deadline, bases)
                 except PartitionUnavailable as error:
                     if client.is_retired or loop.time() + wait >= give_up_at:
                         raise error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
 import time
@@ -17,17 +16,15 @@ from coordinator.coverage import CoverageTracker, require_acceptable, require_kn
 from coordinator.fan_out import Answers, FanOut, ScanAnswer
 from coordinator.query_encoder import QueryEncoder
 from coordinator.routing import Share
-from coordinator.routing_retry import PAUSE_SECONDS, RoutingRetry
 from coordinator.scoring import ScoringPlan
+from coordinator.settling import settled
 from lookalike.cluster.hits import HitTable
 from lookalike.cluster.scan import ScanGroup, ScanResult
 from lookalike.model.errors import (
     DeadlineExceeded,
     InvalidRequest,
     LookalikeError,
-    NotFound,
     PartitionUnavailable,
-    SlotMoved,
 )
 from lookalike.model.query import Query
 from lookalike.model.records import (
@@ -41,12 +38,6 @@ from lookalike.model.records import (
 from lookalike.model.search_options import SearchOptions
 from lookalike.server.observe import metrics
 
-# A partial answer, or the name of the partition that did not answer, must be back before the client's own deadline
-# ends the call.
-_RESERVED_SHARE = 0.1
-_RESERVED_MAX_SECONDS = 0.25
-# How long a search waits while only some partitions have a collection, which is being created or dropped.
-_SETTLE_SECONDS = 1.0
 # So many keys fit into a message even if each has the maximum length.
 _FEW_KEYS = MAX_MERGED_BYTES // MAX_KEY_BYTES
 
@@ -165,26 +156,11 @@ class Searcher:
         return Answer(hits, bool(is_exact), layout.space.bits, coverage, timings, warnings)
 
     async def _settled(self, group: ScanGroup, consistency: str, deadline: float) -> Answers:
-        """Returns the merged answers of all partitions.
-
-        Asks the partitions again if slots moved during the search, and while only some partitions have the
-        collection, because it is being created or dropped. Raises NotFound once it is dropped.
-        """
-        clock = asyncio.get_running_loop()
-        remaining = deadline - clock.time()
-        deadline -= min(_RESERVED_MAX_SECONDS, remaining * _RESERVED_SHARE)
-        retry = RoutingRetry(self._cluster, deadline)
-        give_up_at = min(deadline, clock.time() + _SETTLE_SECONDS)
-        while True:
-            answers = await self._fan_outs[consistency].ask(group, deadline)
-            parts = answers.parts
-            if any(isinstance(part, SlotMoved) for part in parts) and await retry.refreshed():
-                continue
-            absent = sum(isinstance(part, NotFound) for part in parts)
-            if not absent or absent == len(parts) or clock.time() >= give_up_at:
-                return answers
-            await self._catalog.get(group.collection, deadline)
-            await asyncio.sleep(PAUSE_SECONDS)
+        """Returns the merged answers of all partitions."""
+        fan_out = self._fan_outs[consistency]
+        return await settled(
+            self._cluster, self._catalog, group.collection, deadline, lambda until: fan_out.ask(group, until)
+        )
 
     def _checked_coverage(self, collection: str, answers: Answers, allow_partial: bool) -> Coverage:
         """The answers' coverage. Raises if the answer must not be returned."""

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from coordinator import backups
 from coordinator.catalog import Catalog
+from coordinator.changes import AttributeChange, Changer
 from coordinator.clock import Clock
 from coordinator.cluster import Cluster
 from coordinator.encoder_link import EncoderLink
@@ -23,14 +24,18 @@ from coordinator.ingest_stream import IngestStream
 from coordinator.query_encoder import QueryEncoder
 from coordinator.reader import Reader
 from coordinator.search import Answer, Searcher
+from coordinator.selector import Selector
 from coordinator.status import cluster_gauges, cluster_status, coordinator_status
+from coordinator.write_router import WriteRouter
 from coordinator.writes import Writer
 from lookalike import wire
 from lookalike.cluster.columns import CodeColumns
+from lookalike.cluster.select import MAX_FACETS
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import InvalidRequest, LookalikeError
+from lookalike.model.filters import Filter, check_field
 from lookalike.model.indexing import Indexing
-from lookalike.model.records import MAX_COLUMN_RECORDS, Outcome, check_count
+from lookalike.model.records import DEFAULT_FACETS, DEFAULT_PAGE, MAX_COLUMN_RECORDS, Outcome, check_count
 from lookalike.model.status import ClusterStatus
 from lookalike.server.admission import Admission
 from lookalike.server.background import BackgroundTasks
@@ -64,8 +69,22 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         queries = QueryEncoder(self._encoder, self._reader)
         self._searcher = Searcher(self._cluster, self._catalog, queries)
         clock = Clock()
-        self._cluster.on_version = clock.observe
+        changes_clock = clock.sibling()
+        self._clocks = (clock, changes_clock)
+        self._cluster.on_version = self._observe
         self._writer = Writer(self._cluster, self._catalog, self._encoder, clock)
+        self._selector = Selector(self._cluster, self._catalog, self._reader)
+        self._changer = Changer(
+            self._catalog,
+            self._reader,
+            self._selector,
+            WriteRouter(self._cluster, changes_clock),
+            changes_clock,
+        )
+
+    def _observe(self, version: int) -> None:
+        for clock in self._clocks:
+            clock.observe(version)
 
     async def start(self, background: BackgroundTasks) -> None:
         """Looks for the shards, and follows their state in the background."""
@@ -158,6 +177,81 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         check_count("keys", len(request.keys))
         deleted = await self._writer.delete(request.collection, request.keys, _deadline(context, WRITE_SECONDS))
         return pb.DeleteResponse(deleted=deleted)
+
+    async def Exists(self, request: pb.ExistsRequest, context: Context) -> pb.ExistsResponse:
+        check_count("keys", len(request.keys))
+        consistency = wire.consistency_from_wire(request.consistency)
+        exists = await self._reader.exists(
+            request.collection, request.keys, consistency, _deadline(context, SEARCH_SECONDS)
+        )
+        return pb.ExistsResponse(exists=exists)
+
+    async def Count(self, request: pb.CountRequest, context: Context) -> pb.CountResponse:
+        count, coverage = await self._selector.count(
+            request.collection, _filter_of(request), request.allow_partial, _deadline(context, SEARCH_SECONDS)
+        )
+        return pb.CountResponse(count=count, coverage=wire.coverage_to_wire(coverage))
+
+    async def Scroll(self, request: pb.ScrollRequest, context: Context) -> pb.ScrollResponse:
+        page = await self._selector.page(
+            request.collection,
+            _filter_of(request),
+            wire.list_from_wire(request),
+            request.cursor,
+            wire.consistency_from_wire(request.consistency),
+            _deadline(context, SEARCH_SECONDS),
+        )
+        return wire.page_to_wire(page.records, page.cursor)
+
+    async def Facets(self, request: pb.FacetsRequest, context: Context) -> pb.FacetsResponse:
+        check_field(request.attribute, "attribute")
+        limit = request.limit or DEFAULT_FACETS
+        check_count("limit", limit, MAX_FACETS)
+        facets = await self._selector.facets(
+            request.collection,
+            request.attribute,
+            _filter_of(request),
+            limit,
+            request.allow_partial,
+            _deadline(context, SEARCH_SECONDS),
+        )
+        return pb.FacetsResponse(
+            facets=[wire.facet_to_wire(value, count) for (_, value), count in facets.top],
+            other_values=facets.other_values,
+            other_count=facets.other_count,
+            coverage=wire.coverage_to_wire(facets.coverage),
+        )
+
+    async def DeleteByFilter(
+        self, request: pb.DeleteByFilterRequest, context: Context
+    ) -> pb.DeleteByFilterResponse:
+        deleted, cursor = await self._changer.delete_matching(
+            request.collection,
+            _required_filter(request),
+            _page_limit(request),
+            request.cursor,
+            _deadline(context, WRITE_SECONDS),
+        )
+        return pb.DeleteByFilterResponse(deleted=deleted, cursor=cursor)
+
+    async def SetAttributes(self, request: pb.SetAttributesRequest, context: Context) -> pb.SetAttributesResponse:
+        deadline = _deadline(context, WRITE_SECONDS)
+        change = AttributeChange.parse(request.attributes, request.remove)
+        if not request.HasField("filter"):
+            check_count("keys", len(request.keys))
+            changed = await self._changer.set_attributes(request.collection, request.keys, change, deadline)
+            return pb.SetAttributesResponse(changed=changed)
+        if request.keys:
+            raise InvalidRequest("keys: are given with a filter; give one of the two")
+        changed, cursor = await self._changer.set_matching(
+            request.collection,
+            _required_filter(request),
+            change,
+            _page_limit(request),
+            request.cursor,
+            deadline,
+        )
+        return pb.SetAttributesResponse(changed=changed, cursor=cursor)
 
     async def CreateCollection(
         self, request: pb.CreateCollectionRequest, context: Context
@@ -271,6 +365,24 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         response = wire.outcomes_to_wire(list(failed.values()))
         response.rows.extend(failed)
         return response
+
+
+def _filter_of(request: Any) -> Filter | None:
+    """Returns the request's filter; None if it has none."""
+    return wire.filter_from_wire(request.filter) if request.HasField("filter") else None
+
+
+def _required_filter(request: Any) -> Filter:
+    condition = _filter_of(request)
+    if condition is None:
+        raise InvalidRequest("filter: is missing; name the records to change")
+    return condition
+
+
+def _page_limit(request: Any) -> int:
+    limit: int = request.limit or DEFAULT_PAGE
+    check_count("limit", limit)
+    return limit
 
 
 def _deadline(context: Context, default_seconds: float) -> float:

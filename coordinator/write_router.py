@@ -19,7 +19,7 @@ from coordinator.cluster import Cluster
 from coordinator.routing import slots_of_keys
 from coordinator.routing_retry import RoutingRetry
 from lookalike.cluster.columns import VersionedColumns
-from lookalike.cluster.scan import WriteResult
+from lookalike.cluster.scan import RESERVED_SECONDS, WriteResult
 from lookalike.model.errors import LookalikeError, NotFound, Overloaded, SlotMoved
 from lookalike.model.records import VersionedRecord
 
@@ -40,11 +40,15 @@ class _Destination:
 
 
 class _Batch:
-    """Records whose slots one partition owns, and what the replicas answered about each record."""
+    """Records whose slots one partition owns, and what the replicas answered about each record. bases: The highest
+    stored version of each, if their keys are to be reserved; None if the records are to be stored."""
 
-    def __init__(self, records: Sequence[VersionedRecord], slots: Sequence[int]) -> None:
+    def __init__(
+        self, records: Sequence[VersionedRecord], slots: Sequence[int], bases: Sequence[int] | None = None
+    ) -> None:
         self.records = records
         self.slots = slots
+        self.bases = bases
         self.existed = [False] * len(records)
         self.is_stored = [False] * len(records)
         # By index of a record that lost to a higher version: that version.
@@ -93,6 +97,84 @@ class WriteRouter:
         parts = self._cluster.routing.split(slots, range(len(records)))
         await asyncio.gather(*(store_part(partition, indices) for partition, indices in parts.items()))
         return results
+
+    async def store_over(
+        self,
+        collection: str,
+        layout: Layout,
+        records: Sequence[VersionedRecord],
+        bases: Sequence[int],
+        deadline: float,
+    ) -> list[bool | LookalikeError]:
+        """Stores each record if the version that it is based on is still the newest.
+
+        Args:
+            collection: The collection's name.
+            layout: The collection's layout.
+            records: The records, with versions that were never used.
+            bases: The stored versions that the records are based on.
+            deadline: When to give up.
+
+        Returns:
+            For each record, whether it is stored; False if another version was stored, or was being stored; or the
+            error if that is unknown.
+        """
+        destination = _Destination(collection, layout, deadline)
+        slots = slots_of_keys([record.key for record in records])
+        results: list[bool | LookalikeError] = [False] * len(records)
+
+        async def store_part(partition: int, indices: list[int]) -> None:
+            try:
+                stored = await self._store_reserved(
+                    destination,
+                    partition,
+                    [records[i] for i in indices],
+                    [slots[i] for i in indices],
+                    [bases[i] for i in indices],
+                )
+            except LookalikeError as error:
+                results[:] = [error if i in set(indices) else result for i, result in enumerate(results)]
+                return
+            for i, is_stored in zip(indices, stored, strict=True):
+                results[i] = is_stored
+
+        parts = self._cluster.routing.split(slots, range(len(records)))
+        await asyncio.gather(*(store_part(partition, indices) for partition, indices in parts.items()))
+        return results
+
+    async def _store_reserved(
+        self,
+        destination: _Destination,
+        partition: int,
+        records: Sequence[VersionedRecord],
+        slots: Sequence[int],
+        bases: Sequence[int],
+    ) -> list[bool]:
+        """Reserves the keys of records whose slots one partition owns, and stores the records whose keys it could
+        reserve everywhere. Returns for each record whether it is stored, and nothing superseded it."""
+        keys = [VersionedRecord(record.key, None, "", record.version) for record in records]
+        reserved = _Batch(keys, slots, bases)
+        loop = asyncio.get_running_loop()
+        # The first reservation may be this old, and must hold until the record is stored.
+        expiry = loop.time() + RESERVED_SECONDS / 2
+        await self._store_batch(destination, partition, reserved)
+        self._observe(reserved)
+        stored = [False] * len(records)
+        if loop.time() > expiry:
+            return stored
+        free = [i for i in range(len(records)) if i not in reserved.superseded]
+        if free:
+            batch = _Batch([records[i] for i in free], [slots[i] for i in free])
+            soon = min(destination.deadline, expiry + RESERVED_SECONDS / 4)
+            await self._store_batch(dataclasses.replace(destination, deadline=soon), partition, batch)
+            self._observe(batch)
+            for place, i in enumerate(free):
+                stored[i] = place not in batch.superseded
+        return stored
+
+    def _observe(self, batch: _Batch) -> None:
+        for version in batch.superseded.values():
+            self._clock.observe(version)
 
     async def store_columns(
         self, collection: str, layout: Layout, records: VersionedColumns, deadline: float
@@ -143,6 +225,7 @@ class WriteRouter:
         for _ in range(_SUPERSEDED_ATTEMPTS):
             batch = _Batch([records[i] for i in pending], [slots[i] for i in pending])
             await self._store_batch(destination, partition, batch)
+            self._observe(batch)
             for i, was_there in zip(pending, batch.existed, strict=True):
                 existed[i] = was_there
             pending = [pending[i] for i, by in batch.superseded.items() if not self._clock.issued(by)]
@@ -181,7 +264,13 @@ class WriteRouter:
             may_be_new = hop > 0 or not is_first
             results = await asyncio.gather(
                 *(
-                    self._write(destination, partition, [batch.records[i] for i in part], may_be_new)
+                    self._write(
+                        destination,
+                        partition,
+                        [batch.records[i] for i in part],
+                        may_be_new,
+                        None if batch.bases is None else [batch.bases[i] for i in part],
+                    )
                     for partition, part in waiting.items()
                 )
             )
@@ -210,9 +299,11 @@ class WriteRouter:
         partition: int,
         records: Sequence[VersionedRecord] | VersionedColumns,
         may_be_new: bool,
+        bases: Sequence[int] | None = None,
     ) -> list[WriteResult] | None:
         """Returns the answers of enough replicas; None if the partition is no longer part of the cluster.
 
+        bases: As in `_Batch`.
         may_be_new: Whether slots may be moving to the partition; then some of its replicas may not have the
             collection yet.
         """
@@ -227,6 +318,7 @@ class WriteRouter:
                     layout.indexing.features_text,
                     records,
                     destination.deadline,
+                    bases,
                 )
             except SlotMoved:
                 return None

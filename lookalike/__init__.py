@@ -7,7 +7,19 @@ from lookalike.client.async_client import AsyncClient
 from lookalike.client.sync_client import Client
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import LookalikeError
-from lookalike.model.records import Collection, Coverage, Hit, Outcome, Record, SearchResult, StoredRecord
+from lookalike.model.records import (
+    Collection,
+    CountResult,
+    Coverage,
+    Facet,
+    FacetsResult,
+    Hit,
+    Outcome,
+    Page,
+    Record,
+    SearchResult,
+    StoredRecord,
+)
 from lookalike.model.search_options import SearchOptions
 from lookalike.model.status import ClusterStatus
 from lookalike.transport.tls import Tls
@@ -18,11 +30,15 @@ __all__ = [
     "ClusterStatus",
     "CodeSpace",
     "Collection",
+    "CountResult",
     "Coverage",
+    "Facet",
+    "FacetsResult",
     "Hit",
     "IngestReport",
     "LookalikeError",
     "Outcome",
+    "Page",
     "Record",
     "SearchOptions",
     "SearchResult",

@@ -6,9 +6,11 @@ it found was overwritten before its key could be read, the scan is repeated on a
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sqlite3
+import sys
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -19,14 +21,17 @@ from lookalike.cluster.columns import VersionedColumns
 from lookalike.cluster.dump import Mark
 from lookalike.cluster.rows import Listing, Rows, slots_of
 from lookalike.cluster.scan import ScanGroup, ScanResult, WriteResult
+from lookalike.cluster.select import FacetsOf, Question, Selected
 from lookalike.cluster.slots import SlotSet
 from lookalike.model.errors import Corruption, NotFound
-from lookalike.model.filters import Filter, compared_fields
+from lookalike.model.filters import compared_fields
 from lookalike.model.indexing import MIH
 from lookalike.model.records import MAX_ANSWER_BYTES, SLOTS, VersionedRecord, record_id
+from shard import select
 from shard.digests import SlotSums
 from shard.kernel import CodeMatrix, RowIndex, live_rows
 from shard.open_stores import OpenStores
+from shard.reservations import Reservations
 from shard.scanner import Scanner
 from shard.selections import Selections, State, complete
 from shard.store import Store
@@ -52,6 +57,7 @@ class Engine:
         self._matrix.warm_up()
         self._scanner = Scanner(self._matrix, store, scan_threads)
         self.newest_version = 0
+        self.reservations = Reservations()
         self._load()
         # Not a method, because a cycle of references would keep the memory of a dropped collection.
         self._index = RowIndex(partial(_all_rows, self._matrix, store))
@@ -156,7 +162,37 @@ class Engine:
             self._index.add(applied.added.ids, applied.added_numbers)
             self._state = State(self._matrix.view(), self._state.sums.changed(applied.removed, applied.added))
         self.newest_version = max(self.newest_version, applied.newest_version)
+        if self.reservations and not isinstance(records, VersionedColumns):
+            self.reservations.stored(records)
         return WriteResult(applied.existed, applied.superseded, self.newest_version)
+
+    def reserve(self, records: Sequence[VersionedRecord], bases: Sequence[int]) -> WriteResult:
+        """Reserves each record's key for the record's version; see `shard.reservations`. Must be called in the
+        thread that writes.
+
+        A key is not reserved if a version above the record's base is stored, or if it is reserved for a version
+        above the record's. Then the result has that version among the superseded."""
+        stored = self._versions([record.key for record in records])
+        superseded = {}
+        for place, (record, base) in enumerate(zip(records, bases, strict=True)):
+            version, held = stored.get(record.key, 0), self.reservations.version(record.key)
+            if version > base or version >= record.version:
+                superseded[place] = version
+            elif held > record.version:
+                superseded[place] = held
+            else:
+                self.reservations.add(record.key, record.version)
+        return WriteResult([False] * len(records), superseded, self.newest_version)
+
+    def _versions(self, keys: Sequence[str]) -> dict[str, int]:
+        """The stored version of each of the keys that has a row, tombstones included."""
+        ids = np.fromiter(map(record_id, keys), np.uint64, len(keys))
+        with self._in_use():
+            numbers = np.unique(self._index.find(ids)[1]).tolist()
+            found, is_complete = self._store.fetch(keys, numbers, sys.maxsize, include_deleted=True)
+            if not is_complete:
+                raise _missing_rows()
+        return {key: record.version for key, record in found.items()}
 
     def forget_tombstones(self, horizon: int) -> int:
         """Discards the tombstones below this version, and rejects writes below it from now on. Returns the number
@@ -320,7 +356,29 @@ class Engine:
                 if hits is None:
                     raise _missing_rows()
         rows = state.view.live if slots is None else state.live_rows(slots)
-        return ScanResult(hits, rows, *self._unknown_fields(group.filter))
+        compared = () if group.filter is None else compared_fields(group.filter)
+        return ScanResult(hits, rows, *self._unknown_fields(compared))
+
+    def select(
+        self, question: Question, slots: SlotSet, should_stop: Callable[[], bool] = lambda: False
+    ) -> Selected:
+        """Returns the exact answer to a question about records in these slots.
+
+        Raises:
+            InvalidRequest: If an attribute has too many values.
+            NotFound: If the collection was dropped.
+            ScanStopped: If `should_stop` returned True.
+        """
+        with self._in_use(), self._pinned() as state:
+            selection = self._selections.compute(state, question.filter, slots, should_stop)
+            selected = select.answer(question.kind, state.view, selection, self._store, should_stop)
+        compared = list(compared_fields(question.filter)) if question.filter is not None else []
+        if isinstance(question.kind, FacetsOf):
+            compared.append(question.kind.attribute)
+        unknown, known = self._unknown_fields(compared)
+        return dataclasses.replace(
+            selected, rows=state.live_rows(slots), unknown_fields=unknown, known_fields=known
+        )
 
     @contextlib.contextmanager
     def _pinned(self) -> Iterator[State]:
@@ -331,13 +389,10 @@ class Engine:
                 state = self._state
             yield state
 
-    def _unknown_fields(self, condition: Filter | None) -> tuple[list[str], list[str]]:
-        """The fields that the filter compares but no record ever had and, if there are any, some fields that
-        records did have."""
-        if condition is None:
-            return [], []
+    def _unknown_fields(self, compared: Iterable[str]) -> tuple[list[str], list[str]]:
+        """Those of the fields that no record ever had and, if there are any, some fields that records did have."""
         known = self._store.fields
-        unknown = [field for field in compared_fields(condition) if field.partition(".")[0] not in known]
+        unknown = [field for field in compared if field.partition(".")[0] not in known]
         return sorted(set(unknown)), sorted(known)[:KNOWN_FIELDS_SHOWN] if unknown else []
 
 

@@ -4,6 +4,7 @@ which call it.
 scan    one thread; waiting scans share passes over the codes
 write   one thread; waiting writes share commits, and every other change to the node runs between commits
 read    READ_THREADS threads, for reads by key and long reads of a store
+select  SELECT_THREADS threads, for questions about the records that match a filter
 dump    one thread for each dump in progress, at most DUMPS_AT_ONCE"""
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ MAX_WAITING_QUERIES = 16_384
 MAX_COMMIT_BYTES = 16 * 1024 * 1024
 MAX_WAITING_BYTES = 128 * 1024 * 1024
 READ_THREADS = 2
+SELECT_THREADS = 2
+MAX_WAITING_SELECTS = 1_024
 DUMPS_AT_ONCE = 4
 _SCAN_NICENESS = 10
 
@@ -48,6 +51,8 @@ class ShardExecutor:
         self._scan_thread = ThreadPoolExecutor(1, thread_name_prefix="scan", initializer=_lower_priority)
         self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._read_threads = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read")
+        self._select_threads = ThreadPoolExecutor(SELECT_THREADS, thread_name_prefix="select")
+        self._selects = 0
         self._dump_threads: set[ThreadPoolExecutor] = set()
         self._scans: Batcher[work.Scan, ScanResult] = Batcher(
             self._run_scans,
@@ -82,6 +87,24 @@ class ShardExecutor:
     async def read(self, call: Callable[[], Result]) -> Result:
         """Runs a call that reads a store."""
         return await _run_in(self._read_threads, call)
+
+    async def select(self, call: Callable[[Callable[[], bool]], Result]) -> Result:
+        """Runs a read that polls whether to stop, which is when the caller is cancelled.
+
+        Raises:
+            Overloaded: If MAX_WAITING_SELECTS of them wait or run.
+        """
+        if self._selects >= MAX_WAITING_SELECTS:
+            raise Overloaded(
+                f"{MAX_WAITING_SELECTS:,} counts and lists wait here; retry in a moment", retry_after_ms=1_000
+            )
+        stop = threading.Event()
+        self._selects += 1
+        try:
+            return await _run_in(self._select_threads, lambda: call(stop.is_set))
+        finally:
+            self._selects -= 1
+            stop.set()
 
     async def quarantine(self, collection: str, engine: Engine, reason: str) -> None:
         """Takes a damaged collection out of service, unless it is already quarantined or was replaced."""
@@ -121,13 +144,14 @@ class ShardExecutor:
         """Yields the lengths of the queues, as metrics."""
         yield metrics.QUEUE_WAITING, ("scan",), self._scans.waiting
         yield metrics.QUEUE_WAITING, ("commit",), self._writes.waiting
+        yield metrics.QUEUE_WAITING, ("select",), self._selects
 
     async def close(self) -> None:
         await self._scans.close()
         await self._writes.close()
         for thread in list(self._dump_threads):
             await asyncio.to_thread(thread.shutdown)
-        for threads in (self._scan_thread, self._write_thread, self._read_threads):
+        for threads in (self._scan_thread, self._write_thread, self._read_threads, self._select_threads):
             threads.shutdown()
 
     async def _run_scans(self, scans: Sequence[work.Scan]) -> Sequence[ScanResult | Exception]:

@@ -59,6 +59,14 @@ def index_of(position: int) -> str:
     return f"CREATE INDEX attribute_{position} ON records (type_{position}, value_{position})"
 
 
+def column_of(field: str, indexed: Sequence[str]) -> tuple[str, str, Parameters]:
+    """Returns SQL expressions for the JSON type and the value of a field, and the parameters of a statement that
+    uses the type, the value and the type, in this order."""
+    if field in indexed:
+        return f"type_{indexed.index(field)}", f"value_{indexed.index(field)}", []
+    return "json_type(attributes, ?)", "json_extract(attributes, ?)", [_path(field)] * 3
+
+
 def where(condition: Filter, indexed: Sequence[str] = ()) -> tuple[str, Parameters]:
     """Translates a filter.
 

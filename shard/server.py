@@ -69,8 +69,9 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
         self._readiness.require_loaded()
         engine = self._node.engine(request.collection, include_filling=True)
         records = wire.write_from_wire(request, engine.space, engine.indexing)
+        bases = wire.bases_from_wire(request)
         async with self._quarantining(request.collection, engine):
-            result = await self._executor.write(work.Write(engine, records))
+            result = await self._executor.write(work.Write(engine, records, bases=bases))
         return wire.write_result_to_wire(result)
 
     async def Fetch(self, request: pb.FetchRequest, context: Context) -> pb.FetchResponse:
@@ -88,7 +89,20 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
                 )
             )
         work.require_served(self._node, slots)
-        return pb.FetchResponse(records=[wire.versioned_to_wire(record) for record in records])
+        encode = wire.bare_to_wire if request.omit_content else wire.versioned_to_wire
+        return pb.FetchResponse(records=[encode(record) for record in records])
+
+    async def Select(self, request: pb.SelectRequest, context: Context) -> pb.SelectResponse:
+        self._readiness.require_ready()
+        stale_ms = self._readiness.stale_ms
+        engine = self._node.engine(request.collection)
+        question = wire.question_from_wire(request)
+        slots = wire.slots_from_wire(request.slots) if request.slots else self._node.table.serving
+        async with self._quarantining(request.collection, engine):
+            answer = await self._executor.select(
+                lambda should_stop: work.select(self._node, engine, question, slots, should_stop)
+            )
+        return await self._executor.read(lambda: wire.selected_to_wire(answer, question, stale_ms))
 
     async def OpenCollection(
         self, request: pb.OpenCollectionRequest, context: Context

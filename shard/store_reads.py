@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,8 @@ from lookalike.model.filters import Filter, Not
 from lookalike.model.indexing import Indexing
 from lookalike.model.records import VersionedRecord, answer_too_large, slot_of
 from shard.database import Database, explained
-from shard.filter_sql import where
+from shard.filter_sql import column_of, where
+from shard.kernel import ScanStopped
 from shard.store_rows import COLUMNS, Block, RecordReader, checked_fields, fields_of, require_sound
 
 READ_ROWS = 500
@@ -106,14 +108,20 @@ class StoreReads:
                 versions[order[first:end]] = block.fields["version"][places]
         return versions
 
-    def rows(self, numbers: Sequence[int], max_bytes: int) -> tuple[list[VersionedRecord], int]:
+    def rows(
+        self,
+        numbers: Sequence[int],
+        max_bytes: int,
+        include_features: bool = True,
+        include_thumbnails: bool = True,
+    ) -> tuple[list[VersionedRecord], int]:
         """Reads records, tombstones included, until they take `max_bytes`.
 
         Returns:
             The records of the first numbers that fit, without those that no longer exist, and the count of these
             numbers.
         """
-        reader = self._records()
+        reader = self._records(include_features, include_thumbnails)
         records: list[VersionedRecord] = []
         size = 0
         for start in range(0, len(numbers), READ_ROWS):
@@ -281,6 +289,30 @@ class StoreReads:
             require_sound(fields.features, vector, number, key)
             found[number] = vector
         return found
+
+    def values(self, field: str, should_stop: Callable[[], bool]) -> Iterator[tuple[int, str, Any]]:
+        """Yields the number, the JSON type and the value of a field of each live row that has it. The value of an
+        array is its JSON text.
+
+        Raises:
+            ScanStopped: If `should_stop` returned True.
+        """
+        kind, value, parameters = column_of(field, self.indexing.attributes)
+        reader = self._database.reader
+        reader.set_progress_handler(should_stop, _STEPS_BETWEEN_STOP_CHECKS)
+        try:
+            with explained(self._database.path):
+                yield from reader.execute(
+                    f"SELECT number, {kind}, {value} FROM records"
+                    f" WHERE attributes IS NOT NULL AND {kind} IS NOT NULL",
+                    parameters,
+                )
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+                raise ScanStopped from None
+            raise
+        finally:
+            reader.set_progress_handler(None, 0)
 
     def matching(
         self, condition: Filter, first: int, end: int, should_stop: Callable[[], bool] = lambda: False

@@ -11,6 +11,7 @@ import numpy as np
 
 from lookalike.cluster.columns import VersionedColumns, concat
 from lookalike.cluster.scan import ScanGroup, ScanResult, WriteResult
+from lookalike.cluster.select import Question, Selected
 from lookalike.cluster.slots import SlotSet, slots_from_bytes
 from lookalike.model.errors import DeadlineExceeded, LookalikeError, SlotMoved
 from lookalike.model.records import VersionedRecord, record_id, slot_of
@@ -33,11 +34,19 @@ class Scan:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Write:
-    """A request to write. is_repair: the records come from another shard, so their slots are not checked."""
+    """A request to write.
+
+    Attributes:
+        engine: The collection.
+        records: The records.
+        is_repair: The records come from another shard, so their slots are not checked.
+        bases: If given, the records' keys are to be reserved; see `Engine.reserve`.
+    """
 
     engine: Engine
     records: Sequence[VersionedRecord] | VersionedColumns
     is_repair: bool = False
+    bases: Sequence[int] | None = None
 
     @property
     def weight(self) -> int:
@@ -94,6 +103,17 @@ def require_served(node: Node, slots: SlotSet) -> object:
     return table.generations[slots].tobytes()
 
 
+def select(
+    node: Node, engine: Engine, question: Question, slots: SlotSet, should_stop: Callable[[], bool]
+) -> Selected:
+    """Answers a question about records in these slots. Raises SlotMoved unless this shard serves all of them."""
+    held = require_served(node, slots)
+    answer = engine.select(question, slots, should_stop)
+    if require_served(node, slots) != held:
+        raise SlotMoved("slots moved away and returned during the read")
+    return answer
+
+
 def write_together(node: Node, writes: Sequence[Write]) -> list[WriteResult | Exception]:
     """Applies writes, with one commit per collection. Must run in the thread that changes slots, so that
     slots do not change during a commit.
@@ -104,7 +124,10 @@ def write_together(node: Node, writes: Sequence[Write]) -> list[WriteResult | Ex
     results: list[WriteResult | Exception] = [DeadlineExceeded("the write was not attempted")] * len(writes)
     by_engine: dict[int, list[int]] = {}
     for index, write in enumerate(writes):
-        by_engine.setdefault(id(write.engine), []).append(index)
+        if write.bases is None:
+            by_engine.setdefault(id(write.engine), []).append(index)
+        else:
+            results[index] = _reserve(node, write, write.bases)
     for members in by_engine.values():
         admitted = [_admit(node, writes[index]) for index in members]
         try:
@@ -122,6 +145,17 @@ def write_together(node: Node, writes: Sequence[Write]) -> list[WriteResult | Ex
     return results
 
 
+def _reserve(node: Node, write: Write, bases: Sequence[int]) -> WriteResult | Exception:
+    """Reserves the keys of a write's records, except those that could not be stored here."""
+    try:
+        admitted = _admit(node, write)
+        records = admitted.records
+        assert not isinstance(records, VersionedColumns), "bases come with records only"
+        return admitted.result(write.engine.reserve(records, [bases[place] for place in admitted.places]), 0)
+    except Exception as error:
+        return error
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Admitted:
     """The part of a write that may be stored.
@@ -131,7 +165,8 @@ class _Admitted:
         records: The records that may be stored.
         places: For each of `records`, its index in the write.
         refused: The indices of records whose slots this shard does not accept.
-        late: By the index of each record whose version is below the horizon, the horizon.
+        late: By the index of each record whose version is below the horizon, or below the one that its key is
+            reserved for, that version.
         forward_to: By slot, the other partition that must store the slot's records.
     """
 
@@ -158,12 +193,14 @@ class _Admitted:
 
 
 def _admit(node: Node, write: Write) -> _Admitted:
-    """Rejects records whose slots this shard does not accept, and records with a version below the horizon,
-    because a later tombstone of their key may have been discarded. Records of a repair are all admitted."""
+    """Rejects records whose slots this shard does not accept, records with a version below the horizon, because a
+    later tombstone of their key may have been discarded, and records whose key is reserved for a higher version.
+    Records of a repair are all admitted."""
     if not isinstance(write.records, VersionedColumns):
         return _admit_records(node, write, write.records)
     records, table, slots = write.records, node.table, write.records.slots
-    if not table.writable[slots].all() or (records.versions < np.uint64(write.engine.horizon)).any():
+    is_late = (records.versions < np.uint64(write.engine.horizon)).any()
+    if is_late or write.engine.reservations or not table.writable[slots].all():
         return _admit_records(node, write, records.records())
     shared = np.unique(slots[table.shared[slots] & (table.partners[slots] != table.own)])
     forward_to = {slot: int(table.partners[slot]) for slot in shared.tolist()}
@@ -173,7 +210,7 @@ def _admit(node: Node, write: Write) -> _Admitted:
 def _admit_records(node: Node, write: Write, given: Sequence[VersionedRecord]) -> _Admitted:
     if write.is_repair:
         return _Admitted(len(given), given, range(len(given)), frozenset(), {}, {})
-    table, horizon = node.table, write.engine.horizon
+    table, horizon, reservations = node.table, write.engine.horizon, write.engine.reservations
     writable, may_forward = table.writable, table.shared | ~table.writable
     refused, late, forward_to = set(), {}, {}
     records, places = [], []
@@ -185,6 +222,8 @@ def _admit_records(node: Node, write: Write, given: Sequence[VersionedRecord]) -
             refused.add(place)
         elif record.version < horizon:
             late[place] = horizon
+        elif record.version < (held := reservations.version(record.key)):
+            late[place] = held
         else:
             records.append(record)
             places.append(place)

@@ -113,6 +113,17 @@ CALLS = (
         )
         for operation, method in (("putRecords", "PUT"), ("postRecords", "POST"))
     ),
+    *(
+        Call(operation, "POST", f"{RECORDS}/{name}", rpc, summary, in_path="collection", takes_body=True)
+        for operation, name, rpc, summary in (
+            ("exists", "exists", "Exists", "Say which keys have a record"),
+            ("count", "count", "Count", "Count the records that match a filter, exactly"),
+            ("scroll", "scroll", "Scroll", "Get the records that match a filter, page by page"),
+            ("facets", "facets", "Facets", "Count the values of an attribute, exactly"),
+            ("setAttributes", "set-attributes", "SetAttributes", "Set or remove some attributes of records"),
+            ("deleteByFilter", "delete", "DeleteByFilter", "Delete records that match a filter, page by page"),
+        )
+    ),
     Call(
         "deleteRecords",
         "DELETE",

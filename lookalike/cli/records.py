@@ -1,4 +1,4 @@
-"""Owns `lookalike search`, `get` and `delete`."""
+"""Owns `lookalike search`, `get`, `list`, `count`, `facets`, `set` and `delete`."""
 
 from __future__ import annotations
 
@@ -25,11 +25,15 @@ from lookalike.cli.thumbnails import write_thumbnails
 from lookalike.client.sync_client import Client
 from lookalike.jobs.image_search import find_images, search_files
 from lookalike.model.errors import InvalidRequest, NotFound
-from lookalike.model.records import DEFAULT_OVERSAMPLING, SearchResult, StoredRecord
+from lookalike.model.records import DEFAULT_OVERSAMPLING, Coverage, SearchResult, StoredRecord
 from lookalike.model.search_options import Rerank, Score, SearchOptions
 
 _EXAMPLE = '{"label": "cat"}'
 Keys = Annotated[list[str], typer.Argument(help="Keys of records.")]
+FilterText = Annotated[str | None, typer.Option("--filter", help='A JSON filter, e.g. \'{"label": "cat"}\'.')]
+Partial = Annotated[
+    bool, typer.Option("--allow-partial", help="Accept a result without the partitions that do not answer.")
+]
 
 
 def search(
@@ -44,9 +48,7 @@ def search(
     code: Annotated[str | None, typer.Option(help="Search for a code, given in hexadecimal.")] = None,
     k: Annotated[int, typer.Option("-k", help="Number of hits, 1..10,000.")] = 10,
     max_distance: Annotated[int | None, typer.Option(help="Largest distance of a hit, in bits.")] = None,
-    filter_: Annotated[
-        str | None, typer.Option("--filter", help='A JSON filter, e.g. \'{"label": "cat"}\'.')
-    ] = None,
+    filter_: FilterText = None,
     score: Annotated[
         str, typer.Option(help="hamming, or asymmetric, which weights each bit by the query's confidence in it.")
     ] = "hamming",
@@ -54,9 +56,7 @@ def search(
         str, typer.Option(help="none; or asymmetric or features, to reorder the candidates by that score.")
     ] = "none",
     oversampling: Annotated[int, typer.Option(help="Candidates per hit, with --rerank.")] = DEFAULT_OVERSAMPLING,
-    allow_partial: Annotated[
-        bool, typer.Option(help="Accept a result without the partitions that do not answer.")
-    ] = False,
+    allow_partial: Partial = False,
     collection: CollectionName = DEFAULT_COLLECTION,
     server: Server = DEFAULT_SERVER,
     timeout: Timeout = 30.0,
@@ -114,19 +114,130 @@ def get(
         raise NotFound(f"key: {', '.join(map(repr, missing))} not in collection {collection!r}")
 
 
-def delete(
-    keys: Keys,
+def list_records(
+    filter_: FilterText = None,
+    limit: Annotated[int | None, typer.Option(help="Number of records; all by default.", min=1)] = None,
+    codes: Annotated[bool, typer.Option("--codes", help="Include the codes, in hexadecimal.")] = False,
+    collection: CollectionName = DEFAULT_COLLECTION,
+    server: Server = DEFAULT_SERVER,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document per line.")] = False,
+) -> None:
+    """List the records that match a filter, in the order of the keys' hashes."""
+    with connect(server) as client:
+        found = client.scroll(
+            collection=collection, filter=json_filter(filter_, "filter"), include_codes=codes, limit=limit
+        )
+        for record in found:
+            if as_json:
+                document = _as_json(record, None)
+                kept = {name: document[name] for name in document if codes or name != "code"}
+                print(json.dumps(kept, ensure_ascii=False))
+                continue
+            code = f"{record.code.hex()}\t" if codes else ""
+            print(f"{record.key}\t{code}{json.dumps(record.attributes, ensure_ascii=False)}")
+
+
+def count(
+    filter_: FilterText = None,
+    allow_partial: Partial = False,
     collection: CollectionName = DEFAULT_COLLECTION,
     server: Server = DEFAULT_SERVER,
     as_json: Json = False,
 ) -> None:
-    """Delete records by key. A missing key is not an error."""
+    """Count the records that match a filter, exactly."""
     with connect(server) as client:
-        deleted = client.delete(keys, collection=collection)
+        found = client.count(
+            collection=collection, filter=json_filter(filter_, "filter"), allow_partial=allow_partial
+        )
+    if as_json:
+        print_json({"count": found.count, "coverage": _coverage(found.coverage)})
+        return
+    print(found.count)
+    _warn_if_partial(found.coverage)
+
+
+def facets(
+    attribute: Annotated[str, typer.Argument(help='An attribute; a dot selects a field ("camera.maker").')],
+    filter_: FilterText = None,
+    limit: Annotated[int, typer.Option(help="Values to show, 1..100,000: the most frequent ones.")] = 10,
+    allow_partial: Partial = False,
+    collection: CollectionName = DEFAULT_COLLECTION,
+    server: Server = DEFAULT_SERVER,
+    as_json: Json = False,
+) -> None:
+    """Count the records with each value of an attribute, exactly."""
+    with connect(server) as client:
+        found = client.facets(
+            attribute, collection=collection, filter=json_filter(filter_, "filter"), limit=limit,
+            allow_partial=allow_partial,
+        )  # fmt: skip
+    if as_json:
+        print_json({**dataclasses.asdict(found), "coverage": _coverage(found.coverage)})
+        return
+    for facet in found.facets:
+        print(f"{facet.count}\t{json.dumps(facet.value, ensure_ascii=False)}")
+    if found.other_values:
+        print(f"{found.other_count}\tin {found.other_values:,} other values")
+    _warn_if_partial(found.coverage)
+
+
+def set_attributes(
+    keys: Annotated[list[str] | None, typer.Argument(help="Keys of records.")] = None,
+    attributes: Annotated[
+        str, typer.Option("--attributes", "-a", help="The attributes to set, as a JSON object.")
+    ] = "{}",
+    remove: Annotated[list[str] | None, typer.Option(help="An attribute to remove. May be repeated.")] = None,
+    filter_: FilterText = None,
+    collection: CollectionName = DEFAULT_COLLECTION,
+    server: Server = DEFAULT_SERVER,
+    as_json: Json = False,
+) -> None:
+    """Set or remove some attributes of records, by key or by filter. Everything else of the records stays."""
+    condition, values = json_filter(filter_, "filter"), json_filter(attributes, "attributes") or {}
+    _require_one(keys, condition)
+    with connect(server) as client:
+        changed = client.change_attributes(
+            values, remove or [], collection=collection, keys=keys or [], filter=condition
+        )
+    if as_json:
+        print_json({"changed": changed})
+    else:
+        print(f"changed {changed}")
+
+
+def delete(
+    keys: Annotated[list[str] | None, typer.Argument(help="Keys of records.")] = None,
+    filter_: FilterText = None,
+    collection: CollectionName = DEFAULT_COLLECTION,
+    server: Server = DEFAULT_SERVER,
+    as_json: Json = False,
+) -> None:
+    """Delete records by key or by filter. A missing key is not an error."""
+    condition = json_filter(filter_, "filter")
+    _require_one(keys, condition)
+    with connect(server) as client:
+        if condition is None:
+            deleted = client.delete(keys or [], collection=collection)
+        else:
+            deleted = client.delete_by_filter(condition, collection=collection)
     if as_json:
         print_json({"deleted": deleted})
     else:
-        print(f"deleted {deleted} of {len(set(keys))}")
+        print(f"deleted {deleted}" + (f" of {len(set(keys))}" if keys else ""))
+
+
+def _require_one(keys: list[str] | None, condition: dict[str, Any] | None) -> None:
+    if bool(keys) == (condition is not None):
+        raise InvalidRequest("keys: give keys or --filter, one of the two")
+
+
+def _coverage(coverage: Coverage) -> dict[str, Any]:
+    return {**dataclasses.asdict(coverage), "complete": coverage.complete}
+
+
+def _warn_if_partial(coverage: Coverage) -> None:
+    for partition, reason in sorted(coverage.missing.items()):
+        print(f"PARTIAL: missing partition {partition}: {reason}", file=sys.stderr)
 
 
 def _search_files(
@@ -161,7 +272,7 @@ def _search_files(
 def _result_as_json(result: SearchResult) -> dict[str, Any]:
     return {
         "hits": [dataclasses.asdict(hit) for hit in result.hits],
-        "coverage": {**dataclasses.asdict(result.coverage), "complete": result.coverage.complete},
+        "coverage": _coverage(result.coverage),
         "exact": result.exact,
         "timings": dataclasses.asdict(result.timings),
         "warnings": result.warnings,

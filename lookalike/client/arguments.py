@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from lookalike import wire
 from lookalike.model.errors import InvalidRequest
-from lookalike.model.records import Record, check_key
+from lookalike.model.records import MAX_BATCH_RECORDS, Record, check_key
 from lookalike.v1 import search_pb2 as pb
 
 # Records per message of an ingest stream.
@@ -31,6 +31,15 @@ def listed(field: str, values: Iterable[Value]) -> list[Value]:
 
 def checked_keys(keys: Iterable[str]) -> list[str]:
     return [check_key(key) for key in listed("keys", keys)]
+
+
+def key_batches(keys: Iterable[str]) -> list[list[str]]:
+    """Checks keys and splits them into lists that fit into one request each; one empty list if there are no
+    keys."""
+    checked = checked_keys(keys)
+    return [
+        checked[start : start + MAX_BATCH_RECORDS] for start in range(0, max(1, len(checked)), MAX_BATCH_RECORDS)
+    ]
 
 
 def one_fingerprint(records: Sequence[Record]) -> str | None:

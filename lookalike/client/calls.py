@@ -6,15 +6,17 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import grpc
 from more_itertools import constrained_batches
 
 from lookalike import wire
-from lookalike.client.arguments import STREAM_RECORDS, checked_keys
+from lookalike.client.arguments import STREAM_RECORDS, checked_keys, listed
 from lookalike.cluster.columns import CodeColumns
+from lookalike.cluster.select import MAX_FACETS
+from lookalike.model import filters
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import (
     Cancelled,
@@ -24,20 +26,26 @@ from lookalike.model.errors import (
     LookalikeError,
     PartitionUnavailable,
 )
+from lookalike.model.filters import GivenFilter
 from lookalike.model.indexing import Indexing
 from lookalike.model.records import (
     MAX_BATCH_RECORDS,
     Collection,
+    CountResult,
+    FacetsResult,
+    Page,
     Record,
     SearchResult,
     StoredRecord,
     VersionedRecord,
+    attributes_text,
     check_collection_name,
+    check_count,
 )
 from lookalike.model.search_options import SearchOptions
 from lookalike.model.status import ClusterStatus
 from lookalike.transport.rpc import error_of
-from lookalike.v1 import record_pb2
+from lookalike.v1 import filter_pb2, record_pb2
 from lookalike.v1 import search_pb2 as pb
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
@@ -145,13 +153,91 @@ class Calls:
     ) -> Call[list[StoredRecord]]:
         request = pb.GetRequest(
             collection=check_collection_name(collection),
-            keys=checked_keys(keys),
+            keys=keys,
             consistency=wire.consistency_to_wire(consistency),
             include_thumbnails=include_thumbnails,
         )
         return Call(
             "Get", request, lambda answer: [wire.stored_record_from_wire(record) for record in answer.records]
         )
+
+    def exists(self, keys: Sequence[str], collection: str, consistency: str) -> Call[list[bool]]:
+        request = pb.ExistsRequest(
+            collection=check_collection_name(collection),
+            keys=keys,
+            consistency=wire.consistency_to_wire(consistency),
+        )
+        return Call("Exists", request, lambda answer: list(answer.exists))
+
+    def count(self, collection: str, condition: GivenFilter, allow_partial: bool) -> Call[CountResult]:
+        request = pb.CountRequest(
+            collection=check_collection_name(collection),
+            filter=_filter_to_wire(condition),
+            allow_partial=allow_partial,
+        )
+        return Call("Count", request, wire.count_from_wire)
+
+    def scroll(
+        self,
+        collection: str,
+        condition: GivenFilter,
+        include_attributes: bool,
+        include_codes: bool,
+        include_thumbnails: bool,
+        limit: int,
+        cursor: str,
+        consistency: str,
+    ) -> Call[Page]:
+        check_count("limit", limit)
+        request = pb.ScrollRequest(
+            collection=check_collection_name(collection),
+            filter=_filter_to_wire(condition),
+            limit=limit,
+            cursor=cursor,
+            include_attributes=include_attributes,
+            include_codes=include_codes,
+            include_thumbnails=include_thumbnails,
+            consistency=wire.consistency_to_wire(consistency),
+        )
+        return Call("Scroll", request, wire.page_from_wire)
+
+    def facets(
+        self, attribute: str, collection: str, condition: GivenFilter, limit: int, allow_partial: bool
+    ) -> Call[FacetsResult]:
+        check_count("limit", limit, MAX_FACETS)
+        request = pb.FacetsRequest(
+            collection=check_collection_name(collection),
+            attribute=attribute,
+            filter=_filter_to_wire(condition),
+            limit=limit,
+            allow_partial=allow_partial,
+        )
+        return Call("Facets", request, wire.facets_from_wire)
+
+    def set_attributes(
+        self,
+        collection: str,
+        keys: Sequence[str],
+        condition: GivenFilter,
+        attributes: Mapping[str, Any],
+        remove: Sequence[str],
+        cursor: str,
+    ) -> Call[tuple[int, str]]:
+        request = pb.SetAttributesRequest(
+            collection=check_collection_name(collection),
+            keys=keys,
+            filter=_filter_to_wire(condition),
+            attributes=attributes_text(attributes),
+            remove=listed("names", remove),
+            cursor=cursor,
+        )
+        return Call("SetAttributes", request, lambda answer: (int(answer.changed), answer.cursor))
+
+    def delete_by_filter(self, collection: str, condition: GivenFilter, cursor: str) -> Call[tuple[int, str]]:
+        request = pb.DeleteByFilterRequest(
+            collection=check_collection_name(collection), filter=_filter_to_wire(condition), cursor=cursor
+        )
+        return Call("DeleteByFilter", request, lambda answer: (int(answer.deleted), answer.cursor))
 
     def upserts(self, collection: str, records: Sequence[Record], fingerprint: str | None) -> list[Call[int]]:
         """Returns one call, or several if the records exceed the limits on a request."""
@@ -245,6 +331,11 @@ class Calls:
 
     def _read_collection(self, answer: Any) -> Collection:
         return self.learn(wire.collection_from_wire(answer.collection))
+
+
+def _filter_to_wire(given: GivenFilter) -> filter_pb2.Filter | None:
+    condition = filters.given(given)
+    return None if condition is None else wire.filter_to_wire(condition)
 
 
 def _messages(

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Self, Unpack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Self, Unpack
 
 import grpc
 
@@ -17,6 +17,7 @@ from lookalike.client.arguments import (
     Image,
     batches,
     has_codes,
+    key_batches,
     listed,
     one_fingerprint,
     queries_of,
@@ -28,8 +29,14 @@ from lookalike.client.keywords import shows_search_options
 from lookalike.client.sync_ingest import IngestStream
 from lookalike.client.sync_management import Management
 from lookalike.cluster.columns import CodeColumns
+from lookalike.model.filters import GivenFilter
 from lookalike.model.records import (
+    DEFAULT_FACETS,
+    DEFAULT_PAGE,
+    CountResult,
+    FacetsResult,
     Outcome,
+    Page,
     Record,
     SearchResult,
     StoredRecord,
@@ -168,14 +175,128 @@ class Client(Management):
         """Reads records by key.
 
         Args:
-            keys: Up to 10,000 keys. A response has at most 28 MiB: a thousand records with thumbnails fit.
+            keys: The keys. Up to 10,000 are read by one request. A response has at most 28 MiB: a thousand records
+                with thumbnails fit.
             consistency: "one" reads one replica, "quorum" a majority.
             include_thumbnails: Return each record's thumbnail.
 
         Returns:
             The records that exist, in the order of the keys.
         """
-        return self._run(self._calls.get(keys, collection, consistency, include_thumbnails))
+        parts = key_batches(keys)
+        calls = [self._calls.get(part, collection, consistency, include_thumbnails) for part in parts]
+        return [record for call in calls for record in self._run(call)]
+
+    def exists(self, keys: Sequence[str], *, collection: str, consistency: str = "one") -> list[bool]:
+        """Says for each key whether it has a record. Up to 10,000 keys go in one request.
+
+        Args:
+            keys: The keys.
+            consistency: "one" reads one replica, "quorum" a majority.
+        """
+        calls = [self._calls.exists(part, collection, consistency) for part in key_batches(keys)]
+        return [found for call in calls for found in self._run(call)]
+
+    def count(self, *, collection: str, filter: GivenFilter = None, allow_partial: bool = False) -> CountResult:
+        """Counts the records that match a filter, exactly.
+
+        Args:
+            filter: Count only matching records: a JSON document such as `{"label": "cat"}`, or a filter of
+                `lookalike.filters`.
+            allow_partial: Count in the partitions that answer, and name the others in `coverage`. By default, a
+                missing partition raises PartitionUnavailable.
+        """
+        return self._run(self._calls.count(collection, filter, allow_partial))
+
+    def scroll(
+        self,
+        *,
+        collection: str,
+        filter: GivenFilter = None,
+        include_attributes: bool = True,
+        include_codes: bool = False,
+        include_thumbnails: bool = False,
+        limit: int | None = None,
+        page_size: int = DEFAULT_PAGE,
+        consistency: str = "one",
+        cursor: str = "",
+    ) -> Iterator[StoredRecord]:
+        """Reads all records that match a filter, in the order of their ids (the hash of the key).
+
+        A record that exists and matches, and is not changed during the whole scroll, is returned exactly once. A
+        record that is written, changed or deleted in the meantime is returned at most once.
+
+        Args:
+            filter: As in `count`.
+            include_attributes: Return each record's attributes.
+            include_codes: Return each record's code.
+            include_thumbnails: Return each record's thumbnail.
+            limit: Return at most this many records; all by default.
+            page_size: Records per request, 1..10,000.
+            consistency: "one" reads one replica, "quorum" a majority.
+            cursor: Where to start; see `scroll_page`.
+        """
+        count = 0
+        while limit is None or count < limit:
+            size = page_size if limit is None else min(page_size, limit - count)
+            page = self.scroll_page(
+                collection=collection, filter=filter, include_attributes=include_attributes,
+                include_codes=include_codes, include_thumbnails=include_thumbnails, limit=size,
+                consistency=consistency, cursor=cursor,
+            )  # fmt: skip
+            yield from page.records
+            count += len(page.records)
+            cursor = page.cursor
+            if not cursor:
+                return
+
+    def scroll_page(
+        self,
+        *,
+        collection: str,
+        filter: GivenFilter = None,
+        include_attributes: bool = True,
+        include_codes: bool = False,
+        include_thumbnails: bool = False,
+        limit: int = DEFAULT_PAGE,
+        consistency: str = "one",
+        cursor: str = "",
+    ) -> Page:
+        """Reads one page of a scroll. See `scroll`.
+
+        Args:
+            limit: Records per page, 1..10,000. A page may be shorter: the scroll is over when its cursor is empty.
+            cursor: The cursor of the page before; empty for the first page. It stays valid, for any client and any
+                coordinator of the cluster.
+        """
+        return self._run(
+            self._calls.scroll(
+                collection, filter, include_attributes, include_codes, include_thumbnails, limit, cursor,
+                consistency,
+            )
+        )  # fmt: skip
+
+    def facets(
+        self,
+        attribute: str,
+        *,
+        collection: str,
+        filter: GivenFilter = None,
+        limit: int = DEFAULT_FACETS,
+        allow_partial: bool = False,
+    ) -> FacetsResult:
+        """Counts the values of an attribute, exactly.
+
+        Args:
+            attribute: The attribute. A dot selects a field of an object ("camera.maker").
+            filter: As in `count`.
+            limit: Values to return, 1..100,000: the most frequent ones.
+            allow_partial: As in `count`.
+
+        Raises:
+            InvalidRequest: If the attribute has over 100,000 values among the matching records.
+        """
+        return self._run(self._calls.facets(attribute, collection, filter, limit, allow_partial))
 
     def upsert(self, records: Iterable[Record], *, collection: str) -> int:
         """Stores records, durably. Inserts new keys and replaces existing records.
@@ -288,6 +409,74 @@ class Client(Management):
             The number of records that existed; too low if a failed earlier attempt had already deleted some.
         """
         return self._run(self._calls.delete(keys, collection))
+
+    def delete_by_filter(self, filter: GivenFilter, *, collection: str) -> int:
+        """Deletes the records that match a filter, page by page. Repeat an interrupted call: it is harmless.
+
+        Returns:
+            The number of records deleted; too low if a failed earlier attempt had already deleted some.
+        """
+        deleted, cursor = self._run(self._calls.delete_by_filter(collection, filter, ""))
+        while cursor:
+            count, cursor = self._run(self._calls.delete_by_filter(collection, filter, cursor))
+            deleted += count
+        return deleted
+
+    def set_attributes(
+        self,
+        attributes: Mapping[str, Any],
+        *,
+        collection: str,
+        keys: Sequence[str] = (),
+        filter: GivenFilter = None,
+    ) -> int:
+        """Sets some attributes of records. Their other attributes, codes, features and thumbnails stay as they
+        are.
+
+        Args:
+            attributes: The attributes to set, each as a whole.
+            keys: The records to change, at most 10,000 in one request. Keys that do not exist are ignored.
+            filter: Change the records that match this filter instead, page by page.
+
+        Returns:
+            The number of records changed, including those that had these attributes before.
+        """
+        return self.change_attributes(attributes, (), collection=collection, keys=keys, filter=filter)
+
+    def remove_attributes(
+        self,
+        names: Sequence[str],
+        *,
+        collection: str,
+        keys: Sequence[str] = (),
+        filter: GivenFilter = None,
+    ) -> int:
+        """Removes some attributes of records. See `set_attributes`."""
+        return self.change_attributes({}, names, collection=collection, keys=keys, filter=filter)
+
+    def change_attributes(
+        self,
+        attributes: Mapping[str, Any],
+        remove: Sequence[str],
+        *,
+        collection: str,
+        keys: Sequence[str] = (),
+        filter: GivenFilter = None,
+    ) -> int:
+        """Sets some attributes of records and removes others, in one write. See `set_attributes`."""
+        changed = 0
+        if filter is None:
+            for part in key_batches(keys):
+                call = self._calls.set_attributes(collection, part, None, attributes, remove, "")
+                changed += (self._run(call))[0]
+            return changed
+        call = self._calls.set_attributes(collection, keys, filter, attributes, remove, "")
+        changed, cursor = self._run(call)
+        while cursor:
+            call = self._calls.set_attributes(collection, (), filter, attributes, remove, cursor)
+            count, cursor = self._run(call)
+            changed += count
+        return changed
 
     def _fingerprint(self, collection: str, deadline: float) -> str:
         if known := self._calls.fingerprint(check_collection_name(collection)):

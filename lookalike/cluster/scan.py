@@ -14,6 +14,8 @@ import numpy.typing as npt
 from lookalike.cluster.hits import HitTable
 from lookalike.model.filters import Filter
 
+# How long a shard keeps a key reserved. A coordinator stores the record well before.
+RESERVED_SECONDS = 60.0
 Codes = npt.NDArray[np.uint8]
 # For asymmetric scoring: uint16 weights (n, bits). For features: float32 (n, width).
 Inputs = npt.NDArray[np.uint16] | npt.NDArray[np.float32]

@@ -80,6 +80,8 @@ class Not:
 
 
 Filter = Equals | In | Range | Exists | And | Or | Not
+# What callers may give as a filter.
+GivenFilter = Filter | Mapping[str, Any] | None
 
 
 def compared_fields(condition: Filter) -> Iterator[str]:
@@ -170,6 +172,13 @@ def _check_scalar(field: str, value: object) -> None:
         raise InvalidRequest(f"filter: {field[:80]!r}: {value} is not a JSON number")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise InvalidRequest(f"filter: {field[:80]!r}: {value} does not fit in 64 bits")
+
+
+def given(condition: GivenFilter) -> Filter | None:
+    """Returns the filter that a caller gave as a filter or in JSON form. Raises InvalidRequest."""
+    if condition is None:
+        return None
+    return check(condition) if isinstance(condition, Filter) else parse(condition)
 
 
 def parse(document: Mapping[str, Any]) -> Filter:

@@ -9,7 +9,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lookalike.model.filters import And, Equals, Exists, Filter, In, Not, Or, Range
+from lookalike.model.filters import And, Equals, Exists, Filter, In, Not, Or, Range, Scalar
+
+# A kind of scalar, and the scalar; see `comparable`.
+Comparable = tuple[str, Scalar]
 
 _ABSENT = object()
 _INT64 = range(-(2**63), 2**63)
@@ -27,12 +30,12 @@ def matches(condition: Filter, attributes: Mapping[str, Any]) -> bool:
         case Exists(field):
             return _value(attributes, field) is not _ABSENT
         case Equals(field, value):
-            return _comparable(value) in map(_comparable, _elements(attributes, field))
+            return comparable(value) in map(comparable, elements(attributes, field))
         case In(field, values):
-            wanted = set(map(_comparable, values))
-            return any(_comparable(element) in wanted for element in _elements(attributes, field))
+            wanted = set(map(comparable, values))
+            return any(comparable(element) in wanted for element in elements(attributes, field))
         case Range(field):
-            return any(_is_within(condition, element) for element in _elements(attributes, field))
+            return any(_is_within(condition, element) for element in elements(attributes, field))
 
 
 def _value(attributes: Any, field: str) -> Any:
@@ -42,15 +45,15 @@ def _value(attributes: Any, field: str) -> Any:
     return value
 
 
-def _elements(attributes: Mapping[str, Any], field: str) -> Sequence[Any]:
+def elements(attributes: Mapping[str, Any], field: str) -> Sequence[Any]:
     """Returns the values of a field that a filter compares: the scalars in its list, or its one scalar."""
     value = _value(attributes, field)
     values = value if isinstance(value, list | tuple) else [value]
     return [element for element in values if isinstance(element, str | int | float)]
 
 
-def _comparable(value: Any) -> tuple[str, Any]:
-    """A form of a scalar that compares as in JSON: true differs from 1, but 1.0 equals 1."""
+def comparable(value: Any) -> Comparable:
+    """Returns a form of a scalar that compares as in JSON: true differs from 1, but 1.0 equals 1."""
     if isinstance(value, bool):
         return ("truth", value)
     return ("text", value) if isinstance(value, str) else ("number", _number(value))

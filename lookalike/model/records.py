@@ -37,6 +37,9 @@ MAX_MERGED_BYTES = 2 * MAX_ANSWER_BYTES
 # A version at or above this limit would overflow the hybrid logical clock.
 VERSION_LIMIT = 2**62
 MAX_BATCH_RECORDS = 10_000
+# Records of a scroll's page, and values of an attribute, unless the request says how many.
+DEFAULT_PAGE = 1_000
+DEFAULT_FACETS = 10
 # Records in one message of columns.
 MAX_COLUMN_RECORDS = 16_384
 SLOTS = 1_024
@@ -364,6 +367,57 @@ class SearchResult:
     exact: bool
     timings: Timings
     warnings: list[str] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CountResult:
+    """The number of records that match a filter.
+
+    Args:
+        count: The exact number of records in the partitions that answered.
+        coverage: How much of the collection was read.
+    """
+
+    count: int
+    coverage: Coverage
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Page:
+    """Part of a scroll.
+
+    Args:
+        records: Ordered by id, which is the hash of the key. What was not requested is empty.
+        cursor: Where the next page starts. Empty after the last page.
+    """
+
+    records: list[StoredRecord]
+    cursor: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Facet:
+    """A value of an attribute, and the number of records with it."""
+
+    value: str | int | float | bool
+    count: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FacetsResult:
+    """The values of an attribute, with exact counts.
+
+    Args:
+        facets: The most frequent values, most frequent first.
+        other_values: The number of values that are left out.
+        other_count: The sum of their counts.
+        coverage: How much of the collection was read.
+    """
+
+    facets: list[Facet]
+    other_values: int
+    other_count: int
+    coverage: Coverage
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

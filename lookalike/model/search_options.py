@@ -59,7 +59,7 @@ class SearchOptions:
             raise InvalidRequest(f"max_distance: is {distance!r}; use a number of bits, 0 or above")
         object.__setattr__(self, "oversampling", check_oversampling(self.oversampling))
         object.__setattr__(self, "k", check_k(self.k))
-        object.__setattr__(self, "filter", _checked_filter(self.filter))
+        object.__setattr__(self, "filter", filters.given(self.filter))
         _check_choice("rerank", self.rerank, Rerank)
         check_consistency(self.consistency)
         _check_choice("score", self.score, Score)
@@ -89,12 +89,6 @@ class SearchKeywords(TypedDict, total=False):
 def check_consistency(value: object) -> None:
     """Raises InvalidRequest unless `value` is a consistency level."""
     _check_choice("consistency", value, Consistency)
-
-
-def _checked_filter(given: Filter | Mapping[str, Any] | None) -> Filter | None:
-    if given is None:
-        return None
-    return filters.check(given) if isinstance(given, Filter) else filters.parse(given)
 
 
 def _check_choice(field: str, value: object, choices: Any) -> None:

@@ -19,6 +19,7 @@ from lookalike.cluster.columns import VersionedColumns
 from lookalike.cluster.placement import Target
 from lookalike.cluster.rows import Listing
 from lookalike.cluster.scan import ScanGroup, ScanResult, WriteResult
+from lookalike.cluster.select import Question, Selected
 from lookalike.cluster.shard_state import ShardState
 from lookalike.cluster.slots import SlotSet, slots_from_bytes, slots_to_bytes
 from lookalike.model.codespace import CodeSpace
@@ -142,6 +143,7 @@ class ShardClient:
         features: str,
         records: Sequence[VersionedRecord] | VersionedColumns,
         deadline: float,
+        bases: Sequence[int] | None = None,
     ) -> WriteResult:
         """Stores the records that are newer than the stored versions.
 
@@ -152,8 +154,10 @@ class ShardClient:
                 the write.
             records: Records and tombstones, or live records as columns.
             deadline: When to give up.
+            bases: If given, nothing is stored. The shard reserves each record's key for the record's version,
+                unless a version above the record's base is stored.
         """
-        request = wire.write_to_wire(collection, fingerprint, features, records)
+        request = wire.write_to_wire(collection, fingerprint, features, records, bases)
         return wire.write_result_from_wire(await self._call("Write", request, deadline))
 
     async def fetch(
@@ -164,6 +168,7 @@ class ShardClient:
         features: str = "",
         include_deleted: bool = False,
         include_thumbnails: bool = False,
+        omit_content: bool = False,
     ) -> list[VersionedRecord]:
         """Returns the records that exist under `keys`.
 
@@ -174,6 +179,7 @@ class ShardClient:
             features: How the collection stores features, such as "int8 1280", to include them; empty to omit them.
             include_deleted: Whether to return tombstones too.
             include_thumbnails: Whether to include thumbnails.
+            omit_content: Whether to return keys and versions only.
         """
         request = pb.FetchRequest(
             collection=collection,
@@ -182,9 +188,15 @@ class ShardClient:
             features=features,
             include_deleted=include_deleted,
             include_thumbnails=include_thumbnails,
+            omit_content=omit_content,
         )
         answer = await self._call("Fetch", request, deadline)
         return [wire.versioned_from_wire(record) for record in answer.records]
+
+    async def select(self, question: Question, slots: bytes, deadline: float) -> Selected:
+        """Answers a question about the records in the slots whose bits are set in `slots`."""
+        answer = await self._call("Select", wire.question_to_wire(question, slots), deadline)
+        return wire.selected_from_wire(answer)
 
     async def open_collection(
         self,

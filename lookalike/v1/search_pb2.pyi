@@ -471,7 +471,289 @@ class GetResponse(_message.Message):
 Global___GetResponse: _TypeAlias = GetResponse  # noqa: Y015
 
 @_typing.final
+class ExistsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    consistency: Global___Consistency.ValueType
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """1..10,000 keys."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        keys: _abc.Iterable[_builtins.str] | None = ...,
+        consistency: Global___Consistency.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "consistency", b"consistency", "keys", b"keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExistsRequest: _TypeAlias = ExistsRequest  # noqa: Y015
+
+@_typing.final
+class ExistsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXISTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def exists(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
+        """One per key, in order."""
+
+    def __init__(
+        self,
+        *,
+        exists: _abc.Iterable[_builtins.bool] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exists", b"exists"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExistsResponse: _TypeAlias = ExistsResponse  # noqa: Y015
+
+@_typing.final
+class CountRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ALLOW_PARTIAL_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    allow_partial: _builtins.bool
+    """As in SearchOptions."""
+    @_builtins.property
+    def filter(self) -> _filter_pb2.Filter:
+        """Count only records that match this filter."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        filter: _filter_pb2.Filter | None = ...,
+        allow_partial: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_partial", b"allow_partial", "collection", b"collection", "filter", b"filter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountRequest: _TypeAlias = CountRequest  # noqa: Y015
+
+@_typing.final
+class CountResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    COVERAGE_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """The exact number of records on the partitions that answered."""
+    @_builtins.property
+    def coverage(self) -> _record_pb2.Coverage: ...
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        coverage: _record_pb2.Coverage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "coverage", b"coverage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountResponse: _TypeAlias = CountResponse  # noqa: Y015
+
+@_typing.final
+class ScrollRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    INCLUDE_ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    INCLUDE_CODES_FIELD_NUMBER: _builtins.int
+    INCLUDE_THUMBNAILS_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    limit: _builtins.int
+    """Records per page, 1..10,000; 0 means 1,000. A page may be shorter because its size in bytes is limited, or because
+    records were changed while it was read.
+    """
+    cursor: _builtins.str
+    """Where the page starts: the cursor of the page before. Empty for the first page."""
+    include_attributes: _builtins.bool
+    """Return each record's attributes."""
+    include_codes: _builtins.bool
+    """Return each record's code."""
+    include_thumbnails: _builtins.bool
+    """Return each record's thumbnail."""
+    consistency: Global___Consistency.ValueType
+    @_builtins.property
+    def filter(self) -> _filter_pb2.Filter:
+        """Return only records that match this filter."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        filter: _filter_pb2.Filter | None = ...,
+        limit: _builtins.int = ...,
+        cursor: _builtins.str = ...,
+        include_attributes: _builtins.bool = ...,
+        include_codes: _builtins.bool = ...,
+        include_thumbnails: _builtins.bool = ...,
+        consistency: Global___Consistency.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "consistency", b"consistency", "cursor", b"cursor", "filter", b"filter", "include_attributes", b"include_attributes", "include_codes", b"include_codes", "include_thumbnails", b"include_thumbnails", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScrollRequest: _TypeAlias = ScrollRequest  # noqa: Y015
+
+@_typing.final
+class ScrollResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """Where the next page starts. Empty after the last page."""
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Record]:
+        """Ordered by id, which is the hash of the key."""
+
+    def __init__(
+        self,
+        *,
+        records: _abc.Iterable[_record_pb2.Record] | None = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScrollResponse: _TypeAlias = ScrollResponse  # noqa: Y015
+
+@_typing.final
+class FacetsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    ATTRIBUTE_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    ALLOW_PARTIAL_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    attribute: _builtins.str
+    """The attribute. A dot selects a field of an object ("camera.maker")."""
+    limit: _builtins.int
+    """Values to return, 1..100,000; 0 means 10."""
+    allow_partial: _builtins.bool
+    """As in SearchOptions."""
+    @_builtins.property
+    def filter(self) -> _filter_pb2.Filter:
+        """Count only records that match this filter."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        attribute: _builtins.str = ...,
+        filter: _filter_pb2.Filter | None = ...,
+        limit: _builtins.int = ...,
+        allow_partial: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_partial", b"allow_partial", "attribute", b"attribute", "collection", b"collection", "filter", b"filter", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FacetsRequest: _TypeAlias = FacetsRequest  # noqa: Y015
+
+@_typing.final
+class FacetsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FACETS_FIELD_NUMBER: _builtins.int
+    OTHER_VALUES_FIELD_NUMBER: _builtins.int
+    OTHER_COUNT_FIELD_NUMBER: _builtins.int
+    COVERAGE_FIELD_NUMBER: _builtins.int
+    other_values: _builtins.int
+    """The number of values that are left out."""
+    other_count: _builtins.int
+    """The sum of their counts."""
+    @_builtins.property
+    def facets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Facet]:
+        """The most frequent values; of equally frequent ones, false before true, then numbers, then text, each ascending."""
+
+    @_builtins.property
+    def coverage(self) -> _record_pb2.Coverage: ...
+    def __init__(
+        self,
+        *,
+        facets: _abc.Iterable[Global___Facet] | None = ...,
+        other_values: _builtins.int = ...,
+        other_count: _builtins.int = ...,
+        coverage: _record_pb2.Coverage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "facets", b"facets", "other_count", b"other_count", "other_values", b"other_values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FacetsResponse: _TypeAlias = FacetsResponse  # noqa: Y015
+
+@_typing.final
+class Facet(_message.Message):
+    """A value of an attribute."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """The number of records with this value: those that the filter `equals` matches. A record whose attribute is an array
+    counts for each value in it.
+    """
+    @_builtins.property
+    def value(self) -> _filter_pb2.Scalar: ...
+    def __init__(
+        self,
+        *,
+        value: _filter_pb2.Scalar | None = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Facet: _TypeAlias = Facet  # noqa: Y015
+
+@_typing.final
 class UpsertRequest(_message.Message):
+    """Replaces records as a whole: attributes and a thumbnail that the new record does not have are gone afterwards.
+    SetAttributes changes attributes alone.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     COLLECTION_FIELD_NUMBER: _builtins.int
@@ -627,6 +909,138 @@ class DeleteResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteResponse: _TypeAlias = DeleteResponse  # noqa: Y015
+
+@_typing.final
+class DeleteByFilterRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    limit: _builtins.int
+    """Records per call, 1..10,000; 0 means 1,000."""
+    cursor: _builtins.str
+    """As in ScrollRequest."""
+    @_builtins.property
+    def filter(self) -> _filter_pb2.Filter:
+        """Delete records that match this filter. Required."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        filter: _filter_pb2.Filter | None = ...,
+        limit: _builtins.int = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "cursor", b"cursor", "filter", b"filter", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteByFilterRequest: _TypeAlias = DeleteByFilterRequest  # noqa: Y015
+
+@_typing.final
+class DeleteByFilterResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELETED_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    deleted: _builtins.int
+    """Records deleted by this call."""
+    cursor: _builtins.str
+    """Where the next call continues. Empty after the last record."""
+    def __init__(
+        self,
+        *,
+        deleted: _builtins.int = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "deleted", b"deleted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteByFilterResponse: _TypeAlias = DeleteByFilterResponse  # noqa: Y015
+
+@_typing.final
+class SetAttributesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    REMOVE_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    attributes: _builtins.str
+    """A JSON object as text: the attributes to set, each as a whole. Other attributes stay as they are."""
+    limit: _builtins.int
+    """With a filter: records per call, 1..10,000; 0 means 1,000."""
+    cursor: _builtins.str
+    """With a filter: as in ScrollRequest."""
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Change the records with these keys, at most 10,000. A key that does not exist is ignored."""
+
+    @_builtins.property
+    def filter(self) -> _filter_pb2.Filter:
+        """Instead of `keys`: change the records that match this filter, page by page. Repeat the call with the returned
+        cursor until that is empty.
+        """
+
+    @_builtins.property
+    def remove(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of attributes to remove."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        keys: _abc.Iterable[_builtins.str] | None = ...,
+        filter: _filter_pb2.Filter | None = ...,
+        attributes: _builtins.str = ...,
+        remove: _abc.Iterable[_builtins.str] | None = ...,
+        limit: _builtins.int = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "collection", b"collection", "cursor", b"cursor", "filter", b"filter", "keys", b"keys", "limit", b"limit", "remove", b"remove"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAttributesRequest: _TypeAlias = SetAttributesRequest  # noqa: Y015
+
+@_typing.final
+class SetAttributesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    changed: _builtins.int
+    """Records changed by this call, including those that had these attributes before."""
+    cursor: _builtins.str
+    """With a filter: where the next call continues. Empty after the last record."""
+    def __init__(
+        self,
+        *,
+        changed: _builtins.int = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "cursor", b"cursor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAttributesResponse: _TypeAlias = SetAttributesResponse  # noqa: Y015
 
 @_typing.final
 class CreateCollectionRequest(_message.Message):

@@ -64,10 +64,40 @@ class SearchServiceStub:
                 request_serializer=lookalike_dot_v1_dot_search__pb2.IngestRequest.SerializeToString,
                 response_deserializer=lookalike_dot_v1_dot_search__pb2.IngestResponse.FromString,
                 _registered_method=True)
+        self.Exists = channel.unary_unary(
+                '/lookalike.v1.SearchService/Exists',
+                request_serializer=lookalike_dot_v1_dot_search__pb2.ExistsRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_search__pb2.ExistsResponse.FromString,
+                _registered_method=True)
+        self.Count = channel.unary_unary(
+                '/lookalike.v1.SearchService/Count',
+                request_serializer=lookalike_dot_v1_dot_search__pb2.CountRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_search__pb2.CountResponse.FromString,
+                _registered_method=True)
+        self.Scroll = channel.unary_unary(
+                '/lookalike.v1.SearchService/Scroll',
+                request_serializer=lookalike_dot_v1_dot_search__pb2.ScrollRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_search__pb2.ScrollResponse.FromString,
+                _registered_method=True)
+        self.Facets = channel.unary_unary(
+                '/lookalike.v1.SearchService/Facets',
+                request_serializer=lookalike_dot_v1_dot_search__pb2.FacetsRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_search__pb2.FacetsResponse.FromString,
+                _registered_method=True)
         self.Delete = channel.unary_unary(
                 '/lookalike.v1.SearchService/Delete',
                 request_serializer=lookalike_dot_v1_dot_search__pb2.DeleteRequest.SerializeToString,
                 response_deserializer=lookalike_dot_v1_dot_search__pb2.DeleteResponse.FromString,
+                _registered_method=True)
+        self.DeleteByFilter = channel.unary_unary(
+                '/lookalike.v1.SearchService/DeleteByFilter',
+                request_serializer=lookalike_dot_v1_dot_search__pb2.DeleteByFilterRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_search__pb2.DeleteByFilterResponse.FromString,
+                _registered_method=True)
+        self.SetAttributes = channel.unary_unary(
+                '/lookalike.v1.SearchService/SetAttributes',
+                request_serializer=lookalike_dot_v1_dot_search__pb2.SetAttributesRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_search__pb2.SetAttributesResponse.FromString,
                 _registered_method=True)
         self.CreateCollection = channel.unary_unary(
                 '/lookalike.v1.SearchService/CreateCollection',
@@ -154,8 +184,50 @@ class SearchServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Exists(self, request, context):
+        """Says which keys have a record.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Count(self, request, context):
+        """Counts the records that match a filter.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Scroll(self, request, context):
+        """Returns the records that match a filter, page by page, in the order of their ids. Never partial.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Facets(self, request, context):
+        """Counts the values of an attribute among the records that match a filter.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Delete(self, request, context):
         """Deletes records by key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteByFilter(self, request, context):
+        """Deletes records that match a filter, page by page: repeat the call with the returned cursor until that is empty.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetAttributes(self, request, context):
+        """Changes some attributes of records, and leaves everything else of the records as it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -247,10 +319,40 @@ def add_SearchServiceServicer_to_server(servicer, server):
                     request_deserializer=lookalike_dot_v1_dot_search__pb2.IngestRequest.FromString,
                     response_serializer=lookalike_dot_v1_dot_search__pb2.IngestResponse.SerializeToString,
             ),
+            'Exists': grpc.unary_unary_rpc_method_handler(
+                    servicer.Exists,
+                    request_deserializer=lookalike_dot_v1_dot_search__pb2.ExistsRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_search__pb2.ExistsResponse.SerializeToString,
+            ),
+            'Count': grpc.unary_unary_rpc_method_handler(
+                    servicer.Count,
+                    request_deserializer=lookalike_dot_v1_dot_search__pb2.CountRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_search__pb2.CountResponse.SerializeToString,
+            ),
+            'Scroll': grpc.unary_unary_rpc_method_handler(
+                    servicer.Scroll,
+                    request_deserializer=lookalike_dot_v1_dot_search__pb2.ScrollRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_search__pb2.ScrollResponse.SerializeToString,
+            ),
+            'Facets': grpc.unary_unary_rpc_method_handler(
+                    servicer.Facets,
+                    request_deserializer=lookalike_dot_v1_dot_search__pb2.FacetsRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_search__pb2.FacetsResponse.SerializeToString,
+            ),
             'Delete': grpc.unary_unary_rpc_method_handler(
                     servicer.Delete,
                     request_deserializer=lookalike_dot_v1_dot_search__pb2.DeleteRequest.FromString,
                     response_serializer=lookalike_dot_v1_dot_search__pb2.DeleteResponse.SerializeToString,
+            ),
+            'DeleteByFilter': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteByFilter,
+                    request_deserializer=lookalike_dot_v1_dot_search__pb2.DeleteByFilterRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_search__pb2.DeleteByFilterResponse.SerializeToString,
+            ),
+            'SetAttributes': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAttributes,
+                    request_deserializer=lookalike_dot_v1_dot_search__pb2.SetAttributesRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_search__pb2.SetAttributesResponse.SerializeToString,
             ),
             'CreateCollection': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateCollection,
@@ -443,6 +545,114 @@ class SearchService:
             _registered_method=True)
 
     @staticmethod
+    def Exists(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.SearchService/Exists',
+            lookalike_dot_v1_dot_search__pb2.ExistsRequest.SerializeToString,
+            lookalike_dot_v1_dot_search__pb2.ExistsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Count(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.SearchService/Count',
+            lookalike_dot_v1_dot_search__pb2.CountRequest.SerializeToString,
+            lookalike_dot_v1_dot_search__pb2.CountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Scroll(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.SearchService/Scroll',
+            lookalike_dot_v1_dot_search__pb2.ScrollRequest.SerializeToString,
+            lookalike_dot_v1_dot_search__pb2.ScrollResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Facets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.SearchService/Facets',
+            lookalike_dot_v1_dot_search__pb2.FacetsRequest.SerializeToString,
+            lookalike_dot_v1_dot_search__pb2.FacetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Delete(request,
             target,
             options=(),
@@ -459,6 +669,60 @@ class SearchService:
             '/lookalike.v1.SearchService/Delete',
             lookalike_dot_v1_dot_search__pb2.DeleteRequest.SerializeToString,
             lookalike_dot_v1_dot_search__pb2.DeleteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteByFilter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.SearchService/DeleteByFilter',
+            lookalike_dot_v1_dot_search__pb2.DeleteByFilterRequest.SerializeToString,
+            lookalike_dot_v1_dot_search__pb2.DeleteByFilterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAttributes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.SearchService/SetAttributes',
+            lookalike_dot_v1_dot_search__pb2.SetAttributesRequest.SerializeToString,
+            lookalike_dot_v1_dot_search__pb2.SetAttributesResponse.FromString,
             options,
             channel_credentials,
             insecure,

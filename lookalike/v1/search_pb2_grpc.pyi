@@ -50,8 +50,20 @@ class SearchServiceStub:
     """Writes a stream of record batches and returns an outcome for each record. The server limits the number of
     batches in flight, so flow control slows down a fast sender.
     """
+    Exists: _grpc.UnaryUnaryMultiCallable[_search_pb2.ExistsRequest, _search_pb2.ExistsResponse]
+    """Says which keys have a record."""
+    Count: _grpc.UnaryUnaryMultiCallable[_search_pb2.CountRequest, _search_pb2.CountResponse]
+    """Counts the records that match a filter."""
+    Scroll: _grpc.UnaryUnaryMultiCallable[_search_pb2.ScrollRequest, _search_pb2.ScrollResponse]
+    """Returns the records that match a filter, page by page, in the order of their ids. Never partial."""
+    Facets: _grpc.UnaryUnaryMultiCallable[_search_pb2.FacetsRequest, _search_pb2.FacetsResponse]
+    """Counts the values of an attribute among the records that match a filter."""
     Delete: _grpc.UnaryUnaryMultiCallable[_search_pb2.DeleteRequest, _search_pb2.DeleteResponse]
     """Deletes records by key."""
+    DeleteByFilter: _grpc.UnaryUnaryMultiCallable[_search_pb2.DeleteByFilterRequest, _search_pb2.DeleteByFilterResponse]
+    """Deletes records that match a filter, page by page: repeat the call with the returned cursor until that is empty."""
+    SetAttributes: _grpc.UnaryUnaryMultiCallable[_search_pb2.SetAttributesRequest, _search_pb2.SetAttributesResponse]
+    """Changes some attributes of records, and leaves everything else of the records as it is."""
     CreateCollection: _grpc.UnaryUnaryMultiCallable[_search_pb2.CreateCollectionRequest, _search_pb2.CreateCollectionResponse]
     """Creates a collection."""
     GetCollection: _grpc.UnaryUnaryMultiCallable[_search_pb2.GetCollectionRequest, _search_pb2.GetCollectionResponse]
@@ -94,8 +106,20 @@ class SearchServiceAsyncStub(SearchServiceStub):
     """Writes a stream of record batches and returns an outcome for each record. The server limits the number of
     batches in flight, so flow control slows down a fast sender.
     """
+    Exists: _aio.UnaryUnaryMultiCallable[_search_pb2.ExistsRequest, _search_pb2.ExistsResponse]  # type: ignore[assignment]
+    """Says which keys have a record."""
+    Count: _aio.UnaryUnaryMultiCallable[_search_pb2.CountRequest, _search_pb2.CountResponse]  # type: ignore[assignment]
+    """Counts the records that match a filter."""
+    Scroll: _aio.UnaryUnaryMultiCallable[_search_pb2.ScrollRequest, _search_pb2.ScrollResponse]  # type: ignore[assignment]
+    """Returns the records that match a filter, page by page, in the order of their ids. Never partial."""
+    Facets: _aio.UnaryUnaryMultiCallable[_search_pb2.FacetsRequest, _search_pb2.FacetsResponse]  # type: ignore[assignment]
+    """Counts the values of an attribute among the records that match a filter."""
     Delete: _aio.UnaryUnaryMultiCallable[_search_pb2.DeleteRequest, _search_pb2.DeleteResponse]  # type: ignore[assignment]
     """Deletes records by key."""
+    DeleteByFilter: _aio.UnaryUnaryMultiCallable[_search_pb2.DeleteByFilterRequest, _search_pb2.DeleteByFilterResponse]  # type: ignore[assignment]
+    """Deletes records that match a filter, page by page: repeat the call with the returned cursor until that is empty."""
+    SetAttributes: _aio.UnaryUnaryMultiCallable[_search_pb2.SetAttributesRequest, _search_pb2.SetAttributesResponse]  # type: ignore[assignment]
+    """Changes some attributes of records, and leaves everything else of the records as it is."""
     CreateCollection: _aio.UnaryUnaryMultiCallable[_search_pb2.CreateCollectionRequest, _search_pb2.CreateCollectionResponse]  # type: ignore[assignment]
     """Creates a collection."""
     GetCollection: _aio.UnaryUnaryMultiCallable[_search_pb2.GetCollectionRequest, _search_pb2.GetCollectionResponse]  # type: ignore[assignment]
@@ -167,12 +191,60 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def Exists(
+        self,
+        request: _search_pb2.ExistsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_search_pb2.ExistsResponse, _abc.Awaitable[_search_pb2.ExistsResponse]]:
+        """Says which keys have a record."""
+
+    @_abc_1.abstractmethod
+    def Count(
+        self,
+        request: _search_pb2.CountRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_search_pb2.CountResponse, _abc.Awaitable[_search_pb2.CountResponse]]:
+        """Counts the records that match a filter."""
+
+    @_abc_1.abstractmethod
+    def Scroll(
+        self,
+        request: _search_pb2.ScrollRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_search_pb2.ScrollResponse, _abc.Awaitable[_search_pb2.ScrollResponse]]:
+        """Returns the records that match a filter, page by page, in the order of their ids. Never partial."""
+
+    @_abc_1.abstractmethod
+    def Facets(
+        self,
+        request: _search_pb2.FacetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_search_pb2.FacetsResponse, _abc.Awaitable[_search_pb2.FacetsResponse]]:
+        """Counts the values of an attribute among the records that match a filter."""
+
+    @_abc_1.abstractmethod
     def Delete(
         self,
         request: _search_pb2.DeleteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_search_pb2.DeleteResponse, _abc.Awaitable[_search_pb2.DeleteResponse]]:
         """Deletes records by key."""
+
+    @_abc_1.abstractmethod
+    def DeleteByFilter(
+        self,
+        request: _search_pb2.DeleteByFilterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_search_pb2.DeleteByFilterResponse, _abc.Awaitable[_search_pb2.DeleteByFilterResponse]]:
+        """Deletes records that match a filter, page by page: repeat the call with the returned cursor until that is empty."""
+
+    @_abc_1.abstractmethod
+    def SetAttributes(
+        self,
+        request: _search_pb2.SetAttributesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_search_pb2.SetAttributesResponse, _abc.Awaitable[_search_pb2.SetAttributesResponse]]:
+        """Changes some attributes of records, and leaves everything else of the records as it is."""
 
     @_abc_1.abstractmethod
     def CreateCollection(

@@ -387,6 +387,7 @@ class WriteRequest(_message.Message):
     RECORDS_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
     COLUMNS_FIELD_NUMBER: _builtins.int
+    RESERVATIONS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     fingerprint: _builtins.str
     features: _builtins.str
@@ -397,6 +398,10 @@ class WriteRequest(_message.Message):
     def columns(self) -> Global___VersionedColumns:
         """Instead of `records`: live records without features and thumbnails."""
 
+    @_builtins.property
+    def reservations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reservation]:
+        """Instead of `records`: keys to reserve for versions. The response treats them like records."""
+
     def __init__(
         self,
         *,
@@ -405,14 +410,44 @@ class WriteRequest(_message.Message):
         records: _abc.Iterable[Global___ShardRecord] | None = ...,
         features: _builtins.str = ...,
         columns: Global___VersionedColumns | None = ...,
+        reservations: _abc.Iterable[Global___Reservation] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "columns", b"columns", "features", b"features", "fingerprint", b"fingerprint", "records", b"records"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "columns", b"columns", "features", b"features", "fingerprint", b"fingerprint", "records", b"records", "reservations", b"reservations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WriteRequest: _TypeAlias = WriteRequest  # noqa: Y015
+
+@_typing.final
+class Reservation(_message.Message):
+    """Reserves a key for a version, unless a version above the base is stored. Until the version is stored, lower versions of
+    the key are superseded.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    version: _builtins.int
+    base: _builtins.int
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        version: _builtins.int = ...,
+        base: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "key", b"key", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Reservation: _TypeAlias = Reservation  # noqa: Y015
 
 @_typing.final
 class VersionedColumns(_message.Message):
@@ -534,6 +569,7 @@ class FetchRequest(_message.Message):
     FEATURES_FIELD_NUMBER: _builtins.int
     INCLUDE_DELETED_FIELD_NUMBER: _builtins.int
     INCLUDE_THUMBNAILS_FIELD_NUMBER: _builtins.int
+    OMIT_CONTENT_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     include_features: _builtins.bool
     features: _builtins.str
@@ -541,6 +577,8 @@ class FetchRequest(_message.Message):
     include_deleted: _builtins.bool
     """Also return tombstones."""
     include_thumbnails: _builtins.bool
+    omit_content: _builtins.bool
+    """Return keys and versions only."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -552,10 +590,11 @@ class FetchRequest(_message.Message):
         features: _builtins.str = ...,
         include_deleted: _builtins.bool = ...,
         include_thumbnails: _builtins.bool = ...,
+        omit_content: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "features", b"features", "include_deleted", b"include_deleted", "include_features", b"include_features", "include_thumbnails", b"include_thumbnails", "keys", b"keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "features", b"features", "include_deleted", b"include_deleted", "include_features", b"include_features", "include_thumbnails", b"include_thumbnails", "keys", b"keys", "omit_content", b"omit_content"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -582,6 +621,192 @@ class FetchResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FetchResponse: _TypeAlias = FetchResponse  # noqa: Y015
+
+@_typing.final
+class SelectRequest(_message.Message):
+    """Asks about the live records of some slots that match a filter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    LIST_FIELD_NUMBER: _builtins.int
+    FACETS_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    slots: _builtins.bytes
+    """As in ScanRequest."""
+    @_builtins.property
+    def filter(self) -> _filter_pb2.Filter: ...
+    @_builtins.property
+    def count(self) -> Global___CountSelected: ...
+    @_builtins.property
+    def list(self) -> Global___ListSelected: ...
+    @_builtins.property
+    def facets(self) -> Global___FacetSelected: ...
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        slots: _builtins.bytes = ...,
+        filter: _filter_pb2.Filter | None = ...,
+        count: Global___CountSelected | None = ...,
+        list: Global___ListSelected | None = ...,
+        facets: Global___FacetSelected | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "facets", b"facets", "filter", b"filter", "kind", b"kind", "list", b"list"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "count", b"count", "facets", b"facets", "filter", b"filter", "kind", b"kind", "list", b"list", "slots", b"slots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["count", "list", "facets"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___SelectRequest: _TypeAlias = SelectRequest  # noqa: Y015
+
+@_typing.final
+class CountSelected(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountSelected: _TypeAlias = CountSelected  # noqa: Y015
+
+@_typing.final
+class ListSelected(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    INCLUDE_ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    INCLUDE_CODES_FIELD_NUMBER: _builtins.int
+    INCLUDE_THUMBNAILS_FIELD_NUMBER: _builtins.int
+    after: _builtins.str
+    """List the records after this key in the order of (id, key). Empty: from the first."""
+    limit: _builtins.int
+    include_attributes: _builtins.bool
+    include_codes: _builtins.bool
+    include_thumbnails: _builtins.bool
+    def __init__(
+        self,
+        *,
+        after: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        include_attributes: _builtins.bool = ...,
+        include_codes: _builtins.bool = ...,
+        include_thumbnails: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "include_attributes", b"include_attributes", "include_codes", b"include_codes", "include_thumbnails", b"include_thumbnails", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSelected: _TypeAlias = ListSelected  # noqa: Y015
+
+@_typing.final
+class FacetSelected(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTRIBUTE_FIELD_NUMBER: _builtins.int
+    attribute: _builtins.str
+    def __init__(
+        self,
+        *,
+        attribute: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute", b"attribute"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FacetSelected: _TypeAlias = FacetSelected  # noqa: Y015
+
+@_typing.final
+class SelectResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    STALE_MS_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FIELDS_FIELD_NUMBER: _builtins.int
+    KNOWN_FIELDS_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    FACETS_FIELD_NUMBER: _builtins.int
+    rows: _builtins.int
+    """Live rows of the slots."""
+    stale_ms: _builtins.int
+    """As in ScanResponse."""
+    count: _builtins.int
+    """Of CountSelected: the records that match."""
+    more: _builtins.bool
+    """Of ListSelected: whether there are further records after the last one."""
+    @_builtins.property
+    def unknown_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in ScanHits."""
+
+    @_builtins.property
+    def known_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardRecord]:
+        """Of ListSelected: ordered by (id, key), without what was not requested."""
+
+    @_builtins.property
+    def facets(self) -> _containers.RepeatedCompositeFieldContainer[Global___FacetCount]:
+        """Of FacetSelected: all values, in no order."""
+
+    def __init__(
+        self,
+        *,
+        rows: _builtins.int = ...,
+        stale_ms: _builtins.int = ...,
+        unknown_fields: _abc.Iterable[_builtins.str] | None = ...,
+        known_fields: _abc.Iterable[_builtins.str] | None = ...,
+        count: _builtins.int = ...,
+        records: _abc.Iterable[Global___ShardRecord] | None = ...,
+        more: _builtins.bool = ...,
+        facets: _abc.Iterable[Global___FacetCount] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "facets", b"facets", "known_fields", b"known_fields", "more", b"more", "records", b"records", "rows", b"rows", "stale_ms", b"stale_ms", "unknown_fields", b"unknown_fields"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SelectResponse: _TypeAlias = SelectResponse  # noqa: Y015
+
+@_typing.final
+class FacetCount(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    @_builtins.property
+    def value(self) -> _filter_pb2.Scalar: ...
+    def __init__(
+        self,
+        *,
+        value: _filter_pb2.Scalar | None = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FacetCount: _TypeAlias = FacetCount  # noqa: Y015
 
 @_typing.final
 class DumpRequest(_message.Message):

@@ -50,6 +50,11 @@ class ShardServiceStub:
                 request_serializer=lookalike_dot_v1_dot_shard__pb2.FetchRequest.SerializeToString,
                 response_deserializer=lookalike_dot_v1_dot_shard__pb2.FetchResponse.FromString,
                 _registered_method=True)
+        self.Select = channel.unary_unary(
+                '/lookalike.v1.ShardService/Select',
+                request_serializer=lookalike_dot_v1_dot_shard__pb2.SelectRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_shard__pb2.SelectResponse.FromString,
+                _registered_method=True)
         self.OpenCollection = channel.unary_unary(
                 '/lookalike.v1.ShardService/OpenCollection',
                 request_serializer=lookalike_dot_v1_dot_shard__pb2.OpenCollectionRequest.SerializeToString,
@@ -113,6 +118,13 @@ class ShardServiceServicer:
 
     def Fetch(self, request, context):
         """Returns records by key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Select(self, request, context):
+        """Counts or lists the records that match a filter, or counts the values of an attribute among them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -193,6 +205,11 @@ def add_ShardServiceServicer_to_server(servicer, server):
                     servicer.Fetch,
                     request_deserializer=lookalike_dot_v1_dot_shard__pb2.FetchRequest.FromString,
                     response_serializer=lookalike_dot_v1_dot_shard__pb2.FetchResponse.SerializeToString,
+            ),
+            'Select': grpc.unary_unary_rpc_method_handler(
+                    servicer.Select,
+                    request_deserializer=lookalike_dot_v1_dot_shard__pb2.SelectRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_shard__pb2.SelectResponse.SerializeToString,
             ),
             'OpenCollection': grpc.unary_unary_rpc_method_handler(
                     servicer.OpenCollection,
@@ -317,6 +334,33 @@ class ShardService:
             '/lookalike.v1.ShardService/Fetch',
             lookalike_dot_v1_dot_shard__pb2.FetchRequest.SerializeToString,
             lookalike_dot_v1_dot_shard__pb2.FetchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Select(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.ShardService/Select',
+            lookalike_dot_v1_dot_shard__pb2.SelectRequest.SerializeToString,
+            lookalike_dot_v1_dot_shard__pb2.SelectResponse.FromString,
             options,
             channel_credentials,
             insecure,

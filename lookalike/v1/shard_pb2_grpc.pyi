@@ -41,6 +41,8 @@ class ShardServiceStub:
     """
     Fetch: _grpc.UnaryUnaryMultiCallable[_shard_pb2.FetchRequest, _shard_pb2.FetchResponse]
     """Returns records by key."""
+    Select: _grpc.UnaryUnaryMultiCallable[_shard_pb2.SelectRequest, _shard_pb2.SelectResponse]
+    """Counts or lists the records that match a filter, or counts the values of an attribute among them."""
     OpenCollection: _grpc.UnaryUnaryMultiCallable[_shard_pb2.OpenCollectionRequest, _shard_pb2.OpenCollectionResponse]
     """Creates a collection on this shard unless it exists. Idempotent. Fails with FAILED_PRECONDITION if the collection
     exists in another code space or a later incarnation.
@@ -75,6 +77,8 @@ class ShardServiceAsyncStub(ShardServiceStub):
     """
     Fetch: _aio.UnaryUnaryMultiCallable[_shard_pb2.FetchRequest, _shard_pb2.FetchResponse]  # type: ignore[assignment]
     """Returns records by key."""
+    Select: _aio.UnaryUnaryMultiCallable[_shard_pb2.SelectRequest, _shard_pb2.SelectResponse]  # type: ignore[assignment]
+    """Counts or lists the records that match a filter, or counts the values of an attribute among them."""
     OpenCollection: _aio.UnaryUnaryMultiCallable[_shard_pb2.OpenCollectionRequest, _shard_pb2.OpenCollectionResponse]  # type: ignore[assignment]
     """Creates a collection on this shard unless it exists. Idempotent. Fails with FAILED_PRECONDITION if the collection
     exists in another code space or a later incarnation.
@@ -124,6 +128,14 @@ class ShardServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_shard_pb2.FetchResponse, _abc.Awaitable[_shard_pb2.FetchResponse]]:
         """Returns records by key."""
+
+    @_abc_1.abstractmethod
+    def Select(
+        self,
+        request: _shard_pb2.SelectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_shard_pb2.SelectResponse, _abc.Awaitable[_shard_pb2.SelectResponse]]:
+        """Counts or lists the records that match a filter, or counts the values of an attribute among them."""
 
     @_abc_1.abstractmethod
     def OpenCollection(

@@ -24,7 +24,7 @@ from lookalike.wire.public.collections import (
     space_to_wire,
 )
 from lookalike.wire.public.columns import columns_from_wire, columns_to_wire
-from lookalike.wire.public.filters import filter_from_wire, filter_to_wire
+from lookalike.wire.public.filters import filter_from_wire, filter_to_wire, scalar_from_wire, scalar_to_wire
 from lookalike.wire.public.requests import (
     consistency_from_wire,
     consistency_to_wire,
@@ -39,6 +39,14 @@ from lookalike.wire.public.searches import (
     hits_to_wire,
     query_from_wire,
     timings_to_wire,
+)
+from lookalike.wire.public.selects import (
+    count_from_wire,
+    facet_to_wire,
+    facets_from_wire,
+    list_from_wire,
+    page_from_wire,
+    page_to_wire,
 )
 from lookalike.wire.shard.dumps import (
     dump_part_from_wire,
@@ -66,6 +74,7 @@ from lookalike.wire.shard.rows import (
     numbers_to_wire,
 )
 from lookalike.wire.shard.scans import (
+    bare_to_wire,
     scan_group_from_wire,
     scan_group_to_wire,
     scan_result_from_wire,
@@ -73,7 +82,14 @@ from lookalike.wire.shard.scans import (
     versioned_from_wire,
     versioned_to_wire,
 )
+from lookalike.wire.shard.selects import (
+    question_from_wire,
+    question_to_wire,
+    selected_from_wire,
+    selected_to_wire,
+)
 from lookalike.wire.shard.writes import (
+    bases_from_wire,
     write_from_wire,
     write_result_from_wire,
     write_result_to_wire,
@@ -81,17 +97,22 @@ from lookalike.wire.shard.writes import (
 )
 
 __all__ = [
+    "bare_to_wire",
+    "bases_from_wire",
     "collection_from_wire",
     "collection_to_wire",
     "columns_from_wire",
     "columns_to_wire",
     "consistency_from_wire",
     "consistency_to_wire",
+    "count_from_wire",
     "coverage_from_wire",
     "coverage_to_wire",
     "draft_from_wire",
     "dump_part_from_wire",
     "dump_request_to_wire",
+    "facet_to_wire",
+    "facets_from_wire",
     "filter_from_wire",
     "filter_to_wire",
     "generations_from_wire",
@@ -102,6 +123,7 @@ __all__ = [
     "image_bytes",
     "indexing_from_wire",
     "indexing_to_wire",
+    "list_from_wire",
     "listing_from_wire",
     "listing_to_wire",
     "mark_from_wire",
@@ -113,14 +135,22 @@ __all__ = [
     "outcome_from_wire",
     "outcome_to_wire",
     "outcomes_to_wire",
+    "page_from_wire",
+    "page_to_wire",
     "query_from_wire",
     "query_to_wire",
+    "question_from_wire",
+    "question_to_wire",
     "record_to_wire",
     "result_from_wire",
+    "scalar_from_wire",
+    "scalar_to_wire",
     "scan_group_from_wire",
     "scan_group_to_wire",
     "scan_result_from_wire",
     "scan_result_to_wire",
+    "selected_from_wire",
+    "selected_to_wire",
     "slots_from_wire",
     "space_from_wire",
     "space_to_wire",

@@ -6,7 +6,7 @@ from shard.kernel.chunk import Selection
 from shard.kernel.matrix import CodeMatrix
 from shard.kernel.row_index import RowIndex
 from shard.kernel.search import Matches
-from shard.kernel.view import ScanStopped, View, live_rows, mask_by_id
+from shard.kernel.view import ScanStopped, View, count_selected, live_rows, mask_by_id, selected_rows
 
 __all__ = [
     "CodeMatrix",
@@ -15,7 +15,9 @@ __all__ = [
     "ScanStopped",
     "Selection",
     "View",
+    "count_selected",
     "live_rows",
     "mask_by_id",
+    "selected_rows",
     "weighted",
 ]

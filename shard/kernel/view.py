@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from shard.kernel.chunk import Chunk, Numbers
+from shard.kernel.chunk import Chunk, Numbers, Selection
 
 
 class ScanStopped(Exception):
@@ -50,6 +51,45 @@ def live_rows(view: View) -> tuple[npt.NDArray[np.uint64], Numbers]:
         ids.append(chunk.ids[:rows][alive])
         numbers.append(chunk.numbers[:rows][alive])
     return np.concatenate(ids), np.concatenate(numbers)
+
+
+def selected_rows(
+    view: View, selection: Selection | None, first_id: int = 0
+) -> tuple[npt.NDArray[np.uint64], Numbers]:
+    """Returns the ids, uint64 (n,), and numbers, uint32 (n,), of the live rows that a selection selects (None:
+    all) and whose ids are `first_id` or above."""
+    ids, numbers = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint32)]
+    for chunk, places in _selected_places(view, selection):
+        found = chunk.ids[places]
+        if first_id:
+            is_later = found >= np.uint64(first_id)
+            places, found = places[is_later], found[is_later]
+        ids.append(found)
+        numbers.append(chunk.numbers[places])
+    return np.concatenate(ids), np.concatenate(numbers)
+
+
+def count_selected(view: View, selection: Selection | None) -> int:
+    """Returns the number of live rows that a selection selects (None: all)."""
+    return view.live if selection is None else sum(len(places) for _, places in _selected_places(view, selection))
+
+
+def _selected_places(
+    view: View, selection: Selection | None
+) -> Iterator[tuple[Chunk, npt.NDArray[np.integer[Any]]]]:
+    """Yields each chunk with the indices of its selected live rows, in increasing order."""
+    for chunk, rows in zip(view.chunks, view.rows, strict=True):
+        chosen = None if selection is None else selection.rows(chunk, rows)
+        if chosen is not None and len(chosen.picked):
+            places = chosen.picked[chosen.picked < rows]
+            died = chunk.died[places]
+            yield chunk, places[(died == 0) | (died > view.epoch)]
+            continue
+        died = chunk.died[:rows]
+        mask = (died == 0) | (died > view.epoch)
+        if chosen is not None:
+            mask &= np.unpackbits(chosen.bits.view(np.uint8), count=rows, bitorder="little").view(np.bool_)
+        yield chunk, np.flatnonzero(mask)
 
 
 def mask_by_id(

@@ -60,7 +60,35 @@ def test_commands_create_search_and_drop_a_collection(cluster: Cluster, client: 
     assert [record["key"] for record in document("get", "k3", "k4", *of)] == ["k3", "k4"]
     assert run("get", "k3", "nobody", *of).returncode == 1
     assert document("delete", "k3", "nobody", *of) == {"deleted": 1}
+    assert "keys: give keys or --filter" in failure("delete", *of)
+    assert "keys: give keys or --filter" in failure("set", "k1", "--filter", '{"n": 1}', *of)
     assert document("collection", "drop", "cli", *at) == {"dropped": "cli"}
+
+
+def test_commands_count_list_and_change_records(cluster: Cluster, client: Client, collection: str) -> None:
+    attributes = [{"n": i, "label": "cat" if i % 2 else "döner"} for i in range(9)]
+    client.upsert(
+        [Record(f"k{i}", code=bytes([i] * 8), attributes=found) for i, found in enumerate(attributes)],
+        collection=collection,
+    )
+    of = ("-c", collection, "--server", cluster.address)
+    cats = ("--filter", '{"label": "cat"}')
+    assert run("count", *of).stdout == "9\n"
+    assert document("count", *cats, *of)["count"] == 4
+    lines = run("list", *cats, "--json", *of).stdout.splitlines()
+    assert {json.loads(line)["key"] for line in lines} == {"k1", "k3", "k5", "k7"}
+    assert json.loads(lines[0])["attributes"]["label"] == "cat"
+    text = run("list", "--filter", '{"n": 4}', "--codes", *of).stdout
+    assert text == 'k4\t0404040404040404\t{"n": 4, "label": "döner"}\n'
+    assert len(run("list", "--limit", 3, *of).stdout.splitlines()) == 3
+    assert run("facets", "label", *of).stdout == '5\t"döner"\n4\t"cat"\n'
+    assert run("facets", "n", "--limit", 1, *of).stdout == "1\t0\n8\tin 8 other values\n"
+    assert document("facets", "label", *cats, *of)["facets"] == [{"value": "cat", "count": 4}]
+    assert document("set", "-a", '{"seen": true}', "--remove", "n", *cats, *of) == {"changed": 4}
+    assert run("set", "k0", "nobody", "-a", '{"seen": true}', *of).stdout == "changed 1\n"
+    assert client.get(["k1"], collection=collection)[0].attributes == {"label": "cat", "seen": True}
+    assert run("delete", "--filter", '{"seen": true}', *of).stdout == "deleted 5\n"
+    assert client.count(collection=collection).count == 4
 
 
 def test_status_lists_every_partition(cluster: Cluster) -> None:

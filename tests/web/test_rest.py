@@ -367,3 +367,30 @@ def test_foreign_host_name_is_rejected_without_keys(rest: Rest, host: str) -> No
 @pytest.mark.parametrize("host", ["localhost:7780", "127.0.0.1:1", "[::1]:7780", "LocalHost"])
 def test_loopback_host_names_are_accepted(rest: Rest, host: str) -> None:
     assert rest("GET", "/v1/collections", host=host).status == 200
+
+
+def test_records_can_be_counted_listed_and_changed(rest: Rest, filled: str) -> None:
+    path = f"/v1/collections/{filled}/records"
+    large = {"range": {"field": "number", "gte": 6}}
+    found = rest("POST", f"{path}/count", {"filter": large}).json
+    assert (found["count"], found["coverage"]["answered"]) == ("4", 3)
+    assert rest("POST", f"{path}/exists", {"keys": ["k1", "nobody"]}).json == {"exists": [True, False]}
+    page = rest("POST", f"{path}/scroll", {"limit": 7, "includeAttributes": True}).json
+    rest_of_it = rest("POST", f"{path}/scroll", {"cursor": page["cursor"], "includeCodes": True}).json
+    assert rest_of_it["cursor"] == ""
+    keys = [record["key"] for record in (*page["records"], *rest_of_it["records"])]
+    assert sorted(keys) == [f"k{number}" for number in range(10)]
+    assert json.loads(page["records"][0]["attributes"]) == {"number": int(page["records"][0]["key"][1:])}
+    assert rest_of_it["records"][0]["code"] == code(int(rest_of_it["records"][0]["key"][1:]))
+    facets = rest("POST", f"{path}/facets", {"attribute": "number", "limit": 1, "filter": large}).json
+    assert facets["facets"] == [{"value": {"integer": "6"}, "count": "1"}]
+    assert (facets["otherValues"], facets["otherCount"]) == ("3", "3")
+    change = {"filter": large, "attributes": '{"seen": true}', "remove": ["number"]}
+    assert rest("POST", f"{path}/set-attributes", change).json == {"changed": "4", "cursor": ""}
+    (record,) = rest("GET", f"{path}?key=k9").json["records"]
+    assert record["attributes"] == '{"seen":true}'
+    doomed = {"filter": {"exists": {"field": "seen"}}}
+    assert rest("POST", f"{path}/delete", doomed).json == {"deleted": "4", "cursor": ""}
+    assert rest("POST", f"{path}/count", {}).json["count"] == "6"
+    assert rest("POST", f"{path}/delete", {}).error["message"].startswith("filter: is missing")
+    assert rest("POST", f"{path}/scroll", {"cursor": "x"}).status == 400

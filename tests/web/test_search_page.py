@@ -218,6 +218,22 @@ async def test_conditions_filter_results(page: Page, cat: Path) -> None:
     await expect(page.locator("#heading")).to_have_text("No records match these conditions")
 
 
+async def test_values_of_the_chosen_attribute_are_suggested(page: Page, cat: Path) -> None:
+    await upload(page, cat)
+    await page.click("#filter > summary")
+    await page.get_by_label("Attribute", exact=True).fill("label")
+    await page.get_by_label("Value").focus()
+    suggested = page.locator(".condition datalist option")
+    await expect(suggested.and_(page.locator("[value=coffee]"))).to_have_count(1)
+    await page.get_by_label("Attribute", exact=True).fill("view")
+    await page.get_by_label("Value").focus()
+    await expect(suggested.and_(page.locator("[value='1']"))).to_have_count(1)
+    await expect(suggested.and_(page.locator("[value=coffee]"))).to_have_count(0)
+    await page.get_by_label("Attribute", exact=True).fill("never")
+    await page.get_by_label("Value").focus()
+    await expect(suggested).to_have_count(0)
+
+
 async def test_k_distance_and_json_filter_are_applied(page: Page, cat: Path) -> None:
     await upload(page, cat)
     await page.fill("#k", "5")

@@ -3,6 +3,8 @@
 import { byId, element } from "./dom.js";
 
 const KEY = "lookalike-api-key";
+// Suggestions that take longer come too late.
+const VALUES_MS = 5_000;
 
 export class ApiError extends Error {
   constructor(http, { code, message, requestId, retryAfterMs }) {
@@ -44,6 +46,13 @@ const collectionPath = (name) => `/v1/collections/${encodeURIComponent(name)}`;
 export const getStatus = async (signal) => (await request("/v1/status", { signal })).json();
 
 export const getCollections = async () => (await (await request("/v1/collections")).json()).collections;
+
+/** The most frequent values of an attribute, as scalars of the API: {text}, {number}, {integer} or {boolean}. */
+export async function getValues(collection, attribute) {
+  const signal = AbortSignal.timeout(VALUES_MS);
+  const response = await request(`${collectionPath(collection)}/records/facets`, { body: { attribute, limit: 50 }, signal });
+  return (await response.json()).facets.map(({ value }) => value);
+}
 
 /** Runs a search. query: {image: File}, {key}, or {code, fingerprint}. */
 export async function search(collection, query, options, signal) {

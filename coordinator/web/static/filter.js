@@ -1,6 +1,6 @@
 // Owns the filter: its rows on the page, and their conversion to a filter of the REST API.
 
-import { ApiError } from "./api.js";
+import { ApiError, getValues } from "./api.js";
 import { byId, element } from "./dom.js";
 
 const invalid = (message) => new ApiError(400, { code: "InvalidRequest", message });
@@ -24,6 +24,9 @@ const COMPARISONS = {
   "does not exist": (field) => ({ not: { exists: { field } } }),
 };
 const WITHOUT_VALUE = ["exists", "does not exist"];
+
+// The number of condition rows that were made.
+let rows = 0;
 
 /** The filter for a state; undefined if there is none. Throws ApiError. */
 export function filterOf({ conditions, json }) {
@@ -80,6 +83,9 @@ function row([field, comparison, text]) {
   const attribute = element("input", { "aria-label": "Attribute", placeholder: "attribute", list: "attributes", autocomplete: "off", spellcheck: "false" });
   const compare = element("select", { "aria-label": "Comparison" }, ...Object.keys(COMPARISONS).map((name) => element("option", {}, name)));
   const value = element("input", { "aria-label": "Value", placeholder: "value", autocomplete: "off", spellcheck: "false" });
+  const values = element("datalist", { id: `values-${(rows += 1)}` });
+  value.setAttribute("list", values.id);
+  value.addEventListener("focus", () => offerValues(values, attribute.value.trim()));
   const remove = element("button", { type: "button", class: "subtle", "aria-label": "Remove condition" }, "×");
   attribute.value = field;
   compare.value = comparison in COMPARISONS ? comparison : "is";
@@ -87,13 +93,36 @@ function row([field, comparison, text]) {
   const toggle = () => (value.disabled = WITHOUT_VALUE.includes(compare.value));
   compare.addEventListener("change", toggle);
   toggle();
-  const line = element("div", { class: "condition" }, attribute, compare, value, remove);
+  const line = element("div", { class: "condition" }, attribute, compare, value, values, remove);
   remove.addEventListener("click", () => {
     line.remove();
     if (!byId("conditions").children.length) addCondition();
     byId("apply").focus();
   });
   return line;
+}
+
+/** Suggests the values of an attribute. Without an answer there are no suggestions. */
+async function offerValues(list, attribute) {
+  const collection = byId("collection").value;
+  const wanted = `${collection}\n${attribute}`;
+  if (!attribute || list.dataset.offered === wanted) return;
+  list.dataset.offered = wanted;
+  list.replaceChildren();
+  let found = [];
+  try {
+    found = await getValues(collection, attribute);
+  } catch (error) {
+    if (!(error instanceof ApiError) && error.name !== "TimeoutError") throw error;
+  }
+  if (list.dataset.offered === wanted) list.replaceChildren(...found.map((one) => element("option", { value: writtenAs(one) })));
+}
+
+/** The text that `scalar` parses to this value. */
+function writtenAs(value) {
+  if (!("text" in value)) return String(Object.values(value)[0]);
+  const isPlain = scalar(value.text).text === value.text && !value.text.includes(",") && value.text === value.text.trim();
+  return isPlain ? value.text : `"${value.text}"`;
 }
 
 /** Suggests the attributes of these hits. */

@@ -176,7 +176,7 @@ HEDGES_WON = COORDINATOR.counter(
 )
 RECORDS_WRITTEN = COORDINATOR.counter(
     "lookalike_records_written_total",
-    "Records by operation (upsert, ingest, delete, restore) and outcome (acknowledged, failed).",
+    "Records by operation (upsert, ingest, delete, set_attributes, restore) and outcome (acknowledged, failed).",
     "collection", "operation", "outcome",
 )  # fmt: skip
 REPLICA_LIVE = COORDINATOR.sampled_gauge(

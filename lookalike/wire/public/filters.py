@@ -11,9 +11,9 @@ from lookalike.v1 import filter_pb2
 def filter_to_wire(condition: filters.Filter) -> filter_pb2.Filter:
     match condition:
         case filters.Equals(field, value):
-            return filter_pb2.Filter(equals=filter_pb2.Equals(field=field, value=_scalar_to_wire(value)))
+            return filter_pb2.Filter(equals=filter_pb2.Equals(field=field, value=scalar_to_wire(value)))
         case filters.In(field, values):
-            scalars = [_scalar_to_wire(value) for value in values]
+            scalars = [scalar_to_wire(value) for value in values]
             message = filter_pb2.Filter()
             getattr(message, "in").CopyFrom(filter_pb2.In(field=field, values=scalars))
             return message
@@ -53,10 +53,10 @@ def _filter_from_wire(message: filter_pb2.Filter, depth: int, room: list[int]) -
     body = getattr(message, kind)
     match kind:
         case "equals":
-            return filters.Equals(body.field, _scalar_from_wire(body.field, body.value))
+            return filters.Equals(body.field, scalar_from_wire(body.field, body.value))
         case "in":
             filters.check_values(body.field, len(body.values))
-            return filters.In(body.field, tuple(_scalar_from_wire(body.field, value) for value in body.values))
+            return filters.In(body.field, tuple(scalar_from_wire(body.field, value) for value in body.values))
         case "range":
             bounds = {name: getattr(body, name) for name in ("gt", "gte", "lt", "lte") if body.HasField(name)}
             return filters.Range(body.field, **bounds)
@@ -71,7 +71,8 @@ def _filter_from_wire(message: filter_pb2.Filter, depth: int, room: list[int]) -
     return filters.And(parts) if kind == "and" else filters.Or(parts)
 
 
-def _scalar_to_wire(value: filters.Scalar) -> filter_pb2.Scalar:
+def scalar_to_wire(value: filters.Scalar) -> filter_pb2.Scalar:
+    """Encodes a JSON scalar."""
     match value:
         case bool():
             return filter_pb2.Scalar(boolean=value)
@@ -83,7 +84,8 @@ def _scalar_to_wire(value: filters.Scalar) -> filter_pb2.Scalar:
             return filter_pb2.Scalar(text=value)
 
 
-def _scalar_from_wire(field: str, message: filter_pb2.Scalar) -> filters.Scalar:
+def scalar_from_wire(field: str, message: filter_pb2.Scalar) -> filters.Scalar:
+    """Decodes a JSON scalar of a field. Raises InvalidRequest if it is empty."""
     kind = message.WhichOneof("kind")
     if kind is None:
         raise InvalidRequest(

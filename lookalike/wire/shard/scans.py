@@ -155,6 +155,11 @@ def versioned_to_wire(record: VersionedRecord) -> shard_pb2.ShardRecord:
     )
 
 
+def bare_to_wire(record: VersionedRecord) -> shard_pb2.ShardRecord:
+    """Encodes a record's key and version only."""
+    return shard_pb2.ShardRecord(key=record.key, version=record.version, deleted=record.code is None)
+
+
 def versioned_from_wire(message: shard_pb2.ShardRecord) -> VersionedRecord:
     if message.deleted:
         return VersionedRecord(message.key, None, "", message.version)

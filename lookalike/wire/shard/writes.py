@@ -22,7 +22,11 @@ _NUMBER = np.dtype("<u8")
 
 
 def write_to_wire(
-    collection: str, fingerprint: str, features: str, records: Sequence[VersionedRecord] | VersionedColumns
+    collection: str,
+    fingerprint: str,
+    features: str,
+    records: Sequence[VersionedRecord] | VersionedColumns,
+    bases: Sequence[int] | None = None,
 ) -> shard_pb2.WriteRequest:
     """Encodes a write. See `ShardClient.write`."""
     request = shard_pb2.WriteRequest(collection=collection, fingerprint=fingerprint, features=features)
@@ -35,15 +39,26 @@ def write_to_wire(
                 fields=records.fields,
             )
         )
+    elif bases is not None:
+        request.reservations.extend(
+            shard_pb2.Reservation(key=record.key, version=record.version, base=base)
+            for record, base in zip(records, bases, strict=True)
+        )
     else:
         request.records.extend(versioned_to_wire(record) for record in records)
     return request
 
 
+def bases_from_wire(message: shard_pb2.WriteRequest) -> list[int] | None:
+    """Returns the base of each record that `write_from_wire` returns; None if they are to be stored."""
+    return [reservation.base for reservation in message.reservations] or None
+
+
 def write_from_wire(
     message: shard_pb2.WriteRequest, space: CodeSpace, indexing: Indexing
 ) -> Sequence[VersionedRecord] | VersionedColumns:
-    """Returns the records of a write, checked against the collection's code space and indexing.
+    """Returns the records of a write, or the keys to reserve as tombstones, checked against the collection's code
+    space and indexing.
 
     Raises:
         CodeSpaceMismatch: If the write is meant for another code space or another format of features.
@@ -54,6 +69,7 @@ def write_from_wire(
     if message.HasField("columns"):
         return _columns_from_wire(message.columns, space, indexing)
     records = [versioned_from_wire(record) for record in message.records]
+    records += [VersionedRecord(one.key, None, "", one.version) for one in message.reservations]
     for record in records:
         check_key(record.key)
         if record.version >= VERSION_LIMIT:

@@ -15,11 +15,22 @@ from shard.kernel import CodeMatrix
 
 OPTIONS = "k max_distance filter include_attributes allow_partial rerank consistency score oversampling".split()
 COLLECTION = "bits code_space index index_attributes features feature_width hash_file".split()
+SCROLL = """collection filter include_attributes include_codes include_thumbnails limit consistency
+    cursor""".split()
 METHODS = {
     "close": [],
     "search": ["collection", "image", "code", "key", "projections", "features", "fingerprint", *OPTIONS],
     "search_batch": ["collection", "images", "codes", "keys", "projections", "features", "fingerprint", *OPTIONS],
     "get": ["keys", "collection", "consistency", "include_thumbnails"],
+    "exists": ["keys", "collection", "consistency"],
+    "count": ["collection", "filter", "allow_partial"],
+    "scroll": [*SCROLL, "page_size"],
+    "scroll_page": SCROLL,
+    "facets": ["attribute", "collection", "filter", "limit", "allow_partial"],
+    "set_attributes": ["attributes", "collection", "keys", "filter"],
+    "remove_attributes": ["names", "collection", "keys", "filter"],
+    "change_attributes": ["attributes", "remove", "collection", "keys", "filter"],
+    "delete_by_filter": ["filter", "collection"],
     "upsert": ["records", "collection"],
     "ingest": ["records", "collection", "timeout"],
     "ingest_arrays": ["keys", "codes", "attributes", "collection", "fingerprint", "timeout"],
@@ -42,10 +53,14 @@ FIELDS = {
         "arithmetic",
     ],
     "Collection": ["name", "code_space", "rows", "incarnation", "indexing"],
+    "CountResult": ["count", "coverage"],
     "Coverage": ["partitions", "answered", "rows_searched", "rows_known", "missing", "stale_ms"],
+    "Facet": ["value", "count"],
+    "FacetsResult": ["facets", "other_values", "other_count", "coverage"],
     "Hit": ["key", "distance", "score", "attributes"],
     "IngestReport": ["stored", "errors"],
     "Outcome": ["key", "error"],
+    "Page": ["records", "cursor"],
     "Record": ["key", "image", "code", "attributes", "fingerprint", "features", "thumbnail"],
     "SearchOptions": OPTIONS,
     "SearchResult": ["hits", "coverage", "exact", "timings", "warnings"],
@@ -56,8 +71,8 @@ ERRORS = """AlreadyExists Cancelled CannotStart CodeSpaceMismatch Corruption Dea
     InvalidRequest LookalikeError NotFound Overloaded PartitionUnavailable PermissionDenied Recovering SlotMoved
     Unauthenticated"""
 FILTERS = "And Equals Exists Filter In Not Or Range Scalar parse"
-COMMANDS = """backup bench collection delete demo drain evaluate get ingest plan rebalance restore search status
-    up"""
+COMMANDS = """backup bench collection count delete demo drain evaluate facets get ingest list plan rebalance
+    restore search set status up"""
 
 
 def parameters(function: Any) -> list[str]:

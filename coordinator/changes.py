@@ -1,0 +1,189 @@
+"""Owns writes that depend on the stored record: changes of some attributes, and deletions by a filter.
+
+A change reads the newest version of a record on a majority, reserves the key for a higher version on as many
+replicas as a write needs, and then stores the whole changed record under that version. The reservation fails if a
+replica has another version than the one that was read; then the record is read and changed again. While it holds,
+other writers of the key take higher versions. So a change never undoes a write that it has not read
+(docs/CONSISTENCY.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import random
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from coordinator.catalog import Catalog, Layout
+from coordinator.clock import Clock
+from coordinator.reader import Reader
+from coordinator.selector import Selector
+from coordinator.write_router import WriteRouter
+from lookalike.cluster.select import ListOf
+from lookalike.model.errors import InvalidRequest, LookalikeError, Overloaded
+from lookalike.model.filters import Filter
+from lookalike.model.matching import matches
+from lookalike.model.records import VersionedRecord, attributes_text, check_key, parse_attributes
+from lookalike.server.observe import metrics
+
+_ATTEMPTS = 20
+_PAUSE_SECONDS = 0.02
+_MAX_PAUSE_SECONDS = 0.5
+# Records that are read and stored together. If they are too large for a message, fewer are.
+_BATCH = 500
+
+# The record to store instead of a stored one, with any version; None to leave it as it is.
+Decide = Callable[[VersionedRecord], VersionedRecord | None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AttributeChange:
+    """Attributes to set, each as a whole, and names of attributes to remove."""
+
+    values: Mapping[str, Any]
+    removed: Collection[str]
+
+    @classmethod
+    def parse(cls, text: str, removed: Sequence[str]) -> AttributeChange:
+        """Raises InvalidRequest unless the text is a JSON object and the two name different attributes, at least
+        one in all."""
+        values = parse_attributes(text)
+        attributes_text(values)
+        if both := sorted(values.keys() & set(removed)):
+            raise InvalidRequest(f"remove: {both[0]!r} is also set; name it once")
+        if not values and not removed:
+            raise InvalidRequest("attributes: none to set or remove; name at least one")
+        return cls(values, frozenset(removed))
+
+    def of(self, record: VersionedRecord) -> VersionedRecord:
+        """Returns the record with its attributes changed."""
+        attributes = {**json.loads(record.attributes), **self.values}
+        kept = {name: value for name, value in attributes.items() if name not in self.removed}
+        try:
+            return dataclasses.replace(record, attributes=attributes_text(kept))
+        except InvalidRequest as error:
+            raise InvalidRequest(f"record {record.key!r}: {error.message}") from None
+
+
+class Changer:
+    """Changes stored records. Deadlines are times of the running loop's clock."""
+
+    def __init__(
+        self, catalog: Catalog, reader: Reader, selector: Selector, router: WriteRouter, clock: Clock
+    ) -> None:
+        """Creates a changer.
+
+        Args:
+            catalog: The collections.
+            reader: Reads records by key.
+            selector: Lists the records that match a filter.
+            router: Stores records with versions of `clock`.
+            clock: Issues versions for changes only: other writers must not take a change for a later write of
+                their own coordinator, which would make theirs superfluous.
+        """
+        self._catalog = catalog
+        self._reader = reader
+        self._selector = selector
+        self._router = router
+        self._clock = clock
+
+    async def set_attributes(
+        self, collection: str, keys: Sequence[str], change: AttributeChange, deadline: float
+    ) -> int:
+        """Changes the attributes of the records that exist. Returns their number."""
+        unique = list(dict.fromkeys(check_key(key) for key in keys))
+        return await self._change_all(collection, unique, change.of, "set_attributes", deadline)
+
+    async def set_matching(
+        self,
+        collection: str,
+        condition: Filter,
+        change: AttributeChange,
+        limit: int,
+        cursor: str,
+        deadline: float,
+    ) -> tuple[int, str]:
+        """Changes the attributes of the next `limit` records that match. Returns the number of records changed,
+        and the cursor to continue from; empty after the last."""
+        keys, following = await self._matching(collection, condition, limit, cursor, deadline)
+
+        def decide(record: VersionedRecord) -> VersionedRecord | None:
+            return change.of(record) if matches(condition, json.loads(record.attributes)) else None
+
+        return await self._change_all(collection, keys, decide, "set_attributes", deadline), following
+
+    async def delete_matching(
+        self, collection: str, condition: Filter, limit: int, cursor: str, deadline: float
+    ) -> tuple[int, str]:
+        """Deletes the next `limit` records that match. Returns what `set_matching` returns."""
+        keys, following = await self._matching(collection, condition, limit, cursor, deadline)
+
+        def decide(record: VersionedRecord) -> VersionedRecord | None:
+            is_doomed = matches(condition, json.loads(record.attributes))
+            return VersionedRecord(record.key, None, "", record.version) if is_doomed else None
+
+        return await self._change_all(collection, keys, decide, "delete", deadline), following
+
+    async def _matching(
+        self, collection: str, condition: Filter, limit: int, cursor: str, deadline: float
+    ) -> tuple[list[str], str]:
+        page = await self._selector.page(collection, condition, ListOf("", limit), cursor, "quorum", deadline)
+        return [record.key for record in page.records], page.cursor
+
+    async def _change_all(
+        self, collection: str, keys: Sequence[str], decide: Decide, operation: str, deadline: float
+    ) -> int:
+        changed = 0
+        for start in range(0, len(keys), _BATCH):
+            changed += await self._change_part(collection, keys[start : start + _BATCH], decide, deadline)
+        label = self._catalog.label(collection)
+        metrics.RECORDS_WRITTEN.labels(label, operation, "acknowledged").inc(changed)
+        return changed
+
+    async def _change_part(self, collection: str, keys: Sequence[str], decide: Decide, deadline: float) -> int:
+        try:
+            return await self._catalog.in_layout(
+                collection, deadline, lambda layout: self._change(collection, layout, keys, decide, deadline)
+            )
+        except InvalidRequest:
+            if len(keys) == 1:
+                raise
+        # Perhaps the records are too large to be read at once.
+        half = len(keys) // 2
+        first = await self._change_part(collection, keys[:half], decide, deadline)
+        return first + await self._change_part(collection, keys[half:], decide, deadline)
+
+    async def _change(
+        self, collection: str, layout: Layout, keys: Sequence[str], decide: Decide, deadline: float
+    ) -> int:
+        """Changes the records that exist, each on the basis of its newest version. Returns how many were
+        changed."""
+        changed = 0
+        pending = keys
+        for attempt in range(_ATTEMPTS):
+            # Two changes of one key can prevent each other from being stored, so they wait for different times.
+            await asyncio.sleep(random.uniform(0, min(_MAX_PAUSE_SECONDS, attempt * _PAUSE_SECONDS)))
+            stored = await self._reader.fetch(
+                collection, pending, "quorum", deadline, layout.indexing.features_text, include_thumbnails=True
+            )
+            decided = [(record, new) for record in stored if (new := decide(record)) is not None]
+            for record, _ in decided:
+                self._clock.observe(record.version)
+            results = await self._router.store_over(
+                collection,
+                layout,
+                [dataclasses.replace(new, version=self._clock.next()) for _, new in decided],
+                [record.version for record, _ in decided],
+                deadline,
+            )
+            for result in results:
+                if isinstance(result, LookalikeError):
+                    raise result
+            changed += sum(result is True for result in results)
+            pending = [record.key for (record, _), result in zip(decided, results, strict=True) if result is False]
+            if not pending:
+                return changed
+        raise Overloaded(
+            f"collection {collection!r}: too many concurrent writers of the same keys", retry_after_ms=100
+        )

@@ -1,0 +1,69 @@
+"""Owns the conversion of scrolls, facets and counts to and from messages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lookalike.cluster.select import ListOf
+from lookalike.model.filters import Scalar
+from lookalike.model.records import (
+    DEFAULT_PAGE,
+    CountResult,
+    Facet,
+    FacetsResult,
+    Page,
+    VersionedRecord,
+    check_count,
+)
+from lookalike.v1 import record_pb2, search_pb2
+from lookalike.wire.public.answers import coverage_from_wire, stored_record_from_wire
+from lookalike.wire.public.filters import scalar_from_wire, scalar_to_wire
+
+
+def list_from_wire(message: search_pb2.ScrollRequest) -> ListOf:
+    """Decodes what a page is to hold. Raises InvalidRequest if the limit is out of range."""
+    limit = message.limit or DEFAULT_PAGE
+    check_count("limit", limit)
+    return ListOf("", limit, message.include_attributes, message.include_codes, message.include_thumbnails)
+
+
+def page_to_wire(records: Sequence[VersionedRecord], cursor: str) -> search_pb2.ScrollResponse:
+    """Encodes a page."""
+    return search_pb2.ScrollResponse(
+        records=[
+            record_pb2.Record(
+                key=record.key,
+                code=record.code or b"",
+                attributes=record.attributes,
+                version=record.version,
+                thumbnail=record.thumbnail,
+            )
+            for record in records
+        ],
+        cursor=cursor,
+    )
+
+
+def page_from_wire(message: search_pb2.ScrollResponse) -> Page:
+    """Decodes a page."""
+    return Page([stored_record_from_wire(record) for record in message.records], message.cursor)
+
+
+def count_from_wire(message: search_pb2.CountResponse) -> CountResult:
+    """Decodes a count."""
+    return CountResult(message.count, coverage_from_wire(message.coverage))
+
+
+def facet_to_wire(value: Scalar, count: int) -> search_pb2.Facet:
+    """Encodes a value and its count."""
+    return search_pb2.Facet(value=scalar_to_wire(value), count=count)
+
+
+def facets_from_wire(message: search_pb2.FacetsResponse) -> FacetsResult:
+    """Decodes facets."""
+    return FacetsResult(
+        [Facet(scalar_from_wire("facets", facet.value), facet.count) for facet in message.facets],
+        message.other_values,
+        message.other_count,
+        coverage_from_wire(message.coverage),
+    )
