@@ -18,7 +18,8 @@ from PIL import Image
 from encoder import hashing
 from lab import feature_cache
 from lab.datasets import LabelledImages
-from lab.evaluation import sweep
+from lab.evaluation import plan as plans
+from lab.evaluation import preparation
 from tests.command import lookalike
 
 MODEL = "tf_efficientnet_lite0"
@@ -128,7 +129,7 @@ def test_a_second_sweep_encodes_nothing(
     monkeypatch.setattr(feature_cache, "_encode", encode)
     again = Evaluated(tmp_path, cache, photographs, "--bits", "64", "--methods", "itq", "--json")
     document = json.loads(again.printed)
-    assert set(document) == {"report", "seconds", "results"}
+    assert set(document) == {"report", "seconds", "recommendation", "results"}
     assert len(document["results"]) == len(again.rows)
     wanted = {"method": "itq", "bits": 64, "score": "hamming"}
     assert again.row(**wanted)["map5"] == swept.row(**wanted)["map5"]
@@ -284,11 +285,12 @@ def test_multi_label_images_are_judged_by_the_searched_classes(
         "several", ("person", "dog", "cat"), labels, tuple(path.name for path in paths), np.arange(6),
         np.array([6, 7, 8]), lambda row: paths[row].read_bytes(), is_multi_label=True,
     )  # fmt: skip
-    monkeypatch.setattr(sweep, "load_dataset", lambda *_, **__: several)
-    plan = sweep.Plan("several", [MODEL], ["pooled"], ["lsh"], [16], [0], 2, [], 0.0, None, None)
+    monkeypatch.setattr(preparation, "load_dataset", lambda *_, **__: several)
+    plan = plans.Plan("several", [MODEL], ["pooled"], ["lsh"], [16], [0], 2, [], 0.0, None, None)
 
-    def prepared(plan: sweep.Plan) -> sweep.Prepared:
-        return sweep.prepare(plan, MODEL, "pooled", 0, tmp_path, tmp_path, 1, lambda *_: None)
+    def prepared(plan: plans.Plan) -> preparation.Prepared:
+        workspace = preparation.Workspace(plan, tmp_path, tmp_path, 1)
+        return preparation.prepare(plan, MODEL, "pooled", 0, workspace, lambda *_: None)
 
     whole = prepared(plan)
     assert (len(whole.split.indexed), whole.query_rows.tolist(), whole.unlabelled) == (6, [6, 7], 1)
