@@ -117,7 +117,8 @@ class PhaseBar:
         """Shows how much of a phase is done. total: 0 if it is not known. note: what is at work now."""
         if phase != self._phase:
             self._phase = phase
-            self._bar.reset(self._task, total=total or None)
+            self._bar.remove_task(self._task)
+            self._task = self._bar.add_task(phase, total=None)
         description = f"{phase}, {note}" if note else phase
         self._bar.update(self._task, description=description, completed=done, total=total or None)
         if self._lines and (line := self._lines.line(phase, done, total, note)):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ class Vectors:
         code_is_valid: Whether each row has a code, bool (n,); None without codes.
         feature_column: The name of the column of features; "" without features.
         code_column: The name of the column of codes; "" without codes.
+        remarks: What was guessed of the columns, as sentences for the user.
     """
 
     features: NDArray[np.float32]
@@ -34,6 +35,7 @@ class Vectors:
     code_is_valid: NDArray[np.bool_] | None
     feature_column: str
     code_column: str
+    remarks: Sequence[str] = ()
 
     def take(self, rows: Rows) -> Vectors:
         """The vectors of some rows."""

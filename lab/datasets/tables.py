@@ -164,6 +164,7 @@ def _vectors(tables: Sequence[Table], count: int, code_format: str | None) -> Ve
     return Vectors(
         features, codes, valid, naming.written("features") if has_features else "",
         naming.written("code") if has_codes else "",
+        tuple(dict.fromkeys(remark for table in tables for remark in table.naming.remarks)),
     )  # fmt: skip
 
 

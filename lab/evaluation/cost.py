@@ -89,13 +89,14 @@ def lines_of(cost: Cost, plan: Plan, images: LabelledImages, cache: Path, earlie
     """What the work will cost, as lines of text. earlier: the number of rows that are measured already."""
     kind = "images" if images.vectors is None else "records"
     networks = f"{_count(cost.networks, 'network')}, " if images.vectors is None else ""
+    runs = f"{networks}{_count(len(plan.seeds), 'seed')}, {_count(cost.rows, 'row')}"
     lines = [
         f"{images.name}: {len(images.indexed):,} {kind} to index, {len(images.queries):,} to query with,"
-        f" {len(images.classes):,} classes; {networks}{_count(len(plan.seeds), 'seed')}, {cost.rows:,} rows"
+        f" {len(images.classes):,} classes; {runs}"
     ]
     left = max(0, cost.rows - earlier)
     if earlier:
-        lines.append(f"{earlier:,} rows are there from an earlier run, {left:,} are left")
+        lines.append(f"measured by an earlier run: {_count(earlier, 'row')}; left: {left:,}")
     seconds = cost.measure_seconds * left / max(1, cost.rows)
     searched = ", without the searches of the cluster" if plan.has_cluster else ""
     measuring = f"measuring about {duration(seconds)}{searched}"

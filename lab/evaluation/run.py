@@ -69,6 +69,8 @@ def run(
     progress("loading the data set", 0, 0)
     images = workspace.dataset(plan.seeds[0])
     if images.vectors is not None:
+        for remark in () if as_json else images.vectors.remarks:
+            _say(remark)
         plan = _for_table(plan, images.vectors.feature_column, images.vectors.code_column)
     with Measured(output, settings_of(plan, images.digest, images.vectors is None)) as measured:
         if measured.changed:
