@@ -123,7 +123,7 @@ def evaluate(
 
     plan = _plan(
         dataset, models, layers, bits, methods, seeds, k, tables, unseen, limit, weights,
-        check_oversampling(oversampling), hashes or [], cluster, columns, code_format,
+        check_oversampling(oversampling), hashes or [], cluster, raw_partitions, columns, code_format,
     )  # fmt: skip
     if max_bits is not None:
         CodeSpace(max_bits)
@@ -139,9 +139,9 @@ def evaluate(
         plan, first = outcome.plan, outcome.first
         means = averaged(outcome.rows)
         shown = tables_of(means, _published(first, plan))
-        if raw_partitions:
+        if plan.raw_partitions:
             progress("timing the raw index", 0, 0)
-            shown.append(_time_raw_cluster(first, plan.k, raw_partitions))
+            shown.append(_time_raw_cluster(first, plan.k, plan.raw_partitions))
         advice = recommend(means, plan, max_bits)
         advised = advice.lines if advice else [f"recommendation: none; no codes have at most {max_bits} bits"]
         seconds = time.monotonic() - started
@@ -226,7 +226,7 @@ def _environment(name: str, value: str) -> Iterator[None]:
 def _plan(
     dataset: str, models: str, layers: str, bits: str, methods: str, seeds: str, k: int, tables: str,
     unseen: float, limit: int | None, weights: Path | None, oversampling: int, hashes: Sequence[Path],
-    has_cluster: bool, columns: str, code_format: str | None,
+    has_cluster: bool, raw_partitions: int, columns: str, code_format: str | None,
 ) -> Plan:  # fmt: skip
     from encoder.backbones import LAYERS
     from lab.evaluation.paper import MODELS
@@ -241,7 +241,7 @@ def _plan(
     return Plan(
         dataset, names, _among("layers", layers, LAYERS), _among("methods", methods, METHODS), lengths,
         [_integer("seeds", part) for part in _listed("seeds", seeds)], k, layouts, unseen, limit, weights,
-        oversampling, hashes, has_cluster, columns, code_format,
+        oversampling, hashes, has_cluster, raw_partitions, columns, code_format,
     )  # fmt: skip
 
 

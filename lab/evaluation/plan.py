@@ -32,6 +32,7 @@ class Plan:
         oversampling: The oversampling of reranks in a cluster.
         hashes: Hash files to judge too.
         has_cluster: Whether a cluster is searched too.
+        raw_partitions: In how many processes an index of raw features is timed; 0 for none.
         columns: What the columns of a table are, as `--columns` gives it.
         code_format: How the codes of a table are written; None to recognize it.
     """
@@ -50,6 +51,7 @@ class Plan:
     oversampling: int = DEFAULT_OVERSAMPLING
     hashes: Sequence[Path] = ()
     has_cluster: bool = False
+    raw_partitions: int = 0
     columns: str = ""
     code_format: str | None = None
 

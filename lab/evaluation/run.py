@@ -210,9 +210,10 @@ def _say(line: str) -> None:
 
 def _for_table(plan: Plan, feature_column: str, code_column: str) -> Plan:
     """The plan for a table: its column of features, or else of codes, is the only model."""
-    if not feature_column and (plan.has_cluster or plan.hashes):
-        option = "cluster" if plan.has_cluster else "hash"
-        raise InvalidRequest(f"{option}: {plan.dataset} has codes alone, but it needs features; leave it out")
+    asked = {"cluster": plan.has_cluster, "hash": plan.hashes, "raw-partitions": plan.raw_partitions}
+    for option, value in asked.items():
+        if value and not feature_column:
+            raise InvalidRequest(f"{option}: needs features, but {plan.dataset} has codes alone; leave it out")
     return dataclasses.replace(plan, models=[feature_column or code_column], layers=[sweep.COLUMN])
 
 
