@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -21,6 +21,10 @@ Dataset = Annotated[
         help="cifar10, caltech101, flowers102 or coco2017 (downloaded if missing); or a folder with a sub-folder"
         " for each class, or a .tar or .zip of such a folder."
     ),
+]
+CodeFormat = Annotated[
+    Literal["packed", "bits", "hex", "base64", "bit-text", "int8-offset"] | None,
+    typer.Option(help="How codes are written; by default it is recognized, and refused if it is ambiguous."),
 ]
 Model = Annotated[str, typer.Option(help="The name of a torchvision or timm model.")]
 Weights = Annotated[

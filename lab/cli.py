@@ -33,7 +33,7 @@ def fit_command(
         Literal["centred", "pca", "itq"],
         typer.Option(
             help="centred: LSH of features minus their mean. pca, itq: rotations of the principal directions. "
-            "itq is best."
+            "itq is best for finding a class; for near-duplicates, none is better than no hash file."
         ),
     ] = "itq",
     bits: Annotated[
@@ -44,10 +44,11 @@ def fit_command(
     sample: Sample = 2_000,
     as_json: Json = False,
 ) -> None:
-    """Fit a hash to a sample of images, without labels; at equal length its codes are better than those of LSH.
+    """Fit a hash to a sample of images, without labels; its codes find more images of a class than those of LSH.
 
-    The codes are in a new code space, so they need a new collection. With labels, `lookalike train` gives even
-    better codes."""
+    They are worse at near-duplicates: ITQ gives many different pictures the same code. The codes are in a new code
+    space, so they need a new collection. With labels, `lookalike train` gives even better codes for their
+    classes."""
     from encoder.hashing import check_size
     from lab.fitting import CENTRED, fit
 

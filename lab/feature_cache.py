@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -52,16 +53,15 @@ def features_of(
         Memory-mapped float32 (n, width), float16 for wide layers. An unreadable image has a row of NaN.
 
     Raises:
-        InvalidRequest: If the folder cannot be written to.
+        InvalidRequest: If the folder cannot be written to, or has too little space.
     """
-    text = f"{_VERSION} {images.digest} {network} {network.dtype} {network.device.type}"
-    path = folder / "features" / f"{images.name}-{hashlib.sha256(text.encode()).hexdigest()[:20]}.npy"
-    shape = (len(images.keys), network.width)
+    path, shape = _path_of(images, network, folder), (len(images.keys), network.width)
     if (found := _load(path, shape)) is not None:
         progress(len(images.keys))
         return found
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _require_disk(len(images.keys) * bytes_per_image(network), path.parent)
         _write(path, lambda file: _encode(images, network, file, progress))
     except OSError as error:
         raise InvalidRequest(
@@ -72,6 +72,21 @@ def features_of(
     return found
 
 
+def folder_in(cache: Path) -> Path:
+    """The folder of the features in a cache folder."""
+    return cache / "features"
+
+
+def is_cached(images: LabelledImages, network: FeatureModel, cache: Path) -> bool:
+    """Whether the features of a set are in the cache."""
+    return _load(_path_of(images, network, cache), (len(images.keys), network.width)) is not None
+
+
+def bytes_per_image(network: FeatureModel) -> int:
+    """The size of an image's features in the cache."""
+    return network.width * _kind(network).itemsize
+
+
 def require_memory(needed: int, name: str, layer: str) -> None:
     """Raises InvalidRequest, before hours of work, unless this many bytes of memory are free."""
     free = psutil.virtual_memory().available
@@ -80,6 +95,24 @@ def require_memory(needed: int, name: str, layer: str) -> None:
             f"layer: {layer} features of {name} need {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} are free;"
             " use a narrower layer, or fewer images with --limit"
         )
+
+
+def _require_disk(needed: int, folder: Path) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise InvalidRequest(
+            f"cache: the features need {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} free; name another"
+            " folder, or fewer images with --limit"
+        )
+
+
+def _path_of(images: LabelledImages, network: FeatureModel, cache: Path) -> Path:
+    text = f"{_VERSION} {images.digest} {network} {network.dtype} {network.device.type}"
+    return folder_in(cache) / f"{images.name}-{hashlib.sha256(text.encode()).hexdigest()[:20]}.npy"
+
+
+def _kind(network: FeatureModel) -> np.dtype[np.floating]:
+    return np.dtype("<f2" if network.width > _WIDE else "<f4")
 
 
 def _load(path: Path, shape: tuple[int, int]) -> Features | None:
@@ -110,7 +143,7 @@ def _encode(
 ) -> None:
     """Writes the features in the order of the images, in the format of numpy.save."""
     count = len(images.keys)
-    kind = np.dtype("<f2" if network.width > _WIDE else "<f4")
+    kind = _kind(network)
     header = {"descr": kind.str, "fortran_order": False, "shape": (count, network.width)}
     np.lib.format.write_array_header_1_0(file, header)
     for is_readable, features in network.stream([functools.partial(images.read, row) for row in range(count)]):

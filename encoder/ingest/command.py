@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -29,7 +29,7 @@ from encoder.ingest.tables.formats import NAMES as FORMATS
 from encoder.ingest.tables.naming import Choice
 from encoder.ingest.tables.table import Table, columns_of
 from encoder.ingest.tables.vectors import with_keys
-from encoder.options import encoder_section, limits_section
+from encoder.options import CodeFormat, encoder_section, limits_section
 from lookalike.cli.options import (
     DEFAULT_COLLECTION,
     DEFAULT_SERVER,
@@ -76,10 +76,7 @@ def ingest(
     drop: Annotated[
         str, typer.Option(help="Columns of a table that do not become attributes.", metavar="COLUMN,...")
     ] = "",
-    code_format: Annotated[
-        Literal["packed", "bits", "hex", "base64", "bit-text", "int8-offset"] | None,
-        typer.Option(help="How codes are written; by default it is recognized, and refused if it is ambiguous."),
-    ] = None,
+    code_format: CodeFormat = None,
     code_kind: Annotated[
         str | None,
         typer.Option(

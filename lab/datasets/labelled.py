@@ -8,13 +8,40 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Vectors:
+    """What a table holds instead of images.
+
+    Attributes:
+        features: float32 (n, width), with NaN in a row that cannot be read; (n, 0) without features.
+        codes: Packed codes, uint8 (n, bits/8); None without codes.
+        code_is_valid: Whether each row has a code, bool (n,); None without codes.
+        feature_column: The name of the column of features; "" without features.
+        code_column: The name of the column of codes; "" without codes.
+        remarks: What was guessed of the columns, as sentences for the user.
+    """
+
+    features: NDArray[np.float32]
+    codes: NDArray[np.uint8] | None
+    code_is_valid: NDArray[np.bool_] | None
+    feature_column: str
+    code_column: str
+    remarks: Sequence[str] = ()
+
+    def take(self, rows: Rows) -> Vectors:
+        """The vectors of some rows."""
+        codes = None if self.codes is None else self.codes[rows]
+        valid = None if self.code_is_valid is None else self.code_is_valid[rows]
+        return dataclasses.replace(self, features=self.features[rows], codes=codes, code_is_valid=valid)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,6 +57,8 @@ class LabelledImages:
     read: Callable[[int], bytes]  # row -> an image file's bytes
     marks: tuple[str, ...] = ()  # for each image, its file's size and time: a text that changes when the file does
     is_multi_label: bool = False  # whether an image can have several classes, or no class
+    is_well_known: bool = False  # whether it is a set that `named` loads, or a part of one
+    vectors: Vectors | None = None  # what a table has instead of images; then `read` raises ValueError
 
     @property
     def digest(self) -> str:
@@ -94,6 +123,7 @@ def limit_both_sides(images: LabelledImages, limit: int | None, seed: int) -> La
         queries=np.searchsorted(rows, queries),
         read=lambda row: images.read(int(rows[row])),
         marks=tuple(images.marks[row] for row in rows) if images.marks else (),
+        vectors=None if images.vectors is None else images.vectors.take(rows),
     )
 
 

@@ -6,6 +6,7 @@ Downloads are kept in the data folder, in torchvision's layout. The module `coco
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import http.client
 import io
 import tarfile
@@ -68,7 +69,8 @@ def load_dataset(
     if not 0 <= seed < 2**32:
         raise InvalidRequest(f"seed: {seed}; use 0 to {2**32 - 1}")
     if load := _NAMED.get(name_or_path):
-        return limit_both_sides(load(data, seed, download), limit, seed)
+        images = limit_both_sides(load(data, seed, download), limit, seed)
+        return dataclasses.replace(images, is_well_known=True)
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         return load_folder(path, path.resolve().name, seed, limit)

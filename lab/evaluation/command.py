@@ -16,30 +16,41 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from encoder.options import CacheFolder, DataFolder, Dataset, Limit, Weights, console, require_folder
+from encoder.options import CacheFolder, CodeFormat, DataFolder, Limit, Weights, require_folder
 from encoder.progress import PhaseBar
 from lookalike.cli.options import Json, print_json
 from lookalike.model.codespace import CodeSpace
-from lookalike.model.errors import CannotStart, InvalidRequest
+from lookalike.model.errors import InvalidRequest
 from lookalike.model.records import DEFAULT_OVERSAMPLING, check_oversampling
 
 if TYPE_CHECKING:
     from lab.evaluation.buckets import Layout
-    from lab.evaluation.sweep import Plan, Prepared, Result, Row
+    from lab.evaluation.paper import Figure
+    from lab.evaluation.plan import Averaged, Plan
+    from lab.evaluation.preparation import Prepared
+    from lab.evaluation.run import Outcome
     from lab.evaluation.tables import Table
 
+_MODEL, _LAYER = "tf_efficientnet_lite0", "pooled"
 _BITS = "16,32,64,128,256,512,1024,2048"
 
 
 def evaluate(
-    dataset: Dataset,
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            help="cifar10, caltech101, flowers102 or coco2017 (downloaded if missing); a folder with a sub-folder"
+            " for each class, or a .tar or .zip of such a folder; or a parquet or Arrow file of features or codes"
+            " with labels."
+        ),
+    ],
     models: Annotated[
         str,
         typer.Option(
             help="Networks, comma-separated; `paper` for the paper's eight (those without weights are skipped)."
         ),
-    ] = "tf_efficientnet_lite0",
-    layers: Annotated[str, typer.Option(help="Layers, comma-separated: map, pooled, classifier.")] = "pooled",
+    ] = _MODEL,
+    layers: Annotated[str, typer.Option(help="Layers, comma-separated: map, pooled, classifier.")] = _LAYER,
     bits: Annotated[str, typer.Option(help="Code lengths, comma-separated.")] = _BITS,
     methods: Annotated[
         str,
@@ -66,7 +77,24 @@ def evaluate(
         int,
         typer.Option(help="Also time an index of raw features in N processes on Ray.", metavar="N", min=0, max=64),
     ] = 0,
-    output: Annotated[Path, typer.Option(help="The folder for results, plots and report.")] = Path("evaluation"),
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="The folder for results, plots and report; a run in it with the same settings is resumed. By"
+            " default nothing is written."
+        ),
+    ] = None,
+    max_bits: Annotated[
+        int | None, typer.Option(help="Recommend codes of at most N bits; any by default.", metavar="N")
+    ] = None,
+    columns: Annotated[
+        str,
+        typer.Option(
+            help="What a table's columns are, as in key=id,features=embedding,label=class.",
+            metavar="ROLE=COLUMN,...",
+        ),
+    ] = "",
+    code_format: CodeFormat = None,
     hashes: Annotated[
         list[Path] | None,
         typer.Option("--hash", help="Also evaluate a hash file from `lookalike fit` or `train`; can be repeated."),
@@ -79,58 +107,130 @@ def evaluate(
 ) -> None:
     """Measure retrieval on labelled images: networks, layers, code lengths and methods side by side.
 
-    Prints the paper's tables (see docs/RETRIEVAL_QUALITY.md) with this run's figures, and writes results.csv,
+    Says what it will cost, prints each row when it is there, then the paper's tables (see
+    docs/RETRIEVAL_QUALITY.md) with this run's figures, and recommends codes. With --output, writes results.csv,
     results.jsonl, plots and report.html.
-    Features are cached on disk, so a second sweep over the same images encodes nothing."""
+    Features are cached on disk, so a second sweep over the same images encodes nothing. A parquet file of
+    features or codes, with the columns key, features or code, and label, needs no encoding."""
+    started = time.monotonic()
     with _evaluation_extra():
-        from lab.evaluation import report, sweep
+        from lab.evaluation.plan import averaged
+        from lab.evaluation.preparation import Workspace
+        from lab.evaluation.recommendation import recommend
+        from lab.evaluation.run import run
         from lab.evaluation.tables import tables_of
         from lab.feature_cache import default_folder
 
-    started = time.monotonic()
     plan = _plan(
         dataset, models, layers, bits, methods, seeds, k, tables, unseen, limit, weights,
-        check_oversampling(oversampling), hashes or [],
+        check_oversampling(oversampling), hashes or [], cluster, raw_partitions, columns, code_format,
     )  # fmt: skip
-    require_folder("output", output)
+    if max_bits is not None:
+        CodeSpace(max_bits)
+    if output is not None:
+        require_folder("output", output)
     cache = require_folder("cache", cache or default_folder())
-    rows: list[Row] = []
-    results: list[Result] = []
-    first: Prepared | None = None
+    if output is not None:
+        _import_plots(cache)
+    _check_table_options(dataset, models, layers, weights)
+    workspace = Workspace(plan, data or cache / "datasets", cache, os.cpu_count() or 1)
     with PhaseBar(as_json) as progress:
-        for prepared in _prepared(plan, models, data or cache / "datasets", cache, progress):
-            first = first or prepared
-            found = list(sweep.evaluate(prepared, plan, progress, _report_skipped))
-            if prepared is first:
-                results = found
-            rows += [result.row for result in found]
-            if cluster:
-                rows += _through_cluster(prepared, plan, progress)
-    assert first is not None
-    averaged = sweep.averaged(rows)
-    shown = tables_of(averaged)
-    if raw_partitions:
-        shown.append(_time_raw_cluster(first, plan.k, raw_partitions))
-    seconds = time.monotonic() - started
-    facts = _facts(first, plan, seconds)
-    page = report.write(output, rows, averaged, results, shown, first, facts)
+        outcome = run(plan, workspace, output, progress, as_json, models == "paper")
+        plan, first = outcome.plan, outcome.first
+        means = averaged(outcome.rows)
+        shown = tables_of(means, _published(first, plan))
+        if plan.raw_partitions:
+            progress("timing the raw index", 0, 0)
+            shown.append(_time_raw_cluster(first, plan.k, plan.raw_partitions))
+        advice = recommend(means, plan, max_bits)
+        advised = advice.lines if advice else [f"recommendation: none; no codes have at most {max_bits} bits"]
+        seconds = time.monotonic() - started
+        facts = _facts(first, plan, seconds)
+        page = None
+        if output is not None:
+            progress("writing the report", 0, 0)
+            page = _write_report(output, outcome, means, shown, [*facts, _fact(advised)])
     if as_json:
-        print_json({"report": str(page), "seconds": seconds, "results": [dataclasses.asdict(row) for row in rows]})
+        print_json({
+            "report": None if page is None else str(page),
+            "seconds": seconds,
+            "recommendation": None if advice is None else dataclasses.asdict(advice),
+            "results": [dataclasses.asdict(row) for row in outcome.rows],
+        })  # fmt: skip
         return
     for table in shown:
         _print(table)
     print("; ".join(f"{name}: {value}" for name, value in facts))
-    print(f"report: {page}")
+    for line in advised:
+        print(line)
+    if page is not None:
+        print(f"report: {page}")
+
+
+def _write_report(
+    output: Path, outcome: Outcome, means: Averaged, shown: Sequence[Table], facts: Sequence[tuple[str, str]]
+) -> Path:
+    from lab.evaluation import report
+
+    return report.write(output, means, outcome.results, shown, outcome.first, facts)
+
+
+def _fact(advised: Sequence[str]) -> tuple[str, str]:
+    """The recommendation as a fact for the page."""
+    name, _, value = "; ".join(advised).partition(": ")
+    return name, value
+
+
+def _check_table_options(dataset: str, models: str, layers: str, weights: Path | None) -> None:
+    """Raises InvalidRequest if an option about networks is given for a table, or one about tables for images."""
+    from lab.datasets.tables import is_table
+
+    if not is_table(dataset):
+        return
+    for name, value, default in (
+        ("models", models, _MODEL),
+        ("layers", layers, _LAYER),
+        ("weights", weights, None),
+    ):
+        if value != default:
+            raise InvalidRequest(f"{name}: {value} encodes images, but {dataset} is a table; leave --{name} out")
+
+
+def _published(first: Prepared, plan: Plan) -> Sequence[Figure]:
+    """The paper's figures, if its own data set was evaluated as a whole."""
+    from lab.evaluation.paper import figures_for
+
+    is_whole = first.images.is_well_known and plan.limit is None and not plan.unseen
+    return figures_for(first.images.name, plan.k) if is_whole else ()
+
+
+def _import_plots(cache: Path) -> None:
+    """Imports matplotlib, before the work begins. It writes a list of fonts, which belongs in the cache folder."""
+    with _evaluation_extra(), _environment("MPLCONFIGDIR", str(cache / "matplotlib")):
+        import lab.evaluation.plots  # noqa: F401
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Sets an environment variable for the block, unless it is set."""
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 def _plan(
     dataset: str, models: str, layers: str, bits: str, methods: str, seeds: str, k: int, tables: str,
-    unseen: float, limit: int | None, weights: Path | None, oversampling: int,
-    hashes: Sequence[Path],
+    unseen: float, limit: int | None, weights: Path | None, oversampling: int, hashes: Sequence[Path],
+    has_cluster: bool, raw_partitions: int, columns: str, code_format: str | None,
 ) -> Plan:  # fmt: skip
     from encoder.backbones import LAYERS
     from lab.evaluation.paper import MODELS
-    from lab.evaluation.sweep import Plan
+    from lab.evaluation.plan import Plan
     from lab.evaluation.systems import METHODS
 
     lengths = [_integer("bits", part) for part in _listed("bits", bits)]
@@ -141,39 +241,8 @@ def _plan(
     return Plan(
         dataset, names, _among("layers", layers, LAYERS), _among("methods", methods, METHODS), lengths,
         [_integer("seeds", part) for part in _listed("seeds", seeds)], k, layouts, unseen, limit, weights,
-        oversampling, hashes,
+        oversampling, hashes, has_cluster, raw_partitions, columns, code_format,
     )  # fmt: skip
-
-
-def _prepared(plan: Plan, models: str, data: Path, cache: Path, progress: PhaseBar) -> Iterator[Prepared]:
-    """Yields the features for every model, layer and seed, one at a time, because features take much memory."""
-    from lab.evaluation.sweep import prepare
-
-    threads = os.cpu_count() or 1
-    found = 0
-    for model in plan.models:
-        try:
-            for layer in plan.layers:
-                for seed in plan.seeds:
-                    yield prepare(plan, model, layer, seed, data, cache, threads, progress)
-                    found += 1
-        except CannotStart as error:
-            if models != "paper" or "pretrained weights" not in error.message:
-                raise
-            _report_skipped(f"{model}: {error.message}")
-    if not found:
-        raise CannotStart("models: no weights of the paper's networks are available; see the lines above")
-
-
-def _report_skipped(what: str) -> None:
-    console().print(f"left out: {what}", style="yellow", markup=False)
-
-
-def _through_cluster(prepared: Prepared, plan: Plan, progress: PhaseBar) -> list[Row]:
-    from lab.evaluation import through_cluster
-
-    with through_cluster.cluster() as client:
-        return list(through_cluster.evaluate(client, prepared, plan, progress))
 
 
 def _time_raw_cluster(prepared: Prepared, k: int, partitions: int) -> Table:
@@ -227,7 +296,8 @@ def _facts(prepared: Prepared, plan: Plan, seconds: float) -> list[tuple[str, st
     if prepared.unlabelled:
         facts.append(("unlabelled", f"{prepared.unlabelled:,} queries without a label, excluded"))
     if prepared.dropped:
-        facts.append(("left out", f"{prepared.dropped:,} images that cannot be read"))
+        kind = "images" if prepared.images.vectors is None else "records"
+        facts.append(("left out", f"{prepared.dropped:,} {kind} that cannot be read"))
     return facts
 
 

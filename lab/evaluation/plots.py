@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 
-from lab.evaluation.sweep import Result, Row
+from lab.evaluation.plan import Averaged, Result, Row
 from lab.evaluation.systems import ASYMMETRIC, COSINE, HAMMING, RAW
 
 mpl.use("Agg")
@@ -18,8 +18,6 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# As `lab.evaluation.sweep.averaged` returns them.
-Averaged = Sequence[tuple[Row, dict[str, float]]]
 _CURVES_SHOWN = 8
 
 
@@ -73,14 +71,13 @@ def precision_recall(results: Sequence[Result], bits: int) -> bytes:
     shown = [
         result
         for result in results
-        if result.quality and result.row.seed == seed
+        if result.details and result.row.seed == seed
         and (result.row.score == COSINE or (result.row.bits == bits and result.row.score == HAMMING))
     ][:_CURVES_SHOWN]  # fmt: skip
     for result in shown:
-        assert result.quality is not None
-        axes.plot(
-            np.linspace(0, 1, len(result.quality.precisions)), result.quality.precisions, label=_name(result.row)
-        )
+        assert result.details is not None
+        precisions = result.details.precisions
+        axes.plot(np.linspace(0, 1, len(precisions)), precisions, label=_name(result.row))
     axes.set(xlabel="recall", ylabel="precision", ylim=(0, 1.02), title="Precision against recall")
     return _png(figure, axes)
 
@@ -105,9 +102,9 @@ def all_plots(rows: Averaged, results: Sequence[Result], classes: Sequence[str])
     hashed = sorted({row.bits for row, _ in rows if row.score == HAMMING})
     plots = {"map_by_bits": map_by_bits(rows), "size_against_map": size_against_map(rows)}
     plots["precision_recall"] = precision_recall(results, hashed[len(hashed) // 2] if hashed else 0)
-    best = max((result for result in results if result.quality), key=lambda result: result.row.map5)
-    if best.quality is not None and best.quality.confusion is not None:
-        plots["confusion"] = confusion(best.quality.confusion, classes, f"Confusion, {_name(best.row)}")
+    best = max((result for result in results if result.details), key=lambda result: result.row.map5)
+    if best.details is not None and best.details.confusion is not None:
+        plots["confusion"] = confusion(best.details.confusion, classes, f"Confusion, {_name(best.row)}")
     return plots
 
 

@@ -1,12 +1,8 @@
-"""Owns the output of a sweep: results as CSV and JSON lines, plots, and one HTML page with all of these and a
-contact sheet."""
+"""Owns the report of an evaluation: plots, and one HTML page with the tables, the plots and a contact sheet."""
 
 from __future__ import annotations
 
-import csv
-import dataclasses
 import io
-import json
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -16,12 +12,12 @@ import jinja2
 import numpy as np
 
 from encoder.thumbnails import data_url, thumbnail
+from lab.evaluation.plan import Averaged, Result
 from lab.evaluation.plots import all_plots
-from lab.evaluation.sweep import Prepared, Result, Row
+from lab.evaluation.preparation import Prepared
 from lab.evaluation.tables import Table
 
-CSV_FILE, JSON_FILE, PAGE_FILE = "results.csv", "results.jsonl", "report.html"
-_QUERIES_SHOWN = 12
+PAGE_FILE = "report.html"
 _PLOT_TITLES = {
     "map_by_bits": "mAP against code length",
     "size_against_map": "Index size against mAP",
@@ -32,18 +28,16 @@ _PLOT_TITLES = {
 
 def write(
     folder: Path,
-    rows: Sequence[Row],
-    averaged: Sequence[tuple[Row, dict[str, float]]],
+    averaged: Averaged,
     results: Sequence[Result],
     tables: Sequence[Table],
     prepared: Prepared,
     facts: Sequence[tuple[str, str]],
 ) -> Path:
-    """Writes everything into a folder.
+    """Writes the plots and the page into a folder.
 
     Args:
-        folder: The folder; created if it does not exist.
-        rows: All results.
+        folder: The folder.
         averaged: The results, averaged over seeds.
         results: The results of the first prepared set, with the rankings that the plots need.
         tables: Tables for the page.
@@ -53,14 +47,6 @@ def write(
     Returns:
         The path of the page.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [_short(row) for row in rows]
-    with (folder / CSV_FILE).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Row)])
-        writer.writeheader()
-        writer.writerows(lines)
-    text = "".join(json.dumps({k: v for k, v in line.items() if v is not None}) + "\n" for line in lines)
-    (folder / JSON_FILE).write_text(text, encoding="utf-8")
     plots = all_plots(averaged, results, prepared.images.classes)
     for name, content in plots.items():
         (folder / f"{name}.png").write_bytes(content)
@@ -68,7 +54,7 @@ def write(
     template = environment.from_string(
         (resources.files("lab.evaluation") / "report.html").read_text(encoding="utf-8")
     )
-    best = max((result for result in results if result.quality), key=_preference)
+    best = max((result for result in results if result.details), key=_preference)
     page = folder / PAGE_FILE
     page.write_text(
         template.render(
@@ -77,7 +63,7 @@ def write(
             tables=tables,
             plots=[(_PLOT_TITLES[name], data_url(content, "image/png")) for name, content in plots.items()],
             sheet_title=f"{best.row.method}, {best.row.bits} bits, {best.row.score}, {best.row.model}",
-            sheet=_sheet(prepared, best),
+            sheet=_sheet(prepared, best) if prepared.images.vectors is None else [],
         ),
         encoding="utf-8",
     )
@@ -90,17 +76,14 @@ def _preference(result: Result) -> tuple[bool, float]:
 
 
 def _sheet(prepared: Prepared, result: Result) -> list[dict[str, Any]]:
-    """Returns some of the queries, evenly spread, with their nearest images."""
-    assert result.quality is not None
+    """Returns some of the queries with their nearest images."""
+    assert result.details is not None
     images = prepared.images
-    chosen = np.linspace(0, len(prepared.query_rows) - 1, min(_QUERIES_SHOWN, len(prepared.query_rows))).astype(
-        int
-    )
     sheet = []
-    for query in dict.fromkeys(chosen.tolist()):
+    for query, nearest in zip(prepared.shown_queries, result.details.nearest, strict=True):
         row = int(prepared.query_rows[query])
         hits = []
-        for place in result.quality.top[query]:
+        for place in nearest:
             found = int(prepared.indexed_rows[place])
             right = bool((images.labels[row] & images.labels[found]).any())
             hits.append({"label": _label(prepared, found), "image": _image(prepared, found), "right": right})
@@ -114,11 +97,3 @@ def _label(prepared: Prepared, row: int) -> str:
 
 def _image(prepared: Prepared, row: int) -> str:
     return data_url(thumbnail(io.BytesIO(prepared.images.read(row))))
-
-
-def _short(row: Row) -> dict[str, Any]:
-    """Returns the row's fields, with floats rounded to six digits."""
-    return {
-        name: float(f"{value:.6g}") if isinstance(value, float) else value
-        for name, value in dataclasses.asdict(row).items()
-    }

@@ -24,6 +24,21 @@ Labels = npt.NDArray[np.bool_]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Codes:
+    """Codes that were made elsewhere.
+
+    Attributes:
+        name: What made them.
+        indexed: uint8 (n, bits/8): the codes of the indexed images.
+        queries: uint8 (q, bits/8): the codes of the queries.
+    """
+
+    name: str
+    indexed: npt.NDArray[np.uint8]
+    queries: npt.NDArray[np.uint8]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Split:
     """Features and labels of a set.
 
@@ -33,6 +48,7 @@ class Split:
         sample: The features that hashes are fitted to: the indexed images', unless classes are held out.
         sample_labels: The labels of `sample`.
         features: A text that identifies the backbone that computed the features.
+        codes: Codes that were made elsewhere; None if there are none. With codes alone, features have no values.
     """
 
     indexed: Features
@@ -42,6 +58,12 @@ class Split:
     sample: Features
     sample_labels: Labels
     features: str
+    codes: Codes | None = None
+
+    @property
+    def has_features(self) -> bool:
+        """Whether there are features to compare and to fit hashes to."""
+        return self.indexed.size > 0
 
 
 def raw_distances(split: Split) -> dict[str, Distances]:
@@ -68,12 +90,27 @@ def fit(method: str, split: Split, bits: int, seed: int) -> LinearHash:
 def hashed_distances(found: LinearHash, split: Split) -> dict[str, Distances]:
     """The Hamming distances of codes, and the asymmetric distances, which compare a query's projections with
     stored bits. The projections are rounded to integer weights as in a cluster, so that the same rows tie."""
-    corners = np.where(found.projections(split.indexed) > 0, np.float32(1), np.float32(-1))
+    corners = _signs(found.projections(split.indexed) > 0)
     projections = found.projections(split.queries)
-    signs = np.where(projections > 0, np.float32(1), np.float32(-1))
+    signs = _signs(projections > 0)
     sizes = np.abs(projections.astype(np.float64))
     weights = signs * np.rint(sizes * (65_535 / np.maximum(sizes.max(axis=1, keepdims=True), 1e-300)))
     return {
-        HAMMING: lambda rows: ((found.bits - signs[rows] @ corners.T) / 2).astype(np.uint16),
+        HAMMING: _hamming(signs, corners),
         ASYMMETRIC: lambda rows: -(weights[rows] @ corners.T),
     }
+
+
+def code_distances(codes: Codes) -> Distances:
+    """The Hamming distances of given codes."""
+    queries, indexed = (_signs(np.unpackbits(side, axis=1) > 0) for side in (codes.queries, codes.indexed))
+    return _hamming(queries, indexed)
+
+
+def _signs(bits: npt.NDArray[np.bool_]) -> Features:
+    return np.where(bits, np.float32(1), np.float32(-1))
+
+
+def _hamming(queries: Features, indexed: Features) -> Distances:
+    """The Hamming distances of codes whose bits are 1 and -1."""
+    return lambda rows: ((queries.shape[1] - queries[rows] @ indexed.T) / 2).astype(np.uint16)

@@ -5,12 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from lab.evaluation.paper import figures_for
-from lab.evaluation.sweep import Row
+from lab.evaluation.paper import Figure
+from lab.evaluation.plan import Averaged, Row
 from lab.evaluation.systems import ASYMMETRIC, COSINE, EUCLIDEAN, HAMMING, RAW
-
-# What `lab.evaluation.sweep.averaged` returns: each row with the standard deviation of its figures.
-Averaged = Sequence[tuple[Row, dict[str, float]]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -20,11 +17,16 @@ class Table:
     rows: Sequence[Sequence[str]]
 
 
-def tables_of(rows: Averaged) -> list[Table]:
-    """Returns the paper's tables with our figures, then tables of our own. Tables without rows are omitted."""
+def tables_of(rows: Averaged, published: Sequence[Figure]) -> list[Table]:
+    """Returns the paper's tables with our figures, then tables of our own. Tables without rows are omitted.
+
+    Args:
+        rows: The results, averaged over the seeds.
+        published: The paper's figures for this data set; empty for another set.
+    """
     tables = [
-        _raw(rows),
-        *_by_bits(rows),
+        _raw(rows, published),
+        *_by_bits(rows, published),
         _layers(rows),
         _raw_against_hashed(rows),
         _buckets(rows),
@@ -33,7 +35,7 @@ def tables_of(rows: Averaged) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
-def _raw(rows: Averaged) -> Table:
+def _raw(rows: Averaged, published: Sequence[Figure]) -> Table:
     k = rows[0][0].k
     found = [(row, spread) for row, spread in rows if row.method == RAW]
     cells = [
@@ -46,7 +48,7 @@ def _raw(rows: Averaged) -> Table:
     ]  # fmt: skip
     cells += [
         [f"{figure.model} (paper)", "", "", f"{figure.map5:.1f}", *[""] * 7]
-        for figure in figures_for(rows[0][0].dataset)
+        for figure in published
         if figure.method == RAW
     ]
     header = [
@@ -56,7 +58,7 @@ def _raw(rows: Averaged) -> Table:
     return Table("Raw features (the paper's Table 4)", header, cells)
 
 
-def _by_bits(rows: Averaged) -> list[Table]:
+def _by_bits(rows: Averaged, published: Sequence[Figure]) -> list[Table]:
     """Two tables for each model and layer: a line per code length, a column per method and score."""
     tables = []
     for model, layer in dict.fromkeys((row.model, row.layer) for row, _ in rows):
@@ -86,7 +88,7 @@ def _by_bits(rows: Averaged) -> list[Table]:
                         f"{known.bits} (paper, {known.model})",
                         *(f"{known.map5:.1f}" if (known.method, HAMMING) == column else "" for column in columns),
                     ]
-                    for known in figures_for(rows[0][0].dataset)
+                    for known in published
                     if (known.method, HAMMING) in columns
                 ]
             header = ["bits", *(f"{method} {score}" for method, score in columns)]

@@ -7,7 +7,7 @@ import contextlib
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ import numpy as np
 
 from encoder.hashing import LinearHash
 from lab.evaluation import systems
+from lab.evaluation.plan import Plan, Result, Row, classes_of
+from lab.evaluation.preparation import Prepared, Progress
 from lab.evaluation.rankings import judge_top
-from lab.evaluation.sweep import Plan, Prepared, Progress, Row, classes_of
 from lookalike.client.sync_client import Client
 from lookalike.local.ephemeral import ephemeral_config
 from lookalike.local.supervisor import Supervisor
@@ -48,18 +49,46 @@ def cluster() -> Iterator[Client]:
             supervisor.stop()
 
 
-def evaluate(client: Client, prepared: Prepared, plan: Plan, progress: Progress) -> Iterator[Row]:
-    """Yields a row for every method, code length, score and rerank."""
-    total = len(plan.methods) * len(plan.bits)
-    for number, (method, bits) in enumerate((m, b) for m in plan.methods for b in plan.bits):
-        progress(f"searching the cluster, {method}, {bits} bits", number, total)
-        found = systems.fit(method, prepared.split, bits, prepared.seed)
-        name = f"{method}-{bits}-{prepared.seed}"
-        _fill(client, name, prepared, found)
-        for score, options in MODES.items():
-            yield _search(client, name, prepared, plan, found, method, score, options)
-        client.drop_collection(name)
-    progress("searching the cluster", total, total)
+def row_count(plan: Plan) -> int:
+    """How many rows a plan has through a cluster for one model, layer and seed."""
+    return len(plan.methods) * len(plan.bits) * len(MODES) if plan.has_cluster else 0
+
+
+def evaluate(
+    connect: Callable[[], Client],
+    prepared: Prepared,
+    plan: Plan,
+    known: Callable[[str, str, int, str], Result | None],
+    progress: Progress,
+) -> Iterator[Result]:
+    """Yields a result for every method, code length, score and rerank.
+
+    Args:
+        connect: Returns a client of the cluster, which is started by the first call.
+        prepared: The data set.
+        plan: What to evaluate.
+        known: Gives the results that an earlier run measured; see `lab.evaluation.sweep`.
+        progress: Called with the number of rows that are done.
+    """
+    done, total = 0, row_count(plan)
+    for method, bits in ((method, bits) for method in plan.methods for bits in plan.bits):
+        note = f"{method}, {bits} bits"
+        progress("searching the cluster", done, total, note)
+        ready = {score: known(prepared.model, method, bits, score) for score in MODES}
+        missing = {score: options for score, options in MODES.items() if ready[score] is None}
+        if missing:
+            client = connect()
+            found = systems.fit(method, prepared.split, bits, prepared.seed)
+            name = f"{method}-{bits}-{prepared.seed}"
+            _fill(client, name, prepared, found)
+        for score, result in ready.items():
+            yield result or Result(
+                _search(client, name, prepared, plan, found, method, score, missing[score]), None
+            )
+            done += 1
+            progress("searching the cluster", done, total, note)
+        if missing:
+            client.drop_collection(name)
 
 
 def _fill(client: Client, name: str, prepared: Prepared, found: LinearHash) -> None:

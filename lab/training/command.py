@@ -87,7 +87,7 @@ def train(
     with PhaseBar(as_json) as bar:
 
         def show(phase: str, done: int, total: int, loss: float) -> None:
-            bar(phase if math.isnan(loss) else f"{phase}, loss {loss:.4f}", done, total)
+            bar(phase, done, total, "" if math.isnan(loss) else f"loss {loss:.4f}")
 
         files = train(images, recipe, network, output, cache, show)
     settings = {"hash.npz": "encoder.hash", "weights.pth": "encoder.weights"}

@@ -105,15 +105,15 @@ class Choice:
     dropped: frozenset[str] = frozenset()
 
     @classmethod
-    def parse(cls, columns: str, dropped: str) -> Choice:
-        """Reads `key=id,image=jpg` and `name,name`. Raises InvalidRequest."""
+    def parse(cls, columns: str, dropped: str, known: Sequence[str] = ROLES) -> Choice:
+        """Reads `key=id,image=jpg` and `name,name`. known: the roles that exist. Raises InvalidRequest."""
         roles: dict[str, str] = {}
         for part in filter(None, columns.split(",")):
             role, equals, name = part.partition("=")
-            if not equals or not name or role not in ROLES:
+            if not equals or not name or role not in known:
                 raise InvalidRequest(
-                    f"columns: {part!r} is not ROLE=COLUMN, where ROLE is one of {', '.join(ROLES)}; write for"
-                    " example key=id,image=jpg"
+                    f"columns: {part!r} is not ROLE=COLUMN, where ROLE is one of {', '.join(known)}; write for"
+                    f" example key=id,{known[1]}=column"
                 )
             if role in roles:
                 raise InvalidRequest(f"columns: {role} is given twice; name one column")
@@ -160,7 +160,7 @@ def choose(
     for role, name in roles.items():
         if role in kinds and role != name and role not in left_out:
             left_out.add(role)
-            remarks.append(f"column {role!r} is left out: column {name!r} is the {_WORDS[role]}")
+            remarks.append(f"column {role!r} is left out: column {name!r} is the {_WORDS.get(role, role)}")
     return Naming(roles, frozenset(left_out), dict(classes or {}), tuple(remarks))
 
 

@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
 from encoder import hashing
+from encoder.features import FeatureModel
 from lab import feature_cache
-from lab.datasets import LabelledImages
-from lab.evaluation import sweep
+from lab.datasets import LabelledImages, load_dataset
+from lab.evaluation import plan as plans
+from lab.evaluation import preparation, sweep
 from tests.command import lookalike
 
 MODEL = "tf_efficientnet_lite0"
@@ -128,7 +132,7 @@ def test_a_second_sweep_encodes_nothing(
     monkeypatch.setattr(feature_cache, "_encode", encode)
     again = Evaluated(tmp_path, cache, photographs, "--bits", "64", "--methods", "itq", "--json")
     document = json.loads(again.printed)
-    assert set(document) == {"report", "seconds", "results"}
+    assert set(document) == {"report", "seconds", "recommendation", "results"}
     assert len(document["results"]) == len(again.rows)
     wanted = {"method": "itq", "bits": 64, "score": "hamming"}
     assert again.row(**wanted)["map5"] == swept.row(**wanted)["map5"]
@@ -284,11 +288,12 @@ def test_multi_label_images_are_judged_by_the_searched_classes(
         "several", ("person", "dog", "cat"), labels, tuple(path.name for path in paths), np.arange(6),
         np.array([6, 7, 8]), lambda row: paths[row].read_bytes(), is_multi_label=True,
     )  # fmt: skip
-    monkeypatch.setattr(sweep, "load_dataset", lambda *_, **__: several)
-    plan = sweep.Plan("several", [MODEL], ["pooled"], ["lsh"], [16], [0], 2, [], 0.0, None, None)
+    monkeypatch.setattr(preparation, "load_dataset", lambda *_, **__: several)
+    plan = plans.Plan("several", [MODEL], ["pooled"], ["lsh"], [16], [0], 2, [], 0.0, None, None)
 
-    def prepared(plan: sweep.Plan) -> sweep.Prepared:
-        return sweep.prepare(plan, MODEL, "pooled", 0, tmp_path, tmp_path, 1, lambda *_: None)
+    def prepared(plan: plans.Plan) -> preparation.Prepared:
+        workspace = preparation.Workspace(plan, tmp_path, tmp_path, 1)
+        return preparation.prepare(plan, MODEL, "pooled", 0, workspace, lambda *_: None)
 
     whole = prepared(plan)
     assert (len(whole.split.indexed), whole.query_rows.tolist(), whole.unlabelled) == (6, [6, 7], 1)
@@ -299,3 +304,181 @@ def test_multi_label_images_are_judged_by_the_searched_classes(
     assert hidden.split.query_labels.tolist() == [[False, False, True]]
     assert not hidden.split.indexed_labels[:, :2].any()
     assert len(hidden.split.sample) == 4
+
+
+def test_cost_and_progress_are_said_before_and_during_the_work(
+    swept: Evaluated, photographs: Path, cache: Path, tmp_path: Path
+) -> None:
+    assert "30 images to index, 10 to query with, 10 classes; 1 network, 1 seed, 32 rows" in swept.errors
+    code, _, errors = lookalike(
+        "evaluate", photographs, "--cache", tmp_path, "--bits", "16", "--methods", "lsh", "--limit", 20
+    )
+    assert code == 0, errors
+    assert re.search(r"estimated time: encoding 20 images about \d+ s; measuring about \d+ s", errors)
+    assert re.search(rf"disk: 0\.1 MB of features in {tmp_path}/features, where [\d,.]+ [MG]B are free", errors)
+    assert f"features of {MODEL}, pooled: 20 of 20 (100 %)" in errors
+    assert f"measuring {MODEL}, pooled, seed 0, raw: 0 of 4 (0 %)" in errors
+    assert [path.name for path in tmp_path.iterdir()] == ["features"], "without --output, nothing else is written"
+
+
+def test_each_row_is_printed_above_the_tables(swept: Evaluated) -> None:
+    rows = [line for line in swept.printed.partition("Raw features")[0].splitlines() if line.startswith(MODEL)]
+    assert len(rows) == len(swept.rows)
+    for line, row in zip(rows, swept.rows, strict=True):
+        shown = [row["method"], *([str(row["bits"])] if row["bits"] else []), *row["score"].split()]
+        assert line.split()[3 : 3 + len(shown)] == shown
+        assert f"{100 * row['map5']:.1f}" in line
+
+
+def test_an_evaluation_resumes_unless_a_setting_changed(
+    photographs: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--bits", "16", "--methods", "lsh,itq", "--seeds", "0,1", "--tables", "2x8")
+    first = Evaluated(tmp_path, cache, photographs, *options)
+    written = (tmp_path / "results.csv").read_bytes(), (tmp_path / "results.jsonl").read_bytes()
+    judged = []
+    judge = sweep.judge
+
+    def counted(*arguments: Any) -> Any:
+        judged.append(arguments)
+        return judge(*arguments)
+
+    monkeypatch.setattr(sweep, "judge", counted)
+    again = Evaluated(tmp_path, cache, photographs, *options)
+    assert judged == []
+    assert "measured by an earlier run: 16 rows; left: 0" in again.errors
+    assert ((tmp_path / "results.csv").read_bytes(), (tmp_path / "results.jsonl").read_bytes()) == written
+    assert re.sub(r"[\d.]+ s(econds)?|seconds</dt><dd>[\d.]+", "", again.page) == re.sub(
+        r"[\d.]+ s(econds)?|seconds</dt><dd>[\d.]+", "", first.page
+    )
+    # Half of the last set is lost.
+    lines = (tmp_path / "measured.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "measured.jsonl").write_bytes(b"".join(lines[:-4]))
+    third = Evaluated(tmp_path, cache, photographs, *options)
+    assert "measured by an earlier run: 13 rows; left: 3" in third.errors
+    assert len(judged) == 2, "the third row is of hash tables"
+    timeless = [
+        [{name: value for name, value in row.items() if name not in ("fit_seconds", "search_ms")} for row in rows]
+        for rows in (first.rows, third.rows)
+    ]
+    assert timeless[0] == timeless[1]
+    changed = Evaluated(tmp_path, cache, photographs, *options, "-k", 3)
+    assert f"output: {tmp_path} has results of other settings (k); starting anew" in changed.errors
+    assert {row["k"] for row in changed.rows} == {3}
+    assert len(changed.rows) == 16
+
+
+def test_a_recommendation_is_printed_last(swept: Evaluated, photographs: Path, cache: Path) -> None:
+    best = max((row for row in swept.rows if row["score"] == "hamming"), key=lambda row: row["map5"])
+    assert f"recommendation: {MODEL}, pooled, {best['method']}, {best['bits']} bits" in swept.printed
+    assert f"config: encoder: {{model: {MODEL}, layer: pooled, bits: {best['bits']}" in swept.printed
+    assert "reason: the best mAP@5 of all codes, " in swept.printed
+    options = ("--cache", cache, "--bits", "16,64", "--methods", "lsh")
+    code, printed, errors = lookalike("evaluate", photographs, *options, "--max-bits", 16, "--json")
+    assert (code, errors) == (0, "")
+    document = json.loads(printed)
+    assert document["report"] is None
+    assert document["recommendation"]["bits"] == 16
+    assert "within 16 bits" in document["recommendation"]["reason"]
+    code, printed, _ = lookalike("evaluate", photographs, *options, "--max-bits", 8)
+    assert (code, printed) == (1, "")
+
+
+@pytest.fixture(scope="module")
+def table(swept: Evaluated, photographs: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The features of the photographs that were swept, codes of them, and labels."""
+    images = load_dataset(str(photographs), data=cache)
+    network = FeatureModel(MODEL)
+    features = np.array(feature_cache.features_of(images, network, cache, lambda _: None), np.float32)
+    codes = [code.tobytes() for code in hashing.drawn(1280, 64, 0).codes(features)]
+    labels = [images.classes[place] for place in images.labels.argmax(axis=1)]
+    path = tmp_path_factory.mktemp("table") / "views.parquet"
+    columns = {"key": images.keys, "emb": list(features), "code": codes, "label": labels}
+    parquet.write_table(pa.table(columns), path)
+    return path
+
+
+def test_features_of_a_table_give_the_figures_of_their_images(
+    swept: Evaluated, table: Path, cache: Path, tmp_path: Path
+) -> None:
+    found = Evaluated(
+        tmp_path, cache, table, "--columns", "features=emb", "--bits", "16,64", "--methods", "lsh,itq", "--tables",
+        "4x4",
+    )  # fmt: skip
+    assert len(found.rows) == 2 + 4 * 3 + 2
+    for row in found.rows:
+        assert row["dataset"] == "views"
+        if row["method"] != "given":
+            assert (row["model"], row["layer"]) == ("emb", "column")
+            same = swept.row(method=row["method"], bits=row["bits"], score=row["score"])
+            assert row["map5"] == pytest.approx(same["map5"])
+            assert row["map_all" if "map_all" in row else "p5"] == pytest.approx(
+                same["map_all" if "map_all" in row else "p5"]
+            )
+    for score in ("hamming", "buckets 4x4"):
+        given, drawn = found.row(method="given", score=score), found.row(method="lsh", bits=64, score=score)
+        assert (given["model"], given["bits"], given["index_bytes"]) == ("code", 64, 30 * 8)
+        assert given["map5"] == drawn["map5"], "the codes are those of LSH with seed 0"
+    assert "nothing to encode" in found.errors
+    assert "30 records to index" in found.errors
+    assert "Queries and their nearest images" not in found.page
+    assert "<section" not in found.page
+
+
+def test_codes_alone_are_judged(table: Path, swept: Evaluated, tmp_path: Path) -> None:
+    content = parquet.read_table(table).drop_columns("emb")
+    codes = content["code"].to_pylist()
+    broken = content.set_column(1, "code", pa.array([None, b"short", *codes[2:]]))
+    for rows, name in ((content, "codes"), (broken, "broken")):
+        parquet.write_table(rows, tmp_path / f"{name}.parquet")
+        code, printed, errors = lookalike("evaluate", tmp_path / f"{name}.parquet", "--cache", tmp_path, "--json")
+        assert (code, errors) == (0, "")
+        (row,) = json.loads(printed)["results"]
+        assert (row["method"], row["bits"], row["score"]) == ("given", 64, "hamming")
+        if name == "codes":
+            same = swept.row(method="lsh", bits=64, score="hamming")
+            assert float(f"{row['map5']:.6g}") == same["map5"]
+    code, printed, _ = lookalike("evaluate", tmp_path / "broken.parquet", "--cache", tmp_path)
+    assert code == 0
+    assert "left out: 2 records that cannot be read" in printed
+    assert {path.name for path in tmp_path.iterdir()} == {"codes.parquet", "broken.parquet"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--models", "resnet18"), "models: resnet18 encodes images, but"),
+        (("--layers", "map"), "layers: map encodes images, but"),
+        (("--columns", "code=code"), ""),
+        (("--columns", "picture=code"), "columns: 'picture=code' is not ROLE=COLUMN"),
+        (("--cluster",), "cluster: "),
+        (("--raw-partitions", 2), "raw-partitions: "),
+    ],
+)
+def test_options_that_do_not_fit_a_table_of_codes(
+    options: Sequence[object], message: str, table: Path, tmp_path: Path
+) -> None:
+    parquet.write_table(parquet.read_table(table).drop_columns("emb"), tmp_path / "codes.parquet")
+    code, _, errors = lookalike("evaluate", tmp_path / "codes.parquet", "--cache", tmp_path, "--json", *options)
+    assert code == bool(message)
+    assert message in errors
+
+
+def test_figures_of_the_paper_stand_beside_its_own_sets_alone(
+    photographs: Path, cache: Path, tmp_path: Path
+) -> None:
+    options = ("--cache", cache, "--bits", "16", "--methods", "lsh")
+    shutil.copytree(photographs, tmp_path / "caltech101" / "101_ObjectCategories")
+    shutil.copytree(photographs, tmp_path / "own" / "caltech101")
+    own = tmp_path / "own" / "caltech101"
+    for arguments, is_shown in (
+        (("caltech101", "--data", tmp_path), True),
+        (("caltech101", "--data", tmp_path, "--limit", 20), False),
+        (("caltech101", "--data", tmp_path, "-k", 3), False),
+        ((own,), False),
+    ):
+        code, printed, errors = lookalike("evaluate", *arguments, *options)
+        assert code == 0, errors
+        assert ("resnet18 (paper)" in printed) == is_shown, arguments
+        assert ("2048 (paper, resnet50)" in printed) == is_shown, arguments
+        assert "data set: caltech101" in printed
