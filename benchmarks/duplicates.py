@@ -12,7 +12,6 @@ import dataclasses
 import io
 import json
 import multiprocessing
-import os
 import subprocess
 import sys
 import tarfile
@@ -25,6 +24,7 @@ from typing import Any
 import imagehash
 import numpy as np
 import numpy.typing as npt
+from joblib import cpu_count
 from more_itertools import chunked
 
 from encoder.copies import checks
@@ -105,7 +105,7 @@ def measure(images: Path | None, originals: int | None = None) -> Iterator[dict[
         folder = Path(name)
         pictures = _pictures(images, originals, folder)
         yield {"pictures": len(pictures.originals), "copies": len(pictures.copies), "edits": len(EDITS)}
-        model = EncoderModel(EncoderSpec("tf_efficientnet_lite0", 256, 0), len(os.sched_getaffinity(0)))
+        model = EncoderModel(EncoderSpec("tf_efficientnet_lite0", 256, 0), cpu_count())
         first, second = (encoded(model, files) for files in (pictures.originals, pictures.copies))
         yield from _by_threshold(pictures, first, second)
         apart = distances(second.codes, first.codes)

@@ -7,7 +7,6 @@ import collections
 import concurrent.futures
 import io
 import multiprocessing
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from joblib import cpu_count
 from more_itertools import chunked
 from threadpoolctl import threadpool_limits
 
@@ -84,7 +84,7 @@ def check_pairs(
         file = Path(folder, "details")
         with file.open("wb") as empty:
             empty.truncate(len(rows) * _ROW.itemsize)
-        workers = processes or len(os.sched_getaffinity(0))
+        workers = processes or cpu_count()
         # Threads of gRPC do not survive a fork.
         context = multiprocessing.get_context("spawn")
         with concurrent.futures.ProcessPoolExecutor(workers, context, _start, (str(file),)) as pool:

@@ -97,6 +97,8 @@ def _print(made: Calibration) -> None:
         mean = f"{100 * sum(made.checked.values()) / len(made.checked):.0f}"
         table.add_row("second opinion", *by_edit, mean, "", "")
     Console(width=200).print(table)
+    if not made.max_distance:
+        print("Codes alone reach the target at no distance: let dedup compare the pictures.")
     print(
         f"{made.max_distance} bits: {made.source}; for a precision of {made.precision:.1%}"
         f" if {made.share:.1%} of {made.records:,} records are copies. Stored with the collection."

@@ -6,12 +6,12 @@ from __future__ import annotations
 import collections
 import dataclasses
 import io
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
+from joblib import cpu_count
 from more_itertools import chunked
 from PIL import Image
 
@@ -120,7 +120,7 @@ def measure(
         InvalidRequest: If this machine's encoder is not the collection's.
         CannotStart: If the encoder cannot be loaded.
     """
-    threads = len(os.sched_getaffinity(0))
+    threads = cpu_count()
     model = EncoderModel(spec, threads)
     if model.space.fingerprint != collection.code_space.fingerprint:
         raise InvalidRequest(

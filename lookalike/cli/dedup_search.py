@@ -21,6 +21,8 @@ from lookalike.model.errors import InvalidRequest
 from lookalike.model.records import Collection
 
 _ENTRY_POINTS = "lookalike.copies"
+# How many pictures the first run edits.
+_SAMPLE = 300
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -116,8 +118,8 @@ def _calibration(client: Client, target: Collection, snapshot: Snapshot, bar: Ba
         " minute or two, once. lookalike calibrate shows what was measured.",
         file=sys.stderr,
     )
-    bar.start("calibrating", len(snapshot.keys))
-    made: Calibration = calibrate(client, target, snapshot, report=bar.completed)
+    bar.start("calibrating", min(_SAMPLE, len(snapshot.keys)))
+    made: Calibration = calibrate(client, target, snapshot, sample=_SAMPLE, report=bar.completed)
     calibrations.save(client, target, made)
     return made
 

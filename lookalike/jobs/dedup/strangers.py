@@ -22,7 +22,7 @@ _COMPARED_PAIRS = 100_000_000
 _CHECKED_SHARE = 1e-3
 _CHECKED_PAIRS = 20
 # With fewer pairs, a share is extrapolated, not counted.
-_COUNTED_PAIRS = 40
+_COUNTED_PAIRS = 20
 # Without checks, counted shares are this many times the copies' expected share of all pairs.
 _OUTWEIGHS = 10
 _FITTED_SHARES = 100.0

@@ -71,7 +71,9 @@ def test_pictures_without_details_are_not_copies_of_others(described: dict[str, 
     for blank in plain:
         assert len(blank.points) == 0
         assert not checks.is_copy(blank, described["coffee"], or_mirrored=True)
-        assert not checks.is_copy(blank, plain[0])
+        assert checks.is_copy(blank, blank)
+    white = details(Image.new("RGB", (200, 200), "white"))
+    assert not checks.is_copy(white, plain[2])
 
 
 def test_mirroring_details_gives_those_of_the_mirror_image(originals: Photographs) -> None:
