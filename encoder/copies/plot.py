@@ -30,20 +30,22 @@ def draw(calibration: Calibration, name: str, file: Path) -> None:
         raise InvalidRequest("plot: matplotlib is not installed; run: pip install matplotlib") from None
     distances = np.arange(len(calibration.strangers))
     canvas, axes = pyplot.subplots(figsize=(8, 4.6), dpi=130, layout="constrained")
+    axes.set_prop_cycle(color=matplotlib.color_sequences["tab20"])
     for edit in calibration.copies:
-        axes.plot(distances, [100 * calibration.recall(int(each), edit) for each in distances], lw=1.2, label=edit)
+        recalls = [100 * calibration.recall(int(each), edit) for each in distances]
+        axes.plot(distances, recalls, lw=1.4, label=edit)
     axes.set(xlabel="distance, bits", ylabel="copies within the distance, %", ylim=(0, 101))
     axes.axvline(calibration.max_distance, color="black", ls=":", label=f"chosen: {calibration.max_distance} bits")
     axes.set_title(f"{name}: {calibration.records:,} records", parse_math=False)
     other = axes.twinx()
     other.semilogy(
         distances,
-        [max(1e-6, calibration.false_pairs(int(each))) for each in distances],
+        [max(1e-2, calibration.false_pairs(int(each))) for each in distances],
         "k--",
         label="false pairs",
     )
     other.set(ylabel="expected pairs of different pictures (dashed)", ylim=(1e-2, None))
-    axes.legend(frameon=False, fontsize=7, loc="upper left")
+    canvas.legend(frameon=False, fontsize=8, loc="outside right center")
     try:
         canvas.savefig(file)
     except (OSError, ValueError) as error:

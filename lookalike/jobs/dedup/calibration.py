@@ -131,6 +131,7 @@ def calibrated(
         precision: The target.
         share: The assumed share of records that are a copy of another record.
     """
+    strangers = strangers[: max(2, int(np.searchsorted(strangers, _LARGEST_SHARE, "right")))]
     quantiles = {edit: _order_statistics(distances) for edit, distances in copies.items()}
     wide = _wide_distance(quantiles, strangers)
     published = PUBLISHED_DISTANCES.get(space.hash_method)
@@ -184,8 +185,7 @@ def _choose(
 
 def _wide_distance(copies: Mapping[str, Sequence[int]], strangers: Floats) -> int:
     """The smallest distance that holds nearly all copies, and less than `_LARGEST_SHARE` of all other pairs."""
-    largest = int(np.searchsorted(strangers, _LARGEST_SHARE, "right"))
-    largest = min(largest, len(strangers) - 1)
+    largest = len(strangers) - 1
     if not copies:
         return largest
     return next((each for each in range(largest) if _mean_recall(copies, each) >= _WIDE_RECALL), largest)
