@@ -131,9 +131,11 @@ def calibrated(
         precision: The target.
         share: The assumed share of records that are a copy of another record.
     """
-    strangers = strangers[: max(2, int(np.searchsorted(strangers, _LARGEST_SHARE, "right")))]
     quantiles = {edit: _order_statistics(distances) for edit, distances in copies.items()}
-    wide = _wide_distance(quantiles, strangers)
+    largest = max(1, int(np.searchsorted(strangers, _LARGEST_SHARE, "right")) - 1)
+    # Not limited by the strangers: where most records have copies, many near pairs are copies.
+    wide = _wide_distance(quantiles, largest)
+    strangers = strangers[: max(wide, largest) + 1]
     published = PUBLISHED_DISTANCES.get(space.hash_method)
     if quantiles:
         source = "measured on edited pictures of the collection"
@@ -183,12 +185,10 @@ def _choose(
     return chosen
 
 
-def _wide_distance(copies: Mapping[str, Sequence[int]], strangers: Floats) -> int:
-    """The smallest distance that holds nearly all copies, and less than `_LARGEST_SHARE` of all other pairs."""
-    largest = len(strangers) - 1
-    if not copies:
-        return largest
-    return next((each for each in range(largest) if _mean_recall(copies, each) >= _WIDE_RECALL), largest)
+def _wide_distance(copies: Mapping[str, Sequence[int]], largest: int) -> int:
+    """The smallest distance that holds nearly all copies; `largest` if there are none."""
+    distances = sorted({each for found in copies.values() for each in found})
+    return next((each for each in distances if _mean_recall(copies, each) >= _WIDE_RECALL), largest)
 
 
 def expected_precision(calibration: Calibration, distance: int) -> float:
