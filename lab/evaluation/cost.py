@@ -152,12 +152,12 @@ def _measure_seconds(plan: Plan, images: LabelledImages, width: int, rows: int) 
     random = np.random.default_rng(0)
     indexed, queries = min(len(images.indexed), _INDEXED), min(len(images.queries), _QUERIES)
     narrow = max(1, min(width, _WIDTH))
-    vectors = _random(random, indexed, narrow)
+    vectors, asked = _random(random, indexed, narrow), _random(random, queries, narrow)
     labels = images.labels[images.indexed[:indexed]]
     wanted = images.labels[images.queries[:queries]]
 
     def rank() -> None:
-        judge(lambda part: -(vectors[:queries][part] @ vectors.T), labels, wanted, plan.k, images.is_multi_label)
+        judge(lambda part: -(asked[part] @ vectors.T), labels, wanted, plan.k, images.is_multi_label)
 
     if not (indexed and queries):
         return 0.0
