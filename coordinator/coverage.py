@@ -68,13 +68,19 @@ class CoverageTracker:
         return Coverage(partitions, partitions - len(missing), searched, known, missing, stale_ms)
 
 
-def require_acceptable(missing: Sequence[LookalikeError], allow_partial: bool, coverage: Coverage) -> None:
+def require_acceptable(
+    missing: Sequence[LookalikeError],
+    allow_partial: bool,
+    coverage: Coverage,
+    remedy: str = "retry, or allow a partial answer",
+) -> None:
     """Raises unless an incomplete answer is allowed and only unavailable partitions made it incomplete.
 
     Args:
         missing: The errors of the partitions that did not answer; at least one.
         allow_partial: Whether the caller accepts an incomplete answer.
         coverage: The answer's coverage.
+        remedy: What the caller can do about a missing partition, unless an incomplete answer is allowed.
 
     Raises:
         InvalidRequest, CodeSpaceMismatch: If a partition rejected the request.
@@ -90,8 +96,8 @@ def require_acceptable(missing: Sequence[LookalikeError], allow_partial: bool, c
     if coverage.answered and allow_partial:
         return
     kind = kinds.pop() if len(kinds) == 1 and NotFound not in kinds else PartitionUnavailable
-    remedy = "" if allow_partial else "; retry, or allow a partial answer"
-    raise kind(f"{'; '.join(coverage.missing.values())}{remedy}", retry_after_ms=missing[0].retry_after_ms)
+    advice = "" if allow_partial else f"; {remedy}"
+    raise kind(f"{'; '.join(coverage.missing.values())}{advice}", retry_after_ms=missing[0].retry_after_ms)
 
 
 def require_known_fields(parts: Sequence[Part]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import bisect
 import dataclasses
 import json
 import zlib
@@ -196,7 +197,13 @@ class Selector:
             return Answers(shares, parts)
 
         answers = await settled(self._cluster, self._catalog, collection, deadline, ask)
-        parts = self._checked(collection, answers, allow_partial=False)[0]
+        parts = [part for part in answers.parts if isinstance(part, Selected)]
+        if missing := [part for part in answers.parts if isinstance(part, LookalikeError)]:
+            coverage = CoverageTracker().coverage(collection, answers)
+            require_acceptable(missing, False, coverage, "retry, with the same cursor")
+        if not wanted.after:
+            # Later pages do not ask all partitions, and a field may be known to the others only.
+            require_known_fields(parts)
         return merged(parts, wanted.limit, max_bytes)
 
     async def _list_share(
@@ -261,11 +268,7 @@ class Selector:
 
         await self._catalog.layout(question.collection, deadline)
         answers = await settled(self._cluster, self._catalog, question.collection, deadline, ask)
-        return self._checked(question.collection, answers, allow_partial)
-
-    def _checked(self, collection: str, answers: Answers, allow_partial: bool) -> tuple[list[Selected], Coverage]:
-        """The partitions' answers and their coverage. Raises if they must not be returned."""
-        coverage = self._coverage.coverage(collection, answers)
+        coverage = self._coverage.coverage(question.collection, answers)
         parts = [part for part in answers.parts if isinstance(part, Selected)]
         if missing := [part for part in answers.parts if isinstance(part, LookalikeError)]:
             require_acceptable(missing, allow_partial, coverage)
@@ -320,12 +323,18 @@ def merged(
 ) -> tuple[list[VersionedRecord], bool]:
     """Merges lists, each ordered by (id, key), into their first `limit` records, each key once. A list that has
     more records may have them after its last one only, so the merged list ends at the first such last one."""
-    ends = [_order(part.records[-1]) for part in parts if part.more]
+    ends: list[_Order] = []
     by_order: dict[_Order, VersionedRecord] = {}
     for part in parts:
+        order: _Order = (-1, "")
         for record in part.records:
-            by_order.setdefault(_order(record), record)
-    orders = sorted(order for order in by_order if not ends or order <= min(ends))
+            order = (record_id(record.key), record.key)
+            by_order.setdefault(order, record)
+        if part.more:
+            ends.append(order)
+    orders = sorted(by_order)
+    if ends:
+        orders = orders[: bisect.bisect_right(orders, min(ends))]
     has_more = bool(ends) or len(orders) > limit
     records: list[VersionedRecord] = []
     size = 0
@@ -336,7 +345,3 @@ def merged(
             return records, True
         records.append(record)
     return records, has_more
-
-
-def _order(record: VersionedRecord) -> _Order:
-    return record_id(record.key), record.key

@@ -6,7 +6,7 @@ import collections
 import threading
 from typing import Protocol
 
-# An open store has up to seven open files: three for each file of SQLite's, and one more for each reading thread.
+# An open store has up to nine open files: three for each file of SQLite's, and one more for each reading thread.
 MAX_OPEN_STORES = 64
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -43,12 +44,14 @@ class Selections:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._lock = threading.Lock()
         self._recent: collections.OrderedDict[_Restriction, Selection] = collections.OrderedDict()
 
     def remembered(self) -> dict[_Restriction, Selection]:
         """Returns a snapshot for `complete`. Take the snapshot before you read the state that you pass to
         `complete`."""
-        return dict(self._recent)
+        with self._lock:
+            return dict(self._recent)
 
     def compute(
         self, state: State, condition: Filter | None, slots: SlotSet | None, should_stop: Callable[[], bool]
@@ -62,13 +65,16 @@ class Selections:
         restriction = restriction_of(state, condition, slots)
         if restriction is None:
             return None
-        selection = self._recent.get(restriction) or Selection(np.zeros(0, np.bool_))
+        with self._lock:
+            selection = self._recent.get(restriction) or Selection(np.zeros(0, np.bool_))
         if selection.end < state.view.end:
             within = slots if restriction[1] is not None else None
             selection = selection.extended(self._mask(state.view, selection.end, condition, within, should_stop))
-        self._recent.pop(restriction, None)
-        self._recent[restriction] = selection
-        self._evict()
+        with self._lock:
+            other = self._recent.pop(restriction, selection)
+            # Another thread may have extended it further in the meantime.
+            self._recent[restriction] = other if other.end > selection.end else selection
+            self._evict()
         return selection
 
     def _mask(

@@ -303,7 +303,8 @@ class AsyncClient(AsyncManagement):
         return await self._run(self._calls.facets(attribute, collection, filter, limit, allow_partial))
 
     async def upsert(self, records: Iterable[Record], *, collection: str) -> int:
-        """Stores records, durably. Inserts new keys and replaces existing records.
+        """Stores records, durably. Inserts new keys and replaces existing records as a whole: attributes and a
+        thumbnail that the new record does not have are gone. `set_attributes` changes attributes alone.
 
         Up to 10,000 records and 48 MiB go in one request, which stores all of its records, or none if one is
         invalid.

@@ -107,6 +107,14 @@ def test_pages_end_at_a_limit_of_bytes(client: Client, collection: str) -> None:
         assert len({record.key for record in client.scroll(collection=collection, consistency=consistency)}) == 600
 
 
+def test_a_field_of_one_record_is_known_on_every_page(client: Client, filled: str) -> None:
+    client.upsert([Record("rare", code=code(0), attributes={"rare": 1})], collection=filled)
+    common = {"$not": {"rare": 1}}
+    for consistency in ("one", "quorum"):
+        found = client.scroll(collection=filled, filter=common, page_size=50, consistency=consistency)
+        assert len([record.key for record in found]) == ROWS
+
+
 def test_facets_are_exact(client: Client, filled: str) -> None:
     found = client.facets("label", collection=filled, filter={"n": {"$lt": 301}})
     assert found.facets == [Facet("cat", 101), Facet("dog", 100), Facet("eel", 100)]

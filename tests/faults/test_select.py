@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import random
+import signal
 from pathlib import Path
 
+import pytest
+
 from lookalike import Client, Record
+from lookalike.model.errors import DeadlineExceeded, PartitionUnavailable
 from lookalike.model.records import record_id
 from tests.conftest import running_cluster, wait_until
 from tests.faults.test_resharding import User, is_balanced
@@ -102,3 +106,31 @@ def test_changes_survive_killed_replicas(tmp_path: Path) -> None:
             assert (record.code, record.attributes["keep"]) == (code(i), i)
             expected = done.get(record.key, -2 if i >= 3_000 else -1)
             assert record.attributes["value"] == expected, record
+
+
+def test_a_missing_partition_is_an_error_unless_a_partial_count_is_allowed(tmp_path: Path) -> None:
+    with running_cluster(tmp_path, partitions=2) as cluster, cluster.client(timeout=3) as client:
+        client.create_collection("c", bits=64)
+        client.upsert([Record(f"k{i}", code=code(i), attributes={"n": i % 2}) for i in range(600)], collection="c")
+        whole = client.count(collection="c", filter={"n": 1})
+        assert whole.count == 300
+        first = client.scroll_page(collection="c", limit=100)
+        cluster.kill("shard-r0-1", signal.SIGSTOP)
+        try:
+            with pytest.raises((PartitionUnavailable, DeadlineExceeded), match="partition 1"):
+                client.count(collection="c", filter={"n": 1})
+            with pytest.raises((PartitionUnavailable, DeadlineExceeded), match="partition 1"):
+                client.scroll_page(collection="c", limit=100, cursor=first.cursor)
+            part = client.count(collection="c", filter={"n": 1}, allow_partial=True)
+            assert 0 < part.count < 300
+            assert (part.coverage.complete, list(part.coverage.missing)) == (False, [1])
+            assert part.coverage.rows_searched < part.coverage.rows_known == 600
+            facets = client.facets("n", collection="c", allow_partial=True)
+            assert sum(facet.count for facet in facets.facets) == facets.coverage.rows_searched
+        finally:
+            cluster.kill("shard-r0-1", signal.SIGCONT)
+        for name in ("shard-r0-0", "shard-r0-1"):
+            cluster.wait_restarted(name, cluster.kill(name))
+        rest = client.scroll(collection="c", cursor=first.cursor)
+        keys = [record.key for record in (*first.records, *rest)]
+        assert keys == sorted((f"k{i}" for i in range(600)), key=record_id)
