@@ -19,7 +19,7 @@ from rich.text import Text
 from encoder.options import CacheFolder, CodeFormat, DataFolder, Limit, Weights, require_folder
 from encoder.progress import PhaseBar
 from lookalike.cli.options import Json, print_json
-from lookalike.model.codespace import CodeSpace
+from lookalike.model.codespace import MAX_BITS, MIN_BITS, CodeSpace
 from lookalike.model.errors import InvalidRequest
 from lookalike.model.records import DEFAULT_OVERSAMPLING, check_oversampling
 
@@ -85,7 +85,10 @@ def evaluate(
         ),
     ] = None,
     max_bits: Annotated[
-        int | None, typer.Option(help="Recommend codes of at most N bits; any by default.", metavar="N")
+        int | None,
+        typer.Option(
+            help="Recommend codes of at most N bits; any by default.", metavar="N", min=MIN_BITS, max=MAX_BITS
+        ),
     ] = None,
     columns: Annotated[
         str,
@@ -125,14 +128,12 @@ def evaluate(
         dataset, models, layers, bits, methods, seeds, k, tables, unseen, limit, weights,
         check_oversampling(oversampling), hashes or [], cluster, raw_partitions, columns, code_format,
     )  # fmt: skip
-    if max_bits is not None:
-        CodeSpace(max_bits)
     if output is not None:
         require_folder("output", output)
     cache = require_folder("cache", cache or default_folder())
     if output is not None:
         _import_plots(cache)
-    _check_table_options(dataset, models, layers, weights)
+    _check_options(plan, models, layers)
     workspace = Workspace(plan, data or cache / "datasets", cache, os.cpu_count() or 1)
     with PhaseBar(as_json) as progress:
         outcome = run(plan, workspace, output, progress, as_json, models == "paper")
@@ -181,19 +182,17 @@ def _fact(advised: Sequence[str]) -> tuple[str, str]:
     return name, value
 
 
-def _check_table_options(dataset: str, models: str, layers: str, weights: Path | None) -> None:
+def _check_options(plan: Plan, models: str, layers: str) -> None:
     """Raises InvalidRequest if an option about networks is given for a table, or one about tables for images."""
     from lab.datasets.tables import is_table
 
-    if not is_table(dataset):
-        return
-    for name, value, default in (
-        ("models", models, _MODEL),
-        ("layers", layers, _LAYER),
-        ("weights", weights, None),
-    ):
+    of_images = (("models", models, _MODEL), ("layers", layers, _LAYER), ("weights", plan.weights, None))
+    of_tables = (("columns", plan.columns, ""), ("code-format", plan.code_format, None))
+    has_table = is_table(plan.dataset)
+    for name, value, default in of_images if has_table else of_tables:
         if value != default:
-            raise InvalidRequest(f"{name}: {value} encodes images, but {dataset} is a table; leave --{name} out")
+            kind = "a table" if has_table else "not a table"
+            raise InvalidRequest(f"{name}: {value} does not apply, {plan.dataset} is {kind}; leave --{name} out")
 
 
 def _published(first: Prepared, plan: Plan) -> Sequence[Figure]:

@@ -22,8 +22,6 @@ from lab.evaluation.preparation import Prepared, Workspace, prepare
 from lookalike.client.sync_client import Client
 from lookalike.model.errors import CannotStart, InvalidRequest
 
-Say = Callable[[str], None]
-
 _LINE = "{:<24} {:<10} {:>4}  {:<10} {:>5}  {:<24} {:>6} {:>6} {:>7} {:>9}"
 
 
