@@ -134,12 +134,17 @@ class Changer:
     async def _change_all(
         self, collection: str, keys: Sequence[str], decide: Decide, operation: str, deadline: float
     ) -> int:
-        changed = 0
-        for start in range(0, len(keys), _BATCH):
-            changed += await self._change_part(collection, keys[start : start + _BATCH], decide, deadline)
-        label = self._catalog.label(collection)
-        metrics.RECORDS_WRITTEN.labels(label, operation, "acknowledged").inc(changed)
-        return changed
+        changed = done = 0
+        try:
+            for start in range(0, len(keys), _BATCH):
+                part = keys[start : start + _BATCH]
+                changed += await self._change_part(collection, part, decide, deadline)
+                done += len(part)
+            return changed
+        finally:
+            label = self._catalog.label(collection)
+            metrics.RECORDS_WRITTEN.labels(label, operation, "acknowledged").inc(changed)
+            metrics.RECORDS_WRITTEN.labels(label, operation, "failed").inc(len(keys) - done)
 
     async def _change_part(self, collection: str, keys: Sequence[str], decide: Decide, deadline: float) -> int:
         try:

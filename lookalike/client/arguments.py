@@ -33,6 +33,17 @@ def checked_keys(keys: Iterable[str]) -> list[str]:
     return [check_key(key) for key in listed("keys", keys)]
 
 
+def checked_names(names: Iterable[str]) -> list[str]:
+    """Returns the names of attributes as a list. Raises InvalidRequest if they are not text."""
+    given = listed("names", names)
+    for name in given:
+        if not isinstance(name, str):
+            raise InvalidRequest(
+                f"names: {name!r:.80} is {type(name).__name__}; give names of attributes, as text"
+            )
+    return given
+
+
 def key_batches(keys: Iterable[str]) -> list[list[str]]:
     """Checks keys and splits them into lists that fit into one request each; one empty list if there are no
     keys."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import sys
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, Self, Unpack
 
@@ -34,6 +35,7 @@ from lookalike.model.filters import GivenFilter
 from lookalike.model.records import (
     DEFAULT_FACETS,
     DEFAULT_PAGE,
+    MAX_BATCH_RECORDS,
     CountResult,
     FacetsResult,
     Outcome,
@@ -42,6 +44,7 @@ from lookalike.model.records import (
     SearchResult,
     StoredRecord,
     check_collection_name,
+    check_limit,
 )
 from lookalike.model.search_options import SearchKeywords, SearchOptions
 from lookalike.transport.tls import Tls
@@ -239,6 +242,9 @@ class AsyncClient(AsyncManagement):
             consistency: "one" reads one replica, "quorum" a majority.
             cursor: Where to start; see `scroll_page`.
         """
+        if limit is not None:
+            check_limit(limit, sys.maxsize)
+        check_limit(page_size, MAX_BATCH_RECORDS)
         count = 0
         while limit is None or count < limit:
             size = page_size if limit is None else min(page_size, limit - count)

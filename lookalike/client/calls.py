@@ -13,7 +13,7 @@ import grpc
 from more_itertools import constrained_batches
 
 from lookalike import wire
-from lookalike.client.arguments import STREAM_RECORDS, checked_keys, listed
+from lookalike.client.arguments import STREAM_RECORDS, checked_keys, checked_names
 from lookalike.cluster.columns import CodeColumns
 from lookalike.cluster.select import MAX_FACETS
 from lookalike.model import filters
@@ -40,7 +40,7 @@ from lookalike.model.records import (
     VersionedRecord,
     attributes_text,
     check_collection_name,
-    check_count,
+    check_limit,
 )
 from lookalike.model.search_options import SearchOptions
 from lookalike.model.status import ClusterStatus
@@ -188,11 +188,10 @@ class Calls:
         cursor: str,
         consistency: str,
     ) -> Call[Page]:
-        check_count("limit", limit)
         request = pb.ScrollRequest(
             collection=check_collection_name(collection),
             filter=_filter_to_wire(condition),
-            limit=limit,
+            limit=check_limit(limit, MAX_BATCH_RECORDS),
             cursor=cursor,
             include_attributes=include_attributes,
             include_codes=include_codes,
@@ -204,12 +203,12 @@ class Calls:
     def facets(
         self, attribute: str, collection: str, condition: GivenFilter, limit: int, allow_partial: bool
     ) -> Call[FacetsResult]:
-        check_count("limit", limit, MAX_FACETS)
+        filters.check_field(attribute, "attribute")
         request = pb.FacetsRequest(
             collection=check_collection_name(collection),
             attribute=attribute,
             filter=_filter_to_wire(condition),
-            limit=limit,
+            limit=check_limit(limit, MAX_FACETS),
             allow_partial=allow_partial,
         )
         return Call("Facets", request, wire.facets_from_wire)
@@ -228,7 +227,7 @@ class Calls:
             keys=keys,
             filter=_filter_to_wire(condition),
             attributes=attributes_text(attributes),
-            remove=listed("names", remove),
+            remove=checked_names(remove),
             cursor=cursor,
         )
         return Call("SetAttributes", request, lambda answer: (int(answer.changed), answer.cursor))

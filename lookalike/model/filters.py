@@ -151,6 +151,8 @@ def _check(condition: Filter, depth: int) -> int:
 
 def check_field(field: str, subject: str = "filter") -> None:
     """Raises InvalidRequest unless `field` can name an attribute."""
+    if not isinstance(field, str):
+        raise InvalidRequest(f"{subject}: field {field!r:.80} is {type(field).__name__}; give its name, as text")
     broken = any(mark in '"\\' or not mark.isprintable() for mark in field)
     if broken or any(not name for name in field.split(".")):
         raise InvalidRequest(

@@ -117,6 +117,15 @@ def check_k(k: int, most: int = MAX_K) -> int:
     return whole
 
 
+def check_limit(limit: object, most: int) -> int:
+    """Returns `limit`, a number of things to return, as an int if it is in 1..most. Raises InvalidRequest
+    otherwise."""
+    whole = operator.index(limit) if hasattr(limit, "__index__") and not isinstance(limit, bool) else 0
+    if not 1 <= whole <= most:
+        raise InvalidRequest(f"limit: is {limit!r:.40}; use a whole number from 1 to {most:,}")
+    return whole
+
+
 def answer_too_large(max_bytes: int = MAX_ANSWER_BYTES) -> InvalidRequest:
     """The error for a response whose keys and attributes would take more than `max_bytes`."""
     return InvalidRequest(

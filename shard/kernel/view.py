@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -59,7 +58,8 @@ def selected_rows(
     """Returns the ids, uint64 (n,), and numbers, uint32 (n,), of the live rows that a selection selects (None:
     all) and whose ids are `first_id` or above."""
     ids, numbers = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint32)]
-    for chunk, places in _selected_places(view, selection):
+    for chunk, candidates, is_live in _selected(view, selection):
+        places = np.flatnonzero(is_live) if candidates is None else candidates[is_live]
         found = chunk.ids[places]
         if first_id:
             is_later = found >= np.uint64(first_id)
@@ -71,25 +71,28 @@ def selected_rows(
 
 def count_selected(view: View, selection: Selection | None) -> int:
     """Returns the number of live rows that a selection selects (None: all)."""
-    return view.live if selection is None else sum(len(places) for _, places in _selected_places(view, selection))
+    if selection is None:
+        return view.live
+    return sum(int(np.count_nonzero(is_live)) for _, _, is_live in _selected(view, selection))
 
 
-def _selected_places(
+def _selected(
     view: View, selection: Selection | None
-) -> Iterator[tuple[Chunk, npt.NDArray[np.integer[Any]]]]:
-    """Yields each chunk with the indices of its selected live rows, in increasing order."""
+) -> Iterator[tuple[Chunk, npt.NDArray[np.int32] | None, npt.NDArray[np.bool_]]]:
+    """Yields each chunk with candidates among its first rows, in increasing order (None: all), and a mask of the
+    candidates that are selected and live."""
     for chunk, rows in zip(view.chunks, view.rows, strict=True):
         chosen = None if selection is None else selection.rows(chunk, rows)
         if chosen is not None and len(chosen.picked):
-            places = chosen.picked[chosen.picked < rows]
-            died = chunk.died[places]
-            yield chunk, places[(died == 0) | (died > view.epoch)]
+            picked = chosen.picked[: np.searchsorted(chosen.picked, rows)]
+            died = chunk.died[picked]
+            yield chunk, picked, (died == 0) | (died > view.epoch)
             continue
         died = chunk.died[:rows]
         mask = (died == 0) | (died > view.epoch)
         if chosen is not None:
             mask &= np.unpackbits(chosen.bits.view(np.uint8), count=rows, bitorder="little").view(np.bool_)
-        yield chunk, np.flatnonzero(mask)
+        yield chunk, None, mask
 
 
 def mask_by_id(

@@ -191,7 +191,14 @@ def test_bad_requests_are_refused(client: Client, filled: str) -> None:
     for call, message in (
         (lambda: client.scroll_page(collection=filled, cursor="bm8="), "cursor: 'bm8=' is not one that a page"),
         (lambda: client.scroll_page(collection=filled, cursor="é"), "cursor: 'é'"),
-        (lambda: client.scroll_page(collection=filled, limit=10_001), "limit: 10,001"),
+        (
+            lambda: client.scroll_page(collection=filled, limit=10_001),
+            "limit: is 10001; use a whole number from 1 to 10,000",
+        ),
+        (lambda: list(client.scroll(collection=filled, limit=-1)), "limit: is -1; use"),
+        (lambda: list(client.scroll(collection=filled, page_size=0)), "limit: is 0; use"),
+        (lambda: client.facets("label", collection=filled, limit=True), "limit: is True; use"),
+        (lambda: client.remove_attributes([3], collection=filled, keys=["a"]), "names: 3 is int"),
         (lambda: client.facets("", collection=filled), "attribute: field '' is empty"),
         (lambda: client.facets("lable", collection=filled), "no record has a field 'lable'"),
         (lambda: client.count(collection=filled, filter={"lable": 1}), "no record has a field 'lable'"),

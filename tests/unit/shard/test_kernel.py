@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shard.kernel import CodeMatrix, ScanStopped, Selection
+from shard.kernel import CodeMatrix, ScanStopped, Selection, count_selected, selected_rows
 from shard.kernel.chunk import chunk_rows
 from shard.kernel.simd import LANES
 from tests.oracle import nearest, random_codes
@@ -237,3 +237,28 @@ def test_numbers_must_increase() -> None:
         with pytest.raises(ValueError, match="numbers: must increase"):
             matrix.append(codes[:2], ids[:2], np.array(numbers, np.uint32))
     assert len(matrix) == 10
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 1.0])
+def test_selected_rows_are_the_live_rows_of_the_mask(share: float) -> None:
+    rng = np.random.default_rng(1)
+    matrix = CodeMatrix(bits=64)
+    ids = rng.integers(0, 2**64, 5_000, np.uint64)
+    matrix.append(rng.integers(0, 256, (5_000, 8), np.uint8), ids)
+    earlier = matrix.view()
+    dead = rng.choice(5_000, 600, replace=False).astype(np.uint32)
+    matrix.delete(np.sort(dead))
+    mask = rng.random(4_000) < share
+    is_live = np.ones(5_000, np.bool_)
+    is_live[dead] = False
+    for view, live in ((earlier, np.ones(5_000, np.bool_)), (matrix.view(), is_live)):
+        wanted = np.flatnonzero(live & np.concatenate([mask, np.zeros(1_000, np.bool_)]))
+        found, numbers = selected_rows(view, Selection(mask))
+        assert sorted(numbers.tolist()) == wanted.tolist()
+        assert np.array_equal(found, ids[numbers])
+        assert count_selected(view, Selection(mask)) == len(wanted)
+        first = int(np.median(ids))
+        assert (
+            sorted(selected_rows(view, None, first)[1].tolist()) == np.flatnonzero(live & (ids >= first)).tolist()
+        )
+        assert count_selected(view, None) == live.sum()
