@@ -158,8 +158,10 @@ class Engine:
                 locked.enter_context(self._commit)
             codes = applied.codes.reshape(-1, self.space.code_bytes)
             self._matrix.replace(applied.deleted, codes, applied.ids, applied.numbers)
-            self._index.remove(applied.removed.ids, applied.removed_numbers)
+            # In this order, because reads do not wait: a key must have a row in the index at every moment. A read
+            # that finds the old row only, or both, sees that a row is missing and is repeated.
             self._index.add(applied.added.ids, applied.added_numbers)
+            self._index.remove(applied.removed.ids, applied.removed_numbers)
             self._state = State(self._matrix.view(), self._state.sums.changed(applied.removed, applied.added))
         self.newest_version = max(self.newest_version, applied.newest_version)
         if self.reservations and not isinstance(records, VersionedColumns):

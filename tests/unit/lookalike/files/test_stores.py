@@ -1,6 +1,7 @@
 """Errors of object stores are one clear line."""
 
 import pytest
+from s3fs import S3FileSystem
 
 from lookalike.jobs.backup.folder import Folder
 from lookalike.model.errors import InvalidRequest
@@ -13,6 +14,8 @@ def no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
         monkeypatch.setenv(name, "/dev/null")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    # fsspec shares a file system, with the credentials that it found, between all users in a process.
+    S3FileSystem.clear_instance_cache()
 
 
 @pytest.mark.usefixtures("no_credentials")
