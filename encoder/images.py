@@ -106,7 +106,7 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
 
 @contextlib.contextmanager
 def truncated_images_allowed(is_allowed: bool) -> Iterator[None]:
-    """Decodes what there is of files that lack their end, in this whole process, while the block runs."""
+    """While the block runs, the whole process decodes the existing part of files that lack their end."""
     before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, is_allowed
     try:
         yield

@@ -10,14 +10,15 @@ import sys
 
 from PIL import Image
 
-# The interpreter and the libraries, and what libjxl needs at most for a usual picture.
+# The memory of the interpreter and the libraries, and the most that libjxl needs for a pixel of a usual picture.
 _BASE_BYTES = 512 * 1024 * 1024
 _BYTES_PER_PIXEL = 24
 _TIMEOUT_SECONDS = 30
 
 
 def decode(data: bytes, max_pixels: int) -> Image.Image:
-    """Decodes a JPEG XL file, upright unless it holds a JPEG file, whose EXIF data it then has.
+    """Decodes a JPEG XL file. The image is upright, unless the file was made from a JPEG file without loss: then
+    the image has the EXIF data of that file.
 
     Args:
         data: The file's bytes.

@@ -24,7 +24,7 @@ Dataset = Annotated[
 ]
 CodeFormat = Annotated[
     Literal["packed", "bits", "hex", "base64", "bit-text", "int8-offset"] | None,
-    typer.Option(help="How codes are written; by default it is recognized, and refused if it is ambiguous."),
+    typer.Option(help="The format of the codes. By default it is recognized; ambiguous codes are refused."),
 ]
 Model = Annotated[str, typer.Option(help="The name of a torchvision or timm model.")]
 Weights = Annotated[

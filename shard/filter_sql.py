@@ -13,7 +13,7 @@ from lookalike.model.records import encode_attributes
 
 Parameters = list[str | int | float]
 _FEW_VALUES = 8
-# Up to here a whole number is written in digits, and so is the same number as a float ("7" and "7.0").
+# A whole number below this is written in digits, and so is the same number as a float ("7" and "7.0").
 _MAX_IN_DIGITS = 10**15
 _TEXT = ("text",)
 _NUMBERS = ("integer", "real")
@@ -112,7 +112,7 @@ def _some_element(field: str, tests: Sequence[_Test], indexed: Sequence[str]) ->
         type, value = f"type_{indexed.index(field)}", f"value_{indexed.index(field)}"
         scalar = " OR ".join(test.sql(type, value) for test in tests)
         return f"({scalar} OR ({type} = 'array' AND {element}))", [*values, path, *values]
-    # The JSON is the slow part: most rows are ruled out first, and those left are parsed again for their type.
+    # Parsing JSON is slow: a precondition rules out most rows, and only the rest are parsed for the type.
     first, bound = _precondition(tests, path)
     cases: list[str] = []
     parameters: Parameters = [*bound, path]
@@ -148,7 +148,7 @@ def _precondition(tests: Sequence[_Test], path: str) -> tuple[str, Parameters]:
                 limits.append(f"json_extract(attributes, ?) {operator} ? AND ")
                 parameters += [path, bound]
         return "".join(limits), parameters
-    # As all attributes are in one form, those that have a value contain it as it is written.
+    # All attributes are encoded in the same way, so the text of those that have a value contains the value's text.
     written = [_written(value) for test in tests for value in test.parameters]
     if len(written) > _FEW_VALUES or None in written or not all(test.parameters for test in tests):
         return "", []
@@ -157,7 +157,7 @@ def _precondition(tests: Sequence[_Test], path: str) -> tuple[str, Parameters]:
 
 
 def _written(value: str | int | float) -> str | None:
-    """What all attributes with this value contain; None if that differs between them."""
+    """The text that all attributes with this value contain; None if there is no such text."""
     if isinstance(value, str):
         return encode_attributes(value)
     if value == int(value):

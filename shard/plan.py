@@ -76,10 +76,10 @@ class Plan:
         scan_ms: How long such a scan takes.
         bound_by: What determines the number of partitions: "memory" or "time".
         disk_bytes_per_shard: The size of a shard's database.
-        start_seconds: From a shard's start until it has read and checked its rows.
-        filter_seconds: The first search with a filter on a text attribute without an index.
-        load_seconds: Storing all records as ready codes through one coordinator. Several coordinators, each with
-            jobs of its own, divide it.
+        start_seconds: The time from a shard's start until it has read and checked its rows.
+        filter_seconds: How long the first search with a filter on a text attribute without an index takes.
+        load_seconds: How long it takes to store all records, with precomputed codes, through one coordinator.
+            Several coordinators, each with jobs of its own, share the work.
     """
 
     partitions: int

@@ -83,16 +83,14 @@ class CodeOptions:
 
     def _say_kind(self, kind: CodeKind) -> None:
         if self.kind is None:
-            self.say(
-                f"code_kind: the column's name says that the codes are {kind.name}; --code-kind names another"
-            )
+            self.say(f"code_kind: the column's name says that the codes are {kind.name}; --code-kind overrides it")
 
 
 class CodeReader:
     """Decides how one table's codes are read, from the first rows that have codes.
 
     Attributes:
-        reading: How they are read.
+        reading: How the table's codes are read.
     """
 
     def __init__(self, table: Table, options: CodeOptions) -> None:
@@ -103,7 +101,8 @@ class CodeReader:
         self._options = options
 
     def see(self, values: Iterable[object], element: str = "") -> None:
-        """Looks at codes, unless earlier ones were seen. Raises InvalidRequest if their format is ambiguous.
+        """Decides the reading from codes, unless an earlier call did. Raises InvalidRequest if their format is
+        ambiguous.
 
         Args:
             values: Codes; None is ignored.

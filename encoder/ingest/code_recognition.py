@@ -33,13 +33,13 @@ from lookalike.model.errors import InvalidRequest
 
 SAMPLE_ROWS = 1_024
 
-# Never decoded: digits that may be a number, not a code.
+# A format that is never decoded: the digits may be a decimal number, not a code.
 _DECIMAL = "decimal"
-# A base64 text of these characters only, in one case, is as good as impossible if so many of them differ.
+# Hexadecimal digits in one case, at least this many of them different, are practically never base64 text.
 _CERTAIN_DIGITS = 8
-# Narrower codes are not written in base64 without padding: 16 digits are a 64-bit hash, not 96 bits.
+# Hexadecimal digits are not taken for base64 text of a narrower code: 16 digits are a 64-bit hash, not 96 bits.
 _MIN_BASE64_BITS = 144
-# So many bytes that are all characters or all 0 or 1 are unlikely to be a packed code.
+# A value of at least this many bytes, all hexadecimal digits or all 0 or 1, is unlikely to be a packed code.
 _TELLING_BYTES = 16
 
 
@@ -128,7 +128,7 @@ def _shown(value: object) -> str:
 
 
 def _fallback(values: Sequence[object], kind: CodeKind | None) -> Reading:
-    """The reading of a column in which nothing is a code: it gives each row its own error."""
+    """The reading of a column in which nothing is a code: decoding with it gives each row its own error."""
     format = HEX if values and isinstance(values[0], str) else PACKED
     return made(format, _most_common(_count(format, value) for value in values), kind)
 

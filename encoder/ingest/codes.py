@@ -70,8 +70,8 @@ class Reading:
 
     @property
     def is_padded(self) -> bool:
-        """Whether the units do not make whole bytes. Then every code must have exactly so many units, because
-        a code with one too few could not be told from a sound one."""
+        """Whether the units do not make whole bytes. Then every code must have exactly `units` units,
+        because a code that lacks one could not be told from a valid code."""
         return bool(self.units * _BITS_PER_UNIT[self.format] % 8 or self.dropped) and self.format != BASE64
 
     @property
@@ -240,7 +240,7 @@ def _decode_base64(text: str) -> bytes:
     try:
         return base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True)
     except (binascii.Error, ValueError):
-        raise InvalidRequest("code: not base64; the other codes of the table are") from None
+        raise InvalidRequest("code: not base64, unlike the other codes of the table") from None
 
 
 def _in_range(units: npt.NDArray[np.integer[Any]], lowest: int, highest: int) -> Matrix | None:

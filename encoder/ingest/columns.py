@@ -25,9 +25,9 @@ from lookalike.cluster.columns import CodeColumns, Texts
 from lookalike.model.errors import InvalidRequest
 from lookalike.model.records import MAX_ATTRIBUTES_BYTES, MAX_COLUMN_RECORDS, MAX_KEY_BYTES, encode_attributes
 
-# Columns with values that need more than columns of codes.
+# Columns whose values `CodeColumns` cannot hold.
 _OTHERS = frozenset(("feature", "features", "thumbnail"))
-# What must be escaped in JSON text. NUL is among them.
+# Characters that must be escaped in JSON text, including NUL.
 _ESCAPED = r'["\\\x00-\x1f]'
 
 
@@ -42,8 +42,8 @@ def fits(table: Table) -> bool:
 
 
 def batches(table: Table, reading: Reading) -> Iterator[CodeColumns | list[Row]]:
-    """Yields all rows of a table that `fits`, in order: as columns, or as rows if one of them is special.
-    reading: how the codes are read."""
+    """Yields all rows of a table that `fits`, in order: each batch as columns or, if `columns_of` returns
+    None for it, as rows. reading: how the codes are read."""
     with explained(table.url), fsspec.open(table.url, "rb") as file:
         read = columns_to_read(table)
         for batch in parquet.ParquetFile(file).iter_batches(MAX_COLUMN_RECORDS, columns=read):
@@ -124,7 +124,7 @@ def _codes(column: pa.Array, reading: Reading) -> Any:
 
 
 def _bytes(column: pa.Array) -> Any:
-    """Values of one length as uint8 (n, length); None for others."""
+    """Values as uint8 (n, length); None if they differ in length or are not bytes."""
     is_binary = pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)
     if not (is_binary or pa.types.is_fixed_size_binary(column.type)):
         return None
@@ -140,8 +140,8 @@ def _bytes(column: pa.Array) -> Any:
 
 
 def _items(column: pa.Array) -> Any:
-    """Lists of one length as integers (n, length); None for others."""
-    # Without null rows, which flatten() drops.
+    """Lists as integers (n, length); None if they differ in length or hold anything else."""
+    # The caller rules out null rows, which flatten() would drop.
     items = column.flatten()
     kind = items.type
     if items.null_count or not (pa.types.is_integer(kind) or pa.types.is_boolean(kind)):

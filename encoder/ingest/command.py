@@ -68,8 +68,8 @@ def ingest(
     columns: Annotated[
         str,
         typer.Option(
-            help="What a table's columns are, as in key=id,image=jpg,code=phash; names that common tools write are"
-            " guessed.",
+            help="Which column has which role, as in key=id,image=jpg,code=phash. For column names that common"
+            " tools write, the role is guessed.",
             metavar="ROLE=COLUMN,...",
         ),
     ] = "",
@@ -88,7 +88,7 @@ def ingest(
         str | None,
         typer.Option(
             help="A file with the keys of a file of vectors: text with a key on each line, .npy or .json. By"
-            " default the ids in the file, or the positions.",
+            " default the keys are the ids in the file of vectors or, without ids, the positions.",
             metavar="FILE",
         ),
     ] = None,
@@ -108,7 +108,7 @@ def ingest(
     allow_truncated: Annotated[
         bool,
         typer.Option(
-            "--allow-truncated", help="Encode what there is of JPEG, PNG and other files that lack their end."
+            "--allow-truncated", help="Encode the existing part of JPEG, PNG and other files that lack their end."
         ),
     ] = False,
     limit: Annotated[int | None, typer.Option(help="Ingest at most N records.", metavar="N", min=1)] = None,
@@ -200,7 +200,7 @@ def ingest(
 
 
 def _remark(tables: Sequence[Table]) -> None:
-    """Says what was guessed of the tables' columns, once for all tables that are alike."""
+    """Prints what was guessed about the tables' columns, each remark once."""
     for remark in dict.fromkeys(remark for table in tables for remark in table.naming.remarks):
         print(remark, file=sys.stderr)
 

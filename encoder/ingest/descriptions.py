@@ -25,16 +25,16 @@ _ENDINGS = (".txt", ".json")
 
 
 def described(sources: Iterable[Source], refuse: Callable[[Source, str], None]) -> list[Source]:
-    """Adds what files beside images say of them to the images' attributes.
+    """Adds the attributes that files beside images give to the images.
 
-    Only in a folder whose first image is described are files looked for beside each image.
+    Files beside each image are looked for only in a folder whose first image has such files.
 
     Args:
         sources: Image files.
         refuse: Called with each image whose description is invalid, and the reason.
 
     Returns:
-        The other images, in order.
+        The images that were not refused, in order.
 
     Raises:
         InvalidRequest: If a table of descriptions cannot be read.
@@ -52,7 +52,7 @@ def described(sources: Iterable[Source], refuse: Callable[[Source, str], None]) 
 
 
 def _describer(folder: str, first: Source) -> Callable[[Source], Mapping[str, Any]]:
-    """Returns what gives the description of an image of a folder. It may raise ValueError."""
+    """Returns a function that returns the description of an image in the folder, and may raise ValueError."""
     system, path = fsspec.core.url_to_fs(folder)
     for name in _TABLES:
         if system.exists(f"{path}/{name}"):
@@ -66,7 +66,7 @@ def _describer(folder: str, first: Source) -> Callable[[Source], Mapping[str, An
 
 
 def _is_of_img2dataset(system: Any, folder: str, image: Source) -> bool:
-    """Whether the JSON beside an image names it as its key, as img2dataset writes it."""
+    """Whether the JSON file beside an image has the image's name as its key, as img2dataset writes it."""
     beside = _beside(folder, image, ".json")
     if not system.exists(beside):
         return False
@@ -78,7 +78,7 @@ def _is_of_img2dataset(system: Any, folder: str, image: Source) -> bool:
 
 
 def _rows(table: Table) -> dict[str, Mapping[str, Any]]:
-    """The rows of a table of descriptions, by the file's name."""
+    """The rows of a table of descriptions, by the image's file name."""
     return {
         str(row["uri"]).removeprefix("./"): attributes_of({name: row[name] for name in row if name != "uri"})
         for batch in table.batches()

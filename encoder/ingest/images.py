@@ -1,7 +1,8 @@
 """Owns reading an image's bytes by its URL: a file that fsspec can read, a file in an archive, or a table's cell.
 
-The URL of a cell ends in "#row=" with the row's number. Unless they are `image` and the table's folder, the column
-follows with "&image=", and what relative paths in it start from with "&folder="."""
+The URL of a cell is the table's URL, "#row=" and the row's number. "&image=" and the column's name follow unless
+the column is `image`; "&folder=" and a URL follow unless relative paths in the column start from the table's
+folder."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ def row_url(table: str, row: int, column: str = "image", folder: str = "") -> st
     Args:
         table: The table's URL.
         row: The row's number, from 0.
-        column: The name in the file of the column of images.
+        column: The column that holds the images, by its name in the file.
         folder: The URL that relative paths in the column start from; empty for the table's own folder.
     """
     url = f"{table}#row={row}" + ("" if column == "image" else f"&image={quote(column, safe='')}")

@@ -99,7 +99,7 @@ def _sources(table: Table, given: str | None, dead_letters: DeadLetters, summary
                 if not isinstance(row, dict):
                     raise InvalidRequest(row)
                 if given is not None and table.format is COCO:
-                    # LVIS has addresses, which need not be asked if the files are here.
+                    # LVIS has web addresses. They are not fetched if the user names the folder that has the files.
                     row = {**row, "uri": row["key"]}
                 yield source_of(table, number, row, base)
             except InvalidRequest as error:

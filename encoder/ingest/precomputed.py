@@ -136,12 +136,12 @@ def open_collection(
 ) -> tuple[Collection, Batches]:
     """Returns the collection to store the records in, and the batches.
 
-    If the collection does not exist, it is created: with the code space and indexing in the metadata of an
-    exported file or, without such metadata, for codes of their kind and as wide as the first record's.
+    If the collection does not exist, it is created with the code space and indexing in the metadata of an exported
+    file. Without such metadata, the code space has the kind of the codes and the width of the first record's code.
 
     Raises:
         CodeSpaceMismatch: If a file's codes are in another code space than the collection.
-        InvalidRequest: If the codes are not as wide as their kind.
+        InvalidRequest: If the width of the codes does not fit their kind.
         NotFound: If the collection does not exist, and the files do not show how wide its codes are.
     """
 

@@ -61,7 +61,7 @@ def has_codes(columns: frozenset[str]) -> bool:
 
 
 def check_columns(table: Table) -> None:
-    """Raises InvalidRequest unless a column holds codes, features or images, and codes have keys."""
+    """Raises InvalidRequest if no column holds codes, features or images, or if codes or features have no keys."""
     shown = ", ".join(repr(name[:40]) for name in list(table.kinds)[:12])
     if table.columns and not table.columns & (_CODES | _IMAGES):
         raise InvalidRequest(

@@ -100,7 +100,7 @@ def send(
 def send_columns(
     client: Client, collection: str, batches: Iterator[CodeColumns], patience_seconds: float, refused: Refusal
 ) -> Iterator[int]:
-    """As `send`, for records as columns, one message for each batch.
+    """Sends records like `send`, but as columns, with one message for each batch.
 
     Args:
         client: A client of the cluster.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-# Reasons to leave out a record that the job's options give.
+# The reasons for leaving a record out that come from the job's options.
 WHERE = "does not match --where"
 LIMIT = "over --limit"
 
@@ -19,8 +19,8 @@ class Summary:
         and folders that are invalid or cannot be read. not_stored: records that the cluster refused. removed:
         records that were deleted because their files are gone. bytes: the size of the images and codes read.
         seconds: the duration of the whole job, including Ray's start. images_per_second: the rate between the
-        first records stored and the last, without Ray's start. warnings: what the user
-        should know, as sentences."""
+        first records stored and the last, without Ray's start. warnings: what the user should know, as
+        sentences."""
 
     found: int = 0
     skipped: int = 0

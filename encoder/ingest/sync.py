@@ -43,7 +43,7 @@ def files_of(
     found: dict[str, Attributes] = {}
     if not roots:
         return found
-    # Attributes are stored in one form, so that most records are ruled out without parsing them.
+    # All attributes are encoded in the same way, so a search in their text rules out most records without parsing.
     beginnings = [f'"url":{encode_attributes(root)[:-1]}' for root in roots]
 
     def read(missing: SlotSet) -> SlotSet:
@@ -73,7 +73,7 @@ def url_of(path: str) -> str:
 
 
 def require_folders(paths: Sequence[str], is_partial: bool) -> list[str]:
-    """The URLs of the folders that a job makes a collection follow.
+    """Returns the URLs of the folders whose missing files' records `--prune` removes.
 
     Args:
         paths: The job's paths.
@@ -101,9 +101,9 @@ def gone(stored: Mapping[str, Attributes], sources: Iterable[Source]) -> dict[st
 def keeping(
     missing: Sequence[Source], stored: Mapping[str, Attributes], lost: Mapping[str, Attributes]
 ) -> list[Source]:
-    """Lets files keep the attributes that their records have: those of the same key, or those of a record whose
-    file is gone and had the same size and time, because it has another name now. What a file itself says wins.
-    That a picture is a duplicate is not known of a changed file.
+    """Lets files keep the attributes of their records: of the record with the same key or, for a renamed file, of
+    the record whose file is gone and had the same size and time. What the file itself says takes precedence. The
+    tag that `lookalike dedup` sets is dropped, because a changed file may be no duplicate.
 
     Args:
         missing: The files to encode.

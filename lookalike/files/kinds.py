@@ -27,7 +27,7 @@ _SIGNATURES = (
     ("PNG", rb"\x89PNG\r\n\x1a\n"),
     ("GIF", rb"GIF8[79]a"),
     ("WEBP", rb"RIFF....WEBP"),
-    # Text may start with BM: the header's size and the reserved zeros tell an image.
+    # Text may start with BM, so the header's size and the reserved zeros must match too.
     ("BMP", rb"BM....\0\0\0\0....[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0"),
     ("TIFF", rb"II[*+]\0|MM\0[*+]"),
     ("PPM", rb"P[1-6]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+"),
@@ -68,7 +68,7 @@ def is_installed(module: str) -> bool:
 
 def why_skipped(name: str, head: Callable[[], bytes] | None) -> str:
     """Why a file is not taken as an image; empty if it is. A file whose name ends like an image's is taken without
-    a look at its content: it is counted as unreadable later if it is none.
+    a look at its content; if it is no image, it is counted as unreadable later.
 
     Args:
         name: The file's name.

@@ -31,8 +31,8 @@ Head = Callable[[], bytes]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
-    """A file, or a folder or link that leads to none. info: its size and marks, as fsspec names them. skipped: why
-    it is left out. error: why it cannot be read. Both are empty for a file that is taken."""
+    """A file, or a folder or link that leads to no file. info: its size, time and other facts, as fsspec names
+    them. skipped: why it is left out. error: why it cannot be read. Both are empty for a file that is taken."""
 
     path: str
     info: Mapping[str, Any]
@@ -53,7 +53,7 @@ def local_files(root: str, include_hidden: bool) -> Iterator[Entry]:
         include_hidden: Take hidden files, hidden folders and folders of thumbnails too.
 
     Yields:
-        Each file once for each way to it; a folder that contains itself is entered once.
+        Each file once for each path that leads to it; a folder that contains itself is entered once.
 
     Raises:
         OSError: If the root itself cannot be read.
@@ -62,8 +62,8 @@ def local_files(root: str, include_hidden: bool) -> Iterator[Entry]:
 
 
 def local_glob(pattern: str, root: str, include_hidden: bool) -> Iterator[Entry]:
-    """Yields the local files whose paths match a pattern. root: the last folder before the first mark in it."""
-    # Walking a folder needs no package beyond the client's.
+    """Yields the local files whose paths match a pattern. root: the last folder before its first wildcard."""
+    # Imported here, so that walking a folder needs no package beyond the client's.
     from fsspec.utils import glob_translate
 
     depth = None if "**" in pattern else pattern.removeprefix(root).strip("/").count("/") + 1
@@ -160,7 +160,7 @@ def _contains_itself(path: str, root: str) -> bool:
     try:
         own = os.stat(path)
         return any(os.path.samestat(own, os.stat(folder)) for folder in above)
-    except OSError:  # the path is too long, or was removed; listing the folder tells
+    except OSError:  # the path is too long, or was removed; listing the folder reports it
         return False
 
 

@@ -12,7 +12,7 @@ from lookalike.model.errors import AlreadyExists, InvalidRequest, NotFound, Perm
 from lookalike.model.records import Collection, Record
 
 NOTES = "lookalike-notes"
-# The collection has codes because each collection has; nothing searches it.
+# The width of the codes, which each collection must have. Nothing searches these.
 _BITS = 16
 _MAX_BYTES = 48 * 1024
 

@@ -14,8 +14,8 @@ from lookalike.server.config import ClusterConfig, CoordinatorConfig, EncoderCon
 MAX_PARTITIONS = 90
 # In thousands: ports 11000..31999, below the kernel's range for outgoing connections.
 _THOUSANDS = range(11, 32)
-# The guards of the blocks that this process chose last, until its servers listen there. While a block's guard port
-# is bound, no other process chooses the block.
+# Sockets that are bound to the guard ports of the blocks of 1,000 ports that this process chose last. While a
+# block's guard port is bound, no other process chooses the block. This covers the time until servers listen there.
 _claims: deque[socket.socket] = deque()
 _MAX_CLAIMS = 4
 
@@ -31,7 +31,7 @@ def ephemeral_config(
 
     Args:
         data: The folder for the shards' data.
-        partitions: At most 90.
+        partitions: The number of partitions, at most 90.
         encoder: The encoder's config; None for a cluster without an encoder. The config's address is replaced.
         name: The cluster's name.
         replicas: Replicas per partition.
@@ -44,8 +44,8 @@ def ephemeral_config(
         guard = _bound(f"127.0.0.1:{thousand}700")
         if guard is None:
             continue
-        # The shards use the blocks of 100 ports below 700, one block per replica. The coordinator and the encoder
-        # use one of the last three blocks.
+        # The shards use the ports below 700, 100 for each replica. The coordinator and the encoder use ports of
+        # one of the last three hundreds, chosen at random.
         last = random.choice((7, 8, 9))
         config = ClusterConfig(
             cluster=name,

@@ -1,8 +1,8 @@
 """Owns the kinds of codes that known tools make: their names, and how many bits each has.
 
-Two kinds are never comparable, even if they are as wide and nearly the same method: a kind's name stands for the
-tool's bit order and polarity. OpenCV's bytes are mirrored, for example, and perception's dHash is the complement
-of imagehash's."""
+Two kinds are never comparable, even if they have the same width and nearly the same method: a kind's name stands
+for the tool's bit order and polarity. OpenCV's bytes are mirrored, for example, and perception's dHash is the
+complement of imagehash's."""
 
 from __future__ import annotations
 

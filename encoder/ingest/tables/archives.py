@@ -1,8 +1,8 @@
 """Owns archives of images: tar files, WebDataset's among them, and zip files.
 
 Files whose paths agree up to the first dot of the file's name, and that follow each other, are one sample, as
-WebDataset defines it. Text beside an image becomes its attributes. An image without text is as one in a folder.
-Images are read later by the workers, at the place that their URL names."""
+WebDataset defines it. Text beside an image becomes its attributes. An image without text is treated like one in
+a folder. Images are read later by the workers, at the place that their URL names."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class _Member:
         self.is_text = not self.hidden and self.ending in _TEXTS
         self.skipped = self.hidden or (NOT_AN_IMAGE if self.is_text else why_skipped(name, self._head))
         if self.is_text:
-            self._read()  # now: a tar is a stream, which cannot return to what lies behind
+            self._read()  # now, because a tar is a stream, which cannot go back
 
     @property
     def text(self) -> bytes:
@@ -114,7 +114,7 @@ def _rows(members: Iterable[_Member]) -> Iterator[Row]:
             yield from (Unreadable(f"{image.name}: the text beside it is invalid ({error})") for image in images)
             continue
         for image in images:
-            # Without text beside it, a file is one of a folder's. The endings tell images of one sample apart.
+            # Without text, an image's key is its path, as in a folder. Endings tell images of a sample apart.
             key = image.sample if texts and len(images) == 1 else image.name
             folder = PurePosixPath(image.name).parent.name
             yield {**({"label": folder} if folder and not texts else {}), **fields, "key": key, "uri": image.url}
@@ -142,7 +142,7 @@ def _fields(ending: str, data: bytes) -> dict[str, Any]:
     if ending == "json":
         value = json.loads(data)
         fields = value if isinstance(value, dict) else {"json": value}
-        # The archive's own names say what the key is.
+        # The key and the URI come from the place in the archive, not from the JSON.
         return {name: value for name, value in fields.items() if value is not None and name not in ("key", "uri")}
     text = data.decode("utf-8", "replace").strip()
     return {ending: int(text) if ending.startswith("cls") and text.isdecimal() else text}
@@ -153,7 +153,7 @@ def read_inside(url: str, limit_bytes: int) -> bytes | None:
 
     Args:
         url: The image's URL.
-        limit_bytes: The most bytes to read; one more shows that there are more.
+        limit_bytes: The largest accepted size. Of a larger image, one byte more is returned.
 
     Returns:
         The bytes; None if the URL names no place in an archive.

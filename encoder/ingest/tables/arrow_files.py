@@ -93,7 +93,7 @@ def _table(url: str, format: Format, schema: pa.Schema, mark: str) -> Table:
 
 
 def _with_vectors(table: Table, first: pa.RecordBatch) -> Table:
-    """Tells long lists of floats by the first rows."""
+    """Gives columns whose first rows hold long lists of floats the kind "vector"."""
     kinds = dict(table.kinds)
     for name, kind in table.kinds.items():
         lengths = (len(value or ()) for value in first.column(name).to_pylist()) if kind == "floats" else ()
@@ -112,7 +112,7 @@ def classes_of(table: Table) -> Mapping[str, Sequence[str]]:
 
 
 def columns_to_read(table: Table) -> list[str]:
-    """The columns of a row, as pyarrow takes them: without image files, whose paths are read."""
+    """The columns to read for rows, as pyarrow names them. Of a column of image files, only the paths are read."""
     columns = []
     for name, kind in table.kinds.items():
         if name != table.image_column:

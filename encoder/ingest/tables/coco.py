@@ -7,7 +7,7 @@ import json
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-# The outermost names of such a file.
+# The outermost names in a file of COCO annotations.
 NAMES = ("images", "annotations", "categories")
 
 
@@ -51,7 +51,7 @@ def _rows(content: Any) -> list[dict[str, Any]]:
 
 
 def _file_name(image: dict[str, Any]) -> str:
-    """An image's path. LVIS gives none, but the address in COCO, which ends in the folder and the file's name."""
+    """An image's path. LVIS has only the image's address at COCO, which ends in the folder and the file's name."""
     if "file_name" in image:
         return str(image["file_name"])
     return "/".join(urlsplit(image["coco_url"]).path.split("/")[-2:])

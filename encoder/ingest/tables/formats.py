@@ -23,9 +23,9 @@ NAMES = (IMAGES, *(format.name for format in FORMATS))
 _BY_NAME = {format.name: format for format in FORMATS}
 _BY_ENDING = {ending: format for format in FORMATS for ending in format.endings}
 _HEAD_BYTES = 64 * 1024
-# The files that a data set has which Hugging Face `datasets` saved to disk.
+# Files that only a data set has that Hugging Face `datasets` saved to disk.
 _SAVED = ("dataset_dict.json", "state.json")
-# First bytes, by their place in the file.
+# The bytes that tell a format, after their offset in the file.
 _MAGIC = (
     (0, b"PAR1", PARQUET), (0, b"ARROW1", ARROW), (0, b"PK\x03\x04", ZIP), (257, b"ustar", TAR),
     (0, b"\x93NUMPY", NPY), (0, b"\x89HDF\r\n", HDF5), (0, b"IBxF", FAISS), (0, b"IBMp", FAISS),
@@ -69,7 +69,7 @@ def format_at(path: str) -> str:
             if any(PurePosixPath(name.lower()).suffix in EXTENSIONS for name in names):
                 return IMAGES
             formats |= {format_of(name) for name in names if not name.startswith(".")}
-    # In the order in which FORMATS lists them: a tar's texts may also lie beside it.
+    # FORMATS has the order of precedence: a folder of tar files may also hold their texts as JSON.
     return next((format.name for format in FORMATS if format.name in formats), IMAGES)
 
 

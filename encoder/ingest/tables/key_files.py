@@ -21,7 +21,7 @@ def keys_of(path: str, count: int, rows: int) -> Keys:
     Args:
         path: A path or URL.
         count: How many keys are needed.
-        rows: How many are yielded at a time.
+        rows: The most keys to yield at a time.
     """
     with explained(path):
         found = sum(len(batch) for batch in _read(path, rows))

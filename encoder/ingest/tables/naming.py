@@ -1,6 +1,6 @@
-"""Owns what the columns of a table mean: which is the key, the image, the code and so on. The user says so, the
-names are those that `encoder.ingest.rows` knows, or they are guessed from names and types that common tools
-write."""
+"""Owns what the columns of a table mean: which is the key, the image, the code and so on. The user says so,
+a column has a name that `encoder.ingest.rows` knows, or its meaning is guessed from names and types that common
+tools write."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Unreadable(str):
 
 
 class Skipped(str):
-    """The reason why a file inside a table is no row. It is counted."""
+    """The reason why a file in an archive does not become a row. Such files are counted."""
 
 
 Row = dict[str, Any] | Unreadable | Skipped
@@ -29,9 +29,9 @@ Row = dict[str, Any] | Unreadable | Skipped
 ROLES = ("key", "image", "uri", "code", "features", "thumbnail", "attributes")
 _ALSO_KNOWN = frozenset(("feature", "version"))
 _VECTOR = "it holds long lists of numbers; name features with --columns features=COLUMN"
-# A list of more floats is a vector.
+# A list of more floats than this is a "vector".
 MAX_LIST = 64
-# Names that tools write, in the order in which they are tried, and what such a column must hold.
+# By role: what a column must hold, and the names that tools give it, in the order in which they are tried.
 _GUESSES: tuple[tuple[str, tuple[Kind, ...], tuple[str, ...]], ...] = (
     ("image", ("bytes", "image"), (
         "jpg", "jpeg", "png", "webp", "img", "image_bytes", "picture", "photo", "bytes",
@@ -56,7 +56,7 @@ class Naming:
     """What columns mean.
 
     Attributes:
-        roles: By a name that `encoder.ingest.rows` knows, the column's name in the file. Columns that are not
+        roles: A column's name in the file, by the name that `encoder.ingest.rows` knows. Columns that are not
             listed keep their names.
         left_out: The columns, by their names in the file, that are not used.
         classes: By column, the names of the classes that its numbers stand for.
@@ -156,7 +156,7 @@ def choose(
         if not taken and kind in ("bytes", "image", "vector"):
             left_out.add(name)
             remarks.append(f"column {name!r} is left out: {_VECTOR if kind == 'vector' else 'it holds bytes'}")
-    # A column whose name another column takes over has no name left.
+    # A column whose name is given to another column cannot be used.
     for role, name in roles.items():
         if role in kinds and role != name and role not in left_out:
             left_out.add(role)

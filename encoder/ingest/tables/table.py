@@ -19,9 +19,9 @@ class Format:
     """A format of tables.
 
     Attributes:
-        name: As `--format` takes it.
-        endings: How the names of such files end, in lower case.
-        open: Reads what a table of this format needs before its rows, from the URL and the file's signature.
+        name: Its name, as `--format` takes it.
+        endings: The endings of such files' names, in lower case.
+        open: Returns a table, given the file's URL and signature; reads the columns, but not all rows.
         rows: Reads all rows in order, in batches, under the names in the file.
     """
 
@@ -38,8 +38,8 @@ class Table:
     Attributes:
         url: The file's URL.
         format: Its format.
-        kinds: What each column holds, by its name in the file. Formats without a schema show it in the first rows.
-        signature: Changes when the file does.
+        kinds: What each column holds, by its name in the file. Without a schema, the first rows decide.
+        signature: A text that changes when the file does.
         notes: The file's own metadata.
         naming: What the columns mean.
         keys: The path or URL of a file with the keys of a file of vectors.

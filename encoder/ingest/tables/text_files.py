@@ -37,7 +37,7 @@ def _opener(name: str) -> Any:
 
 
 def _common(found: Kind | None, kind: Kind) -> Kind:
-    """The kind of a column that holds both."""
+    """The kind of a column that holds values of both kinds."""
     if found is None or found == kind:
         return kind
     # A CSV column of hexadecimal text has cells that look like numbers.
@@ -142,7 +142,7 @@ def _cell(text: str) -> object:
     return value if isinstance(value, int | float) else text
 
 
-# Their cells stay text.
+# The cells of columns with these roles stay text.
 _TEXT_ROLES = ("key", "uri", "image", "code", "attributes")
 _WORDS = ("true", "false")
 
@@ -166,7 +166,7 @@ def json_format(head: bytes) -> Format:
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if start.startswith(b"["):
         return JSON
-    # COCO's outermost names; a file of JSON lines has a whole object in its first line.
+    # A file of JSON lines has a whole object in its first line.
     first_line = start.partition(b"\n")[0]
     if b"\n" in start and _is_object(first_line):
         return JSONL

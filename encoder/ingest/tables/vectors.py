@@ -41,7 +41,7 @@ class Layout:
         width: How many values each has.
         dtype: The values' type.
         start: The offset of the first vector, in bytes; -1 for the dataset of an HDF5 file.
-        prefix: The bytes in front of each vector, which are its width; 0 if there are none.
+        prefix: The number of bytes in front of each vector, which hold its width; 0 if there are none.
         ids: The offset of the vectors' ids, int64; None if the file has none.
         may_be_features: Whether integers may be features, not codes.
     """
@@ -72,7 +72,7 @@ def layout_of(table: Table) -> Layout:
 
 
 def chunks(table: Table, layout: Layout, rows: int) -> Iterator[Array]:
-    """Yields the vectors (n, width) in order, at most `rows` at a time. Raises ValueError if the file is cut."""
+    """Yields the vectors (n, width) in order, at most `rows` at a time. Raises ValueError if the file is short."""
     with _opened(table.url) as file:
         if layout.start < 0:
             with _dataset(file) as dataset:
@@ -164,8 +164,8 @@ def _ids(table: Table, layout: Layout, rows: int) -> Iterator[list[str]]:
 
 
 def npy_layout(file: BinaryIO, dimensions: int = 0) -> Layout:
-    """Returns the layout of a NumPy array; the axes after the first are one vector. dimensions: how many axes the
-    array must have; 0 for at least two. Raises ValueError."""
+    """Returns the layout of a NumPy array; the axes after the first make up a vector. dimensions: how many axes
+    the array must have; 0 for at least two. Raises ValueError."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, is_fortran, dtype = read(file)
@@ -227,7 +227,7 @@ def _faiss_size(file: BinaryIO, expected: int) -> None:
 
 
 def _texmex(file: BinaryIO, name: str) -> Layout:
-    """Each vector is its width, int32, and its values."""
+    """The file holds, for each vector, its width, int32, and its values."""
     dtype = _FLOATS if name.endswith(".fvecs") else _BYTES
     width = int.from_bytes(file.read(4), "little")
     stride = 4 + width * dtype.itemsize
@@ -238,7 +238,7 @@ def _texmex(file: BinaryIO, name: str) -> Layout:
 
 
 def _bigann(file: BinaryIO, name: str) -> Layout:
-    """The numbers of vectors and of values in each, uint32, and the values."""
+    """The file holds the number of vectors, the number of values in each, both uint32, and the values."""
     dtype = _FLOATS if name.endswith(".fbin") else _SIGNED if name.endswith(".i8bin") else _BYTES
     count, width = struct.unpack("<II", file.read(8))
     return _checked(Layout(count, width, dtype, 8, may_be_features=True), file)
@@ -259,7 +259,7 @@ def _dataset(file: BinaryIO) -> Iterator[Any]:
         raise InvalidRequest("path: HDF5 files need h5py; install it with pip install h5py") from None
     with h5py.File(file, "r") as content:
         if _HDF5_DATASET not in content:
-            raise ValueError(f"it has no dataset {_HDF5_DATASET!r}, as the files of ann-benchmarks have")
+            raise ValueError(f"it has no dataset {_HDF5_DATASET!r}, which the files of ann-benchmarks have")
         yield content[_HDF5_DATASET]
 
 

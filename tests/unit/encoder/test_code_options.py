@@ -30,7 +30,7 @@ def test_a_guessed_kind_is_said_aloud_and_a_given_one_is_not() -> None:
     said: list[str] = []
     guessing = CodeOptions(say=said.append)
     assert guessing.new_space(256, [table("pdq_hash")]) == CodeSpace.of_kind("pdq")
-    assert said == ["code_kind: the column's name says that the codes are pdq; --code-kind names another"]
+    assert said == ["code_kind: the column's name says that the codes are pdq; --code-kind overrides it"]
     given = CodeOptions(kind=KINDS["blockhash"], say=said.append)
     assert given.new_space(256, [table("pdq_hash")]) == CodeSpace.of_kind("blockhash", 256)
     assert guessing.new_space(256, [table("signature")]) == CodeSpace(256)
