@@ -16,9 +16,10 @@ import pyarrow.parquet as parquet
 from encoder.ingest.code_recognition import SAMPLE_ROWS
 from encoder.ingest.codes import OF_LISTS, OF_TEXT, Reading
 from encoder.ingest.rows import NAMES
+from encoder.ingest.sources import explained
 from encoder.ingest.tables.arrow_files import PARQUET, column_batches, columns_to_read
 from encoder.ingest.tables.naming import Row
-from encoder.ingest.tables.table import Table, explained
+from encoder.ingest.tables.table import Table
 from lookalike.client.arrays import texts_of_arrow
 from lookalike.cluster.checked_columns import checked
 from lookalike.cluster.columns import CodeColumns, Texts

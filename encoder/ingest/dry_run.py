@@ -13,6 +13,7 @@ from encoder.ingest.dead_letters import DeadLetters
 from encoder.ingest.images import ReadOptions, read
 from encoder.ingest.sources import Source
 from encoder.ingest.stats import Summary
+from lookalike.files.stores import reason_of
 
 # The pixels are discarded, so any size would do.
 _SMALL = Preprocessing(32, 32, "bilinear", (0, 0, 0), (1, 1, 1))
@@ -56,4 +57,4 @@ def _try_image(options: ReadOptions, source: Source) -> tuple[int, str]:
         decode(data, _SMALL, options.max_pixels)
         return len(data), ""
     except Exception as error:  # each store's library raises its own errors
-        return 0, getattr(error, "message", "") or f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        return 0, getattr(error, "message", "") or f"cannot be read: {reason_of(error)}"

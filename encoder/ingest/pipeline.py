@@ -17,6 +17,7 @@ from encoder.hashing import Features
 from encoder.ingest.images import ReadOptions, read
 from encoder.spec import Encoded, EncoderSpec
 from encoder.thumbnails import small_jpeg
+from lookalike.files.stores import reason_of
 
 BATCH_IMAGES = 32
 READ_THREADS = 8
@@ -105,9 +106,7 @@ class _EncodeActor:
         try:
             return read(url, self._options.max_bytes)
         except Exception as error:  # each store's library raises its own errors
-            return _ReadError(
-                f"cannot be read: {getattr(error, 'strerror', None) or error or type(error).__name__}"
-            )
+            return _ReadError(f"cannot be read: {reason_of(error)}")
 
 
 def _to_bytes(features: Features | None) -> bytes:

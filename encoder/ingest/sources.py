@@ -3,6 +3,7 @@ each with its record's key, attributes and signature."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 from collections import Counter
@@ -13,6 +14,7 @@ from typing import Any
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from lookalike.files import stores
 from lookalike.files.walk import Entry, local_file, local_files, local_glob, remote_files
 from lookalike.model.errors import InvalidRequest
 from lookalike.model.records import check_key
@@ -94,7 +96,7 @@ def require_images(paths: Sequence[str], found: Found) -> None:
 
 def _expand(path: str, include_hidden: bool) -> Iterator[tuple[str, Any, Entry]]:
     """Yields (the folder that keys start from, the file system, the entry) of each file at a path."""
-    try:
+    with explained(path):
         system, root = url_to_fs(path)
         start, entries = _entries(system, root, include_hidden)
         is_empty = True
@@ -105,12 +107,6 @@ def _expand(path: str, include_hidden: bool) -> Iterator[tuple[str, Any, Entry]]
             if system.glob(root):
                 raise InvalidRequest(f"path: {path} matches folders, but no file; end it with /**")
             raise FileNotFoundError
-    except FileNotFoundError as error:
-        raise does_not_exist(path, error) from None
-    except InvalidRequest:
-        raise
-    except Exception as error:  # each store's library raises its own errors
-        raise InvalidRequest(f"path: {path} cannot be read: {error}") from None
 
 
 def _entries(system: Any, root: str, include_hidden: bool) -> tuple[str, Iterable[Entry]]:
@@ -151,10 +147,16 @@ def is_glob(system: Any, root: str) -> bool:
     return any(mark in root for mark in "*?[") and not system.exists(root)
 
 
-def does_not_exist(path: str, error: FileNotFoundError) -> InvalidRequest:
-    """The error for a missing path. Its text includes the cause, which tells whether the host did not answer."""
-    cause = f" ({error.__cause__})" if error.__cause__ else ""
-    return InvalidRequest(f"path: {path} does not exist{cause}")
+@contextlib.contextmanager
+def explained(path: str) -> Iterator[None]:
+    """Turns failures of reading a path within the block into an InvalidRequest that names the path. For a missing
+    one, the text includes the cause, which tells whether the host did not answer."""
+    try:
+        with stores.explained("path", path, "read"):
+            yield
+    except FileNotFoundError as error:
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        raise InvalidRequest(f"path: {path} does not exist{cause}") from None
 
 
 def _before_pattern(parts: Sequence[str]) -> Iterator[str]:

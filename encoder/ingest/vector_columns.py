@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from encoder.ingest.code_options import CodeReader
+from encoder.ingest.sources import explained
 from encoder.ingest.tables.naming import Row
-from encoder.ingest.tables.table import Table, explained
+from encoder.ingest.tables.table import Table
 from encoder.ingest.tables.vectors import VECTORS, chunks, keys_of_vectors, layout_of
 from lookalike.cluster.columns import CodeColumns, Texts
 from lookalike.model.errors import InvalidRequest

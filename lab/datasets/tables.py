@@ -19,10 +19,11 @@ import pyarrow.compute as pc
 
 from encoder.ingest.code_options import CodeOptions, CodeReader
 from encoder.ingest.columns import code_sample
+from encoder.ingest.sources import explained
 from encoder.ingest.tables.arrow_files import ARROW, PARQUET, column_batches
 from encoder.ingest.tables.formats import IMAGES, find_tables, format_of
 from encoder.ingest.tables.naming import Choice
-from encoder.ingest.tables.table import BATCH_ROWS, Table, explained
+from encoder.ingest.tables.table import BATCH_ROWS, Table
 from lab.datasets.archives import ARCHIVES
 from lab.datasets.labelled import (
     LabelledImages,

@@ -23,7 +23,6 @@ from lookalike.files.atomic import write_bytes
 from lookalike.model.errors import CannotStart
 
 CSV_FILE, JSON_FILE, MEASURED_FILE = "results.csv", "results.jsonl", "measured.jsonl"
-FILES = (CSV_FILE, JSON_FILE, MEASURED_FILE)
 
 SetKey = tuple[str, str, int]  # model, layer, seed
 

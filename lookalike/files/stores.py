@@ -21,7 +21,7 @@ def reason_of(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def explained(field: str, url: str) -> Iterator[None]:
+def explained(field: str, url: str, done: str = "used") -> Iterator[None]:
     """Turns the errors of a store's library within the block into InvalidRequest, which names the field and the
     URL. Errors of this project and FileNotFoundError stay as they are."""
     try:
@@ -29,4 +29,4 @@ def explained(field: str, url: str) -> Iterator[None]:
     except (LookalikeError, FileNotFoundError):
         raise
     except Exception as error:
-        raise InvalidRequest(f"{field}: {url} cannot be used: {reason_of(error)}") from None
+        raise InvalidRequest(f"{field}: {url} cannot be {done}: {reason_of(error)}") from None

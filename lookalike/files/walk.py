@@ -16,6 +16,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from lookalike.files.kinds import HEAD_BYTES, why_skipped
+from lookalike.files.stores import reason_of
 
 # Folders of previews that NAS devices, phones and archives keep next to the originals.
 _THUMBNAIL_FOLDERS = frozenset((".thumbnails", "@eaDir", ".@__thumb", "__MACOSX"))
@@ -174,4 +175,4 @@ def _head(path: str) -> bytes:
 
 
 def _cannot_be_read(error: Exception) -> str:
-    return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    return f"cannot be read: {reason_of(error)}"

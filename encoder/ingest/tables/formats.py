@@ -8,11 +8,11 @@ from pathlib import PurePosixPath
 import fsspec
 from fsspec.core import url_to_fs
 
-from encoder.ingest.sources import is_glob, signature
+from encoder.ingest.sources import explained, is_glob, signature
 from encoder.ingest.tables.archives import TAR, ZIP
 from encoder.ingest.tables.arrow_files import ARROW, PARQUET, classes_of
 from encoder.ingest.tables.naming import Choice, choose
-from encoder.ingest.tables.table import Format, Table, explained
+from encoder.ingest.tables.table import Format, Table
 from encoder.ingest.tables.text_files import COCO, CSV, JSON, JSONL, json_format
 from encoder.ingest.tables.vectors import FAISS, HDF5, NPY, VECTORS
 from lookalike.files.kinds import EXTENSIONS

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import fsspec
 
-from encoder.ingest.tables.table import explained
+from encoder.ingest.sources import explained
 from lookalike.model.errors import InvalidRequest
 
 Keys = Iterator[list[str]]

@@ -6,10 +6,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from encoder.ingest.sources import does_not_exist
-from encoder.ingest.tables.naming import AS_WRITTEN, Kind, Naming, Row, Unreadable
-from lookalike.files.stores import reason_of
-from lookalike.model.errors import InvalidRequest, LookalikeError
+from encoder.ingest.sources import explained
+from encoder.ingest.tables.naming import AS_WRITTEN, Kind, Naming, Row
 
 BATCH_ROWS = 1_024
 
@@ -76,26 +74,6 @@ class Table:
                 yield [self.naming.applied(row) for row in batch]
 
 
-class explained:
-    """Turns failures of reading a file into an InvalidRequest that names the path."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, FileNotFoundError):
-            raise does_not_exist(self._path, error) from None
-        # The library of each object store raises its own types of errors.
-        if isinstance(error, Exception) and not isinstance(error, LookalikeError):
-            raise InvalidRequest(f"path: {self._path} cannot be read: {reason_of(error)}") from None
-
-
 def columns_of(tables: Sequence[Table]) -> frozenset[str]:
     """The columns of all tables."""
     return frozenset().union(*(table.columns for table in tables))
-
-
-__all__ = ["BATCH_ROWS", "Format", "Row", "Table", "Unreadable", "columns_of", "explained"]

@@ -17,9 +17,10 @@ import fsspec
 import numpy as np
 import numpy.typing as npt
 
+from encoder.ingest.sources import explained
 from encoder.ingest.tables.key_files import keys_of
 from encoder.ingest.tables.naming import Kind, Row
-from encoder.ingest.tables.table import BATCH_ROWS, Format, Table, explained
+from encoder.ingest.tables.table import BATCH_ROWS, Format, Table
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import InvalidRequest
 
