@@ -75,6 +75,7 @@ async def serve(config_path: Path, partition: int, replica: int, watch_stdin: bo
         background.start("scrubber", Scrubber(node, executor, config.shard.scrub_hours).run)
         background.start("config follower", ConfigFollower(config_path, config, reload).run)
         await background.run_until(until_stopped(watch_stdin))
+        servicer.drain()
         await server.stop()
         await background.stop()
         await executor.close()

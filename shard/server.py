@@ -24,6 +24,7 @@ from shard.engine import Engine
 from shard.executor import ShardExecutor
 from shard.node import Node
 from shard.readiness import ReadinessTracker
+from shard.scan_stream import ScanStreams
 from shard.status import ShardStatus
 
 log = logging.getLogger("shard.server")
@@ -43,13 +44,29 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
         self._executor = executor
         self._readiness = readiness
         self._status = status
+        self._streams = ScanStreams(self._scan)
 
     async def Scan(self, request: pb.ScanRequest, context: Context) -> pb.ScanResponse:
+        return await self._scan(request)
+
+    async def ScanStream(  # type: ignore[override] # writes its responses to the context
+        self, calls: AsyncIterator[pb.ScanCall], context: Context
+    ) -> None:
+        await self._streams.serve(calls, context)
+
+    def drain(self) -> None:
+        """Ends each stream of scans once the scans that it has read are answered."""
+        self._streams.drain()
+
+    async def _scan(self, request: pb.ScanRequest) -> pb.ScanResponse:
         self._readiness.require_ready()
         stale_ms = self._readiness.stale_ms
         if request.slots:
             work.require_served(self._node, wire.slots_from_wire(request.slots))
-        answers = await asyncio.gather(*(self._scan_group(group, request.slots) for group in request.groups))
+        if len(request.groups) == 1:
+            answers = [await self._scan_group(request.groups[0], request.slots)]
+        else:
+            answers = await asyncio.gather(*(self._scan_group(group, request.slots) for group in request.groups))
         return pb.ScanResponse(groups=[wire.scan_result_to_wire(answer) for answer in answers], stale_ms=stale_ms)
 
     async def _scan_group(self, message: pb.ScanGroup, slots: bytes) -> ScanResult | LookalikeError:

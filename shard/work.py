@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from lookalike.cluster.columns import VersionedColumns, concat
-from lookalike.cluster.scan import ScanGroup, ScanResult, WriteResult
+from lookalike.cluster.scan import ScanGroup, ScanResult, Scoring, WriteResult
 from lookalike.cluster.select import Question, Selected
 from lookalike.cluster.slots import SlotSet, slots_from_bytes
 from lookalike.model.errors import DeadlineExceeded, LookalikeError, SlotMoved
@@ -19,6 +19,9 @@ from shard.engine import Engine
 from shard.kernel import ScanStopped
 from shard.node import Node
 
+# One thread compares as many bytes in half a millisecond, and looks up the keys of as many hits.
+_SHORT_BYTES = 16 * 1024 * 1024
+_SHORT_HITS = 64
 _RECORD_BYTES = 256
 _ROW_BYTES = 64
 
@@ -30,6 +33,18 @@ class Scan:
     engine: Engine
     group: ScanGroup
     slots: bytes
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the scan takes less than about a millisecond."""
+        group = self.group
+        compared = self.engine.rows * group.codes.nbytes
+        return (
+            group.filter is None
+            and group.scoring is Scoring.HAMMING
+            and compared <= _SHORT_BYTES
+            and len(group.codes) * group.k <= _SHORT_HITS
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

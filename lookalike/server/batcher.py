@@ -1,7 +1,8 @@
 """Owns batching: while a batch is running, new items wait in a queue, and the next batch takes them together.
 
 In the coordinator, queries to a partition share an RPC; in a shard, queries share a scan and writes share a
-commit; in the encoder, images share a forward pass. The queue is bounded. An item whose caller left is dropped,
+commit; in the encoder, images share a forward pass. An item that finds nothing to wait for runs alone, in its
+caller's task. The queue is bounded. An item whose caller left is dropped,
 and a batch without callers is cancelled. A batch carries the request ids of all its items
 (`lookalike.transport.requests`)."""
 
@@ -67,14 +68,23 @@ class Batcher(Generic[Item, Result]):
         self._waiting: collections.deque[_Entry[Item, Result]] = collections.deque()
         self._waiting_weight = 0
         self._running: set[asyncio.Task[None]] = set()
+        # Items that run in their callers' tasks.
+        self._alone = 0
 
     @property
     def waiting(self) -> int:
         """Items in the queue."""
         return len(self._waiting)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits or runs."""
+        return not (self._waiting or self._running or self._alone)
+
     async def submit(self, item: Item) -> Result:
         """Returns the item's result. Raises Overloaded if the queue is full."""
+        if not self._waiting and self._has_room:
+            return await self._run_alone(item)
         weight = self._weigh(item)
         if self._waiting and self._waiting_weight + weight > self._max_waiting:
             raise Overloaded(
@@ -102,8 +112,23 @@ class Batcher(Generic[Item, Result]):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    @property
+    def _has_room(self) -> bool:
+        return len(self._running) + self._alone < self._concurrency
+
+    async def _run_alone(self, item: Item) -> Result:
+        self._alone += 1
+        try:
+            (result,) = await self._run([item])
+        finally:
+            self._alone -= 1
+            self._start_batches()
+        if isinstance(result, Exception):
+            raise result
+        return result
+
     def _start_batches(self) -> None:
-        while self._waiting and len(self._running) < self._concurrency:
+        while self._waiting and self._has_room:
             batch = self._take_batch()
             if not batch:
                 return

@@ -4,6 +4,7 @@ excess requests, and turns exceptions into a status."""
 from __future__ import annotations
 
 import errno
+import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -62,7 +63,8 @@ class Interceptor(grpc.aio.ServerInterceptor):
         if handler.unary_stream:
             answers = _guard_server_stream(handler.unary_stream, guard)
             return grpc.unary_stream_rpc_method_handler(answers, decode, handler.response_serializer)
-        stream = _guard_bidi_stream(handler.stream_stream, guard)
+        guarded = _guard_bidi_stream if inspect.isasyncgenfunction(handler.stream_stream) else _guard_bidi_writer
+        stream = guarded(handler.stream_stream, guard)
         return grpc.stream_stream_rpc_method_handler(stream, decode, handler.response_serializer)
 
 
@@ -116,19 +118,35 @@ def _guard_bidi_stream(
     handle: Callable[[Any, Any], AsyncIterator[Any]], guard: RequestGuard
 ) -> Callable[[Any, Any], AsyncIterator[Any]]:
     async def guarded(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
-        async def admitted() -> AsyncIterator[Any]:
-            async for request in requests:
-                await guard.admit_from_stream(request)
-                yield request
-
         with observe_call(guard.method, context, is_stream=True):
             try:
-                async for response in handle(admitted(), context):
+                async for response in handle(_admitted(requests, guard), context):
                     yield response
             except Exception as error:
                 await _abort(context, error)
 
     return guarded
+
+
+def _guard_bidi_writer(
+    handle: Callable[[Any, Any], Awaitable[None]], guard: RequestGuard
+) -> Callable[[Any, Any], Any]:
+    """As `_guard_bidi_stream`, for a handler that writes its responses to the context."""
+
+    async def guarded(requests: AsyncIterator[Any], context: Context) -> None:
+        with observe_call(guard.method, context, is_stream=True):
+            try:
+                await handle(_admitted(requests, guard), context)
+            except Exception as error:
+                await _abort(context, error)
+
+    return guarded
+
+
+async def _admitted(requests: AsyncIterator[Any], guard: RequestGuard) -> AsyncIterator[Any]:
+    async for request in requests:
+        await guard.admit_from_stream(request)
+        yield request
 
 
 async def _abort(context: Context, error: Exception) -> None:

@@ -35,6 +35,7 @@ from lookalike.model.indexing import Indexing
 from lookalike.model.records import VersionedRecord
 from lookalike.server.observe import metrics
 from lookalike.server.peer_channels import PeerChannels
+from lookalike.server.scan_stream import NotSupported, ScanStreams
 from lookalike.transport import tracing
 from lookalike.transport.rpc import call_by, error_of
 from lookalike.v1 import shard_pb2 as pb
@@ -60,15 +61,20 @@ class ShardClient:
         # Whether the replica is no longer part of the cluster.
         self.is_retired = False
         self._connection = peer_channels.connect(address)
+        self._streams = ScanStreams(self._connection)
+        # Whether the shard is too old to have a stream.
+        self._is_unary = False
         self._scan_seconds = metrics.SHARD_SECONDS.labels(str(partition), str(replica))
 
     async def close(self) -> None:
+        self._streams.close()
         await self._connection.close()
 
     async def retire(self) -> None:
         """Rejects further calls, and closes the connection once the calls in flight have ended: closing it now
         would cancel them."""
         self.is_retired = True
+        self._streams.finish()
         await self._connection.finish()
 
     async def state(
@@ -126,7 +132,7 @@ class ShardClient:
         request = pb.ScanRequest(groups=[wire.scan_group_to_wire(group) for group in groups], slots=slots)
         began = time.perf_counter()
         try:
-            answer = await self._call("Scan", request, deadline)
+            answer = await self._scan(request, deadline)
             self._scan_seconds.observe(time.perf_counter() - began)
         except InvalidRequest as error:
             if len(groups) == 1:
@@ -293,6 +299,18 @@ class ShardClient:
         )
         return slots_from_bytes((await self._call("HandOver", request, _by(None, STATE_SECONDS))).done)
 
+    async def _scan(self, request: pb.ScanRequest, deadline: float) -> pb.ScanResponse:
+        if self._is_unary:
+            response: pb.ScanResponse = await self._call("Scan", request, deadline)
+            return response
+        try:
+            span = tracing.span("ShardService/Scan", is_call=True, partition=self.partition, replica=self.replica)
+            with self._explained(), span:
+                return await self._streams.scan(request, deadline)
+        except NotSupported:
+            self._is_unary = True
+            return await self._scan(request, deadline)
+
     async def _call(self, name: str, request: Any, deadline: float) -> Any:
         span = tracing.span(f"ShardService/{name}", is_call=True, partition=self.partition, replica=self.replica)
         with self._explained(), span:
@@ -309,6 +327,8 @@ class ShardClient:
             raise self._explain(error) from None
 
     def _explain(self, error: LookalikeError) -> LookalikeError:
+        if isinstance(error, NotSupported):
+            return error
         if type(error) in (PartitionUnavailable, Cancelled):
             return PartitionUnavailable(
                 f"partition {self.partition} (replica {self.replica}) at {self.address} does not answer"

@@ -336,6 +336,86 @@ class ScanResponse(_message.Message):
 Global___ScanResponse: _TypeAlias = ScanResponse  # noqa: Y015
 
 @_typing.final
+class ScanCall(_message.Message):
+    """One request on a ScanStream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    CANCELLED_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Unique among the stream's requests."""
+    timeout_ms: _builtins.int
+    """The caller waits this long."""
+    cancelled: _builtins.bool
+    """The caller of the request with this number left; the other fields are empty."""
+    request_id: _builtins.str
+    """As in the metadata of a call."""
+    traceparent: _builtins.str
+    @_builtins.property
+    def request(self) -> Global___ScanRequest: ...
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        request: Global___ScanRequest | None = ...,
+        timeout_ms: _builtins.int = ...,
+        cancelled: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+        traceparent: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "number", b"number", "request", b"request", "request_id", b"request_id", "timeout_ms", b"timeout_ms", "traceparent", b"traceparent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScanCall: _TypeAlias = ScanCall  # noqa: Y015
+
+@_typing.final
+class ScanReply(_message.Message):
+    """The response to one request on a ScanStream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    error: _builtins.str
+    """As in ScanHits; empty if the request succeeded."""
+    message: _builtins.str
+    retry_after_ms: _builtins.int
+    @_builtins.property
+    def response(self) -> Global___ScanResponse:
+        """Unset if the request failed."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        response: Global___ScanResponse | None = ...,
+        error: _builtins.str = ...,
+        message: _builtins.str = ...,
+        retry_after_ms: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_retry_after_ms", b"_retry_after_ms", "response", b"response", "retry_after_ms", b"retry_after_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retry_after_ms", b"_retry_after_ms", "error", b"error", "message", b"message", "number", b"number", "response", b"response", "retry_after_ms", b"retry_after_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__retry_after_ms: _TypeAlias = _typing.Literal["retry_after_ms"]  # noqa: Y015
+    _WhichOneofArgType__retry_after_ms: _TypeAlias = _typing.Literal["_retry_after_ms", b"_retry_after_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retry_after_ms) -> _WhichOneofReturnType__retry_after_ms | None: ...
+
+Global___ScanReply: _TypeAlias = ScanReply  # noqa: Y015
+
+@_typing.final
 class ShardRecord(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -40,6 +40,11 @@ class ShardServiceStub:
                 request_serializer=lookalike_dot_v1_dot_shard__pb2.ScanRequest.SerializeToString,
                 response_deserializer=lookalike_dot_v1_dot_shard__pb2.ScanResponse.FromString,
                 _registered_method=True)
+        self.ScanStream = channel.stream_stream(
+                '/lookalike.v1.ShardService/ScanStream',
+                request_serializer=lookalike_dot_v1_dot_shard__pb2.ScanCall.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_shard__pb2.ScanReply.FromString,
+                _registered_method=True)
         self.Write = channel.unary_unary(
                 '/lookalike.v1.ShardService/Write',
                 request_serializer=lookalike_dot_v1_dot_shard__pb2.WriteRequest.SerializeToString,
@@ -103,6 +108,13 @@ class ShardServiceServicer:
 
     def Scan(self, request, context):
         """Returns the local top k for batches of codes, in one scan.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ScanStream(self, request_iterator, context):
+        """Scan over a stream that stays open, which costs half of a call for each request. Responses arrive in any order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -196,6 +208,11 @@ def add_ShardServiceServicer_to_server(servicer, server):
                     request_deserializer=lookalike_dot_v1_dot_shard__pb2.ScanRequest.FromString,
                     response_serializer=lookalike_dot_v1_dot_shard__pb2.ScanResponse.SerializeToString,
             ),
+            'ScanStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.ScanStream,
+                    request_deserializer=lookalike_dot_v1_dot_shard__pb2.ScanCall.FromString,
+                    response_serializer=lookalike_dot_v1_dot_shard__pb2.ScanReply.SerializeToString,
+            ),
             'Write': grpc.unary_unary_rpc_method_handler(
                     servicer.Write,
                     request_deserializer=lookalike_dot_v1_dot_shard__pb2.WriteRequest.FromString,
@@ -280,6 +297,33 @@ class ShardService:
             '/lookalike.v1.ShardService/Scan',
             lookalike_dot_v1_dot_shard__pb2.ScanRequest.SerializeToString,
             lookalike_dot_v1_dot_shard__pb2.ScanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScanStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/lookalike.v1.ShardService/ScanStream',
+            lookalike_dot_v1_dot_shard__pb2.ScanCall.SerializeToString,
+            lookalike_dot_v1_dot_shard__pb2.ScanReply.FromString,
             options,
             channel_credentials,
             insecure,

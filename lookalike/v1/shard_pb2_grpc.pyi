@@ -35,6 +35,8 @@ class ShardServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ShardServiceAsyncStub: ...
     Scan: _grpc.UnaryUnaryMultiCallable[_shard_pb2.ScanRequest, _shard_pb2.ScanResponse]
     """Returns the local top k for batches of codes, in one scan."""
+    ScanStream: _grpc.StreamStreamMultiCallable[_shard_pb2.ScanCall, _shard_pb2.ScanReply]
+    """Scan over a stream that stays open, which costs half of a call for each request. Responses arrive in any order."""
     Write: _grpc.UnaryUnaryMultiCallable[_shard_pb2.WriteRequest, _shard_pb2.WriteResponse]
     """Applies versioned writes; a stored record with a higher version stays. A response means that the writes are
     committed and synced.
@@ -71,6 +73,8 @@ class ShardServiceAsyncStub(ShardServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Scan: _aio.UnaryUnaryMultiCallable[_shard_pb2.ScanRequest, _shard_pb2.ScanResponse]  # type: ignore[assignment]
     """Returns the local top k for batches of codes, in one scan."""
+    ScanStream: _aio.StreamStreamMultiCallable[_shard_pb2.ScanCall, _shard_pb2.ScanReply]  # type: ignore[assignment]
+    """Scan over a stream that stays open, which costs half of a call for each request. Responses arrive in any order."""
     Write: _aio.UnaryUnaryMultiCallable[_shard_pb2.WriteRequest, _shard_pb2.WriteResponse]  # type: ignore[assignment]
     """Applies versioned writes; a stored record with a higher version stays. A response means that the writes are
     committed and synced.
@@ -110,6 +114,14 @@ class ShardServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_shard_pb2.ScanResponse, _abc.Awaitable[_shard_pb2.ScanResponse]]:
         """Returns the local top k for batches of codes, in one scan."""
+
+    @_abc_1.abstractmethod
+    def ScanStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_shard_pb2.ScanCall],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_shard_pb2.ScanReply], _abc.AsyncIterator[_shard_pb2.ScanReply]]:
+        """Scan over a stream that stays open, which costs half of a call for each request. Responses arrive in any order."""
 
     @_abc_1.abstractmethod
     def Write(

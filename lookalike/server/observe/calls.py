@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 from prometheus_client import Gauge, Histogram
 
+from lookalike.model.errors import LookalikeError
 from lookalike.server.observe import metrics
 from lookalike.transport import requests, tracing
 
@@ -29,21 +30,11 @@ _FAULTS = (
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class observe_call:  # a plain class, because contextlib's generators are slow and this runs on every call
-    """Observes the call that the block answers. is_stream: whether the call is a stream, which is never logged as
-    slow."""
+class _Observed:  # a plain class, because contextlib's generators are slow and this runs on every call
+    __slots__ = ("_began", "_in_flight", "_request", "_span")
+    _is_stream = False
 
-    __slots__ = ("_began", "_context", "_in_flight", "_is_stream", "_request", "_span")
-
-    def __init__(self, method: str, context: Context, *, is_stream: bool) -> None:
-        self._context = context
-        self._is_stream = is_stream
-        sent_id = traceparent = None
-        for key, value in context.invocation_metadata() or ():
-            if key == requests.REQUEST_ID_KEY:
-                sent_id = str(value)
-            elif key == tracing.TRACEPARENT:
-                traceparent = str(value)
+    def __init__(self, method: str, sent_id: str | None, traceparent: str | None) -> None:
         # The current request and span are not reset at the end, because gRPC runs each call in its own task.
         self._request = requests.begin(method.rpartition("/")[2], sent_id)
         self._span = tracing.Served(method, traceparent, method.startswith(_PUBLIC))
@@ -58,7 +49,7 @@ class observe_call:  # a plain class, because contextlib's generators are slow a
     ) -> None:
         seconds = time.perf_counter() - self._began
         self._in_flight.dec()
-        rpc, code = self._request.rpc, _status(self._context, failure)
+        rpc, code = self._request.rpc, self._status(failure)
         _seconds(rpc, code).observe(seconds)
         self._span.ended(code.name, code.value[0], code in _FAULTS, request_id=self._request.id)
         is_slow = seconds >= SLOW_SECONDS and not self._is_stream
@@ -66,6 +57,45 @@ class observe_call:  # a plain class, because contextlib's generators are slow a
             log.log(
                 logging.INFO if is_slow else logging.DEBUG, "%s: %s in %.1f ms", rpc, code.name, seconds * 1000
             )
+
+    def _status(self, failure: BaseException | None) -> grpc.StatusCode:
+        raise NotImplementedError
+
+
+class observe_call(_Observed):
+    """Observes the call that the block answers. is_stream: whether the call is a stream, which is never logged as
+    slow."""
+
+    __slots__ = ("_context", "_is_stream")
+
+    def __init__(self, method: str, context: Context, *, is_stream: bool) -> None:
+        self._context = context
+        self._is_stream = is_stream
+        sent_id = traceparent = None
+        for key, value in context.invocation_metadata() or ():
+            if key == requests.REQUEST_ID_KEY:
+                sent_id = str(value)
+            elif key == tracing.TRACEPARENT:
+                traceparent = str(value)
+        super().__init__(method, sent_id, traceparent)
+
+    def _status(self, failure: BaseException | None) -> grpc.StatusCode:
+        return _status(self._context, failure)
+
+
+class observe_request(_Observed):
+    """Observes one request of a stream, which the block answers, as a call of its own."""
+
+    __slots__ = ()
+
+    def _status(self, failure: BaseException | None) -> grpc.StatusCode:
+        if failure is None:
+            return grpc.StatusCode.OK
+        if isinstance(failure, LookalikeError):
+            return grpc.StatusCode[failure.status]
+        return (
+            grpc.StatusCode.CANCELLED if isinstance(failure, asyncio.CancelledError) else grpc.StatusCode.INTERNAL
+        )
 
 
 # Cached, because looking up a metric's labels costs as much as updating the metric.

@@ -85,6 +85,7 @@ async def test_item_heavier_than_the_limit_runs_alone() -> None:
     gate = Gate()
     batcher: Batcher[int, int] = Batcher(gate.run, max_weight=10, max_waiting=100, weigh=lambda item: item)
     tasks = [asyncio.create_task(batcher.submit(item)) for item in (2, 40, 4, 6, 8)]
+    await settle()
     gate.open.set()
     await asyncio.gather(*tasks)
     assert gate.batches == [[2], [40], [4, 6], [8]]
@@ -153,3 +154,22 @@ async def test_wrong_number_of_results_fails_the_batch_and_not_the_batcher() -> 
     with pytest.raises(AssertionError, match="one result per item"):
         await batcher.submit(0)
     assert await batcher.submit(1) == 1
+
+
+async def test_an_item_that_finds_nothing_to_wait_for_runs_in_its_callers_task() -> None:
+    tasks = []
+
+    async def run(items: Sequence[int]) -> list[int | Exception]:
+        tasks.append(asyncio.current_task())
+        await asyncio.sleep(0)
+        return list(items)
+
+    batcher: Batcher[int, int] = Batcher(run, max_weight=10, max_waiting=100)
+    assert batcher.is_idle
+    callers = [asyncio.create_task(batcher.submit(item)) for item in range(3)]
+    await asyncio.sleep(0)
+    assert not batcher.is_idle
+    assert await asyncio.gather(*callers) == [0, 1, 2]
+    assert batcher.is_idle
+    assert (len(tasks), tasks[0]) == (2, callers[0])
+    assert tasks[1] not in callers

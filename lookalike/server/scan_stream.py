@@ -1,0 +1,166 @@
+"""Owns the caller's end of a stream of scans to one shard. A response carries the number of its request, so
+requests do not wait for each other. A stream that breaks fails the requests on it, and the next request opens
+another."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+
+from lookalike.model import errors
+from lookalike.model.errors import DeadlineExceeded, InvalidRequest, LookalikeError, PartitionUnavailable
+from lookalike.server.peer_channels import Connection
+from lookalike.transport import requests, tracing
+from lookalike.transport.rpc import MAX_MESSAGE_BYTES, error_of
+from lookalike.v1 import shard_pb2 as pb
+from lookalike.v1.shard_pb2_grpc import ShardServiceStub
+
+# What a call adds to its request: a number, a timeout, ids.
+_CALL_BYTES = 4_096
+_LATE = "the deadline passed before the answer was ready; allow more time"
+
+
+class NotSupported(LookalikeError):
+    """The shard is older than the stream."""
+
+
+class ScanStreams:
+    """The stream of scans to one shard; opened by the first request."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._stream: _Stream | None = None
+
+    async def scan(self, request: pb.ScanRequest, deadline: float) -> pb.ScanResponse:
+        """Returns the shard's response.
+
+        Args:
+            request: The scan.
+            deadline: A time of the running loop's clock.
+
+        Raises:
+            NotSupported: If the shard has no stream.
+            LookalikeError: The error that the shard returned, or that broke the stream.
+        """
+        stub = self._connection.stub(ShardServiceStub)
+        stream = self._stream
+        if stream is None or stream.is_broken or stream.stub is not stub:
+            if stream is not None:
+                stream.finish()
+            stream = self._stream = _Stream(stub)
+        return await stream.scan(request, deadline)
+
+    def finish(self) -> None:
+        """Closes the stream once its requests are answered."""
+        if self._stream is not None:
+            self._stream.finish()
+
+    def close(self) -> None:
+        """Closes the stream."""
+        if self._stream is not None:
+            self._stream.close()
+
+
+class _Stream:
+    def __init__(self, stub: Any) -> None:
+        self.stub = stub
+        self.is_broken = False
+        self._call = stub.ScanStream()
+        self._numbers = 0
+        self._waiting: dict[int, asyncio.Future[pb.ScanResponse]] = {}
+        # gRPC permits one write at a time.
+        self._writing = asyncio.Lock()
+        self._writes: set[asyncio.Task[None]] = set()
+        self._is_finishing = False
+        self._reader = asyncio.get_running_loop().create_task(self._read())
+
+    async def scan(self, request: pb.ScanRequest, deadline: float) -> pb.ScanResponse:
+        loop = asyncio.get_running_loop()
+        remaining = deadline - loop.time()
+        if remaining <= 0:
+            raise DeadlineExceeded(_LATE)
+        if (size := request.ByteSize()) > MAX_MESSAGE_BYTES - _CALL_BYTES:
+            raise InvalidRequest(
+                f"message: {size:,} bytes are over the limit of {MAX_MESSAGE_BYTES // 2**20} MiB; send fewer items"
+                " per request"
+            )
+        self._numbers += 1
+        number = self._numbers
+        origin = dict(requests.metadata())
+        call = pb.ScanCall(
+            number=number,
+            request=request,
+            timeout_ms=max(1, round(remaining * 1000)),
+            request_id=origin.get(requests.REQUEST_ID_KEY, ""),
+            traceparent=origin.get(tracing.TRACEPARENT, ""),
+        )
+        response: asyncio.Future[pb.ScanResponse] = loop.create_future()
+        self._waiting[number] = response
+        timer = loop.call_at(deadline, _fail, response, DeadlineExceeded(_LATE))
+        try:
+            self._send(call)
+            return await response
+        finally:
+            timer.cancel()
+            if self._waiting.pop(number, None) is not None and not self.is_broken:
+                self._send(pb.ScanCall(number=number, cancelled=True))
+            self._close_if_done()
+
+    def finish(self) -> None:
+        self._is_finishing = True
+        self._close_if_done()
+
+    def close(self) -> None:
+        self.is_broken = True
+        self._call.cancel()
+
+    def _send(self, call: pb.ScanCall) -> None:
+        # In a task of its own, because gRPC ends a stream if a write is cancelled.
+        write = asyncio.get_running_loop().create_task(self._write(call))
+        self._writes.add(write)
+        write.add_done_callback(self._writes.discard)
+
+    async def _write(self, call: pb.ScanCall) -> None:
+        async with self._writing:
+            try:
+                await self._call.write(call)
+            except (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
+                # The stream has ended: the reader fails all requests on it, with the reason.
+                self.is_broken = True
+
+    async def _read(self) -> None:
+        error: LookalikeError = PartitionUnavailable("the shard closed the stream")
+        try:
+            while (reply := await self._call.read()) is not grpc.aio.EOF:
+                if response := self._waiting.pop(reply.number, None):
+                    _settle(response, reply)
+        except grpc.RpcError as failure:
+            is_unknown = failure.code() is grpc.StatusCode.UNIMPLEMENTED
+            error = NotSupported("the shard has no ScanStream") if is_unknown else error_of(failure)
+        finally:
+            self.is_broken = True
+            for response in self._waiting.values():
+                _fail(response, error)
+            self._waiting.clear()
+
+    def _close_if_done(self) -> None:
+        if self._is_finishing and not self._waiting:
+            self.close()
+
+
+def _settle(response: asyncio.Future[pb.ScanResponse], reply: pb.ScanReply) -> None:
+    if not reply.error:
+        if not response.done():
+            response.set_result(reply.response)
+        return
+    error = errors.by_name(reply.error, reply.message)
+    if reply.HasField("retry_after_ms"):
+        error.retry_after_ms = reply.retry_after_ms
+    _fail(response, error)
+
+
+def _fail(response: asyncio.Future[pb.ScanResponse], error: LookalikeError) -> None:
+    if not response.done():
+        response.set_exception(error)

@@ -1,0 +1,123 @@
+"""Owns the shard's end of streams of scans: each request runs in its own task, as a call of its own would, and is
+answered when it is done, in any order."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+
+from lookalike.model import errors
+from lookalike.model.errors import DeadlineExceeded, Internal, InvalidRequest, LookalikeError
+from lookalike.server.observe.calls import observe_request
+from lookalike.transport.rpc import MAX_MESSAGE_BYTES
+from lookalike.v1 import shard_pb2 as pb
+
+log = logging.getLogger("shard.scan_stream")
+_METHOD = "/lookalike.v1.ShardService/Scan"
+# What a reply adds to its response: a number.
+_REPLY_BYTES = 1_024
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Scan = Callable[[pb.ScanRequest], Awaitable[pb.ScanResponse]]
+
+
+class ScanStreams:
+    """The streams that are open."""
+
+    def __init__(self, scan: Scan) -> None:
+        self._scan = scan
+        self._open: set[_Stream] = set()
+        self._is_draining = False
+
+    async def serve(self, calls: AsyncIterator[pb.ScanCall], context: Context) -> None:
+        """Answers the requests of one stream until it ends."""
+        stream = _Stream(self._scan, context)
+        self._open.add(stream)
+        if self._is_draining:
+            stream.drain()
+        try:
+            await stream.serve(calls)
+        finally:
+            self._open.discard(stream)
+
+    def drain(self) -> None:
+        """Ends each stream once the requests read from it are answered."""
+        self._is_draining = True
+        for stream in self._open:
+            stream.drain()
+
+
+class _Stream:
+    def __init__(self, scan: Scan, context: Context) -> None:
+        self._scan = scan
+        self._context = context
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        # gRPC permits one write at a time.
+        self._writing = asyncio.Lock()
+        self._draining = asyncio.Event()
+
+    async def serve(self, calls: AsyncIterator[pb.ScanCall]) -> None:
+        reader = asyncio.ensure_future(self._read(calls))
+        draining = asyncio.ensure_future(self._draining.wait())
+        try:
+            await asyncio.wait((reader, draining), return_when=asyncio.FIRST_COMPLETED)
+            if reader.done():
+                reader.result()
+            elif self._tasks:
+                await asyncio.wait(list(self._tasks.values()))
+        finally:
+            for task in (reader, draining, *self._tasks.values()):
+                task.cancel()
+
+    def drain(self) -> None:
+        self._draining.set()
+
+    async def _read(self, calls: AsyncIterator[pb.ScanCall]) -> None:
+        async for call in calls:
+            if call.cancelled:
+                if task := self._tasks.get(call.number):
+                    task.cancel()
+                continue
+            task = asyncio.create_task(self._answer(call))
+            self._tasks[call.number] = task
+            task.add_done_callback(functools.partial(self._forget, call.number))
+
+    def _forget(self, number: int, _: asyncio.Task[None]) -> None:
+        self._tasks.pop(number, None)
+
+    async def _answer(self, call: pb.ScanCall) -> None:
+        reply = pb.ScanReply(number=call.number)
+        try:
+            with observe_request(_METHOD, call.request_id, call.traceparent):
+                reply.response.CopyFrom(await self._within(call))
+        except LookalikeError as error:
+            reply = _failed(call.number, error)
+        except Exception:
+            log.exception("a scan failed")
+            reply = _failed(call.number, Internal("internal error; see the shard's log"))
+        async with self._writing:
+            await self._context.write(reply)
+
+    async def _within(self, call: pb.ScanCall) -> pb.ScanResponse:
+        try:
+            async with asyncio.timeout(call.timeout_ms / 1000):
+                response = await self._scan(call.request)
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed before the answer was ready; allow more time") from None
+        if (size := response.ByteSize()) > MAX_MESSAGE_BYTES - _REPLY_BYTES:
+            raise InvalidRequest(
+                f"message: {size:,} bytes are over the limit of {MAX_MESSAGE_BYTES // 2**20} MiB; send fewer items"
+                " per request"
+            )
+        return response
+
+
+def _failed(number: int, error: LookalikeError) -> pb.ScanReply:
+    return pb.ScanReply(
+        number=number, error=errors.name_of(error), message=error.message, retry_after_ms=error.retry_after_ms
+    )
