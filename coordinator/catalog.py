@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from coordinator.cluster import Cluster
 from lookalike.cluster.shard_state import ShardState
-from lookalike.model.codespace import CodeSpace
+from lookalike.model.codespace import CodeSpace, UnlabelledCode
 from lookalike.model.errors import (
     AlreadyExists,
     CodeSpaceMismatch,
@@ -88,7 +88,7 @@ class Catalog:
         layout = await self.layout(name, deadline)
         try:
             return await call(layout)
-        except (NotFound, CodeSpaceMismatch, NotInLayout):
+        except (NotFound, CodeSpaceMismatch, UnlabelledCode, NotInLayout):
             if not await self.is_outdated(name, layout, deadline):
                 raise
         return await call(await self.layout(name, deadline))

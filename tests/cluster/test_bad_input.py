@@ -200,7 +200,6 @@ def test_the_server_repeats_the_checks_of_the_sdk(client: Client, raw: Raw, fill
         ("Search", search(options=pb.SearchOptions(k=1, rerank=77)), InvalidRequest, "rerank: unknown value 77"),
         ("Search", search(query=pb.Query()), InvalidRequest, "query: is empty"),
         ("Search", search(query=pb.Query(image=b"")), InvalidRequest, "image: is empty"),
-        ("Search", search(fingerprint=""), InvalidRequest, "without its code space's fingerprint"),
         ("Search", search(fingerprint="f" * 64), CodeSpaceMismatch, "encode again"),
         ("Search", search(collection=""), InvalidRequest, "is not a name"),
         ("SearchBatch", pb.SearchBatchRequest(collection=filled), InvalidRequest, "queries: 0 in one request"),
