@@ -120,9 +120,13 @@ class Catalog:
         raise NotFound(f"collection: {name!r} does not exist; create it first")
 
     async def list(self, deadline: float) -> list[Collection]:
-        """Returns all collections known to the partitions that answer, ordered by name."""
+        """Returns all collections known to the partitions that answer, ordered by name. Raises DeadlineExceeded or
+        PartitionUnavailable if none does."""
         states = await self._cluster.states(deadline)
-        if all(isinstance(state, LookalikeError) for state in states.values()):
+        errors = [state for state in states.values() if isinstance(state, LookalikeError)]
+        if len(errors) == len(states):
+            if all(isinstance(error, DeadlineExceeded) for error in errors):
+                raise DeadlineExceeded("no partition answered in time; allow more time")
             raise PartitionUnavailable("no partition answers; see the cluster's status")
         return sum_up(states)
 

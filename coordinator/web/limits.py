@@ -1,5 +1,5 @@
-"""Owns the limits that the OpenAPI document states for the fields of requests. Each value comes from the constant, or
-from the part of the config, that the check of the request uses too."""
+"""Owns the limits that the OpenAPI document states for the fields of requests. Each value comes from the constant,
+or from the part of the config, that the check of the request uses too."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ _FIXED: Mapping[str, Schema] = {
 
 
 def field_limits(config: LimitsConfig) -> Mapping[str, Schema]:
-    """The limits of each field, as parts of its JSON schema, by "MESSAGE.FIELD". The part `items` is of the items of a
-    list; `required` is whether a request must have the field."""
+    """The limits of each field, as parts of its JSON schema, by "MESSAGE.FIELD". The part `items` is of the items
+    of a list; `required` is whether a request must have the field."""
     image = {"minLength": 1, "maxLength": _base64(config.max_image_bytes)}
     return {
         **_FIXED,

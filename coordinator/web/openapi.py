@@ -13,6 +13,7 @@ from coordinator.web.responses import ERROR_STATUSES
 from coordinator.web.routes import Call, PlainRoute
 from coordinator.web.schemas import Schema, add_schemas, field_schema, reference, status_schemas
 from lookalike.server.config import LimitsConfig
+from lookalike.transport.requests import ID_PATTERN
 from lookalike.transport.rpc import MAX_MESSAGE_BYTES
 
 _DESCRIPTION = (
@@ -33,8 +34,9 @@ _HEADERS = [
     {
         "name": "X-Request-Id",
         "in": "header",
-        "description": "Returned in the response and included in the logs of the request; generated if missing",
-        "schema": {"type": "string", "maxLength": 64, "pattern": "^[!-~]+$"},
+        "description": "Returned in the response and included in the logs of the request. If it is missing or has"
+        " other characters, the server uses and returns an id of its own.",
+        "schema": {"type": "string", "pattern": f"^{ID_PATTERN}$"},
     },
     {
         "name": "X-Timeout-Ms",

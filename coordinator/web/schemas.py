@@ -18,6 +18,7 @@ from lookalike.model.status import ClusterStatus
 Schema = dict[str, Any]
 _COMMENTS: dict[str, str] = json.loads((resources.files("lookalike.v1") / "comments.json").read_text("utf-8"))
 _REF = "#/components/schemas/{model}"
+_PACKAGE = "lookalike.v1."
 _STATUS = "ClusterStatus"
 _LONG_TYPES = {
     FieldDescriptor.TYPE_INT64: ("int64", r"^-?[0-9]+$"),
@@ -92,7 +93,7 @@ def _retitled(name: str, schema: Schema) -> Schema:
 
 
 def _limits(field: FieldDescriptor, limits: Mapping[str, Schema]) -> Schema:
-    return limits.get(f"{_name(field.containing_type)}.{field.name}", {})
+    return limits.get(field.full_name.removeprefix(_PACKAGE), {})
 
 
 def _value_schema(field: FieldDescriptor) -> Schema:
@@ -114,4 +115,4 @@ def _oneofs(message: Descriptor) -> str:
 
 
 def _name(message: Descriptor) -> str:
-    return message.full_name.removeprefix("lookalike.v1.")
+    return message.full_name.removeprefix(_PACKAGE)

@@ -160,7 +160,11 @@ def test_a_message_over_the_limit_is_rejected(cluster: Cluster, client: Client, 
         request = pb.SearchRequest(collection=filled, query=pb.Query(image=bytes(MAX_MESSAGE_BYTES + 1)))
         with pytest.raises(grpc.RpcError) as failure:
             SearchServiceStub(channel).Search(request)
-    assert isinstance(error_of(failure.value), InvalidRequest)
+    error = error_of(failure.value)
+    assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert isinstance(error, InvalidRequest)
+    assert error.request_id is not None
+    assert "over the limit of 64 MiB" in error.message
 
 
 class Raw:

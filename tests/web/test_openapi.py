@@ -44,7 +44,9 @@ async def test_document_lists_exactly_the_served_routes() -> None:
     }
     await runner.cleanup()
     described = {
-        (method.upper(), path) for path, operations in document(LimitsConfig())["paths"].items() for method in operations
+        (method.upper(), path)
+        for path, operations in document(LimitsConfig())["paths"].items()
+        for method in operations
     }
     assert served - {("GET", path) for path in (*PAGES, STATIC)} == described
 
@@ -55,7 +57,11 @@ def test_every_client_rpc_has_a_route() -> None:
 
 
 def test_operation_ids_are_unique() -> None:
-    names = [one["operationId"] for operations in document(LimitsConfig())["paths"].values() for one in operations.values()]
+    names = [
+        one["operationId"]
+        for operations in document(LimitsConfig())["paths"].values()
+        for one in operations.values()
+    ]
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"[a-z][A-Za-z]+", name) for name in names)
 
