@@ -37,7 +37,7 @@ _KEYS: Schema = {"minItems": 1, "maxItems": MAX_BATCH_RECORDS, "items": KEY}
 _PAGE: Schema = {"maximum": MAX_BATCH_RECORDS}
 _BITS: Schema = {"minimum": codespace.MIN_BITS, "maximum": codespace.MAX_BITS, "multipleOf": 8}
 _TEXT: Schema = {"maxLength": codespace.MAX_TEXT}
-_CODE: Schema = {"minLength": _base64(codespace.MIN_BITS // 8), "maxLength": _base64(codespace.MAX_BITS // 8)}
+_CODE: Schema = {"maxLength": _base64(codespace.MAX_BITS // 8)}
 _FIXED: Mapping[str, Schema] = {
     "CodeSpace.arithmetic": _TEXT,
     "CodeSpace.backbone": _TEXT,
@@ -66,7 +66,7 @@ _FIXED: Mapping[str, Schema] = {
     "In.values": {"minItems": 1, "maxItems": filters.MAX_VALUES, "required": True},
     "Indexing.attributes": {"maxItems": indexing.MAX_ATTRIBUTES, "uniqueItems": True, "items": _FIELD},
     "Indexing.feature_width": {"maximum": features.MAX_WIDTH},
-    "Query.code": _CODE,
+    "Query.code": _CODE | {"minLength": _base64(codespace.MIN_BITS // 8)},
     "Query.key": KEY,
     "Range.field": _FIELD | _REQUIRED,
     "Record.attributes": _ATTRIBUTES,
