@@ -41,7 +41,7 @@ _CODE: Schema = {"maxLength": _base64(codespace.MAX_BITS // 8)}
 _FIXED: Mapping[str, Schema] = {
     "CodeSpace.arithmetic": _TEXT,
     "CodeSpace.backbone": _TEXT,
-    "CodeSpace.bits": _BITS,
+    "CodeSpace.bits": _BITS | _REQUIRED,
     "CodeSpace.hash_digest": _TEXT,
     "CodeSpace.hash_method": _TEXT,
     "CodeSpace.layer": _TEXT,

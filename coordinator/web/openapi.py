@@ -34,9 +34,9 @@ _HEADERS = [
     {
         "name": "X-Request-Id",
         "in": "header",
-        "description": "Returned in the response and included in the logs of the request. If it is missing or has"
-        " other characters, the server uses and returns an id of its own.",
-        "schema": {"type": "string", "pattern": f"^{ID_PATTERN}$"},
+        "description": "Returned in the response and included in the logs of the request. If it is missing or does"
+        f" not match ^{ID_PATTERN}$, the server uses and returns an id of its own.",
+        "schema": {"type": "string"},
     },
     {
         "name": "X-Timeout-Ms",
@@ -78,7 +78,7 @@ def document(limits: LimitsConfig) -> dict[str, Any]:
             add_schemas(method.input_type, schemas, of_fields)
             # The path sets it.
             schemas[method.input_type.name]["properties"].pop(call.in_path, None)
-        paths.setdefault(call.path, {})[call.method.lower()] = _operation(call, of_fields)
+        paths.setdefault(call.path, {})[call.method.lower()] = _operation(call, of_fields, limits.max_image_bytes)
     for other, answer in _plain_operations():
         paths.setdefault(other.path, {})[other.method.lower()] = answer
     return {
@@ -95,7 +95,7 @@ def document(limits: LimitsConfig) -> dict[str, Any]:
     }
 
 
-def _operation(call: Call, limits: Mapping[str, Schema]) -> dict[str, Any]:
+def _operation(call: Call, limits: Mapping[str, Schema], max_image_bytes: int) -> dict[str, Any]:
     method = SERVICE.methods_by_name[call.rpc]
     fields = method.input_type.fields_by_name
     query = [
@@ -109,7 +109,7 @@ def _operation(call: Call, limits: Mapping[str, Schema]) -> dict[str, Any]:
     if call.takes_body:
         content = _json(reference(method.input_type))
         if call.takes_image:
-            content |= _form(field_schema(fields["options"], limits))
+            content |= _form(field_schema(fields["options"], limits), max_image_bytes)
         operation["requestBody"] = {"required": True, "content": content}
     return operation
 
@@ -136,9 +136,11 @@ def _operation_object(
     }
 
 
-def _form(options: Schema) -> dict[str, Any]:
-    properties = {"image": {"type": "string", "contentMediaType": "application/octet-stream"}, "options": options}
-    schema = {"type": "object", "required": ["image"], "properties": properties}
+def _form(options: Schema, max_image_bytes: int) -> dict[str, Any]:
+    media_type = "application/octet-stream"
+    image = {"type": "string", "contentMediaType": media_type, "minLength": 1, "maxLength": max_image_bytes}
+    properties = {"image": image, "options": options}
+    schema = {"type": "object", "additionalProperties": False, "required": ["image"], "properties": properties}
     return {
         "multipart/form-data": {"schema": schema, "encoding": {"options": {"contentType": "application/json"}}}
     }

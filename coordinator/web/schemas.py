@@ -5,6 +5,7 @@ Client generators name a class after a schema's title or, without one, its name:
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from importlib import resources
@@ -19,6 +20,8 @@ Schema = dict[str, Any]
 _COMMENTS: dict[str, str] = json.loads((resources.files("lookalike.v1") / "comments.json").read_text("utf-8"))
 _REF = "#/components/schemas/{model}"
 _PACKAGE = "lookalike.v1."
+# In the standard or the URL-safe alphabet, with or without padding.
+_BASE64 = "^(?:[A-Za-z0-9+/_-]{4})*(?:[A-Za-z0-9+/_-]{2}(?:==)?|[A-Za-z0-9+/_-]{3}=?)?$"
 _STATUS = "ClusterStatus"
 _LONG_TYPES = {
     FieldDescriptor.TYPE_INT64: ("int64", r"^-?[0-9]+$"),
@@ -27,7 +30,7 @@ _LONG_TYPES = {
 }
 _PLAIN_TYPES: dict[int, Schema] = {
     FieldDescriptor.TYPE_BOOL: {"type": "boolean"},
-    FieldDescriptor.TYPE_BYTES: {"type": "string", "contentEncoding": "base64"},
+    FieldDescriptor.TYPE_BYTES: {"type": "string", "contentEncoding": "base64", "pattern": _BASE64},
     FieldDescriptor.TYPE_DOUBLE: {"type": "number"},
     FieldDescriptor.TYPE_FLOAT: {"type": "number"},
     FieldDescriptor.TYPE_INT32: {"type": "integer"},
@@ -52,6 +55,7 @@ def add_schemas(message: Descriptor, found: dict[str, Schema], limits: Mapping[s
     }
     if required := [field.json_name for field in message.fields if _limits(field, limits).get("required")]:
         schema["required"] = required
+    schema |= _exclusions(message)
     if description := f"{_COMMENTS.get(message.full_name, '')} {_oneofs(message)}".strip():
         schema["description"] = description
     for field in message.fields:
@@ -90,6 +94,16 @@ def _retitled(name: str, schema: Schema) -> Schema:
         for field, part in schema["properties"].items()
     }
     return {**schema, "title": name, "properties": properties}
+
+
+def _exclusions(message: Descriptor) -> Schema:
+    """The rule that at most one field of each oneof is set, in a form that client generators ignore: with `oneOf`,
+    they would make a class of each field."""
+    groups = [[field.json_name for field in group.fields] for group in message.oneofs if len(group.fields) > 1]
+    if any(len(group) == len(message.fields) for group in groups):
+        return {"minProperties": 1, "maxProperties": 1}
+    pairs = [{"required": list(pair)} for group in groups for pair in itertools.combinations(group, 2)]
+    return {"not": {"anyOf": pairs}} if pairs else {}
 
 
 def _limits(field: FieldDescriptor, limits: Mapping[str, Schema]) -> Schema:
