@@ -14,6 +14,7 @@ from more_itertools import constrained_batches
 
 from lookalike import wire
 from lookalike.client.arguments import STREAM_RECORDS, checked_keys, checked_names
+from lookalike.client.connecting import explain_failed_connection
 from lookalike.cluster.columns import CodeColumns
 from lookalike.cluster.select import MAX_FACETS
 from lookalike.model import filters
@@ -103,11 +104,8 @@ class Calls:
         # A cached fingerprint may be outdated: collections can be recreated with another code space.
         if isinstance(error, CodeSpaceMismatch):
             self._fingerprints.clear()
-        if error.request_id is None and "handshake failed" in error.message:
-            return PartitionUnavailable(
-                f"server: {address} and this client do not agree on TLS ({error.message[-160:]}); check the"
-                " certificates, the CA and the server name"
-            )
+        if error.request_id is None and (cause := explain_failed_connection(address, error.message)):
+            return PartitionUnavailable(cause)
         # `Cancelled` means that the coordinator stopped during the call; this client did not cancel the call.
         if error.request_id is None and isinstance(error, PartitionUnavailable | Cancelled):
             return PartitionUnavailable(f"server: {address} does not answer; is the cluster up?")

@@ -53,7 +53,9 @@ _NESTED = (dict, list, tuple, Mapping)
 # More than the records of one request, because coordinator and shard need each record's id several times.
 _IDS_REMEMBERED = 16_384
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-_COLLECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+# A regular expression for both Python and JSON Schema.
+COLLECTION_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+_COLLECTION_NAME = re.compile(COLLECTION_NAME)
 
 
 @functools.lru_cache(_IDS_REMEMBERED)

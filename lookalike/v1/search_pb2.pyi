@@ -219,7 +219,7 @@ class SearchRequest(_message.Message):
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     fingerprint: _builtins.str
-    """Fingerprint of the query code's code space. Required with a code, ignored otherwise."""
+    """Fingerprint of the query code's code space. Required with a code, unless the collection was created with `bits`."""
     @_builtins.property
     def query(self) -> Global___Query: ...
     @_builtins.property
@@ -761,7 +761,9 @@ class UpsertRequest(_message.Message):
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     fingerprint: _builtins.str
-    """Fingerprint of the codes' code space. Required if a record has a code."""
+    """Fingerprint of the codes' code space. Required if a record has a code, unless the collection was created with
+    `bits`.
+    """
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Record]:
         """1..10,000 records. If a key occurs more than once, the last occurrence is stored."""
