@@ -81,9 +81,14 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _compared(number: float) -> float:
+    """An integer beyond 64 bits counts as the nearest double."""
+    return number if -(2**63) <= number < 2**63 else float(number)
+
+
 def _same(element: Any, value: Any) -> bool:
     if _is_number(element) and _is_number(value):
-        return bool(element == value)
+        return bool(_compared(element) == value)
     return type(element) is type(value) and bool(element == value) and not isinstance(element, dict | list)
 
 
@@ -91,7 +96,9 @@ def _within(element: Any, bounds: Range) -> bool:
     pairs = [(_ORDER[name], getattr(bounds, name)) for name in _ORDER if getattr(bounds, name) is not None]
     if isinstance(element, str):
         return all(isinstance(bound, str) and holds(element, bound) for holds, bound in pairs)
-    return _is_number(element) and all(_is_number(bound) and holds(element, bound) for holds, bound in pairs)
+    return _is_number(element) and all(
+        _is_number(bound) and holds(_compared(element), bound) for holds, bound in pairs
+    )
 
 
 _ORDER = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
