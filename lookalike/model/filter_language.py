@@ -5,7 +5,7 @@ conventions of document and vector databases:
     {"label": {"$ne": "cat"}}                            does not equal; {"$nin": [...]}: none of
     {"label": {"$in": ["cat", "dog"]}}                   one of
     {"year": {"$gte": 2000, "$lt": 2010}}                range of numbers, texts or times
-    {"taken": {"$gte": {"$date": "2026-05-01T00:00+02:00"}}}   a date or time, in SDK also as datetime
+    {"taken": {"$gte": {"$date": "2026-05-01T00:00Z"}}}  a time or a date; the SDK also takes `datetime` values
     {"path": {"$prefix": "2024/"}}                       the text starts with
     {"camera.maker": {"$exists": true}}                  the field exists (dots reach into objects)
     {"$key": {"$prefix": "2024/"}}                       a condition on the record's key
