@@ -30,7 +30,9 @@ from lookalike.model.search_options import Rerank, Score, SearchOptions
 
 _EXAMPLE = '{"label": "cat"}'
 Keys = Annotated[list[str], typer.Argument(help="Keys of records.")]
-FilterText = Annotated[str | None, typer.Option("--filter", help='A JSON filter, e.g. \'{"label": "cat"}\'.')]
+FilterText = Annotated[
+    str | None, typer.Option("--filter", help='A JSON filter, e.g. \'{"label": "cat"}\'; see docs/FILTERS.md.')
+]
 Partial = Annotated[
     bool, typer.Option("--allow-partial", help="Accept a result without the partitions that do not answer.")
 ]
@@ -150,10 +152,11 @@ def count(
             collection=collection, filter=json_filter(filter_, "filter"), allow_partial=allow_partial
         )
     if as_json:
-        print_json({"count": found.count, "coverage": _coverage(found.coverage)})
+        print_json({"count": found.count, "coverage": _coverage(found.coverage), "warnings": found.warnings})
         return
     print(found.count)
     _warn_if_partial(found.coverage)
+    _print_warnings(found.warnings)
 
 
 def facets(
@@ -179,6 +182,7 @@ def facets(
     if found.other_values:
         print(f"{found.other_count}\tin {found.other_values:,} other values")
     _warn_if_partial(found.coverage)
+    _print_warnings(found.warnings)
 
 
 def set_attributes(
@@ -323,5 +327,9 @@ def _print_result(result: SearchResult) -> None:
     )
     for partition, reason in sorted(coverage.missing.items()):
         print(f"missing partition {partition}: {reason}")
-    for warning in result.warnings:
+    _print_warnings(result.warnings)
+
+
+def _print_warnings(warnings: Sequence[str]) -> None:
+    for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
