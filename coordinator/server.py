@@ -67,13 +67,13 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         self._catalog = Catalog(self._cluster)
         self._reader = Reader(self._cluster, self._catalog)
         queries = QueryEncoder(self._encoder, self._reader)
-        self._searcher = Searcher(self._cluster, self._catalog, queries)
+        self._selector = Selector(self._cluster, self._catalog, self._reader)
+        self._searcher = Searcher(self._cluster, self._catalog, queries, self._selector)
         clock = Clock()
         changes_clock = clock.sibling()
         self._clocks = (clock, changes_clock)
         self._cluster.on_version = self._observe
         self._writer = Writer(self._cluster, self._catalog, self._encoder, clock)
-        self._selector = Selector(self._cluster, self._catalog, self._reader)
         self._changer = Changer(
             self._catalog,
             self._reader,
@@ -117,12 +117,16 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         answer = await self._search(
             request.collection, [request.query], request.fingerprint, request.options, context
         )
+        hits = wire.hits_to_wire(answer.hits, answer.bits)
         return pb.SearchResponse(
-            hits=wire.hits_to_wire(answer.hits, answer.bits)[0],
+            hits=hits[0] if answer.groups is None else (),
             coverage=wire.coverage_to_wire(answer.coverage),
             exact=answer.is_exact,
             timings=wire.timings_to_wire(answer.timings),
             warnings=answer.warnings,
+            more=answer.more[0],
+            cursor=answer.cursor,
+            groups=wire.groups_to_wire(answer.groups or (), hits),
         )
 
     async def SearchBatch(self, request: pb.SearchBatchRequest, context: Context) -> pb.SearchBatchResponse:
@@ -133,7 +137,10 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             request.collection, request.queries, request.fingerprint, request.options, context
         )
         return pb.SearchBatchResponse(
-            results=[pb.Hits(hits=hits) for hits in wire.hits_to_wire(answer.hits, answer.bits)],
+            results=[
+                pb.Hits(hits=hits, more=more)
+                for hits, more in zip(wire.hits_to_wire(answer.hits, answer.bits), answer.more, strict=True)
+            ],
             coverage=wire.coverage_to_wire(answer.coverage),
             exact=answer.is_exact,
             timings=wire.timings_to_wire(answer.timings),

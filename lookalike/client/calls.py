@@ -131,7 +131,7 @@ class Calls:
             options=wire.options_to_wire(options),
             fingerprint=fingerprint or "",
         )
-        return Call("Search", request, lambda answer: wire.result_from_wire(answer.hits, answer))
+        return Call("Search", request, lambda answer: wire.result_from_wire(answer, answer))
 
     def search_batch(
         self, collection: str, queries: Sequence[pb.Query], fingerprint: str | None, options: SearchOptions
@@ -145,7 +145,7 @@ class Calls:
         return Call(
             "SearchBatch",
             request,
-            lambda answer: [wire.result_from_wire(result.hits, answer) for result in answer.results],
+            lambda answer: [wire.result_from_wire(result, answer) for result in answer.results],
         )
 
     def get(
