@@ -264,7 +264,9 @@ def _turned(pictures: Pictures) -> dict[str, Any]:
     started = time.perf_counter()
     chosen = np.unique(pictures.origin)
     quarters = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
-@@    files = [*pictures.originals, *turned]
+    uprights = [opened(pictures.originals[each]) for each in chosen.tolist()]
+    turned = [saved(upright.transpose(turn)) for upright in uprights for turn in quarters]
+    files = [*pictures.originals, *turned]
     origin = np.concatenate([np.arange(len(pictures.originals)), np.repeat(chosen, len(quarters))])
     left, right = find_turned(np.array([int(facts(file).phash, 16) for file in files], np.uint64))
     described = {row: _details(files[row]) for row in np.unique([left, right]).tolist()}
