@@ -26,10 +26,12 @@ import numpy as np
 import numpy.typing as npt
 from joblib import cpu_count
 from more_itertools import chunked
+from PIL import Image
 
 from encoder.copies import checks
 from encoder.copies.edits import EDITS, edited, saved
 from encoder.copies.pictures import opened
+from encoder.file_facts import facts
 from encoder.model import EncoderModel
 from encoder.spec import EncoderSpec
 from encoder.thumbnails import thumbnail
@@ -38,6 +40,7 @@ from lookalike.cli.dedup import dedup
 from lookalike.jobs.dedup import strangers
 from lookalike.jobs.dedup.calibration import Calibration, calibrated
 from lookalike.jobs.dedup.candidates import NEAREST
+from lookalike.jobs.dedup.turned import find_turned
 from lookalike.local.ephemeral import ephemeral_config
 from lookalike.local.supervisor import Supervisor
 from lookalike.server.config import EncoderConfig
@@ -111,6 +114,7 @@ def measure(images: Path | None, originals: int | None = None) -> Iterator[dict[
         apart = distances(second.codes, first.codes)
         calibration = _calibration(model, pictures, first.codes, apart)
         yield from _by_opinion(pictures, apart, calibration.wide_distance)
+        yield _turned(pictures)
         yield from _predicted(pictures, first.codes, calibration)
         yield from _by_dedup(pictures, folder)
 
@@ -201,7 +205,7 @@ def _calibration(model: EncoderModel, pictures: Pictures, codes: Matrix, apart: 
     left, right, between = strangers.pairs_to_check(codes, sampled)
     described = {row: _details(pictures.originals[row]) for row in np.unique([left, right]).tolist()}
     differ = [
-        not checks.is_copy(described[one], described[other], or_mirrored=True)
+        not checks.is_copy(described[one], described[other], any_orientation=True)
         for one, other in zip(left.tolist(), right.tolist(), strict=True)
     ]
     shares = strangers.checked_shares(sampled, between, np.array(differ, np.bool_))
@@ -252,6 +256,37 @@ def _accepted(file: bytes, candidates: npt.NDArray[np.int64]) -> Matrix:
         is_copy = checks.is_copy(details, original)
         found.append((is_copy, is_copy or checks.is_copy(mirrored, original)))
     return np.array(found, np.bool_).reshape(-1, 2)
+
+
+def _turned(pictures: Pictures) -> dict[str, Any]:
+    """Recall and false pairs of pictures turned by quarters, with `--orientations`: pairs by perceptual hashes, of
+    which the second opinion accepts some."""
+    started = time.perf_counter()
+    chosen = np.unique(pictures.origin)
+    quarters = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
+    uprights = [opened(pictures.originals[each]) for each in chosen.tolist()]
+    turned = [saved(upright.transpose(turn)) for upright in uprights for turn in quarters]
+    files = [*pictures.originals, *turned]
+    origin = np.concatenate([np.arange(len(pictures.originals)), np.repeat(chosen, len(quarters))])
+    left, right = find_turned(np.array([int(facts(file).phash, 16) for file in files], np.uint64))
+    described = {row: _details(files[row]) for row in np.unique([left, right]).tolist()}
+    is_copy = np.array(
+        [
+            checks.is_copy(described[one], described[other], True)
+            for one, other in zip(left.tolist(), right.tolist(), strict=True)
+        ]
+    )
+    is_own = (origin[left] == left) & (origin[right] == left)
+    is_false = pictures.group[origin[left]] != pictures.group[origin[right]]
+    false = int((is_copy & is_false).sum())
+    return {
+        "method": "turned copies, with orientations", "copies": len(turned), "pairs": len(left),
+        "recall_of_candidates": _percent(is_own.sum() / len(turned)),
+        "recall": _percent((is_own & is_copy).sum() / len(turned)),
+        "false_pairs": false,
+        "false_in_100000": round(2e5 * false / (len(files) * (len(files) - 1)), 3),
+        "seconds": round(time.perf_counter() - started),
+    }  # fmt: skip
 
 
 def _predicted(pictures: Pictures, codes: Matrix, calibration: Calibration) -> Iterator[dict[str, Any]]:
