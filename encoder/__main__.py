@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from lookalike.server.background import BackgroundTasks
 from lookalike.server.config import ClusterConfig, EncoderConfig, encoder_path, load_config
 from lookalike.server.lifecycle import process_arguments, run_process, until_stopped
 from lookalike.server.observe.process import Observation, Process
+
+log = logging.getLogger("encoder")
 
 
 async def serve(config_path: Path, watch_stdin: bool, names: Sequence[str]) -> None:
@@ -78,11 +81,14 @@ def _ray_address(configs: dict[str, EncoderConfig]) -> str | None:
 
 def _require_loadable(configs: dict[str, EncoderConfig]) -> None:
     from encoder.preflight import space_of
+    from encoder.purpose import caution
     from encoder.spec import EncoderSpec, errors_of
 
     for name, config in configs.items():
         with errors_of(name):
-            space_of(EncoderSpec.from_config(config))
+            space = space_of(EncoderSpec.from_config(config))
+        if said := caution(name, config, space.hash_method):
+            log.warning(said)
 
 
 def main() -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 from encoder.hashing import Features, read_hash
+from encoder.purpose import CHOICES
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import CannotStart
-from lookalike.server.config import DEFAULT_BITS, EncoderConfig, encoder_path
+from lookalike.server.config import EncoderConfig, encoder_path
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class EncoderSpec:
             raise CannotStart(
                 f"encoder.bits: {config.bits}, but {config.hash} gives codes of {found.bits} bits; leave bits out"
             )
-        bits = (config.bits or DEFAULT_BITS) if found is None else found.bits
+        bits = (config.bits or CHOICES[config.purpose].bits) if found is None else found.bits
         weights = None if config.weights is None else Path(config.weights).absolute()
         return cls(
             config.model, bits, config.seed, weights, config.layer,

@@ -91,13 +91,13 @@ def check_pairs(
             limit = workers * _TASKS_PER_PROCESS
             keys = [snapshot.keys[row] for row in rows.tolist()]
             described = 0
-            for count in _in_parallel(pool, _describe, _pictures(client, collection.name, keys), limit):
+            for count in in_parallel(pool, _describe, _pictures(client, collection.name, keys), limit):
                 described += count
                 # Finding the details of the pictures is most of the work.
                 report(int(_DESCRIBING * len(left) * described / len(keys)))
             starts = range(0, len(left), _PAIRS_PER_TASK)
             tasks = ((start, pairs[:, start : start + _PAIRS_PER_TASK], or_mirrored) for start in starts)
-            for start, found in _in_parallel(pool, _compare, tasks, limit):
+            for start, found in in_parallel(pool, _compare, tasks, limit):
                 end = start + len(found)
                 verdicts[start:end] = found
                 report(int(_DESCRIBING * len(left) + (1 - _DESCRIBING) * end))
@@ -114,7 +114,7 @@ def _pictures(
         yield len(numbered), [(place_of[record.key], *picture_of(record)) for record in found]
 
 
-def _in_parallel(
+def in_parallel(
     pool: concurrent.futures.Executor, function: Callable[..., Any], tasks: Iterable[Any], limit: int
 ) -> Iterator[Any]:
     """Yields results in the order of the tasks. At most `limit` tasks are taken in advance."""

@@ -23,7 +23,6 @@ from lookalike.model.errors import CannotStart
 from lookalike.model.status import DEFAULT_ENCODER
 
 _ENVIRONMENT_PREFIX = "LOOKALIKE__"
-DEFAULT_BITS = 256
 MAX_REPLICAS = 7
 # How often to look for a changed config: a mounted config, as in Kubernetes, changes without a signal.
 CONFIG_POLL_SECONDS = 2.0
@@ -95,7 +94,9 @@ class EncoderConfig(_Section):
     model: str = "tf_efficientnet_lite0"
     weights: str | None = None
     layer: Literal["map", "pooled", "classifier"] = "pooled"
-    # None: the hash file's bits, or DEFAULT_BITS without a hash file.
+    # Chooses what other fields leave open: see encoder/purpose.py.
+    purpose: Literal["duplicates", "category"] | None = None
+    # None: the hash file's bits, or the purpose's without a hash file.
     bits: Annotated[int | None, Field(ge=MIN_BITS, le=MAX_BITS), AfterValidator(_check_bits)] = None
     seed: int = Field(default=0, ge=0, lt=2**32)
     hash: Path | None = None
