@@ -15,6 +15,7 @@ from more_itertools import constrained_batches
 
 from lookalike import wire
 from lookalike.client.arguments import STREAM_RECORDS, checked_keys, checked_names
+from lookalike.client.connecting import explain_failed_connection
 from lookalike.cluster.columns import CodeColumns
 from lookalike.cluster.select import MAX_FACETS
 from lookalike.model import filter_language, filters
@@ -105,11 +106,8 @@ class Calls:
         # A cached fingerprint may be outdated: collections can be recreated with another code space.
         if isinstance(error, CodeSpaceMismatch):
             self._fingerprints.clear()
-        if error.request_id is None and "handshake failed" in error.message:
-            return PartitionUnavailable(
-                f"server: {address} and this client do not agree on TLS ({error.message[-160:]}); check the"
-                " certificates, the CA and the server name"
-            )
+        if error.request_id is None and (cause := explain_failed_connection(address, error.message)):
+            return PartitionUnavailable(cause)
         # `Cancelled` means that the coordinator stopped during the call; this client did not cancel the call.
         if error.request_id is None and isinstance(error, PartitionUnavailable | Cancelled):
             return PartitionUnavailable(f"server: {address} does not answer; is the cluster up?")
@@ -133,7 +131,7 @@ class Calls:
             options=wire.options_to_wire(options),
             fingerprint=fingerprint or "",
         )
-        return Call("Search", request, lambda answer: wire.result_from_wire(answer.hits, answer))
+        return Call("Search", request, lambda answer: wire.result_from_wire(answer, answer))
 
     def search_batch(
         self, collection: str, queries: Sequence[pb.Query], fingerprint: str | None, options: SearchOptions
@@ -147,7 +145,7 @@ class Calls:
         return Call(
             "SearchBatch",
             request,
-            lambda answer: [wire.result_from_wire(result.hits, answer) for result in answer.results],
+            lambda answer: [wire.result_from_wire(result, answer) for result in answer.results],
         )
 
     def get(
@@ -262,13 +260,19 @@ class Calls:
         code_space: CodeSpace | None,
         indexing: Indexing,
         hash_file: bytes,
+        encoder: str | None,
     ) -> Call[Collection]:
         if bits is not None and code_space is not None:
             raise InvalidRequest("create_collection: give bits or a code space, not both")
         if hash_file and code_space is None:
             raise InvalidRequest("hash_file: needs a code space; the encoder's own hash is stored automatically")
+        if encoder is not None and not (isinstance(encoder, str) and encoder):
+            raise InvalidRequest(f"encoder: {encoder!r} is not a name; give a string, or leave it out")
         request = pb.CreateCollectionRequest(
-            name=check_collection_name(name), indexing=wire.indexing_to_wire(indexing), hash_file=hash_file
+            name=check_collection_name(name),
+            indexing=wire.indexing_to_wire(indexing),
+            hash_file=hash_file,
+            encoder=encoder or "",
         )
         if bits is not None:
             request.bits = CodeSpace(bits).bits
