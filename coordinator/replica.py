@@ -27,6 +27,8 @@ class ReplicaHealth:
         self._clock = clock
         # The answer to the last poll; None if the replica did not answer, or has not been polled yet.
         self.last_state: ShardState | None = None
+        # When the last poll that was answered was sent.
+        self.polled_at = float("-inf")
         self._is_serving = True
         self._is_suspect = False
         self._failures = 0
@@ -79,6 +81,7 @@ class ReplicaHealth:
         self.last_state = state
         if state is None:
             return
+        self.polled_at = began
         self._is_suspect = False
         self._failures = 0
         if self._missed_write_at is not None and began - state.stale_ms / 1000 > self._missed_write_at:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from lookalike.model.filters import And, Equals, Exists, Filter, In, Not, Or, Range, Scalar
 from lookalike.model.records import encode_attributes
+from lookalike.model.ttl import Expired, second_text
 
 Parameters = list[str | int | float]
 _FEW_VALUES = 8
@@ -18,6 +19,7 @@ _MAX_IN_DIGITS = 10**15
 _TEXT = ("text",)
 _NUMBERS = ("integer", "real")
 _UPPER = ("<", "<=")
+_DATE = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]T[0-9]*"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -96,6 +98,22 @@ def where(condition: Filter, indexed: Sequence[str] = ()) -> tuple[str, Paramete
         case Not(part):
             sql, parameters = where(part, indexed)
             return f"coalesce(NOT ({sql}), TRUE)", parameters
+
+
+def expired_where(expired: Expired, indexed: Sequence[str] = ()) -> tuple[str, Parameters]:
+    """Returns SQL that is true for the rows that have expired by an attribute, and for few others.
+
+    Args:
+        expired: The attribute and the time.
+        indexed: As in `where`.
+    """
+    type, value, paths = column_of(expired.ttl.attribute, indexed)
+    path = paths[:1]
+    sql = (
+        f"({type} IN ('integer', 'real') AND {value} <= ?) OR ({type} = 'text' AND {value} < ? AND {value} GLOB ?)"
+    )
+    seconds, text = expired.now_ms / 1000, second_text(expired.now_ms)
+    return sql, [*path, *path, seconds, *path, *path, text, *path, _DATE]
 
 
 def _path(field: str) -> str:
