@@ -30,6 +30,8 @@ _REGISTRAR = 0
 CONFIRMED_SECONDS = 3.0
 # In case the clocks of two machines run at different rates.
 _MARGIN_SECONDS = 0.05
+_RESERVED_SHARE = 0.1
+_RESERVED_MAX_SECONDS = 0.5
 
 Result = TypeVar("Result")
 
@@ -124,6 +126,9 @@ class Names:
                 may have been made, and may be repeated.
         """
         await self._cluster.refresh()
+        loop = asyncio.get_running_loop()
+        # An error that names the partition must be back before the client's own deadline ends the call.
+        deadline -= min(_RESERVED_MAX_SECONDS, (deadline - loop.time()) * _RESERVED_SHARE)
         before = self._directory
         after = await self._registrar.change_directory(change, before, deadline)
         is_new_ttl = change.kind is Kind.SET_TTL and (before.stored(change.name) or "") not in before.ttls

@@ -53,17 +53,14 @@ class Sweeper:
             log.info("too few shards answer to know which records expire")
             return
         for collection, ttl in directory.ttls.items():
+            name = directory.shown(collection)
             try:
                 deleted = await self._sweep(collection, ttl)
             except LookalikeError as error:
-                log.info(
-                    "expired records of %s are left to the next sweep: %s",
-                    directory.shown(collection),
-                    error.message,
-                )
+                log.info("expired records of %s are left to the next sweep: %s", name, error.message)
                 continue
             if deleted:
-                log.info("collection %s: %d expired records were deleted", directory.shown(collection), deleted)
+                log.info("collection %s: %d expired records were deleted", name, deleted)
 
     async def _sweep(self, collection: str, ttl: Ttl) -> int:
         expired = Expired(ttl, time.time_ns() // 1_000_000)

@@ -151,9 +151,11 @@ class AsyncManagement:
                 pass
             else:
                 raise AlreadyExists(f"target: {target!r} exists; use another name, or resume the copy")
+        # An alias that is switched during the copy must not mix two collections.
+        name = (await self.get_collection(source)).name
         cursor = ""
         while True:
-            page = await self._run(self._calls.copy_records(source, target, filter, DEFAULT_PAGE, cursor))
+            page = await self._run(self._calls.copy_records(name, target, filter, DEFAULT_PAGE, cursor))
             yield page
             cursor = page.cursor
             if not cursor:

@@ -18,8 +18,7 @@ from tests.conftest import Cluster, wait_until
 from tests.web.rest import Rest
 
 SWEEP_SECONDS = 0.5
-# The longest that an expired record may stay on an idle machine: a sweep begins so often, and sweeps take at most a
-# tenth of the time.
+# The longest that an expired record may stay on an idle machine: sweeps take at most a tenth of the time.
 PROMISED_SECONDS = 10.0
 
 

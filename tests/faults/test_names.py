@@ -1,5 +1,5 @@
-"""Names and TTLs survive restarts, a lost disk of the registrar, and resharding; a change that too few shards store is
-an error."""
+"""Names and TTLs survive restarts, the loss of the registrar's disk, and resharding; a change that too few shards
+store is an error."""
 
 from __future__ import annotations
 
@@ -61,17 +61,21 @@ def test_names_survive_restarts_lost_disks_and_resharding(tmp_path: Path) -> Non
 
 
 def test_a_coordinator_that_was_stopped_during_a_switch_sees_the_new_target(tmp_path: Path) -> None:
-    with running_cluster(tmp_path, partitions=2, replicas=2) as cluster, second_coordinator(cluster) as address:
-        with Client(address) as other, cluster.client() as client:
-            set_up(client)
-            assert client.get_collection("live").name == "blue"
-            cluster.kill("coordinator", signal.SIGSTOP)
-            try:
-                other.switch_alias("live", "lime")
-            finally:
-                cluster.kill("coordinator", signal.SIGCONT)
-            assert client.search(code=code(1), k=1, collection="live").hits[0].key == "green 1"
-            assert client.get_collection("live").name == "lime"
+    with (
+        running_cluster(tmp_path, partitions=2, replicas=2) as cluster,
+        second_coordinator(cluster) as address,
+        Client(address) as other,
+        cluster.client() as client,
+    ):
+        set_up(client)
+        assert client.get_collection("live").name == "blue"
+        cluster.kill("coordinator", signal.SIGSTOP)
+        try:
+            other.switch_alias("live", "lime")
+        finally:
+            cluster.kill("coordinator", signal.SIGCONT)
+        assert client.search(code=code(1), k=1, collection="live").hits[0].key == "green 1"
+        assert client.get_collection("live").name == "lime"
 
 
 def test_a_change_needs_the_registrar_and_a_write_quorum(tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ RECORDS_WRITTEN = COORDINATOR.counter(
     "collection", "operation", "outcome",
 )  # fmt: skip
 SWEEP_SECONDS = COORDINATOR.histogram(
-    "lookalike_sweep_seconds", "Time of each sweep for expired records.", buckets=(*_SECONDS, 100, 300, 1000)
+    "lookalike_sweep_seconds", "Seconds of each sweep for expired records.", buckets=(*_SECONDS, 100, 300, 1000)
 )
 REPLICA_LIVE = COORDINATOR.sampled_gauge(
     "lookalike_replica_live", "1 while the shard answers and is up to date.", "partition", "replica"

@@ -14,7 +14,7 @@ from lookalike.cli import app
 from shard.kernel import CodeMatrix
 
 OPTIONS = "k max_distance filter include_attributes allow_partial rerank consistency score oversampling".split()
-COLLECTION = "bits code_space index index_attributes features feature_width hash_file".split()
+COLLECTION = "bits code_space index index_attributes features feature_width hash_file ttl".split()
 SCROLL = """collection filter include_attributes include_codes include_thumbnails limit consistency
     cursor""".split()
 METHODS = {
@@ -41,6 +41,13 @@ METHODS = {
     "get_hash_file": ["name"],
     "list_collections": [],
     "drop_collection": ["name"],
+    "create_alias": ["alias", "collection"],
+    "switch_alias": ["alias", "collection"],
+    "delete_alias": ["alias"],
+    "list_aliases": [],
+    "rename_collection": ["name", "new_name"],
+    "set_ttl": ["name", "ttl"],
+    "copy_collection": ["source", "target", "filter", "resume"],
     "drain": ["partition", "undo"],
     "backup": ["collection", "slots", "since"],
     "restore": ["records", "collection", "fingerprint", "features"],
@@ -52,7 +59,8 @@ FIELDS = {
         "bits", "backbone", "weights_digest", "layer", "preprocessing", "hash_method", "hash_digest",
         "arithmetic",
     ],
-    "Collection": ["name", "code_space", "rows", "incarnation", "indexing"],
+    "Collection": ["name", "code_space", "rows", "incarnation", "indexing", "ttl", "aliases"],
+    "CopiedPage": ["records", "copied", "cursor"],
     "CountResult": ["count", "coverage"],
     "Coverage": ["partitions", "answered", "rows_searched", "rows_known", "missing", "stale_ms"],
     "Facet": ["value", "count"],
@@ -66,6 +74,7 @@ FIELDS = {
     "SearchResult": ["hits", "coverage", "exact", "timings", "warnings"],
     "StoredRecord": ["key", "code", "attributes", "version", "thumbnail"],
     "Tls": ["ca", "certificate", "key", "server_name"],
+    "Ttl": ["age_seconds", "attribute"],
 }  # fmt: skip
 ERRORS = """AlreadyExists Cancelled CannotStart CodeSpaceMismatch Corruption DeadlineExceeded Internal
     InvalidRequest LookalikeError NotFound Overloaded PartitionUnavailable PermissionDenied Recovering SlotMoved
