@@ -42,7 +42,7 @@ def test_every_method_of_the_service_has_a_role() -> None:
 @pytest.mark.parametrize("method", [method.name for method in SERVICE.methods])
 def test_every_method_needs_a_key_with_its_role(method: str) -> None:
     request = SERVICE.methods_by_name[method].input_type._concrete_class()
-    for field in ("collection", "name"):
+    for field in ("collection", "name", "new_name", "alias", "target"):
         if field in request.DESCRIPTOR.fields_by_name:
             setattr(request, field, "photos")
     authorizer, metadata, _ = authorizer_for(photos="admin", others="search")
@@ -52,7 +52,7 @@ def test_every_method_needs_a_key_with_its_role(method: str) -> None:
     if method != "Drain":
         assert authorizer.authorize(method, authorizer.authenticate(method, metadata), request) == 0
     authorizer, metadata, _ = authorizer_for(others="admin")
-    if method not in ("ListCollections", "ClusterStatus"):
+    if method not in ("ListCollections", "ListAliases", "ClusterStatus"):
         with pytest.raises(PermissionDenied, match="key 'shop': may not"):
             authorizer.authorize(method, authorizer.authenticate(method, metadata), request)
 
