@@ -71,14 +71,14 @@ class SearchServicer(CollectionCalls, search_pb2_grpc.SearchServiceServicer):
         self.catalog = Catalog(self._cluster, self.names)
         self._reader = Reader(self._cluster, self.catalog)
         queries = QueryEncoder(self._encoder, self._reader)
-        self._searcher = Searcher(self._cluster, self.catalog, queries)
+        self._selector = Selector(self._cluster, self.catalog, self._reader)
+        self._searcher = Searcher(self._cluster, self.catalog, queries, self._selector)
         clock = Clock()
         changes_clock = clock.sibling()
         self._clocks = (clock, changes_clock)
         self._cluster.on_version = self._observe
         self._writer = Writer(self._cluster, self.catalog, self._encoder, clock)
         self._ingest_messages = IngestMessages(self._writer, self.names)
-        self._selector = Selector(self._cluster, self.catalog, self._reader)
         router = WriteRouter(self._cluster, changes_clock)
         self._changer = Changer(self.catalog, self._reader, self._selector, router, changes_clock)
         self._sweeper = Sweeper(self.names, self.catalog, self._changer, config.coordinator.ttl_seconds)
@@ -123,12 +123,16 @@ class SearchServicer(CollectionCalls, search_pb2_grpc.SearchServiceServicer):
         answer = await self._search(
             request.collection, [request.query], request.fingerprint, request.options, context
         )
+        hits = wire.hits_to_wire(answer.hits, answer.bits)
         return pb.SearchResponse(
-            hits=wire.hits_to_wire(answer.hits, answer.bits)[0],
+            hits=hits[0] if answer.groups is None else (),
             coverage=wire.coverage_to_wire(answer.coverage),
             exact=answer.is_exact,
             timings=wire.timings_to_wire(answer.timings),
             warnings=answer.warnings,
+            more=answer.more[0],
+            cursor=answer.cursor,
+            groups=wire.groups_to_wire(answer.groups or (), hits),
         )
 
     @_of_collection
@@ -140,7 +144,10 @@ class SearchServicer(CollectionCalls, search_pb2_grpc.SearchServiceServicer):
             request.collection, request.queries, request.fingerprint, request.options, context
         )
         return pb.SearchBatchResponse(
-            results=[pb.Hits(hits=hits) for hits in wire.hits_to_wire(answer.hits, answer.bits)],
+            results=[
+                pb.Hits(hits=hits, more=more)
+                for hits, more in zip(wire.hits_to_wire(answer.hits, answer.bits), answer.more, strict=True)
+            ],
             coverage=wire.coverage_to_wire(answer.coverage),
             exact=answer.is_exact,
             timings=wire.timings_to_wire(answer.timings),
@@ -194,10 +201,10 @@ class SearchServicer(CollectionCalls, search_pb2_grpc.SearchServiceServicer):
 
     @_of_collection
     async def Count(self, request: pb.CountRequest, context: Context) -> pb.CountResponse:
-        count, coverage = await self._selector.count(
+        count, coverage, warnings = await self._selector.count(
             request.collection, _filter_of(request), request.allow_partial, _deadline(context, SEARCH_SECONDS)
         )
-        return pb.CountResponse(count=count, coverage=wire.coverage_to_wire(coverage))
+        return pb.CountResponse(count=count, coverage=wire.coverage_to_wire(coverage), warnings=warnings)
 
     @_of_collection
     async def Scroll(self, request: pb.ScrollRequest, context: Context) -> pb.ScrollResponse:
@@ -209,7 +216,7 @@ class SearchServicer(CollectionCalls, search_pb2_grpc.SearchServiceServicer):
             wire.consistency_from_wire(request.consistency),
             _deadline(context, SEARCH_SECONDS),
         )
-        return wire.page_to_wire(page.records, page.cursor)
+        return wire.page_to_wire(page.records, page.cursor, page.warnings)
 
     @_of_collection
     async def Facets(self, request: pb.FacetsRequest, context: Context) -> pb.FacetsResponse:
@@ -229,20 +236,21 @@ class SearchServicer(CollectionCalls, search_pb2_grpc.SearchServiceServicer):
             other_values=facets.other_values,
             other_count=facets.other_count,
             coverage=wire.coverage_to_wire(facets.coverage),
+            warnings=facets.warnings,
         )
 
     @_of_collection
     async def DeleteByFilter(
         self, request: pb.DeleteByFilterRequest, context: Context
     ) -> pb.DeleteByFilterResponse:
-        deleted, cursor = await self._changer.delete_matching(
+        done = await self._changer.delete_matching(
             request.collection,
             _required_filter(request),
             _page_limit(request),
             request.cursor,
             _deadline(context, WRITE_SECONDS),
         )
-        return pb.DeleteByFilterResponse(deleted=deleted, cursor=cursor)
+        return pb.DeleteByFilterResponse(deleted=done.count, cursor=done.cursor, warnings=done.warnings)
 
     @_of_collection
     async def SetAttributes(self, request: pb.SetAttributesRequest, context: Context) -> pb.SetAttributesResponse:
@@ -254,7 +262,7 @@ class SearchServicer(CollectionCalls, search_pb2_grpc.SearchServiceServicer):
             return pb.SetAttributesResponse(changed=changed)
         if request.keys:
             raise InvalidRequest("keys: are given with a filter; give one of the two")
-        changed, cursor = await self._changer.set_matching(
+        done = await self._changer.set_matching(
             request.collection,
             _required_filter(request),
             change,
@@ -262,7 +270,7 @@ class SearchServicer(CollectionCalls, search_pb2_grpc.SearchServiceServicer):
             request.cursor,
             deadline,
         )
-        return pb.SetAttributesResponse(changed=changed, cursor=cursor)
+        return pb.SetAttributesResponse(changed=done.count, cursor=done.cursor, warnings=done.warnings)
 
     async def CreateCollection(
         self, request: pb.CreateCollectionRequest, context: Context

@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from lookalike.model import times
 from lookalike.model.errors import InvalidRequest
 from lookalike.model.filters import check_field
 
 MAX_AGE_SECONDS = 100 * 365 * 86_400
 # The bits of a version below its milliseconds since 1970.
 VERSION_SHIFT = 21
-_DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|\+00:00)", re.ASCII)
+# A date, or a time in UTC: what attributes contain (`lookalike.model.times`).
+_TIME = re.compile(r"\d{4}-\d\d-\d\d(?:T\d\d:\d\d:\d\d(?:\.\d+)?Z)?", re.ASCII)
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _AGE = re.compile(r"(\d{1,12})([smhd])")
 
@@ -25,8 +27,8 @@ class Ttl:
 
     Args:
         age_seconds: So many seconds after the last write of the record.
-        attribute: At the time in this attribute: seconds since 1970 as a number, or RFC 3339 in UTC as text. A
-            record without such a value never expires.
+        attribute: At the time in this attribute: seconds since 1970 as a number, or a time in UTC or a date as
+            text (RFC 3339). A record without such a value never expires.
 
     Raises:
         InvalidRequest: If not exactly one is set, or it is out of range.
@@ -60,7 +62,7 @@ class Ttl:
             return False
         if isinstance(expires, int | float):
             return expires * 1000 <= now_ms
-        return isinstance(expires, str) and bool(_DATE.fullmatch(expires)) and expires[:19] < second_text(now_ms)
+        return isinstance(expires, str) and bool(_TIME.fullmatch(expires)) and _has_passed(expires, now_ms)
 
     def oldest_version(self, now_ms: int) -> int:
         """Returns the version below which records have expired by age."""
@@ -75,9 +77,9 @@ class Expired:
     now_ms: int
 
 
-def second_text(now_ms: int) -> str:
-    """Returns the UTC second of a time, as in "2026-01-31T12:00:00"."""
-    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=now_ms)).strftime("%Y-%m-%dT%H:%M:%S")
+def time_of(now_ms: int) -> datetime:
+    """Returns a time that is given in milliseconds since 1970."""
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=now_ms)
 
 
 def parse_age(text: str) -> int:
@@ -95,3 +97,10 @@ def _value(attributes: Mapping[str, Any], field: str) -> Any:
     for name in field.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None
     return value
+
+
+def _has_passed(text: str, now_ms: int) -> bool:
+    found = times.parse(text)
+    if found is not None and not isinstance(found, datetime):
+        found = datetime(found.year, found.month, found.day, tzinfo=UTC)
+    return found is not None and found <= time_of(now_ms)

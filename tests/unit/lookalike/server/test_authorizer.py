@@ -67,6 +67,21 @@ def test_every_caller_passes_until_the_first_key_exists() -> None:
         authorizer.authenticate("DropCollection", {})
 
 
+def test_a_key_must_permit_every_collection_of_a_request() -> None:
+    authorizer, metadata, _ = authorizer_for(photos="admin", live="admin", others="search")
+    key = authorizer.authenticate("CreateAlias", metadata)
+    assert authorizer.authorize("CreateAlias", key, pb.CreateAliasRequest(alias="live", collection="photos")) == 0
+    for method, request in (
+        ("CreateAlias", pb.CreateAliasRequest(alias="live", collection="others")),
+        ("SwitchAlias", pb.SwitchAliasRequest(alias="others", collection="photos")),
+        ("RenameCollection", pb.RenameCollectionRequest(name="photos", new_name="others")),
+        ("CopyRecords", pb.CopyRecordsRequest(collection="others", target="photos")),
+        ("CopyRecords", pb.CopyRecordsRequest(collection="photos", target="others")),
+    ):
+        with pytest.raises(PermissionDenied, match="collection 'others'"):
+            authorizer.authorize(method, key, request)
+
+
 def test_unlisted_method_is_refused() -> None:
     authorizer, metadata, _ = authorizer_for(**{"*": "admin"})
     with pytest.raises(PermissionDenied):
@@ -137,9 +152,18 @@ def test_only_the_cluster_secret_is_accepted(tmp_path: Path) -> None:
             authorizer.authenticate("Scan", metadata)
 
 
-@pytest.mark.parametrize("content", ["", "short", "a" * 32 + "\nshort", "é" * 40, bytes(range(200, 240))])
-def test_invalid_secret_is_refused_at_start(tmp_path: Path, content: str | bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "secret is empty"),
+        ("short", "secret 1 has 5 characters"),
+        ("a" * 32 + "\nlonger", "secret 2 has 6 characters"),
+        ("é" * 40, "secret 1 has other characters than ASCII"),
+        (bytes(range(200, 240)), "secret 1 has other characters than ASCII"),
+    ],
+)
+def test_invalid_secret_is_refused_at_start(tmp_path: Path, content: str | bytes, words: str) -> None:
     path = tmp_path / "secret"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(CannotStart, match=r"security.cluster_secret: .* openssl rand -hex 32"):
+    with pytest.raises(CannotStart, match=rf"security.cluster_secret: .*{words}; use 32 .* openssl rand -hex 32"):
         ClusterSecret(path)
