@@ -21,7 +21,7 @@ from coordinator.collection_calls import CollectionCalls
 from coordinator.copies import Copier
 from coordinator.deadlines import SEARCH_SECONDS, WRITE_SECONDS
 from coordinator.deadlines import deadline_of as _deadline
-from coordinator.encoder_link import EncoderLink
+from coordinator.encoders import Encoders
 from coordinator.ingest_messages import IngestMessages
 from coordinator.ingest_stream import IngestStream
 from coordinator.names import Names, resolving
@@ -64,20 +64,18 @@ class SearchServicer(CollectionCalls, search_pb2_grpc.SearchServiceServicer):
         self._draining = asyncio.Event()
         self._started = time.monotonic()
         self._cluster = Cluster(config, peer_channels)
-        self._encoder = EncoderLink(
-            config.encoder.address if config.encoder else None, peer_channels, config.limits.max_image_bytes
-        )
+        self._encoders = Encoders(config.all_encoders, peer_channels, config.limits.max_image_bytes)
         self.names = Names(self._cluster)
         self.catalog = Catalog(self._cluster, self.names)
         self._reader = Reader(self._cluster, self.catalog)
-        queries = QueryEncoder(self._encoder, self._reader)
+        queries = QueryEncoder(self._encoders, self._reader)
         self._selector = Selector(self._cluster, self.catalog, self._reader)
         self._searcher = Searcher(self._cluster, self.catalog, queries, self._selector)
         clock = Clock()
         changes_clock = clock.sibling()
         self._clocks = (clock, changes_clock)
         self._cluster.on_version = self._observe
-        self._writer = Writer(self._cluster, self.catalog, self._encoder, clock)
+        self._writer = Writer(self._cluster, self.catalog, self._encoders, clock)
         self._ingest_messages = IngestMessages(self._writer, self.names)
         router = WriteRouter(self._cluster, changes_clock)
         self._changer = Changer(self.catalog, self._reader, self._selector, router, changes_clock)
@@ -94,7 +92,7 @@ class SearchServicer(CollectionCalls, search_pb2_grpc.SearchServiceServicer):
         background.start("deletion of expired records", self._sweeper.run)
 
     async def reload(self, config: ClusterConfig) -> None:
-        """Applies another config. A new address of this process or of the encoder takes effect after a restart."""
+        """Applies another config. New addresses of this process and of encoders take effect after a restart."""
         await self._cluster.reload(config)
         self._sweeper.seconds = config.coordinator.ttl_seconds
 
@@ -105,7 +103,7 @@ class SearchServicer(CollectionCalls, search_pb2_grpc.SearchServiceServicer):
     async def close(self) -> None:
         await self._searcher.close()
         await self._cluster.close()
-        await self._encoder.close()
+        await self._encoders.close()
 
     def gauges(self) -> Iterator[metrics.Sample]:
         """Yields the gauges of this process and of the cluster."""
@@ -115,7 +113,7 @@ class SearchServicer(CollectionCalls, search_pb2_grpc.SearchServiceServicer):
     async def status(self) -> ClusterStatus:
         name = f"{socket.gethostname()}:{self._config.coordinator.listen.rpartition(':')[2]}"
         own = coordinator_status(name, time.monotonic() - self._started)
-        status = await cluster_status(self._config.cluster, self._cluster, self._encoder, own)
+        status = await cluster_status(self._config.cluster, self._cluster, self._encoders, own)
         return dataclasses.replace(status, collections=self.names.all_described(status.collections))
 
     @_of_collection
@@ -277,13 +275,15 @@ class SearchServicer(CollectionCalls, search_pb2_grpc.SearchServiceServicer):
     ) -> pb.CreateCollectionResponse:
         deadline = _deadline(context, WRITE_SECONDS)
         indexing, hash_file = wire.indexing_from_wire(request.indexing), request.hash_file
+        if request.encoder and request.WhichOneof("space"):
+            raise InvalidRequest("encoder: is given with bits or a code space; give only one of these")
         match request.WhichOneof("space"):
             case "bits":
                 space = CodeSpace(request.bits)
             case "code_space":
                 space = wire.space_from_wire(request.code_space)
             case _:
-                own = await self._encoder.describe(deadline, include_hash=True)
+                own = await self._encoders.describe(request.encoder, deadline)
                 space, hash_file = own.space, own.hash_file
                 indexing = _with_width(indexing, own.feature_width)
         if request.hash_file and request.WhichOneof("space") != "code_space":

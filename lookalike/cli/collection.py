@@ -73,16 +73,21 @@ def create(
     ] = 0,
     ttl_age: Age = None,
     ttl_attribute: ExpiresAt = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="Which of the cluster's encoders makes the codes; `lookalike status` lists them."),
+    ] = None,
     server: Server = DEFAULT_SERVER,
     as_json: Json = False,
 ) -> None:
-    """Create a collection in the encoder's code space, or for codes that are made elsewhere."""
+    """Create a collection in an encoder's code space, or for codes that are made elsewhere."""
     space = None if code_kind is None else CodeSpace.of_kind(code_kind, bits)
     with connect(server) as client:
         collection = client.create_collection(
             name, bits=bits if space is None else None, code_space=space, index=index,
             index_attributes=index_attribute or [], features=features, feature_width=feature_width,
             ttl=_ttl(ttl_age, ttl_attribute),
+            encoder=encoder,
         )  # fmt: skip
         _show([collection], as_json)
 

@@ -1162,12 +1162,17 @@ class CreateCollectionRequest(_message.Message):
     INDEXING_FIELD_NUMBER: _builtins.int
     HASH_FILE_FIELD_NUMBER: _builtins.int
     TTL_FIELD_NUMBER: _builtins.int
+    ENCODER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     bits: _builtins.int
     """The width of codes that are computed outside the cluster."""
     hash_file: _builtins.bytes
     """The hash file to store with the collection. If the encoder provides the code space, the encoder's own hash file
     is stored.
+    """
+    encoder: _builtins.str
+    """The name of the encoder whose code space the collection uses, if neither bits nor code_space is set: a key of
+    the config's `encoders`. The default is the encoder in the config's section `encoder`, named "default".
     """
     @_builtins.property
     def code_space(self) -> _codespace_pb2.CodeSpace:
@@ -1190,10 +1195,11 @@ class CreateCollectionRequest(_message.Message):
         indexing: _codespace_pb2.Indexing | None = ...,
         hash_file: _builtins.bytes = ...,
         ttl: _codespace_pb2.Ttl | None = ...,
+        encoder: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits", "code_space", b"code_space", "indexing", b"indexing", "space", b"space", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits", "code_space", b"code_space", "hash_file", b"hash_file", "indexing", b"indexing", "name", b"name", "space", b"space", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits", "code_space", b"code_space", "encoder", b"encoder", "hash_file", b"hash_file", "indexing", b"indexing", "name", b"name", "space", b"space", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_space: _TypeAlias = _typing.Literal["bits", "code_space"]  # noqa: Y015
     _WhichOneofArgType_space: _TypeAlias = _typing.Literal["space", b"space"]  # noqa: Y015
@@ -1465,6 +1471,7 @@ class ClusterStatusResponse(_message.Message):
     COLLECTIONS_FIELD_NUMBER: _builtins.int
     REBALANCE_FIELD_NUMBER: _builtins.int
     COORDINATOR_FIELD_NUMBER: _builtins.int
+    ENCODERS_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     """The name in the cluster config."""
     version: _builtins.str
@@ -1472,13 +1479,19 @@ class ClusterStatusResponse(_message.Message):
     @_builtins.property
     def partitions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PartitionStatus]: ...
     @_builtins.property
-    def encoder(self) -> Global___EncoderStatus: ...
+    def encoder(self) -> Global___EncoderStatus:
+        """The encoder in the config's section `encoder`."""
+
     @_builtins.property
     def collections(self) -> _containers.RepeatedCompositeFieldContainer[_codespace_pb2.Collection]: ...
     @_builtins.property
     def rebalance(self) -> Global___Rebalance: ...
     @_builtins.property
     def coordinator(self) -> Global___CoordinatorStatus: ...
+    @_builtins.property
+    def encoders(self) -> _containers.RepeatedCompositeFieldContainer[Global___EncoderStatus]:
+        """The encoders in the config's section `encoders`, by name."""
+
     def __init__(
         self,
         *,
@@ -1489,10 +1502,11 @@ class ClusterStatusResponse(_message.Message):
         collections: _abc.Iterable[_codespace_pb2.Collection] | None = ...,
         rebalance: Global___Rebalance | None = ...,
         coordinator: Global___CoordinatorStatus | None = ...,
+        encoders: _abc.Iterable[Global___EncoderStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["coordinator", b"coordinator", "encoder", b"encoder", "rebalance", b"rebalance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "collections", b"collections", "coordinator", b"coordinator", "encoder", b"encoder", "partitions", b"partitions", "rebalance", b"rebalance", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "collections", b"collections", "coordinator", b"coordinator", "encoder", b"encoder", "encoders", b"encoders", "partitions", b"partitions", "rebalance", b"rebalance", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1681,12 +1695,15 @@ class EncoderStatus(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     CODE_SPACE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     """Empty if the cluster has no encoder."""
     state: _builtins.str
     """"serving", "unavailable" or "none"."""
     reason: _builtins.str
     """Why it is unavailable. Empty otherwise."""
+    name: _builtins.str
+    """Its name: "default", or a key of the config's `encoders`."""
     @_builtins.property
     def code_space(self) -> _codespace_pb2.CodeSpace: ...
     def __init__(
@@ -1696,10 +1713,11 @@ class EncoderStatus(_message.Message):
         state: _builtins.str = ...,
         reason: _builtins.str = ...,
         code_space: _codespace_pb2.CodeSpace | None = ...,
+        name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["code_space", b"code_space"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "code_space", b"code_space", "reason", b"reason", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "code_space", b"code_space", "name", b"name", "reason", b"reason", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
