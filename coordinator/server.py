@@ -67,13 +67,13 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         self._catalog = Catalog(self._cluster)
         self._reader = Reader(self._cluster, self._catalog)
         queries = QueryEncoder(self._encoder, self._reader)
-        self._searcher = Searcher(self._cluster, self._catalog, queries)
+        self._selector = Selector(self._cluster, self._catalog, self._reader)
+        self._searcher = Searcher(self._cluster, self._catalog, queries, self._selector)
         clock = Clock()
         changes_clock = clock.sibling()
         self._clocks = (clock, changes_clock)
         self._cluster.on_version = self._observe
         self._writer = Writer(self._cluster, self._catalog, self._encoder, clock)
-        self._selector = Selector(self._cluster, self._catalog, self._reader)
         self._changer = Changer(
             self._catalog,
             self._reader,
@@ -117,12 +117,16 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         answer = await self._search(
             request.collection, [request.query], request.fingerprint, request.options, context
         )
+        hits = wire.hits_to_wire(answer.hits, answer.bits)
         return pb.SearchResponse(
-            hits=wire.hits_to_wire(answer.hits, answer.bits)[0],
+            hits=hits[0] if answer.groups is None else (),
             coverage=wire.coverage_to_wire(answer.coverage),
             exact=answer.is_exact,
             timings=wire.timings_to_wire(answer.timings),
             warnings=answer.warnings,
+            more=answer.more[0],
+            cursor=answer.cursor,
+            groups=wire.groups_to_wire(answer.groups or (), hits),
         )
 
     async def SearchBatch(self, request: pb.SearchBatchRequest, context: Context) -> pb.SearchBatchResponse:
@@ -133,7 +137,10 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             request.collection, request.queries, request.fingerprint, request.options, context
         )
         return pb.SearchBatchResponse(
-            results=[pb.Hits(hits=hits) for hits in wire.hits_to_wire(answer.hits, answer.bits)],
+            results=[
+                pb.Hits(hits=hits, more=more)
+                for hits, more in zip(wire.hits_to_wire(answer.hits, answer.bits), answer.more, strict=True)
+            ],
             coverage=wire.coverage_to_wire(answer.coverage),
             exact=answer.is_exact,
             timings=wire.timings_to_wire(answer.timings),
@@ -187,10 +194,10 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         return pb.ExistsResponse(exists=exists)
 
     async def Count(self, request: pb.CountRequest, context: Context) -> pb.CountResponse:
-        count, coverage = await self._selector.count(
+        count, coverage, warnings = await self._selector.count(
             request.collection, _filter_of(request), request.allow_partial, _deadline(context, SEARCH_SECONDS)
         )
-        return pb.CountResponse(count=count, coverage=wire.coverage_to_wire(coverage))
+        return pb.CountResponse(count=count, coverage=wire.coverage_to_wire(coverage), warnings=warnings)
 
     async def Scroll(self, request: pb.ScrollRequest, context: Context) -> pb.ScrollResponse:
         page = await self._selector.page(
@@ -201,7 +208,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             wire.consistency_from_wire(request.consistency),
             _deadline(context, SEARCH_SECONDS),
         )
-        return wire.page_to_wire(page.records, page.cursor)
+        return wire.page_to_wire(page.records, page.cursor, page.warnings)
 
     async def Facets(self, request: pb.FacetsRequest, context: Context) -> pb.FacetsResponse:
         check_field(request.attribute, "attribute")
@@ -220,19 +227,20 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             other_values=facets.other_values,
             other_count=facets.other_count,
             coverage=wire.coverage_to_wire(facets.coverage),
+            warnings=facets.warnings,
         )
 
     async def DeleteByFilter(
         self, request: pb.DeleteByFilterRequest, context: Context
     ) -> pb.DeleteByFilterResponse:
-        deleted, cursor = await self._changer.delete_matching(
+        done = await self._changer.delete_matching(
             request.collection,
             _required_filter(request),
             _page_limit(request),
             request.cursor,
             _deadline(context, WRITE_SECONDS),
         )
-        return pb.DeleteByFilterResponse(deleted=deleted, cursor=cursor)
+        return pb.DeleteByFilterResponse(deleted=done.count, cursor=done.cursor, warnings=done.warnings)
 
     async def SetAttributes(self, request: pb.SetAttributesRequest, context: Context) -> pb.SetAttributesResponse:
         deadline = _deadline(context, WRITE_SECONDS)
@@ -243,7 +251,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             return pb.SetAttributesResponse(changed=changed)
         if request.keys:
             raise InvalidRequest("keys: are given with a filter; give one of the two")
-        changed, cursor = await self._changer.set_matching(
+        done = await self._changer.set_matching(
             request.collection,
             _required_filter(request),
             change,
@@ -251,7 +259,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             request.cursor,
             deadline,
         )
-        return pb.SetAttributesResponse(changed=changed, cursor=cursor)
+        return pb.SetAttributesResponse(changed=done.count, cursor=done.cursor, warnings=done.warnings)
 
     async def CreateCollection(
         self, request: pb.CreateCollectionRequest, context: Context

@@ -15,6 +15,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from pydantic import TypeAdapter
 
 from lookalike.model.status import ClusterStatus
+from lookalike.v1 import filter_pb2
 
 Schema = dict[str, Any]
 _COMMENTS: dict[str, str] = json.loads((resources.files("lookalike.v1") / "comments.json").read_text("utf-8"))
@@ -39,6 +40,21 @@ _PLAIN_TYPES: dict[int, Schema] = {
 }
 
 
+_FILTER = filter_pb2.Filter.DESCRIPTOR
+_FILTER_MESSAGES = (_FILTER, filter_pb2.Filters.DESCRIPTOR)
+# The other form of filters, which no message describes.
+_LANGUAGE: Schema = {
+    "type": "object",
+    "minProperties": 1,
+    "description": (
+        "Conditions on attributes, or on the record's key as $key: an attribute's value, or an object of $eq, $ne,"
+        " $in, $nin, $gt, $gte, $lt, $lte, $prefix and $exists. Several conditions must all hold; $and, $or and"
+        " $not combine filters. docs/FILTERS.md defines each."
+    ),
+    "examples": [{"label": {"$in": ["cat", "lynx"]}, "year": {"$gte": 2000}}, {"$not": {"deleted": True}}],
+}
+
+
 def reference(message: Descriptor) -> Schema:
     """A reference to a message's schema among the components of the OpenAPI document."""
     return {"$ref": _REF.format(model=_name(message))}
@@ -48,6 +64,8 @@ def add_schemas(message: Descriptor, found: dict[str, Schema], limits: Mapping[s
     """Adds the schemas of the message and of all messages in it to `found`. limits: see `field_limits`."""
     if _name(message) in found:
         return
+    if message is _FILTER:
+        found["FilterExpression"] = _LANGUAGE
     found[_name(message)] = schema = {
         "type": "object",
         "additionalProperties": False,
@@ -111,6 +129,8 @@ def _limits(field: FieldDescriptor, limits: Mapping[str, Schema]) -> Schema:
 
 
 def _value_schema(field: FieldDescriptor) -> Schema:
+    if field.message_type is _FILTER and field.containing_type not in _FILTER_MESSAGES:
+        return {"anyOf": [{"$ref": _REF.format(model="FilterExpression")}, reference(_FILTER)]}
     if field.message_type is not None:
         return reference(field.message_type)
     if field.enum_type is not None:

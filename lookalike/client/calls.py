@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -17,7 +18,7 @@ from lookalike.client.arguments import STREAM_RECORDS, checked_keys, checked_nam
 from lookalike.client.connecting import explain_failed_connection
 from lookalike.cluster.columns import CodeColumns
 from lookalike.cluster.select import MAX_FACETS
-from lookalike.model import filters
+from lookalike.model import filter_language, filters
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import (
     Cancelled,
@@ -26,6 +27,7 @@ from lookalike.model.errors import (
     InvalidRequest,
     LookalikeError,
     PartitionUnavailable,
+    UnknownFieldWarning,
 )
 from lookalike.model.filters import GivenFilter
 from lookalike.model.indexing import Indexing
@@ -129,7 +131,7 @@ class Calls:
             options=wire.options_to_wire(options),
             fingerprint=fingerprint or "",
         )
-        return Call("Search", request, lambda answer: wire.result_from_wire(answer.hits, answer))
+        return Call("Search", request, lambda answer: wire.result_from_wire(answer, answer))
 
     def search_batch(
         self, collection: str, queries: Sequence[pb.Query], fingerprint: str | None, options: SearchOptions
@@ -143,7 +145,7 @@ class Calls:
         return Call(
             "SearchBatch",
             request,
-            lambda answer: [wire.result_from_wire(result.hits, answer) for result in answer.results],
+            lambda answer: [wire.result_from_wire(result, answer) for result in answer.results],
         )
 
     def get(
@@ -228,13 +230,13 @@ class Calls:
             remove=checked_names(remove),
             cursor=cursor,
         )
-        return Call("SetAttributes", request, lambda answer: (int(answer.changed), answer.cursor))
+        return Call("SetAttributes", request, lambda answer: _changed(answer.changed, answer))
 
     def delete_by_filter(self, collection: str, condition: GivenFilter, cursor: str) -> Call[tuple[int, str]]:
         request = pb.DeleteByFilterRequest(
             collection=check_collection_name(collection), filter=_filter_to_wire(condition), cursor=cursor
         )
-        return Call("DeleteByFilter", request, lambda answer: (int(answer.deleted), answer.cursor))
+        return Call("DeleteByFilter", request, lambda answer: _changed(answer.deleted, answer))
 
     def upserts(self, collection: str, records: Sequence[Record], fingerprint: str | None) -> list[Call[int]]:
         """Returns one call, or several if the records exceed the limits on a request."""
@@ -330,8 +332,19 @@ class Calls:
         return self.learn(wire.collection_from_wire(answer.collection))
 
 
+def _changed(count: int, answer: pb.SetAttributesResponse | pb.DeleteByFilterResponse) -> tuple[int, str]:
+    warn(answer.warnings)
+    return count, answer.cursor
+
+
+def warn(texts: Iterable[str]) -> None:
+    """Issues the warnings of an answer that the SDK returns without its warnings."""
+    for text in texts:
+        warnings.warn(text, UnknownFieldWarning, stacklevel=2)
+
+
 def _filter_to_wire(given: GivenFilter) -> filter_pb2.Filter | None:
-    condition = filters.given(given)
+    condition = filter_language.given(given)
     return None if condition is None else wire.filter_to_wire(condition)
 
 

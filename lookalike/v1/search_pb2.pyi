@@ -164,6 +164,11 @@ class SearchOptions(_message.Message):
     CONSISTENCY_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     OVERSAMPLING_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    EXCLUDE_KEYS_FIELD_NUMBER: _builtins.int
+    GROUP_BY_FIELD_NUMBER: _builtins.int
+    GROUP_SIZE_FIELD_NUMBER: _builtins.int
     k: _builtins.int
     """Hits per query, 1..10,000. A smaller collection returns fewer."""
     max_distance: _builtins.int
@@ -182,9 +187,28 @@ class SearchOptions(_message.Message):
     """How to rank all rows."""
     oversampling: _builtins.int
     """Candidates per hit for a rerank, 1..1,000; 0 means 10. There are at most 10,000 candidates in total."""
+    after: _builtins.str
+    """The cursor of an answer: return the hits that follow it, of the same query with the same options (k,
+    include_attributes, allow_partial and consistency may differ). Pages have no gaps and no duplicates, to the last
+    record; docs/CONSISTENCY.md says what they return during writes. Not with a rerank, `offset` or `group_by`, and not in
+    a batch.
+    """
+    offset: _builtins.int
+    """Leave out this many of the nearest hits. offset + k is at most 10,000; `after` has no limit."""
+    group_by: _builtins.str
+    """Return `groups` instead of `hits`: k groups of records with equal values of this attribute, nearest first. A dot
+    selects a field of an object. A record without the attribute is in no group; one with an array is in the group of
+    each value in it. Only with SCORE_HAMMING, without a rerank, with CONSISTENCY_ONE, and not in a batch.
+    """
+    group_size: _builtins.int
+    """The most hits per group, 0 means 1; k times group_size is at most 10,000."""
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
         """Search only records that match this filter."""
+
+    @_builtins.property
+    def exclude_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Leave out the records with these keys, at most 10,000. There are k others, if the collection has so many."""
 
     def __init__(
         self,
@@ -198,10 +222,15 @@ class SearchOptions(_message.Message):
         consistency: Global___Consistency.ValueType = ...,
         score: Global___Score.ValueType = ...,
         oversampling: _builtins.int = ...,
+        after: _builtins.str = ...,
+        offset: _builtins.int = ...,
+        exclude_keys: _abc.Iterable[_builtins.str] | None = ...,
+        group_by: _builtins.str = ...,
+        group_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "filter", b"filter", "max_distance", b"max_distance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "allow_partial", b"allow_partial", "consistency", b"consistency", "filter", b"filter", "include_attributes", b"include_attributes", "k", b"k", "max_distance", b"max_distance", "oversampling", b"oversampling", "rerank", b"rerank", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "after", b"after", "allow_partial", b"allow_partial", "consistency", b"consistency", "exclude_keys", b"exclude_keys", "filter", b"filter", "group_by", b"group_by", "group_size", b"group_size", "include_attributes", b"include_attributes", "k", b"k", "max_distance", b"max_distance", "offset", b"offset", "oversampling", b"oversampling", "rerank", b"rerank", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_distance: _TypeAlias = _typing.Literal["max_distance"]  # noqa: Y015
     _WhichOneofArgType__max_distance: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance"]  # noqa: Y015
@@ -282,9 +311,19 @@ class SearchResponse(_message.Message):
     EXACT_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
     exact: _builtins.bool
-    """True if no matching record of the collection can be nearer than the hits: every row was compared and every
-    partition answered. A rerank is exact if every matching record was a candidate.
+    """True if no matching record of the collection can be nearer than the hits, except those that `after`, `offset` or
+    `exclude_keys` left out: every row was compared and every partition answered. A rerank is exact if every matching
+    record was a candidate. `more` says whether there are matching records beyond the hits.
+    """
+    more: _builtins.bool
+    """True if k left out hits (or groups) that follow the last one. With max_distance: not all records within it are here."""
+    cursor: _builtins.str
+    """For `after`, to get the next hits. Empty if there are no more, or if the search cannot be continued (a rerank,
+    groups, or missing partitions).
     """
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Hit]:
@@ -300,6 +339,10 @@ class SearchResponse(_message.Message):
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What may make the answer less useful than it seems, as sentences."""
 
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___HitGroup]:
+        """With group_by: ordered by the (distance, id) of their first hits, then by their values."""
+
     def __init__(
         self,
         *,
@@ -308,14 +351,45 @@ class SearchResponse(_message.Message):
         exact: _builtins.bool = ...,
         timings: Global___Timings | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        more: _builtins.bool = ...,
+        cursor: _builtins.str = ...,
+        groups: _abc.Iterable[Global___HitGroup] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "exact", b"exact", "hits", b"hits", "timings", b"timings", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "cursor", b"cursor", "exact", b"exact", "groups", b"groups", "hits", b"hits", "more", b"more", "timings", b"timings", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SearchResponse: _TypeAlias = SearchResponse  # noqa: Y015
+
+@_typing.final
+class HitGroup(_message.Message):
+    """Records with equal values of an attribute."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    HITS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def value(self) -> _filter_pb2.Scalar: ...
+    @_builtins.property
+    def hits(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Hit]:
+        """The nearest records of the group, ordered as in SearchResponse."""
+
+    def __init__(
+        self,
+        *,
+        value: _filter_pb2.Scalar | None = ...,
+        hits: _abc.Iterable[_record_pb2.Hit] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hits", b"hits", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HitGroup: _TypeAlias = HitGroup  # noqa: Y015
 
 @_typing.final
 class SearchBatchRequest(_message.Message):
@@ -399,6 +473,9 @@ class Hits(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     HITS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """As in SearchResponse."""
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Hit]:
         """As in SearchResponse."""
@@ -407,10 +484,11 @@ class Hits(_message.Message):
         self,
         *,
         hits: _abc.Iterable[_record_pb2.Hit] | None = ...,
+        more: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hits", b"hits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hits", b"hits", "more", b"more"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -555,19 +633,25 @@ class CountResponse(_message.Message):
 
     COUNT_FIELD_NUMBER: _builtins.int
     COVERAGE_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     count: _builtins.int
     """The exact number of records on the partitions that answered."""
     @_builtins.property
     def coverage(self) -> _record_pb2.Coverage: ...
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in SearchResponse: fields of the filter that no record has."""
+
     def __init__(
         self,
         *,
         count: _builtins.int = ...,
         coverage: _record_pb2.Coverage | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "coverage", b"coverage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "coverage", b"coverage", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -629,21 +713,27 @@ class ScrollResponse(_message.Message):
 
     RECORDS_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
     """Where the next page starts. Empty after the last page."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Record]:
         """Ordered by id, which is the hash of the key."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in SearchResponse: fields of the filter that no record has."""
+
     def __init__(
         self,
         *,
         records: _abc.Iterable[_record_pb2.Record] | None = ...,
         cursor: _builtins.str = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "records", b"records"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "records", b"records", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -694,6 +784,7 @@ class FacetsResponse(_message.Message):
     OTHER_VALUES_FIELD_NUMBER: _builtins.int
     OTHER_COUNT_FIELD_NUMBER: _builtins.int
     COVERAGE_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     other_values: _builtins.int
     """The number of values that are left out."""
     other_count: _builtins.int
@@ -704,6 +795,10 @@ class FacetsResponse(_message.Message):
 
     @_builtins.property
     def coverage(self) -> _record_pb2.Coverage: ...
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in SearchResponse: fields of the filter that no record has."""
+
     def __init__(
         self,
         *,
@@ -711,10 +806,11 @@ class FacetsResponse(_message.Message):
         other_values: _builtins.int = ...,
         other_count: _builtins.int = ...,
         coverage: _record_pb2.Coverage | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "facets", b"facets", "other_count", b"other_count", "other_values", b"other_values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "facets", b"facets", "other_count", b"other_count", "other_values", b"other_values", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -951,19 +1047,25 @@ class DeleteByFilterResponse(_message.Message):
 
     DELETED_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     deleted: _builtins.int
     """Records deleted by this call."""
     cursor: _builtins.str
     """Where the next call continues. Empty after the last record."""
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in SearchResponse: fields of the filter that no record has."""
+
     def __init__(
         self,
         *,
         deleted: _builtins.int = ...,
         cursor: _builtins.str = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "deleted", b"deleted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "deleted", b"deleted", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1026,19 +1128,25 @@ class SetAttributesResponse(_message.Message):
 
     CHANGED_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     changed: _builtins.int
     """Records changed by this call, including those that had these attributes before."""
     cursor: _builtins.str
     """With a filter: where the next call continues. Empty after the last record."""
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in SearchResponse: fields of the filter that no record has."""
+
     def __init__(
         self,
         *,
         changed: _builtins.int = ...,
         cursor: _builtins.str = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "cursor", b"cursor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "cursor", b"cursor", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -393,11 +393,13 @@ def test_records_can_be_counted_listed_and_changed(rest: Rest, filled: str) -> N
     assert facets["facets"] == [{"value": {"integer": "6"}, "count": "1"}]
     assert (facets["otherValues"], facets["otherCount"]) == ("3", "3")
     change = {"filter": large, "attributes": '{"seen": true}', "remove": ["number"]}
-    assert rest("POST", f"{path}/set-attributes", change).json == {"changed": "4", "cursor": ""}
+    assert rest("POST", f"{path}/set-attributes", change).json == {
+        "changed": "4", "cursor": "", "warnings": [],
+    }  # fmt: skip
     (record,) = rest("GET", f"{path}?key=k9").json["records"]
     assert record["attributes"] == '{"seen":true}'
     doomed = {"filter": {"exists": {"field": "seen"}}}
-    assert rest("POST", f"{path}/delete", doomed).json == {"deleted": "4", "cursor": ""}
+    assert rest("POST", f"{path}/delete", doomed).json == {"deleted": "4", "cursor": "", "warnings": []}
     assert rest("POST", f"{path}/count", {}).json["count"] == "6"
     assert rest("POST", f"{path}/delete", {}).error["message"].startswith("filter: is missing")
     assert rest("POST", f"{path}/scroll", {"cursor": "x"}).status == 400
