@@ -129,7 +129,7 @@ class Changer:
         self, collection: str, condition: Filter, limit: int, cursor: str, deadline: float
     ) -> tuple[list[str], str]:
         page = await self._selector.page(collection, condition, ListOf("", limit), cursor, "quorum", deadline)
-        return [record.key for record in page.records], page.cursor
+        return page.listed.keys.strings(), page.cursor
 
     async def _change_all(
         self, collection: str, keys: Sequence[str], decide: Decide, operation: str, deadline: float

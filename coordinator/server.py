@@ -201,7 +201,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             wire.consistency_from_wire(request.consistency),
             _deadline(context, SEARCH_SECONDS),
         )
-        return wire.page_to_wire(page.records, page.cursor)
+        return wire.page_to_wire(page.listed, page.cursor, request.columns)
 
     async def Facets(self, request: pb.FacetsRequest, context: Context) -> pb.FacetsResponse:
         check_field(request.attribute, "attribute")

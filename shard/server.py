@@ -102,7 +102,7 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
             answer = await self._executor.select(
                 lambda should_stop: work.select(self._node, engine, question, slots, should_stop)
             )
-        return await self._executor.read(lambda: wire.selected_to_wire(answer, question, stale_ms))
+        return await self._executor.read(lambda: wire.selected_to_wire(answer, request.list.columns, stale_ms))
 
     async def OpenCollection(
         self, request: pb.OpenCollectionRequest, context: Context

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lookalike.cluster.listed import Listed
 from lookalike.cluster.rows import Rows
 from lookalike.cluster.slots import SlotSet
 from lookalike.model.codespace import CodeSpace
@@ -20,6 +21,7 @@ from lookalike.model.records import VersionedRecord, answer_too_large, slot_of
 from shard.database import Database, explained
 from shard.filter_sql import column_of, where
 from shard.kernel import ScanStopped
+from shard.store_columns import read_columns
 from shard.store_rows import COLUMNS, Block, RecordReader, checked_fields, fields_of, require_sound
 
 READ_ROWS = 500
@@ -133,6 +135,24 @@ class StoreReads:
             if size > max_bytes:
                 return records, start + len(part)
         return records, len(numbers)
+
+    def listed(
+        self,
+        numbers: npt.NDArray[np.uint32],
+        include_codes: bool,
+        include_attributes: bool,
+        include_thumbnails: bool,
+    ) -> tuple[Listed, int]:
+        """Reads live rows as columns; see `shard.store_columns`."""
+        with explained(self._database.path):
+            return read_columns(
+                self._database,
+                numbers,
+                self.space.code_bytes,
+                include_codes,
+                include_attributes,
+                include_thumbnails,
+            )
 
     def _records(self, include_features: bool = True, include_thumbnails: bool = True) -> RecordReader:
         return RecordReader(self.indexing, self.space.code_bytes, include_features, include_thumbnails)

@@ -14,6 +14,7 @@ from more_itertools import constrained_batches
 
 from lookalike import wire
 from lookalike.client.arguments import STREAM_RECORDS, checked_keys, checked_names
+from lookalike.client.column_page import ColumnPage
 from lookalike.cluster.columns import CodeColumns
 from lookalike.cluster.select import MAX_FACETS
 from lookalike.model import filters
@@ -30,10 +31,10 @@ from lookalike.model.filters import GivenFilter
 from lookalike.model.indexing import Indexing
 from lookalike.model.records import (
     MAX_BATCH_RECORDS,
+    MAX_PAGE_RECORDS,
     Collection,
     CountResult,
     FacetsResult,
-    Page,
     Record,
     SearchResult,
     StoredRecord,
@@ -187,18 +188,19 @@ class Calls:
         limit: int,
         cursor: str,
         consistency: str,
-    ) -> Call[Page]:
+    ) -> Call[ColumnPage]:
         request = pb.ScrollRequest(
             collection=check_collection_name(collection),
             filter=_filter_to_wire(condition),
-            limit=check_limit(limit, MAX_BATCH_RECORDS),
+            limit=check_limit(limit, MAX_PAGE_RECORDS),
             cursor=cursor,
             include_attributes=include_attributes,
             include_codes=include_codes,
             include_thumbnails=include_thumbnails,
             consistency=wire.consistency_to_wire(consistency),
+            columns=True,
         )
-        return Call("Scroll", request, wire.page_from_wire)
+        return Call("Scroll", request, lambda answer: ColumnPage(*wire.page_from_wire(answer)))
 
     def facets(
         self, attribute: str, collection: str, condition: GivenFilter, limit: int, allow_partial: bool

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, Unpack
@@ -25,8 +26,10 @@ from lookalike.client.arguments import (
 )
 from lookalike.client.arrays import Attributes, Codes, IngestReport, Keys, code_columns, join, split
 from lookalike.client.calls import DEFAULT_TIMEOUT_SECONDS, Calls
+from lookalike.client.column_page import ColumnPage
 from lookalike.client.endpoints import Coordinators
 from lookalike.client.keywords import shows_search_options
+from lookalike.client.prefetch import Prefetch
 from lookalike.client.sync_ingest import IngestStream
 from lookalike.client.sync_management import Management
 from lookalike.cluster.columns import CodeColumns
@@ -34,7 +37,8 @@ from lookalike.model.filters import GivenFilter
 from lookalike.model.records import (
     DEFAULT_FACETS,
     DEFAULT_PAGE,
-    MAX_BATCH_RECORDS,
+    FIRST_PAGES,
+    MAX_PAGE_RECORDS,
     CountResult,
     FacetsResult,
     Outcome,
@@ -220,14 +224,15 @@ class Client(Management):
         include_codes: bool = False,
         include_thumbnails: bool = False,
         limit: int | None = None,
-        page_size: int = DEFAULT_PAGE,
+        page_size: int | None = None,
         consistency: str = "one",
         cursor: str = "",
     ) -> Iterator[StoredRecord]:
         """Reads all records that match a filter, in the order of their ids (the hash of the key).
 
         A record that exists and matches, and is not changed during the whole scroll, is returned exactly once. A
-        record that is written, changed or deleted in the meantime is returned at most once.
+        record that is written, changed or deleted in the meantime is returned at most once. The next page is
+        fetched while the records of the current one are used. `scroll_columns` is faster.
 
         Args:
             filter: As in `count`.
@@ -235,26 +240,58 @@ class Client(Management):
             include_codes: Return each record's code.
             include_thumbnails: Return each record's thumbnail.
             limit: Return at most this many records; all by default.
-            page_size: Records per request, 1..10,000.
+            page_size: Records per request, 1..65,536; by default few at first, then more.
             consistency: "one" reads one replica, "quorum" a majority.
             cursor: Where to start; see `scroll_page`.
         """
+        pages = self.scroll_columns(
+            collection=collection, filter=filter, include_attributes=include_attributes,
+            include_codes=include_codes, include_thumbnails=include_thumbnails, limit=limit, page_size=page_size,
+            consistency=consistency, cursor=cursor,
+        )  # fmt: skip
+        for page in pages:
+            yield from page
+
+    def scroll_columns(
+        self,
+        *,
+        collection: str,
+        filter: GivenFilter = None,
+        include_attributes: bool = True,
+        include_codes: bool = False,
+        include_thumbnails: bool = False,
+        limit: int | None = None,
+        page_size: int | None = None,
+        consistency: str = "one",
+        cursor: str = "",
+    ) -> Iterator[ColumnPage]:
+        """Reads what `scroll` reads, as pages of columns: lists and arrays instead of an object for each record.
+        The arguments are those of `scroll`."""
         if limit is not None:
             check_limit(limit, sys.maxsize)
-        check_limit(page_size, MAX_BATCH_RECORDS)
-        count = 0
-        while limit is None or count < limit:
-            size = page_size if limit is None else min(page_size, limit - count)
-            page = self.scroll_page(
-                collection=collection, filter=filter, include_attributes=include_attributes,
-                include_codes=include_codes, include_thumbnails=include_thumbnails, limit=size,
-                consistency=consistency, cursor=cursor,
-            )  # fmt: skip
-            yield from page.records
-            count += len(page.records)
-            cursor = page.cursor
-            if not cursor:
-                return
+        if page_size is not None:
+            check_limit(page_size, MAX_PAGE_RECORDS)
+        sizes = itertools.chain(FIRST_PAGES, itertools.repeat(MAX_PAGE_RECORDS))
+        left = sys.maxsize if limit is None else limit
+        with Prefetch[ColumnPage]() as ahead:
+
+            def fetch(cursor: str) -> None:
+                call = self._calls.scroll(
+                    collection, filter, include_attributes, include_codes, include_thumbnails,
+                    min(left, page_size or next(sizes)), cursor, consistency,
+                )  # fmt: skip
+                ahead.start(lambda: self._run(call))
+
+            fetch(cursor)
+            while True:
+                page = ahead.result()
+                left -= len(page)
+                is_last = not page.cursor or left <= 0
+                if not is_last:
+                    fetch(page.cursor)
+                yield page
+                if is_last:
+                    return
 
     def scroll_page(
         self,
@@ -271,16 +308,17 @@ class Client(Management):
         """Reads one page of a scroll. See `scroll`.
 
         Args:
-            limit: Records per page, 1..10,000. A page may be shorter: the scroll is over when its cursor is empty.
+            limit: Records per page, 1..65,536. A page may be shorter: the scroll is over when its cursor is empty.
             cursor: The cursor of the page before; empty for the first page. It stays valid, for any client and any
                 coordinator of the cluster.
         """
-        return self._run(
+        page = self._run(
             self._calls.scroll(
                 collection, filter, include_attributes, include_codes, include_thumbnails, limit, cursor,
                 consistency,
             )
         )  # fmt: skip
+        return Page(list(page), page.cursor)
 
     def facets(
         self,

@@ -6,10 +6,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from lookalike.cluster.listed import Listed
 from lookalike.model.errors import InvalidRequest
 from lookalike.model.filters import Filter
 from lookalike.model.matching import Comparable
-from lookalike.model.records import VersionedRecord
 
 # Limits on the values of an attribute that are counted. They hold for one shard's answer and for the merged
 # answer, so whether a request exceeds them does not depend on the number of shards.
@@ -66,7 +66,7 @@ class Selected:
     Attributes:
         rows: Live rows of the slots that were asked for.
         count: For CountOf, the number of records.
-        records: For ListOf, the records.
+        listed: For ListOf, the records.
         more: For ListOf, whether there are further records after the last one.
         facets: For FacetsOf, the number of records with each value.
         unknown_fields: As in `ScanResult`.
@@ -76,7 +76,7 @@ class Selected:
 
     rows: int = 0
     count: int = 0
-    records: Sequence[VersionedRecord] = ()
+    listed: Listed | None = None
     more: bool = False
     facets: FacetCounts = dataclasses.field(default_factory=dict)
     unknown_fields: Sequence[str] = ()

@@ -39,6 +39,10 @@ VERSION_LIMIT = 2**62
 MAX_BATCH_RECORDS = 10_000
 # Records of a scroll's page, and values of an attribute, unless the request says how many.
 DEFAULT_PAGE = 1_000
+# Records of a scroll's page that is sent as columns.
+MAX_PAGE_RECORDS = 65_536
+# Records of the first pages of the SDK's scroll, so that the first record comes soon.
+FIRST_PAGES = (1_000, 8_000)
 DEFAULT_FACETS = 10
 # Records in one message of columns.
 MAX_COLUMN_RECORDS = 16_384

@@ -79,6 +79,9 @@ class RecordColumns(_message.Message):
     CODES_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     ATTRIBUTE_ENDS_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    THUMBNAILS_FIELD_NUMBER: _builtins.int
+    THUMBNAIL_ENDS_FIELD_NUMBER: _builtins.int
     keys: _builtins.bytes
     """The keys, end to end: UTF-8, 1..512 bytes each."""
     key_ends: _builtins.bytes
@@ -89,6 +92,12 @@ class RecordColumns(_message.Message):
     """The attributes, end to end: a JSON object each, as UTF-8 text, at most 64 KiB. Empty text means {}."""
     attribute_ends: _builtins.bytes
     """uint32 per record: where its attributes end in `attributes`. Empty if no record has attributes."""
+    versions: _builtins.bytes
+    """uint64 per record: as in Record. Output only."""
+    thumbnails: _builtins.bytes
+    """The thumbnails, end to end. Output only."""
+    thumbnail_ends: _builtins.bytes
+    """uint32 per record: where its thumbnail ends in `thumbnails`. Empty if no record has one. Output only."""
     def __init__(
         self,
         *,
@@ -97,10 +106,13 @@ class RecordColumns(_message.Message):
         codes: _builtins.bytes = ...,
         attributes: _builtins.bytes = ...,
         attribute_ends: _builtins.bytes = ...,
+        versions: _builtins.bytes = ...,
+        thumbnails: _builtins.bytes = ...,
+        thumbnail_ends: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute_ends", b"attribute_ends", "attributes", b"attributes", "codes", b"codes", "key_ends", b"key_ends", "keys", b"keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute_ends", b"attribute_ends", "attributes", b"attributes", "codes", b"codes", "key_ends", b"key_ends", "keys", b"keys", "thumbnail_ends", b"thumbnail_ends", "thumbnails", b"thumbnails", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

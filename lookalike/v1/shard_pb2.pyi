@@ -689,12 +689,15 @@ class ListSelected(_message.Message):
     INCLUDE_ATTRIBUTES_FIELD_NUMBER: _builtins.int
     INCLUDE_CODES_FIELD_NUMBER: _builtins.int
     INCLUDE_THUMBNAILS_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
     after: _builtins.str
     """List the records after this key in the order of (id, key). Empty: from the first."""
     limit: _builtins.int
     include_attributes: _builtins.bool
     include_codes: _builtins.bool
     include_thumbnails: _builtins.bool
+    columns: _builtins.bool
+    """Return columns instead of records."""
     def __init__(
         self,
         *,
@@ -703,10 +706,11 @@ class ListSelected(_message.Message):
         include_attributes: _builtins.bool = ...,
         include_codes: _builtins.bool = ...,
         include_thumbnails: _builtins.bool = ...,
+        columns: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "include_attributes", b"include_attributes", "include_codes", b"include_codes", "include_thumbnails", b"include_thumbnails", "limit", b"limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "columns", b"columns", "include_attributes", b"include_attributes", "include_codes", b"include_codes", "include_thumbnails", b"include_thumbnails", "limit", b"limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -743,6 +747,8 @@ class SelectResponse(_message.Message):
     RECORDS_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
     FACETS_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
     rows: _builtins.int
     """Live rows of the slots."""
     stale_ms: _builtins.int
@@ -751,6 +757,8 @@ class SelectResponse(_message.Message):
     """Of CountSelected: the records that match."""
     more: _builtins.bool
     """Of ListSelected: whether there are further records after the last one."""
+    ids: _builtins.bytes
+    """uint64 little-endian: the id of each record of `columns`."""
     @_builtins.property
     def unknown_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """As in ScanHits."""
@@ -765,6 +773,10 @@ class SelectResponse(_message.Message):
     def facets(self) -> _containers.RepeatedCompositeFieldContainer[Global___FacetCount]:
         """Of FacetSelected: all values, in no order."""
 
+    @_builtins.property
+    def columns(self) -> _record_pb2.RecordColumns:
+        """Of ListSelected: instead of `records`, if requested. What was not requested is empty."""
+
     def __init__(
         self,
         *,
@@ -776,10 +788,12 @@ class SelectResponse(_message.Message):
         records: _abc.Iterable[Global___ShardRecord] | None = ...,
         more: _builtins.bool = ...,
         facets: _abc.Iterable[Global___FacetCount] | None = ...,
+        columns: _record_pb2.RecordColumns | None = ...,
+        ids: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "facets", b"facets", "known_fields", b"known_fields", "more", b"more", "records", b"records", "rows", b"rows", "stale_ms", b"stale_ms", "unknown_fields", b"unknown_fields"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "count", b"count", "facets", b"facets", "ids", b"ids", "known_fields", b"known_fields", "more", b"more", "records", b"records", "rows", b"rows", "stale_ms", b"stale_ms", "unknown_fields", b"unknown_fields"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

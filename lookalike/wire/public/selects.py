@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+from lookalike.cluster.listed import Listed
 from lookalike.cluster.select import ListOf
 from lookalike.model.filters import Scalar
 from lookalike.model.records import (
     DEFAULT_PAGE,
+    MAX_BATCH_RECORDS,
+    MAX_PAGE_RECORDS,
     CountResult,
     Facet,
     FacetsResult,
-    Page,
-    VersionedRecord,
     check_count,
 )
 from lookalike.v1 import record_pb2, search_pb2
-from lookalike.wire.public.answers import coverage_from_wire, stored_record_from_wire
+from lookalike.wire.public.answers import coverage_from_wire
 from lookalike.wire.public.filters import scalar_from_wire, scalar_to_wire
+from lookalike.wire.public.listed import listed_from_wire, listed_to_wire
 
 
 def list_from_wire(message: search_pb2.ScrollRequest) -> ListOf:
     """Decodes what a page is to hold. Raises InvalidRequest if the limit is out of range."""
     limit = message.limit or DEFAULT_PAGE
-    check_count("limit", limit)
+    check_count("limit", limit, MAX_PAGE_RECORDS if message.columns else MAX_BATCH_RECORDS)
     return ListOf("", limit, message.include_attributes, message.include_codes, message.include_thumbnails)
 
 
-def page_to_wire(records: Sequence[VersionedRecord], cursor: str) -> search_pb2.ScrollResponse:
+def page_to_wire(listed: Listed, cursor: str, as_columns: bool) -> search_pb2.ScrollResponse:
     """Encodes a page."""
+    if as_columns:
+        return search_pb2.ScrollResponse(columns=listed_to_wire(listed), cursor=cursor)
     return search_pb2.ScrollResponse(
         records=[
             record_pb2.Record(
@@ -38,15 +40,15 @@ def page_to_wire(records: Sequence[VersionedRecord], cursor: str) -> search_pb2.
                 version=record.version,
                 thumbnail=record.thumbnail,
             )
-            for record in records
+            for record in listed.records()
         ],
         cursor=cursor,
     )
 
 
-def page_from_wire(message: search_pb2.ScrollResponse) -> Page:
-    """Decodes a page."""
-    return Page([stored_record_from_wire(record) for record in message.records], message.cursor)
+def page_from_wire(message: search_pb2.ScrollResponse) -> tuple[Listed, str]:
+    """Decodes a page of columns: its records, without ids, and its cursor."""
+    return listed_from_wire(message.columns), message.cursor
 
 
 def count_from_wire(message: search_pb2.CountResponse) -> CountResult:

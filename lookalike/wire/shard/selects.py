@@ -6,10 +6,11 @@ from lookalike.cluster.select import CountOf, FacetsOf, Kind, ListOf, Question, 
 from lookalike.model.errors import InvalidRequest
 from lookalike.model.filters import check_field
 from lookalike.model.matching import comparable
-from lookalike.model.records import check_count, check_key
+from lookalike.model.records import MAX_PAGE_RECORDS, check_count, check_key
 from lookalike.v1 import shard_pb2
 from lookalike.wire.public.filters import filter_from_wire, filter_to_wire, scalar_from_wire, scalar_to_wire
-from lookalike.wire.shard.scans import versioned_from_wire
+from lookalike.wire.public.listed import ids_to_wire, listed_from_wire, listed_to_wire
+from lookalike.wire.shard.scans import versioned_to_wire
 
 
 def question_to_wire(question: Question, slots: bytes) -> shard_pb2.SelectRequest:
@@ -28,6 +29,7 @@ def question_to_wire(question: Question, slots: bytes) -> shard_pb2.SelectReques
                     include_attributes=attributes,
                     include_codes=codes,
                     include_thumbnails=thumbnails,
+                    columns=True,
                 )
             )
         case FacetsOf(attribute):
@@ -47,7 +49,7 @@ def _kind_from_wire(message: shard_pb2.SelectRequest) -> Kind:
             return CountOf()
         case "list":
             wanted = message.list
-            check_count("limit", wanted.limit)
+            check_count("limit", wanted.limit, MAX_PAGE_RECORDS)
             after = check_key(wanted.after) if wanted.after else ""
             return ListOf(
                 after, wanted.limit, wanted.include_attributes, wanted.include_codes, wanted.include_thumbnails
@@ -59,8 +61,8 @@ def _kind_from_wire(message: shard_pb2.SelectRequest) -> Kind:
             raise InvalidRequest("kind: unknown; use a newer shard")
 
 
-def selected_to_wire(answer: Selected, question: Question, stale_ms: int) -> shard_pb2.SelectResponse:
-    """Encodes an answer, with the parts of the records that the question asks for."""
+def selected_to_wire(answer: Selected, as_columns: bool, stale_ms: int) -> shard_pb2.SelectResponse:
+    """Encodes an answer. Its list becomes columns or, for a coordinator that does not ask for these, records."""
     response = shard_pb2.SelectResponse(
         rows=answer.rows,
         stale_ms=stale_ms,
@@ -73,18 +75,11 @@ def selected_to_wire(answer: Selected, question: Question, stale_ms: int) -> sha
             for (_, value), count in answer.facets.items()
         ],
     )
-    if isinstance(question.kind, ListOf):
-        wanted = question.kind
-        response.records.extend(
-            shard_pb2.ShardRecord(
-                key=record.key,
-                code=(record.code or b"") if wanted.include_codes else b"",
-                attributes=record.attributes if wanted.include_attributes else "",
-                version=record.version,
-                thumbnail=record.thumbnail,
-            )
-            for record in answer.records
-        )
+    if answer.listed is not None and as_columns:
+        response.columns.CopyFrom(listed_to_wire(answer.listed))
+        response.ids = ids_to_wire(answer.listed)
+    elif answer.listed is not None:
+        response.records.extend(versioned_to_wire(record) for record in answer.listed.records())
     return response
 
 
@@ -93,7 +88,7 @@ def selected_from_wire(message: shard_pb2.SelectResponse) -> Selected:
     return Selected(
         message.rows,
         message.count,
-        [versioned_from_wire(record) for record in message.records],
+        listed_from_wire(message.columns, message.ids) if message.HasField("columns") else None,
         message.more,
         {comparable(scalar_from_wire("facets", facet.value)): facet.count for facet in message.facets},
         list(message.unknown_fields),
