@@ -1,5 +1,5 @@
-"""Records per second of a scroll over a whole collection, and the time of a count. The baseline reads the same rows
-from the shards' SQLite files in one process and decodes their attributes. Answers are verified first."""
+"""Records per second of a scroll over a whole collection, and the time of a count. The baseline reads the same
+rows from the shards' SQLite files in one process and decodes their attributes. Answers are verified first."""
 
 from __future__ import annotations
 

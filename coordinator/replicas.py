@@ -188,9 +188,10 @@ class ReplicaGroup:
         records: Sequence[VersionedRecord] | VersionedColumns,
         deadline: float,
         bases: Sequence[int] | None = None,
+        is_reserved: bool = False,
     ) -> list[WriteResult]:
         """Stores the records on `writes_needed` replicas, and goes on trying the others in the background. With
-        `bases`, reserves their keys instead: see `ShardClient.write`.
+        `bases`, reserves their keys instead: see `ShardClient.write`, also for `is_reserved`.
 
         Returns:
             The answers of the replicas that stored the records.
@@ -206,7 +207,9 @@ class ReplicaGroup:
             wait = _WRITE_RETRY_SECONDS
             while True:
                 try:
-                    return await client.write(collection, fingerprint, features, records, deadline, bases)
+                    return await client.write(
+                        collection, fingerprint, features, records, deadline, bases, is_reserved
+                    )
                 except PartitionUnavailable as error:
                     if client.is_retired or loop.time() + wait >= give_up_at:
                         raise error

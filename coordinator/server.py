@@ -19,6 +19,7 @@ from coordinator.catalog import Catalog
 from coordinator.changes import AttributeChange, Changer
 from coordinator.clock import Clock
 from coordinator.cluster import Cluster
+from coordinator.conditional import ConditionalWriter
 from coordinator.encoder_link import EncoderLink
 from coordinator.ingest_stream import IngestStream
 from coordinator.query_encoder import QueryEncoder
@@ -72,14 +73,12 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         changes_clock = clock.sibling()
         self._clocks = (clock, changes_clock)
         self._cluster.on_version = self._observe
-        self._writer = Writer(self._cluster, self._catalog, self._encoder, clock)
+        changes_router = WriteRouter(self._cluster, changes_clock)
+        conditional = ConditionalWriter(self._cluster, self._reader, changes_router, changes_clock)
+        self._writer = Writer(self._cluster, self._catalog, self._encoder, clock, conditional)
         self._selector = Selector(self._cluster, self._catalog, self._reader)
         self._changer = Changer(
-            self._catalog,
-            self._reader,
-            self._selector,
-            WriteRouter(self._cluster, changes_clock),
-            changes_clock,
+            self._catalog, self._reader, self._selector, changes_router, changes_clock, conditional
         )
 
     def _observe(self, version: int) -> None:
@@ -156,7 +155,11 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         check_count("records", len(request.records))
         drafts = [wire.draft_from_wire(record) for record in request.records]
         stored = await self._writer.upsert(
-            request.collection, drafts, request.fingerprint, _deadline(context, WRITE_SECONDS)
+            request.collection,
+            drafts,
+            request.fingerprint,
+            _deadline(context, WRITE_SECONDS),
+            wire.if_versions_from_wire(request.records),
         )
         return pb.UpsertResponse(upserted=stored)
 
@@ -168,6 +171,8 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
                 check_count("columns", len(wire.columns_from_wire(request.columns)), MAX_COLUMN_RECORDS)
             else:
                 check_count("records", len(request.records))
+                if wire.if_versions_from_wire(request.records):
+                    raise InvalidRequest("if_version: is for Upsert; an ingest stream stores unconditionally")
 
         stream = IngestStream(self._admission, self._draining, check, self._start_ingest)
         async for answer in stream.answers(requests):
@@ -175,7 +180,9 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
 
     async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:
         check_count("keys", len(request.keys))
-        deleted = await self._writer.delete(request.collection, request.keys, _deadline(context, WRITE_SECONDS))
+        deleted = await self._writer.delete(
+            request.collection, request.keys, _deadline(context, WRITE_SECONDS), request.if_versions
+        )
         return pb.DeleteResponse(deleted=deleted)
 
     async def Exists(self, request: pb.ExistsRequest, context: Context) -> pb.ExistsResponse:
@@ -239,8 +246,12 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         change = AttributeChange.parse(request.attributes, request.remove)
         if not request.HasField("filter"):
             check_count("keys", len(request.keys))
-            changed = await self._changer.set_attributes(request.collection, request.keys, change, deadline)
+            changed = await self._changer.set_attributes(
+                request.collection, request.keys, change, deadline, request.if_versions
+            )
             return pb.SetAttributesResponse(changed=changed)
+        if request.if_versions:
+            raise InvalidRequest("if_versions: are given with a filter; give keys")
         if request.keys:
             raise InvalidRequest("keys: are given with a filter; give one of the two")
         changed, cursor = await self._changer.set_matching(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import enum
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -30,13 +31,25 @@ _PAUSE_SECONDS = 0.05
 _NEW_SECONDS = 5.0
 
 
+class Fate(enum.Enum):
+    """What became of a record that was to replace a certain version."""
+
+    # It is stored, and nothing superseded it.
+    STORED = enum.auto()
+    # It is stored nowhere, because another version was stored, or was being stored.
+    NOT_STORED = enum.auto()
+    # Another version superseded it, so a replica may have it or not.
+    SUPERSEDED = enum.auto()
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Destination:
-    """What all records of one call to `store` share."""
+    """What all records of one call to `store` share. is_reserved: whether their keys are reserved for them."""
 
     collection: str
     layout: Layout
     deadline: float
+    is_reserved: bool = False
 
 
 class _Batch:
@@ -105,7 +118,7 @@ class WriteRouter:
         records: Sequence[VersionedRecord],
         bases: Sequence[int],
         deadline: float,
-    ) -> list[bool | LookalikeError]:
+    ) -> list[Fate | LookalikeError]:
         """Stores each record if the version that it is based on is still the newest.
 
         Args:
@@ -116,12 +129,11 @@ class WriteRouter:
             deadline: When to give up.
 
         Returns:
-            For each record, whether it is stored; False if another version was stored, or was being stored; or the
-            error if that is unknown.
+            For each record its fate, or the error if that is unknown.
         """
         destination = _Destination(collection, layout, deadline)
         slots = slots_of_keys([record.key for record in records])
-        results: list[bool | LookalikeError] = [False] * len(records)
+        results: list[Fate | LookalikeError] = [Fate.NOT_STORED] * len(records)
 
         async def store_part(partition: int, indices: list[int]) -> None:
             try:
@@ -135,8 +147,8 @@ class WriteRouter:
             except LookalikeError as error:
                 results[:] = [error if i in set(indices) else result for i, result in enumerate(results)]
                 return
-            for i, is_stored in zip(indices, stored, strict=True):
-                results[i] = is_stored
+            for i, fate in zip(indices, stored, strict=True):
+                results[i] = fate
 
         parts = self._cluster.routing.split(slots, range(len(records)))
         await asyncio.gather(*(store_part(partition, indices) for partition, indices in parts.items()))
@@ -149,9 +161,9 @@ class WriteRouter:
         records: Sequence[VersionedRecord],
         slots: Sequence[int],
         bases: Sequence[int],
-    ) -> list[bool]:
+    ) -> list[Fate]:
         """Reserves the keys of records whose slots one partition owns, and stores the records whose keys it could
-        reserve everywhere. Returns for each record whether it is stored, and nothing superseded it."""
+        reserve everywhere. Returns the fate of each."""
         keys = [VersionedRecord(record.key, None, "", record.version) for record in records]
         reserved = _Batch(keys, slots, bases)
         loop = asyncio.get_running_loop()
@@ -159,17 +171,18 @@ class WriteRouter:
         expiry = loop.time() + RESERVED_SECONDS / 2
         await self._store_batch(destination, partition, reserved)
         self._observe(reserved)
-        stored = [False] * len(records)
+        stored = [Fate.NOT_STORED] * len(records)
         if loop.time() > expiry:
             return stored
         free = [i for i in range(len(records)) if i not in reserved.superseded]
         if free:
             batch = _Batch([records[i] for i in free], [slots[i] for i in free])
             soon = min(destination.deadline, expiry + RESERVED_SECONDS / 4)
-            await self._store_batch(dataclasses.replace(destination, deadline=soon), partition, batch)
+            reserved_for = dataclasses.replace(destination, deadline=soon, is_reserved=True)
+            await self._store_batch(reserved_for, partition, batch)
             self._observe(batch)
             for place, i in enumerate(free):
-                stored[i] = place not in batch.superseded
+                stored[i] = Fate.SUPERSEDED if place in batch.superseded else Fate.STORED
         return stored
 
     def _observe(self, batch: _Batch) -> None:
@@ -319,6 +332,7 @@ class WriteRouter:
                     records,
                     destination.deadline,
                     bases,
+                    destination.is_reserved,
                 )
             except SlotMoved:
                 return None

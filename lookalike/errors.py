@@ -17,6 +17,7 @@ from lookalike.model.errors import (
     Recovering,
     SlotMoved,
     Unauthenticated,
+    VersionConflict,
 )
 
 __all__ = [
@@ -36,4 +37,5 @@ __all__ = [
     "Recovering",
     "SlotMoved",
     "Unauthenticated",
+    "VersionConflict",
 ]

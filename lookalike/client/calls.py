@@ -223,6 +223,7 @@ class Calls:
         attributes: Mapping[str, Any],
         remove: Sequence[str],
         cursor: str,
+        if_versions: Sequence[int] = (),
     ) -> Call[tuple[int, str]]:
         request = pb.SetAttributesRequest(
             collection=check_collection_name(collection),
@@ -231,8 +232,14 @@ class Calls:
             attributes=attributes_text(attributes),
             remove=checked_names(remove),
             cursor=cursor,
+            if_versions=[wire.check_version("if_versions", version, 1) for version in if_versions],
         )
-        return Call("SetAttributes", request, lambda answer: (int(answer.changed), answer.cursor))
+        return Call(
+            "SetAttributes",
+            request,
+            lambda answer: (int(answer.changed), answer.cursor),
+            is_repeatable=not if_versions,
+        )
 
     def delete_by_filter(self, collection: str, condition: GivenFilter, cursor: str) -> Call[tuple[int, str]]:
         request = pb.DeleteByFilterRequest(
@@ -247,13 +254,18 @@ class Calls:
                 "Upsert",
                 pb.UpsertRequest(collection=collection, records=part, fingerprint=fingerprint or ""),
                 lambda answer: int(answer.upserted),
+                is_repeatable=not any(record.HasField("if_version") for record in part),
             )
             for part in _messages(records, MAX_BATCH_RECORDS, _UPSERT_BYTES)
         ]
 
-    def delete(self, keys: Sequence[str], collection: str) -> Call[int]:
-        request = pb.DeleteRequest(collection=check_collection_name(collection), keys=checked_keys(keys))
-        return Call("Delete", request, lambda answer: int(answer.deleted))
+    def delete(self, keys: Sequence[str], collection: str, if_versions: Sequence[int] = ()) -> Call[int]:
+        request = pb.DeleteRequest(
+            collection=check_collection_name(collection),
+            keys=checked_keys(keys),
+            if_versions=[wire.check_version("if_versions", version, 1) for version in if_versions],
+        )
+        return Call("Delete", request, lambda answer: int(answer.deleted), is_repeatable=not if_versions)
 
     def create_collection(
         self,

@@ -349,8 +349,16 @@ class Client(Management):
         Up to 10,000 records and 48 MiB go in one request, which stores all of its records, or none if one is
         invalid.
 
+        A record with `if_version` is stored only if the stored one has that version. All conditions are checked
+        before anything is stored. If another client writes one of the records in between, the others may be
+        stored nevertheless. A call with conditions is not retried: if its outcome is unknown, read the records
+        again.
+
         Returns:
             The number of records stored.
+
+        Raises:
+            VersionConflict: If a stored record has another version than `if_version`.
         """
         given = listed("records", records)
         fingerprint = one_fingerprint(given)
@@ -447,13 +455,20 @@ class Client(Management):
             failed = map(wire.outcome_from_wire, response.outcomes)
             yield IngestReport.of(counts.popleft(), dict(zip(response.rows, failed, strict=True)))
 
-    def delete(self, keys: Sequence[str], *, collection: str) -> int:
+    def delete(self, keys: Sequence[str], *, collection: str, if_versions: Sequence[int] = ()) -> int:
         """Deletes records by key.
+
+        Args:
+            keys: The keys.
+            if_versions: One per key, or none: delete the records only if they have these versions.
 
         Returns:
             The number of records that existed; too low if a failed earlier attempt had already deleted some.
+
+        Raises:
+            VersionConflict: If a record has another version than its `if_versions`.
         """
-        return self._run(self._calls.delete(keys, collection))
+        return self._run(self._calls.delete(keys, collection, if_versions))
 
     def delete_by_filter(self, filter: GivenFilter, *, collection: str) -> int:
         """Deletes the records that match a filter, page by page. Repeat an interrupted call: it is harmless.
@@ -474,6 +489,7 @@ class Client(Management):
         collection: str,
         keys: Sequence[str] = (),
         filter: GivenFilter = None,
+        if_versions: Sequence[int] = (),
     ) -> int:
         """Sets some attributes of records. Their other attributes, codes, features and thumbnails stay as they
         are.
@@ -482,11 +498,17 @@ class Client(Management):
             attributes: The attributes to set, each as a whole.
             keys: The records to change, at most 10,000 in one request. Keys that do not exist are ignored.
             filter: Change the records that match this filter instead, page by page.
+            if_versions: With keys: one per key, or none: change the records only if they have these versions.
 
         Returns:
             The number of records changed, including those that had these attributes before.
+
+        Raises:
+            VersionConflict: If a record has another version than its `if_versions`.
         """
-        return self.change_attributes(attributes, (), collection=collection, keys=keys, filter=filter)
+        return self.change_attributes(
+            attributes, (), collection=collection, keys=keys, filter=filter, if_versions=if_versions
+        )
 
     def remove_attributes(
         self,
@@ -495,9 +517,12 @@ class Client(Management):
         collection: str,
         keys: Sequence[str] = (),
         filter: GivenFilter = None,
+        if_versions: Sequence[int] = (),
     ) -> int:
         """Removes some attributes of records. See `set_attributes`."""
-        return self.change_attributes({}, names, collection=collection, keys=keys, filter=filter)
+        return self.change_attributes(
+            {}, names, collection=collection, keys=keys, filter=filter, if_versions=if_versions
+        )
 
     def change_attributes(
         self,
@@ -507,9 +532,13 @@ class Client(Management):
         collection: str,
         keys: Sequence[str] = (),
         filter: GivenFilter = None,
+        if_versions: Sequence[int] = (),
     ) -> int:
         """Sets some attributes of records and removes others, in one write. See `set_attributes`."""
         changed = 0
+        if if_versions:
+            call = self._calls.set_attributes(collection, keys, filter, attributes, remove, "", if_versions)
+            return (self._run(call))[0]
         if filter is None:
             for part in key_batches(keys):
                 call = self._calls.set_attributes(collection, part, None, attributes, remove, "")

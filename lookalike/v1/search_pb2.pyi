@@ -881,20 +881,26 @@ class DeleteRequest(_message.Message):
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
+    IF_VERSIONS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """1..10,000 keys. A key that does not exist is ignored."""
+
+    @_builtins.property
+    def if_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """One per key, or none: delete the record only if it has this version. Otherwise the call fails with ABORTED."""
 
     def __init__(
         self,
         *,
         collection: _builtins.str = ...,
         keys: _abc.Iterable[_builtins.str] | None = ...,
+        if_versions: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "keys", b"keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "if_versions", b"if_versions", "keys", b"keys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -988,6 +994,7 @@ class SetAttributesRequest(_message.Message):
     REMOVE_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    IF_VERSIONS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     attributes: _builtins.str
     """A JSON object as text: the attributes to set, each as a whole. Other attributes stay as they are."""
@@ -1009,6 +1016,12 @@ class SetAttributesRequest(_message.Message):
     def remove(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of attributes to remove."""
 
+    @_builtins.property
+    def if_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """With keys: one per key, or none. Change the record only if it has this version. Otherwise the call fails with
+        ABORTED.
+        """
+
     def __init__(
         self,
         *,
@@ -1019,10 +1032,11 @@ class SetAttributesRequest(_message.Message):
         remove: _abc.Iterable[_builtins.str] | None = ...,
         limit: _builtins.int = ...,
         cursor: _builtins.str = ...,
+        if_versions: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "collection", b"collection", "cursor", b"cursor", "filter", b"filter", "keys", b"keys", "limit", b"limit", "remove", b"remove"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "collection", b"collection", "cursor", b"cursor", "filter", b"filter", "if_versions", b"if_versions", "keys", b"keys", "limit", b"limit", "remove", b"remove"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -388,10 +388,13 @@ class WriteRequest(_message.Message):
     FEATURES_FIELD_NUMBER: _builtins.int
     COLUMNS_FIELD_NUMBER: _builtins.int
     RESERVATIONS_FIELD_NUMBER: _builtins.int
+    RESERVED_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     fingerprint: _builtins.str
     features: _builtins.str
     """As in ScanGroup."""
+    reserved: _builtins.bool
+    """Store only records whose keys are reserved for their versions; the others are superseded."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardRecord]: ...
     @_builtins.property
@@ -411,10 +414,11 @@ class WriteRequest(_message.Message):
         features: _builtins.str = ...,
         columns: Global___VersionedColumns | None = ...,
         reservations: _abc.Iterable[Global___Reservation] | None = ...,
+        reserved: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "columns", b"columns", "features", b"features", "fingerprint", b"fingerprint", "records", b"records", "reservations", b"reservations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "columns", b"columns", "features", b"features", "fingerprint", b"fingerprint", "records", b"records", "reservations", b"reservations", "reserved", b"reserved"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
