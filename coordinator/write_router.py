@@ -17,6 +17,7 @@ import numpy.typing as npt
 from coordinator.catalog import Layout
 from coordinator.clock import Clock
 from coordinator.cluster import Cluster
+from coordinator.replicas import ReplicaGroup
 from coordinator.routing import slots_of_keys
 from coordinator.routing_retry import RoutingRetry
 from lookalike.cluster.columns import VersionedColumns
@@ -64,14 +65,21 @@ class _Batch:
         self.bases = bases
         self.existed = [False] * len(records)
         self.is_stored = [False] * len(records)
+        # Whether a replica may have stored it, even if it was superseded later.
+        self.may_be_somewhere = [False] * len(records)
         # By index of a record that lost to a higher version: that version.
         self.superseded: dict[int, int] = {}
 
-    def apply(self, indices: Sequence[int], answers: Sequence[WriteResult], writes_needed: int) -> None:
+    def apply(self, indices: Sequence[int], answers: Sequence[WriteResult], group: ReplicaGroup) -> None:
         """Records what one partition's replicas answered about the records with these indices."""
+        are_all = len(answers) == len(group.replicas)
         for place, i in enumerate(indices):
             self.existed[i] |= any(answer.existed[place] for answer in answers)
-            self.is_stored[i] |= sum(place not in answer.refused for answer in answers) >= writes_needed
+            self.is_stored[i] |= sum(place not in answer.refused for answer in answers) >= group.writes_needed
+            self.may_be_somewhere[i] |= not are_all or any(
+                answer.is_repeated or (place not in answer.superseded and place not in answer.refused)
+                for answer in answers
+            )
         for answer in answers:
             for place, version in answer.superseded.items():
                 i = indices[place]
@@ -174,6 +182,14 @@ class WriteRouter:
         stored = [Fate.NOT_STORED] * len(records)
         if loop.time() > expiry:
             return stored
+        if reserved.superseded:
+            layout = destination.layout
+            await self._cluster.group(partition).unreserve(
+                destination.collection,
+                layout.space.fingerprint,
+                layout.indexing.features_text,
+                [keys[i] for i in sorted(reserved.superseded)],
+            )
         free = [i for i in range(len(records)) if i not in reserved.superseded]
         if free:
             batch = _Batch([records[i] for i in free], [slots[i] for i in free])
@@ -182,7 +198,10 @@ class WriteRouter:
             await self._store_batch(reserved_for, partition, batch)
             self._observe(batch)
             for place, i in enumerate(free):
-                stored[i] = Fate.SUPERSEDED if place in batch.superseded else Fate.STORED
+                if place not in batch.superseded:
+                    stored[i] = Fate.STORED
+                elif batch.may_be_somewhere[place]:
+                    stored[i] = Fate.SUPERSEDED
         return stored
 
     def _observe(self, batch: _Batch) -> None:
@@ -294,7 +313,7 @@ class WriteRouter:
                     continue
                 for answer in answers:
                     self._clock.observe(answer.newest_version)
-                batch.apply(part, answers, self._cluster.group(partition).writes_needed)
+                batch.apply(part, answers, self._cluster.group(partition))
                 forward_to = _forward_to(answers)
                 for i in part:
                     called[i].add(partition)

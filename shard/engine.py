@@ -172,16 +172,16 @@ class Engine:
         """Reserves each record's key for the record's version; see `shard.reservations`. Must be called in the
         thread that writes.
 
-        A key is not reserved if a version above the record's base is stored, or if it is reserved for a version
-        above the record's. Then the result has that version among the superseded."""
+        A key is not reserved if a version above the record's base is stored, or if another version has it: see
+        `Reservations.taken`. Then the result has that version among the superseded."""
         stored = self.versions([record.key for record in records])
         superseded = {}
         with self._in_use():
             for place, (record, base) in enumerate(zip(records, bases, strict=True)):
-                version, held = stored.get(record.key, 0), self.reservations.version(record.key)
+                version = stored.get(record.key, 0)
                 if version > base or version >= record.version:
                     superseded[place] = version
-                elif held > record.version:
+                elif held := self.reservations.taken(record.key, record.version):
                     superseded[place] = held
                 else:
                     self.reservations.add(record.key, record.version)

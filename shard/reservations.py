@@ -21,6 +21,8 @@ from lookalike.model.records import VERSION_LIMIT, VERSIONS_PER_MS, VersionedRec
 # How far the version on disk is ahead of the versions that keys are reserved for, so that it is seldom written. It
 # ends in zeros, like every limit that a shard computes; a coordinator's versions do not.
 _AHEAD = 60_000 * VERSIONS_PER_MS
+# How long nobody takes over a reservation. Its holder needs milliseconds, unless it is gone.
+_EXCLUSIVE_SECONDS = 2.0
 
 
 class Reservations:
@@ -60,6 +62,18 @@ class Reservations:
     def version(self, key: str) -> int:
         """Returns the version that the key is reserved for; 0 if it is not reserved."""
         return max(self._held.get(key, (0, 0.0))[0], self.floor)
+
+    def taken(self, key: str, version: int) -> int:
+        """Returns the version that the key is reserved for, if that prevents its reservation for this version:
+        because it is higher, or because its holder has not had the time to store it. 0 otherwise."""
+        held, since = self._held.get(key, (0, 0.0))
+        is_recent = held not in (0, version) and self._clock() - since < _EXCLUSIVE_SECONDS
+        return held if is_recent else max(held, self.floor) if max(held, self.floor) > version else 0
+
+    def release(self, key: str, version: int) -> None:
+        """Ends the key's reservation for this version, if there is one."""
+        if self._held.get(key, (0, 0.0))[0] == version:
+            del self._held[key]
 
     def add(self, key: str, version: int) -> None:
         """Reserves the key for this version, or for the higher one that it is reserved for."""

@@ -71,9 +71,10 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
         records = wire.write_from_wire(request, engine.space, engine.indexing)
         bases = wire.bases_from_wire(request)
         async with self._quarantining(request.collection, engine):
-            result = await self._executor.write(
-                work.Write(engine, records, bases=bases, is_reserved=request.reserved)
+            write = work.Write(
+                engine, records, bases=bases, is_reserved=request.reserved, is_release=request.release
             )
+            result = await self._executor.write(write)
         return wire.write_result_to_wire(result)
 
     async def Fetch(self, request: pb.FetchRequest, context: Context) -> pb.FetchResponse:

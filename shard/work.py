@@ -42,6 +42,7 @@ class Write:
         is_repair: The records come from another shard, so their slots are not checked.
         bases: If given, the records' keys are to be reserved; see `Engine.reserve`.
         is_reserved: Only records whose keys are reserved for their versions may be stored.
+        is_release: The reservations of the records' keys for their versions end.
     """
 
     engine: Engine
@@ -49,6 +50,7 @@ class Write:
     is_repair: bool = False
     bases: Sequence[int] | None = None
     is_reserved: bool = False
+    is_release: bool = False
 
     @property
     def weight(self) -> int:
@@ -150,6 +152,11 @@ def write_together(node: Node, writes: Sequence[Write]) -> list[WriteResult | Ex
 def _reserve(node: Node, write: Write, bases: Sequence[int]) -> WriteResult | Exception:
     """Reserves the keys of a write's records, except those that could not be stored here."""
     try:
+        assert not isinstance(write.records, VersionedColumns), "bases come with records only"
+        if write.is_release:
+            for record in write.records:
+                write.engine.reservations.release(record.key, record.version)
+            return WriteResult([False] * len(write.records), {}, write.engine.newest_version)
         admitted = _admit(node, write)
         records = admitted.records
         assert not isinstance(records, VersionedColumns), "bases come with records only"

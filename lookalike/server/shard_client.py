@@ -163,6 +163,15 @@ class ShardClient:
         request.reserved = is_reserved
         return wire.write_result_from_wire(await self._call("Write", request, deadline))
 
+    async def unreserve(
+        self, collection: str, fingerprint: str, features: str, records: Sequence[VersionedRecord], deadline: float
+    ) -> None:
+        """Ends the reservations of these records' keys for their versions."""
+        bases = [0] * len(records)
+        request = wire.write_to_wire(collection, fingerprint, features, records, bases)
+        request.release = True
+        await self._call("Write", request, deadline)
+
     async def fetch(
         self,
         collection: str,

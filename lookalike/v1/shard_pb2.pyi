@@ -389,12 +389,15 @@ class WriteRequest(_message.Message):
     COLUMNS_FIELD_NUMBER: _builtins.int
     RESERVATIONS_FIELD_NUMBER: _builtins.int
     RESERVED_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     fingerprint: _builtins.str
     features: _builtins.str
     """As in ScanGroup."""
     reserved: _builtins.bool
     """Store only records whose keys are reserved for their versions; the others are superseded."""
+    release: _builtins.bool
+    """End the reservations that `reservations` made, instead of making them."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardRecord]: ...
     @_builtins.property
@@ -415,10 +418,11 @@ class WriteRequest(_message.Message):
         columns: Global___VersionedColumns | None = ...,
         reservations: _abc.Iterable[Global___Reservation] | None = ...,
         reserved: _builtins.bool = ...,
+        release: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "columns", b"columns", "features", b"features", "fingerprint", b"fingerprint", "records", b"records", "reservations", b"reservations", "reserved", b"reserved"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "columns", b"columns", "features", b"features", "fingerprint", b"fingerprint", "records", b"records", "release", b"release", "reservations", b"reservations", "reserved", b"reserved"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -426,8 +430,8 @@ Global___WriteRequest: _TypeAlias = WriteRequest  # noqa: Y015
 
 @_typing.final
 class Reservation(_message.Message):
-    """Reserves a key for a version, unless a version above the base is stored. Until the version is stored, lower versions of
-    the key are superseded.
+    """Reserves a key for a version, unless a version above the base is stored, or the key was reserved for another version a
+    moment ago. Until the version is stored, lower versions of the key are superseded.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

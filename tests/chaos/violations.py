@@ -40,7 +40,7 @@ def plant_violation(plant: str | None, client: Client, source: Source, history: 
 
 def _write_again(client: Client, source: Source, write: Write) -> None:
     assert write.code is not None
-    record = source.of(write.code).record(write.key, write.sequence, source.fingerprint)
+    record = source.of(write.code).record(write, source.fingerprint)
     client.upsert([record], collection=source.collection)
 
 

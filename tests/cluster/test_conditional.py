@@ -110,7 +110,7 @@ def test_the_command_takes_a_version(cluster: Cluster, client: Client, collectio
     client.upsert([Record("a", code=code(1))], collection=collection)
     version = version_of(client, collection, "a")
     place = ["--collection", collection, "--server", cluster.address]
-    change = ["set-attributes", "a", "-a", '{"n": 1}', *place, "--if-version"]
+    change = ["set", "a", "-a", '{"n": 1}', *place, "--if-version"]
     status, _, error = lookalike(*change, version - 1)
     assert status == 1
     assert f"record 'a' has version {version}, not {version - 1}" in error
