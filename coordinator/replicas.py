@@ -41,7 +41,7 @@ _WRITE_RETRY_MAX_SECONDS = 0.5
 # How long an acknowledged write is still sent to the other replicas; after that, repair delivers it.
 _LATECOMER_SECONDS = 2.0
 _RELEASE_SECONDS = 0.5
-# How long to wait for the answers of all replicas, where a quorum leaves open what became of a record.
+# How long to wait for the answers of all replicas, where the first ones do not decide.
 _ALL_ANSWERS_SECONDS = 2.0
 
 Result = TypeVar("Result")
@@ -234,7 +234,8 @@ class ReplicaGroup:
                         errors.append(error)
                     if len(results) >= self.writes_needed:
                         self._finish_in_background(tasks)
-                        if is_reserved and any(answer.superseded for answer in results):
+                        is_conditional = is_reserved or bases is not None
+                        if is_conditional and any(answer.superseded for answer in results):
                             return await _all_answers(tasks)
                         return results
                     if len(tasks) - len(errors) < self.writes_needed:
@@ -306,7 +307,7 @@ async def _counted(replica: Replica, call: Callable[[ShardClient], Awaitable[Res
 
 
 async def _all_answers(tasks: Iterable[asyncio.Task[WriteResult]]) -> list[WriteResult]:
-    """The answers of all replicas, as far as they come soon: if all of them refused a record, none has it."""
+    """The answers of all replicas, as far as they come soon: some may accept what others refuse."""
     done, _ = await asyncio.wait(tasks, timeout=_ALL_ANSWERS_SECONDS)
     return [task.result() for task in done if not task.cancelled() and task.exception() is None]
 

@@ -35,7 +35,7 @@ _NEW_SECONDS = 5.0
 class Fate(enum.Enum):
     """What became of a record that was to replace a certain version."""
 
-    # It is stored, and nothing superseded it.
+    # It is stored.
     STORED = enum.auto()
     # It is stored nowhere, because another version was stored, or was being stored.
     NOT_STORED = enum.auto()
@@ -65,6 +65,8 @@ class _Batch:
         self.bases = bases
         self.existed = [False] * len(records)
         self.is_stored = [False] * len(records)
+        # Whether so many replicas of a partition have a higher version that too few are left.
+        self.is_outvoted = [False] * len(records)
         # Whether a replica may have stored it, even if it was superseded later.
         self.may_be_somewhere = [False] * len(records)
         # By index of a record that lost to a higher version: that version.
@@ -76,6 +78,8 @@ class _Batch:
         for place, i in enumerate(indices):
             self.existed[i] |= any(answer.existed[place] for answer in answers)
             self.is_stored[i] |= sum(place not in answer.refused for answer in answers) >= group.writes_needed
+            superseding = sum(place in answer.superseded for answer in answers)
+            self.is_outvoted[i] |= superseding > 0 and len(answers) - superseding < group.writes_needed
             self.may_be_somewhere[i] |= not are_all or any(
                 answer.is_repeated or (place not in answer.superseded and place not in answer.refused)
                 for answer in answers
@@ -171,7 +175,7 @@ class WriteRouter:
         bases: Sequence[int],
     ) -> list[Fate]:
         """Reserves the keys of records whose slots one partition owns, and stores the records whose keys it could
-        reserve everywhere. Returns the fate of each."""
+        reserve on enough replicas. Returns the fate of each."""
         keys = [VersionedRecord(record.key, None, "", record.version) for record in records]
         reserved = _Batch(keys, slots, bases)
         loop = asyncio.get_running_loop()
@@ -182,15 +186,16 @@ class WriteRouter:
         stored = [Fate.NOT_STORED] * len(records)
         if loop.time() > expiry:
             return stored
-        if reserved.superseded:
+        taken = [i for i in range(len(records)) if reserved.is_outvoted[i]]
+        if taken:
             layout = destination.layout
             await self._cluster.group(partition).unreserve(
                 destination.collection,
                 layout.space.fingerprint,
                 layout.indexing.features_text,
-                [keys[i] for i in sorted(reserved.superseded)],
+                [keys[i] for i in taken],
             )
-        free = [i for i in range(len(records)) if i not in reserved.superseded]
+        free = [i for i in range(len(records)) if not reserved.is_outvoted[i]]
         if free:
             batch = _Batch([records[i] for i in free], [slots[i] for i in free])
             soon = min(destination.deadline, expiry + RESERVED_SECONDS / 4)
@@ -198,7 +203,7 @@ class WriteRouter:
             await self._store_batch(reserved_for, partition, batch)
             self._observe(batch)
             for place, i in enumerate(free):
-                if place not in batch.superseded:
+                if not batch.is_outvoted[place]:
                     stored[i] = Fate.STORED
                 elif batch.may_be_somewhere[place]:
                     stored[i] = Fate.SUPERSEDED

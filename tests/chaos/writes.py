@@ -128,11 +128,13 @@ class Planner:
         collection = self._source.collection
 
         def send(client: Client) -> int:
+            if not keys:
+                return 0
             if group is not None:
                 condition = {"writer": owner_of(self._keys[0]), "group": group}
                 return client.change_attributes(values, removed, collection=collection, filter=condition)
             found = self._versions(client, keys) if kind == "set-if" else {}
-            if not keys or (kind == "set-if" and not found):
+            if kind == "set-if" and not found:
                 return 0
             given = list(found) if found else list(keys)
             return client.change_attributes(
