@@ -20,16 +20,17 @@ import numpy as np
 
 from coordinator.catalog import Catalog
 from coordinator.cluster import Cluster
-from coordinator.coverage import CoverageTracker, require_acceptable, require_known_fields
+from coordinator.coverage import CoverageTracker, require_acceptable
 from coordinator.reader import Reader
 from coordinator.routing import Share
 from coordinator.settling import settled
 from lookalike.cluster.listed import Listed, MergedList, merge
 from lookalike.cluster.select import CountOf, FacetCounter, FacetsOf, ListOf, Question, Selected
 from lookalike.cluster.slots import slots_from_bytes, slots_to_bytes
+from lookalike.cluster.unknown_fields import warnings_of
 from lookalike.model.errors import InvalidRequest, LookalikeError
 from lookalike.model.filters import Filter
-from lookalike.model.matching import Comparable, matches
+from lookalike.model.matching import Comparable, matcher
 from lookalike.model.records import (
     MAX_BATCH_RECORDS,
     SLOTS,
@@ -52,10 +53,17 @@ _KIND_ORDER = {"truth": 0, "number": 1, "text": 2}
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Page:
-    """Records in the order of (id, key). cursor: where the next page starts; empty after the last."""
+    """Records in the order of (id, key).
+
+    Attributes:
+        listed: The records.
+        cursor: Where the next page starts; empty after the last.
+        warnings: On the first page, of fields of the filter that no record has.
+    """
 
     listed: Listed
     cursor: str
+    warnings: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,12 +83,14 @@ class Facets:
         other_values: The number of values that are left out.
         other_count: The sum of their counts.
         coverage: Which partitions were read.
+        warnings: Of fields that no record has.
     """
 
     top: Sequence[tuple[Comparable, int]]
     other_values: int
     other_count: int
     coverage: Coverage
+    warnings: Sequence[str]
 
 
 class Selector:
@@ -94,18 +104,18 @@ class Selector:
 
     async def count(
         self, collection: str, condition: Filter | None, allow_partial: bool, deadline: float
-    ) -> tuple[int, Coverage]:
-        """Returns the number of records, and how much of the collection it covers.
+    ) -> tuple[int, Coverage, list[str]]:
+        """Returns the number of records, how much of the collection it covers, and warnings of fields that no
+        record has.
 
         Raises:
-            InvalidRequest: If the filter compares a field that no record ever had.
             NotFound: If the collection does not exist.
             PartitionUnavailable, DeadlineExceeded: If a partition does not answer and a partial answer is not
             allowed.
         """
         question = Question(collection, condition, CountOf())
         parts, coverage = await self._answers(question, allow_partial, deadline)
-        return sum(part.count for part in parts), coverage
+        return sum(part.count for part in parts), coverage, _unknown_fields(parts, coverage)
 
     async def facets(
         self,
@@ -128,7 +138,13 @@ class Selector:
             counter.counts.items(), key=lambda facet: (-facet[1], _KIND_ORDER[facet[0][0]], facet[0][1])
         )
         others = ranked[limit:]
-        return Facets(ranked[:limit], len(others), sum(count for _, count in others), coverage)
+        return Facets(
+            ranked[:limit],
+            len(others),
+            sum(count for _, count in others),
+            coverage,
+            _unknown_fields(parts, coverage),
+        )
 
     async def page(
         self,
@@ -150,17 +166,20 @@ class Selector:
             deadline: When to give up.
 
         Raises:
-            InvalidRequest: If the cursor is not valid, or the filter compares a field that no record ever had.
+            InvalidRequest: If the cursor is not valid.
             NotFound: If the collection does not exist.
             PartitionUnavailable, DeadlineExceeded: If a partition does not answer.
         """
         after = key_of_cursor(cursor)
         await self._catalog.layout(collection, deadline)
         pages: list[Listed] = []
+        warnings: list[str] = []
         count = size = 0
         while True:
             rest = dataclasses.replace(wanted, after=after, limit=wanted.limit - count)
-            found = await self._list(collection, condition, rest, consistency, MAX_PAGE_BYTES - size, deadline)
+            found = await self._list(
+                collection, condition, rest, consistency, MAX_PAGE_BYTES - size, warnings, deadline
+            )
             assert len(found.listed) or not found.more, "a list that has more ends with a record"
             after = found.listed.last_key() if found.more else ""
             if not found.agreed.all():
@@ -171,7 +190,7 @@ class Selector:
             size += int(pages[-1].sizes.sum())
             # Most of a large page is enough.
             if not found.more or 2 * count >= wanted.limit or size >= MAX_PAGE_BYTES:
-                return Page(Listed.concat(pages), cursor_after(after) if found.more else "")
+                return Page(Listed.concat(pages), cursor_after(after) if found.more else "", warnings)
 
     async def _list(
         self,
@@ -180,9 +199,11 @@ class Selector:
         wanted: ListOf,
         consistency: Consistency,
         max_bytes: int,
+        warnings: list[str],
         deadline: float,
     ) -> MergedList:
-        """The next records that any of the replicas lists, each once."""
+        """The next records that any of the replicas lists, each once. For the first records, adds warnings of
+        fields that no record has to `warnings`."""
         start = slot_of(record_id(wanted.after)) if wanted.after else 0
         disputed = set[str]()
 
@@ -211,7 +232,7 @@ class Selector:
             require_acceptable(missing, False, coverage, "retry, with the same cursor")
         if not wanted.after:
             # Later pages do not ask all partitions, and a field may be known to the others only.
-            require_known_fields(parts)
+            warnings += warnings_of(parts)
         lists = [part.listed for part in parts if part.listed is not None]
         more = [part.more for part in parts]
         whole = await _in_thread_if_large(lists, lambda: merge(lists, more, wanted.limit, max_bytes))
@@ -248,7 +269,10 @@ class Selector:
             lists, lambda: merge(lists, more, sys.maxsize, sys.maxsize, copies=len(lists))
         )
         disputed.update(merged.listed.take(np.flatnonzero(~merged.agreed)).keys.strings())
-        return dataclasses.replace(answers[0], listed=merged.listed, more=merged.more)
+        unknown = set.intersection(*(set(answer.unknown_fields) for answer in answers))
+        return dataclasses.replace(
+            answers[0], listed=merged.listed, more=merged.more, unknown_fields=sorted(unknown)
+        )
 
     async def _current(
         self, collection: str, condition: Filter | None, found: MergedList, wanted: ListOf, deadline: float
@@ -256,6 +280,7 @@ class Selector:
         """The records that match in their newest version on a majority, in that version. Those that all replicas
         listed in one version are read already."""
         keys = found.listed.take(np.flatnonzero(~found.agreed)).keys.strings()
+        is_match = matcher(condition) if condition is not None else lambda attributes, key: True
         records: list[VersionedRecord] = []
         for start in range(0, len(keys), MAX_BATCH_RECORDS):
             records += await self._reader.fetch(
@@ -272,7 +297,7 @@ class Selector:
                 attributes=record.attributes if wanted.include_attributes else "",
             )
             for record in records
-            if condition is None or matches(condition, json.loads(record.attributes))
+            if is_match(json.loads(record.attributes), record.key)
         ]
         agreed = found.listed.take(np.flatnonzero(found.agreed))
         return merge([agreed, Listed.of(current)], [False, False], sys.maxsize, sys.maxsize).listed
@@ -300,9 +325,12 @@ class Selector:
         parts = [part for part in answers.parts if isinstance(part, Selected)]
         if missing := [part for part in answers.parts if isinstance(part, LookalikeError)]:
             require_acceptable(missing, allow_partial, coverage)
-        else:
-            require_known_fields(parts)
         return parts, coverage
+
+
+def _unknown_fields(parts: Sequence[Selected], coverage: Coverage) -> list[str]:
+    """The warnings of fields that no record has. None unless all partitions answered: another may know them."""
+    return warnings_of(parts) if coverage.complete else []
 
 
 def cursor_after(key: str) -> str:

@@ -194,10 +194,10 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         return pb.ExistsResponse(exists=exists)
 
     async def Count(self, request: pb.CountRequest, context: Context) -> pb.CountResponse:
-        count, coverage = await self._selector.count(
+        count, coverage, warnings = await self._selector.count(
             request.collection, _filter_of(request), request.allow_partial, _deadline(context, SEARCH_SECONDS)
         )
-        return pb.CountResponse(count=count, coverage=wire.coverage_to_wire(coverage))
+        return pb.CountResponse(count=count, coverage=wire.coverage_to_wire(coverage), warnings=warnings)
 
     async def Scroll(self, request: pb.ScrollRequest, context: Context) -> pb.ScrollResponse:
         page = await self._selector.page(
@@ -208,7 +208,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             wire.consistency_from_wire(request.consistency),
             _deadline(context, SEARCH_SECONDS),
         )
-        return wire.page_to_wire(page.listed, page.cursor, request.columns)
+        return wire.page_to_wire(page.listed, page.cursor, page.warnings, request.columns)
 
     async def Facets(self, request: pb.FacetsRequest, context: Context) -> pb.FacetsResponse:
         check_field(request.attribute, "attribute")
@@ -227,19 +227,20 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             other_values=facets.other_values,
             other_count=facets.other_count,
             coverage=wire.coverage_to_wire(facets.coverage),
+            warnings=facets.warnings,
         )
 
     async def DeleteByFilter(
         self, request: pb.DeleteByFilterRequest, context: Context
     ) -> pb.DeleteByFilterResponse:
-        deleted, cursor = await self._changer.delete_matching(
+        done = await self._changer.delete_matching(
             request.collection,
             _required_filter(request),
             _page_limit(request),
             request.cursor,
             _deadline(context, WRITE_SECONDS),
         )
-        return pb.DeleteByFilterResponse(deleted=deleted, cursor=cursor)
+        return pb.DeleteByFilterResponse(deleted=done.count, cursor=done.cursor, warnings=done.warnings)
 
     async def SetAttributes(self, request: pb.SetAttributesRequest, context: Context) -> pb.SetAttributesResponse:
         deadline = _deadline(context, WRITE_SECONDS)
@@ -254,7 +255,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             raise InvalidRequest("if_versions: are given with a filter; give keys")
         if request.keys:
             raise InvalidRequest("keys: are given with a filter; give one of the two")
-        changed, cursor = await self._changer.set_matching(
+        done = await self._changer.set_matching(
             request.collection,
             _required_filter(request),
             change,
@@ -262,7 +263,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             request.cursor,
             deadline,
         )
-        return pb.SetAttributesResponse(changed=changed, cursor=cursor)
+        return pb.SetAttributesResponse(changed=done.count, cursor=done.cursor, warnings=done.warnings)
 
     async def CreateCollection(
         self, request: pb.CreateCollectionRequest, context: Context

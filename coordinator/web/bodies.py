@@ -14,6 +14,7 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
+from coordinator.web.filter_bodies import parse_message
 from coordinator.web.gateway import request_class
 from coordinator.web.responses import TooLarge, UnsupportedMediaType
 from coordinator.web.routes import Call
@@ -138,7 +139,7 @@ def _parse(body: bytes, message: Message, field: str) -> None:
         text = body.decode()
         if not text.lstrip().startswith("{"):
             raise InvalidRequest(f"{field}: not a JSON object; see /openapi.json")
-        json_format.Parse(text, message)
+        parse_message(text, message)
     except json_format.ParseError as error:
         raise InvalidRequest(f"{field}: {_one_line(error)}; see /openapi.json") from None
     except UnicodeError:

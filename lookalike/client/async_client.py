@@ -28,7 +28,7 @@ from lookalike.client.arguments import (
 from lookalike.client.arrays import Attributes, Codes, IngestReport, Keys, code_columns, join, split
 from lookalike.client.async_ingest import AsyncIngestStream
 from lookalike.client.async_management import AsyncManagement
-from lookalike.client.calls import DEFAULT_TIMEOUT_SECONDS, Calls
+from lookalike.client.calls import DEFAULT_TIMEOUT_SECONDS, Calls, warn
 from lookalike.client.column_page import ColumnPage
 from lookalike.client.endpoints import AsyncCoordinators
 from lookalike.client.keywords import shows_search_options
@@ -211,8 +211,9 @@ class AsyncClient(AsyncManagement):
         """Counts the records that match a filter, exactly.
 
         Args:
-            filter: Count only matching records: a JSON document such as `{"label": "cat"}`, or a filter of
-                `lookalike.filters`.
+            filter: Count only matching records: a JSON document such as `{"label": "cat"}` (docs/FILTERS.md), or a
+                filter of `lookalike.filters`. A field that no record has is not an error: the answer warns of it
+                or, where it cannot, `lookalike.errors.UnknownFieldWarning` is issued.
             allow_partial: Count in the partitions that answer, and name the others in `coverage`. By default, a
                 missing partition raises PartitionUnavailable.
         """
@@ -289,6 +290,7 @@ class AsyncClient(AsyncManagement):
             fetch(cursor)
             while True:
                 page = await ahead.result()
+                warn(page.warnings)
                 left -= len(page)
                 is_last = not page.cursor or left <= 0
                 if not is_last:
@@ -322,7 +324,7 @@ class AsyncClient(AsyncManagement):
                 consistency,
             )
         )  # fmt: skip
-        return Page(list(page), page.cursor)
+        return Page(list(page), page.cursor, page.warnings)
 
     async def facets(
         self,

@@ -23,11 +23,13 @@ class ColumnPage:
 
     Attributes:
         cursor: Where the next page starts. Empty after the last page.
+        warnings: On the first page, what may make it less useful than it seems, as sentences.
     """
 
-    def __init__(self, listed: Listed, cursor: str) -> None:
+    def __init__(self, listed: Listed, cursor: str, warnings: list[str]) -> None:
         self._listed = listed
         self.cursor = cursor
+        self.warnings = warnings
 
     def __len__(self) -> int:
         return len(self._listed)

@@ -25,7 +25,7 @@ from lookalike.client.arguments import (
     queries_of,
 )
 from lookalike.client.arrays import Attributes, Codes, IngestReport, Keys, code_columns, join, split
-from lookalike.client.calls import DEFAULT_TIMEOUT_SECONDS, Calls
+from lookalike.client.calls import DEFAULT_TIMEOUT_SECONDS, Calls, warn
 from lookalike.client.column_page import ColumnPage
 from lookalike.client.endpoints import Coordinators
 from lookalike.client.keywords import shows_search_options
@@ -208,8 +208,9 @@ class Client(Management):
         """Counts the records that match a filter, exactly.
 
         Args:
-            filter: Count only matching records: a JSON document such as `{"label": "cat"}`, or a filter of
-                `lookalike.filters`.
+            filter: Count only matching records: a JSON document such as `{"label": "cat"}` (docs/FILTERS.md), or a
+                filter of `lookalike.filters`. A field that no record has is not an error: the answer warns of it
+                or, where it cannot, `lookalike.errors.UnknownFieldWarning` is issued.
             allow_partial: Count in the partitions that answer, and name the others in `coverage`. By default, a
                 missing partition raises PartitionUnavailable.
         """
@@ -285,6 +286,7 @@ class Client(Management):
             fetch(cursor)
             while True:
                 page = ahead.result()
+                warn(page.warnings)
                 left -= len(page)
                 is_last = not page.cursor or left <= 0
                 if not is_last:
@@ -318,7 +320,7 @@ class Client(Management):
                 consistency,
             )
         )  # fmt: skip
-        return Page(list(page), page.cursor)
+        return Page(list(page), page.cursor, page.warnings)
 
     def facets(
         self,

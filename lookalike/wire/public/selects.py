@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lookalike.cluster.listed import Listed
 from lookalike.cluster.select import ListOf
 from lookalike.model.filters import Scalar
@@ -14,7 +16,7 @@ from lookalike.model.records import (
     FacetsResult,
     check_count,
 )
-from lookalike.v1 import record_pb2, search_pb2
+from lookalike.v1 import filter_pb2, record_pb2, search_pb2
 from lookalike.wire.public.answers import coverage_from_wire
 from lookalike.wire.public.filters import scalar_from_wire, scalar_to_wire
 from lookalike.wire.public.listed import listed_from_wire, listed_to_wire
@@ -27,10 +29,12 @@ def list_from_wire(message: search_pb2.ScrollRequest) -> ListOf:
     return ListOf("", limit, message.include_attributes, message.include_codes, message.include_thumbnails)
 
 
-def page_to_wire(listed: Listed, cursor: str, as_columns: bool) -> search_pb2.ScrollResponse:
+def page_to_wire(
+    listed: Listed, cursor: str, warnings: Sequence[str], as_columns: bool
+) -> search_pb2.ScrollResponse:
     """Encodes a page."""
     if as_columns:
-        return search_pb2.ScrollResponse(columns=listed_to_wire(listed), cursor=cursor)
+        return search_pb2.ScrollResponse(columns=listed_to_wire(listed), cursor=cursor, warnings=warnings)
     return search_pb2.ScrollResponse(
         records=[
             record_pb2.Record(
@@ -43,17 +47,18 @@ def page_to_wire(listed: Listed, cursor: str, as_columns: bool) -> search_pb2.Sc
             for record in listed.records()
         ],
         cursor=cursor,
+        warnings=warnings,
     )
 
 
-def page_from_wire(message: search_pb2.ScrollResponse) -> tuple[Listed, str]:
-    """Decodes a page of columns: its records, without ids, and its cursor."""
-    return listed_from_wire(message.columns), message.cursor
+def page_from_wire(message: search_pb2.ScrollResponse) -> tuple[Listed, str, list[str]]:
+    """Decodes a page of columns: its records, without ids, its cursor and its warnings."""
+    return listed_from_wire(message.columns), message.cursor, list(message.warnings)
 
 
 def count_from_wire(message: search_pb2.CountResponse) -> CountResult:
     """Decodes a count."""
-    return CountResult(message.count, coverage_from_wire(message.coverage))
+    return CountResult(message.count, coverage_from_wire(message.coverage), list(message.warnings))
 
 
 def facet_to_wire(value: Scalar, count: int) -> search_pb2.Facet:
@@ -64,8 +69,15 @@ def facet_to_wire(value: Scalar, count: int) -> search_pb2.Facet:
 def facets_from_wire(message: search_pb2.FacetsResponse) -> FacetsResult:
     """Decodes facets."""
     return FacetsResult(
-        [Facet(scalar_from_wire("facets", facet.value), facet.count) for facet in message.facets],
+        [Facet(_facet_value(facet.value), facet.count) for facet in message.facets],
         message.other_values,
         message.other_count,
         coverage_from_wire(message.coverage),
+        list(message.warnings),
     )
+
+
+def _facet_value(message: filter_pb2.Scalar) -> str | int | float | bool:
+    value = scalar_from_wire("facets", message)
+    assert value is not None, "facets count no nulls"
+    return value
