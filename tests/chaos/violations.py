@@ -36,6 +36,9 @@ def plant_violation(plant: str | None, client: Client, source: Source, history: 
     elif plant == "stale":
         write = _find(history, lambda write: not write.is_delete and len(history.upserts(write.key)) > 1)
         _write_again(client, source, history.upserts(write.key)[-2])
+    elif plant == "change":
+        write = _find(history, lambda write: not write.is_delete)
+        client.set_attributes({"note": -1}, keys=[write.key], collection=source.collection)
 
 
 def _write_again(client: Client, source: Source, write: Write) -> None:
