@@ -122,12 +122,14 @@ def _cpu_seconds() -> dict[str, float]:
 def _counts(client: Client, rows: int) -> Iterator[dict[str, Any]]:
     expected = len(range(3, rows, LABELS))
     for figure, condition in (("count", None), ("count_by_indexed_attribute", {"label": "label3"})):
-        seconds = []
+        seconds: list[float] = []
+        before = _cpu_seconds()
         for _ in range(COUNTS):
             began = time.perf_counter()
             found = client.count(collection="c", filter=condition).count
             seconds.append(time.perf_counter() - began)
             assert found == (rows if condition is None else expected)
+        after = _cpu_seconds()
         first, p50, p99 = seconds[0] * 1e3, *(np.percentile(seconds, [50, 99]) * 1e3).tolist()
         yield {
             "figure": figure,
@@ -135,4 +137,5 @@ def _counts(client: Client, rows: int) -> Iterator[dict[str, Any]]:
             "first_ms": round(first, 2),
             "p50_ms": round(p50, 2),
             "p99_ms": round(p99, 2),
+            "cpu_ms_per_count": {part: round((after[part] - before[part]) / COUNTS * 1e3, 2) for part in after},
         }

@@ -29,6 +29,8 @@ from shard.status import ShardStatus
 log = logging.getLogger("shard.server")
 # A dump whose client reads nothing for this long is cancelled, because SQLite cannot reset its WAL during a dump.
 _STALL_SECONDS = 60.0
+# More take a thread to encode.
+_FEW_FACETS = 100
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -105,7 +107,10 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
             answer = await self._executor.select(
                 lambda should_stop: work.select(self._node, engine, question, slots, should_stop)
             )
-        return await self._executor.read(lambda: wire.selected_to_wire(answer, request.list.columns, stale_ms))
+        as_columns = request.list.columns
+        if (answer.listed is None or as_columns) and len(answer.facets) <= _FEW_FACETS:
+            return wire.selected_to_wire(answer, as_columns, stale_ms)
+        return await self._executor.read(lambda: wire.selected_to_wire(answer, as_columns, stale_ms))
 
     async def OpenCollection(
         self, request: pb.OpenCollectionRequest, context: Context
