@@ -19,6 +19,7 @@ from lookalike.client.arguments import (
     Floats,
     Image,
     async_batches,
+    check_pages,
     has_codes,
     key_batches,
     listed,
@@ -42,6 +43,7 @@ from lookalike.model.records import (
     MAX_PAGE_RECORDS,
     CountResult,
     FacetsResult,
+    Hit,
     Outcome,
     Page,
     Record,
@@ -140,6 +142,52 @@ class AsyncClient(AsyncManagement):
         if code is not None:
             fingerprint = fingerprint or await self._fingerprint(collection, deadline)
         return await self._run(self._calls.search(collection, query, fingerprint, options), deadline)
+
+    @shows_search_options
+    async def search_all(
+        self,
+        *,
+        collection: str,
+        image: Image | None = None,
+        code: bytes | None = None,
+        key: str | None = None,
+        options: SearchOptions | None = None,
+        projections: Floats | None = None,
+        features: Floats | None = None,
+        fingerprint: str | None = None,
+        page_size: int = DEFAULT_PAGE,
+        limit: int | None = None,
+        **keywords: Unpack[SearchKeywords],
+    ) -> AsyncIterator[Hit]:
+        """Finds all records, nearest first; with `max_distance`, all records within it. See `search`.
+
+        Requests one page at a time, so memory does not grow with the number of hits. A record that exists and
+        matches, and is not changed in the meantime, is returned exactly once. A record that is changed is returned
+        at most once for each code that it has.
+
+        Args:
+            page_size: Records per request, 1..10,000. It replaces `k`.
+            limit: Return at most this many records; all by default.
+        """
+        if limit is not None:
+            check_limit(limit, sys.maxsize)
+        options = dataclasses.replace(options or SearchOptions(), **keywords)
+        check_pages(options, keywords)
+        query = wire.query_to_wire(image, code, key, projections, features)
+        count = 0
+        while limit is None or count < limit:
+            size = page_size if limit is None else min(page_size, limit - count)
+            options = dataclasses.replace(options, k=size)
+            deadline = self._calls.deadline()
+            if code is not None:
+                fingerprint = fingerprint or await self._fingerprint(collection, deadline)
+            page = await self._run(self._calls.search(collection, query, fingerprint, options), deadline)
+            for hit in page.hits:
+                yield hit
+            count += len(page.hits)
+            options = dataclasses.replace(options, after=page.cursor, offset=0)
+            if not page.cursor:
+                return
 
     @shows_search_options
     async def search_batch(

@@ -38,6 +38,7 @@ from lookalike.wire.public.requests import (
 )
 from lookalike.wire.public.searches import (
     draft_from_wire,
+    groups_to_wire,
     hits_to_wire,
     query_from_wire,
     timings_to_wire,
@@ -120,6 +121,7 @@ __all__ = [
     "filter_to_wire",
     "generations_from_wire",
     "generations_to_wire",
+    "groups_to_wire",
     "hand_over_from_wire",
     "head_to_wire",
     "hits_to_wire",

@@ -13,13 +13,16 @@ import lookalike
 from lookalike.cli import app
 from shard.kernel import CodeMatrix
 
-OPTIONS = "k max_distance filter include_attributes allow_partial rerank consistency score oversampling".split()
+OPTIONS = """k max_distance filter include_attributes allow_partial rerank consistency score oversampling after
+    offset exclude_keys group_by group_size""".split()
 COLLECTION = "bits code_space index index_attributes features feature_width hash_file".split()
 SCROLL = """collection filter include_attributes include_codes include_thumbnails limit consistency
     cursor""".split()
+SEARCH = ["collection", "image", "code", "key", "projections", "features", "fingerprint", *OPTIONS]
 METHODS = {
     "close": [],
-    "search": ["collection", "image", "code", "key", "projections", "features", "fingerprint", *OPTIONS],
+    "search": SEARCH,
+    "search_all": [*SEARCH, "page_size", "limit"],
     "search_batch": ["collection", "images", "codes", "keys", "projections", "features", "fingerprint", *OPTIONS],
     "get": ["keys", "collection", "consistency", "include_thumbnails"],
     "exists": ["keys", "collection", "consistency"],
@@ -58,12 +61,13 @@ FIELDS = {
     "Facet": ["value", "count"],
     "FacetsResult": ["facets", "other_values", "other_count", "coverage", "warnings"],
     "Hit": ["key", "distance", "score", "attributes"],
+    "HitGroup": ["value", "hits"],
     "IngestReport": ["stored", "errors"],
     "Outcome": ["key", "error"],
     "Page": ["records", "cursor", "warnings"],
     "Record": ["key", "image", "code", "attributes", "fingerprint", "features", "thumbnail"],
     "SearchOptions": OPTIONS,
-    "SearchResult": ["hits", "coverage", "exact", "timings", "warnings"],
+    "SearchResult": ["hits", "coverage", "exact", "timings", "warnings", "more", "cursor", "groups"],
     "StoredRecord": ["key", "code", "attributes", "version", "thumbnail"],
     "Tls": ["ca", "certificate", "key", "server_name"],
 }  # fmt: skip
