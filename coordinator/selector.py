@@ -27,11 +27,12 @@ from lookalike.cluster.listed import Listed, MergedList, merge
 from lookalike.cluster.select import CountOf, FacetCounter, FacetsOf, ListOf, Question, Selected, value_order
 from lookalike.cluster.slots import slots_from_bytes, slots_to_bytes
 from lookalike.cluster.unknown_fields import warnings_of
-from lookalike.model.errors import LookalikeError
+from lookalike.model.errors import InvalidRequest, LookalikeError
 from lookalike.model.filters import Filter
 from lookalike.model.matching import Comparable, matcher
 from lookalike.model.records import (
     MAX_BATCH_RECORDS,
+    MAX_PAGE_RECORDS,
     SLOTS,
     Coverage,
     VersionedRecord,
@@ -101,19 +102,46 @@ class Selector:
         self._coverage = CoverageTracker()
 
     async def count(
-        self, collection: str, condition: Filter | None, allow_partial: bool, deadline: float
+        self,
+        collection: str,
+        condition: Filter | None,
+        allow_partial: bool,
+        deadline: float,
+        consistency: Consistency = "one",
     ) -> tuple[int, Coverage, list[str]]:
         """Returns the number of records, how much of the collection it covers, and warnings of fields that no
-        record has.
+        record has. At `quorum`, it includes every write acknowledged before, and is never partial.
 
         Raises:
+            InvalidRequest: If a partial answer is allowed at `quorum`.
             NotFound: If the collection does not exist.
             PartitionUnavailable, DeadlineExceeded: If a partition does not answer and a partial answer is not
             allowed.
         """
+        if allow_partial and consistency == "quorum":
+            raise InvalidRequest("allow_partial: a count at quorum is never partial; leave one of the two out")
         question = Question(collection, condition, CountOf())
         parts, coverage = await self.answers(question, allow_partial, deadline)
-        return sum(part.count for part in parts), coverage, unknown_fields(parts, coverage)
+        count = sum(part.count for part in parts)
+        if consistency == "quorum" and not self._is_on_all_replicas():
+            count = await self._count_listed(collection, condition, deadline)
+            coverage = dataclasses.replace(coverage, stale_ms=0)
+        return count, coverage, unknown_fields(parts, coverage)
+
+    def _is_on_all_replicas(self) -> bool:
+        """Whether every acknowledged write is on all replicas, so that each of them may answer at `quorum`."""
+        groups = [self._cluster.group(share.partition) for share in self._cluster.routing.shares]
+        return all(group.writes_needed == len(group.replicas) for group in groups)
+
+    async def _count_listed(self, collection: str, condition: Filter | None, deadline: float) -> int:
+        """Counts the records that a scroll at `quorum` returns."""
+        count, cursor = 0, ""
+        while True:
+            wanted = ListOf("", MAX_PAGE_RECORDS)
+            page = await self.page(collection, condition, wanted, cursor, "quorum", deadline)
+            count, cursor = count + len(page.listed), page.cursor
+            if not cursor:
+                return count
 
     async def facets(
         self,

@@ -200,7 +200,11 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
 
     async def Count(self, request: pb.CountRequest, context: Context) -> pb.CountResponse:
         count, coverage, warnings = await self._selector.count(
-            request.collection, _filter_of(request), request.allow_partial, _deadline(context, SEARCH_SECONDS)
+            request.collection,
+            _filter_of(request),
+            request.allow_partial,
+            _deadline(context, SEARCH_SECONDS),
+            wire.consistency_from_wire(request.consistency),
         )
         return pb.CountResponse(count=count, coverage=wire.coverage_to_wire(coverage), warnings=warnings)
 

@@ -254,7 +254,12 @@ class AsyncClient(AsyncManagement):
         return [found for call in calls for found in await self._run(call)]
 
     async def count(
-        self, *, collection: str, filter: GivenFilter = None, allow_partial: bool = False
+        self,
+        *,
+        collection: str,
+        filter: GivenFilter = None,
+        allow_partial: bool = False,
+        consistency: str = "one",
     ) -> CountResult:
         """Counts the records that match a filter, exactly.
 
@@ -264,8 +269,10 @@ class AsyncClient(AsyncManagement):
                 or, where it cannot, `lookalike.errors.UnknownFieldWarning` is issued.
             allow_partial: Count in the partitions that answer, and name the others in `coverage`. By default, a
                 missing partition raises PartitionUnavailable.
+            consistency: "one" asks one replica of each partition. "quorum" includes every write acknowledged
+                before; if writes are acknowledged by fewer than all replicas, it reads all matching records.
         """
-        return await self._run(self._calls.count(collection, filter, allow_partial))
+        return await self._run(self._calls.count(collection, filter, allow_partial, consistency))
 
     async def scroll(
         self,

@@ -170,11 +170,14 @@ class Calls:
         )
         return Call("Exists", request, lambda answer: list(answer.exists))
 
-    def count(self, collection: str, condition: GivenFilter, allow_partial: bool) -> Call[CountResult]:
+    def count(
+        self, collection: str, condition: GivenFilter, allow_partial: bool, consistency: str
+    ) -> Call[CountResult]:
         request = pb.CountRequest(
             collection=check_collection_name(collection),
             filter=_filter_to_wire(condition),
             allow_partial=allow_partial,
+            consistency=wire.consistency_to_wire(consistency),
         )
         return Call("Count", request, wire.count_from_wire)
 

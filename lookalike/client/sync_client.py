@@ -251,7 +251,14 @@ class Client(Management):
         calls = [self._calls.exists(part, collection, consistency) for part in key_batches(keys)]
         return [found for call in calls for found in self._run(call)]
 
-    def count(self, *, collection: str, filter: GivenFilter = None, allow_partial: bool = False) -> CountResult:
+    def count(
+        self,
+        *,
+        collection: str,
+        filter: GivenFilter = None,
+        allow_partial: bool = False,
+        consistency: str = "one",
+    ) -> CountResult:
         """Counts the records that match a filter, exactly.
 
         Args:
@@ -260,8 +267,10 @@ class Client(Management):
                 or, where it cannot, `lookalike.errors.UnknownFieldWarning` is issued.
             allow_partial: Count in the partitions that answer, and name the others in `coverage`. By default, a
                 missing partition raises PartitionUnavailable.
+            consistency: "one" asks one replica of each partition. "quorum" includes every write acknowledged
+                before; if writes are acknowledged by fewer than all replicas, it reads all matching records.
         """
-        return self._run(self._calls.count(collection, filter, allow_partial))
+        return self._run(self._calls.count(collection, filter, allow_partial, consistency))
 
     def scroll(
         self,

@@ -605,9 +605,14 @@ class CountRequest(_message.Message):
     COLLECTION_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     ALLOW_PARTIAL_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     allow_partial: _builtins.bool
     """As in SearchOptions."""
+    consistency: Global___Consistency.ValueType
+    """With CONSISTENCY_QUORUM, the count includes every write acknowledged before the request. If writes are acknowledged
+    by fewer than all replicas, it then reads all matching records, some hundred thousand a second.
+    """
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
         """Count only records that match this filter."""
@@ -618,10 +623,11 @@ class CountRequest(_message.Message):
         collection: _builtins.str = ...,
         filter: _filter_pb2.Filter | None = ...,
         allow_partial: _builtins.bool = ...,
+        consistency: Global___Consistency.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_partial", b"allow_partial", "collection", b"collection", "filter", b"filter"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_partial", b"allow_partial", "collection", b"collection", "consistency", b"consistency", "filter", b"filter"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

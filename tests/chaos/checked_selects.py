@@ -59,13 +59,18 @@ class CheckedSelects:
             lambda _: self._reads.get_stale_seconds(consistency),
         )  # fmt: skip
 
-    def count(self, name: str, client: Client, selection: Selection, allow_partial: bool) -> bool:
+    def count(
+        self, name: str, client: Client, selection: Selection, allow_partial: bool, consistency: str = "one"
+    ) -> bool:
         """Counts a selection; returns whether it was answered."""
         return self._reads.checked(
             "count",
-            f"count of {selection} through {name}, partial {allow_partial}",
+            f"count of {selection} at {consistency} through {name}, partial {allow_partial}",
             lambda: client.count(
-                collection=self._collection, filter=selection.document(), allow_partial=allow_partial
+                collection=self._collection,
+                filter=selection.document(),
+                allow_partial=allow_partial,
+                consistency=consistency,
             ),
             lambda found, span: check_count(self._history, selection, found.count, found.coverage.complete, span),
             lambda found: found.coverage.stale_ms / 1000,
@@ -109,7 +114,8 @@ class RandomSelects:
         elif kind == "scroll":
             selects.scroll(name, client, self._selection(), rng.choice((None, 17, 100)), consistency)
         elif kind == "count":
-            selects.count(name, client, self._selection(), rng.random() < 0.5)
+            is_partial = consistency == "one" and rng.random() < 0.5
+            selects.count(name, client, self._selection(), is_partial, consistency)
         else:
             selects.facets(name, client, self._selection(may_have_group=False), rng.random() < 0.5)
 

@@ -61,7 +61,7 @@ def _reads(reads: CheckedReads, coordinators: Coordinators) -> Iterator[Callable
                 yield functools.partial(_find_all, reads, name, client, prefix, consistency)
                 selection = Selection(prefix)
                 yield functools.partial(selects.scroll, name, client, selection, _PAGE, consistency)
-                yield functools.partial(selects.count, name, client, selection, False)
+                yield functools.partial(selects.count, name, client, selection, False, consistency)
                 yield functools.partial(selects.facets, name, client, selection, False)
 
 

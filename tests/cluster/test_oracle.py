@@ -62,14 +62,16 @@ def _fill(client: Client, rng: random.Random) -> dict[str, tuple[bytes, Attribut
     return model
 
 
-@pytest.mark.parametrize(("partitions", "replicas"), [(1, 1), (2, 2), (5, 1)])
+@pytest.mark.parametrize(("partitions", "replicas"), [(1, 3), (2, 2), (5, 1)])
 def test_reads_of_many_records_equal_brute_force(tmp_path: Path, partitions: int, replicas: int) -> None:
     rng = random.Random(partitions)
     with running_cluster(tmp_path, partitions, replicas=replicas) as cluster, cluster.client() as client:
         model = _fill(client, rng)
         for condition, matches in FILTERS:
             expected = {key: found for key, found in model.items() if matches(found[1])}
-            assert client.count(collection="c", filter=condition).count == len(expected)
+            for consistency in ("one", "quorum"):
+                count = client.count(collection="c", filter=condition, consistency=consistency).count
+                assert count == len(expected)
             _check_scrolls(client, condition, expected)
             for attribute in ("label", "tags"):
                 _check_facets(client, attribute, condition, expected)
