@@ -89,17 +89,15 @@ class Run:
 
     def _workload(self, coordinators: Coordinators) -> Workload:
         seed = self.settings.seed
-        _, client = coordinators[0]
         workload = Workload(coordinators, self.harness_errors.append)
-        self._load(workload, Codes(client), [f"writer{i}" for i in range(_WRITERS)], _READERS)
-        if self.settings.has_encoder:
-            with Client(self.cluster.addresses[0], timeout=_ENCODER_START_SECONDS) as patient:
+        with Client(self.cluster.addresses[0], timeout=_ENCODER_START_SECONDS) as patient:
+            self._load(workload, Codes(patient), [f"writer{i}" for i in range(_WRITERS)], _READERS)
+            if self.settings.has_encoder:
                 self._load(workload, Images(patient, seed), ["painter0"], 1)
-        if self.settings.quorum_is_fresh:
-            shared = SharedRecords(client, self.tally, self.stats)
-            for writer, rng in shared.writers(seed):
-                workload.add_shared_writer(writer, rng)
-            self.shared = shared
+            if self.settings.quorum_is_fresh:
+                self.shared = SharedRecords(patient, self.tally, self.stats)
+                for writer, rng in self.shared.writers(seed):
+                    workload.add_shared_writer(writer, rng)
         return workload
 
     def _load(self, workload: Workload, source: Source, writers: list[str], readers: int) -> None:
