@@ -61,6 +61,7 @@ def measure(images: Path | None, originals: int | None = None) -> Iterator[dict[
         network = FeatureModel("tf_efficientnet_lite0", None, "pooled", decode_threads=cpu_count())
         pictures = describe(keys, [path.as_uri() for path in paths], originals, network)
         pictures = dataclasses.replace(pictures, group=opinion.listed_groups(keys, SAME))
+        assert not pictures.unreadable, "rows of pictures are those of paths"
         yield {"pictures": len(keys), "copies": len(pictures.origin), "edits": len(EDITS)}
         plan = Plan(["lsh", "itq"], [256, 1_024], [_ONE_IN])
         for row in compare(pictures, network, plan, lambda *_: None):
@@ -83,7 +84,8 @@ def _folder_of(images: Path | None, folder: Path) -> Path:
 
 def _figures(row: Row) -> dict[str, Any]:
     return {
-        "method": row.method, "bits": row.bits, "below": row.below.get(_ONE_IN), "recall": _percent(row.share or 0),
+        "method": row.method, "bits": row.bits, "below": row.below.get(_ONE_IN),
+        "recall": _percent(row.share or 0),
         "by_edit": {edit: _percent(share) for edit, share in row.by_edit.items()},
         "false_pairs": row.false_pairs, "same_code": row.equal, "note": row.note,
     }  # fmt: skip
@@ -193,8 +195,8 @@ def _judged(pictures: Pictures, result: dict[str, Any]) -> dict[str, Any]:
     )
     groups = max(1, len(result["found"]))
     return {
-        "recall": _percent(is_found.mean()), **_by_edit(pictures, is_found), "groups": len(result["found"]), "pure_groups": _percent(pure / groups),
-        "records_in_the_right_group": _percent(clean / max(1, members)),
+        "recall": _percent(is_found.mean()), **_by_edit(pictures, is_found), "groups": len(result["found"]),
+        "pure_groups": _percent(pure / groups), "records_in_the_right_group": _percent(clean / max(1, members)),
     }  # fmt: skip
 
 
