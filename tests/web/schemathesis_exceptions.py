@@ -13,9 +13,11 @@ from google.protobuf import json_format
 from schemathesis.core.failures import AcceptedNegativeData, ServerError
 from schemathesis.openapi.checks import RejectedPositiveData
 
+from coordinator.web.filter_bodies import parse_message
 from coordinator.web.gateway import request_class
 from coordinator.web.openapi import document
 from coordinator.web.routes import CALLS
+from lookalike.model.errors import InvalidRequest
 from lookalike.server.config import LimitsConfig
 
 _RPCS = {call.operation: call.rpc for call in CALLS}
@@ -57,8 +59,9 @@ def _is_another_spelling(case: Any) -> bool:
     """Whether the body is another spelling, in protobuf's JSON mapping, of one that fits the schema."""
     operation = case.operation.definition.raw["operationId"]
     try:
-        message = json_format.ParseDict(case.body, request_class(_RPCS[operation])())
-    except (KeyError, json_format.ParseError):
+        message = request_class(_RPCS[operation])()
+        parse_message(json.dumps(case.body), message)
+    except (KeyError, TypeError, InvalidRequest, json_format.ParseError):
         return False
     path = _DOCUMENT["paths"][case.operation.path][case.operation.method.lower()]
     schema = path["requestBody"]["content"]["application/json"]["schema"]
