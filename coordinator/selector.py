@@ -37,6 +37,7 @@ from lookalike.model.records import (
     slot_of,
 )
 from lookalike.model.search_options import Consistency
+from lookalike.model.ttl import Expired
 from lookalike.server.shard_client import ShardClient
 
 # The most that the records of a page take.
@@ -150,6 +151,7 @@ class Selector:
         cursor: str,
         consistency: Consistency,
         deadline: float,
+        expired: Expired | None = None,
     ) -> Page:
         """Returns the next records of a scroll. Never partial.
 
@@ -160,6 +162,7 @@ class Selector:
             cursor: The cursor of the page before; empty for the first.
             consistency: How many replicas of each partition are read.
             deadline: When to give up.
+            expired: List the records that have expired instead of those that match a filter.
 
         Raises:
             InvalidRequest: If the cursor is not valid.
@@ -174,7 +177,7 @@ class Selector:
         while True:
             rest = dataclasses.replace(wanted, after=after, limit=wanted.limit - len(records))
             found, has_more, unknown = await self._list(
-                collection, condition, rest, consistency, MAX_PAGE_BYTES - size, deadline
+                collection, condition, rest, consistency, MAX_PAGE_BYTES - size, deadline, expired
             )
             assert found or not has_more, "a list that has more ends with a record"
             warnings += unknown
@@ -194,6 +197,7 @@ class Selector:
         consistency: Consistency,
         max_bytes: int,
         deadline: float,
+        expired: Expired | None,
     ) -> tuple[list[VersionedRecord], bool, list[str]]:
         """The next records that any of the replicas lists, each once; whether there are more; and, for the first
         records, warnings of fields that no record has."""
@@ -205,7 +209,7 @@ class Selector:
         async def ask(deadline: float) -> Answers:
             shares = _from_slot(start, self._cluster.routing.shares)
             limit = _limit_per_share(wanted.limit, len(shares))
-            question = Question(collection, condition, dataclasses.replace(wanted, limit=limit))
+            question = Question(collection, condition, dataclasses.replace(wanted, limit=limit), expired)
             parts = await asyncio.gather(
                 *(self._list_share(question, share, consistency, deadline) for share in shares)
             )

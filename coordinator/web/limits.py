@@ -13,6 +13,7 @@ from lookalike.model.records import (
     MAX_ATTRIBUTES_BYTES,
     MAX_BATCH_RECORDS,
     MAX_HASH_BYTES,
+    MAX_K,
     MAX_KEY_BYTES,
     MAX_OVERSAMPLING,
 )
@@ -80,6 +81,9 @@ _FIXED: Mapping[str, Schema] = {
     "Record.thumbnail": {"maxLength": _base64(MAX_THUMBNAIL_BYTES)},
     "ScrollRequest.limit": _PAGE,
     "SearchBatchRequest.options": _REQUIRED,
+    "SearchOptions.exclude_keys": {"maxItems": MAX_BATCH_RECORDS, "items": KEY},
+    "SearchOptions.group_size": {"maximum": MAX_K},
+    "SearchOptions.offset": {"maximum": MAX_K - 1},
     "SearchOptions.oversampling": {"maximum": MAX_OVERSAMPLING},
     "SearchRequest.options": _REQUIRED,
     "SearchRequest.query": _REQUIRED,
