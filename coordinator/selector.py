@@ -41,6 +41,7 @@ from lookalike.model.records import (
     slot_of,
 )
 from lookalike.model.search_options import Consistency
+from lookalike.model.ttl import Expired
 from lookalike.server.shard_client import ShardClient
 
 # The most that the records of a page take.
@@ -178,6 +179,7 @@ class Selector:
         cursor: str,
         consistency: Consistency,
         deadline: float,
+        expired: Expired | None = None,
     ) -> Page:
         """Returns the next records of a scroll. Never partial.
 
@@ -188,6 +190,7 @@ class Selector:
             cursor: The cursor of the page before; empty for the first.
             consistency: How many replicas of each partition are read.
             deadline: When to give up.
+            expired: List the records that have expired instead of those that match a filter.
 
         Raises:
             InvalidRequest: If the cursor is not valid.
@@ -202,7 +205,7 @@ class Selector:
         while True:
             rest = dataclasses.replace(wanted, after=after, limit=wanted.limit - count)
             found = await self._list(
-                collection, condition, rest, consistency, MAX_PAGE_BYTES - size, warnings, deadline
+                collection, condition, rest, consistency, MAX_PAGE_BYTES - size, warnings, deadline, expired
             )
             assert len(found.listed) or not found.more, "a list that has more ends with a record"
             after = found.listed.last_key() if found.more else ""
@@ -225,6 +228,7 @@ class Selector:
         max_bytes: int,
         warnings: list[str],
         deadline: float,
+        expired: Expired | None,
     ) -> MergedList:
         """The next records that any of the replicas lists, each once. For the first records, adds warnings of
         fields that no record has to `warnings`."""
@@ -238,7 +242,7 @@ class Selector:
             parts = await asyncio.gather(
                 *(
                     self._list_share(
-                        Question(collection, condition, _part_of(wanted, share.slots / slots)),
+                        Question(collection, condition, _part_of(wanted, share.slots / slots), expired),
                         share,
                         consistency,
                         disputed,

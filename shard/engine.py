@@ -21,7 +21,7 @@ from lookalike.cluster.columns import VersionedColumns
 from lookalike.cluster.dump import Mark
 from lookalike.cluster.rows import Listing, Rows, slots_of
 from lookalike.cluster.scan import ScanGroup, ScanResult, WriteResult
-from lookalike.cluster.select import CountOf, FacetsOf, GroupsOf, MembersOf, Question, Selected
+from lookalike.cluster.select import CountOf, FacetsOf, GroupsOf, ListOf, MembersOf, Question, Selected
 from lookalike.cluster.slots import SlotSet
 from lookalike.cluster.unknown_fields import unknown_of
 from lookalike.model.errors import Corruption, NotFound
@@ -30,6 +30,7 @@ from lookalike.model.indexing import MIH
 from lookalike.model.records import MAX_ANSWER_BYTES, SLOTS, VersionedRecord, record_id, slot_of
 from shard import select
 from shard.digests import SlotSums
+from shard.expiry import Expiry
 from shard.groups import Groups
 from shard.kernel import CodeMatrix, RowIndex, live_rows
 from shard.open_stores import OpenStores
@@ -54,6 +55,7 @@ class Engine:
         self._dropped = False
         self._commit = threading.Lock()
         self._selections = Selections(store)
+        self._expiry = Expiry(store)
         self._groups = Groups(store)
         self._matrix = CodeMatrix(store.space.bits, hashed=store.indexing.kind == MIH)
         self._matrix.warm_up()
@@ -75,6 +77,7 @@ class Engine:
                 self._matrix.append(codes, rows.ids, numbers)
                 sums = sums.changed(nothing, rows)
                 self._note_versions(rows)
+                self._expiry.added(rows.versions)
             _, dead = self._store.tombstones()
             structure.result()
         self._note_versions(dead)
@@ -158,6 +161,7 @@ class Engine:
         with self._in_use(), contextlib.ExitStack() as locked:
             with self._store.writing(records, self._index) as applied:
                 locked.enter_context(self._commit)
+            self._expiry.added(applied.added.versions)
             codes = applied.codes.reshape(-1, self.space.code_bytes)
             self._matrix.replace(applied.deleted, codes, applied.ids, applied.numbers)
             # In this order, because reads do not wait: a key must have a row in the index at every moment. A read
@@ -377,6 +381,11 @@ class Engine:
             NotFound: If the collection was dropped.
             ScanStopped: If `should_stop` returned True.
         """
+        if question.expired is not None:
+            assert isinstance(question.kind, ListOf), "expired records are listed"
+            with self._in_use(), self._expiry.search(question.expired) as search, self._pinned() as state:
+                expired = search.selection(state.view, slots, should_stop)
+                return select.answer(question.kind, state.view, expired, self._store, should_stop)
         with self._in_use(), self._pinned() as state:
             selection = self._selections.compute(state, question.filter, slots, should_stop)
             if isinstance(question.kind, CountOf):

@@ -11,6 +11,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from lookalike.cli.confirm import Yes, confirm
 from lookalike.cli.hits import coverage_as_json, print_hits, print_result, print_warnings, result_as_json
 from lookalike.cli.options import (
     DEFAULT_COLLECTION,
@@ -245,17 +246,21 @@ def delete(
     keys: Annotated[list[str] | None, typer.Argument(help="Keys of records.")] = None,
     filter_: FilterText = None,
     if_version: IfVersion = None,
+    yes: Yes = False,
     collection: CollectionName = DEFAULT_COLLECTION,
     server: Server = DEFAULT_SERVER,
     as_json: Json = False,
 ) -> None:
-    """Delete records by key or by filter. A missing key is not an error."""
+    """Delete records by key, or by filter, which asks first. A missing key is not an error."""
     condition = json_filter(filter_, "filter")
     _require_one(keys, condition)
     with connect(server) as client:
         if condition is None:
             deleted = client.delete(keys or [], collection=collection, if_versions=_if_versions(keys, if_version))
         else:
+            if not yes:
+                count = client.count(collection=collection, filter=condition).count
+                confirm(f"delete {count:,} records of {collection!r}", yes)
             deleted = client.delete_by_filter(condition, collection=collection)
     if as_json:
         print_json({"deleted": deleted})

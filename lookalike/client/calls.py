@@ -36,6 +36,7 @@ from lookalike.model.records import (
     MAX_BATCH_RECORDS,
     MAX_PAGE_RECORDS,
     Collection,
+    CopiedPage,
     CountResult,
     FacetsResult,
     Record,
@@ -48,6 +49,7 @@ from lookalike.model.records import (
 )
 from lookalike.model.search_options import SearchOptions
 from lookalike.model.status import ClusterStatus
+from lookalike.model.ttl import Ttl
 from lookalike.transport.rpc import error_of
 from lookalike.v1 import filter_pb2, record_pb2
 from lookalike.v1 import search_pb2 as pb
@@ -278,6 +280,7 @@ class Calls:
         indexing: Indexing,
         hash_file: bytes,
         encoder: str | None,
+        ttl: Ttl | None = None,
     ) -> Call[Collection]:
         if bits is not None and code_space is not None:
             raise InvalidRequest("create_collection: give bits or a code space, not both")
@@ -295,12 +298,18 @@ class Calls:
             request.bits = CodeSpace(bits).bits
         if code_space is not None:
             request.code_space.CopyFrom(wire.space_to_wire(code_space))
+        if ttl is not None:
+            request.ttl.CopyFrom(wire.ttl_to_wire(ttl))
         return Call("CreateCollection", request, self._read_collection, is_repeatable=False)
 
     def get_collection(self, name: str) -> Call[Collection]:
-        return Call(
-            "GetCollection", pb.GetCollectionRequest(name=check_collection_name(name)), self._read_collection
-        )
+        def read(answer: Any) -> Collection:
+            collection = self._read_collection(answer)
+            # The name may be an alias.
+            self._fingerprints[name] = collection.code_space.fingerprint
+            return collection
+
+        return Call("GetCollection", pb.GetCollectionRequest(name=check_collection_name(name)), read)
 
     def get_hash_file(self, name: str) -> Call[bytes]:
         request = pb.GetCollectionRequest(name=check_collection_name(name), include_hash=True)
@@ -317,6 +326,59 @@ class Calls:
         self._fingerprints.pop(check_collection_name(name), None)
         request = pb.DropCollectionRequest(name=name)
         return Call("DropCollection", request, lambda answer: None, is_repeatable=False)
+
+    def create_alias(self, alias: str, collection: str) -> Call[None]:
+        request = pb.CreateAliasRequest(
+            alias=check_collection_name(alias), collection=check_collection_name(collection)
+        )
+        return Call("CreateAlias", request, self._forget_fingerprints, is_repeatable=False)
+
+    def switch_alias(self, alias: str, collection: str) -> Call[None]:
+        request = pb.SwitchAliasRequest(
+            alias=check_collection_name(alias), collection=check_collection_name(collection)
+        )
+        return Call("SwitchAlias", request, self._forget_fingerprints)
+
+    def delete_alias(self, alias: str) -> Call[None]:
+        request = pb.DeleteAliasRequest(alias=check_collection_name(alias))
+        return Call("DeleteAlias", request, self._forget_fingerprints, is_repeatable=False)
+
+    def list_aliases(self) -> Call[dict[str, str]]:
+        return Call(
+            "ListAliases",
+            pb.ListAliasesRequest(),
+            lambda answer: {found.alias: found.collection for found in answer.aliases},
+        )
+
+    def rename_collection(self, name: str, new_name: str) -> Call[Collection]:
+        self._fingerprints.pop(check_collection_name(name), None)
+        request = pb.RenameCollectionRequest(name=name, new_name=check_collection_name(new_name))
+        return Call("RenameCollection", request, self._read_collection, is_repeatable=False)
+
+    def set_ttl(self, name: str, ttl: Ttl | None) -> Call[Collection]:
+        request = pb.SetTtlRequest(
+            name=check_collection_name(name), ttl=None if ttl is None else wire.ttl_to_wire(ttl)
+        )
+        return Call("SetTtl", request, self._read_collection)
+
+    def copy_records(
+        self, collection: str, target: str, condition: GivenFilter, limit: int, cursor: str
+    ) -> Call[CopiedPage]:
+        request = pb.CopyRecordsRequest(
+            collection=check_collection_name(collection),
+            target=check_collection_name(target),
+            filter=_filter_to_wire(condition),
+            limit=check_limit(limit, MAX_BATCH_RECORDS),
+            cursor=cursor,
+        )
+        return Call(
+            "CopyRecords",
+            request,
+            lambda answer: CopiedPage(int(answer.records), int(answer.copied), answer.cursor),
+        )
+
+    def _forget_fingerprints(self, answer: Any) -> None:
+        self._fingerprints.clear()
 
     def status(self) -> Call[ClusterStatus]:
         return Call("ClusterStatus", pb.ClusterStatusRequest(), wire.status_from_wire)

@@ -20,6 +20,7 @@ from lookalike.model import times
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import InvalidRequest
 from lookalike.model.indexing import Indexing
+from lookalike.model.ttl import Ttl
 
 MAX_K = 10_000
 DEFAULT_OVERSAMPLING = 10
@@ -439,6 +440,21 @@ class Page:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class CopiedPage:
+    """What one call copied from a collection to another.
+
+    Args:
+        records: The number of records of the page.
+        copied: How many of them were stored. The target has the others, or later writes of their keys.
+        cursor: Where the next page starts; empty after the last.
+    """
+
+    records: int
+    copied: int
+    cursor: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Facet:
     """A value of an attribute, and the number of records with it."""
 
@@ -475,6 +491,8 @@ class Collection:
         rows: The number of records.
         incarnation: Distinguishes it from an earlier collection of the same name; higher is later.
         indexing: What it stores to speed up searches or to rerank.
+        ttl: When its records expire; None for never.
+        aliases: Its aliases, ordered.
     """
 
     name: str
@@ -482,3 +500,5 @@ class Collection:
     rows: int
     incarnation: int
     indexing: Indexing = dataclasses.field(default_factory=Indexing)
+    ttl: Ttl | None = None
+    aliases: tuple[str, ...] = ()

@@ -295,7 +295,7 @@ def test_invalid_timeout_is_rejected(rest: Rest, value: str) -> None:
         ({"image": b"pixels", "options": b'{"kk": 1}'}, 400, "options: "),
         ({"image": b"pixels", "other": b""}, 400, "'other' is unknown"),
         ({"image": bytes(33 * 2**20)}, 413, "image: larger than 32 MiB"),
-        ({"image": b"pixels", "options": bytes(2**20 + 1)}, 413, "options: larger than 1 MiB"),
+        ({"image": b"pixels", "options": bytes(2**25 + 1)}, 413, "options: larger than 32 MiB"),
     ],
 )
 def test_invalid_search_forms_are_rejected(
