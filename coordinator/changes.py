@@ -164,6 +164,20 @@ class Changer:
 
         return await self._change_page(collection, page, decide, "delete", deadline)
 
+    async def delete_expired(
+        self, collection: str, expired: Expired, cursor: str, deadline: float
+    ) -> tuple[int, str]:
+        """Deletes the next records that have expired. Returns what `set_matching` returns."""
+        wanted = ListOf("", DEFAULT_PAGE)
+        page = await self._selector.page(collection, None, wanted, cursor, "quorum", deadline, expired)
+
+        def decide(record: VersionedRecord) -> VersionedRecord | None:
+            is_doomed = expired.ttl.is_expired(record.version, json.loads(record.attributes), expired.now_ms)
+            return VersionedRecord(record.key, None, "", record.version) if is_doomed else None
+
+        keys = page.listed.keys.strings()
+        return await self._change_all(collection, keys, decide, "expire", deadline), page.cursor
+
     async def _change_versions(
         self,
         collection: str,
@@ -185,20 +199,6 @@ class Changer:
         label = self._catalog.label(collection)
         metrics.RECORDS_WRITTEN.labels(label, "set_attributes", "acknowledged").inc(len(writes))
         return len(writes)
-
-    async def delete_expired(
-        self, collection: str, expired: Expired, cursor: str, deadline: float
-    ) -> tuple[int, str]:
-        """Deletes the next records that have expired. Returns what `set_matching` returns."""
-        wanted = ListOf("", DEFAULT_PAGE)
-        page = await self._selector.page(collection, None, wanted, cursor, "quorum", deadline, expired)
-
-        def decide(record: VersionedRecord) -> VersionedRecord | None:
-            is_doomed = expired.ttl.is_expired(record.version, json.loads(record.attributes), expired.now_ms)
-            return VersionedRecord(record.key, None, "", record.version) if is_doomed else None
-
-        keys = page.listed.keys.strings()
-        return await self._change_all(collection, keys, decide, "expire", deadline), page.cursor
 
     async def _matching(
         self, collection: str, condition: Filter, limit: int, cursor: str, deadline: float

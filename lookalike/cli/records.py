@@ -245,8 +245,8 @@ def set_attributes(
 def delete(
     keys: Annotated[list[str] | None, typer.Argument(help="Keys of records.")] = None,
     filter_: FilterText = None,
-    if_version: IfVersion = None,
     yes: Yes = False,
+    if_version: IfVersion = None,
     collection: CollectionName = DEFAULT_COLLECTION,
     server: Server = DEFAULT_SERVER,
     as_json: Json = False,
