@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from coordinator.scoring import ScoringPlan
-from coordinator.selector import Selector
+from coordinator.selector import Selector, unknown_fields
 from lookalike.cluster.hits import HitTable, merge
 from lookalike.cluster.scan import Scoring
 from lookalike.cluster.select import GroupPlace, GroupsOf, MembersOf, Near, Question
@@ -33,12 +33,14 @@ class FoundGroups:
         hits: The hits of each group, as if the groups were queries.
         more: Whether there are groups that k left out.
         coverage: How much of the collection was read.
+        warnings: What may make the answer less useful than it seems, as sentences.
     """
 
     values: Sequence[Comparable]
     hits: HitTable
     more: bool
     coverage: Coverage
+    warnings: Sequence[str]
 
 
 def check(options: SearchOptions, plan: ScoringPlan, queries: int) -> None:
@@ -61,7 +63,6 @@ async def search(
     """Returns the k nearest groups, each with its `group_size` nearest records.
 
     Raises:
-        InvalidRequest: If no record ever had the attribute, or a field of the filter.
         NotFound: If the collection does not exist.
         PartitionUnavailable, DeadlineExceeded: If a partition does not answer and the options do not allow a
             partial answer.
@@ -74,15 +75,17 @@ async def search(
     # A partition that does not answer must leave time for the second read.
     until = now + (deadline - now) / 2 if options.allow_partial else deadline
     parts, coverage = await selector.answers(ask(GroupsOf(near, options.k + 1)), options.allow_partial, until)
+    warnings = unknown_fields(parts, coverage)
     nearest = nearest_groups([group for part in parts for group in part.groups])
     values = [group.value for group in nearest[: options.k]]
     if not values:
-        return FoundGroups([], HitTable(0), False, coverage)
+        return FoundGroups([], HitTable(0), False, coverage, warnings)
     wanted = MembersOf(near, tuple(values), options.group_size, options.include_attributes)
     parts, second = await selector.answers(ask(wanted), options.allow_partial, deadline)
     merged = merge([part.hits for part in parts if part.hits is not None], len(values), options.group_size)
     found, hits = in_order(values, merged)
-    return FoundGroups(found, hits, len(nearest) > options.k, min(coverage, second, key=lambda one: one.answered))
+    least = min(coverage, second, key=lambda one: one.answered)
+    return FoundGroups(found, hits, len(nearest) > options.k, least, warnings)
 
 
 def nearest_groups(places: Sequence[GroupPlace]) -> list[GroupPlace]:

@@ -15,6 +15,7 @@ from xdist.scheduler import LoadScopeScheduling
 ENCODER = "encoder"
 _ENCODER_TESTS = (
     "tests/cluster/test_encoder.py",
+    "tests/cluster/test_encoders.py",
     "tests/cluster/test_batch_images.py",
     "tests/cluster/test_copies.py",
     "tests/cluster/test_mixed_folder.py",

@@ -35,7 +35,11 @@ def print_result(result: SearchResult, max_distance: int | None = None) -> None:
         print(f"more records are within {max_distance} bits: use --all, or a larger -k")
     for partition, reason in sorted(coverage.missing.items()):
         print(f"missing partition {partition}: {reason}")
-    for warning in result.warnings:
+    print_warnings(result.warnings)
+
+
+def print_warnings(warnings: Iterable[str]) -> None:
+    for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
 
 

@@ -11,7 +11,8 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from lookalike.cli.hits import coverage_as_json, print_hits, print_result, result_as_json
+from lookalike.cli.confirm import Yes, confirm
+from lookalike.cli.hits import coverage_as_json, print_hits, print_result, print_warnings, result_as_json
 from lookalike.cli.options import (
     DEFAULT_COLLECTION,
     DEFAULT_SERVER,
@@ -31,7 +32,9 @@ from lookalike.model.search_options import Rerank, Score, SearchOptions
 
 _EXAMPLE = '{"label": "cat"}'
 Keys = Annotated[list[str], typer.Argument(help="Keys of records.")]
-FilterText = Annotated[str | None, typer.Option("--filter", help='A JSON filter, e.g. \'{"label": "cat"}\'.')]
+FilterText = Annotated[
+    str | None, typer.Option("--filter", help='A JSON filter, e.g. \'{"label": "cat"}\'; see docs/FILTERS.md.')
+]
 Partial = Annotated[
     bool, typer.Option("--allow-partial", help="Accept a result without the partitions that do not answer.")
 ]
@@ -175,10 +178,13 @@ def count(
             collection=collection, filter=json_filter(filter_, "filter"), allow_partial=allow_partial
         )
     if as_json:
-        print_json({"count": found.count, "coverage": coverage_as_json(found.coverage)})
+        print_json(
+            {"count": found.count, "coverage": coverage_as_json(found.coverage), "warnings": found.warnings}
+        )
         return
     print(found.count)
     _warn_if_partial(found.coverage)
+    print_warnings(found.warnings)
 
 
 def facets(
@@ -204,6 +210,7 @@ def facets(
     if found.other_values:
         print(f"{found.other_count}\tin {found.other_values:,} other values")
     _warn_if_partial(found.coverage)
+    print_warnings(found.warnings)
 
 
 def set_attributes(
@@ -233,17 +240,21 @@ def set_attributes(
 def delete(
     keys: Annotated[list[str] | None, typer.Argument(help="Keys of records.")] = None,
     filter_: FilterText = None,
+    yes: Yes = False,
     collection: CollectionName = DEFAULT_COLLECTION,
     server: Server = DEFAULT_SERVER,
     as_json: Json = False,
 ) -> None:
-    """Delete records by key or by filter. A missing key is not an error."""
+    """Delete records by key, or by filter, which asks first. A missing key is not an error."""
     condition = json_filter(filter_, "filter")
     _require_one(keys, condition)
     with connect(server) as client:
         if condition is None:
             deleted = client.delete(keys or [], collection=collection)
         else:
+            if not yes:
+                count = client.count(collection=collection, filter=condition).count
+                confirm(f"delete {count:,} records of {collection!r}", yes)
             deleted = client.delete_by_filter(condition, collection=collection)
     if as_json:
         print_json({"deleted": deleted})

@@ -28,7 +28,7 @@ from lookalike.client.arguments import (
 from lookalike.client.arrays import Attributes, Codes, IngestReport, Keys, code_columns, join, split
 from lookalike.client.async_ingest import AsyncIngestStream
 from lookalike.client.async_management import AsyncManagement
-from lookalike.client.calls import DEFAULT_TIMEOUT_SECONDS, Calls
+from lookalike.client.calls import DEFAULT_TIMEOUT_SECONDS, Calls, warn
 from lookalike.client.endpoints import AsyncCoordinators
 from lookalike.client.keywords import shows_search_options
 from lookalike.cluster.columns import CodeColumns
@@ -255,8 +255,9 @@ class AsyncClient(AsyncManagement):
         """Counts the records that match a filter, exactly.
 
         Args:
-            filter: Count only matching records: a JSON document such as `{"label": "cat"}`, or a filter of
-                `lookalike.filters`.
+            filter: Count only matching records: a JSON document such as `{"label": "cat"}` (docs/FILTERS.md), or a
+                filter of `lookalike.filters`. A field that no record has is not an error: the answer warns of it
+                or, where it cannot, `lookalike.errors.UnknownFieldWarning` is issued.
             allow_partial: Count in the partitions that answer, and name the others in `coverage`. By default, a
                 missing partition raises PartitionUnavailable.
         """
@@ -301,6 +302,7 @@ class AsyncClient(AsyncManagement):
                 include_codes=include_codes, include_thumbnails=include_thumbnails, limit=size,
                 consistency=consistency, cursor=cursor,
             )  # fmt: skip
+            warn(page.warnings)
             for record in page.records:
                 yield record
             count += len(page.records)

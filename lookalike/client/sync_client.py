@@ -25,7 +25,7 @@ from lookalike.client.arguments import (
     queries_of,
 )
 from lookalike.client.arrays import Attributes, Codes, IngestReport, Keys, code_columns, join, split
-from lookalike.client.calls import DEFAULT_TIMEOUT_SECONDS, Calls
+from lookalike.client.calls import DEFAULT_TIMEOUT_SECONDS, Calls, warn
 from lookalike.client.endpoints import Coordinators
 from lookalike.client.keywords import shows_search_options
 from lookalike.client.sync_ingest import IngestStream
@@ -251,8 +251,9 @@ class Client(Management):
         """Counts the records that match a filter, exactly.
 
         Args:
-            filter: Count only matching records: a JSON document such as `{"label": "cat"}`, or a filter of
-                `lookalike.filters`.
+            filter: Count only matching records: a JSON document such as `{"label": "cat"}` (docs/FILTERS.md), or a
+                filter of `lookalike.filters`. A field that no record has is not an error: the answer warns of it
+                or, where it cannot, `lookalike.errors.UnknownFieldWarning` is issued.
             allow_partial: Count in the partitions that answer, and name the others in `coverage`. By default, a
                 missing partition raises PartitionUnavailable.
         """
@@ -297,6 +298,7 @@ class Client(Management):
                 include_codes=include_codes, include_thumbnails=include_thumbnails, limit=size,
                 consistency=consistency, cursor=cursor,
             )  # fmt: skip
+            warn(page.warnings)
             yield from page.records
             count += len(page.records)
             cursor = page.cursor

@@ -11,6 +11,7 @@ from lookalike.model.errors import InvalidRequest
 from lookalike.model.filters import Filter, Scalar
 from lookalike.model.matching import Comparable
 from lookalike.model.records import VersionedRecord
+from lookalike.model.ttl import Expired
 
 # Limits on the values of an attribute that are counted. They hold for one shard's answer and for the merged
 # answer, so whether a request exceeds them does not depend on the number of shards.
@@ -111,11 +112,16 @@ def value_order(value: Comparable) -> tuple[int, Scalar]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Question:
-    """A question about the live records of a collection that match a filter; all records if it is None."""
+    """A question about the live records of a collection that match a filter; all records if it is None.
+
+    Attributes:
+        expired: Ask about the records that have expired instead.
+    """
 
     collection: str
     filter: Filter | None
     kind: Kind
+    expired: Expired | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict, get_args
 
-from lookalike.model import filters
+from lookalike.model import filter_language
 from lookalike.model.errors import InvalidRequest
-from lookalike.model.filters import Filter
+from lookalike.model.filters import Filter, check_field
 from lookalike.model.records import (
     DEFAULT_OVERSAMPLING,
     MAX_BATCH_RECORDS,
@@ -82,7 +82,7 @@ class SearchOptions:
             raise InvalidRequest(f"max_distance: is {distance!r}; use a number of bits, 0 or above")
         object.__setattr__(self, "oversampling", check_oversampling(self.oversampling))
         object.__setattr__(self, "k", check_k(self.k))
-        object.__setattr__(self, "filter", filters.given(self.filter))
+        object.__setattr__(self, "filter", filter_language.given(self.filter))
         _check_choice("rerank", self.rerank, Rerank)
         check_consistency(self.consistency)
         _check_choice("score", self.score, Score)
@@ -96,7 +96,7 @@ class SearchOptions:
             )
         object.__setattr__(self, "exclude_keys", _checked_keys(self.exclude_keys))
         if self.group_by is not None:
-            filters.check_field(self.group_by, "group_by")
+            check_field(self.group_by, "group_by")
         object.__setattr__(self, "group_size", _whole("group_size", self.group_size, 1, MAX_K))
         if self.k * self.group_size > MAX_K:
             raise InvalidRequest(

@@ -176,9 +176,13 @@ HEDGES_WON = COORDINATOR.counter(
 )
 RECORDS_WRITTEN = COORDINATOR.counter(
     "lookalike_records_written_total",
-    "Records by operation (upsert, ingest, delete, set_attributes, restore) and outcome (acknowledged, failed).",
+    "Records by operation (upsert, ingest, delete, set_attributes, copy, expire, restore) and outcome"
+    " (acknowledged, failed).",
     "collection", "operation", "outcome",
 )  # fmt: skip
+SWEEP_SECONDS = COORDINATOR.histogram(
+    "lookalike_sweep_seconds", "Seconds of each sweep for expired records.", buckets=(*_SECONDS, 100, 300, 1000)
+)
 REPLICA_LIVE = COORDINATOR.sampled_gauge(
     "lookalike_replica_live", "1 while the shard answers and is up to date.", "partition", "replica"
 )
@@ -252,19 +256,20 @@ SCRUB_ENDED = SHARD.gauge(
 
 ENCODER = Declarations("Encoder")
 BATCH_IMAGES = ENCODER.histogram(
-    "lookalike_encoder_batch_images", "Images that shared one batch.", buckets=_COUNTS[:6]
+    "lookalike_encoder_batch_images", "Images that shared one batch.", "encoder", buckets=_COUNTS[:6]
 )
-BATCH_SECONDS = ENCODER.histogram("lookalike_encoder_batch_seconds", "Seconds of a batch at a replica.")
+BATCH_SECONDS = ENCODER.histogram("lookalike_encoder_batch_seconds", "Seconds of a batch at a replica.", "encoder")
 IMAGES = ENCODER.counter(
     "lookalike_encoder_images_total",
     "Images by outcome: encoded, unreadable, or failed with their batch.",
+    "encoder",
     "outcome",
 )
 ENCODER_REPLICAS = ENCODER.sampled_gauge(
-    "lookalike_encoder_replicas", "Replicas of the model, by Ray Serve's state.", "state"
+    "lookalike_encoder_replicas", "Replicas of the model, by Ray Serve's state.", "encoder", "state"
 )
 ENCODER_REPLICAS_MAX = ENCODER.sampled_gauge(
-    "lookalike_encoder_replicas_max", "Limit on replicas of the model (max_replicas)."
+    "lookalike_encoder_replicas_max", "Limit on replicas of the model (max_replicas).", "encoder"
 )
 
 BY_PROCESS = {"coordinator": COORDINATOR, "shard": SHARD, "encoder": ENCODER}

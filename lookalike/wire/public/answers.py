@@ -18,6 +18,7 @@ from lookalike.model.records import (
     VersionedRecord,
 )
 from lookalike.model.status import (
+    DEFAULT_ENCODER,
     ClusterStatus,
     CoordinatorStatus,
     EncoderStatus,
@@ -32,7 +33,7 @@ from lookalike.wire.public.collections import (
     space_from_wire,
     space_to_wire,
 )
-from lookalike.wire.public.filters import scalar_from_wire
+from lookalike.wire.public.filters import value_from_wire
 
 
 def result_from_wire(
@@ -55,7 +56,7 @@ def result_from_wire(
         list(answer.warnings),
         found.more,
         own.cursor,
-        [HitGroup(scalar_from_wire("groups", group.value), _hits_from_wire(group.hits)) for group in own.groups],
+        [HitGroup(value_from_wire("groups", group.value), _hits_from_wire(group.hits)) for group in own.groups],
     )
 
 
@@ -105,7 +106,6 @@ def outcome_from_wire(message: record_pb2.Outcome) -> Outcome:
 
 
 def status_to_wire(status: ClusterStatus) -> search_pb2.ClusterStatusResponse:
-    encoder = status.encoder
     return search_pb2.ClusterStatusResponse(
         cluster=status.cluster,
         version=status.version,
@@ -132,12 +132,8 @@ def status_to_wire(status: ClusterStatus) -> search_pb2.ClusterStatusResponse:
             )
             for partition in status.partitions
         ],
-        encoder=search_pb2.EncoderStatus(
-            address=encoder.address,
-            state=encoder.state,
-            reason=encoder.reason,
-            code_space=None if encoder.code_space is None else space_to_wire(encoder.code_space),
-        ),
+        encoder=_encoder_to_wire(status.encoder),
+        encoders=map(_encoder_to_wire, status.encoders),
         collections=[collection_to_wire(collection) for collection in status.collections],
         rebalance=search_pb2.Rebalance(
             epoch=status.rebalance.epoch,
@@ -151,6 +147,21 @@ def status_to_wire(status: ClusterStatus) -> search_pb2.ClusterStatusResponse:
     )
 
 
+def _encoder_to_wire(status: EncoderStatus) -> search_pb2.EncoderStatus:
+    return search_pb2.EncoderStatus(
+        address=status.address,
+        state=status.state,
+        reason=status.reason,
+        code_space=None if status.code_space is None else space_to_wire(status.code_space),
+        name=status.name,
+    )
+
+
+def _encoder_from_wire(message: search_pb2.EncoderStatus) -> EncoderStatus:
+    space = space_from_wire(message.code_space) if message.HasField("code_space") else None
+    return EncoderStatus(message.address, message.state, message.reason, space, message.name or DEFAULT_ENCODER)
+
+
 def _coordinator_to_wire(status: CoordinatorStatus) -> search_pb2.CoordinatorStatus:
     return search_pb2.CoordinatorStatus(
         name=status.name,
@@ -162,8 +173,6 @@ def _coordinator_to_wire(status: CoordinatorStatus) -> search_pb2.CoordinatorSta
 
 
 def status_from_wire(message: search_pb2.ClusterStatusResponse) -> ClusterStatus:
-    encoder = message.encoder
-    space = space_from_wire(encoder.code_space) if encoder.HasField("code_space") else None
     return ClusterStatus(
         message.cluster,
         message.version,
@@ -190,7 +199,7 @@ def status_from_wire(message: search_pb2.ClusterStatusResponse) -> ClusterStatus
             )
             for partition in message.partitions
         ],
-        EncoderStatus(encoder.address, encoder.state, encoder.reason, space),
+        _encoder_from_wire(message.encoder),
         [collection_from_wire(collection) for collection in message.collections],
         Rebalance(
             message.rebalance.epoch,
@@ -201,6 +210,7 @@ def status_from_wire(message: search_pb2.ClusterStatusResponse) -> ClusterStatus
             message.rebalance.slots_unserved,
         ),
         _coordinator_from_wire(message.coordinator) if message.HasField("coordinator") else None,
+        [_encoder_from_wire(encoder) for encoder in message.encoders],
     )
 
 

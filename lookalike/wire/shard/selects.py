@@ -20,7 +20,9 @@ from lookalike.model.errors import InvalidRequest, LookalikeError
 from lookalike.model.filters import check_field
 from lookalike.model.matching import comparable
 from lookalike.model.records import MAX_K, check_count, check_key
+from lookalike.model.ttl import Expired
 from lookalike.v1 import shard_pb2
+from lookalike.wire.public.collections import ttl_from_wire, ttl_to_wire
 from lookalike.wire.public.filters import filter_from_wire, filter_to_wire, scalar_from_wire, scalar_to_wire
 from lookalike.wire.shard.scans import (
     excluded_from_wire,
@@ -35,6 +37,9 @@ def question_to_wire(question: Question, slots: bytes) -> shard_pb2.SelectReques
     request = shard_pb2.SelectRequest(collection=question.collection, slots=slots)
     if question.filter is not None:
         request.filter.CopyFrom(filter_to_wire(question.filter))
+    if question.expired is not None:
+        request.expired.ttl.CopyFrom(ttl_to_wire(question.expired.ttl))
+        request.expired.now_ms = question.expired.now_ms
     match question.kind:
         case CountOf():
             request.count.SetInParent()
@@ -67,7 +72,12 @@ def question_to_wire(question: Question, slots: bytes) -> shard_pb2.SelectReques
 def question_from_wire(message: shard_pb2.SelectRequest) -> Question:
     """Raises InvalidRequest if the question is malformed."""
     condition = filter_from_wire(message.filter) if message.HasField("filter") else None
-    return Question(message.collection, condition, _kind_from_wire(message))
+    expired = None
+    if message.HasField("expired"):
+        if not message.HasField("list"):
+            raise InvalidRequest("expired: needs `list`; use a newer shard")
+        expired = Expired(ttl_from_wire(message.expired.ttl), message.expired.now_ms)
+    return Question(message.collection, condition, _kind_from_wire(message), expired)
 
 
 def _kind_from_wire(message: shard_pb2.SelectRequest) -> Kind:
