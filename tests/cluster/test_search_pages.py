@@ -222,11 +222,12 @@ def test_impossible_combinations_are_refused(user: Client) -> None:
         with pytest.raises(InvalidRequest, match=message):
             user.search(**one, **options)
     for options, message in (
-        ({"after": cursor}, "after: continues one search, not a batch of 2"),
-        ({"group_by": "label"}, "group_by: takes one query, not a batch of 2"),
+        ({"after": cursor}, "after: is for one query, not for a batch"),
+        ({"group_by": "label"}, "group_by: is for one query, not for a batch"),
     ):
-        with pytest.raises(InvalidRequest, match=message):
-            user.search_batch(codes=[QUERY, QUERY], collection="c", **options)
+        for count in (1, 2):
+            with pytest.raises(InvalidRequest, match=message):
+                user.search_batch(codes=[QUERY] * count, collection="c", **options)
     for options, message in (
         ({"k": 5}, "k: does not apply to all pages"),
         ({"rerank": "asymmetric"}, "rerank: such a search has no further pages"),
