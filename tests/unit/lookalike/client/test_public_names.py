@@ -39,7 +39,7 @@ METHODS = {
     "ingest_arrays": ["keys", "codes", "attributes", "collection", "fingerprint", "timeout"],
     "ingest_columns": ["batches", "collection", "fingerprint", "timeout"],
     "delete": ["keys", "collection"],
-    "create_collection": ["name", *COLLECTION],
+    "create_collection": ["name", *COLLECTION, "encoder"],
     "get_collection": ["name"],
     "get_hash_file": ["name"],
     "list_collections": [],
@@ -57,7 +57,9 @@ METHODS = {
     "status": [],
 }
 FIELDS = {
-    "ClusterStatus": ["cluster", "version", "partitions", "encoder", "collections", "rebalance", "coordinator"],
+    "ClusterStatus": [
+        "cluster", "version", "partitions", "encoder", "collections", "rebalance", "coordinator", "encoders",
+    ],
     "CodeSpace": [
         "bits", "backbone", "weights_digest", "layer", "preprocessing", "hash_method", "hash_digest",
         "arithmetic",
