@@ -26,9 +26,10 @@ METHODS = {
     "search_batch": ["collection", "images", "codes", "keys", "projections", "features", "fingerprint", *OPTIONS],
     "get": ["keys", "collection", "consistency", "include_thumbnails"],
     "exists": ["keys", "collection", "consistency"],
-    "count": ["collection", "filter", "allow_partial"],
+    "count": ["collection", "filter", "allow_partial", "consistency"],
     "scroll": [*SCROLL, "page_size"],
     "scroll_page": SCROLL,
+    "scroll_columns": [*SCROLL, "page_size"],
     "facets": ["attribute", "collection", "filter", "limit", "allow_partial"],
     "set_attributes": ["attributes", "collection", "keys", "filter"],
     "remove_attributes": ["names", "collection", "keys", "filter"],
@@ -75,7 +76,7 @@ FIELDS = {
     "IngestReport": ["stored", "errors"],
     "Outcome": ["key", "error"],
     "Page": ["records", "cursor", "warnings"],
-    "Record": ["key", "image", "code", "attributes", "fingerprint", "features", "thumbnail"],
+    "Record": ["key", "image", "code", "attributes", "fingerprint", "features", "thumbnail", "if_version"],
     "SearchOptions": OPTIONS,
     "SearchResult": ["hits", "coverage", "exact", "timings", "warnings", "more", "cursor", "groups"],
     "StoredRecord": ["key", "code", "attributes", "version", "thumbnail"],
@@ -84,7 +85,7 @@ FIELDS = {
 }  # fmt: skip
 ERRORS = """AlreadyExists Cancelled CannotStart CodeSpaceMismatch Corruption DeadlineExceeded Internal
     InvalidRequest LookalikeError NotFound Overloaded PartitionUnavailable PermissionDenied Recovering SlotMoved
-    Unauthenticated UnknownFieldWarning"""
+    Unauthenticated UnknownFieldWarning VersionConflict"""
 FILTERS = "And Equals Exists Filter In Not Or Prefix Range Scalar parse"
 COMMANDS = """backup bench collection count delete demo drain evaluate facets get ingest list plan rebalance
     restore search set status up"""
