@@ -141,6 +141,9 @@ class SearchServicer(CollectionCalls, search_pb2_grpc.SearchServiceServicer):
         most = self._config.limits.max_batch
         if not 1 <= len(request.queries) <= most:
             raise InvalidRequest(f"queries: {len(request.queries):,} in one request; send 1..{most:,}")
+        for name in ("after", "group_by"):
+            if getattr(request.options, name):
+                raise InvalidRequest(f"{name}: is for one query, not for a batch; send each query by itself")
         answer = await self._search(
             request.collection, request.queries, request.fingerprint, request.options, context
         )
