@@ -17,6 +17,7 @@ from lookalike.model.errors import (
     InvalidRequest,
     PartitionUnavailable,
 )
+from lookalike.model.query import Box
 from lookalike.server.peer_channels import PeerChannels
 from lookalike.transport import tracing
 from lookalike.transport.rpc import call_by
@@ -88,6 +89,7 @@ class EncoderLink:
         *,
         feature_width: int = 0,
         include_projections: bool = False,
+        boxes: Sequence[Box | None] = (),
     ) -> list[EncodedImage | InvalidRequest]:
         """Encodes images.
 
@@ -97,6 +99,7 @@ class EncoderLink:
             deadline: A time of the running loop's clock.
             feature_width: The width that features must have; 0 to request none.
             include_projections: Whether to request projections.
+            boxes: The part of each image to encode, None for all of it; empty for whole images.
 
         Returns:
             One entry per image, in order: the encoded image, or the error that says why it could not be encoded.
@@ -108,9 +111,11 @@ class EncoderLink:
             raise InvalidRequest("image: this cluster has no encoder; send codes, or add one to the config")
         results: list[EncodedImage | InvalidRequest] = []
         for part in _batches(images):
+            own = boxes[len(results) : len(results) + len(part)]
             request = pb.EncodeRequest(
-                images=part, include_features=feature_width > 0, include_projections=include_projections
-            )
+                images=part, include_features=feature_width > 0, include_projections=include_projections,
+                boxes=map(wire.box_to_wire, own) if any(own) else (),
+            )  # fmt: skip
             answer = await self._call("Encode", request, deadline)
             if answer.fingerprint != space.fingerprint:
                 raise CodeSpaceMismatch(
@@ -118,6 +123,8 @@ class EncoderLink:
                     f" uses {space.fingerprint[:12]}… ({space.backbone}, {space.hash_method}, {space.bits} bits);"
                     " send codes of the collection's own code space, or use a collection created with this encoder"
                 )
+            if any(box and not image.cropped for image, box in zip(answer.images, own, strict=False)):
+                raise InvalidRequest("box: this cluster's encoder is too old to encode parts of images; update it")
             results.extend(
                 InvalidRequest(f"image: {image.error}")
                 if image.error

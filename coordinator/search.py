@@ -5,21 +5,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from coordinator import quorum_scan, scoring
+from coordinator import examples, quorum_scan, scoring, thumbnails
 from coordinator.catalog import Catalog, Layout
 from coordinator.cluster import Cluster
 from coordinator.coverage import CoverageTracker, require_acceptable, require_known_fields
 from coordinator.fan_out import Answers, FanOut, ScanAnswer
 from coordinator.query_encoder import QueryEncoder
+from coordinator.reader import Reader
 from coordinator.routing import Share
 from coordinator.scoring import ScoringPlan
 from coordinator.settling import settled
 from lookalike.cluster.hits import HitTable
-from lookalike.cluster.scan import ScanGroup, ScanResult
+from lookalike.cluster.scan import ScanGroup, ScanResult, Scoring
 from lookalike.model.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -52,6 +53,7 @@ class Answer:
         bits: The width of the codes.
         coverage: Which partitions were searched.
         timings: How long each stage took.
+        thumbnails: Those of the hits, by key, if requested.
         warnings: What may make the answer less useful than it seems, as sentences.
     """
 
@@ -60,16 +62,18 @@ class Answer:
     bits: int
     coverage: Coverage
     timings: Timings
+    thumbnails: Mapping[str, bytes]
     warnings: Sequence[str] = ()
 
 
 class Searcher:
     """Answers searches, from one replica of each partition or from a majority."""
 
-    def __init__(self, cluster: Cluster, catalog: Catalog, encoder: QueryEncoder) -> None:
+    def __init__(self, cluster: Cluster, catalog: Catalog, encoder: QueryEncoder, reader: Reader) -> None:
         self._cluster = cluster
         self._catalog = catalog
         self._encoder = encoder
+        self._reader = reader
         self._fan_outs = {"one": FanOut(cluster, self._scan_one), "quorum": FanOut(cluster, self._scan_majority)}
         self._coverage = CoverageTracker()
 
@@ -107,6 +111,7 @@ class Searcher:
                 partial answer; the text names the partitions.
         """
         plan = scoring.plan(options)
+        examples.check(queries, options)
         if len(queries) * plan.candidates > MAX_BATCH_HITS:
             what = "candidates (k times the oversampling)" if plan.reranks else "hits"
             raise InvalidRequest(
@@ -131,29 +136,39 @@ class Searcher:
     ) -> Answer:
         started = time.perf_counter()
         scoring.check(plan, layout.indexing, len(queries))
+        parts = [part for query in queries for part in query.parts]
         codes, inputs, warnings = await self._encoder.encode(
-            collection, layout, queries, fingerprint, plan, options.consistency, deadline
+            collection, layout, parts, fingerprint, plan, options.consistency, deadline
         )
         encoded = time.perf_counter()
-        # A search by key leaves out the record with that key, so it requests one hit more.
-        spare = any(query.key is not None for query in queries)
+        kind, combined = plan.scoring, None
+        if len(parts) > len(queries):
+            combined = examples.combine(queries, codes)
+            kind, codes, inputs = Scoring.ASYMMETRIC, combined.codes, combined.weights
+        # A search by key leaves out the record with that key, so it requests one hit more for each.
+        own = [query.keys for query in queries]
         group = ScanGroup(
-            collection, layout.space.fingerprint, codes, plan.candidates + spare, options.max_distance,
-            options.condition, options.include_attributes, layout.indexing.features_text, plan.scoring, inputs,
+            collection, layout.space.fingerprint, codes, plan.candidates + max(map(len, own)),
+            options.max_distance, options.condition, options.include_attributes, layout.indexing.features_text,
+            kind, inputs,
         )  # fmt: skip
         answers = await self._settled(group, options.consistency, deadline)
         searched = time.perf_counter()
         coverage = self._checked_coverage(collection, answers, options.allow_partial)
-        candidates = _without_own(answers.hits, queries).head(plan.candidates)
+        candidates = _without_own(answers.hits, own).head(plan.candidates)
         # A rerank is exact if no record was left out of the candidates.
         is_exact = coverage.complete and (not plan.reranks or candidates.counts.max() < plan.candidates)
         hits = _reranked(candidates, options.k) if plan.reranks else candidates
+        hits = hits if combined is None else combined.scored(hits)
         _check_size(hits)
+        shown: Mapping[str, bytes] = {}
+        if options.include_thumbnails:
+            shown = await thumbnails.read(self._reader, collection, hits, options.consistency, deadline)
         done = time.perf_counter()
         stages = ((started, encoded), (encoded, searched), (searched, done), (started, done))
         timings = Timings(*((end - start) * 1000 for start, end in stages))
         self._count(collection, len(queries), coverage, timings)
-        return Answer(hits, bool(is_exact), layout.space.bits, coverage, timings, warnings)
+        return Answer(hits, bool(is_exact), layout.space.bits, coverage, timings, shown, warnings)
 
     async def _settled(self, group: ScanGroup, consistency: str, deadline: float) -> Answers:
         """Returns the merged answers of all partitions."""
@@ -193,12 +208,12 @@ class Searcher:
             raise
 
 
-def _without_own(hits: HitTable, queries: Sequence[Query]) -> HitTable:
-    """Returns the hits, without the record whose key is the query."""
-    if all(query.key is None for query in queries):
+def _without_own(hits: HitTable, own: Sequence[frozenset[str]]) -> HitTable:
+    """Returns the hits, without the records whose keys are in the query. own: the keys in each query."""
+    if not any(own):
         return hits
-    own = np.array([query.key for query in queries], np.object_)
-    return hits.take(hits.keys != own[hits.query_of])
+    rows = zip(hits.keys.tolist(), hits.query_of.tolist(), strict=True)
+    return hits.take(np.array([key not in own[query] for key, query in rows], np.bool_))
 
 
 def _reranked(candidates: HitTable, k: int) -> HitTable:

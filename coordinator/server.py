@@ -67,7 +67,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         self._catalog = Catalog(self._cluster)
         self._reader = Reader(self._cluster, self._catalog)
         queries = QueryEncoder(self._encoder, self._reader)
-        self._searcher = Searcher(self._cluster, self._catalog, queries)
+        self._searcher = Searcher(self._cluster, self._catalog, queries, self._reader)
         clock = Clock()
         changes_clock = clock.sibling()
         self._clocks = (clock, changes_clock)
@@ -117,13 +117,8 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         answer = await self._search(
             request.collection, [request.query], request.fingerprint, request.options, context
         )
-        return pb.SearchResponse(
-            hits=wire.hits_to_wire(answer.hits, answer.bits)[0],
-            coverage=wire.coverage_to_wire(answer.coverage),
-            exact=answer.is_exact,
-            timings=wire.timings_to_wire(answer.timings),
-            warnings=answer.warnings,
-        )
+        (hits,) = wire.hits_to_wire(answer.hits, answer.bits, answer.thumbnails)
+        return pb.SearchResponse(hits=hits, **_facts(answer))
 
     async def SearchBatch(self, request: pb.SearchBatchRequest, context: Context) -> pb.SearchBatchResponse:
         most = self._config.limits.max_batch
@@ -132,13 +127,8 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         answer = await self._search(
             request.collection, request.queries, request.fingerprint, request.options, context
         )
-        return pb.SearchBatchResponse(
-            results=[pb.Hits(hits=hits) for hits in wire.hits_to_wire(answer.hits, answer.bits)],
-            coverage=wire.coverage_to_wire(answer.coverage),
-            exact=answer.is_exact,
-            timings=wire.timings_to_wire(answer.timings),
-            warnings=answer.warnings,
-        )
+        found = wire.hits_to_wire(answer.hits, answer.bits, answer.thumbnails)
+        return pb.SearchBatchResponse(results=[pb.Hits(hits=hits) for hits in found], **_facts(answer))
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:
         check_count("keys", len(request.keys))
@@ -365,6 +355,16 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         response = wire.outcomes_to_wire(list(failed.values()))
         response.rows.extend(failed)
         return response
+
+
+def _facts(answer: Answer) -> dict[str, Any]:
+    """The fields that responses to searches share."""
+    return {
+        "coverage": wire.coverage_to_wire(answer.coverage),
+        "exact": answer.is_exact,
+        "timings": wire.timings_to_wire(answer.timings),
+        "warnings": answer.warnings,
+    }
 
 
 def _filter_of(request: Any) -> Filter | None:

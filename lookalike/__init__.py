@@ -7,19 +7,19 @@ from lookalike.client.async_client import AsyncClient
 from lookalike.client.sync_client import Client
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import LookalikeError
+from lookalike.model.query import Example
 from lookalike.model.records import (
     Collection,
     CountResult,
     Coverage,
     Facet,
     FacetsResult,
-    Hit,
     Outcome,
     Page,
     Record,
-    SearchResult,
     StoredRecord,
 )
+from lookalike.model.results import Hit, SearchResult, StoredRecords
 from lookalike.model.search_options import SearchOptions
 from lookalike.model.status import ClusterStatus
 from lookalike.transport.tls import Tls
@@ -32,6 +32,7 @@ __all__ = [
     "Collection",
     "CountResult",
     "Coverage",
+    "Example",
     "Facet",
     "FacetsResult",
     "Hit",
@@ -43,5 +44,6 @@ __all__ = [
     "SearchOptions",
     "SearchResult",
     "StoredRecord",
+    "StoredRecords",
     "Tls",
 ]

@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import Any
 
 from coordinator.web import routes
+from coordinator.web.bodies import FORM_JSON
 from coordinator.web.gateway import MAX_TIMEOUT_MS, SERVICE
 from coordinator.web.responses import ERROR_STATUSES
 from coordinator.web.routes import Call, PlainRoute
@@ -99,7 +100,7 @@ def _operation(call: Call) -> dict[str, Any]:
     if call.takes_body:
         content = _json(reference(method.input_type))
         if call.takes_image:
-            content |= _form(field_schema(fields["options"]))
+            content |= _form()
         operation["requestBody"] = {"required": True, "content": content}
     return operation
 
@@ -126,12 +127,13 @@ def _operation_object(
     }
 
 
-def _form(options: Schema) -> dict[str, Any]:
-    properties = {"image": {"type": "string", "contentMediaType": "application/octet-stream"}, "options": options}
+def _form() -> dict[str, Any]:
+    image: Schema = {"type": "string", "contentMediaType": "application/octet-stream"}
+    properties = {"image": image, **{name: _reference(message) for name, message in FORM_JSON.items()}}
+    properties["examples"]["description"] = "Further examples; the image is the first of `like`"
     schema = {"type": "object", "required": ["image"], "properties": properties}
-    return {
-        "multipart/form-data": {"schema": schema, "encoding": {"options": {"contentType": "application/json"}}}
-    }
+    encoding = {name: {"contentType": "application/json"} for name in FORM_JSON}
+    return {"multipart/form-data": {"schema": schema, "encoding": encoding}}
 
 
 def _json(schema: Schema) -> dict[str, Any]:

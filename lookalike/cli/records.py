@@ -11,6 +11,8 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from lookalike.cli import examples as example_options
+from lookalike.cli.examples import examples, parse_box
 from lookalike.cli.options import (
     DEFAULT_COLLECTION,
     DEFAULT_SERVER,
@@ -25,7 +27,9 @@ from lookalike.cli.thumbnails import write_thumbnails
 from lookalike.client.sync_client import Client
 from lookalike.jobs.image_search import find_images, search_files
 from lookalike.model.errors import InvalidRequest, NotFound
-from lookalike.model.records import DEFAULT_OVERSAMPLING, Coverage, SearchResult, StoredRecord
+from lookalike.model.query import Box
+from lookalike.model.records import DEFAULT_OVERSAMPLING, Coverage, StoredRecord
+from lookalike.model.results import Hit, SearchResult
 from lookalike.model.search_options import Rerank, Score, SearchOptions
 
 _EXAMPLE = '{"label": "cat"}'
@@ -44,8 +48,13 @@ def search(
     more_images: Annotated[
         list[Path] | None, typer.Option("--image", help="Another image file or folder; may be repeated.")
     ] = None,
-    key: Annotated[str | None, typer.Option(help="Search for the stored record with this key.")] = None,
-    code: Annotated[str | None, typer.Option(help="Search for a code, given in hexadecimal.")] = None,
+    key: example_options.Keys = None,
+    code: example_options.Codes = None,
+    together: example_options.Together = False,
+    not_image: example_options.NotImages = None,
+    not_key: example_options.NotKeys = None,
+    not_code: example_options.NotCodes = None,
+    box: example_options.BoxText = None,
     k: Annotated[int, typer.Option("-k", help="Number of hits, 1..10,000.")] = 10,
     max_distance: Annotated[int | None, typer.Option(help="Largest distance of a hit, in bits.")] = None,
     filter_: FilterText = None,
@@ -65,23 +74,29 @@ def search(
     """Find the records that are most similar to images, a stored record or a code.
 
     Several images, or a folder, are searched for in few calls, and their results are printed one after the other;
-    with --json, as one line of JSON for each."""
+    with --json, as one line of JSON for each. With --together, there is one search for what all of them have in
+    common. A record's score is then the mean share of its bits that equal theirs, minus half the mean share that
+    equal those of --not-image, --not-key and --not-code."""
     options = SearchOptions(
         k=k, max_distance=max_distance, filter=json_filter(filter_, "filter"), allow_partial=allow_partial,
         score=cast(Score, score), rerank=cast(Rerank, rerank), oversampling=oversampling,
     )  # fmt: skip
     paths = [*(images or ()), *(more_images or ())]
-    if len(paths) > 1 or (paths and paths[0].is_dir()):
-        if key is not None or code is not None:
-            raise InvalidRequest("image: cannot be combined with --key or --code; search for one kind at a time")
+    part = parse_box(box)
+    avoided = examples(not_image or (), not_key, not_code)
+    is_one_search = together or bool(avoided) or not paths or (len(paths) == 1 and not paths[0].is_dir())
+    if not is_one_search and not key and not code:
         with connect(server, timeout) as client:
-            _search_files(client, collection, paths, options, as_json)
+            _search_files(client, collection, paths, options, part, as_json)
         return
+    wanted = examples(paths, key, code, part)
+    if len(wanted) > 1 and not together:
+        raise InvalidRequest(
+            f"query: there are {len(wanted):,} images, keys and codes; add --together to search for what they have"
+            " in common, or search for one at a time"
+        )
     with connect(server, timeout) as client:
-        result = client.search(
-            collection=collection, image=paths[0] if paths else None, key=key, code=_hexadecimal(code),
-            options=options,
-        )  # fmt: skip
+        result = client.search(collection=collection, examples=wanted, not_like=avoided, options=options)
     if as_json:
         print_json(_result_as_json(result))
     else:
@@ -241,7 +256,12 @@ def _warn_if_partial(coverage: Coverage) -> None:
 
 
 def _search_files(
-    client: Client, collection: str, paths: Sequence[Path], options: SearchOptions, as_json: bool
+    client: Client,
+    collection: str,
+    paths: Sequence[Path],
+    options: SearchOptions,
+    box: Box | None,
+    as_json: bool,
 ) -> None:
     """Searches for files and prints each result as soon as it is there.
 
@@ -250,7 +270,7 @@ def _search_files(
     """
     found = find_images(paths)
     errors = []
-    for answer in search_files(client, collection, found.files, options):
+    for answer in search_files(client, collection, found.files, options, box):
         name = str(answer.file)
         if answer.result is None:
             errors.append(answer.error)
@@ -271,7 +291,7 @@ def _search_files(
 
 def _result_as_json(result: SearchResult) -> dict[str, Any]:
     return {
-        "hits": [dataclasses.asdict(hit) for hit in result.hits],
+        "hits": [_hit_as_json(hit) for hit in result.hits],
         "coverage": _coverage(result.coverage),
         "exact": result.exact,
         "timings": dataclasses.asdict(result.timings),
@@ -279,17 +299,16 @@ def _result_as_json(result: SearchResult) -> dict[str, Any]:
     }
 
 
+def _hit_as_json(hit: Hit) -> dict[str, Any]:
+    document = dataclasses.asdict(hit)
+    del document["thumbnail"]
+    return document
+
+
 def _as_json(record: StoredRecord, file: Path | None) -> dict[str, Any]:
     document = {**dataclasses.asdict(record), "code": record.code.hex()}
     del document["thumbnail"]
     return document if file is None else {**document, "thumbnail": str(file)}
-
-
-def _hexadecimal(code: str | None) -> bytes | None:
-    try:
-        return None if code is None else bytes.fromhex(code)
-    except ValueError:
-        raise InvalidRequest("code: is not hexadecimal; write two digits per byte") from None
 
 
 def json_filter(text: str | None, field: str) -> dict[str, Any] | None:

@@ -6,30 +6,19 @@ change this file, then run `make client`."""
 from __future__ import annotations
 
 import collections
-import dataclasses
 import sys
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
-from typing import Any, Self, Unpack
+from typing import Any, Self
 
 import grpc
 
 from lookalike import wire
-from lookalike.client.arguments import (
-    Floats,
-    Image,
-    async_batches,
-    has_codes,
-    key_batches,
-    listed,
-    one_fingerprint,
-    queries_of,
-)
+from lookalike.client.arguments import async_batches, has_codes, key_batches, listed, one_fingerprint
 from lookalike.client.arrays import Attributes, Codes, IngestReport, Keys, code_columns, join, split
 from lookalike.client.async_ingest import AsyncIngestStream
-from lookalike.client.async_management import AsyncManagement
+from lookalike.client.async_search import AsyncSearch
 from lookalike.client.calls import DEFAULT_TIMEOUT_SECONDS, Calls
 from lookalike.client.endpoints import AsyncCoordinators
-from lookalike.client.keywords import shows_search_options
 from lookalike.cluster.columns import CodeColumns
 from lookalike.model.filters import GivenFilter
 from lookalike.model.records import (
@@ -41,17 +30,15 @@ from lookalike.model.records import (
     Outcome,
     Page,
     Record,
-    SearchResult,
     StoredRecord,
-    check_collection_name,
     check_limit,
 )
-from lookalike.model.search_options import SearchKeywords, SearchOptions
+from lookalike.model.results import StoredRecords
 from lookalike.transport.tls import Tls
 from lookalike.v1 import search_pb2 as pb
 
 
-class AsyncClient(AsyncManagement):
+class AsyncClient(AsyncSearch):
     """A connection to a cluster: `AsyncClient("127.0.0.1:7700")`. Bound to the event loop of its first call.
 
     Failures raise the classes of `lookalike.errors`. A call is retried within its timeout while a server or
@@ -91,91 +78,15 @@ class AsyncClient(AsyncManagement):
         for channel in self._coordinators.close():
             await channel.close()
 
-    @shows_search_options
-    async def search(
-        self,
-        *,
-        collection: str,
-        image: Image | None = None,
-        code: bytes | None = None,
-        key: str | None = None,
-        options: SearchOptions | None = None,
-        projections: Floats | None = None,
-        features: Floats | None = None,
-        fingerprint: str | None = None,
-        **keywords: Unpack[SearchKeywords],
-    ) -> SearchResult:
-        """Finds the k nearest records to an image, a code or a stored record. Give exactly one of the three.
-
-        Args:
-            collection: The collection's name.
-            image: An encoded image file's bytes, or its path.
-            code: A code of bits / 8 bytes.
-            key: The key of a stored record, which is left out of its own hits.
-            options: How to search.
-            projections: float32 (bits,), the projections that the code was made from. Required with a code for an
-                asymmetric score or rerank.
-            features: float32 (width,), the features of the code's image. Required with a code for a rerank by
-                features.
-            fingerprint: Fingerprint of the code's code space; the collection's by default.
-            **keywords: The fields of `SearchOptions`, one by one. They override those of `options`.
-
-        Returns:
-            The hits, nearest first, and how much of the collection they cover.
-
-        Raises:
-            InvalidRequest: If an argument is malformed or out of range.
-            NotFound: If the collection or the key does not exist.
-            CodeSpaceMismatch: If the code is of another code space than the collection.
-            PartitionUnavailable: If a partition does not answer and `allow_partial` is off.
-            DeadlineExceeded: If there is no answer within the timeout.
-        """
-        options = dataclasses.replace(options or SearchOptions(), **keywords)
-        query = wire.query_to_wire(image, code, key, projections, features)
-        deadline = self._calls.deadline()
-        if code is not None:
-            fingerprint = fingerprint or await self._fingerprint(collection, deadline)
-        return await self._run(self._calls.search(collection, query, fingerprint, options), deadline)
-
-    @shows_search_options
-    async def search_batch(
-        self,
-        *,
-        collection: str,
-        images: Sequence[Image] = (),
-        codes: Sequence[bytes] = (),
-        keys: Sequence[str] = (),
-        options: SearchOptions | None = None,
-        projections: Sequence[Floats] = (),
-        features: Sequence[Floats] = (),
-        fingerprint: str | None = None,
-        **keywords: Unpack[SearchKeywords],
-    ) -> list[SearchResult]:
-        """Runs up to 1,024 queries in one scan, with the same options. See `search`.
-
-        Args:
-            images: Encoded image files' bytes, or their paths.
-            codes: Codes of bits / 8 bytes each.
-            keys: Keys of stored records.
-            options: How to search.
-            projections: One float32 (bits,) per code, or none.
-            features: One float32 (width,) per code, or none.
-            fingerprint: Fingerprint of the codes' code space; the collection's by default.
-            **keywords: The fields of `SearchOptions`, one by one. They override those of `options`.
-
-        Returns:
-            One result per image, then per code, then per key.
-        """
-        options = dataclasses.replace(options or SearchOptions(), **keywords)
-        queries = queries_of(images, codes, keys, projections, features)
-        deadline = self._calls.deadline()
-        if len(codes):
-            fingerprint = fingerprint or await self._fingerprint(collection, deadline)
-        return await self._run(self._calls.search_batch(collection, queries, fingerprint, options), deadline)
-
     async def get(
-        self, keys: Sequence[str], *, collection: str, consistency: str = "one", include_thumbnails: bool = False
-    ) -> list[StoredRecord]:
+        self,
+        keys: Sequence[str],
+        *,
+        collection: str,
+        consistency: str = "one",
+        include_thumbnails: bool = False,
+        timeout: float | None = None,
+    ) -> StoredRecords:
         """Reads records by key.
 
         Args:
@@ -183,26 +94,37 @@ class AsyncClient(AsyncManagement):
                 with thumbnails fit.
             consistency: "one" reads one replica, "quorum" a majority.
             include_thumbnails: Return each record's thumbnail.
+            timeout: Seconds that the whole call may take; by default, each request may take the client's timeout.
 
         Returns:
-            The records that exist, in the order of the keys.
+            The records that exist, in the order of the keys: a list, which also gives arrays.
         """
+        limit = self._calls.limit(timeout)
         parts = key_batches(keys)
         calls = [self._calls.get(part, collection, consistency, include_thumbnails) for part in parts]
-        return [record for call in calls for record in await self._run(call)]
+        return StoredRecords([record for call in calls for record in await self._run(call, limit)])
 
-    async def exists(self, keys: Sequence[str], *, collection: str, consistency: str = "one") -> list[bool]:
+    async def exists(
+        self, keys: Sequence[str], *, collection: str, consistency: str = "one", timeout: float | None = None
+    ) -> list[bool]:
         """Says for each key whether it has a record. Up to 10,000 keys go in one request.
 
         Args:
             keys: The keys.
             consistency: "one" reads one replica, "quorum" a majority.
+            timeout: Seconds that the whole call may take; by default, each request may take the client's timeout.
         """
+        limit = self._calls.limit(timeout)
         calls = [self._calls.exists(part, collection, consistency) for part in key_batches(keys)]
-        return [found for call in calls for found in await self._run(call)]
+        return [found for call in calls for found in await self._run(call, limit)]
 
     async def count(
-        self, *, collection: str, filter: GivenFilter = None, allow_partial: bool = False
+        self,
+        *,
+        collection: str,
+        filter: GivenFilter = None,
+        allow_partial: bool = False,
+        timeout: float | None = None,
     ) -> CountResult:
         """Counts the records that match a filter, exactly.
 
@@ -211,8 +133,9 @@ class AsyncClient(AsyncManagement):
                 `lookalike.filters`.
             allow_partial: Count in the partitions that answer, and name the others in `coverage`. By default, a
                 missing partition raises PartitionUnavailable.
+            timeout: Seconds that the call may take, retries included; the client's by default.
         """
-        return await self._run(self._calls.count(collection, filter, allow_partial))
+        return await self._run(self._calls.count(collection, filter, allow_partial), self._calls.deadline(timeout))
 
     async def scroll(
         self,
@@ -226,6 +149,7 @@ class AsyncClient(AsyncManagement):
         page_size: int = DEFAULT_PAGE,
         consistency: str = "one",
         cursor: str = "",
+        timeout: float | None = None,
     ) -> AsyncIterator[StoredRecord]:
         """Reads all records that match a filter, in the order of their ids (the hash of the key).
 
@@ -241,6 +165,7 @@ class AsyncClient(AsyncManagement):
             page_size: Records per request, 1..10,000.
             consistency: "one" reads one replica, "quorum" a majority.
             cursor: Where to start; see `scroll_page`.
+            timeout: Seconds that each request may take, retries included; the client's timeout by default.
         """
         if limit is not None:
             check_limit(limit, sys.maxsize)
@@ -251,7 +176,7 @@ class AsyncClient(AsyncManagement):
             page = await self.scroll_page(
                 collection=collection, filter=filter, include_attributes=include_attributes,
                 include_codes=include_codes, include_thumbnails=include_thumbnails, limit=size,
-                consistency=consistency, cursor=cursor,
+                consistency=consistency, cursor=cursor, timeout=timeout,
             )  # fmt: skip
             for record in page.records:
                 yield record
@@ -271,6 +196,7 @@ class AsyncClient(AsyncManagement):
         limit: int = DEFAULT_PAGE,
         consistency: str = "one",
         cursor: str = "",
+        timeout: float | None = None,
     ) -> Page:
         """Reads one page of a scroll. See `scroll`.
 
@@ -278,12 +204,14 @@ class AsyncClient(AsyncManagement):
             limit: Records per page, 1..10,000. A page may be shorter: the scroll is over when its cursor is empty.
             cursor: The cursor of the page before; empty for the first page. It stays valid, for any client and any
                 coordinator of the cluster.
+            timeout: Seconds that the call may take, retries included; the client's by default.
         """
         return await self._run(
             self._calls.scroll(
                 collection, filter, include_attributes, include_codes, include_thumbnails, limit, cursor,
                 consistency,
-            )
+            ),
+            self._calls.deadline(timeout),
         )  # fmt: skip
 
     async def facets(
@@ -294,6 +222,7 @@ class AsyncClient(AsyncManagement):
         filter: GivenFilter = None,
         limit: int = DEFAULT_FACETS,
         allow_partial: bool = False,
+        timeout: float | None = None,
     ) -> FacetsResult:
         """Counts the values of an attribute, exactly.
 
@@ -302,28 +231,35 @@ class AsyncClient(AsyncManagement):
             filter: As in `count`.
             limit: Values to return, 1..100,000: the most frequent ones.
             allow_partial: As in `count`.
+            timeout: Seconds that the call may take, retries included; the client's by default.
 
         Raises:
             InvalidRequest: If the attribute has over 100,000 values among the matching records.
         """
-        return await self._run(self._calls.facets(attribute, collection, filter, limit, allow_partial))
+        call = self._calls.facets(attribute, collection, filter, limit, allow_partial)
+        return await self._run(call, self._calls.deadline(timeout))
 
-    async def upsert(self, records: Iterable[Record], *, collection: str) -> int:
+    async def upsert(self, records: Iterable[Record], *, collection: str, timeout: float | None = None) -> int:
         """Stores records, durably. Inserts new keys and replaces existing records as a whole: attributes and a
         thumbnail that the new record does not have are gone. `set_attributes` changes attributes alone.
 
         Up to 10,000 records and 48 MiB go in one request, which stores all of its records, or none if one is
         invalid.
 
+        Args:
+            records: The records.
+            timeout: Seconds that the whole call may take; by default, each request may take the client's timeout.
+
         Returns:
             The number of records stored.
         """
+        limit = self._calls.limit(timeout)
         given = listed("records", records)
         fingerprint = one_fingerprint(given)
         if fingerprint is None and has_codes(given):
-            fingerprint = await self._fingerprint(collection, self._calls.deadline())
+            fingerprint = await self._fingerprint(collection, limit)
         calls = self._calls.upserts(collection, given, fingerprint)
-        return sum([await self._run(call) for call in calls])
+        return sum([await self._run(call, limit) for call in calls])
 
     async def ingest(
         self,
@@ -350,7 +286,7 @@ class AsyncClient(AsyncManagement):
             Exception: An exception that `records` raises, or InvalidRequest for a record that cannot be sent, ends
                 the stream. It is raised after the outcomes of the records before it.
         """
-        fingerprint = await self._fingerprint(collection, self._calls.deadline())
+        fingerprint = await self._fingerprint(collection, self._calls.limit(timeout))
 
         async def requests() -> AsyncIterator[pb.IngestRequest]:
             async for batch in async_batches(records):
@@ -402,7 +338,7 @@ class AsyncClient(AsyncManagement):
         timeout: float | None = None,
     ) -> AsyncIterator[IngestReport]:
         """Streams columns of at most 16,384 records each to the cluster. Yields a report on each, in order."""
-        own = fingerprint or await self._fingerprint(collection, self._calls.deadline())
+        own = fingerprint or await self._fingerprint(collection, self._calls.limit(timeout))
         counts: collections.deque[int] = collections.deque()
 
         async def requests() -> AsyncIterator[pb.IngestRequest]:
@@ -415,23 +351,32 @@ class AsyncClient(AsyncManagement):
             failed = map(wire.outcome_from_wire, response.outcomes)
             yield IngestReport.of(counts.popleft(), dict(zip(response.rows, failed, strict=True)))
 
-    async def delete(self, keys: Sequence[str], *, collection: str) -> int:
+    async def delete(self, keys: Sequence[str], *, collection: str, timeout: float | None = None) -> int:
         """Deletes records by key.
+
+        Args:
+            keys: At most 10,000 keys.
+            timeout: Seconds that the call may take, retries included; the client's by default.
 
         Returns:
             The number of records that existed; too low if a failed earlier attempt had already deleted some.
         """
-        return await self._run(self._calls.delete(keys, collection))
+        return await self._run(self._calls.delete(keys, collection), self._calls.deadline(timeout))
 
-    async def delete_by_filter(self, filter: GivenFilter, *, collection: str) -> int:
+    async def delete_by_filter(self, filter: GivenFilter, *, collection: str, timeout: float | None = None) -> int:
         """Deletes the records that match a filter, page by page. Repeat an interrupted call: it is harmless.
+
+        Args:
+            filter: As in `count`.
+            timeout: Seconds that the whole call may take; by default, each request may take the client's timeout.
 
         Returns:
             The number of records deleted; too low if a failed earlier attempt had already deleted some.
         """
-        deleted, cursor = await self._run(self._calls.delete_by_filter(collection, filter, ""))
+        limit = self._calls.limit(timeout)
+        deleted, cursor = await self._run(self._calls.delete_by_filter(collection, filter, ""), limit)
         while cursor:
-            count, cursor = await self._run(self._calls.delete_by_filter(collection, filter, cursor))
+            count, cursor = await self._run(self._calls.delete_by_filter(collection, filter, cursor), limit)
             deleted += count
         return deleted
 
@@ -442,6 +387,7 @@ class AsyncClient(AsyncManagement):
         collection: str,
         keys: Sequence[str] = (),
         filter: GivenFilter = None,
+        timeout: float | None = None,
     ) -> int:
         """Sets some attributes of records. Their other attributes, codes, features and thumbnails stay as they
         are.
@@ -450,11 +396,14 @@ class AsyncClient(AsyncManagement):
             attributes: The attributes to set, each as a whole.
             keys: The records to change, at most 10,000 in one request. Keys that do not exist are ignored.
             filter: Change the records that match this filter instead, page by page.
+            timeout: Seconds that the whole call may take; by default, each request may take the client's timeout.
 
         Returns:
             The number of records changed, including those that had these attributes before.
         """
-        return await self.change_attributes(attributes, (), collection=collection, keys=keys, filter=filter)
+        return await self.change_attributes(
+            attributes, (), collection=collection, keys=keys, filter=filter, timeout=timeout
+        )
 
     async def remove_attributes(
         self,
@@ -463,9 +412,12 @@ class AsyncClient(AsyncManagement):
         collection: str,
         keys: Sequence[str] = (),
         filter: GivenFilter = None,
+        timeout: float | None = None,
     ) -> int:
         """Removes some attributes of records. See `set_attributes`."""
-        return await self.change_attributes({}, names, collection=collection, keys=keys, filter=filter)
+        return await self.change_attributes(
+            {}, names, collection=collection, keys=keys, filter=filter, timeout=timeout
+        )
 
     async def change_attributes(
         self,
@@ -475,23 +427,20 @@ class AsyncClient(AsyncManagement):
         collection: str,
         keys: Sequence[str] = (),
         filter: GivenFilter = None,
+        timeout: float | None = None,
     ) -> int:
         """Sets some attributes of records and removes others, in one write. See `set_attributes`."""
+        limit = self._calls.limit(timeout)
         changed = 0
         if filter is None:
             for part in key_batches(keys):
                 call = self._calls.set_attributes(collection, part, None, attributes, remove, "")
-                changed += (await self._run(call))[0]
+                changed += (await self._run(call, limit))[0]
             return changed
         call = self._calls.set_attributes(collection, keys, filter, attributes, remove, "")
-        changed, cursor = await self._run(call)
+        changed, cursor = await self._run(call, limit)
         while cursor:
             call = self._calls.set_attributes(collection, (), filter, attributes, remove, cursor)
-            count, cursor = await self._run(call)
+            count, cursor = await self._run(call, limit)
             changed += count
         return changed
-
-    async def _fingerprint(self, collection: str, deadline: float) -> str:
-        if known := self._calls.fingerprint(check_collection_name(collection)):
-            return known
-        return (await self._run(self._calls.get_collection(collection), deadline)).code_space.fingerprint

@@ -39,6 +39,7 @@ class AsyncManagement:
         features: str = NONE,
         feature_width: int = 0,
         hash_file: bytes = b"",
+        timeout: float | None = None,
     ) -> Collection:
         """Creates a collection, by default in the code space of the cluster's encoder.
 
@@ -51,57 +52,63 @@ class AsyncManagement:
             features: "int8" or "float16" to store features for reranking.
             feature_width: Values per feature vector, for codes that are made elsewhere.
             hash_file: The hash file that the codes were computed with; requires `code_space`.
+            timeout: Seconds that the call may take, retries included; the client's by default.
 
         Raises:
             InvalidRequest: If an argument is malformed or out of range.
             AlreadyExists: If the collection exists.
         """
         indexing = Indexing(index, tuple(index_attributes), features, feature_width)
-        return await self._run(self._calls.create_collection(name, bits, code_space, indexing, hash_file))
+        call = self._calls.create_collection(name, bits, code_space, indexing, hash_file)
+        return await self._run(call, self._calls.deadline(timeout))
 
-    async def get_collection(self, name: str) -> Collection:
+    async def get_collection(self, name: str, *, timeout: float | None = None) -> Collection:
         """Describes a collection. Raises NotFound."""
-        return await self._run(self._calls.get_collection(name))
+        return await self._run(self._calls.get_collection(name), self._calls.deadline(timeout))
 
-    async def get_hash_file(self, name: str) -> bytes:
+    async def get_hash_file(self, name: str, *, timeout: float | None = None) -> bytes:
         """Returns the collection's hash file, for an encoder's `encoder.hash`; empty if it has none."""
-        return await self._run(self._calls.get_hash_file(name))
+        return await self._run(self._calls.get_hash_file(name), self._calls.deadline(timeout))
 
-    async def list_collections(self) -> list[Collection]:
+    async def list_collections(self, *, timeout: float | None = None) -> list[Collection]:
         """Lists the collections that the caller may see."""
-        return await self._run(self._calls.list_collections())
+        return await self._run(self._calls.list_collections(), self._calls.deadline(timeout))
 
-    async def drop_collection(self, name: str) -> None:
+    async def drop_collection(self, name: str, *, timeout: float | None = None) -> None:
         """Deletes a collection and its records. Raises NotFound."""
-        await self._run(self._calls.drop_collection(name))
+        await self._run(self._calls.drop_collection(name), self._calls.deadline(timeout))
 
-    async def drain(self, partition: int, *, undo: bool = False) -> int:
+    async def drain(self, partition: int, *, undo: bool = False, timeout: float | None = None) -> int:
         """Moves all slots off a partition, for maintenance. Returns at once; `status` shows the progress.
 
         Args:
             partition: The partition's number, from 0.
             undo: Give the partition its share of the slots again.
+            timeout: Seconds that the call may take, retries included; the client's by default.
 
         Returns:
             The number of slots that the partition still holds.
         """
-        return await self._run(self._calls.drain(partition, undo))
+        return await self._run(self._calls.drain(partition, undo), self._calls.deadline(timeout))
 
     async def backup(
-        self, collection: str, slots: SlotSet, since: Sequence[Mark] = ()
+        self, collection: str, slots: SlotSet, since: Sequence[Mark] = (), *, timeout: float | None = None
     ) -> AsyncIterator[Head | list[VersionedRecord]]:
         """Reads one partition's records of these slots. Not retried: call it again for the missing slots.
 
         Args:
             slots: bool (1024,), the wanted slots.
             since: Marks of an earlier backup, to read only the changes since then.
+            timeout: Seconds for the whole stream; unlimited by default.
 
         Yields:
             First the head, which names the slots that the partition has, then batches of records.
         """
+        left = None if timeout is None else self._calls.deadline(timeout) - time.monotonic()
         coordinator = self._coordinators.next()
         try:
-            async for part in coordinator.stub.Backup(wire.dump_request_to_wire(collection, slots, since)):
+            request = wire.dump_request_to_wire(collection, slots, since)
+            async for part in coordinator.stub.Backup(request, timeout=left):
                 for found in wire.dump_part_from_wire(part):
                     yield found
         except grpc.RpcError as failure:
@@ -110,14 +117,22 @@ class AsyncManagement:
             raise error from None
 
     async def restore(
-        self, records: Sequence[VersionedRecord], collection: str, fingerprint: str, features: str
+        self,
+        records: Sequence[VersionedRecord],
+        collection: str,
+        fingerprint: str,
+        features: str,
+        *,
+        timeout: float | None = None,
     ) -> int:
         """Stores up to 10,000 records and deletions of a backup as new writes. Returns their number."""
-        return await self._run(self._calls.restore(records, collection, fingerprint, features))
+        return await self._run(
+            self._calls.restore(records, collection, fingerprint, features), self._calls.deadline(timeout)
+        )
 
-    async def status(self) -> ClusterStatus:
+    async def status(self, *, timeout: float | None = None) -> ClusterStatus:
         """Describes the cluster: its partitions, replicas, encoder, collections and pending moves."""
-        return await self._run(self._calls.status())
+        return await self._run(self._calls.status(), self._calls.deadline(timeout))
 
     async def _run(self, call: Call[Answer], deadline: float | None = None) -> Answer:
         with tracing.calling(call.name) as metadata:

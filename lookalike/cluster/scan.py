@@ -13,9 +13,12 @@ import numpy.typing as npt
 
 from lookalike.cluster.hits import HitTable
 from lookalike.model.filters import Filter
+from lookalike.model.query import MAX_EXAMPLES
 
 # How long a shard keeps a key reserved. A coordinator stores the record well before.
 RESERVED_SECONDS = 60.0
+# A search by keys asks for so many hits more at most, because the records with these keys are left out afterwards.
+MAX_OWN = 2 * MAX_EXAMPLES
 Codes = npt.NDArray[np.uint8]
 # For asymmetric scoring: uint16 weights (n, bits). For features: float32 (n, width).
 Inputs = npt.NDArray[np.uint16] | npt.NDArray[np.float32]

@@ -1,4 +1,4 @@
-"""Owns the domain's plain data: records, hits, coverage, results and collections, and the rules for keys,
+"""Owns the domain's plain data: records, coverage, counts and collections, and the rules for keys,
 attributes and queries. Independent of gRPC."""
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import operator
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ import numpy.typing as npt
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import InvalidRequest
 from lookalike.model.indexing import Indexing
+from lookalike.model.query import Code, Image
 
 MAX_K = 10_000
 DEFAULT_OVERSAMPLING = 10
@@ -228,8 +228,9 @@ class Record:
 
     Args:
         key: Identifies the record: 1..512 bytes of UTF-8.
-        image: An image file's bytes, or its path.
-        code: The packed code: bits / 8 bytes.
+        image: An image file's bytes or its path, a Pillow image, or pixels: uint8 (height, width, 3), or (height,
+            width) for grey.
+        code: The packed code: bits / 8 bytes, or uint8 (bits/8,).
         attributes: A JSON object of at most 64 KiB, for filters and display.
         fingerprint: Fingerprint of the code's code space; the collection's by default.
         features: float32 (width,). Only with a code, for a collection that stores features.
@@ -237,8 +238,8 @@ class Record:
     """
 
     key: str
-    image: bytes | str | Path | None = None
-    code: bytes | None = None
+    image: Image | None = None
+    code: Code | None = None
     attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     fingerprint: str | None = None
     features: npt.NDArray[np.float32] | None = None
@@ -305,24 +306,6 @@ class Outcome:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Hit:
-    """One result of a search.
-
-    Args:
-        key: The record's key.
-        distance: The number of differing bits.
-        score: The share of equal bits, weighted if the score or rerank is asymmetric. After a rerank by features,
-            the cosine of the features.
-        attributes: Empty unless requested.
-    """
-
-    key: str
-    distance: int
-    score: float
-    attributes: dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class Coverage:
     """How much of the collection a response covers.
 
@@ -357,25 +340,6 @@ class Timings:
     search_ms: float
     merge_ms: float
     total_ms: float
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class SearchResult:
-    """The result of one query.
-
-    Args:
-        hits: Ordered by (distance, id, key); with another score or a rerank, by descending score, then id.
-        coverage: How much of the collection was searched.
-        exact: True if no record of the collection can be nearer than the hits.
-        timings: Where the time went.
-        warnings: What may make the answer less useful than it seems, as sentences.
-    """
-
-    hits: list[Hit]
-    coverage: Coverage
-    exact: bool
-    timings: Timings
-    warnings: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

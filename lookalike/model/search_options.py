@@ -38,6 +38,7 @@ class SearchOptions:
         consistency: "one" reads one replica of each partition, "quorum" a majority.
         score: "hamming", or "asymmetric", which weights each bit by the magnitude of the query's projection.
         oversampling: Candidates per hit for a rerank, 1..1,000; at most 10,000 candidates in total.
+        include_thumbnails: Return each hit's thumbnail. At most 1,000 different records over all queries.
 
     Raises:
         InvalidRequest: If a value is out of range or unknown.
@@ -52,6 +53,7 @@ class SearchOptions:
     consistency: Consistency = "one"
     score: Score = "hamming"
     oversampling: int = DEFAULT_OVERSAMPLING
+    include_thumbnails: bool = False
 
     def __post_init__(self) -> None:
         distance = self.max_distance
@@ -84,6 +86,7 @@ class SearchKeywords(TypedDict, total=False):
     consistency: Consistency
     score: Score
     oversampling: int
+    include_thumbnails: bool
 
 
 def check_consistency(value: object) -> None:

@@ -25,16 +25,19 @@ from lookalike.wire.public.collections import (
 )
 from lookalike.wire.public.columns import columns_from_wire, columns_to_wire
 from lookalike.wire.public.filters import filter_from_wire, filter_to_wire, scalar_from_wire, scalar_to_wire
+from lookalike.wire.public.images import image_bytes
 from lookalike.wire.public.requests import (
     consistency_from_wire,
     consistency_to_wire,
-    image_bytes,
+    examples_to_wire,
     options_from_wire,
     options_to_wire,
     query_to_wire,
     record_to_wire,
 )
 from lookalike.wire.public.searches import (
+    box_from_wire,
+    box_to_wire,
     draft_from_wire,
     hits_to_wire,
     query_from_wire,
@@ -99,6 +102,8 @@ from lookalike.wire.shard.writes import (
 __all__ = [
     "bare_to_wire",
     "bases_from_wire",
+    "box_from_wire",
+    "box_to_wire",
     "collection_from_wire",
     "collection_to_wire",
     "columns_from_wire",
@@ -111,6 +116,7 @@ __all__ = [
     "draft_from_wire",
     "dump_part_from_wire",
     "dump_request_to_wire",
+    "examples_to_wire",
     "facet_to_wire",
     "facets_from_wire",
     "filter_from_wire",

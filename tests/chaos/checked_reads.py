@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 from lookalike import Client
 from lookalike.model.errors import LookalikeError
-from lookalike.model.records import Hit, SearchResult, StoredRecord
+from lookalike.model.records import StoredRecord
+from lookalike.model.results import Hit, SearchResult
 from tests.chaos.call_stats import CallStats
 from tests.chaos.checker import Search, SeenHit, SeenRecord, Span, check_get, check_search
 from tests.chaos.content import Content, Source, code_number

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from lookalike.model import errors
 from lookalike.model.errors import LookalikeError
-from lookalike.model.records import Coverage, Hit, Outcome, SearchResult, StoredRecord, Timings, VersionedRecord
+from lookalike.model.records import Coverage, Outcome, StoredRecord, Timings, VersionedRecord
+from lookalike.model.results import Hit, SearchResult
 from lookalike.model.status import (
     ClusterStatus,
     CoordinatorStatus,
@@ -30,7 +31,7 @@ def result_from_wire(
 ) -> SearchResult:
     timings = answer.timings
     return SearchResult(
-        [Hit(hit.key, hit.distance, hit.score, json.loads(hit.attributes or "{}")) for hit in hits],
+        [Hit(hit.key, hit.distance, hit.score, json.loads(hit.attributes or "{}"), hit.thumbnail) for hit in hits],
         coverage_from_wire(answer.coverage),
         answer.exact,
         Timings(timings.encode_ms, timings.search_ms, timings.merge_ms, timings.total_ms),

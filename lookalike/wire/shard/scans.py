@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lookalike.cluster.hits import HitTable
-from lookalike.cluster.scan import Inputs, ScanGroup, ScanResult, Scoring
+from lookalike.cluster.scan import MAX_OWN, Inputs, ScanGroup, ScanResult, Scoring
 from lookalike.model import errors
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import InvalidRequest, LookalikeError
@@ -49,7 +49,7 @@ def scan_group_from_wire(message: shard_pb2.ScanGroup, space: CodeSpace, indexin
         InvalidRequest: If the group is malformed or asks for too many hits.
     """
     queries = len(message.codes) // space.code_bytes
-    if message.k > MAX_K + 1 or queries * message.k > 2 * MAX_BATCH_HITS:
+    if message.k > MAX_K + MAX_OWN or queries * message.k > 2 * MAX_BATCH_HITS:
         raise InvalidRequest(f"k: {message.k:,} hits for each of {queries:,} queries are too many; request fewer")
     space.require(message.fingerprint, "the query")
     indexing.require_features(message.features, "the query")
