@@ -31,6 +31,7 @@ _ENCODER_TESTS = (
     "tests/docs/test_commands.py::test_commands_of_a_document_run[README.md]",
     "tests/docs/test_commands.py::test_commands_of_a_document_run[docs/QUICKSTART.md]",
     "tests/docs/test_commands.py::test_commands_of_a_document_run[docs/GRPC.md]",
+    "tests/docs/test_commands.py::test_commands_of_a_document_run[docs/PYTHON.md]",
 )
 # Long tests first: a long one that starts last would run alone.
 _INDEPENDENT = (

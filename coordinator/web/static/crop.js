@@ -9,7 +9,9 @@ const WHOLE = [0, 0, 1, 1];
 const LEAST = 0.01;
 
 let box = WHOLE;
+// While the pointer is down: where it started, and the box before.
 let from = null;
+let before = WHOLE;
 let use = () => {};
 
 /** Opens the dialog. start: the box so far, or null; then: called with the chosen box, null for the whole image. */
@@ -60,11 +62,12 @@ stage.addEventListener("pointerdown", (event) => {
   event.preventDefault();
   stage.setPointerCapture(event.pointerId);
   from = placeOf(event);
+  before = box;
 });
 stage.addEventListener("pointermove", (event) => from && drag(event));
 const release = () => {
   from = null;
-  if (box[2] - box[0] < LEAST || box[3] - box[1] < LEAST) show(WHOLE);
+  if (box[2] - box[0] < LEAST || box[3] - box[1] < LEAST) show(before);
 };
 stage.addEventListener("pointerup", release);
 stage.addEventListener("pointercancel", release);
