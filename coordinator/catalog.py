@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from coordinator.cluster import Cluster
 from lookalike.cluster.shard_state import ShardState
-from lookalike.model.codespace import CodeSpace
+from lookalike.model.codespace import CodeSpace, UnlabelledCode
 from lookalike.model.errors import (
     AlreadyExists,
     CodeSpaceMismatch,
@@ -88,7 +88,7 @@ class Catalog:
         layout = await self.layout(name, deadline)
         try:
             return await call(layout)
-        except (NotFound, CodeSpaceMismatch, NotInLayout):
+        except (NotFound, CodeSpaceMismatch, UnlabelledCode, NotInLayout):
             if not await self.is_outdated(name, layout, deadline):
                 raise
         return await call(await self.layout(name, deadline))
@@ -120,9 +120,13 @@ class Catalog:
         raise NotFound(f"collection: {name!r} does not exist; create it first")
 
     async def list(self, deadline: float) -> list[Collection]:
-        """Returns all collections known to the partitions that answer, ordered by name."""
+        """Returns all collections known to the partitions that answer, ordered by name. Raises DeadlineExceeded or
+        PartitionUnavailable if none does."""
         states = await self._cluster.states(deadline)
-        if all(isinstance(state, LookalikeError) for state in states.values()):
+        errors = [state for state in states.values() if isinstance(state, LookalikeError)]
+        if len(errors) == len(states):
+            if all(isinstance(error, DeadlineExceeded) for error in errors):
+                raise DeadlineExceeded("no partition answered in time; allow more time")
             raise PartitionUnavailable("no partition answers; see the cluster's status")
         return sum_up(states)
 

@@ -12,7 +12,7 @@ import numpy as np
 from coordinator import examples, quorum_scan, scoring, thumbnails
 from coordinator.catalog import Catalog, Layout
 from coordinator.cluster import Cluster
-from coordinator.coverage import CoverageTracker, require_acceptable, require_known_fields
+from coordinator.coverage import CoverageTracker, require_acceptable
 from coordinator.fan_out import Answers, FanOut, ScanAnswer
 from coordinator.query_encoder import QueryEncoder
 from coordinator.reader import Reader
@@ -21,6 +21,7 @@ from coordinator.scoring import ScoringPlan
 from coordinator.settling import settled
 from lookalike.cluster.hits import HitTable
 from lookalike.cluster.scan import ScanGroup, ScanResult, Scoring
+from lookalike.cluster.unknown_fields import warnings_of
 from lookalike.model.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -155,6 +156,7 @@ class Searcher:
         answers = await self._settled(group, options.consistency, deadline)
         searched = time.perf_counter()
         coverage = self._checked_coverage(collection, answers, options.allow_partial)
+        warnings = [*warnings, *_unknown_fields(answers)]
         candidates = _without_own(answers.hits, own).head(plan.candidates)
         # A rerank is exact if no record was left out of the candidates.
         is_exact = coverage.complete and (not plan.reranks or candidates.counts.max() < plan.candidates)
@@ -183,8 +185,6 @@ class Searcher:
         if missing := [error for error in answers.parts if isinstance(error, LookalikeError)]:
             with self._counted_if_refused(collection, coverage):
                 require_acceptable(missing, allow_partial, coverage)
-        else:
-            require_known_fields([part for part in answers.parts if isinstance(part, ScanResult)])
         return coverage
 
     def _count(self, collection: str, queries: int, coverage: Coverage, timings: Timings) -> None:
@@ -206,6 +206,12 @@ class Searcher:
             for partition in coverage.missing:
                 metrics.MISSING.labels(str(partition)).inc()
             raise
+
+
+def _unknown_fields(answers: Answers) -> list[str]:
+    """The warnings of fields that no record has. None unless all partitions answered: another may know them."""
+    parts = [part for part in answers.parts if isinstance(part, ScanResult)]
+    return warnings_of(parts) if len(parts) == len(answers.parts) else []
 
 
 def _without_own(hits: HitTable, own: Sequence[frozenset[str]]) -> HitTable:

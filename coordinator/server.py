@@ -177,10 +177,10 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         return pb.ExistsResponse(exists=exists)
 
     async def Count(self, request: pb.CountRequest, context: Context) -> pb.CountResponse:
-        count, coverage = await self._selector.count(
+        count, coverage, warnings = await self._selector.count(
             request.collection, _filter_of(request), request.allow_partial, _deadline(context, SEARCH_SECONDS)
         )
-        return pb.CountResponse(count=count, coverage=wire.coverage_to_wire(coverage))
+        return pb.CountResponse(count=count, coverage=wire.coverage_to_wire(coverage), warnings=warnings)
 
     async def Scroll(self, request: pb.ScrollRequest, context: Context) -> pb.ScrollResponse:
         page = await self._selector.page(
@@ -191,7 +191,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             wire.consistency_from_wire(request.consistency),
             _deadline(context, SEARCH_SECONDS),
         )
-        return wire.page_to_wire(page.records, page.cursor)
+        return wire.page_to_wire(page.records, page.cursor, page.warnings)
 
     async def Facets(self, request: pb.FacetsRequest, context: Context) -> pb.FacetsResponse:
         check_field(request.attribute, "attribute")
@@ -210,19 +210,20 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             other_values=facets.other_values,
             other_count=facets.other_count,
             coverage=wire.coverage_to_wire(facets.coverage),
+            warnings=facets.warnings,
         )
 
     async def DeleteByFilter(
         self, request: pb.DeleteByFilterRequest, context: Context
     ) -> pb.DeleteByFilterResponse:
-        deleted, cursor = await self._changer.delete_matching(
+        done = await self._changer.delete_matching(
             request.collection,
             _required_filter(request),
             _page_limit(request),
             request.cursor,
             _deadline(context, WRITE_SECONDS),
         )
-        return pb.DeleteByFilterResponse(deleted=deleted, cursor=cursor)
+        return pb.DeleteByFilterResponse(deleted=done.count, cursor=done.cursor, warnings=done.warnings)
 
     async def SetAttributes(self, request: pb.SetAttributesRequest, context: Context) -> pb.SetAttributesResponse:
         deadline = _deadline(context, WRITE_SECONDS)
@@ -233,7 +234,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             return pb.SetAttributesResponse(changed=changed)
         if request.keys:
             raise InvalidRequest("keys: are given with a filter; give one of the two")
-        changed, cursor = await self._changer.set_matching(
+        done = await self._changer.set_matching(
             request.collection,
             _required_filter(request),
             change,
@@ -241,7 +242,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             request.cursor,
             deadline,
         )
-        return pb.SetAttributesResponse(changed=changed, cursor=cursor)
+        return pb.SetAttributesResponse(changed=done.count, cursor=done.cursor, warnings=done.warnings)
 
     async def CreateCollection(
         self, request: pb.CreateCollectionRequest, context: Context

@@ -10,7 +10,7 @@ import dataclasses
 import sqlite3
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -23,8 +23,9 @@ from lookalike.cluster.rows import Listing, Rows, slots_of
 from lookalike.cluster.scan import ScanGroup, ScanResult, WriteResult
 from lookalike.cluster.select import FacetsOf, Question, Selected
 from lookalike.cluster.slots import SlotSet
+from lookalike.cluster.unknown_fields import unknown_of
 from lookalike.model.errors import Corruption, NotFound
-from lookalike.model.filters import compared_fields
+from lookalike.model.filters import named_fields
 from lookalike.model.indexing import MIH
 from lookalike.model.records import MAX_ANSWER_BYTES, SLOTS, VersionedRecord, record_id
 from shard import select
@@ -36,7 +37,6 @@ from shard.scanner import Scanner
 from shard.selections import Selections, State, complete
 from shard.store import Store
 
-KNOWN_FIELDS_SHOWN = 20
 _DUMP_BATCH_BYTES = 1024 * 1024
 
 
@@ -358,8 +358,8 @@ class Engine:
                 if hits is None:
                     raise _missing_rows()
         rows = state.view.live if slots is None else state.live_rows(slots)
-        compared = () if group.filter is None else compared_fields(group.filter)
-        return ScanResult(hits, rows, *self._unknown_fields(compared))
+        named = () if group.filter is None else named_fields(group.filter)
+        return ScanResult(hits, rows, *unknown_of(named, self._store.fields))
 
     def select(
         self, question: Question, slots: SlotSet, should_stop: Callable[[], bool] = lambda: False
@@ -374,10 +374,10 @@ class Engine:
         with self._in_use(), self._pinned() as state:
             selection = self._selections.compute(state, question.filter, slots, should_stop)
             selected = select.answer(question.kind, state.view, selection, self._store, should_stop)
-        compared = list(compared_fields(question.filter)) if question.filter is not None else []
+        named = list(named_fields(question.filter)) if question.filter is not None else []
         if isinstance(question.kind, FacetsOf):
-            compared.append(question.kind.attribute)
-        unknown, known = self._unknown_fields(compared)
+            named.append(question.kind.attribute)
+        unknown, known = unknown_of(named, self._store.fields)
         return dataclasses.replace(
             selected, rows=state.live_rows(slots), unknown_fields=unknown, known_fields=known
         )
@@ -390,12 +390,6 @@ class Engine:
                 reading.enter_context(self._store.reading())
                 state = self._state
             yield state
-
-    def _unknown_fields(self, compared: Iterable[str]) -> tuple[list[str], list[str]]:
-        """Those of the fields that no record ever had and, if there are any, some fields that records did have."""
-        known = self._store.fields
-        unknown = [field for field in compared if field.partition(".")[0] not in known]
-        return sorted(set(unknown)), sorted(known)[:KNOWN_FIELDS_SHOWN] if unknown else []
 
 
 def _missing_rows() -> Corruption:

@@ -106,7 +106,8 @@ def _scalars(kind: str, value: Any) -> Iterator[tuple[str, Any]]:
     elif kind in _TRUTHS:
         yield _canonical(_TRUTHS[kind])
     elif kind == "array":
-        yield from {_canonical(element) for element in elements({"": json.loads(value)}, "")}
+        values = elements({"": json.loads(value)}, "")
+        yield from {_canonical(element) for element in values if element is not None}
 
 
 def _canonical(value: Any) -> tuple[str, Any]:

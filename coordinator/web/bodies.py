@@ -14,6 +14,7 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
+from coordinator.web.filter_bodies import parse_message
 from coordinator.web.gateway import request_class
 from coordinator.web.responses import TooLarge, UnsupportedMediaType
 from coordinator.web.routes import Call
@@ -23,8 +24,8 @@ from lookalike.transport.rpc import MAX_MESSAGE_BYTES
 
 READ_SECONDS = 60.0
 MAX_OPTIONS_BYTES = 1024 * 1024
-# The parts of a form that are JSON, and the messages that they have.
-FORM_JSON = {"options": "SearchOptions", "box": "Box", "examples": "Examples"}
+# The parts of a form that are JSON.
+FORM_JSON = ("options", "box", "examples")
 _FORM_PARTS = "image, options, box and examples"
 # The options of a form that has an image and no options.
 DEFAULT_OPTIONS = b'{"k": 10}'
@@ -156,7 +157,7 @@ def _parse(body: bytes, message: Message, field: str) -> None:
         text = body.decode()
         if not text.lstrip().startswith("{"):
             raise InvalidRequest(f"{field}: not a JSON object; see /openapi.json")
-        json_format.Parse(text, message)
+        parse_message(text, message)
     except json_format.ParseError as error:
         raise InvalidRequest(f"{field}: {_one_line(error)}; see /openapi.json") from None
     except UnicodeError:

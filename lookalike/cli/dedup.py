@@ -176,7 +176,7 @@ def dedup(
             _write(sheet, "html", page(title, shown, records, each_shown))
         # Written before anything is done, so that the list is there whatever happens.
         if output is not None:
-            _write(output, "output", (json.dumps(_as_json(group)) + "\n" for group in judged))
+            _write(output, "output", (json.dumps(_as_json(group), ensure_ascii=False) + "\n" for group in judged))
         if review:
             bar.close()
             show_review(client, found, judged, snapshot.facts, chosen or Action("tag"), timeout, port)
@@ -222,7 +222,7 @@ def _print(judged: Sequence[Sequence[Member]]) -> None:
         ordered = sorted(group, key=lambda member: not member.is_kept)
         more = f" and {len(group) - _KEYS_PRINTED:,} more" if len(group) > _KEYS_PRINTED else ""
         # As JSON, because a key may contain terminal control sequences.
-        keys = ", ".join(json.dumps(member.key) for member in ordered[:_KEYS_PRINTED])
+        keys = ", ".join(json.dumps(member.key, ensure_ascii=False) for member in ordered[:_KEYS_PRINTED])
         print(f"{len(group):>6}  keep {keys}{more}")
 
 

@@ -34,7 +34,9 @@ from lookalike.model.search_options import Rerank, Score, SearchOptions
 
 _EXAMPLE = '{"label": "cat"}'
 Keys = Annotated[list[str], typer.Argument(help="Keys of records.")]
-FilterText = Annotated[str | None, typer.Option("--filter", help='A JSON filter, e.g. \'{"label": "cat"}\'.')]
+FilterText = Annotated[
+    str | None, typer.Option("--filter", help='A JSON filter, e.g. \'{"label": "cat"}\'; see docs/FILTERS.md.')
+]
 Partial = Annotated[
     bool, typer.Option("--allow-partial", help="Accept a result without the partitions that do not answer.")
 ]
@@ -165,10 +167,11 @@ def count(
             collection=collection, filter=json_filter(filter_, "filter"), allow_partial=allow_partial
         )
     if as_json:
-        print_json({"count": found.count, "coverage": _coverage(found.coverage)})
+        print_json({"count": found.count, "coverage": _coverage(found.coverage), "warnings": found.warnings})
         return
     print(found.count)
     _warn_if_partial(found.coverage)
+    _print_warnings(found.warnings)
 
 
 def facets(
@@ -194,6 +197,7 @@ def facets(
     if found.other_values:
         print(f"{found.other_count}\tin {found.other_values:,} other values")
     _warn_if_partial(found.coverage)
+    _print_warnings(found.warnings)
 
 
 def set_attributes(
@@ -342,5 +346,9 @@ def _print_result(result: SearchResult) -> None:
     )
     for partition, reason in sorted(coverage.missing.items()):
         print(f"missing partition {partition}: {reason}")
-    for warning in result.warnings:
+    _print_warnings(result.warnings)
+
+
+def _print_warnings(warnings: Sequence[str]) -> None:
+    for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)

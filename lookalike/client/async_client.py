@@ -17,7 +17,7 @@ from lookalike.client.arguments import async_batches, has_codes, key_batches, li
 from lookalike.client.arrays import Attributes, Codes, IngestReport, Keys, code_columns, join, split
 from lookalike.client.async_ingest import AsyncIngestStream
 from lookalike.client.async_search import AsyncSearch
-from lookalike.client.calls import DEFAULT_TIMEOUT_SECONDS, Calls
+from lookalike.client.calls import DEFAULT_TIMEOUT_SECONDS, Calls, warn
 from lookalike.client.endpoints import AsyncCoordinators
 from lookalike.cluster.columns import CodeColumns
 from lookalike.model.filters import GivenFilter
@@ -129,8 +129,9 @@ class AsyncClient(AsyncSearch):
         """Counts the records that match a filter, exactly.
 
         Args:
-            filter: Count only matching records: a JSON document such as `{"label": "cat"}`, or a filter of
-                `lookalike.filters`.
+            filter: Count only matching records: a JSON document such as `{"label": "cat"}` (docs/FILTERS.md), or a
+                filter of `lookalike.filters`. A field that no record has is not an error: the answer warns of it
+                or, where it cannot, `lookalike.errors.UnknownFieldWarning` is issued.
             allow_partial: Count in the partitions that answer, and name the others in `coverage`. By default, a
                 missing partition raises PartitionUnavailable.
             timeout: Seconds that the call may take, retries included; the client's by default.
@@ -178,6 +179,7 @@ class AsyncClient(AsyncSearch):
                 include_codes=include_codes, include_thumbnails=include_thumbnails, limit=size,
                 consistency=consistency, cursor=cursor, timeout=timeout,
             )  # fmt: skip
+            warn(page.warnings)
             for record in page.records:
                 yield record
             count += len(page.records)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -14,9 +15,10 @@ from more_itertools import constrained_batches
 
 from lookalike import wire
 from lookalike.client.arguments import STREAM_RECORDS, checked_keys, checked_names
+from lookalike.client.connecting import explain_failed_connection
 from lookalike.cluster.columns import CodeColumns
 from lookalike.cluster.select import MAX_FACETS
-from lookalike.model import filters
+from lookalike.model import filter_language, filters
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import (
     Cancelled,
@@ -25,6 +27,7 @@ from lookalike.model.errors import (
     InvalidRequest,
     LookalikeError,
     PartitionUnavailable,
+    UnknownFieldWarning,
 )
 from lookalike.model.filters import GivenFilter
 from lookalike.model.indexing import Indexing
@@ -100,11 +103,8 @@ class Calls:
         # A cached fingerprint may be outdated: collections can be recreated with another code space.
         if isinstance(error, CodeSpaceMismatch):
             self._fingerprints.clear()
-        if error.request_id is None and "handshake failed" in error.message:
-            return PartitionUnavailable(
-                f"server: {address} and this client do not agree on TLS ({error.message[-160:]}); check the"
-                " certificates, the CA and the server name"
-            )
+        if error.request_id is None and (cause := explain_failed_connection(address, error.message)):
+            return PartitionUnavailable(cause)
         # `Cancelled` means that the coordinator stopped during the call; this client did not cancel the call.
         if error.request_id is None and isinstance(error, PartitionUnavailable | Cancelled):
             return PartitionUnavailable(f"server: {address} does not answer; is the cluster up?")
@@ -227,13 +227,13 @@ class Calls:
             remove=checked_names(remove),
             cursor=cursor,
         )
-        return Call("SetAttributes", request, lambda answer: (int(answer.changed), answer.cursor))
+        return Call("SetAttributes", request, lambda answer: _changed(answer.changed, answer))
 
     def delete_by_filter(self, collection: str, condition: GivenFilter, cursor: str) -> Call[tuple[int, str]]:
         request = pb.DeleteByFilterRequest(
             collection=check_collection_name(collection), filter=_filter_to_wire(condition), cursor=cursor
         )
-        return Call("DeleteByFilter", request, lambda answer: (int(answer.deleted), answer.cursor))
+        return Call("DeleteByFilter", request, lambda answer: _changed(answer.deleted, answer))
 
     def upserts(self, collection: str, records: Sequence[Record], fingerprint: str | None) -> list[Call[int]]:
         """Returns one call, or several if the records exceed the limits on a request."""
@@ -336,8 +336,19 @@ def _checked_timeout(timeout: float) -> float:
     return timeout
 
 
+def _changed(count: int, answer: pb.SetAttributesResponse | pb.DeleteByFilterResponse) -> tuple[int, str]:
+    warn(answer.warnings)
+    return count, answer.cursor
+
+
+def warn(texts: Iterable[str]) -> None:
+    """Issues the warnings of an answer that the SDK returns without its warnings."""
+    for text in texts:
+        warnings.warn(text, UnknownFieldWarning, stacklevel=2)
+
+
 def _filter_to_wire(given: GivenFilter) -> filter_pb2.Filter | None:
-    condition = filters.given(given)
+    condition = filter_language.given(given)
     return None if condition is None else wire.filter_to_wire(condition)
 
 

@@ -14,7 +14,7 @@ import grpc
 from lookalike import wire
 from lookalike.client.arguments import batches, has_codes, key_batches, listed, one_fingerprint
 from lookalike.client.arrays import Attributes, Codes, IngestReport, Keys, code_columns, join, split
-from lookalike.client.calls import DEFAULT_TIMEOUT_SECONDS, Calls
+from lookalike.client.calls import DEFAULT_TIMEOUT_SECONDS, Calls, warn
 from lookalike.client.endpoints import Coordinators
 from lookalike.client.sync_ingest import IngestStream
 from lookalike.client.sync_search import Search
@@ -128,8 +128,9 @@ class Client(Search):
         """Counts the records that match a filter, exactly.
 
         Args:
-            filter: Count only matching records: a JSON document such as `{"label": "cat"}`, or a filter of
-                `lookalike.filters`.
+            filter: Count only matching records: a JSON document such as `{"label": "cat"}` (docs/FILTERS.md), or a
+                filter of `lookalike.filters`. A field that no record has is not an error: the answer warns of it
+                or, where it cannot, `lookalike.errors.UnknownFieldWarning` is issued.
             allow_partial: Count in the partitions that answer, and name the others in `coverage`. By default, a
                 missing partition raises PartitionUnavailable.
             timeout: Seconds that the call may take, retries included; the client's by default.
@@ -177,6 +178,7 @@ class Client(Search):
                 include_codes=include_codes, include_thumbnails=include_thumbnails, limit=size,
                 consistency=consistency, cursor=cursor, timeout=timeout,
             )  # fmt: skip
+            warn(page.warnings)
             yield from page.records
             count += len(page.records)
             cursor = page.cursor

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike.cluster.hits import HitTable
-from lookalike.model.filters import Filter
+from lookalike.model.filters import Filter, size_of
 from lookalike.model.query import MAX_EXAMPLES
 
 # How long a shard keeps a key reserved. A coordinator stores the record well before.
@@ -30,6 +30,8 @@ _ASYMMETRIC_WORK = 10
 # How many compared feature values, and how many bytes of inputs, weigh as much as one query.
 _FEATURES_PER_WORK = 100_000
 _INPUT_BYTES = 64 * 1024
+# How many bytes of a filter's values weigh as much: a round's filters must fit into a message.
+_FILTER_BYTES = 32 * 1024
 
 
 class Scoring(enum.Enum):
@@ -90,7 +92,7 @@ class ScanGroup:
         if self.scoring is Scoring.RERANK_FEATURES and self.inputs is not None:
             work += self.k * self.inputs.shape[1] // _FEATURES_PER_WORK
         room = 0 if self.inputs is None else self.inputs.nbytes // _INPUT_BYTES
-        return len(self.codes) * work + room
+        return len(self.codes) * work + room + size_of(self.filter) // _FILTER_BYTES
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -100,8 +102,9 @@ class ScanResult:
     Attributes:
         hits: Each query's hits ordered by (distance, id, key), or by (rank, id, key) for asymmetric scoring.
         rows: Live rows of the searched slots when the scan started.
-        unknown_fields: Fields that the filter compares and that no record on this shard ever had.
-        known_fields: Some fields that records on this shard have had, if there are unknown ones.
+        unknown_fields: Fields that the filter names and that no record on this shard ever had.
+        known_fields: Some fields that records on this shard have had, if there are unknown ones: similar ones
+            first.
         stale_ms: Every write acknowledged at least this long ago was searched.
     """
 

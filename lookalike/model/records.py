@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lookalike.model import times
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import InvalidRequest
 from lookalike.model.indexing import Indexing
@@ -45,7 +46,7 @@ MAX_COLUMN_RECORDS = 16_384
 SLOTS = 1_024
 
 # These are built once, because every record of every write uses them.
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=times.json_default)
 _SCALARS = frozenset((str, int, float, bool, type(None)))
 # The common types come first, because isinstance is slow for abstract classes.
 _OBJECTS = (dict, Mapping)
@@ -53,7 +54,9 @@ _NESTED = (dict, list, tuple, Mapping)
 # More than the records of one request, because coordinator and shard need each record's id several times.
 _IDS_REMEMBERED = 16_384
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-_COLLECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+# A regular expression for both Python and JSON Schema.
+COLLECTION_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+_COLLECTION_NAME = re.compile(COLLECTION_NAME)
 
 
 @functools.lru_cache(_IDS_REMEMBERED)
@@ -155,7 +158,7 @@ def attributes_text(attributes: object) -> str:
         raise InvalidRequest("attributes: hold text that is not valid Unicode (a lone surrogate)") from None
     except (TypeError, ValueError) as error:
         raise InvalidRequest(
-            f"attributes: are not JSON ({error}); use text, numbers, booleans, null, lists, objects"
+            f"attributes: are not JSON ({error}); use text, numbers, booleans, null, dates, lists, objects"
         ) from None
     if size > MAX_ATTRIBUTES_BYTES:
         raise InvalidRequest(f"attributes: take {size:,} bytes; use at most {MAX_ATTRIBUTES_BYTES:,}")
@@ -231,7 +234,8 @@ class Record:
         image: An image file's bytes or its path, a Pillow image, or pixels: uint8 (height, width, 3), or (height,
             width) for grey.
         code: The packed code: bits / 8 bytes, or uint8 (bits/8,).
-        attributes: A JSON object of at most 64 KiB, for filters and display.
+        attributes: A JSON object of at most 64 KiB, for filters and display. Dates and times of `datetime` are
+            stored as text (docs/FILTERS.md).
         fingerprint: Fingerprint of the code's code space; the collection's by default.
         features: float32 (width,). Only with a code, for a collection that stores features.
         thumbnail: A JPEG, PNG or WebP of at most 10 KiB.
@@ -349,10 +353,12 @@ class CountResult:
     Args:
         count: The exact number of records in the partitions that answered.
         coverage: How much of the collection was read.
+        warnings: Fields of the filter that no record has, as sentences.
     """
 
     count: int
     coverage: Coverage
+    warnings: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -362,10 +368,12 @@ class Page:
     Args:
         records: Ordered by id, which is the hash of the key. What was not requested is empty.
         cursor: Where the next page starts. Empty after the last page.
+        warnings: As in `CountResult`; on the first page only.
     """
 
     records: list[StoredRecord]
     cursor: str
+    warnings: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -385,12 +393,14 @@ class FacetsResult:
         other_values: The number of values that are left out.
         other_count: The sum of their counts.
         coverage: How much of the collection was read.
+        warnings: As in `CountResult`, and if no record has the attribute.
     """
 
     facets: list[Facet]
     other_values: int
     other_count: int
     coverage: Coverage
+    warnings: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal, TypedDict, get_args
 
-from lookalike.model import filters
+from lookalike.model import filter_language
 from lookalike.model.errors import InvalidRequest
 from lookalike.model.filters import Filter
 from lookalike.model.records import DEFAULT_OVERSAMPLING, check_k, check_oversampling
@@ -61,7 +61,7 @@ class SearchOptions:
             raise InvalidRequest(f"max_distance: is {distance!r}; use a number of bits, 0 or above")
         object.__setattr__(self, "oversampling", check_oversampling(self.oversampling))
         object.__setattr__(self, "k", check_k(self.k))
-        object.__setattr__(self, "filter", filters.given(self.filter))
+        object.__setattr__(self, "filter", filter_language.given(self.filter))
         _check_choice("rerank", self.rerank, Rerank)
         check_consistency(self.consistency)
         _check_choice("score", self.score, Score)

@@ -307,7 +307,7 @@ class SearchRequest(_message.Message):
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     fingerprint: _builtins.str
-    """Fingerprint of the query code's code space. Required with a code, ignored otherwise."""
+    """Fingerprint of the query code's code space. Required with a code, unless the collection was created with `bits`."""
     @_builtins.property
     def query(self) -> Global___Query: ...
     @_builtins.property
@@ -643,19 +643,25 @@ class CountResponse(_message.Message):
 
     COUNT_FIELD_NUMBER: _builtins.int
     COVERAGE_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     count: _builtins.int
     """The exact number of records on the partitions that answered."""
     @_builtins.property
     def coverage(self) -> _record_pb2.Coverage: ...
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in SearchResponse: fields of the filter that no record has."""
+
     def __init__(
         self,
         *,
         count: _builtins.int = ...,
         coverage: _record_pb2.Coverage | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "coverage", b"coverage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "coverage", b"coverage", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -717,21 +723,27 @@ class ScrollResponse(_message.Message):
 
     RECORDS_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
     """Where the next page starts. Empty after the last page."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Record]:
         """Ordered by id, which is the hash of the key."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in SearchResponse: fields of the filter that no record has."""
+
     def __init__(
         self,
         *,
         records: _abc.Iterable[_record_pb2.Record] | None = ...,
         cursor: _builtins.str = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "records", b"records"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "records", b"records", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -782,6 +794,7 @@ class FacetsResponse(_message.Message):
     OTHER_VALUES_FIELD_NUMBER: _builtins.int
     OTHER_COUNT_FIELD_NUMBER: _builtins.int
     COVERAGE_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     other_values: _builtins.int
     """The number of values that are left out."""
     other_count: _builtins.int
@@ -792,6 +805,10 @@ class FacetsResponse(_message.Message):
 
     @_builtins.property
     def coverage(self) -> _record_pb2.Coverage: ...
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in SearchResponse: fields of the filter that no record has."""
+
     def __init__(
         self,
         *,
@@ -799,10 +816,11 @@ class FacetsResponse(_message.Message):
         other_values: _builtins.int = ...,
         other_count: _builtins.int = ...,
         coverage: _record_pb2.Coverage | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "facets", b"facets", "other_count", b"other_count", "other_values", b"other_values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "facets", b"facets", "other_count", b"other_count", "other_values", b"other_values", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -849,7 +867,9 @@ class UpsertRequest(_message.Message):
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     fingerprint: _builtins.str
-    """Fingerprint of the codes' code space. Required if a record has a code."""
+    """Fingerprint of the codes' code space. Required if a record has a code, unless the collection was created with
+    `bits`.
+    """
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Record]:
         """1..10,000 records. If a key occurs more than once, the last occurrence is stored."""
@@ -1037,19 +1057,25 @@ class DeleteByFilterResponse(_message.Message):
 
     DELETED_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     deleted: _builtins.int
     """Records deleted by this call."""
     cursor: _builtins.str
     """Where the next call continues. Empty after the last record."""
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in SearchResponse: fields of the filter that no record has."""
+
     def __init__(
         self,
         *,
         deleted: _builtins.int = ...,
         cursor: _builtins.str = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "deleted", b"deleted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "deleted", b"deleted", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1112,19 +1138,25 @@ class SetAttributesResponse(_message.Message):
 
     CHANGED_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     changed: _builtins.int
     """Records changed by this call, including those that had these attributes before."""
     cursor: _builtins.str
     """With a filter: where the next call continues. Empty after the last record."""
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in SearchResponse: fields of the filter that no record has."""
+
     def __init__(
         self,
         *,
         changed: _builtins.int = ...,
         cursor: _builtins.str = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "cursor", b"cursor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "cursor", b"cursor", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -283,7 +283,7 @@ class ScanHits(_message.Message):
 
     @_builtins.property
     def known_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Fields that records here have had, at most 20; set if unknown_fields is not empty."""
+        """Fields that records here have had, at most 20, those with similar names first; set if unknown_fields is not empty."""
 
     def __init__(
         self,

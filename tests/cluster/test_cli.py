@@ -180,7 +180,7 @@ def test_errors_are_one_line(cluster: Cluster, tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-    assert "does not answer; is the cluster up?" in failure(
+    assert "nothing listens there; is the cluster up?" in failure(
         "status", "--server", f"127.0.0.1:{port}", "--timeout", 2
     )
     shard = cluster.config.shard_address(0)

@@ -207,9 +207,17 @@ def _count_of(request: Any) -> int:
 
 def _read_secrets(path: Path) -> list[str]:
     lines = read_file(path, "security.cluster_secret").decode("ascii", errors="replace").split()
-    if not lines or any(len(line) < MIN_SECRET_BYTES or not line.isascii() for line in lines):
-        raise CannotStart(
-            f"config: security.cluster_secret: {path} must have a line of {MIN_SECRET_BYTES} or more ASCII"
-            " characters; make one with: openssl rand -hex 32"
-        )
+    remedy = f"use {MIN_SECRET_BYTES} or more ASCII characters, made with: openssl rand -hex 32 > {path}"
+    if not lines:
+        raise CannotStart(f"config: security.cluster_secret: {path} is empty; {remedy}")
+    for number, line in enumerate(lines, 1):
+        if not line.isascii():
+            raise CannotStart(
+                f"config: security.cluster_secret: {path}: secret {number} has other characters than ASCII;"
+                f" {remedy}"
+            )
+        if len(line) < MIN_SECRET_BYTES:
+            raise CannotStart(
+                f"config: security.cluster_secret: {path}: secret {number} has {len(line)} characters; {remedy}"
+            )
     return lines

@@ -56,15 +56,15 @@ FIELDS = {
         "arithmetic",
     ],
     "Collection": ["name", "code_space", "rows", "incarnation", "indexing"],
-    "CountResult": ["count", "coverage"],
+    "CountResult": ["count", "coverage", "warnings"],
     "Coverage": ["partitions", "answered", "rows_searched", "rows_known", "missing", "stale_ms"],
     "Facet": ["value", "count"],
-    "FacetsResult": ["facets", "other_values", "other_count", "coverage"],
+    "FacetsResult": ["facets", "other_values", "other_count", "coverage", "warnings"],
     "Example": ["image", "code", "key", "box"],
     "Hit": ["key", "distance", "score", "attributes", "thumbnail"],
     "IngestReport": ["stored", "errors"],
     "Outcome": ["key", "error"],
-    "Page": ["records", "cursor"],
+    "Page": ["records", "cursor", "warnings"],
     "Record": ["key", "image", "code", "attributes", "fingerprint", "features", "thumbnail"],
     "SearchOptions": OPTIONS,
     "SearchResult": ["hits", "coverage", "exact", "timings", "warnings"],
@@ -73,8 +73,8 @@ FIELDS = {
 }  # fmt: skip
 ERRORS = """AlreadyExists Cancelled CannotStart CodeSpaceMismatch Corruption DeadlineExceeded Internal
     InvalidRequest LookalikeError NotFound Overloaded PartitionUnavailable PermissionDenied Recovering SlotMoved
-    Unauthenticated"""
-FILTERS = "And Equals Exists Filter In Not Or Range Scalar parse"
+    Unauthenticated UnknownFieldWarning"""
+FILTERS = "And Equals Exists Filter In Not Or Prefix Range Scalar parse"
 COMMANDS = """backup bench collection count delete demo drain evaluate facets get ingest list plan rebalance
     restore search set status up"""
 

@@ -137,9 +137,18 @@ def test_only_the_cluster_secret_is_accepted(tmp_path: Path) -> None:
             authorizer.authenticate("Scan", metadata)
 
 
-@pytest.mark.parametrize("content", ["", "short", "a" * 32 + "\nshort", "é" * 40, bytes(range(200, 240))])
-def test_invalid_secret_is_refused_at_start(tmp_path: Path, content: str | bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "secret is empty"),
+        ("short", "secret 1 has 5 characters"),
+        ("a" * 32 + "\nlonger", "secret 2 has 6 characters"),
+        ("é" * 40, "secret 1 has other characters than ASCII"),
+        (bytes(range(200, 240)), "secret 1 has other characters than ASCII"),
+    ],
+)
+def test_invalid_secret_is_refused_at_start(tmp_path: Path, content: str | bytes, words: str) -> None:
     path = tmp_path / "secret"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(CannotStart, match=r"security.cluster_secret: .* openssl rand -hex 32"):
+    with pytest.raises(CannotStart, match=rf"security.cluster_secret: .*{words}; use 32 .* openssl rand -hex 32"):
         ClusterSecret(path)
