@@ -188,7 +188,7 @@ class Hit(_message.Message):
     attributes: _builtins.str
     """A JSON object as text. Empty unless include_attributes is set."""
     thumbnail: _builtins.bytes
-    """The record's preview image. Empty unless include_thumbnails is set."""
+    """The record's preview image, if it has one and include_thumbnails is set."""
     def __init__(
         self,
         *,
@@ -196,13 +196,15 @@ class Hit(_message.Message):
         distance: _builtins.int = ...,
         score: _builtins.float = ...,
         attributes: _builtins.str = ...,
-        thumbnail: _builtins.bytes = ...,
+        thumbnail: _builtins.bytes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_thumbnail", b"_thumbnail", "thumbnail", b"thumbnail"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "distance", b"distance", "key", b"key", "score", b"score", "thumbnail", b"thumbnail"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_thumbnail", b"_thumbnail", "attributes", b"attributes", "distance", b"distance", "key", b"key", "score", b"score", "thumbnail", b"thumbnail"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__thumbnail: _TypeAlias = _typing.Literal["thumbnail"]  # noqa: Y015
+    _WhichOneofArgType__thumbnail: _TypeAlias = _typing.Literal["_thumbnail", b"_thumbnail"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__thumbnail) -> _WhichOneofReturnType__thumbnail | None: ...
 
 Global___Hit: _TypeAlias = Hit  # noqa: Y015
 

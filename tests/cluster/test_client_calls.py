@@ -153,7 +153,7 @@ def test_hits_have_thumbnails_on_request(client: Client, cluster: Cluster, fille
         f"/v1/collections/{filled}/search",
         {"query": {"key": "k1"}, "options": {"k": 9, "includeThumbnails": True}},
     )
-    assert sum(bool(hit["thumbnail"]) for hit in reply.json["hits"]) == 1
+    assert sum("thumbnail" in hit for hit in reply.json["hits"]) == 1
 
 
 def test_too_many_thumbnails_are_refused(client: Client, collection: str) -> None:

@@ -104,7 +104,8 @@ def hits_to_wire(hits: HitTable, bits: int, thumbnails: Mapping[str, bytes] = _N
     ]
     if thumbnails:
         for row in rows:
-            row.thumbnail = thumbnails.get(row.key, b"")
+            if row.key in thumbnails:
+                row.thumbnail = thumbnails[row.key]
     if hits.queries == 1:
         return [rows]
     return [rows[start:end] for start, end in itertools.pairwise(hits.offsets.tolist())]
