@@ -1,4 +1,4 @@
-"""Owns the calls to the encoder, which turns images into codes and reports the code space of these codes."""
+"""Owns the calls to one encoder, which turns images into codes and reports the code space of these codes."""
 
 from __future__ import annotations
 
@@ -49,35 +49,17 @@ class Description:
 
 
 class EncoderLink:
-    """Calls to the encoder, if the cluster has one. Deadlines are times of the running loop's clock."""
+    """Calls to one encoder. Deadlines are times of the running loop's clock."""
 
-    def __init__(self, address: str | None, peer_channels: PeerChannels, max_image_bytes: int) -> None:
-        self.address = address or ""
-        self._max_image_bytes = max_image_bytes
-        if address:
-            self._connection = peer_channels.connect(address)
+    def __init__(self, address: str, peer_channels: PeerChannels) -> None:
+        self.address = address
+        self._connection = peer_channels.connect(address)
 
     async def close(self) -> None:
-        if self.address:
-            await self._connection.close()
-
-    def check_image(self, image: bytes) -> bytes:
-        """Returns the image. Raises InvalidRequest if it is empty or too large."""
-        if not image:
-            raise InvalidRequest("image: is empty (0 bytes); send an encoded image file")
-        if len(image) > self._max_image_bytes:
-            raise InvalidRequest(
-                f"image: has {len(image):,} bytes; send at most {self._max_image_bytes:,}, scaled down beforehand"
-            )
-        return image
+        await self._connection.close()
 
     async def describe(self, deadline: float, include_hash: bool = False) -> Description:
         """Returns the encoder's current code space and feature width, and its hash file if requested."""
-        if not self.address:
-            raise InvalidRequest(
-                "encoder: this cluster has none; set the collection's bits and send codes,"
-                " or add an encoder to the config"
-            )
         answer = await self._call("Describe", pb.DescribeRequest(include_hash=include_hash), deadline)
         return Description(wire.space_from_wire(answer.code_space), answer.features, answer.hash_file)
 
@@ -107,8 +89,6 @@ class EncoderLink:
         Raises:
             CodeSpaceMismatch: If the encoder uses another code space.
         """
-        if not self.address:
-            raise InvalidRequest("image: this cluster has no encoder; send codes, or add one to the config")
         results: list[EncodedImage | InvalidRequest] = []
         for part in _batches(images):
             own = boxes[len(results) : len(results) + len(part)]
@@ -119,9 +99,8 @@ class EncoderLink:
             answer = await self._call("Encode", request, deadline)
             if answer.fingerprint != space.fingerprint:
                 raise CodeSpaceMismatch(
-                    f"image: the encoder uses code space {answer.fingerprint[:12]}…, the collection"
-                    f" uses {space.fingerprint[:12]}… ({space.backbone}, {space.hash_method}, {space.bits} bits);"
-                    " send codes of the collection's own code space, or use a collection created with this encoder"
+                    f"image: the encoder at {self.address} now uses code space {answer.fingerprint[:12]}…, the"
+                    f" collection uses {space.fingerprint[:12]}…; retry"
                 )
             if any(box and not image.cropped for image, box in zip(answer.images, own, strict=False)):
                 raise InvalidRequest("box: this cluster's encoder is too old to encode parts of images; update it")

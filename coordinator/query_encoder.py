@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from coordinator import scoring
 from coordinator.catalog import Layout, NotInLayout
-from coordinator.encoder_link import EncodedImage, EncoderLink
+from coordinator.encoder_link import EncodedImage
+from coordinator.encoders import Encoders
 from coordinator.reader import Reader
 from coordinator.scoring import ScoringPlan
 from lookalike.cluster.scan import Codes, Inputs
@@ -35,10 +36,10 @@ class _Encoded:
 
 
 class QueryEncoder:
-    """Encodes queries. The encoder encodes images; for a key, the stored record has the code."""
+    """Encodes queries. An encoder encodes images; for a key, the stored record has the code."""
 
-    def __init__(self, encoder: EncoderLink, reader: Reader) -> None:
-        self._encoder = encoder
+    def __init__(self, encoders: Encoders, reader: Reader) -> None:
+        self._encoders = encoders
         self._reader = reader
 
     async def encode(
@@ -67,13 +68,13 @@ class QueryEncoder:
             none); one row per query. And warnings about the codes.
 
         Raises:
-            CodeSpaceMismatch: If a code, or the encoder, is not in the collection's code space.
+            CodeSpaceMismatch: If a code, or every encoder, is in another code space than the collection.
             InvalidRequest: If a query is invalid, or lacks what the scoring needs.
             NotFound: If the collection has no record with a query's key.
         """
         for query in queries:
             if query.image is not None:
-                self._encoder.check_image(query.image)
+                self._encoders.check_image(query.image)
             elif query.key is not None:
                 check_key(query.key)
         if any(query.code is not None for query in queries):
@@ -101,7 +102,7 @@ class QueryEncoder:
             return []
         began = time.perf_counter()
         with tracing.span("encode", images=len(images)):
-            encoded = await self._encoder.encode(
+            encoded = await self._encoders.encode(
                 images, layout.space, deadline,
                 feature_width=layout.indexing.feature_width if plan.needs_features else 0,
                 include_projections=plan.needs_projections,

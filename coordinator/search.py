@@ -9,18 +9,21 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from coordinator import examples, quorum_scan, scoring, thumbnails
+from coordinator import examples, grouped_search, paging, quorum_scan, scoring, thumbnails
 from coordinator.catalog import Catalog, Layout
 from coordinator.cluster import Cluster
 from coordinator.coverage import CoverageTracker, require_acceptable
+from coordinator.examples import Combined
 from coordinator.fan_out import Answers, FanOut, ScanAnswer
 from coordinator.query_encoder import QueryEncoder
 from coordinator.reader import Reader
 from coordinator.routing import Share
 from coordinator.scoring import ScoringPlan
+from coordinator.selector import Selector
 from coordinator.settling import settled
 from lookalike.cluster.hits import HitTable
-from lookalike.cluster.scan import ScanGroup, ScanResult, Scoring
+from lookalike.cluster.scan import Codes, Inputs, Place, ScanGroup, ScanResult, Scoring
+from lookalike.cluster.select import Near
 from lookalike.cluster.unknown_fields import warnings_of
 from lookalike.model.errors import (
     DeadlineExceeded,
@@ -28,6 +31,7 @@ from lookalike.model.errors import (
     LookalikeError,
     PartitionUnavailable,
 )
+from lookalike.model.matching import Comparable
 from lookalike.model.query import Query
 from lookalike.model.records import (
     MAX_BATCH_HITS,
@@ -49,13 +53,16 @@ class Answer:
     """The answer to a search.
 
     Attributes:
-        hits: The hits of all queries.
+        hits: The hits of all queries; of a search by groups, those of all groups.
         is_exact: True if no matching record that is left out can be nearer than the hits.
         bits: The width of the codes.
         coverage: Which partitions were searched.
         timings: How long each stage took.
         thumbnails: Those of the hits, by key, if requested.
         warnings: What may make the answer less useful than it seems, as sentences.
+        more: For each query, whether k left out hits that follow.
+        cursor: For `SearchOptions.after`; empty if the search cannot be continued.
+        groups: The values of the groups, if the search is by groups.
     """
 
     hits: HitTable
@@ -65,16 +72,34 @@ class Answer:
     timings: Timings
     thumbnails: Mapping[str, bytes]
     warnings: Sequence[str] = ()
+    more: Sequence[bool] = (False,)
+    cursor: str = ""
+    groups: Sequence[Comparable] | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the shards are asked: see `ScanGroup`. combined: the queries, if any has several examples."""
+
+    codes: Codes
+    inputs: Inputs | None
+    scoring: Scoring
+    after: Place | None
+    warnings: Sequence[str]
+    combined: Combined | None = None
 
 
 class Searcher:
     """Answers searches, from one replica of each partition or from a majority."""
 
-    def __init__(self, cluster: Cluster, catalog: Catalog, encoder: QueryEncoder, reader: Reader) -> None:
+    def __init__(
+        self, cluster: Cluster, catalog: Catalog, encoder: QueryEncoder, reader: Reader, selector: Selector
+    ) -> None:
         self._cluster = cluster
         self._catalog = catalog
         self._encoder = encoder
         self._reader = reader
+        self._selector = selector
         self._fan_outs = {"one": FanOut(cluster, self._scan_one), "quorum": FanOut(cluster, self._scan_majority)}
         self._coverage = CoverageTracker()
 
@@ -119,10 +144,13 @@ class Searcher:
                 f"k: {plan.candidates:,} {what} for each of {len(queries):,} queries are over {MAX_BATCH_HITS:,}"
                 " in all; ask for fewer at once"
             )
+        paging.check(options, plan, len(queries))
+        grouped_search.check(options, plan, len(queries))
+        run = self._search if options.group_by is None else self._search_groups
         return await self._catalog.in_layout(
             collection,
             deadline,
-            lambda layout: self._search(collection, layout, queries, fingerprint, options, plan, deadline),
+            lambda layout: run(collection, layout, queries, fingerprint, options, plan, deadline),
         )
 
     async def _search(
@@ -137,40 +165,107 @@ class Searcher:
     ) -> Answer:
         started = time.perf_counter()
         scoring.check(plan, layout.indexing, len(queries))
-        parts = [part for query in queries for part in query.parts]
-        codes, inputs, warnings = await self._encoder.encode(
-            collection, layout, parts, fingerprint, plan, options.consistency, deadline
-        )
+        asked = await self._encode(collection, layout, queries, fingerprint, options, plan, deadline)
         encoded = time.perf_counter()
-        kind, combined = plan.scoring, None
-        if len(parts) > len(queries):
-            combined = examples.combine(queries, codes)
-            kind, codes, inputs = Scoring.ASYMMETRIC, combined.codes, combined.weights
-        # A search by key leaves out the record with that key, so it requests one hit more for each.
+        # One hit more shows whether there are more. The records of the queries' keys are left out, so they request
+        # another one for each.
         own = [query.keys for query in queries]
+        spare = 1 + max(map(len, own))
         group = ScanGroup(
-            collection, layout.space.fingerprint, codes, plan.candidates + max(map(len, own)),
-            options.max_distance, options.condition, options.include_attributes, layout.indexing.features_text,
-            kind, inputs,
+            collection, layout.space.fingerprint, asked.codes, plan.candidates + spare, options.max_distance,
+            options.condition, options.include_attributes, layout.indexing.features_text, asked.scoring,
+            asked.inputs, after=asked.after, exclude_keys=tuple(options.exclude_keys),
         )  # fmt: skip
         answers = await self._settled(group, options.consistency, deadline)
         searched = time.perf_counter()
         coverage = self._checked_coverage(collection, answers, options.allow_partial)
-        warnings = [*warnings, *_unknown_fields(answers)]
-        candidates = _without_own(answers.hits, own).head(plan.candidates)
+        warnings = [*asked.warnings, *_unknown_fields(answers)]
+        found = _without_own(answers.hits, own)
+        candidates = found.head(plan.candidates)
         # A rerank is exact if no record was left out of the candidates.
-        is_exact = coverage.complete and (not plan.reranks or candidates.counts.max() < plan.candidates)
-        hits = _reranked(candidates, options.k) if plan.reranks else candidates
-        hits = hits if combined is None else combined.scored(hits)
+        is_exact = coverage.complete and (not plan.reranks or len(found) == len(candidates))
+        hits = _reranked(candidates, options.offset + options.k) if plan.reranks else candidates
+        more = (found.counts > hits.counts).tolist()
+        if options.offset:
+            hits = hits.take(hits.positions >= options.offset)
         _check_size(hits)
-        shown: Mapping[str, bytes] = {}
-        if options.include_thumbnails:
-            shown = await thumbnails.read(self._reader, collection, hits, options.consistency, deadline)
+        cursor = ""
+        # A page that continues an incomplete one would hide a gap.
+        if len(queries) == 1 and more[0] and coverage.complete and not plan.reranks and len(hits):
+            cursor = paging.cursor(collection, queries[0], options, layout.space, asked.codes, asked.inputs, hits)
+        # After the cursor, which contains a rank as the shards compute it.
+        hits = hits if asked.combined is None else asked.combined.scored(hits)
+        shown = await self._thumbnails(collection, hits, options, deadline)
         done = time.perf_counter()
-        stages = ((started, encoded), (encoded, searched), (searched, done), (started, done))
-        timings = Timings(*((end - start) * 1000 for start, end in stages))
+        timings = _timings(started, encoded, searched, done)
         self._count(collection, len(queries), coverage, timings)
-        return Answer(hits, bool(is_exact), layout.space.bits, coverage, timings, shown, warnings)
+        return Answer(
+            hits, bool(is_exact), layout.space.bits, coverage, timings, shown, warnings, more, cursor
+        )  # fmt: skip
+
+    async def _encode(
+        self,
+        collection: str,
+        layout: Layout,
+        queries: Sequence[Query],
+        fingerprint: str,
+        options: SearchOptions,
+        plan: ScoringPlan,
+        deadline: float,
+    ) -> _Asked:
+        parts = [part for query in queries for part in query.parts]
+        warnings: Sequence[str] = ()
+        after: Place | None = None
+        if options.after:
+            codes, inputs, after = paging.resume(collection, queries[0], options, layout.space, plan)
+        else:
+            codes, inputs, warnings = await self._encoder.encode(
+                collection, layout, parts, fingerprint, plan, options.consistency, deadline
+            )
+        if len(parts) == len(queries):
+            return _Asked(codes, inputs, plan.scoring, after, warnings)
+        combined = examples.combine(queries, codes, inputs)
+        return _Asked(combined.codes, combined.weights, Scoring.ASYMMETRIC, after, warnings, combined)
+
+    async def _search_groups(
+        self,
+        collection: str,
+        layout: Layout,
+        queries: Sequence[Query],
+        fingerprint: str,
+        options: SearchOptions,
+        plan: ScoringPlan,
+        deadline: float,
+    ) -> Answer:
+        started = time.perf_counter()
+        (query,) = queries
+        codes, _, warnings = await self._encoder.encode(
+            collection, layout, queries, fingerprint, plan, options.consistency, deadline
+        )
+        encoded = time.perf_counter()
+        assert options.group_by is not None, "the caller checks it"
+        near = Near(
+            options.group_by, layout.space.fingerprint, codes.tobytes(), options.max_distance,
+            (*options.exclude_keys, *query.keys),
+        )  # fmt: skip
+        found = await grouped_search.search(self._selector, collection, near, options, deadline)
+        _check_size(found.hits)
+        shown = await self._thumbnails(collection, found.hits, options, deadline)
+        done = time.perf_counter()
+        timings = _timings(started, encoded, done, done)
+        self._count(collection, 1, found.coverage, timings)
+        return Answer(
+            found.hits, found.coverage.complete, layout.space.bits, found.coverage, timings, shown,
+            [*warnings, *found.warnings], [found.more], groups=found.values,
+        )  # fmt: skip
+
+    async def _thumbnails(
+        self, collection: str, hits: HitTable, options: SearchOptions, deadline: float
+    ) -> Mapping[str, bytes]:
+        """The thumbnails of the hits, by key, if the options request them."""
+        if not options.include_thumbnails:
+            return {}
+        return await thumbnails.read(self._reader, collection, hits, options.consistency, deadline)
 
     async def _settled(self, group: ScanGroup, consistency: str, deadline: float) -> Answers:
         """Returns the merged answers of all partitions."""
@@ -212,6 +307,11 @@ def _unknown_fields(answers: Answers) -> list[str]:
     """The warnings of fields that no record has. None unless all partitions answered: another may know them."""
     parts = [part for part in answers.parts if isinstance(part, ScanResult)]
     return warnings_of(parts) if len(parts) == len(answers.parts) else []
+
+
+def _timings(started: float, encoded: float, searched: float, done: float) -> Timings:
+    stages = ((started, encoded), (encoded, searched), (searched, done), (started, done))
+    return Timings(*((end - start) * 1000 for start, end in stages))
 
 
 def _without_own(hits: HitTable, own: Sequence[frozenset[str]]) -> HitTable:

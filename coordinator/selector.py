@@ -8,25 +8,24 @@ coordinator."""
 from __future__ import annotations
 
 import asyncio
-import base64
 import bisect
 import dataclasses
 import json
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
 
+from coordinator import cursors
 from coordinator.catalog import Catalog
 from coordinator.cluster import Cluster
 from coordinator.coverage import CoverageTracker, require_acceptable
 from coordinator.reader import Reader
 from coordinator.routing import Share
 from coordinator.settling import settled
-from lookalike.cluster.select import CountOf, FacetCounter, FacetsOf, ListOf, Question, Selected
+from lookalike.cluster.select import CountOf, FacetCounter, FacetsOf, ListOf, Question, Selected, value_order
 from lookalike.cluster.slots import slots_from_bytes, slots_to_bytes
 from lookalike.cluster.unknown_fields import warnings_of
-from lookalike.model.errors import InvalidRequest, LookalikeError
+from lookalike.model.errors import LookalikeError
 from lookalike.model.filters import Filter
 from lookalike.model.matching import Comparable, matcher
 from lookalike.model.records import (
@@ -45,7 +44,6 @@ MAX_PAGE_BYTES = 16 * 1024 * 1024
 # A page of up to so many records is requested in full from every partition.
 _SMALL_PAGE = 1_000
 _CURSOR_MARK = b"1"
-_KIND_ORDER = {"truth": 0, "number": 1, "text": 2}
 
 # A record's place in a scroll: its id and its key.
 _Order = tuple[int, str]
@@ -114,8 +112,8 @@ class Selector:
             allowed.
         """
         question = Question(collection, condition, CountOf())
-        parts, coverage = await self._answers(question, allow_partial, deadline)
-        return sum(part.count for part in parts), coverage, _unknown_fields(parts, coverage)
+        parts, coverage = await self.answers(question, allow_partial, deadline)
+        return sum(part.count for part in parts), coverage, unknown_fields(parts, coverage)
 
     async def facets(
         self,
@@ -129,21 +127,19 @@ class Selector:
         """Returns the `limit` most frequent values. Raises what `count` raises, and InvalidRequest if the
         attribute has too many values."""
         question = Question(collection, condition, FacetsOf(attribute))
-        parts, coverage = await self._answers(question, allow_partial, deadline)
+        parts, coverage = await self.answers(question, allow_partial, deadline)
         counter = FacetCounter(attribute)
         for part in parts:
             for value, count in part.facets.items():
                 counter.add(value, count)
-        ranked = sorted(
-            counter.counts.items(), key=lambda facet: (-facet[1], _KIND_ORDER[facet[0][0]], facet[0][1])
-        )
+        ranked = sorted(counter.counts.items(), key=lambda facet: (-facet[1], *value_order(facet[0])))
         others = ranked[limit:]
         return Facets(
             ranked[:limit],
             len(others),
             sum(count for _, count in others),
             coverage,
-            _unknown_fields(parts, coverage),
+            unknown_fields(parts, coverage),
         )
 
     async def page(
@@ -269,7 +265,7 @@ class Selector:
             if is_match(json.loads(record.attributes), record.key)
         ]
 
-    async def _answers(
+    async def answers(
         self, question: Question, allow_partial: bool, deadline: float
     ) -> tuple[list[Selected], Coverage]:
         """The answers of all partitions, from one replica each."""
@@ -295,15 +291,14 @@ class Selector:
         return parts, coverage
 
 
-def _unknown_fields(parts: Sequence[Selected], coverage: Coverage) -> list[str]:
+def unknown_fields(parts: Sequence[Selected], coverage: Coverage) -> list[str]:
     """The warnings of fields that no record has. None unless all partitions answered: another may know them."""
     return warnings_of(parts) if coverage.complete else []
 
 
 def cursor_after(key: str) -> str:
     """Returns the cursor of a page that starts after this key."""
-    text = _CURSOR_MARK + key.encode()
-    return base64.urlsafe_b64encode(text + zlib.crc32(text).to_bytes(4, "big")).decode()
+    return cursors.seal(_CURSOR_MARK, key.encode())
 
 
 def key_of_cursor(cursor: str) -> str:
@@ -311,18 +306,8 @@ def key_of_cursor(cursor: str) -> str:
     is not a cursor."""
     if not cursor:
         return ""
-    try:
-        data = base64.b64decode(cursor.encode("ascii"), altchars=b"-_", validate=True)
-        text, checksum = data[:-4], int.from_bytes(data[-4:], "big")
-        is_cursor = text.startswith(_CURSOR_MARK) and zlib.crc32(text) == checksum
-        key = text[len(_CURSOR_MARK) :].decode()
-    except ValueError:
-        is_cursor = False
-    if not is_cursor:
-        raise InvalidRequest(
-            f"cursor: {cursor[:40]!r} is not one that a page came with; leave it out to start again"
-        )
-    return check_key(key)
+    key = cursors.unseal(_CURSOR_MARK, cursor, "cursor", "a page")
+    return check_key(key.decode(errors="replace"))
 
 
 def _from_slot(start: int, shares: Sequence[Share]) -> list[Share]:

@@ -19,7 +19,7 @@ from coordinator.catalog import Catalog
 from coordinator.changes import AttributeChange, Changer
 from coordinator.clock import Clock
 from coordinator.cluster import Cluster
-from coordinator.encoder_link import EncoderLink
+from coordinator.encoders import Encoders
 from coordinator.ingest_stream import IngestStream
 from coordinator.query_encoder import QueryEncoder
 from coordinator.reader import Reader
@@ -61,19 +61,17 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         self._draining = asyncio.Event()
         self._started = time.monotonic()
         self._cluster = Cluster(config, peer_channels)
-        self._encoder = EncoderLink(
-            config.encoder.address if config.encoder else None, peer_channels, config.limits.max_image_bytes
-        )
+        self._encoders = Encoders(config.all_encoders, peer_channels, config.limits.max_image_bytes)
         self._catalog = Catalog(self._cluster)
         self._reader = Reader(self._cluster, self._catalog)
-        queries = QueryEncoder(self._encoder, self._reader)
-        self._searcher = Searcher(self._cluster, self._catalog, queries, self._reader)
+        queries = QueryEncoder(self._encoders, self._reader)
+        self._selector = Selector(self._cluster, self._catalog, self._reader)
+        self._searcher = Searcher(self._cluster, self._catalog, queries, self._reader, self._selector)
         clock = Clock()
         changes_clock = clock.sibling()
         self._clocks = (clock, changes_clock)
         self._cluster.on_version = self._observe
-        self._writer = Writer(self._cluster, self._catalog, self._encoder, clock)
-        self._selector = Selector(self._cluster, self._catalog, self._reader)
+        self._writer = Writer(self._cluster, self._catalog, self._encoders, clock)
         self._changer = Changer(
             self._catalog,
             self._reader,
@@ -91,7 +89,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         await self._cluster.start(background)
 
     async def reload(self, config: ClusterConfig) -> None:
-        """Applies another config. A new address of this process or of the encoder takes effect after a restart."""
+        """Applies another config. New addresses of this process and of encoders take effect after a restart."""
         await self._cluster.reload(config)
 
     def drain(self) -> None:
@@ -101,7 +99,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
     async def close(self) -> None:
         await self._searcher.close()
         await self._cluster.close()
-        await self._encoder.close()
+        await self._encoders.close()
 
     def gauges(self) -> Iterator[metrics.Sample]:
         """Yields the gauges of this process and of the cluster."""
@@ -111,14 +109,20 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
     async def status(self) -> ClusterStatus:
         name = f"{socket.gethostname()}:{self._config.coordinator.listen.rpartition(':')[2]}"
         own = coordinator_status(name, time.monotonic() - self._started)
-        return await cluster_status(self._config.cluster, self._cluster, self._encoder, own)
+        return await cluster_status(self._config.cluster, self._cluster, self._encoders, own)
 
     async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
         answer = await self._search(
             request.collection, [request.query], request.fingerprint, request.options, context
         )
-        (hits,) = wire.hits_to_wire(answer.hits, answer.bits, answer.thumbnails)
-        return pb.SearchResponse(hits=hits, **_facts(answer))
+        hits = wire.hits_to_wire(answer.hits, answer.bits, answer.thumbnails)
+        return pb.SearchResponse(
+            hits=hits[0] if answer.groups is None else (),
+            more=answer.more[0],
+            cursor=answer.cursor,
+            groups=wire.groups_to_wire(answer.groups or (), hits),
+            **_facts(answer),
+        )
 
     async def SearchBatch(self, request: pb.SearchBatchRequest, context: Context) -> pb.SearchBatchResponse:
         most = self._config.limits.max_batch
@@ -128,7 +132,8 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             request.collection, request.queries, request.fingerprint, request.options, context
         )
         found = wire.hits_to_wire(answer.hits, answer.bits, answer.thumbnails)
-        return pb.SearchBatchResponse(results=[pb.Hits(hits=hits) for hits in found], **_facts(answer))
+        results = [pb.Hits(hits=hits, more=more) for hits, more in zip(found, answer.more, strict=True)]
+        return pb.SearchBatchResponse(results=results, **_facts(answer))
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:
         check_count("keys", len(request.keys))
@@ -249,13 +254,15 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
     ) -> pb.CreateCollectionResponse:
         deadline = _deadline(context, WRITE_SECONDS)
         indexing, hash_file = wire.indexing_from_wire(request.indexing), request.hash_file
+        if request.encoder and request.WhichOneof("space"):
+            raise InvalidRequest("encoder: is given with bits or a code space; give only one of these")
         match request.WhichOneof("space"):
             case "bits":
                 space = CodeSpace(request.bits)
             case "code_space":
                 space = wire.space_from_wire(request.code_space)
             case _:
-                own = await self._encoder.describe(deadline, include_hash=True)
+                own = await self._encoders.describe(request.encoder, deadline)
                 space, hash_file = own.space, own.hash_file
                 indexing = _with_width(indexing, own.feature_width)
         if request.hash_file and request.WhichOneof("space") != "code_space":

@@ -13,7 +13,7 @@ from prometheus_client.samples import Sample
 
 from coordinator.catalog import sum_up
 from coordinator.cluster import Cluster
-from coordinator.encoder_link import EncoderLink
+from coordinator.encoders import Encoders
 from coordinator.replica import Replica
 from lookalike.cluster.shard_state import ShardState
 from lookalike.cluster.slots import SlotState
@@ -21,7 +21,6 @@ from lookalike.model.errors import LookalikeError
 from lookalike.model.status import (
     ClusterStatus,
     CoordinatorStatus,
-    EncoderStatus,
     PartitionStatus,
     Rebalance,
     ReplicaStatus,
@@ -31,14 +30,12 @@ from lookalike.server.observe import metrics
 STATUS_TIMEOUT_SECONDS = 2.0
 
 
-async def cluster_status(
-    cluster: str, view: Cluster, encoder: EncoderLink, own: CoordinatorStatus
-) -> ClusterStatus:
+async def cluster_status(cluster: str, view: Cluster, encoders: Encoders, own: CoordinatorStatus) -> ClusterStatus:
     """Asks every process. A process that does not answer within `STATUS_TIMEOUT_SECONDS` counts as unavailable."""
     deadline = asyncio.get_running_loop().time() + STATUS_TIMEOUT_SECONDS
     await view.refresh()
-    every, states, encoder_status = await asyncio.gather(
-        view.every_state(deadline), view.states(deadline), _encoder(encoder, deadline)
+    every, states, (default, others) = await asyncio.gather(
+        view.every_state(deadline), view.states(deadline), encoders.statuses(deadline)
     )
     owners = view.target.owners()
     partitions = []
@@ -55,7 +52,9 @@ async def cluster_status(
             )
         )
     rebalance = _rebalance(view, [state for _, state in every])
-    return ClusterStatus(cluster, version("lookalike"), partitions, encoder_status, sum_up(states), rebalance, own)
+    return ClusterStatus(
+        cluster, version("lookalike"), partitions, default, sum_up(states), rebalance, own, others
+    )
 
 
 def coordinator_status(name: str, uptime_seconds: float) -> CoordinatorStatus:
@@ -132,12 +131,3 @@ def _replica(replica: Replica, state: ShardState | LookalikeError) -> ReplicaSta
         state.stale_ms,
         [f"{name}: {reason}" for name, reason in state.damaged.items()],
     )
-
-
-async def _encoder(encoder: EncoderLink, deadline: float) -> EncoderStatus:
-    if not encoder.address:
-        return EncoderStatus("", "none", "", None)
-    try:
-        return EncoderStatus(encoder.address, "serving", "", (await encoder.describe(deadline)).space)
-    except LookalikeError as error:
-        return EncoderStatus(encoder.address, "unavailable", error.message, None)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from coordinator.catalog import Catalog, Layout, NotInLayout
 from coordinator.clock import Clock
 from coordinator.cluster import Cluster
-from coordinator.encoder_link import EncoderLink
+from coordinator.encoders import Encoders
 from coordinator.write_router import WriteRouter
 from lookalike.cluster.checked_columns import checked
 from lookalike.cluster.columns import CodeColumns, VersionedColumns
@@ -47,12 +47,12 @@ class Writer:
         self,
         cluster: Cluster,
         catalog: Catalog,
-        encoder: EncoderLink,
+        encoders: Encoders,
         clock: Clock,
     ) -> None:
         self._router = WriteRouter(cluster, clock)
         self._catalog = catalog
-        self._encoder = encoder
+        self._encoders = encoders
         self._clock = clock
 
     def reserve(self, count: int) -> npt.NDArray[np.uint64]:
@@ -259,7 +259,7 @@ class Writer:
         if any(draft.code is not None for draft in drafts):
             space.require(fingerprint, "the write")
         checked = await _in_thread_if_large(
-            drafts, functools.partial(_check_all, drafts, layout, self._encoder.check_image)
+            drafts, functools.partial(_check_all, drafts, layout, self._encoders.check_image)
         )
         images = [
             draft.image
@@ -268,7 +268,7 @@ class Writer:
         ]
         keeps = indexing.keeps_features
         width = indexing.feature_width
-        encoded = iter(await self._encoder.encode(images, space, deadline, feature_width=width) if images else [])
+        encoded = iter(await self._encoders.encode(images, space, deadline, feature_width=width) if images else [])
         prepared: list[VersionedRecord | LookalikeError] = []
         for draft, text, version in zip(drafts, checked, versions, strict=True):
             if isinstance(text, LookalikeError):

@@ -1,6 +1,6 @@
 """Owns the encoder as a Serve application, for an existing Ray cluster: KubeRay, or `serve deploy`.
 
-    import_path: encoder.application:build      args: {config: FILE, fronts: 2}
+    import_path: encoder.application:build      args: {config: FILE, fronts: 2, name: default}
 
 Its fronts (`encoder.front`) serve gRPC; they run on nodes with the Ray resource `front`, at most one on each. Its
 models run on any node. The alternative is `python -m encoder`, which is itself a Ray driver and needs no
@@ -14,8 +14,10 @@ from typing import Any
 from ray import serve
 
 from encoder.deployment import models
-from encoder.front import Front
+from encoder.front import Fronts
+from encoder.spec import errors_of
 from lookalike.model.errors import CannotStart
+from lookalike.model.status import DEFAULT_ENCODER
 from lookalike.server.background import BackgroundTasks
 from lookalike.server.config import ClusterConfig, EncoderConfig, load_config
 from lookalike.server.observe.process import Observation, Process
@@ -26,18 +28,18 @@ FRONT_RESOURCE = "front"
 class EncoderFront:
     """A Serve replica that runs a front for as long as the replica lives."""
 
-    async def __init__(self, handle: Any, config: str) -> None:  # type: ignore[misc]  # Serve awaits it
-        cluster, section = _read(config)
+    async def __init__(self, handle: Any, config: str, name: str) -> None:  # type: ignore[misc]  # Serve awaits it
+        cluster, _ = _read(config, name)
         self._background = BackgroundTasks()
         observation = Observation(cluster, Process("encoder"))
-        self._front = await Front.start(handle, cluster, section, observation, self._background)
+        self._fronts = await Fronts.start({name: handle}, cluster, observation, self._background)
 
     async def check_health(self) -> None:
         """Raises if a background task failed; Serve then replaces this front."""
         self._background.raise_failure()
 
     async def __del__(self) -> None:
-        await self._front.stop()
+        await self._fronts.stop()
         await self._background.stop()
 
 
@@ -46,23 +48,24 @@ def build(arguments: dict[str, Any]) -> serve.Application:
 
     Args:
         arguments: config: the path of the cluster config, the same on every node. fronts: the number of fronts, 1
-            by default.
+            by default. name: the encoder's name in the config, "default" by default.
 
     Raises:
-        CannotStart: If the config is invalid, or has no encoder section.
+        CannotStart: If the config is invalid, or has no such encoder.
     """
-    path = str(arguments["config"])
-    cluster, config = _read(path)
+    path, name = str(arguments["config"]), str(arguments.get("name", DEFAULT_ENCODER))
+    cluster, config = _read(path, name)
     front = serve.deployment(EncoderFront).options(
         num_replicas=int(arguments.get("fronts", 1)),
         max_replicas_per_node=1,
         ray_actor_options={"num_cpus": 0, "resources": {FRONT_RESOURCE: 1}},
     )
-    return front.bind(models(config, cluster.limits.max_image_pixels), path)
+    with errors_of(name):
+        return front.bind(models(config, cluster.limits.max_image_pixels), path, name)
 
 
-def _read(path: str) -> tuple[ClusterConfig, EncoderConfig]:
+def _read(path: str, name: str) -> tuple[ClusterConfig, EncoderConfig]:
     cluster = load_config(Path(path))
-    if cluster.encoder is None:
-        raise CannotStart(f"config: {path} has no encoder section; add one")
-    return cluster, cluster.encoder
+    if name not in cluster.all_encoders:
+        raise CannotStart(f"config: {path} has no encoder {name!r}; add it")
+    return cluster, cluster.all_encoders[name]

@@ -1,4 +1,5 @@
-"""Owns the Ray Serve deployment: replicas that hold the model, scaled by load within the config's bounds."""
+"""Owns the Ray Serve deployments: replicas that hold a model, scaled by load within the config's bounds. Each
+encoder is an application of its own."""
 
 from __future__ import annotations
 
@@ -11,12 +12,14 @@ from typing import Any
 from ray import serve
 
 from encoder.model import EncoderModel
-from encoder.spec import Description, Encoded, EncoderSpec
+from encoder.spec import Description, Encoded, EncoderSpec, errors_of
 from lookalike.model.errors import CannotStart
 from lookalike.model.query import Box
+from lookalike.model.status import DEFAULT_ENCODER
 from lookalike.server.config import EncoderConfig
 from lookalike.server.observe import metrics
 
+# The application of the default encoder.
 APPLICATION = "lookalike-encoder"
 # One ongoing request is a whole batch: one running and one waiting keep a replica busy.
 ONGOING_BATCHES = 2
@@ -55,6 +58,11 @@ class EncoderReplica:
         return await asyncio.to_thread(self._model.encode, images, include_features, include_projections, boxes)
 
 
+def application_of(name: str) -> str:
+    """The name of an encoder's Ray Serve application."""
+    return APPLICATION if name == DEFAULT_ENCODER else f"{APPLICATION}-{name}"
+
+
 def models(config: EncoderConfig, max_pixels: int) -> serve.Application:
     """Returns the Ray Serve application of the config, not yet deployed. max_pixels: the most pixels that an image
     may have. Raises CannotStart."""
@@ -74,21 +82,29 @@ def models(config: EncoderConfig, max_pixels: int) -> serve.Application:
 
 
 @contextlib.asynccontextmanager
-async def deployed(config: EncoderConfig, max_pixels: int) -> AsyncIterator[Any]:
-    """Deploys the models on the running Ray cluster, and yields a handle to them. max_pixels: the most pixels that
-    an image may have."""
-    application = models(config, max_pixels)
+async def deployed(configs: Mapping[str, EncoderConfig], max_pixels: int) -> AsyncIterator[dict[str, Any]]:
+    """Deploys encoders' models on the running Ray cluster, and yields a handle to each encoder's, by name.
+    max_pixels: the most pixels that an image may have."""
+    applications = {}
+    for name, config in configs.items():
+        with errors_of(name):
+            applications[name] = models(config, max_pixels)
     await asyncio.to_thread(serve.start, http_options={"location": "NoServer"})
     try:
-        yield await asyncio.to_thread(serve.run, application, name=APPLICATION, route_prefix=None)
+        yield {
+            name: await asyncio.to_thread(serve.run, application, name=application_of(name), route_prefix=None)
+            for name, application in applications.items()
+        }
     finally:
         await asyncio.to_thread(serve.shutdown)
 
 
 class ReplicaWatch:
-    """Polls Ray Serve for the number of replicas, so that a scrape of the metrics need not wait for Ray."""
+    """Polls Ray Serve for the number of an encoder's replicas, so that a scrape of the metrics need not wait for
+    Ray."""
 
-    def __init__(self, max_replicas: int) -> None:
+    def __init__(self, name: str, max_replicas: int) -> None:
+        self._name = name
         self._max = max_replicas
         self._by_state: Mapping[str, int] = {}
 
@@ -96,7 +112,7 @@ class ReplicaWatch:
         """Polls until cancelled."""
         while True:
             try:
-                self._by_state = await asyncio.to_thread(_replicas)
+                self._by_state = await asyncio.to_thread(_replicas, self._name)
             except Exception:
                 self._by_state = {}
                 log.warning("cannot read the number of replicas from Ray Serve", exc_info=True)
@@ -104,13 +120,13 @@ class ReplicaWatch:
 
     def gauges(self) -> Iterator[metrics.Sample]:
         """Yields the last known number of replicas by state, and the maximum."""
-        yield metrics.ENCODER_REPLICAS_MAX, (), self._max
+        yield metrics.ENCODER_REPLICAS_MAX, (self._name,), self._max
         for state, count in self._by_state.items():
-            yield metrics.ENCODER_REPLICAS, (state.lower(),), count
+            yield metrics.ENCODER_REPLICAS, (self._name, state.lower()), count
 
 
-def _replicas() -> Mapping[str, int]:
-    deployments = serve.status().applications[APPLICATION].deployments
+def _replicas(name: str) -> Mapping[str, int]:
+    deployments = serve.status().applications[application_of(name)].deployments
     return {
         str(getattr(state, "value", state)): count
         for state, count in deployments["EncoderReplica"].replica_states.items()

@@ -11,10 +11,19 @@ import typer
 from rich.console import Console
 
 from lookalike.model.errors import CannotStart, InvalidRequest
+from lookalike.model.status import DEFAULT_ENCODER
 from lookalike.server.config import EncoderConfig, LimitsConfig, load_config
 
 Paths = Annotated[list[str], typer.Argument(help="Folders, globs, files, or URLs such as s3://bucket/photos.")]
 Config = Annotated[Path | None, typer.Option(help="The cluster's config; its encoder section is used.")]
+NewCollectionsEncoder = Annotated[
+    str | None,
+    typer.Option(
+        "--encoder",
+        help="Which of the cluster's encoders a new collection gets; `lookalike status` lists them.",
+        metavar="NAME",
+    ),
+]
 Dataset = Annotated[
     str,
     typer.Argument(
@@ -74,14 +83,24 @@ def console() -> Console:
     return Console(stderr=True)
 
 
-def encoder_section(config: Path | None) -> EncoderConfig:
-    """The config's encoder section, or the defaults without a config. Raises CannotStart."""
+def encoder_section(config: Path | None, name: str = DEFAULT_ENCODER) -> EncoderConfig:
+    """The section of an encoder in the config, or the defaults without a config. Raises CannotStart."""
     if config is None:
+        if name != DEFAULT_ENCODER:
+            raise InvalidRequest(f"encoder: {name!r} needs --config, the config that has it")
         return EncoderConfig()
-    section = load_config(config).encoder
-    if section is None:
-        raise CannotStart(f"config: {config} has no encoder section; add one, or leave --config out")
-    return section
+    found = encoder_sections(config)
+    if name not in found:
+        raise CannotStart(f"encoder: {config} has no encoder {name!r}; use one of {', '.join(found)}")
+    return found[name]
+
+
+def encoder_sections(config: Path) -> dict[str, EncoderConfig]:
+    """The sections of all encoders in the config, by name. Raises CannotStart if it has none."""
+    found = load_config(config).all_encoders
+    if not found:
+        raise CannotStart(f"config: {config} says `encoder: null`; add an encoder, or leave --config out")
+    return found
 
 
 def limits_section(config: Path | None) -> LimitsConfig:

@@ -18,6 +18,7 @@ from encoder.spec import Description, Encoded
 from lookalike import wire
 from lookalike.model.errors import InvalidRequest, PartitionUnavailable
 from lookalike.model.query import Box
+from lookalike.model.status import DEFAULT_ENCODER
 from lookalike.server.batcher import Batcher
 from lookalike.server.observe import metrics
 from lookalike.transport import tracing
@@ -41,14 +42,21 @@ class _Item:
 
 
 class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
-    """Serves the Ray Serve deployment behind `handle`. own: what its replicas report about their model."""
+    """Serves the Ray Serve deployment behind `handle`. name: the encoder's name. own: what its replicas report
+    about their model."""
 
-    def __init__(self, handle: Any, own: Description, max_replicas: int, max_image_bytes: int) -> None:
+    def __init__(self, handle: Any, name: str, own: Description, max_replicas: int, max_image_bytes: int) -> None:
         self._handle = handle
+        self._name = name
         self._description = pb.DescribeResponse(
             code_space=wire.space_to_wire(own.space), features=own.width, device=own.device
         )
         self._hash_file = own.hash_file
+        # So that these metrics are 0, not absent, before the first image.
+        metrics.BATCH_IMAGES.labels(name)
+        metrics.BATCH_SECONDS.labels(name)
+        for outcome in ("encoded", "unreadable", "failed"):
+            metrics.IMAGES.labels(name, outcome)
         self._max_image_bytes = max_image_bytes
         self._batches: Batcher[_Item, Encoded] = Batcher(
             self._run_batch,
@@ -59,7 +67,8 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
 
     def gauges(self) -> Iterator[metrics.Sample]:
         """Yields the number of waiting images, as a metric."""
-        yield metrics.QUEUE_WAITING, ("encode",), self._batches.waiting
+        queue = "encode" if self._name == DEFAULT_ENCODER else f"encode {self._name}"
+        yield metrics.QUEUE_WAITING, (queue,), self._batches.waiting
 
     async def close(self) -> None:
         await self._batches.close()
@@ -103,7 +112,7 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
 
     async def _run_batch(self, items: Sequence[_Item]) -> Sequence[Encoded | Exception]:
         images = [item.image for item in items]
-        metrics.BATCH_IMAGES.observe(len(images))
+        metrics.BATCH_IMAGES.labels(self._name).observe(len(images))
         started = time.perf_counter()
         try:
             with tracing.span("batch", images=len(images)):
@@ -114,13 +123,13 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
                     [item.box for item in items] if any(item.box for item in items) else (),
                 )
         except ray.exceptions.RayError as error:
-            metrics.IMAGES.labels("failed").inc(len(images))
+            metrics.IMAGES.labels(self._name, "failed").inc(len(images))
             log.error("a batch of %d images failed", len(images), exc_info=error)
             raise PartitionUnavailable("an encoder replica failed during the request; retry it") from None
-        metrics.BATCH_SECONDS.observe(time.perf_counter() - started)
+        metrics.BATCH_SECONDS.labels(self._name).observe(time.perf_counter() - started)
         unreadable = sum(bool(result.error) for result in results)
-        metrics.IMAGES.labels("unreadable").inc(unreadable)
-        metrics.IMAGES.labels("encoded").inc(len(results) - unreadable)
+        metrics.IMAGES.labels(self._name, "unreadable").inc(unreadable)
+        metrics.IMAGES.labels(self._name, "encoded").inc(len(results) - unreadable)
         return [
             dataclasses.replace(
                 result,

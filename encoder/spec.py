@@ -3,14 +3,17 @@ Ray."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from encoder.hashing import Features, read_hash
+from encoder.purpose import CHOICES
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import CannotStart
-from lookalike.server.config import DEFAULT_BITS, EncoderConfig
+from lookalike.server.config import EncoderConfig, encoder_path
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ class EncoderSpec:
             raise CannotStart(
                 f"encoder.bits: {config.bits}, but {config.hash} gives codes of {found.bits} bits; leave bits out"
             )
-        bits = (config.bits or DEFAULT_BITS) if found is None else found.bits
+        bits = (config.bits or CHOICES[config.purpose].bits) if found is None else found.bits
         weights = None if config.weights is None else Path(config.weights).absolute()
         return cls(
             config.model, bits, config.seed, weights, config.layer,
@@ -47,6 +50,19 @@ class EncoderSpec:
         """Makes the spec of an encoder without weights of its own, from a code space and its hash file. Whoever
         loads it must compare the code spaces: they differ if the encoder had other weights."""
         return cls(space.backbone, space.bits, 0, layer=space.layer, hash_file=hash_file)
+
+
+@contextlib.contextmanager
+def errors_of(name: str) -> Iterator[None]:
+    """Makes a CannotStart that the block raises name the encoder's section of the config. The code of models knows
+    it as `encoder`."""
+    try:
+        yield
+    except CannotStart as error:
+        path = encoder_path(name)
+        if error.message.startswith("encoder."):
+            raise CannotStart(path + error.message.removeprefix("encoder")) from None
+        raise error if path == "encoder" else CannotStart(f"{path}: {error.message}") from None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

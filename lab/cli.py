@@ -15,6 +15,7 @@ from encoder.progress import progress_bar
 from lookalike.cli.options import Json, print_json
 from lookalike.model.codespace import MAX_BITS, MIN_BITS, CodeSpace
 from lookalike.model.errors import InvalidRequest
+from lookalike.model.status import DEFAULT_ENCODER
 from lookalike.server.config import EncoderConfig
 
 if TYPE_CHECKING:
@@ -30,17 +31,25 @@ def fit_command(
     paths: Paths,
     output: Annotated[Path, typer.Option(help="The .npz file to write; name it in encoder.hash.")],
     method: Annotated[
-        Literal["centred", "pca", "itq"],
+        Literal["centred", "pca", "itq"] | None,
         typer.Option(
             help="centred: LSH of features minus their mean. pca, itq: rotations of the principal directions. "
-            "itq is best for finding a class; for near-duplicates, none is better than no hash file."
+            "itq is best for finding a class, and the default unless the encoder's purpose is duplicates."
         ),
-    ] = "itq",
+    ] = None,
     bits: Annotated[
-        int, typer.Option(help="Width of the codes: a multiple of 8.", min=MIN_BITS, max=MAX_BITS)
-    ] = 128,
+        int | None,
+        typer.Option(
+            help="Width of the codes: a multiple of 8. By default 128, or 1,024 for the purpose duplicates.",
+            min=MIN_BITS,
+            max=MAX_BITS,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random numbers.", min=0, max=2**32 - 1)] = 0,
     config: Config = None,
+    encoder: Annotated[
+        str, typer.Option(help="The name of the encoder in the config.", metavar="NAME")
+    ] = DEFAULT_ENCODER,
     sample: Sample = 2_000,
     as_json: Json = False,
 ) -> None:
@@ -50,11 +59,14 @@ def fit_command(
     space, so they need a new collection. With labels, `lookalike train` gives even better codes for their
     classes."""
     from encoder.hashing import check_size
+    from encoder.purpose import CHOICES
     from lab.fitting import CENTRED, fit
 
-    CodeSpace(bits)
     require_file("output", output)
-    settings = encoder_section(config).model_copy(update={"hash": None})
+    settings = encoder_section(config, encoder).model_copy(update={"hash": None})
+    choice = CHOICES[settings.purpose]
+    method, bits = method or choice.fit_method, bits or choice.fit_bits
+    CodeSpace(bits)
     features, made_by = _sample_features(paths, settings, sample, as_json)
     if method != CENTRED:
         check_size(bits, features.shape[1])

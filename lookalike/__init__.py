@@ -19,7 +19,7 @@ from lookalike.model.records import (
     Record,
     StoredRecord,
 )
-from lookalike.model.results import Hit, SearchResult, StoredRecords
+from lookalike.model.results import Hit, HitGroup, SearchResult, StoredRecords
 from lookalike.model.search_options import SearchOptions
 from lookalike.model.status import ClusterStatus
 from lookalike.transport.tls import Tls
@@ -36,6 +36,7 @@ __all__ = [
     "Facet",
     "FacetsResult",
     "Hit",
+    "HitGroup",
     "IngestReport",
     "LookalikeError",
     "Outcome",

@@ -21,15 +21,16 @@ from lookalike.cluster.columns import VersionedColumns
 from lookalike.cluster.dump import Mark
 from lookalike.cluster.rows import Listing, Rows, slots_of
 from lookalike.cluster.scan import ScanGroup, ScanResult, WriteResult
-from lookalike.cluster.select import FacetsOf, Question, Selected
+from lookalike.cluster.select import FacetsOf, GroupsOf, MembersOf, Question, Selected
 from lookalike.cluster.slots import SlotSet
 from lookalike.cluster.unknown_fields import unknown_of
 from lookalike.model.errors import Corruption, NotFound
 from lookalike.model.filters import named_fields
 from lookalike.model.indexing import MIH
-from lookalike.model.records import MAX_ANSWER_BYTES, SLOTS, VersionedRecord, record_id
+from lookalike.model.records import MAX_ANSWER_BYTES, SLOTS, VersionedRecord, record_id, slot_of
 from shard import select
 from shard.digests import SlotSums
+from shard.groups import Groups
 from shard.kernel import CodeMatrix, RowIndex, live_rows
 from shard.open_stores import OpenStores
 from shard.reservations import Reservations
@@ -53,6 +54,7 @@ class Engine:
         self._dropped = False
         self._commit = threading.Lock()
         self._selections = Selections(store)
+        self._groups = Groups(store)
         self._matrix = CodeMatrix(store.space.bits, hashed=store.indexing.kind == MIH)
         self._matrix.warm_up()
         self._scanner = Scanner(self._matrix, store, scan_threads)
@@ -342,6 +344,9 @@ class Engine:
             NotFound: If the collection was dropped.
             ScanStopped: If `should_stop` returned True.
         """
+        if group.exclude_keys and slots is not None:
+            own = (key for key in group.exclude_keys if slots[slot_of(record_id(key))])
+            group = dataclasses.replace(group, exclude_keys=tuple(own))
         with self._in_use():
             # In this order, a row that was dead when a selection was made is dead in the state as well.
             remembered = self._selections.remembered()
@@ -373,10 +378,15 @@ class Engine:
         """
         with self._in_use(), self._pinned() as state:
             selection = self._selections.compute(state, question.filter, slots, should_stop)
-            selected = select.answer(question.kind, state.view, selection, self._store, should_stop)
+            if isinstance(question.kind, GroupsOf | MembersOf):
+                selected = self._groups.answer(question.kind, state.view, selection, should_stop)
+            else:
+                selected = select.answer(question.kind, state.view, selection, self._store, should_stop)
         named = list(named_fields(question.filter)) if question.filter is not None else []
         if isinstance(question.kind, FacetsOf):
             named.append(question.kind.attribute)
+        if isinstance(question.kind, GroupsOf):
+            named.append(question.kind.near.attribute)
         unknown, known = unknown_of(named, self._store.fields)
         return dataclasses.replace(
             selected, rows=state.live_rows(slots), unknown_fields=unknown, known_fields=known

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lookalike.cluster.select import CountOf, FacetCounter, FacetsOf, Kind, ListOf, Selected
+from lookalike.cluster.select import CountOf, FacetCounter, FacetsOf, ListOf, Selected
 from lookalike.model.errors import Corruption
 from lookalike.model.matching import comparable, elements
 from lookalike.model.records import VersionedRecord, record_id
@@ -27,7 +27,11 @@ _Order = tuple[int, str]
 
 
 def answer(
-    kind: Kind, view: View, selection: Selection | None, store: Store, should_stop: Callable[[], bool]
+    kind: CountOf | ListOf | FacetsOf,
+    view: View,
+    selection: Selection | None,
+    store: Store,
+    should_stop: Callable[[], bool],
 ) -> Selected:
     """Returns the answer, without what does not depend on the question's kind.
 
@@ -94,12 +98,12 @@ def _facets(
     counter = FacetCounter(attribute)
     for number, kind, value in store.values(attribute, should_stop):
         if selection is None or is_selected[number]:
-            for scalar in _scalars(kind, value):
+            for scalar in scalars(kind, value):
                 counter.add(scalar)
     return counter
 
 
-def _scalars(kind: str, value: Any) -> Iterator[tuple[str, Any]]:
+def scalars(kind: str, value: Any) -> Iterator[tuple[str, Any]]:
     """The values that a filter compares in a field, each once and in one form."""
     if kind in _SCALARS:
         yield _canonical(value)

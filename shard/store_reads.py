@@ -290,9 +290,11 @@ class StoreReads:
             found[number] = vector
         return found
 
-    def values(self, field: str, should_stop: Callable[[], bool]) -> Iterator[tuple[int, str, Any]]:
-        """Yields the number, the JSON type and the value of a field of each live row that has it. The value of an
-        array is its JSON text.
+    def values(
+        self, field: str, should_stop: Callable[[], bool], first: int = 0
+    ) -> Iterator[tuple[int, str, Any]]:
+        """Yields the number, the JSON type and the value of a field of each live row that has it, from row number
+        `first` on. The value of an array is its JSON text.
 
         Raises:
             ScanStopped: If `should_stop` returned True.
@@ -304,7 +306,7 @@ class StoreReads:
             with explained(self._database.path):
                 yield from reader.execute(
                     f"SELECT number, {kind}, {value} FROM records"
-                    f" WHERE attributes IS NOT NULL AND {kind} IS NOT NULL",
+                    f" WHERE attributes IS NOT NULL AND {kind} IS NOT NULL AND number >= {first:d}",
                     parameters,
                 )
         except sqlite3.OperationalError as error:

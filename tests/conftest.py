@@ -157,6 +157,17 @@ def running_cluster(
         cluster.stop()
 
 
+def small_encoder(weights: Path) -> EncoderConfig:
+    """An encoder with random weights, which are written to a file."""
+    import torch
+    import torchvision
+
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    torch.save(torchvision.models.mobilenet_v3_small(weights=None).state_dict(), weights)
+    return EncoderConfig(model="mobilenet_v3_small", weights=str(weights), bits=64)
+
+
 @contextlib.contextmanager
 def second_coordinator(cluster: Cluster, tls: Tls | None = None) -> Iterator[str]:
     """The address of another coordinator of the same cluster. tls: to ask for its health."""
@@ -200,9 +211,11 @@ def encoder_spans() -> Iterator[Collector]:
 
 @pytest.fixture(scope="session")
 def encoder_cluster(encoder_spans: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two partitions and the real encoder on Ray, with metrics and tracing enabled."""
+    """Two partitions and two encoders on Ray, with metrics and tracing enabled. The encoder "small" is a smaller
+    network with random weights."""
     data = tmp_path_factory.mktemp("encoders")
-    config = ephemeral_config(data, 2, EncoderConfig(bits=256))
+    further = {"small": small_encoder(data / "small.pth")}
+    config = ephemeral_config(data, 2, EncoderConfig(bits=256), encoders=further)
     assert config.encoder is not None
     encoder = config.encoder.model_copy(update={"metrics": f"{config.coordinator.listen[:-2]}95"})
     tracing = TracingConfig(otlp=encoder_spans.address)

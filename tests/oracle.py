@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,29 @@ def nearest_keys(records: Mapping[str, bytes], query: bytes, k: int) -> list[tup
     distances = np.bitwise_count(codes ^ np.frombuffer(query, np.uint8)).sum(axis=1, dtype=np.int64)
     ranked = sorted(zip(distances.tolist(), map(record_id, keys), keys, strict=True))
     return [(distance, key) for distance, _, key in ranked[:k]]
+
+
+def nearest_groups(
+    records: Mapping[str, tuple[bytes, Mapping[str, Any]]],
+    query: bytes,
+    field: str,
+    k: int,
+    size: int,
+    identify: Callable[[str], int] = record_id,
+) -> list[tuple[Any, list[tuple[int, str]]]]:
+    """The first k groups (value, hits) by an attribute, each with its first `size` (distance, key)."""
+    members: dict[tuple[str, Any], list[tuple[int, int, str]]] = {}
+    for key, (code, attributes) in records.items():
+        distance = (int.from_bytes(code, "big") ^ int.from_bytes(query, "big")).bit_count()
+        for value in _elements(attributes, field):
+            if isinstance(value, bool | int | float | str):
+                kind = "1 number" if _is_number(value) else "0 truth" if isinstance(value, bool) else "2 text"
+                members.setdefault((kind, value), []).append((distance, identify(key), key))
+    ranked = sorted((*min(hits)[:2], *group) for group, hits in members.items())
+    return [
+        (value, [(distance, key) for distance, _, key in sorted(set(members[kind, value]))[:size]])
+        for _, _, kind, value in ranked[:k]
+    ]
 
 
 def meets(attributes: Mapping[str, Any], condition: Filter, key: str = "") -> bool:

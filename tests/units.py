@@ -16,6 +16,7 @@ ENCODER = "encoder"
 _ENCODER_TESTS = (
     "tests/cluster/test_encoder.py",
     "tests/cluster/test_image_queries.py",
+    "tests/cluster/test_encoders.py",
     "tests/cluster/test_batch_images.py",
     "tests/cluster/test_copies.py",
     "tests/cluster/test_mixed_folder.py",

@@ -52,7 +52,7 @@ CALLS = (
         "POST",
         COLLECTIONS,
         "CreateCollection",
-        "Create a collection; without bits and code space, it gets the encoder's code space",
+        "Create a collection; without bits and code space, it gets an encoder's code space",
         takes_body=True,
         status=201,
     ),

@@ -29,7 +29,7 @@ from encoder.ingest.tables.formats import NAMES as FORMATS
 from encoder.ingest.tables.naming import Choice
 from encoder.ingest.tables.table import Table, columns_of
 from encoder.ingest.tables.vectors import with_keys
-from encoder.options import CodeFormat, encoder_section, limits_section
+from encoder.options import CodeFormat, NewCollectionsEncoder, encoder_sections, limits_section
 from lookalike.cli.options import (
     DEFAULT_COLLECTION,
     DEFAULT_SERVER,
@@ -56,8 +56,9 @@ def ingest(
     paths: Paths,
     collection: CollectionName = DEFAULT_COLLECTION,
     config: Annotated[
-        Path | None, typer.Option(help="The cluster's config; its encoder and limits sections are used.")
+        Path | None, typer.Option(help="The cluster's config; its encoders and limits sections are used.")
     ] = None,
+    encoder: NewCollectionsEncoder = None,
     format: Annotated[
         str | None,
         typer.Option(
@@ -172,7 +173,7 @@ def ingest(
     folders = sync.require_folders(paths, bool(tables or where or limit)) if prune else []
     kind = None if code_kind is None else named_kind(code_kind)
     code_options = CodeOptions(code_format, kind, say=lambda line: print(line, file=sys.stderr))
-    settings, limits = None if config is None else encoder_section(config), limits_section(config)
+    settings, limits = {} if config is None else encoder_sections(config), limits_section(config)
     options = ReadOptions(limits.max_image_bytes, limits.max_image_pixels, allow_truncated)
     summary = Summary()
     with DeadLetters(dead_letters) as letters, serving(metrics, summary):
@@ -187,7 +188,7 @@ def ingest(
                 if followed:
                     count_gone(job, sources, followed)
             elif sources:
-                ingest_images(job, sources, followed, settings, options, workers, thumbnails)
+                ingest_images(job, sources, followed, settings, encoder, options, workers, thumbnails)
     summary.seconds = time.monotonic() - started
     _print_summary(job, "records" if is_precomputed else "images")
     if letters.count and not (summary.stored or summary.already_stored or summary.encoded):

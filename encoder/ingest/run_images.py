@@ -6,14 +6,14 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from encoder.ingest import sync
 from encoder.ingest.images import ReadOptions
 from encoder.ingest.settings import Job, require_reachable
 from encoder.ingest.sources import Source
 from encoder.ingest.stats import Summary
-from encoder.ingest.target import get_or_create, require_encoded_space, spec_for
+from encoder.ingest.target import get_or_create_encoded, require_encoded_space, section_of, spec_for
 from encoder.ingest.workers import workers_for
 from encoder.progress import progress_bar
 from encoder.spec import EncoderSpec
@@ -27,7 +27,8 @@ def ingest_images(
     job: Job,
     sources: Sequence[Source],
     followed: Sequence[str],
-    given: EncoderConfig | None,
+    given: Mapping[str, EncoderConfig],
+    encoder: str | None,
     options: ReadOptions,
     workers: int | None,
     thumbnails: bool,
@@ -38,20 +39,22 @@ def ingest_images(
         job: The job.
         sources: The images.
         followed: The folders whose missing files' records are removed.
-        given: The encoder that the user names; None for the one that made the collection's code space.
+        given: The encoders of the config that the user names, by name. Without any, the collection's code space
+            says how to encode.
+        encoder: The cluster's encoder that the collection gets if it is new; None for the default one.
         options: Which image files to accept.
         workers: Encoding processes; None for the default.
         thumbnails: Whether to store thumbnails.
     """
-    settings = given or EncoderConfig()
     require_reachable(job.server)
     # This client is closed before Ray starts: Ray forks, and a fork while gRPC's threads run can hang.
     with connect(job.server) as client, progress_bar(job.as_json) as progress:
         from encoder.ingest.job import missing_sources
 
         task = progress.add_task("checking", total=len(sources))
-        target = get_or_create(client, job.collection)
-        spec = spec_for(client, target) if given is None else EncoderSpec.from_config(given)
+        target = get_or_create_encoded(client, job.collection, encoder)
+        settings = section_of(target, given) if given else EncoderConfig()
+        spec = EncoderSpec.from_config(settings) if given else spec_for(client, target)
         missing, stored = missing_sources(client, job.collection, sources, lambda n: progress.advance(task, n))
         job.summary.already_stored = len(sources) - len(missing)
         lost = sync.gone(sync.files_of(client, target, followed, job.patience), sources)

@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from encoder.ingest.tables.table import Table
-from encoder.spec import EncoderSpec
+from encoder.spec import EncoderSpec, errors_of
 from lookalike.client.sync_client import Client
 from lookalike.jobs.export import notes
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import AlreadyExists, CodeSpaceMismatch, InvalidRequest, NotFound
 from lookalike.model.indexing import Indexing
 from lookalike.model.records import Collection
+from lookalike.server.config import EncoderConfig
 
 
 def get_or_create(client: Client, name: str, settings: Callable[[], Mapping[str, Any]] = dict) -> Collection:
@@ -34,6 +35,70 @@ def get_or_create(client: Client, name: str, settings: Callable[[], Mapping[str,
     with contextlib.suppress(AlreadyExists):
         client.create_collection(name, **arguments)
     return client.get_collection(name)
+
+
+def get_or_create_encoded(client: Client, name: str, encoder: str | None) -> Collection:
+    """As `get_or_create`, for a collection of images.
+
+    Args:
+        client: A client of the cluster.
+        name: The collection's name.
+        encoder: The name of the cluster's encoder that the collection has or gets; None for the one that it has,
+            or the default one.
+
+    Raises:
+        InvalidRequest: If the collection has another encoder than the one that is named.
+    """
+    target = get_or_create(client, name, lambda: {} if encoder is None else {"encoder": encoder})
+    if encoder is not None:
+        spaces = {one.name: one.code_space for one in client.status().all_encoders}
+        if encoder not in spaces:
+            raise InvalidRequest(
+                f"encoder: {encoder!r} is not an encoder of this cluster; use {', '.join(spaces)}"
+            )
+        if spaces[encoder] not in (None, target.code_space):
+            space = target.code_space
+            raise InvalidRequest(
+                f"encoder: collection {name!r} has another encoder than {encoder} ({space.backbone},"
+                f" {space.hash_method}, {space.bits} bits); leave --encoder out, or name another collection"
+            )
+    return target
+
+
+def section_of(target: Collection, sections: Mapping[str, EncoderConfig]) -> EncoderConfig:
+    """Returns the section of a config whose encoder makes the codes of the collection.
+
+    Args:
+        target: The collection.
+        sections: The encoders of a config. A single one is returned as it is.
+
+    Raises:
+        CodeSpaceMismatch: If none of several does.
+        CannotStart: If an encoder that may be the one cannot be loaded.
+    """
+    if len(sections) == 1:
+        return next(iter(sections.values()))
+    space = target.code_space
+    alike = {name: config for name, config in sections.items() if _may_make(config, space)}
+    if len(alike) == 1:
+        return next(iter(alike.values()))
+    from encoder.preflight import space_of
+
+    for name, config in alike.items():
+        with errors_of(name):
+            if space_of(EncoderSpec.from_config(config)) == space:
+                return config
+    raise CodeSpaceMismatch(
+        f"collection {target.name!r} is in code space {space.fingerprint[:12]}… ({space.backbone},"
+        f" {space.hash_method}, {space.bits} bits), which no encoder of the config makes ({', '.join(sections)})"
+    )
+
+
+def _may_make(config: EncoderConfig, space: CodeSpace) -> bool:
+    """Compares what is known without loading the network."""
+    spec = EncoderSpec.from_config(config)
+    model = spec.model.rpartition(":")[2]
+    return (spec.bits, spec.layer, model) == (space.bits, space.layer, space.backbone.rpartition(":")[2])
 
 
 def require_encoded_space(target: Collection, fingerprint: str, spec: EncoderSpec) -> None:

@@ -15,7 +15,8 @@ from encoder.ingest.descriptions import described
 from encoder.ingest.images import read
 from encoder.ingest.sources import Source, find_sources
 from encoder.ingest.sync import files_of, gone, keeping, remove, url_of
-from encoder.ingest.target import get_or_create
+from encoder.ingest.target import get_or_create_encoded
+from encoder.options import NewCollectionsEncoder
 from encoder.thumbnails import small_jpeg
 from lookalike.cli.options import DEFAULT_COLLECTION, DEFAULT_SERVER, CollectionName, Server, connect
 from lookalike.client.sync_client import Client
@@ -131,13 +132,14 @@ def watch(
     patience: Annotated[
         float, typer.Option(help="Seconds to retry while the cluster does not answer.", min=0)
     ] = 300.0,
+    encoder: NewCollectionsEncoder = None,
     server: Server = DEFAULT_SERVER,
 ) -> None:
     """Follow a folder until Ctrl-C: store new and changed images, and remove the records of files that are gone.
 
     The cluster's encoder encodes the images. For the first million, `lookalike ingest` is faster."""
     with connect(server, max(1.0, patience)) as client:
-        follower = Follower(client, get_or_create(client, collection), path, hidden, patience)
+        follower = Follower(client, get_or_create_encoded(client, collection, encoder), path, hidden, patience)
         while True:
             began = time.monotonic()
             try:

@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -18,6 +18,7 @@ from rich.text import Text
 
 from encoder.options import CacheFolder, CodeFormat, DataFolder, Limit, Weights, require_folder
 from encoder.progress import PhaseBar
+from lab.evaluation.lists import among, integer, listed
 from lookalike.cli.options import Json, print_json
 from lookalike.model.codespace import MAX_BITS, MIN_BITS, CodeSpace
 from lookalike.model.errors import InvalidRequest
@@ -31,8 +32,10 @@ if TYPE_CHECKING:
     from lab.evaluation.run import Outcome
     from lab.evaluation.tables import Table
 
+_ONE_IN = "100000,10000,1000000"
 _MODEL, _LAYER = "tf_efficientnet_lite0", "pooled"
-_BITS = "16,32,64,128,256,512,1024,2048"
+_BITS, _METHODS = "16,32,64,128,256,512,1024,2048", "lsh,centred,pca,itq"
+_OF_DUPLICATES = {"bits": "64,256,1024", "methods": "lsh,itq"}
 
 
 def evaluate(
@@ -41,9 +44,16 @@ def evaluate(
         typer.Argument(
             help="cifar10, caltech101, flowers102 or coco2017 (downloaded if missing); a folder with a sub-folder"
             " for each class, or a .tar or .zip of such a folder; or a parquet or Arrow file of features or codes"
-            " with labels."
+            " with labels. For duplicates, pictures without labels: a folder, a glob, a URL, or an archive."
         ),
     ],
+    task: Annotated[
+        Literal["classes", "duplicates"],
+        typer.Option(
+            help="classes: are the nearest images of the same class? duplicates: are edited copies found among all"
+            " pictures, and by perceptual hashes too?"
+        ),
+    ] = "classes",
     models: Annotated[
         str,
         typer.Option(
@@ -51,11 +61,17 @@ def evaluate(
         ),
     ] = _MODEL,
     layers: Annotated[str, typer.Option(help="Layers, comma-separated: map, pooled, classifier.")] = _LAYER,
-    bits: Annotated[str, typer.Option(help="Code lengths, comma-separated.")] = _BITS,
+    bits: Annotated[
+        str | None,
+        typer.Option(help=f"Code lengths, comma-separated; {_BITS}, or {_OF_DUPLICATES['bits']} for duplicates."),
+    ] = None,
     methods: Annotated[
-        str,
-        typer.Option(help="Hash methods, comma-separated: lsh, centred, pca, itq, csq (learns from labels)."),
-    ] = "lsh,centred,pca,itq",
+        str | None,
+        typer.Option(
+            help="Hash methods, comma-separated: lsh, centred, pca, itq, csq (learns from labels);"
+            f" {_METHODS}, or {_OF_DUPLICATES['methods']} for duplicates."
+        ),
+    ] = None,
     seeds: Annotated[
         str, typer.Option(help="Seeds of the split and hash, comma-separated; several give standard deviations.")
     ] = "0",
@@ -104,11 +120,29 @@ def evaluate(
     ] = None,
     weights: Weights = None,
     limit: Limit = None,
+    originals: Annotated[
+        int, typer.Option(help="Duplicates: edit N pictures; all others are only compared.", metavar="N", min=1)
+    ] = 300,
+    one_in: Annotated[
+        str,
+        typer.Option(
+            help="Duplicates: recall at one false pair in so many, comma-separated; the first is shown by edit."
+        ),
+    ] = _ONE_IN,
+    same: Annotated[
+        Path | None,
+        typer.Option(
+            help="Duplicates: a file whose lines name the pictures that show the same. By default the second"
+            " opinion finds them.",
+            metavar="FILE",
+        ),
+    ] = None,
     data: DataFolder = None,
     cache: CacheFolder = None,
     as_json: Json = False,
 ) -> None:
-    """Measure retrieval on labelled images: networks, layers, code lengths and methods side by side.
+    """Measure retrieval on labelled images: networks, layers, code lengths and methods side by side. With --task
+    duplicates, measure on any pictures how well copies are found.
 
     Says what it will cost, prints each row when it is there, then the paper's tables (see
     docs/RETRIEVAL_QUALITY.md) with this run's figures, and recommends codes. With --output, writes results.csv,
@@ -116,6 +150,25 @@ def evaluate(
     Features are cached on disk, so a second sweep over the same images encodes nothing. A parquet file of
     features or codes, with the columns key, features or code, and label, needs no encoding."""
     started = time.monotonic()
+    chosen = _OF_DUPLICATES if task == "duplicates" else {"bits": _BITS, "methods": _METHODS}
+    bits, methods = bits or chosen["bits"], methods or chosen["methods"]
+    if output is not None:
+        require_folder("output", output)
+    if task == "duplicates":
+        _refuse(
+            "duplicates", k=k != 5, tables=bool(tables), unseen=bool(unseen), cluster=cluster,
+            oversampling=oversampling != DEFAULT_OVERSAMPLING, raw_partitions=bool(raw_partitions),
+            max_bits=max_bits is not None, columns=bool(columns), code_format=code_format is not None,
+        )  # fmt: skip
+        from lab.duplicates.command import evaluate_duplicates, given
+
+        compared, asked = given(
+            dataset, models, layers, bits, methods, seeds, originals, one_in, same, weights, limit, output,
+            data, cache,
+        )  # fmt: skip
+        evaluate_duplicates(asked, compared, hashes or [], as_json)
+        return
+    _refuse("classes", originals=originals != 300, one_in=one_in != _ONE_IN, same=same is not None)
     with _evaluation_extra():
         from lab.evaluation.plan import averaged
         from lab.evaluation.preparation import Workspace
@@ -128,8 +181,6 @@ def evaluate(
         dataset, models, layers, bits, methods, seeds, k, tables, unseen, limit, weights,
         check_oversampling(oversampling), hashes or [], cluster, raw_partitions, columns, code_format,
     )  # fmt: skip
-    if output is not None:
-        require_folder("output", output)
     cache = require_folder("cache", cache or default_folder())
     if output is not None:
         _import_plots(cache)
@@ -182,6 +233,14 @@ def _fact(advised: Sequence[str]) -> tuple[str, str]:
     return name, value
 
 
+def _refuse(task: str, **given: bool) -> None:
+    """Raises InvalidRequest for the first option that is given, because it has no meaning for the task."""
+    for name, is_given in given.items():
+        if is_given:
+            option = name.replace("_", "-")
+            raise InvalidRequest(f"{option}: has no meaning for --task {task}; leave --{option} out")
+
+
 def _check_options(plan: Plan, models: str, layers: str) -> None:
     """Raises InvalidRequest if an option about networks is given for a table, or one about tables for images."""
     from lab.datasets.tables import is_table
@@ -232,14 +291,14 @@ def _plan(
     from lab.evaluation.plan import Plan
     from lab.evaluation.systems import METHODS
 
-    lengths = [_integer("bits", part) for part in _listed("bits", bits)]
+    lengths = [integer("bits", part) for part in listed("bits", bits)]
     for length in lengths:
         CodeSpace(length)
-    layouts = [_layout(part) for part in _listed("tables", tables, may_be_empty=True)]
-    names = MODELS if models == "paper" else _listed("models", models)
+    layouts = [_layout(part) for part in listed("tables", tables, may_be_empty=True)]
+    names = MODELS if models == "paper" else listed("models", models)
     return Plan(
-        dataset, names, _among("layers", layers, LAYERS), _among("methods", methods, METHODS), lengths,
-        [_integer("seeds", part) for part in _listed("seeds", seeds)], k, layouts, unseen, limit, weights,
+        dataset, names, among("layers", layers, LAYERS), among("methods", methods, METHODS), lengths,
+        [integer("seeds", part) for part in listed("seeds", seeds)], k, layouts, unseen, limit, weights,
         oversampling, hashes, has_cluster, raw_partitions, columns, code_format,
     )  # fmt: skip
 
@@ -318,27 +377,6 @@ def _evaluation_extra() -> Iterator[None]:
         raise InvalidRequest(
             f"evaluate: needs {error.name}, which is not installed; run pip install '.[evaluate]' in the checkout"
         ) from None
-
-
-def _listed(field: str, text: str, may_be_empty: bool = False) -> list[str]:
-    parts = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    if not parts and not may_be_empty:
-        raise InvalidRequest(f"{field}: is empty; name at least one")
-    return parts
-
-
-def _among(field: str, text: str, known: Sequence[str]) -> list[str]:
-    parts = _listed(field, text)
-    for part in parts:
-        if part not in known:
-            raise InvalidRequest(f"{field}: unknown value {part!r}; use {', '.join(known)}")
-    return parts
-
-
-def _integer(field: str, text: str) -> int:
-    if not re.fullmatch(r"\d{1,10}", text) or int(text) >= 2**32:
-        raise InvalidRequest(f"{field}: {text!r} is not an integer below 2^32; separate values by commas")
-    return int(text)
 
 
 def _layout(text: str) -> Layout:

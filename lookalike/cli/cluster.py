@@ -113,7 +113,7 @@ def status(
     timeout: Timeout = 10.0,
     as_json: Json = False,
 ) -> None:
-    """Show partitions, replicas, encoder and collections. The exit code is 1 if a replica or the encoder does
+    """Show partitions, replicas, encoders and collections. The exit code is 1 if a replica or an encoder does
     not serve."""
     with connect(server, timeout) as client:
         if watch:
@@ -125,7 +125,7 @@ def status(
     else:
         view.console().print(view.status_view(answer))
     serving = all(replica.state == "serving" for part in answer.partitions for replica in part.replicas)
-    if not serving or answer.encoder.state == "unavailable":
+    if not serving or any(encoder.state == "unavailable" for encoder in answer.all_encoders):
         raise typer.Exit(1)
 
 

@@ -52,15 +52,20 @@ def create(
     feature_width: Annotated[
         int, typer.Option(help="Values per feature vector, for codes that are made elsewhere.", min=0)
     ] = 0,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="Which of the cluster's encoders makes the codes; `lookalike status` lists them."),
+    ] = None,
     server: Server = DEFAULT_SERVER,
     as_json: Json = False,
 ) -> None:
-    """Create a collection in the encoder's code space, or for codes that are made elsewhere."""
+    """Create a collection in an encoder's code space, or for codes that are made elsewhere."""
     space = None if code_kind is None else CodeSpace.of_kind(code_kind, bits)
     with connect(server) as client:
         collection = client.create_collection(
             name, bits=bits if space is None else None, code_space=space, index=index,
             index_attributes=index_attribute or [], features=features, feature_width=feature_width,
+            encoder=encoder,
         )  # fmt: skip
         _show([collection], as_json)
 

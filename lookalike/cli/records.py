@@ -13,6 +13,7 @@ import typer
 
 from lookalike.cli import examples as example_options
 from lookalike.cli.examples import examples, parse_box
+from lookalike.cli.hits import coverage_as_json, print_hits, print_result, print_warnings, result_as_json
 from lookalike.cli.options import (
     DEFAULT_COLLECTION,
     DEFAULT_SERVER,
@@ -29,7 +30,6 @@ from lookalike.jobs.image_search import find_images, search_files
 from lookalike.model.errors import InvalidRequest, NotFound
 from lookalike.model.query import Box
 from lookalike.model.records import DEFAULT_OVERSAMPLING, Coverage, StoredRecord
-from lookalike.model.results import Hit, SearchResult
 from lookalike.model.search_options import Rerank, Score, SearchOptions
 
 _EXAMPLE = '{"label": "cat"}'
@@ -67,6 +67,23 @@ def search(
         str, typer.Option(help="none; or asymmetric or features, to reorder the candidates by that score.")
     ] = "none",
     oversampling: Annotated[int, typer.Option(help="Candidates per hit, with --rerank.")] = DEFAULT_OVERSAMPLING,
+    find_all: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="All hits instead of k, nearest first; with --max-distance, all within it. With --json, one JSON"
+            " document per line.",
+        ),
+    ] = False,
+    offset: Annotated[int, typer.Option(help="Leave out this many of the nearest hits.")] = 0,
+    after: Annotated[str, typer.Option(help="Continue after this cursor, which --json shows.")] = "",
+    exclude_key: Annotated[
+        list[str] | None, typer.Option(help="Leave out the record with this key; may be repeated.")
+    ] = None,
+    group_by: Annotated[
+        str | None, typer.Option(help="Find the k nearest groups of records, by the values of this attribute.")
+    ] = None,
+    group_size: Annotated[int, typer.Option(help="Hits per group, with --group-by.")] = 1,
     allow_partial: Partial = False,
     collection: CollectionName = DEFAULT_COLLECTION,
     server: Server = DEFAULT_SERVER,
@@ -81,13 +98,16 @@ def search(
     equal those of --not-image, --not-key and --not-code."""
     options = SearchOptions(
         k=k, max_distance=max_distance, filter=json_filter(filter_, "filter"), allow_partial=allow_partial,
-        score=cast(Score, score), rerank=cast(Rerank, rerank), oversampling=oversampling,
+        score=cast(Score, score), rerank=cast(Rerank, rerank), oversampling=oversampling, offset=offset,
+        after=after, exclude_keys=exclude_key or (), group_by=group_by, group_size=group_size,
     )  # fmt: skip
     paths = [*(images or ()), *(more_images or ())]
     part = parse_box(box)
     avoided = examples(not_image or (), not_key, not_code)
     is_one_search = together or bool(avoided) or not paths or (len(paths) == 1 and not paths[0].is_dir())
     if not is_one_search and not key and not code:
+        if find_all:
+            raise InvalidRequest("all: takes one query; search for one image at a time")
         with connect(server, timeout) as client:
             _search_files(client, collection, paths, options, part, as_json)
         return
@@ -98,11 +118,17 @@ def search(
             " in common, or search for one at a time"
         )
     with connect(server, timeout) as client:
+        if find_all:
+            print_hits(
+                client.search_all(collection=collection, examples=wanted, not_like=avoided, options=options),
+                as_json,
+            )
+            return
         result = client.search(collection=collection, examples=wanted, not_like=avoided, options=options)
     if as_json:
-        print_json(_result_as_json(result))
+        print_json(result_as_json(result))
     else:
-        _print_result(result)
+        print_result(result, max_distance)
 
 
 def get(
@@ -167,11 +193,13 @@ def count(
             collection=collection, filter=json_filter(filter_, "filter"), allow_partial=allow_partial
         )
     if as_json:
-        print_json({"count": found.count, "coverage": _coverage(found.coverage), "warnings": found.warnings})
+        print_json(
+            {"count": found.count, "coverage": coverage_as_json(found.coverage), "warnings": found.warnings}
+        )
         return
     print(found.count)
     _warn_if_partial(found.coverage)
-    _print_warnings(found.warnings)
+    print_warnings(found.warnings)
 
 
 def facets(
@@ -190,14 +218,14 @@ def facets(
             allow_partial=allow_partial,
         )  # fmt: skip
     if as_json:
-        print_json({**dataclasses.asdict(found), "coverage": _coverage(found.coverage)})
+        print_json({**dataclasses.asdict(found), "coverage": coverage_as_json(found.coverage)})
         return
     for facet in found.facets:
         print(f"{facet.count}\t{json.dumps(facet.value, ensure_ascii=False)}")
     if found.other_values:
         print(f"{found.other_count}\tin {found.other_values:,} other values")
     _warn_if_partial(found.coverage)
-    _print_warnings(found.warnings)
+    print_warnings(found.warnings)
 
 
 def set_attributes(
@@ -250,10 +278,6 @@ def _require_one(keys: list[str] | None, condition: dict[str, Any] | None) -> No
         raise InvalidRequest("keys: give keys or --filter, one of the two")
 
 
-def _coverage(coverage: Coverage) -> dict[str, Any]:
-    return {**dataclasses.asdict(coverage), "complete": coverage.complete}
-
-
 def _warn_if_partial(coverage: Coverage) -> None:
     for partition, reason in sorted(coverage.missing.items()):
         print(f"PARTIAL: missing partition {partition}: {reason}", file=sys.stderr)
@@ -279,34 +303,18 @@ def _search_files(
         if answer.result is None:
             errors.append(answer.error)
         if as_json:
-            document = {"error": answer.error} if answer.result is None else _result_as_json(answer.result)
+            document = {"error": answer.error} if answer.result is None else result_as_json(answer.result)
             print(json.dumps({"image": name, **document}, ensure_ascii=False))
         elif answer.result is None:
             print(f"{json.dumps(name)}: {answer.error}")
         else:
             # As JSON, because a name may contain terminal control sequences.
             print(json.dumps(name))
-            _print_result(answer.result)
+            print_result(answer.result, options.max_distance)
     for reason, count in sorted(found.skipped.items()):
         print(f"{count:,} skipped: {reason}", file=sys.stderr)
     if len(errors) == len(found.files):
         raise InvalidRequest(f"image: none of {len(errors):,} files can be searched for ({errors[0]})")
-
-
-def _result_as_json(result: SearchResult) -> dict[str, Any]:
-    return {
-        "hits": [_hit_as_json(hit) for hit in result.hits],
-        "coverage": _coverage(result.coverage),
-        "exact": result.exact,
-        "timings": dataclasses.asdict(result.timings),
-        "warnings": result.warnings,
-    }
-
-
-def _hit_as_json(hit: Hit) -> dict[str, Any]:
-    document = dataclasses.asdict(hit)
-    del document["thumbnail"]
-    return document
 
 
 def _as_json(record: StoredRecord, file: Path | None) -> dict[str, Any]:
@@ -332,23 +340,3 @@ def json_filter(text: str | None, field: str) -> dict[str, Any] | None:
     if not isinstance(document, dict):
         raise InvalidRequest(f"{field}: is not a JSON object; write it as in '{_EXAMPLE}'")
     return document
-
-
-def _print_result(result: SearchResult) -> None:
-    for rank, hit in enumerate(result.hits, 1):
-        attributes = json.dumps(hit.attributes, ensure_ascii=False) if hit.attributes else ""
-        print(f"{rank:>3}  {hit.distance:>5} bits  {hit.score:.4f}  {hit.key}  {attributes}".rstrip())
-    coverage = result.coverage
-    kind = "exact" if result.exact else "among candidates" if coverage.complete else "PARTIAL"
-    print(
-        f"{kind}: {coverage.answered} of {coverage.partitions} partitions, {coverage.rows_searched:,} of"
-        f" {coverage.rows_known:,} rows, {result.timings.total_ms:.1f} ms"
-    )
-    for partition, reason in sorted(coverage.missing.items()):
-        print(f"missing partition {partition}: {reason}")
-    _print_warnings(result.warnings)
-
-
-def _print_warnings(warnings: Sequence[str]) -> None:
-    for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)

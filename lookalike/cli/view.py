@@ -18,7 +18,7 @@ from rich.text import Text
 from lookalike.cli.rates import CoordinatorRates
 from lookalike.client.sync_client import Client
 from lookalike.model.errors import LookalikeError
-from lookalike.model.status import ClusterStatus, PartitionStatus
+from lookalike.model.status import DEFAULT_ENCODER, ClusterStatus, EncoderStatus, PartitionStatus
 
 _PIPED_WIDTH = 160
 _STYLES = {"serving": "green", "recovering": "yellow", "unavailable": "bold red"}
@@ -45,11 +45,7 @@ def status_view(answer: ClusterStatus, *totals: str) -> RenderableType:
         for replica in part.replicas
         for damage in replica.damaged
     ]
-    encoder = answer.encoder
-    detail = encoder.reason
-    if encoder.code_space is not None:
-        detail = f"{encoder.code_space.backbone}, {encoder.code_space.hash_method}, {encoder.code_space.bits} bits"
-    lines.append(Text(" ".join(filter(None, ("encoder", encoder.address, encoder.state, detail)))))
+    lines += map(_encoder_line, (answer.encoder, *answer.encoders))
     lines += [
         Text(
             f"collection {collection.name}: {collection.rows:,} rows, {collection.code_space.bits} bits,"
@@ -58,6 +54,14 @@ def status_view(answer: ClusterStatus, *totals: str) -> RenderableType:
         for collection in answer.collections
     ]
     return Group(*lines)
+
+
+def _encoder_line(encoder: EncoderStatus) -> Text:
+    name = "" if encoder.name == DEFAULT_ENCODER else f"{encoder.name}:"
+    space, detail = encoder.code_space, encoder.reason
+    if space is not None:
+        detail = f"{space.backbone}, {space.hash_method}, {space.bits} bits, {space.fingerprint[:12]}"
+    return Text(" ".join(filter(None, ("encoder", name, encoder.address, encoder.state, detail))))
 
 
 def _replicas(answer: ClusterStatus) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Iterator, Sequence
 from typing import TypeVar, cast
 
 import numpy as np
@@ -13,6 +13,7 @@ from lookalike import wire
 from lookalike.model.errors import InvalidRequest
 from lookalike.model.query import Box, Code, Example, Image
 from lookalike.model.records import MAX_BATCH_RECORDS, Record, check_key
+from lookalike.model.search_options import SearchOptions
 from lookalike.v1 import search_pb2 as pb
 
 # Records per message of an ingest stream.
@@ -118,6 +119,22 @@ def one_query(
             raise InvalidRequest("query: give exactly one of image, code and key, or examples")
         like = [Example(image, code, key, box)]
     return wire.examples_to_wire(like, avoided)
+
+
+def check_pages(options: SearchOptions, keywords: Collection[str]) -> None:
+    """Raises InvalidRequest if a search with these options cannot be continued page by page."""
+    if "k" in keywords:
+        raise InvalidRequest("k: does not apply to all pages; use page_size, and limit for the number of hits")
+    if options.rerank != "none" or options.group_by is not None:
+        name = "rerank" if options.group_by is None else "group_by"
+        raise InvalidRequest(f"{name}: such a search has no further pages; use search")
+    if options.allow_partial:
+        raise InvalidRequest("allow_partial: a page without some partitions has gaps; leave it out")
+
+
+def has_codes_among(code: Code | None, examples: Sequence[Example], not_like: Sequence[Example]) -> bool:
+    """Whether any part of a query is a code, so that the collection's fingerprint is needed."""
+    return code is not None or any(one.code is not None for one in (*examples, *not_like))
 
 
 def queries_of(

@@ -39,9 +39,10 @@ class AsyncManagement:
         features: str = NONE,
         feature_width: int = 0,
         hash_file: bytes = b"",
+        encoder: str | None = None,
         timeout: float | None = None,
     ) -> Collection:
-        """Creates a collection, by default in the code space of the cluster's encoder.
+        """Creates a collection, by default in the code space of the cluster's default encoder.
 
         Args:
             name: 1..128 letters, digits, ".", "_" and "-".
@@ -52,14 +53,15 @@ class AsyncManagement:
             features: "int8" or "float16" to store features for reranking.
             feature_width: Values per feature vector, for codes that are made elsewhere.
             hash_file: The hash file that the codes were computed with; requires `code_space`.
+            encoder: The name of another of the cluster's encoders, in whose code space to create it.
             timeout: Seconds that the call may take, retries included; the client's by default.
 
         Raises:
-            InvalidRequest: If an argument is malformed or out of range.
+            InvalidRequest: If an argument is malformed or out of range, or no encoder has this name.
             AlreadyExists: If the collection exists.
         """
         indexing = Indexing(index, tuple(index_attributes), features, feature_width)
-        call = self._calls.create_collection(name, bits, code_space, indexing, hash_file)
+        call = self._calls.create_collection(name, bits, code_space, indexing, hash_file, encoder)
         return await self._run(call, self._calls.deadline(timeout))
 
     async def get_collection(self, name: str, *, timeout: float | None = None) -> Collection:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import sys
+from collections.abc import AsyncIterator, Sequence
 from typing import Unpack
 
 import numpy as np
 import numpy.typing as npt
 
-from lookalike.client.arguments import Floats, one_query, queries_of
+from lookalike.client.arguments import Floats, check_pages, has_codes_among, one_query, queries_of
 from lookalike.client.async_management import AsyncManagement
 from lookalike.client.batches import join_results, split_queries
 from lookalike.client.keywords import shows_search_options
 from lookalike.model.query import Box, Code, Example, Image
-from lookalike.model.records import check_collection_name
-from lookalike.model.results import SearchResult
+from lookalike.model.records import DEFAULT_PAGE, check_collection_name, check_limit
+from lookalike.model.results import Hit, SearchResult
 from lookalike.model.search_options import SearchKeywords, SearchOptions
 
 
@@ -77,9 +78,61 @@ class AsyncSearch(AsyncManagement):
         deadline = self._calls.deadline(timeout)
         options = dataclasses.replace(options or SearchOptions(), **keywords)
         query = one_query(image, code, key, examples, not_like, box, projections, features)
-        if code is not None or any(one.code is not None for one in (*examples, *not_like)):
+        if has_codes_among(code, examples, not_like):
             fingerprint = fingerprint or await self._fingerprint(collection, deadline)
         return await self._run(self._calls.search(collection, query, fingerprint, options), deadline)
+
+    @shows_search_options
+    async def search_all(
+        self,
+        *,
+        collection: str,
+        image: Image | None = None,
+        code: Code | None = None,
+        key: str | None = None,
+        examples: Sequence[Example] = (),
+        not_like: Sequence[Example] = (),
+        box: Box | None = None,
+        options: SearchOptions | None = None,
+        projections: Floats | None = None,
+        features: Floats | None = None,
+        fingerprint: str | None = None,
+        page_size: int = DEFAULT_PAGE,
+        limit: int | None = None,
+        timeout: float | None = None,
+        **keywords: Unpack[SearchKeywords],
+    ) -> AsyncIterator[Hit]:
+        """Finds all records, nearest first; with `max_distance`, all records within it. See `search`.
+
+        Requests one page at a time, so memory does not grow with the number of hits. A record that exists and
+        matches, and is not changed in the meantime, is returned exactly once. A record that is changed is returned
+        at most once for each code that it has.
+
+        Args:
+            page_size: Records per request, 1..10,000. It replaces `k`.
+            limit: Return at most this many records; all by default.
+            timeout: Seconds that each request may take, retries included; the client's timeout by default.
+        """
+        if limit is not None:
+            check_limit(limit, sys.maxsize)
+        options = dataclasses.replace(options or SearchOptions(), **keywords)
+        check_pages(options, keywords)
+        query = one_query(image, code, key, examples, not_like, box, projections, features)
+        needs_fingerprint = has_codes_among(code, examples, not_like)
+        count = 0
+        while limit is None or count < limit:
+            size = page_size if limit is None else min(page_size, limit - count)
+            options = dataclasses.replace(options, k=size)
+            deadline = self._calls.deadline(timeout)
+            if needs_fingerprint:
+                fingerprint = fingerprint or await self._fingerprint(collection, deadline)
+            page = await self._run(self._calls.search(collection, query, fingerprint, options), deadline)
+            for hit in page.hits:
+                yield hit
+            count += len(page.hits)
+            options = dataclasses.replace(options, after=page.cursor, offset=0)
+            if not page.cursor:
+                return
 
     @shows_search_options
     async def search_batch(

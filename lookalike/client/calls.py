@@ -128,7 +128,7 @@ class Calls:
             options=wire.options_to_wire(options),
             fingerprint=fingerprint or "",
         )
-        return Call("Search", request, lambda answer: wire.result_from_wire(answer.hits, answer))
+        return Call("Search", request, lambda answer: wire.result_from_wire(answer, answer))
 
     def search_batch(
         self, collection: str, queries: Sequence[pb.Query], fingerprint: str | None, options: SearchOptions
@@ -142,7 +142,7 @@ class Calls:
         return Call(
             "SearchBatch",
             request,
-            lambda answer: [wire.result_from_wire(result.hits, answer) for result in answer.results],
+            lambda answer: [wire.result_from_wire(result, answer) for result in answer.results],
         )
 
     def get(
@@ -257,13 +257,19 @@ class Calls:
         code_space: CodeSpace | None,
         indexing: Indexing,
         hash_file: bytes,
+        encoder: str | None,
     ) -> Call[Collection]:
         if bits is not None and code_space is not None:
             raise InvalidRequest("create_collection: give bits or a code space, not both")
         if hash_file and code_space is None:
             raise InvalidRequest("hash_file: needs a code space; the encoder's own hash is stored automatically")
+        if encoder is not None and not (isinstance(encoder, str) and encoder):
+            raise InvalidRequest(f"encoder: {encoder!r} is not a name; give a string, or leave it out")
         request = pb.CreateCollectionRequest(
-            name=check_collection_name(name), indexing=wire.indexing_to_wire(indexing), hash_file=hash_file
+            name=check_collection_name(name),
+            indexing=wire.indexing_to_wire(indexing),
+            hash_file=hash_file,
+            encoder=encoder or "",
         )
         if bits is not None:
             request.bits = CodeSpace(bits).bits

@@ -14,11 +14,13 @@ import numpy.typing as npt
 from lookalike.cluster.hits import HitTable
 from lookalike.model.filters import Filter, size_of
 from lookalike.model.query import MAX_EXAMPLES
+from lookalike.model.records import MAX_K
 
+# The most hits that a query requests from a shard: k, one to see whether there are more, and one to replace each
+# of the records that the query starts from.
+MAX_SCAN_K = MAX_K + 1 + 2 * MAX_EXAMPLES
 # How long a shard keeps a key reserved. A coordinator stores the record well before.
 RESERVED_SECONDS = 60.0
-# A search by keys asks for so many hits more at most, because the records with these keys are left out afterwards.
-MAX_OWN = 2 * MAX_EXAMPLES
 Codes = npt.NDArray[np.uint8]
 # For asymmetric scoring: uint16 weights (n, bits). For features: float32 (n, width).
 Inputs = npt.NDArray[np.uint16] | npt.NDArray[np.float32]
@@ -44,6 +46,19 @@ class Scoring(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Place:
+    """A place in the order of hits: that of (value, id of the key, key).
+
+    Attributes:
+        value: A distance; for `Scoring.ASYMMETRIC`, a rank.
+        key: A record's key. The record need not exist.
+    """
+
+    value: float
+    key: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ScanGroup:
     """Queries that share their options.
 
@@ -51,6 +66,8 @@ class ScanGroup:
         codes: uint8 (n, bits/8), one row per query.
         features: How the collection stores features according to the caller, such as "int8 1280".
         inputs: What the scoring needs, one row per query; None for `Scoring.HAMMING`.
+        after: Only hits that follow this place are returned.
+        exclude_keys: Records with these keys are left out.
     """
 
     collection: str
@@ -64,6 +81,8 @@ class ScanGroup:
     scoring: Scoring = Scoring.HAMMING
     inputs: Inputs | None = None
     include_versions: bool = False
+    after: Place | None = None
+    exclude_keys: tuple[str, ...] = ()
 
     @property
     def batch_key(self) -> tuple[object, ...]:
@@ -86,7 +105,7 @@ class ScanGroup:
     @property
     def weight(self) -> int:
         """The group's share of a batch: its number of queries, scaled up for many hits or expensive scoring."""
-        work = 1 + self.k // 100
+        work = 1 + (self.k + len(self.exclude_keys)) // 100
         if self.scoring is Scoring.ASYMMETRIC:
             work *= _ASYMMETRIC_WORK
         if self.scoring is Scoring.RERANK_FEATURES and self.inputs is not None:

@@ -7,9 +7,17 @@ import atexit
 import random
 import socket
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
-from lookalike.server.config import ClusterConfig, CoordinatorConfig, EncoderConfig, ShardConfig
+from lookalike.server.config import (
+    ClusterConfig,
+    CoordinatorConfig,
+    EncoderConfig,
+    NamedEncoderConfig,
+    ShardConfig,
+)
 
 MAX_PARTITIONS = 90
 # In thousands: ports 11000..31999, below the kernel's range for outgoing connections.
@@ -26,6 +34,7 @@ def ephemeral_config(
     encoder: EncoderConfig | None = None,
     name: str = "throwaway",
     replicas: int = 1,
+    encoders: Mapping[str, EncoderConfig] = MappingProxyType({}),
 ) -> ClusterConfig:
     """Returns a config with free ports, which no other process that calls this function gets for now.
 
@@ -35,6 +44,7 @@ def ephemeral_config(
         encoder: The encoder's config; None for a cluster without an encoder. The config's address is replaced.
         name: The cluster's name.
         replicas: Replicas per partition.
+        encoders: Further encoders, at most five. Their addresses are replaced.
 
     Raises:
         RuntimeError: If there are not enough free ports.
@@ -59,6 +69,12 @@ def ephemeral_config(
             ),
             encoder=encoder
             and encoder.model_copy(update={"address": f"127.0.0.1:{thousand}{last}99", "metrics": None}),
+            encoders={
+                each: NamedEncoderConfig(
+                    **{**given.model_dump(), "address": f"127.0.0.1:{thousand}{last}9{number}", "metrics": None}
+                )
+                for number, (each, given) in enumerate(encoders.items())
+            },
         )
         if all(map(is_free, _addresses(config))):
             _claims.append(guard)
@@ -70,13 +86,13 @@ def ephemeral_config(
 
 
 def _addresses(config: ClusterConfig) -> list[str]:
-    encoder = [config.encoder.address] if config.encoder else []
+    encoders = [encoder.address for encoder in config.all_encoders.values()]
     shards = [
         config.shard_address(partition, replica)
         for partition in range(config.partitions)
         for replica in range(config.replicas)
     ]
-    return [*shards, config.coordinator.listen, config.coordinator.web, *encoder]
+    return [*shards, config.coordinator.listen, config.coordinator.web, *encoders]
 
 
 def is_free(address: str) -> bool:

@@ -9,7 +9,7 @@ from lookalike.local.process import Process, ShardId
 from lookalike.model.errors import CannotStart
 from lookalike.server.config import ClusterConfig
 
-_NEED_RESTART = ("cluster", "coordinator", "encoder", "shard.address", "security", "limits")
+_NEED_RESTART = ("cluster", "coordinator", "encoder", "encoders", "shard.address", "security", "limits")
 
 
 def planned(config: ClusterConfig, folder: DataFolder) -> list[Process]:
@@ -21,10 +21,28 @@ def planned(config: ClusterConfig, folder: DataFolder) -> list[Process]:
     ]
     leaving = folder.partitions_with_data() - set(range(config.partitions))
     processes += _leaving(config, folder, leaving)
-    if config.encoder is not None:
-        processes.append(Process("encoder", ["encoder"], config.encoder.address, config.encoder.metrics))
+    processes += _encoders(config)
     coordinator = config.coordinator
     return [*processes, Process("coordinator", ["coordinator"], coordinator.listen, coordinator.metrics)]
+
+
+def _encoders(config: ClusterConfig) -> Iterator[Process]:
+    """A process for all encoders; if they use several Ray clusters, one for each."""
+    by_ray: dict[str | None, list[str]] = {}
+    for name, encoder in config.all_encoders.items():
+        by_ray.setdefault(encoder.ray_address, []).append(name)
+    for names in by_ray.values():
+        options = [] if len(by_ray) == 1 else [option for name in names for option in ("--name", name)]
+        first, *others = (config.all_encoders[name] for name in names)
+        metrics = {encoder.metrics for encoder in others if encoder.metrics} - {first.metrics}
+        yield Process(
+            "encoder" if len(by_ray) == 1 else f"encoder-{names[0]}",
+            ["encoder", *options],
+            first.address,
+            first.metrics,
+            also_serves=[encoder.address for encoder in others],
+            also_listens=sorted(metrics),
+        )
 
 
 def _leaving(config: ClusterConfig, folder: DataFolder, partitions: Collection[int]) -> Iterator[Process]:

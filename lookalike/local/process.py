@@ -37,7 +37,9 @@ class Process:
         arguments: The module to run, and its options.
         address: The address that answers gRPC health checks once the process serves.
         metrics: The address of its metrics, if it has one.
-        shard: Which shard the process is; None for the encoder and the coordinator.
+        also_serves: Further addresses that answer health checks once the process serves.
+        also_listens: Further addresses that it listens on.
+        shard: Which shard the process is; None for encoders and the coordinator.
         is_leaving: Whether the config no longer has the shard's partition; the shard is stopped once the partition
             holds no records.
         stop_at: When to stop the shard because the config no longer has this replica, in seconds of the monotonic
@@ -51,6 +53,8 @@ class Process:
     shard: ShardId | None = None
     is_leaving: bool = False
     stop_at: float | None = None
+    also_serves: Sequence[str] = ()
+    also_listens: Sequence[str] = ()
     popen: subprocess.Popen[bytes] | None = None
     _log_start: int = 0
     _started: float = 0.0
@@ -62,7 +66,13 @@ class Process:
     @property
     def addresses(self) -> list[str]:
         """The addresses that the process listens on."""
-        return [self.address] if self.metrics is None else [self.address, self.metrics]
+        own = [self.address] if self.metrics is None else [self.address, self.metrics]
+        return [*own, *self.also_serves, *self.also_listens]
+
+    @property
+    def served(self) -> list[str]:
+        """The addresses that answer health checks once the process serves."""
+        return [self.address, *self.also_serves]
 
     def start(self, folder: DataFolder) -> None:
         """Starts the command. Raises OSError."""

@@ -1,4 +1,4 @@
-"""Owns a local cluster's life: starts shards, encoder and coordinator from one config, restarts a process that
+"""Owns a local cluster's life: starts shards, encoders and coordinator from one config, restarts a process that
 dies, applies changes of the config, and stops everything. It imports no code of these processes: it uses only
 their commands, addresses and pids."""
 
@@ -69,7 +69,11 @@ class Supervisor:
             for process in self._processes:
                 if (code := process.exit_code()) is not None:
                     raise CannotStart(f"{process.name}: {process.last_words(self._folder, code)}")
-            waiting = [process for process in waiting if not probes.serves(self._channels, process.address)]
+            waiting = [
+                process
+                for process in waiting
+                if not all(probes.serves(self._channels, address) for address in process.served)
+            ]
 
     def watch(self) -> None:
         """Restarts processes that die and stops removed ones, until `ask_to_stop` is called."""

@@ -64,7 +64,8 @@ class Query:
         features: The image's features, which a rerank needs besides `code`: float32 little-endian. Empty if not
             given, or without a code.
         box: The part of the image to use; None for all of it.
-        like: Examples that hits are to be like; each has an image, a code or a key.
+        like: Several examples that hits are to be like, or one if there are some to avoid; each has an image, a
+            code or a key.
         not_like: Examples that hits are not to be like. Empty unless `like` is set.
     """
 

@@ -41,6 +41,14 @@ class Hit:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class HitGroup:
+    """Hits with equal values of an attribute. hits: the nearest records of the group, nearest first."""
+
+    value: str | int | float | bool
+    hits: list[Hit]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class SearchResult:
     """The result of one query. Notebooks show it with the hits' thumbnails, if the search had
     `include_thumbnails`.
@@ -49,9 +57,15 @@ class SearchResult:
         hits: Ordered by (distance, id, key); with several examples, another score or a rerank, by descending
             score, then id.
         coverage: How much of the collection was searched.
-        exact: True if no record of the collection can be nearer than the hits.
+        exact: True if no matching record of the collection can be nearer than the hits, except those that `after`,
+            `offset` or `exclude_keys` left out.
         timings: Where the time went.
         warnings: What may make the answer less useful than it seems, as sentences.
+        more: True if k left out hits (or groups) that follow the last one. With `max_distance`: the hits are not
+            all records within it.
+        cursor: For `after`, to get the next hits. Empty if there are no more, and after a rerank, a batch, a
+            search by groups or an incomplete answer.
+        groups: With `group_by`, instead of hits: ordered by the (distance, id) of their first hits.
     """
 
     hits: list[Hit]
@@ -59,6 +73,9 @@ class SearchResult:
     exact: bool
     timings: Timings
     warnings: list[str] = dataclasses.field(default_factory=list)
+    more: bool = False
+    cursor: str = ""
+    groups: list[HitGroup] = dataclasses.field(default_factory=list)
 
     @property
     def keys(self) -> list[str]:

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.records import Collection
 
+# The name of the encoder in the config's section `encoder`. Those in `encoders` have names of their own.
+DEFAULT_ENCODER = "default"
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ReplicaStatus:
@@ -70,12 +73,14 @@ class Rebalance:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EncoderStatus:
-    """The encoder. `state` is "serving", "unavailable" or "none"; `code_space` is known when serving."""
+    """An encoder. `state` is "serving", "unavailable" or "none"; `code_space` is known when serving; `name` is
+    "default", or its key in the config's `encoders`."""
 
     address: str
     state: str
     reason: str
     code_space: CodeSpace | None
+    name: str = DEFAULT_ENCODER
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -99,7 +104,8 @@ class CoordinatorStatus:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ClusterStatus:
-    """A cluster's state. `coordinator` is the one that answered; None if its version is too old to report it."""
+    """A cluster's state. `coordinator` is the one that answered; None if its version is too old to report it.
+    `encoder` is the one in the config's section `encoder`, `encoders` are the others."""
 
     cluster: str
     version: str
@@ -108,3 +114,9 @@ class ClusterStatus:
     collections: Sequence[Collection]
     rebalance: Rebalance
     coordinator: CoordinatorStatus | None = None
+    encoders: Sequence[EncoderStatus] = ()
+
+    @property
+    def all_encoders(self) -> list[EncoderStatus]:
+        """Those that the config has, the default one first."""
+        return [one for one in (self.encoder, *self.encoders) if one.state != "none"]

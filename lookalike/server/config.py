@@ -9,6 +9,7 @@ pydantic-settings was considered for the environment: it ignores a misspelled to
 from __future__ import annotations
 
 import os
+import re
 import string
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,9 +20,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from lookalike.model.codespace import MAX_BITS, MIN_BITS
 from lookalike.model.errors import CannotStart
+from lookalike.model.status import DEFAULT_ENCODER
 
 _ENVIRONMENT_PREFIX = "LOOKALIKE__"
-DEFAULT_BITS = 256
 MAX_REPLICAS = 7
 # How often to look for a changed config: a mounted config, as in Kubernetes, changes without a signal.
 CONFIG_POLL_SECONDS = 2.0
@@ -46,6 +47,16 @@ def _check_bits(bits: int | None) -> int | None:
     if bits is not None and bits % 8:
         raise ValueError(f"{bits} is not a multiple of 8")
     return bits
+
+
+def _check_encoder_names(encoders: dict[str, Any]) -> dict[str, Any]:
+    for name in encoders:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", name) or name == DEFAULT_ENCODER:
+            raise ValueError(
+                f'{name!r} is not an encoder\'s name; use up to 63 lower-case letters, digits and "-", but not'
+                f" {DEFAULT_ENCODER!r}"
+            )
+    return encoders
 
 
 Address = Annotated[str, AfterValidator(_check_address)]
@@ -83,7 +94,9 @@ class EncoderConfig(_Section):
     model: str = "tf_efficientnet_lite0"
     weights: str | None = None
     layer: Literal["map", "pooled", "classifier"] = "pooled"
-    # None: the hash file's bits, or DEFAULT_BITS without a hash file.
+    # Chooses what other fields leave open: see encoder/purpose.py.
+    purpose: Literal["duplicates", "category"] | None = None
+    # None: the hash file's bits, or the purpose's without a hash file.
     bits: Annotated[int | None, Field(ge=MIN_BITS, le=MAX_BITS), AfterValidator(_check_bits)] = None
     seed: int = Field(default=0, ge=0, lt=2**32)
     hash: Path | None = None
@@ -93,6 +106,13 @@ class EncoderConfig(_Section):
     max_replicas: int = Field(default=1, ge=1, le=1_000)
     gpus_per_replica: float = Field(default=0, ge=0, le=8)
     ray_address: str | None = None
+
+
+class NamedEncoderConfig(EncoderConfig):
+    """A further encoder. Its addresses have no defaults, because each encoder needs its own."""
+
+    address: Address
+    metrics: Address | None = None
 
 
 class TlsConfig(_Section):
@@ -147,6 +167,7 @@ class ClusterConfig(_Section):
     shard: ShardConfig = ShardConfig()
     coordinator: CoordinatorConfig = CoordinatorConfig()
     encoder: EncoderConfig | None = EncoderConfig()
+    encoders: Annotated[dict[str, NamedEncoderConfig], AfterValidator(_check_encoder_names)] = {}
     security: SecurityConfig = SecurityConfig()
     limits: LimitsConfig = LimitsConfig()
     tracing: TracingConfig = TracingConfig()
@@ -156,6 +177,12 @@ class ClusterConfig(_Section):
     @property
     def web_url(self) -> str:
         return f"{'https' if self.security.tls else 'http'}://{self.coordinator.web}"
+
+    @property
+    def all_encoders(self) -> dict[str, EncoderConfig]:
+        """All encoders by name, the default one first."""
+        default = {} if self.encoder is None else {DEFAULT_ENCODER: self.encoder}
+        return {**default, **self.encoders}
 
     @property
     def max_request_bytes(self) -> int:
@@ -195,6 +222,11 @@ def load_config(path: Path, environment: Mapping[str, str] = os.environ) -> Clus
         raise CannotStart(f"config: {path}: " + "; ".join(_explain(error))) from None
     _check_consistency(config, path)
     return config
+
+
+def encoder_path(name: str) -> str:
+    """The path of an encoder's section in the config."""
+    return "encoder" if name == DEFAULT_ENCODER else f"encoders.{name}"
 
 
 def content_of(path: Path) -> bytes | None:
@@ -252,9 +284,15 @@ def _check_consistency(config: ClusterConfig, path: Path) -> None:
             _check_address(address)
         except ValueError as error:
             raise CannotStart(f"config: {path}: shard.address: {error}") from None
-    encoder = config.encoder
-    if encoder and encoder.min_replicas > encoder.max_replicas:
-        raise CannotStart(
-            f"config: {path}: encoder.min_replicas: {encoder.min_replicas} is above max_replicas"
-            f" ({encoder.max_replicas})"
-        )
+    by_address: dict[str, str] = {}
+    for name, encoder in config.all_encoders.items():
+        section = encoder_path(name)
+        if encoder.min_replicas > encoder.max_replicas:
+            raise CannotStart(
+                f"config: {path}: {section}.min_replicas: {encoder.min_replicas} is above max_replicas"
+                f" ({encoder.max_replicas})"
+            )
+        if (other := by_address.setdefault(encoder.address, section)) != section:
+            raise CannotStart(
+                f"config: {path}: {section}.address: {encoder.address!r} is that of {other} too; use another port"
+            )

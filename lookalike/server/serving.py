@@ -3,7 +3,7 @@ encoder each add their own servicer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
@@ -91,6 +91,16 @@ class Server:
 
     def gauges(self) -> Iterator[metrics.Sample]:
         """The current values of the server's gauges."""
-        yield metrics.READY, (), self._is_ready
-        yield metrics.REQUEST_BYTES, (), self._admission.taken
-        yield metrics.REQUEST_BYTES_LIMIT, (), self._admission.limit
+        return process_gauges([self], self._admission)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it reports SERVING."""
+        return self._is_ready
+
+
+def process_gauges(servers: Sequence[Server], admission: Admission) -> Iterator[metrics.Sample]:
+    """The current gauges of a process. It is ready if all its servers are. admission: that of all of them."""
+    yield metrics.READY, (), all(server.is_ready for server in servers)
+    yield metrics.REQUEST_BYTES, (), admission.taken
+    yield metrics.REQUEST_BYTES_LIMIT, (), admission.limit

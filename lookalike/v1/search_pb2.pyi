@@ -248,6 +248,11 @@ class SearchOptions(_message.Message):
     CONSISTENCY_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     OVERSAMPLING_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    EXCLUDE_KEYS_FIELD_NUMBER: _builtins.int
+    GROUP_BY_FIELD_NUMBER: _builtins.int
+    GROUP_SIZE_FIELD_NUMBER: _builtins.int
     INCLUDE_THUMBNAILS_FIELD_NUMBER: _builtins.int
     k: _builtins.int
     """Hits per query, 1..10,000. A smaller collection returns fewer."""
@@ -267,11 +272,30 @@ class SearchOptions(_message.Message):
     """How to rank all rows."""
     oversampling: _builtins.int
     """Candidates per hit for a rerank, 1..1,000; 0 means 10. There are at most 10,000 candidates in total."""
+    after: _builtins.str
+    """The cursor of an answer: return the hits that follow it, of the same query with the same options (k,
+    include_attributes, allow_partial and consistency may differ). Pages have no gaps and no duplicates, to the last
+    record; docs/CONSISTENCY.md says what they return during writes. Not with a rerank, `offset` or `group_by`, and not in
+    a batch.
+    """
+    offset: _builtins.int
+    """Leave out this many of the nearest hits. offset + k is at most 10,000; `after` has no limit."""
+    group_by: _builtins.str
+    """Return `groups` instead of `hits`: k groups of records with equal values of this attribute, nearest first. A dot
+    selects a field of an object. A record without the attribute is in no group; one with an array is in the group of
+    each value in it. Only with SCORE_HAMMING, without a rerank, with CONSISTENCY_ONE, and not in a batch.
+    """
+    group_size: _builtins.int
+    """The most hits per group, 0 means 1; k times group_size is at most 10,000."""
     include_thumbnails: _builtins.bool
     """Return each hit's thumbnail. At most 1,000 different records over all queries."""
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
         """Search only records that match this filter."""
+
+    @_builtins.property
+    def exclude_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Leave out the records with these keys, at most 10,000. There are k others, if the collection has so many."""
 
     def __init__(
         self,
@@ -285,11 +309,16 @@ class SearchOptions(_message.Message):
         consistency: Global___Consistency.ValueType = ...,
         score: Global___Score.ValueType = ...,
         oversampling: _builtins.int = ...,
+        after: _builtins.str = ...,
+        offset: _builtins.int = ...,
+        exclude_keys: _abc.Iterable[_builtins.str] | None = ...,
+        group_by: _builtins.str = ...,
+        group_size: _builtins.int = ...,
         include_thumbnails: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "filter", b"filter", "max_distance", b"max_distance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "allow_partial", b"allow_partial", "consistency", b"consistency", "filter", b"filter", "include_attributes", b"include_attributes", "include_thumbnails", b"include_thumbnails", "k", b"k", "max_distance", b"max_distance", "oversampling", b"oversampling", "rerank", b"rerank", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "after", b"after", "allow_partial", b"allow_partial", "consistency", b"consistency", "exclude_keys", b"exclude_keys", "filter", b"filter", "group_by", b"group_by", "group_size", b"group_size", "include_attributes", b"include_attributes", "include_thumbnails", b"include_thumbnails", "k", b"k", "max_distance", b"max_distance", "offset", b"offset", "oversampling", b"oversampling", "rerank", b"rerank", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_distance: _TypeAlias = _typing.Literal["max_distance"]  # noqa: Y015
     _WhichOneofArgType__max_distance: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance"]  # noqa: Y015
@@ -370,9 +399,19 @@ class SearchResponse(_message.Message):
     EXACT_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
     exact: _builtins.bool
-    """True if no matching record of the collection can be nearer than the hits: every row was compared and every
-    partition answered. A rerank is exact if every matching record was a candidate.
+    """True if no matching record of the collection can be nearer than the hits, except those that `after`, `offset` or
+    `exclude_keys` left out: every row was compared and every partition answered. A rerank is exact if every matching
+    record was a candidate. `more` says whether there are matching records beyond the hits.
+    """
+    more: _builtins.bool
+    """True if k left out hits (or groups) that follow the last one. With max_distance: not all records within it are here."""
+    cursor: _builtins.str
+    """For `after`, to get the next hits. Empty if there are no more, or if the search cannot be continued (a rerank,
+    groups, or missing partitions).
     """
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Hit]:
@@ -388,6 +427,10 @@ class SearchResponse(_message.Message):
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What may make the answer less useful than it seems, as sentences."""
 
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___HitGroup]:
+        """With group_by: ordered by the (distance, id) of their first hits, then by their values."""
+
     def __init__(
         self,
         *,
@@ -396,14 +439,45 @@ class SearchResponse(_message.Message):
         exact: _builtins.bool = ...,
         timings: Global___Timings | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        more: _builtins.bool = ...,
+        cursor: _builtins.str = ...,
+        groups: _abc.Iterable[Global___HitGroup] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "exact", b"exact", "hits", b"hits", "timings", b"timings", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "cursor", b"cursor", "exact", b"exact", "groups", b"groups", "hits", b"hits", "more", b"more", "timings", b"timings", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SearchResponse: _TypeAlias = SearchResponse  # noqa: Y015
+
+@_typing.final
+class HitGroup(_message.Message):
+    """Records with equal values of an attribute."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    HITS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def value(self) -> _filter_pb2.Scalar: ...
+    @_builtins.property
+    def hits(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Hit]:
+        """The nearest records of the group, ordered as in SearchResponse."""
+
+    def __init__(
+        self,
+        *,
+        value: _filter_pb2.Scalar | None = ...,
+        hits: _abc.Iterable[_record_pb2.Hit] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hits", b"hits", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HitGroup: _TypeAlias = HitGroup  # noqa: Y015
 
 @_typing.final
 class SearchBatchRequest(_message.Message):
@@ -487,6 +561,9 @@ class Hits(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     HITS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """As in SearchResponse."""
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Hit]:
         """As in SearchResponse."""
@@ -495,10 +572,11 @@ class Hits(_message.Message):
         self,
         *,
         hits: _abc.Iterable[_record_pb2.Hit] | None = ...,
+        more: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hits", b"hits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hits", b"hits", "more", b"more"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1171,12 +1249,17 @@ class CreateCollectionRequest(_message.Message):
     CODE_SPACE_FIELD_NUMBER: _builtins.int
     INDEXING_FIELD_NUMBER: _builtins.int
     HASH_FILE_FIELD_NUMBER: _builtins.int
+    ENCODER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     bits: _builtins.int
     """The width of codes that are computed outside the cluster."""
     hash_file: _builtins.bytes
     """The hash file to store with the collection. If the encoder provides the code space, the encoder's own hash file
     is stored.
+    """
+    encoder: _builtins.str
+    """The name of the encoder whose code space the collection uses, if neither bits nor code_space is set: a key of
+    the config's `encoders`. The default is the encoder in the config's section `encoder`, named "default".
     """
     @_builtins.property
     def code_space(self) -> _codespace_pb2.CodeSpace:
@@ -1194,10 +1277,11 @@ class CreateCollectionRequest(_message.Message):
         code_space: _codespace_pb2.CodeSpace | None = ...,
         indexing: _codespace_pb2.Indexing | None = ...,
         hash_file: _builtins.bytes = ...,
+        encoder: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits", "code_space", b"code_space", "indexing", b"indexing", "space", b"space"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits", "code_space", b"code_space", "hash_file", b"hash_file", "indexing", b"indexing", "name", b"name", "space", b"space"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits", "code_space", b"code_space", "encoder", b"encoder", "hash_file", b"hash_file", "indexing", b"indexing", "name", b"name", "space", b"space"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_space: _TypeAlias = _typing.Literal["bits", "code_space"]  # noqa: Y015
     _WhichOneofArgType_space: _TypeAlias = _typing.Literal["space", b"space"]  # noqa: Y015
@@ -1469,6 +1553,7 @@ class ClusterStatusResponse(_message.Message):
     COLLECTIONS_FIELD_NUMBER: _builtins.int
     REBALANCE_FIELD_NUMBER: _builtins.int
     COORDINATOR_FIELD_NUMBER: _builtins.int
+    ENCODERS_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     """The name in the cluster config."""
     version: _builtins.str
@@ -1476,13 +1561,19 @@ class ClusterStatusResponse(_message.Message):
     @_builtins.property
     def partitions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PartitionStatus]: ...
     @_builtins.property
-    def encoder(self) -> Global___EncoderStatus: ...
+    def encoder(self) -> Global___EncoderStatus:
+        """The encoder in the config's section `encoder`."""
+
     @_builtins.property
     def collections(self) -> _containers.RepeatedCompositeFieldContainer[_codespace_pb2.Collection]: ...
     @_builtins.property
     def rebalance(self) -> Global___Rebalance: ...
     @_builtins.property
     def coordinator(self) -> Global___CoordinatorStatus: ...
+    @_builtins.property
+    def encoders(self) -> _containers.RepeatedCompositeFieldContainer[Global___EncoderStatus]:
+        """The encoders in the config's section `encoders`, by name."""
+
     def __init__(
         self,
         *,
@@ -1493,10 +1584,11 @@ class ClusterStatusResponse(_message.Message):
         collections: _abc.Iterable[_codespace_pb2.Collection] | None = ...,
         rebalance: Global___Rebalance | None = ...,
         coordinator: Global___CoordinatorStatus | None = ...,
+        encoders: _abc.Iterable[Global___EncoderStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["coordinator", b"coordinator", "encoder", b"encoder", "rebalance", b"rebalance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "collections", b"collections", "coordinator", b"coordinator", "encoder", b"encoder", "partitions", b"partitions", "rebalance", b"rebalance", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "collections", b"collections", "coordinator", b"coordinator", "encoder", b"encoder", "encoders", b"encoders", "partitions", b"partitions", "rebalance", b"rebalance", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1685,12 +1777,15 @@ class EncoderStatus(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     CODE_SPACE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     """Empty if the cluster has no encoder."""
     state: _builtins.str
     """"serving", "unavailable" or "none"."""
     reason: _builtins.str
     """Why it is unavailable. Empty otherwise."""
+    name: _builtins.str
+    """Its name: "default", or a key of the config's `encoders`."""
     @_builtins.property
     def code_space(self) -> _codespace_pb2.CodeSpace: ...
     def __init__(
@@ -1700,10 +1795,11 @@ class EncoderStatus(_message.Message):
         state: _builtins.str = ...,
         reason: _builtins.str = ...,
         code_space: _codespace_pb2.CodeSpace | None = ...,
+        name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["code_space", b"code_space"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "code_space", b"code_space", "reason", b"reason", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "code_space", b"code_space", "name", b"name", "reason", b"reason", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -165,13 +165,15 @@ class ScanGroup(_message.Message):
     INPUTS_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
     INCLUDE_VERSIONS_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    EXCLUDE_KEYS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     fingerprint: _builtins.str
     """Must be the collection's; refused otherwise."""
     codes: _builtins.bytes
     """n codes of bits / 8 bytes, concatenated."""
     k: _builtins.int
-    """1..10,001 hits per query."""
+    """1..10,002 hits per query."""
     max_distance: _builtins.int
     include_attributes: _builtins.bool
     scoring: Global___Scoring.ValueType
@@ -185,6 +187,14 @@ class ScanGroup(_message.Message):
     """Return each hit's version."""
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter: ...
+    @_builtins.property
+    def after(self) -> Global___Place:
+        """Return only hits that follow this place."""
+
+    @_builtins.property
+    def exclude_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Leave out the records with these keys."""
+
     def __init__(
         self,
         *,
@@ -199,16 +209,43 @@ class ScanGroup(_message.Message):
         inputs: _builtins.bytes = ...,
         features: _builtins.str = ...,
         include_versions: _builtins.bool = ...,
+        after: Global___Place | None = ...,
+        exclude_keys: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "filter", b"filter", "max_distance", b"max_distance"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "after", b"after", "filter", b"filter", "max_distance", b"max_distance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "codes", b"codes", "collection", b"collection", "features", b"features", "filter", b"filter", "fingerprint", b"fingerprint", "include_attributes", b"include_attributes", "include_versions", b"include_versions", "inputs", b"inputs", "k", b"k", "max_distance", b"max_distance", "scoring", b"scoring"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "after", b"after", "codes", b"codes", "collection", b"collection", "exclude_keys", b"exclude_keys", "features", b"features", "filter", b"filter", "fingerprint", b"fingerprint", "include_attributes", b"include_attributes", "include_versions", b"include_versions", "inputs", b"inputs", "k", b"k", "max_distance", b"max_distance", "scoring", b"scoring"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_distance: _TypeAlias = _typing.Literal["max_distance"]  # noqa: Y015
     _WhichOneofArgType__max_distance: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_distance) -> _WhichOneofReturnType__max_distance | None: ...
 
 Global___ScanGroup: _TypeAlias = ScanGroup  # noqa: Y015
+
+@_typing.final
+class Place(_message.Message):
+    """A place in the order of hits: that of (value, id of the key, key)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    value: _builtins.float
+    """A distance; with SCORING_ASYMMETRIC, a rank."""
+    key: _builtins.str
+    def __init__(
+        self,
+        *,
+        value: _builtins.float = ...,
+        key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Place: _TypeAlias = Place  # noqa: Y015
 
 @_typing.final
 class ScanRequest(_message.Message):
@@ -634,6 +671,8 @@ class SelectRequest(_message.Message):
     COUNT_FIELD_NUMBER: _builtins.int
     LIST_FIELD_NUMBER: _builtins.int
     FACETS_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     slots: _builtins.bytes
     """As in ScanRequest."""
@@ -645,6 +684,10 @@ class SelectRequest(_message.Message):
     def list(self) -> Global___ListSelected: ...
     @_builtins.property
     def facets(self) -> Global___FacetSelected: ...
+    @_builtins.property
+    def groups(self) -> Global___NearestGroups: ...
+    @_builtins.property
+    def members(self) -> Global___GroupMembers: ...
     def __init__(
         self,
         *,
@@ -654,12 +697,14 @@ class SelectRequest(_message.Message):
         count: Global___CountSelected | None = ...,
         list: Global___ListSelected | None = ...,
         facets: Global___FacetSelected | None = ...,
+        groups: Global___NearestGroups | None = ...,
+        members: Global___GroupMembers | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "facets", b"facets", "filter", b"filter", "kind", b"kind", "list", b"list"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "facets", b"facets", "filter", b"filter", "groups", b"groups", "kind", b"kind", "list", b"list", "members", b"members"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "count", b"count", "facets", b"facets", "filter", b"filter", "kind", b"kind", "list", b"list", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "count", b"count", "facets", b"facets", "filter", b"filter", "groups", b"groups", "kind", b"kind", "list", b"list", "members", b"members", "slots", b"slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["count", "list", "facets"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["count", "list", "facets", "groups", "members"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -732,6 +777,105 @@ class FacetSelected(_message.Message):
 Global___FacetSelected: _TypeAlias = FacetSelected  # noqa: Y015
 
 @_typing.final
+class NearestGroups(_message.Message):
+    """The groups whose nearest record is nearest to a code. A group is the records with one value of an attribute."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEAR_FIELD_NUMBER: _builtins.int
+    K_FIELD_NUMBER: _builtins.int
+    k: _builtins.int
+    @_builtins.property
+    def near(self) -> Global___Near: ...
+    def __init__(
+        self,
+        *,
+        near: Global___Near | None = ...,
+        k: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["near", b"near"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["k", b"k", "near", b"near"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NearestGroups: _TypeAlias = NearestGroups  # noqa: Y015
+
+@_typing.final
+class GroupMembers(_message.Message):
+    """The nearest records of groups."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEAR_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    INCLUDE_ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    size: _builtins.int
+    """Hits per group."""
+    include_attributes: _builtins.bool
+    @_builtins.property
+    def near(self) -> Global___Near: ...
+    @_builtins.property
+    def values(self) -> _containers.RepeatedCompositeFieldContainer[_filter_pb2.Scalar]:
+        """1..10,001 values of the attribute."""
+
+    def __init__(
+        self,
+        *,
+        near: Global___Near | None = ...,
+        values: _abc.Iterable[_filter_pb2.Scalar] | None = ...,
+        size: _builtins.int = ...,
+        include_attributes: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["near", b"near"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_attributes", b"include_attributes", "near", b"near", "size", b"size", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GroupMembers: _TypeAlias = GroupMembers  # noqa: Y015
+
+@_typing.final
+class Near(_message.Message):
+    """Distances to a code."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTRIBUTE_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    MAX_DISTANCE_FIELD_NUMBER: _builtins.int
+    EXCLUDE_KEYS_FIELD_NUMBER: _builtins.int
+    attribute: _builtins.str
+    fingerprint: _builtins.str
+    """Must be the collection's; refused otherwise."""
+    code: _builtins.bytes
+    max_distance: _builtins.int
+    @_builtins.property
+    def exclude_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Leave out the records with these keys."""
+
+    def __init__(
+        self,
+        *,
+        attribute: _builtins.str = ...,
+        fingerprint: _builtins.str = ...,
+        code: _builtins.bytes = ...,
+        max_distance: _builtins.int | None = ...,
+        exclude_keys: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "max_distance", b"max_distance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "attribute", b"attribute", "code", b"code", "exclude_keys", b"exclude_keys", "fingerprint", b"fingerprint", "max_distance", b"max_distance"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_distance: _TypeAlias = _typing.Literal["max_distance"]  # noqa: Y015
+    _WhichOneofArgType__max_distance: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_distance) -> _WhichOneofReturnType__max_distance | None: ...
+
+Global___Near: _TypeAlias = Near  # noqa: Y015
+
+@_typing.final
 class SelectResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -743,6 +887,8 @@ class SelectResponse(_message.Message):
     RECORDS_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
     FACETS_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    HITS_FIELD_NUMBER: _builtins.int
     rows: _builtins.int
     """Live rows of the slots."""
     stale_ms: _builtins.int
@@ -765,6 +911,14 @@ class SelectResponse(_message.Message):
     def facets(self) -> _containers.RepeatedCompositeFieldContainer[Global___FacetCount]:
         """Of FacetSelected: all values, in no order."""
 
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___NearGroup]:
+        """Of NearestGroups: ordered by (distance, id), then by value."""
+
+    @_builtins.property
+    def hits(self) -> Global___ScanHits:
+        """Of GroupMembers: the hits of each group, as if the groups were queries."""
+
     def __init__(
         self,
         *,
@@ -776,14 +930,44 @@ class SelectResponse(_message.Message):
         records: _abc.Iterable[Global___ShardRecord] | None = ...,
         more: _builtins.bool = ...,
         facets: _abc.Iterable[Global___FacetCount] | None = ...,
+        groups: _abc.Iterable[Global___NearGroup] | None = ...,
+        hits: Global___ScanHits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hits", b"hits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "facets", b"facets", "known_fields", b"known_fields", "more", b"more", "records", b"records", "rows", b"rows", "stale_ms", b"stale_ms", "unknown_fields", b"unknown_fields"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "facets", b"facets", "groups", b"groups", "hits", b"hits", "known_fields", b"known_fields", "more", b"more", "records", b"records", "rows", b"rows", "stale_ms", b"stale_ms", "unknown_fields", b"unknown_fields"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SelectResponse: _TypeAlias = SelectResponse  # noqa: Y015
+
+@_typing.final
+class NearGroup(_message.Message):
+    """A group, and its nearest record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    DISTANCE_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    distance: _builtins.int
+    id: _builtins.int
+    @_builtins.property
+    def value(self) -> _filter_pb2.Scalar: ...
+    def __init__(
+        self,
+        *,
+        value: _filter_pb2.Scalar | None = ...,
+        distance: _builtins.int = ...,
+        id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["distance", b"distance", "id", b"id", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NearGroup: _TypeAlias = NearGroup  # noqa: Y015
 
 @_typing.final
 class FacetCount(_message.Message):

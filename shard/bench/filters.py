@@ -29,7 +29,7 @@ def filtered(seconds: float, rows: int = ROWS) -> Iterator[Figure]:
     one without, at their first use, and a repeated filter."""
     for indexed in (("label", "number"), ()):
         with tempfile.TemporaryDirectory() as folder:
-            engine = _filled(Path(folder) / "records.sqlite", Indexing(attributes=indexed), rows)
+            engine = filled(Path(folder) / "records.sqlite", Indexing(attributes=indexed), rows)
             search = functools.partial(_search, engine)
             search(None)
             best = best_seconds(
@@ -44,7 +44,7 @@ def filtered(seconds: float, rows: int = ROWS) -> Iterator[Figure]:
             engine.close()
 
 
-def _filled(path: Path, indexing: Indexing, rows: int) -> Engine:
+def filled(path: Path, indexing: Indexing, rows: int) -> Engine:
     Store.create(path, CodeSpace(BITS), indexing)
     engine = Engine(Store(path))
     for start in range(0, rows, _BATCH):

@@ -65,6 +65,37 @@ def test_commands_create_search_and_drop_a_collection(cluster: Cluster, client: 
     assert document("collection", "drop", "cli", *at) == {"dropped": "cli"}
 
 
+def test_search_pages_groups_and_leaves_out_keys(cluster: Cluster, client: Client, collection: str) -> None:
+    client.upsert(
+        [
+            Record(f"k{i:02}", code=bytes([0] * 7 + [2**i - 1]), attributes={"label": "cd"[i % 2]})
+            for i in range(9)
+        ],
+        collection=collection,
+    )
+    of = ("--code", "00" * 8, "-c", collection, "--server", cluster.address)
+    first = document("search", "-k", 2, *of)
+    assert ([hit["key"] for hit in first["hits"]], first["more"]) == (["k00", "k01"], True)
+    onward = document("search", "-k", 2, "--after", first["cursor"], *of)
+    assert [hit["key"] for hit in onward["hits"]] == ["k02", "k03"]
+    assert document("search", "-k", 2, "--offset", 2, *of)["hits"] == onward["hits"]
+    without = ("--exclude-key", "k00", "--exclude-key", "k02")
+    assert [hit["key"] for hit in document("search", "-k", 2, *without, *of)["hits"]] == ["k01", "k03"]
+    lines = run("search", "--all", "--max-distance", 5, "--json", *of).stdout.splitlines()
+    assert [json.loads(line)["key"] for line in lines] == [f"k{i:02}" for i in range(6)]
+    assert run("search", "--all", "--max-distance", 5, *of).stdout.count("bits") == 6
+    text = run("search", "-k", 2, "--max-distance", 5, *of).stdout
+    assert text.endswith("more records are within 5 bits: use --all, or a larger -k\n")
+    grouped = document("search", "-k", 2, "--group-by", "label", "--group-size", 2, *without, *of)["groups"]
+    assert [(group["value"], [hit["key"] for hit in group["hits"]]) for group in grouped] == [
+        ("d", ["k01", "k03"]),
+        ("c", ["k04", "k06"]),
+    ]
+    text = run("search", "-k", 1, "--group-by", "label", *of).stdout
+    assert text.startswith('"c"\n  1      0 bits  1.0000  k00')
+    assert "after: 'no' is not one that an answer came with" in failure("search", "--after", "no", *of)
+
+
 def test_commands_count_list_and_change_records(cluster: Cluster, client: Client, collection: str) -> None:
     attributes = [{"n": i, "label": "cat" if i % 2 else "döner"} for i in range(9)]
     client.upsert(

@@ -25,6 +25,7 @@ COLUMNS = CodeColumns(Texts.of(["a"]), np.zeros((1, 8), np.uint8), Texts.of(["{}
 # How to call each method: positional arguments, and keywords.
 CALLS: dict[str, tuple[list[Any], dict[str, Any]]] = {
     "search": ([], {"collection": "c", "key": "a"}),
+    "search_all": ([], {"collection": "c", "key": "a"}),
     "search_batch": ([], {"collection": "c", "codes": [CODE]}),
     "get": ([["a"]], {"collection": "c"}),
     "exists": ([["a"]], {"collection": "c"}),

@@ -58,7 +58,7 @@ def test_a_frozen_partition_is_an_error_that_names_it(stopped: Cluster) -> None:
 async def test_a_frozen_encoder_is_an_error_that_names_it() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        link = EncoderLink(address, PeerChannels(SecurityConfig()), 1)
+        link = EncoderLink(address, PeerChannels(SecurityConfig()))
         with pytest.raises(DeadlineExceeded, match=f"the encoder at {address} did not answer in time"):
             await link.describe(asyncio.get_running_loop().time() + 0.2)
         await link.close()

@@ -97,9 +97,9 @@ def test_codes_of_a_different_encoder_are_rejected(client: Client, photographs: 
     image = next(photographs.rglob("*.jpg"))
     other = CodeSpace(256, backbone="timm:tf_efficientnet_lite0", hash_method="lsh", hash_digest="another seed")
     client.create_collection("foreign", code_space=other)
-    with pytest.raises(CodeSpaceMismatch, match="the encoder uses code space"):
+    with pytest.raises(CodeSpaceMismatch, match="no encoder uses the collection's code space"):
         client.search(image=image, collection="foreign")
-    with pytest.raises(CodeSpaceMismatch, match="the encoder uses code space"):
+    with pytest.raises(CodeSpaceMismatch, match="no encoder uses the collection's code space"):
         client.upsert([Record("a", image=image)], collection="foreign")
     client.create_collection("own")
     with pytest.raises(CodeSpaceMismatch):

@@ -105,6 +105,21 @@ def test_filters_restrict_the_records(client: Client) -> None:
     assert shown(result) == oracle(wanted, avoided, range(120), 30)
 
 
+def test_pages_have_all_records_in_order(client: Client) -> None:
+    wanted, avoided = [Example(key="k1"), Example(key="k2")], [Example(key="k3")]
+    expected = oracle(wanted, avoided)
+    hits = list(client.search_all(collection=NAME, examples=wanted, not_like=avoided, page_size=90))
+    assert [(hit.key, pytest.approx(hit.score, abs=1e-6)) for hit in hits] == expected
+    page = client.search(collection=NAME, examples=wanted, not_like=avoided, k=20, offset=50)
+    assert shown(page) == expected[50:70]
+    assert page.more
+    for others in (wanted[::-1], [*wanted, Example(key="k4")]):
+        with pytest.raises(InvalidRequest, match="after: is the cursor of another search"):
+            client.search(collection=NAME, examples=others, not_like=avoided, after=page.cursor)
+    left = client.search(collection=NAME, examples=wanted, not_like=avoided, k=9, exclude_keys=[expected[0][0]])
+    assert shown(left) == expected[1:10]
+
+
 def test_distance_counts_the_bits_that_differ_from_the_code_that_scores_best(client: Client) -> None:
     wanted, avoided = [Example(key=f"k{row}") for row in (1, 2, 3)], [Example(key="k4")]
     ones = np.stack([np.unpackbits(code_of(one)) for one in (*wanted, *avoided)]).astype(int)
@@ -196,6 +211,7 @@ def test_rest_and_the_command_line_find_the_same(filled: Cluster) -> None:
         ({"examples": [Example(key="k1", box=(0, 0, 1, 1))]}, r"examples\[0\].box: needs an image"),
         ({"examples": [Example(key="k1"), Example(key="k2")], "score": "asymmetric"}, "score: asymm"),
         ({"examples": [Example(key="k1"), Example(key="k2")], "rerank": "asymmetric"}, "rerank: as"),
+        ({"examples": [Example(key="k1"), Example(key="k2")], "group_by": "row"}, "group_by: cannot be combined"),
         ({"examples": [Example(key="k1"), Example(code=b"12")]}, "code: the query has 2 bytes"),
         ({"examples": "k1"}, "examples: is one str; give a list"),
         (

@@ -202,10 +202,18 @@ def test_the_encoder_reports_images_and_replicas(encoder_cluster: Cluster, photo
         client.upsert([Record(image.name, image=image) for image in images], collection="observed")
     config = encoder_cluster.config.encoder
     assert config is not None
-    wait_until(lambda: value(scrape(config.metrics), "lookalike_encoder_replicas", {"state": "running"}) == 1, 20)
+    wait_until(
+        lambda: (
+            value(scrape(config.metrics), "lookalike_encoder_replicas", {"encoder": "default", "state": "running"})
+            == 1
+        ),
+        20,
+    )
     samples = scrape(config.metrics)
-    assert value(samples, "lookalike_encoder_images_total", {"outcome": "encoded"}) >= len(images)
-    assert value(samples, "lookalike_encoder_batch_images_count") >= 1
+    assert value(samples, "lookalike_encoder_images_total", {"encoder": "default", "outcome": "encoded"}) >= len(
+        images
+    )
+    assert value(samples, "lookalike_encoder_batch_images_count", {"encoder": "default"}) >= 1
     assert value(samples, "lookalike_rpc_seconds_count", {"rpc": "Encode", "code": "OK"}) >= 1
     assert value(samples, "lookalike_queue_waiting", {"queue": "encode"}) == 0
 

@@ -61,6 +61,8 @@ def test_no_code_scores_better_than_the_combined_one(seed: int, bits: int, like:
 
     best = cost(combined.codes)[0]
     assert best == combined.floors[0]
+    again = examples.combine([query(like, avoided)], combined.codes, combined.weights)
+    assert (again.floors[0], again.units[0]) == (combined.floors[0], combined.units[0])
     flipped = combined.codes ^ np.packbits(np.eye(bits, dtype=np.uint8)[: min(bits, 64)], axis=1)
     assert (cost(flipped) >= best).all()
     assert (cost(random_codes(rng, 20, bits)) >= best).all()

@@ -55,7 +55,8 @@ function show(status) {
   const partitions = status.partitions.map((one) => ({ ...one, replicas: one.replicas.map(replicaFacts) }));
   updateIfChanged("partitions", partitions, () => byId("partitions").replaceChildren(...partitions.map(partitionCard)));
   updateIfChanged("collections", status.collections, () => byId("collections").replaceChildren(collectionsTable(status.collections)));
-  updateIfChanged("encoder", status.encoder, () => byId("encoder").replaceChildren(...encoderFacts(status.encoder)));
+  const encoders = [status.encoder, ...status.encoders];
+  updateIfChanged("encoder", encoders, () => byId("encoder").replaceChildren(...encoderList(encoders)));
 }
 
 function showVerdict(words, isHealthy) {
@@ -68,7 +69,7 @@ function showVerdict(words, isHealthy) {
 const isServing = ({ state }) => state === "serving";
 
 /** The overall state of the cluster, in words. */
-function verdictOf({ partitions, encoder, rebalance }) {
+function verdictOf({ partitions, encoder, encoders, rebalance }) {
   const replicas = partitions.flatMap((one) => one.replicas);
   const down = replicas.filter((one) => !isServing(one)).length;
   const lost = partitions.filter((one) => (one.slots || one.target_slots) && !one.replicas.some(isServing)).map((one) => one.partition);
@@ -76,7 +77,7 @@ function verdictOf({ partitions, encoder, rebalance }) {
   if (lost.length) problems.push(`Some records cannot be searched: partition ${lost.join(", ")} has no serving shard.`);
   else if (rebalance.slots_unserved) problems.push("Some records cannot be searched.");
   if (down) problems.push(`${down} of ${plural(replicas.length, "shard")} ${down === 1 ? "is" : "are"} not serving.`);
-  if (encoder.state === "unavailable") problems.push("The encoder is not responding, so images cannot be encoded.");
+  if ([encoder, ...encoders].some(({ state }) => state === "unavailable")) problems.push("An encoder is not responding, so its collections' images cannot be encoded.");
   if (problems.length) return { words: `⚠ ${problems.join(" ")}`, isHealthy: false };
   return { words: replicas.length === 1 ? "✓ The shard is serving." : `✓ All ${replicas.length} shards are serving.`, isHealthy: true };
 }
@@ -144,11 +145,17 @@ function collectionsTable(collections) {
   return element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Table of collections" }, table);
 }
 
-function encoderFacts({ address, state, reason, code_space: space }) {
-  if (state === "none") return [element("p", {}, "None: this cluster accepts precomputed codes only.")];
+function encoderList(encoders) {
+  const configured = encoders.filter(({ state }) => state !== "none");
+  if (!configured.length) return [element("p", {}, "None: this cluster accepts precomputed codes only.")];
+  return configured.flatMap((encoder) => encoderFacts(encoder, configured.length > 1));
+}
+
+function encoderFacts({ name, address, state, reason, code_space: space }, isNamed) {
   const isUp = state === "serving";
   const mark = element("span", { class: "mark", "aria-hidden": "true" }, MARKS[state] ?? "○");
-  const words = [element("p", { class: isUp ? "state" : "state bad" }, mark, element("strong", {}, state), ` at ${address}`)];
+  const place = isNamed ? ` ${name} at ${address}` : ` at ${address}`;
+  const words = [element("p", { class: isUp ? "state" : "state bad" }, mark, element("strong", {}, state), place)];
   if (reason) words.push(element("p", { class: "reason" }, reason));
   if (space) words.push(element("p", { class: "note" }, `${space.backbone}, ${space.layer}, ${space.hash_method}, ${space.bits} bits`));
   return words;

@@ -22,6 +22,13 @@ function judgement(hit, judge) {
   return element("span", { class: "judgement" }, button("like", "+", "Also like"), button("not", "−", "Not like"));
 }
 
+/** Appends hits to those that are shown. Returns the first new tile; undefined without hits. */
+export function addHits(hits, options) {
+  const added = hits.map((hit) => element("li", {}, tile(hit, options)));
+  byId("grid").append(...added);
+  return added[0]?.firstChild;
+}
+
 /** Shows empty tiles while a search is running. */
 export function showSkeleton(count) {
   const blank = () => element("li", { class: "tile skeleton", "aria-hidden": "true" }, element("span", { class: "image" }), element("span", { class: "caption" }));

@@ -5,6 +5,7 @@ import { chooseBox } from "./crop.js";
 import { byId, element, plural } from "./dom.js";
 import { addCondition, filterOf, offerAttributes, readConditions, showConditions } from "./filter.js";
 import { readHit, showHits, showSkeleton } from "./grid.js";
+import { offerMore } from "./more.js";
 import { showQuery } from "./query.js";
 import { DEFAULT_K, hashOf, readState } from "./state.js";
 
@@ -73,6 +74,7 @@ function showControls(state, collection) {
 
 async function run(state, collection) {
   running?.abort();
+  offerMore({ cursor: "" });
   const { signal } = (running = new AbortController());
   hideError();
   byId("results").setAttribute("aria-busy", "true");
@@ -83,8 +85,11 @@ async function run(state, collection) {
   const skeletonTimer = setTimeout(() => showBusy(isSample ? SAMPLES : state.k), SKELETON_AFTER_MS);
   try {
     const query = isSample ? sampleQuery(collection) : queryOf(state, image);
-    const result = await search(collection.name, query, optionsOf(state, isSample), signal);
-    showResult(result, state, collection, isSample);
+    const options = optionsOf(state, isSample);
+    const result = await search(collection.name, query, options, signal);
+    const grid = showResult(result, state, collection, isSample);
+    const cursor = isSample ? "" : result.cursor;
+    offerMore({ collection: collection.name, query, options, cursor, signal, grid, shown: result.hits.length });
     if (isSample && state.image) showError(FORGOTTEN);
     // The focused tile was replaced, so move the focus to the new results.
     if (cameFromGrid) byId("heading").focus({ preventScroll: true });
@@ -133,6 +138,7 @@ function showBusy(count) {
   showSkeleton(count);
 }
 
+/** Shows a result. Returns how its hits are shown, for those that follow. */
 function showResult({ hits, coverage, exact, timings }, state, collection, isSample) {
   const read = hits.map(readHit);
   const isEmpty = hits.length === 0 && !limits(state) && coverage.answered === coverage.partitions && state.key === null;
@@ -146,8 +152,10 @@ function showResult({ hits, coverage, exact, timings }, state, collection, isSam
   const linkOf = (hit) => hashOf({ ...state, ...NOTHING, key: hit.key });
   const isScored = state.like.length > 0 || state.not.length > 0;
   const judge = isSample ? null : (hit, field) => goTo({ [field]: [...state[field], hit.key] });
-  showHits(read, { collection: collection.name, bits: collection.codeSpace.bits, linkOf, isRanked: !isSample, isScored, judge });
+  const grid = { collection: collection.name, bits: collection.codeSpace.bits, linkOf, isRanked: !isSample, isScored, judge };
+  showHits(read, grid);
   byId("results").hidden = false;
+  return grid;
 }
 
 const limits = ({ max, conditions, json }) => max !== null || conditions.length > 0 || Boolean(json);

@@ -252,19 +252,20 @@ SCRUB_ENDED = SHARD.gauge(
 
 ENCODER = Declarations("Encoder")
 BATCH_IMAGES = ENCODER.histogram(
-    "lookalike_encoder_batch_images", "Images that shared one batch.", buckets=_COUNTS[:6]
+    "lookalike_encoder_batch_images", "Images that shared one batch.", "encoder", buckets=_COUNTS[:6]
 )
-BATCH_SECONDS = ENCODER.histogram("lookalike_encoder_batch_seconds", "Seconds of a batch at a replica.")
+BATCH_SECONDS = ENCODER.histogram("lookalike_encoder_batch_seconds", "Seconds of a batch at a replica.", "encoder")
 IMAGES = ENCODER.counter(
     "lookalike_encoder_images_total",
     "Images by outcome: encoded, unreadable, or failed with their batch.",
+    "encoder",
     "outcome",
 )
 ENCODER_REPLICAS = ENCODER.sampled_gauge(
-    "lookalike_encoder_replicas", "Replicas of the model, by Ray Serve's state.", "state"
+    "lookalike_encoder_replicas", "Replicas of the model, by Ray Serve's state.", "encoder", "state"
 )
 ENCODER_REPLICAS_MAX = ENCODER.sampled_gauge(
-    "lookalike_encoder_replicas_max", "Limit on replicas of the model (max_replicas)."
+    "lookalike_encoder_replicas_max", "Limit on replicas of the model (max_replicas).", "encoder"
 )
 
 BY_PROCESS = {"coordinator": COORDINATOR, "shard": SHARD, "encoder": ENCODER}

@@ -41,7 +41,7 @@ class Observation:
             config.logs, config.log_level, {"cluster": config.cluster, "process": process.kind, **process.place}
         )
         self._process = process
-        self._server: Any = None
+        self._servers: list[Any] = []
         self._provider: Any = None
         self.follow(config)
 
@@ -85,18 +85,19 @@ class Observation:
             collector(registry=registry)
         host, _, port = address.rpartition(":")
         try:
-            self._server, _ = prometheus_client.start_http_server(int(port), host.strip("[]"), registry)
+            server, _ = prometheus_client.start_http_server(int(port), host.strip("[]"), registry)
         except OSError as error:
             raise CannotStart(
                 f"{self._process.kind}.metrics: {address} cannot be bound ({error.strerror}); free the port, name"
                 " another, or set null"
             ) from None
+        self._servers.append(server)
 
     def stop(self) -> None:
-        """Sends the last spans and closes the metrics port."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
+        """Sends the last spans and closes the ports of metrics."""
+        for server in self._servers:
+            server.shutdown()
+            server.server_close()
         if self._provider is not None:
             self._provider.shutdown()
 

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from lookalike.model import errors
 from lookalike.model.errors import LookalikeError
 from lookalike.model.records import Coverage, Outcome, StoredRecord, Timings, VersionedRecord
-from lookalike.model.results import Hit, SearchResult
+from lookalike.model.results import Hit, HitGroup, SearchResult
 from lookalike.model.status import (
+    DEFAULT_ENCODER,
     ClusterStatus,
     CoordinatorStatus,
     EncoderStatus,
@@ -24,19 +25,37 @@ from lookalike.wire.public.collections import (
     space_from_wire,
     space_to_wire,
 )
+from lookalike.wire.public.filters import value_from_wire
 
 
 def result_from_wire(
-    hits: Iterable[record_pb2.Hit], answer: search_pb2.SearchResponse | search_pb2.SearchBatchResponse
+    found: search_pb2.SearchResponse | search_pb2.Hits,
+    answer: search_pb2.SearchResponse | search_pb2.SearchBatchResponse,
 ) -> SearchResult:
+    """Decodes the result of one query.
+
+    Args:
+        found: The query's hits.
+        answer: The response that they came in.
+    """
     timings = answer.timings
+    own = found if isinstance(found, search_pb2.SearchResponse) else search_pb2.SearchResponse()
     return SearchResult(
-        [Hit(hit.key, hit.distance, hit.score, json.loads(hit.attributes or "{}"), hit.thumbnail) for hit in hits],
+        _hits_from_wire(found.hits),
         coverage_from_wire(answer.coverage),
         answer.exact,
         Timings(timings.encode_ms, timings.search_ms, timings.merge_ms, timings.total_ms),
         list(answer.warnings),
+        found.more,
+        own.cursor,
+        [HitGroup(value_from_wire("groups", group.value), _hits_from_wire(group.hits)) for group in own.groups],
     )
+
+
+def _hits_from_wire(hits: Iterable[record_pb2.Hit]) -> list[Hit]:
+    return [
+        Hit(hit.key, hit.distance, hit.score, json.loads(hit.attributes or "{}"), hit.thumbnail) for hit in hits
+    ]
 
 
 def coverage_to_wire(coverage: Coverage) -> record_pb2.Coverage:
@@ -81,7 +100,6 @@ def outcome_from_wire(message: record_pb2.Outcome) -> Outcome:
 
 
 def status_to_wire(status: ClusterStatus) -> search_pb2.ClusterStatusResponse:
-    encoder = status.encoder
     return search_pb2.ClusterStatusResponse(
         cluster=status.cluster,
         version=status.version,
@@ -108,12 +126,8 @@ def status_to_wire(status: ClusterStatus) -> search_pb2.ClusterStatusResponse:
             )
             for partition in status.partitions
         ],
-        encoder=search_pb2.EncoderStatus(
-            address=encoder.address,
-            state=encoder.state,
-            reason=encoder.reason,
-            code_space=None if encoder.code_space is None else space_to_wire(encoder.code_space),
-        ),
+        encoder=_encoder_to_wire(status.encoder),
+        encoders=map(_encoder_to_wire, status.encoders),
         collections=[collection_to_wire(collection) for collection in status.collections],
         rebalance=search_pb2.Rebalance(
             epoch=status.rebalance.epoch,
@@ -127,6 +141,21 @@ def status_to_wire(status: ClusterStatus) -> search_pb2.ClusterStatusResponse:
     )
 
 
+def _encoder_to_wire(status: EncoderStatus) -> search_pb2.EncoderStatus:
+    return search_pb2.EncoderStatus(
+        address=status.address,
+        state=status.state,
+        reason=status.reason,
+        code_space=None if status.code_space is None else space_to_wire(status.code_space),
+        name=status.name,
+    )
+
+
+def _encoder_from_wire(message: search_pb2.EncoderStatus) -> EncoderStatus:
+    space = space_from_wire(message.code_space) if message.HasField("code_space") else None
+    return EncoderStatus(message.address, message.state, message.reason, space, message.name or DEFAULT_ENCODER)
+
+
 def _coordinator_to_wire(status: CoordinatorStatus) -> search_pb2.CoordinatorStatus:
     return search_pb2.CoordinatorStatus(
         name=status.name,
@@ -138,8 +167,6 @@ def _coordinator_to_wire(status: CoordinatorStatus) -> search_pb2.CoordinatorSta
 
 
 def status_from_wire(message: search_pb2.ClusterStatusResponse) -> ClusterStatus:
-    encoder = message.encoder
-    space = space_from_wire(encoder.code_space) if encoder.HasField("code_space") else None
     return ClusterStatus(
         message.cluster,
         message.version,
@@ -166,7 +193,7 @@ def status_from_wire(message: search_pb2.ClusterStatusResponse) -> ClusterStatus
             )
             for partition in message.partitions
         ],
-        EncoderStatus(encoder.address, encoder.state, encoder.reason, space),
+        _encoder_from_wire(message.encoder),
         [collection_from_wire(collection) for collection in message.collections],
         Rebalance(
             message.rebalance.epoch,
@@ -177,6 +204,7 @@ def status_from_wire(message: search_pb2.ClusterStatusResponse) -> ClusterStatus
             message.rebalance.slots_unserved,
         ),
         _coordinator_from_wire(message.coordinator) if message.HasField("coordinator") else None,
+        [_encoder_from_wire(encoder) for encoder in message.encoders],
     )
 
 

@@ -145,3 +145,10 @@ def scalar_from_wire(field: str, message: filter_pb2.Scalar) -> filters.Scalar:
         return None
     value: filters.Scalar = getattr(message, kind)
     return value
+
+
+def value_from_wire(field: str, message: filter_pb2.Scalar) -> str | int | float | bool:
+    """Decodes the value of a facet or a group, which is never null."""
+    value = scalar_from_wire(field, message)
+    assert value is not None, "nulls are in no facet and in no group"
+    return value

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lookalike.cluster.hits import HitTable
 from lookalike.model.draft import Draft
 from lookalike.model.errors import InvalidRequest
+from lookalike.model.matching import Comparable
 from lookalike.model.query import MAX_EXAMPLES, Box, Query, check_box
 from lookalike.model.records import Timings, check_count
 from lookalike.v1 import record_pb2, search_pb2
+from lookalike.wire.public.filters import scalar_to_wire
 
 _NONE: Mapping[str, bytes] = types.MappingProxyType({})
 
@@ -38,8 +40,11 @@ def _examples_from_wire(message: search_pb2.Examples) -> Query:
     check_count("examples", len(message.like), MAX_EXAMPLES)
     if message.not_like:
         check_count("not_like", len(message.not_like), MAX_EXAMPLES)
+    like = tuple(_example_from_wire(one, f"examples[{place}]") for place, one in enumerate(message.like))
+    if len(like) == 1 and not message.not_like:
+        return like[0]
     return Query(
-        like=tuple(_example_from_wire(one, f"examples[{place}]") for place, one in enumerate(message.like)),
+        like=like,
         not_like=tuple(
             _example_from_wire(one, f"not_like[{place}]") for place, one in enumerate(message.not_like)
         ),
@@ -109,6 +114,14 @@ def hits_to_wire(hits: HitTable, bits: int, thumbnails: Mapping[str, bytes] = _N
     if hits.queries == 1:
         return [rows]
     return [rows[start:end] for start, end in itertools.pairwise(hits.offsets.tolist())]
+
+
+def groups_to_wire(values: Sequence[Comparable], hits: list[list[record_pb2.Hit]]) -> list[search_pb2.HitGroup]:
+    """Encodes groups: their values, and the hits of each."""
+    return [
+        search_pb2.HitGroup(value=scalar_to_wire(value), hits=members)
+        for (_, value), members in zip(values, hits, strict=bool(values))
+    ]
 
 
 def timings_to_wire(timings: Timings) -> search_pb2.Timings:

@@ -15,9 +15,9 @@ from lookalike.model.records import (
     VersionedRecord,
     check_count,
 )
-from lookalike.v1 import filter_pb2, record_pb2, search_pb2
+from lookalike.v1 import record_pb2, search_pb2
 from lookalike.wire.public.answers import coverage_from_wire, stored_record_from_wire
-from lookalike.wire.public.filters import scalar_from_wire, scalar_to_wire
+from lookalike.wire.public.filters import scalar_to_wire, value_from_wire
 
 
 def list_from_wire(message: search_pb2.ScrollRequest) -> ListOf:
@@ -67,15 +67,9 @@ def facet_to_wire(value: Scalar, count: int) -> search_pb2.Facet:
 def facets_from_wire(message: search_pb2.FacetsResponse) -> FacetsResult:
     """Decodes facets."""
     return FacetsResult(
-        [Facet(_facet_value(facet.value), facet.count) for facet in message.facets],
+        [Facet(value_from_wire("facets", facet.value), facet.count) for facet in message.facets],
         message.other_values,
         message.other_count,
         coverage_from_wire(message.coverage),
         list(message.warnings),
     )
-
-
-def _facet_value(message: filter_pb2.Scalar) -> str | int | float | bool:
-    value = scalar_from_wire("facets", message)
-    assert value is not None, "facets count no nulls"
-    return value

@@ -14,7 +14,7 @@ from lookalike.cli import app
 from shard.kernel import CodeMatrix
 
 OPTIONS = """k max_distance filter include_attributes allow_partial rerank consistency score oversampling
-    include_thumbnails""".split()
+    after offset exclude_keys group_by group_size include_thumbnails""".split()
 COLLECTION = "bits code_space index index_attributes features feature_width hash_file".split()
 SCROLL = """collection filter include_attributes include_codes include_thumbnails limit consistency
     cursor timeout""".split()
@@ -23,6 +23,16 @@ QUERIES = "collection images codes keys boxes".split()
 METHODS = {
     "close": [],
     "search": [*QUERY, "projections", "features", "fingerprint", "timeout", *OPTIONS],
+    "search_all": [
+        *QUERY,
+        "projections",
+        "features",
+        "fingerprint",
+        "page_size",
+        "limit",
+        "timeout",
+        *OPTIONS,
+    ],
     "search_batch": [*QUERIES, "projections", "features", "fingerprint", "timeout", *OPTIONS],
     "get": ["keys", "collection", "consistency", "include_thumbnails", "timeout"],
     "exists": ["keys", "collection", "consistency", "timeout"],
@@ -62,12 +72,13 @@ FIELDS = {
     "FacetsResult": ["facets", "other_values", "other_count", "coverage", "warnings"],
     "Example": ["image", "code", "key", "box"],
     "Hit": ["key", "distance", "score", "attributes", "thumbnail"],
+    "HitGroup": ["value", "hits"],
     "IngestReport": ["stored", "errors"],
     "Outcome": ["key", "error"],
     "Page": ["records", "cursor", "warnings"],
     "Record": ["key", "image", "code", "attributes", "fingerprint", "features", "thumbnail"],
     "SearchOptions": OPTIONS,
-    "SearchResult": ["hits", "coverage", "exact", "timings", "warnings"],
+    "SearchResult": ["hits", "coverage", "exact", "timings", "warnings", "more", "cursor", "groups"],
     "StoredRecord": ["key", "code", "attributes", "version", "thumbnail"],
     "Tls": ["ca", "certificate", "key", "server_name"],
 }  # fmt: skip
