@@ -33,6 +33,8 @@ class ReplicaHealth:
         self._clock = clock
         # The answer to the last poll; None if the replica did not answer, or has not been polled yet.
         self.last_state: ShardState | None = None
+        # When the last poll that was answered was sent.
+        self.polled_at = float("-inf")
         self._is_serving = True
         self._is_suspect = False
         self._failures = 0
@@ -112,6 +114,7 @@ class ReplicaHealth:
         self.last_state = state
         if state is None:
             return
+        self.polled_at = began
         self.mark_answered()
         self._is_suspect = False
         self._failures = 0

@@ -10,6 +10,7 @@ from lookalike.model.errors import LookalikeError
 from lookalike.model.query import Example
 from lookalike.model.records import (
     Collection,
+    CopiedPage,
     CountResult,
     Coverage,
     Facet,
@@ -22,6 +23,7 @@ from lookalike.model.records import (
 from lookalike.model.results import Hit, HitGroup, SearchResult, StoredRecords
 from lookalike.model.search_options import SearchOptions
 from lookalike.model.status import ClusterStatus
+from lookalike.model.ttl import Ttl
 from lookalike.transport.tls import Tls
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "ClusterStatus",
     "CodeSpace",
     "Collection",
+    "CopiedPage",
     "CountResult",
     "Coverage",
     "Example",
@@ -47,4 +50,5 @@ __all__ = [
     "StoredRecord",
     "StoredRecords",
     "Tls",
+    "Ttl",
 ]

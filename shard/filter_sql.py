@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 
 from lookalike.model.filters import KEY, And, Equals, Exists, Filter, In, Not, Or, Prefix, Range, Scalar
 from lookalike.model.records import encode_attributes
+from lookalike.model.times import text_of
+from lookalike.model.ttl import Expired, time_of
 
 Parameters = list[str | int | float]
 # More values than these are bound as one JSON array, which SQLite reads into a table once per statement.
@@ -19,6 +21,7 @@ _MAX_IN_DIGITS = 10**15
 _TEXT = ("text",)
 _NUMBERS = ("integer", "real")
 _UPPER = ("<", "<=")
+_DATE = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
 _COMPARISONS = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 # The last code point, and those around the surrogates, which no text contains.
 _LAST = "\U0010ffff"
@@ -113,6 +116,21 @@ def _tests(condition: Equals | In | Prefix | Range) -> list[_Test]:
             return [_starts_with(text)]
         case Range():
             return [_within(condition)]
+
+
+def expired_where(expired: Expired, indexed: Sequence[str] = ()) -> tuple[str, Parameters]:
+    """Returns SQL that is true for the rows that have expired by an attribute, and for few others.
+
+    Args:
+        expired: The attribute and the time.
+        indexed: As in `where`.
+    """
+    type, value, paths = column_of(expired.ttl.attribute, indexed)
+    path = paths[:1]
+    text = f"{type} = 'text' AND {value} <= ? AND ({value} GLOB ? OR {value} GLOB ?)"
+    sql = f"({type} IN ('integer', 'real') AND {value} <= ?) OR ({text})"
+    seconds, now = expired.now_ms / 1000, text_of(time_of(expired.now_ms))
+    return sql, [*path, *path, seconds, *path, *path, now, *path, _DATE, *path, f"{_DATE}T*Z"]
 
 
 def _path(field: str) -> str:

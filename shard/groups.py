@@ -10,6 +10,7 @@ import collections
 import dataclasses
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ from shard.store import Store
 
 ATTRIBUTES_REMEMBERED = 8
 BYTES_REMEMBERED = 256 * 1024 * 1024
+VALUES_CONVERTED = 10_000
 # About what a value takes in a dict.
 _VALUE_BYTES = 200
 
@@ -104,10 +106,17 @@ class Groups:
         """Returns the column with the rows up to before number `end`."""
         indices = dict(known.indices)
         numbers, groups = list[int](), list[int]()
+        # Most rows have a value that a row before them has, so it is converted only once.
+        converted: dict[tuple[str, Any], list[int]] = {}
         for number, kind, value in self._store.values(attribute, should_stop, known.end):
-            for scalar in scalars(kind, value):
+            own = converted.get((kind, value))
+            if own is None:
+                own = [indices.setdefault(scalar, len(indices)) for scalar in scalars(kind, value)]
+                if len(converted) < VALUES_CONVERTED:
+                    converted[kind, value] = own
+            for group in own:
                 numbers.append(number)
-                groups.append(indices.setdefault(scalar, len(indices)))
+                groups.append(group)
         if not numbers:
             return dataclasses.replace(known, end=end)
         added = np.array(numbers, np.uint32)

@@ -14,12 +14,13 @@ import grpc
 from lookalike import wire
 from lookalike.cluster.dump import Head
 from lookalike.cluster.scan import ScanResult
+from lookalike.cluster.select import CountOf
 from lookalike.cluster.slots import no_slots, slots_to_bytes
 from lookalike.model.errors import Corruption, Internal, InvalidRequest, LookalikeError, NotFound, SlotMoved
 from lookalike.model.records import MAX_HASH_BYTES, record_id, slot_of
 from lookalike.v1 import shard_pb2 as pb
 from lookalike.v1 import shard_pb2_grpc
-from shard import work
+from shard import registrar, work
 from shard.engine import Engine
 from shard.executor import ShardExecutor
 from shard.node import Node
@@ -71,7 +72,10 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
         records = wire.write_from_wire(request, engine.space, engine.indexing)
         bases = wire.bases_from_wire(request)
         async with self._quarantining(request.collection, engine):
-            result = await self._executor.write(work.Write(engine, records, bases=bases))
+            write = work.Write(
+                engine, records, bases=bases, is_reserved=request.reserved, is_release=request.release
+            )
+            result = await self._executor.write(write)
         return wire.write_result_to_wire(result)
 
     async def Fetch(self, request: pb.FetchRequest, context: Context) -> pb.FetchResponse:
@@ -102,7 +106,11 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
             answer = await self._executor.select(
                 lambda should_stop: work.select(self._node, engine, question, slots, should_stop)
             )
-        return await self._executor.read(lambda: wire.selected_to_wire(answer, question, stale_ms))
+        as_columns = request.list.columns
+        if as_columns or isinstance(question.kind, CountOf):
+            # Encoding takes less time than another thread.
+            return wire.selected_to_wire(answer, as_columns, stale_ms)
+        return await self._executor.read(lambda: wire.selected_to_wire(answer, as_columns, stale_ms))
 
     async def OpenCollection(
         self, request: pb.OpenCollectionRequest, context: Context
@@ -125,10 +133,19 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
         self, request: pb.DropShardCollectionRequest, context: Context
     ) -> pb.DropShardCollectionResponse:
         self._readiness.require_loaded()
-        dropped = await self._executor.mutate(
-            lambda: self._node.drop_collection(request.name, request.incarnation)
-        )
-        return pb.DropShardCollectionResponse(dropped=dropped)
+        drop = registrar.drop_unless_aliased if request.unless_aliased else Node.drop_collection
+        dropped = await self._executor.mutate(lambda: drop(self._node, request.name, request.incarnation))
+        directory = wire.directory_to_wire(self._node.membership.directory) if request.unless_aliased else None
+        return pb.DropShardCollectionResponse(dropped=dropped, directory=directory)
+
+    async def ChangeDirectory(
+        self, request: pb.ChangeDirectoryRequest, context: Context
+    ) -> pb.ChangeDirectoryResponse:
+        self._readiness.require_ready()
+        change = wire.change_from_wire(request)
+        known = wire.directory_from_wire(request.known)
+        directory = await self._executor.mutate(lambda: registrar.change_directory(self._node, change, known))
+        return pb.ChangeDirectoryResponse(directory=wire.directory_to_wire(directory))
 
     async def FetchHash(self, request: pb.FetchHashRequest, context: Context) -> pb.FetchHashResponse:
         self._readiness.require_loaded()
@@ -140,6 +157,10 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
             target = wire.target_from_wire(request.target)
             if self._node.membership.is_formed and target.order > self._node.membership.target.order:
                 await self._executor.mutate(lambda: self._node.change(lambda before: before.with_target(target)))
+        if request.HasField("directory"):
+            directory = wire.directory_from_wire(request.directory)
+            if directory.version > self._node.membership.directory.version:
+                await self._executor.mutate(lambda: self._node.adopt_directory(directory))
         slots = wire.slots_from_wire(request.slots) if request.slots else self._node.table.serving
         return wire.state_to_wire(self._status.state(slots, request.include_digests))
 

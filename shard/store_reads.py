@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lookalike.cluster.listed import Listed
 from lookalike.cluster.rows import Rows
 from lookalike.cluster.slots import SlotSet
 from lookalike.model.codespace import CodeSpace
@@ -17,9 +18,11 @@ from lookalike.model.errors import Corruption, InvalidRequest
 from lookalike.model.filters import Filter, Not
 from lookalike.model.indexing import Indexing
 from lookalike.model.records import VersionedRecord, answer_too_large, slot_of
+from lookalike.model.ttl import Expired
 from shard.database import Database, explained
-from shard.filter_sql import column_of, where
+from shard.filter_sql import Parameters, column_of, expired_where, where
 from shard.kernel import ScanStopped
+from shard.store_columns import read_columns
 from shard.store_rows import COLUMNS, Block, RecordReader, checked_fields, fields_of, require_sound
 
 READ_ROWS = 500
@@ -133,6 +136,24 @@ class StoreReads:
             if size > max_bytes:
                 return records, start + len(part)
         return records, len(numbers)
+
+    def listed(
+        self,
+        numbers: npt.NDArray[np.uint32],
+        include_codes: bool,
+        include_attributes: bool,
+        include_thumbnails: bool,
+    ) -> tuple[Listed, int]:
+        """Reads live rows as columns; see `shard.store_columns`."""
+        with explained(self._database.path):
+            return read_columns(
+                self._database,
+                numbers,
+                self.space.code_bytes,
+                include_codes,
+                include_attributes,
+                include_thumbnails,
+            )
 
     def _records(self, include_features: bool = True, include_thumbnails: bool = True) -> RecordReader:
         return RecordReader(self.indexing, self.space.code_bytes, include_features, include_thumbnails)
@@ -325,24 +346,44 @@ class StoreReads:
             others = self.matching(condition.filter, first, end, should_stop)
             return None if others is None else ~others
         sql, parameters = where(condition, self.indexing.attributes)
+        numbers = self._numbers(f"number >= ? AND number < ? AND {sql}", [first, end, *parameters], should_stop)
+        if numbers is None:
+            return None
+        mask = np.zeros(end - first, np.bool_)
+        mask[numbers - first] = True
+        return mask
+
+    def expired(self, expired: Expired, should_stop: Callable[[], bool]) -> npt.NDArray[np.int64]:
+        """Returns the numbers of the live rows that have expired by an attribute. Raises ScanStopped if
+        `should_stop` returned True."""
+        sql, parameters = expired_where(expired, self.indexing.attributes)
+        numbers = self._numbers(sql, parameters, should_stop)
+        if numbers is None:
+            raise ScanStopped
+        return numbers
+
+    def live_versions(self) -> Iterator[tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]]:
+        """Yields the numbers and versions of all live rows, as this thread sees the store."""
+        with explained(self._database.path):
+            for block in self._blocks(self._database.reader, "attributes IS NOT NULL", self.space.code_bytes):
+                yield block.fields["number"].copy(), block.fields["version"].copy()
+
+    def _numbers(
+        self, sql: str, parameters: Parameters, should_stop: Callable[[], bool]
+    ) -> npt.NDArray[np.int64] | None:
+        """The numbers of the rows that meet an SQL condition; None if `should_stop` returned True."""
         reader = self._database.reader
         reader.set_progress_handler(should_stop, _STEPS_BETWEEN_STOP_CHECKS)
         try:
             with explained(self._database.path):
-                cursor = reader.execute(
-                    f"SELECT number FROM records WHERE number >= ? AND number < ? AND {sql}",
-                    [first, end, *parameters],
-                )
-                numbers = np.fromiter((number for (number,) in cursor), np.int64)
+                cursor = reader.execute(f"SELECT number FROM records WHERE {sql}", parameters)
+                return np.fromiter((number for (number,) in cursor), np.int64)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
                 return None
             raise
         finally:
             reader.set_progress_handler(None, 0)
-        mask = np.zeros(end - first, np.bool_)
-        mask[numbers - first] = True
-        return mask
 
 
 def _rows_of(block: Block, is_dead: bool) -> tuple[npt.NDArray[np.uint32], Rows]:

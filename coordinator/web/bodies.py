@@ -20,10 +20,11 @@ from coordinator.web.responses import TooLarge, UnsupportedMediaType
 from coordinator.web.routes import Call
 from lookalike.model.errors import DeadlineExceeded, InvalidRequest
 from lookalike.server.admission import Admission
-from lookalike.transport.rpc import MAX_MESSAGE_BYTES
+from lookalike.transport.rpc import MAX_IMAGE_BYTES, MAX_MESSAGE_BYTES
 
 READ_SECONDS = 60.0
-MAX_OPTIONS_BYTES = 1024 * 1024
+# What a message of the maximum size has room for next to an image: filters and keys to exclude can be long.
+MAX_OPTIONS_BYTES = MAX_MESSAGE_BYTES - MAX_IMAGE_BYTES
 # The parts of a form that are JSON.
 FORM_JSON = ("options", "box", "examples")
 _FORM_PARTS = "image, options, box and examples"
@@ -98,17 +99,17 @@ class BodyReader:
             ) from None
         if "image" not in parts:
             raise InvalidRequest("image: missing; send a file, such as -F image=@cat.jpg")
-        _parse(parts.get("options", DEFAULT_OPTIONS), message.options, "options")
-        _fill_query(message.query, parts)
+        await _parse_in_thread_if_large(parts.get("options", DEFAULT_OPTIONS), message.options, "options")
+        await _fill_query(message.query, parts)
 
 
-def _fill_query(query: Any, parts: Mapping[str, bytes]) -> None:
+async def _fill_query(query: Any, parts: Mapping[str, bytes]) -> None:
     """Sets the query of a form. With further examples, the image is the first example."""
     if "examples" not in parts:
         own = query
     else:
         further = type(query.examples)()
-        _parse(parts["examples"], further, "examples")
+        await _parse_in_thread_if_large(parts["examples"], further, "examples")
         own = query.examples.like.add()
         query.examples.MergeFrom(further)
     own.image = parts["image"]
@@ -145,10 +146,14 @@ async def _read_json(request: web.Request, message: Message) -> None:
         body = await request.read()
     except web.HTTPRequestEntityTooLarge:
         raise _body_too_large() from None
+    await _parse_in_thread_if_large(body, message, "body")
+
+
+async def _parse_in_thread_if_large(body: bytes, message: Message, field: str) -> None:
     if len(body) > LARGE_BYTES:
-        await asyncio.to_thread(_parse, body, message, "body")
+        await asyncio.to_thread(_parse, body, message, field)
     else:
-        _parse(body, message, "body")
+        _parse(body, message, field)
 
 
 def _parse(body: bytes, message: Message, field: str) -> None:
@@ -174,8 +179,10 @@ def _fill_from_query(message: Any, call: Call, request: web.Request) -> None:
     for name, field_name in call.query.items():
         texts = request.query.getall(name, [])
         field = message.DESCRIPTOR.fields_by_name[field_name]
-        if field.is_repeated:
+        if field.is_repeated and field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
             getattr(message, field_name).extend(texts)
+        elif field.is_repeated:
+            _fill(message, field, name, texts)
         elif len(texts) > 1:
             raise InvalidRequest(f"{name}: given {len(texts)} times; give it once")
         elif texts:
@@ -188,12 +195,16 @@ def _fill_scalar(message: Message, field: FieldDescriptor, name: str, text: str)
         if text not in _BOOLEANS:
             raise InvalidRequest(f"{name}: invalid value {text[:40]!r}; use true or false")
         value = _BOOLEANS[text]
+    _fill(message, field, name, value)
+
+
+def _fill(message: Message, field: FieldDescriptor, name: str, value: str | bool | list[str]) -> None:
     try:
         json_format.ParseDict({field.json_name: value}, message)
     except json_format.ParseError as error:
         if field.enum_type is not None:
             known = ", ".join(field.enum_type.values_by_name)
-            raise InvalidRequest(f"{name}: unknown value {text[:40]!r}; use one of {known}") from None
+            raise InvalidRequest(f"{name}: unknown value {str(value)[:40]!r}; use one of {known}") from None
         raise InvalidRequest(f"{name}: {_one_line(error)}; see /openapi.json") from None
 
 

@@ -14,6 +14,7 @@ from lookalike.model.records import (
     MAX_ATTRIBUTES_BYTES,
     MAX_BATCH_RECORDS,
     MAX_HASH_BYTES,
+    MAX_K,
     MAX_KEY_BYTES,
     MAX_OVERSAMPLING,
 )
@@ -35,6 +36,7 @@ COLLECTION: Schema = {"pattern": f"^{COLLECTION_NAME}$"}
 _FIELD: Schema = {"minLength": 1}
 _ATTRIBUTES: Schema = {"maxLength": MAX_ATTRIBUTES_BYTES}
 _KEYS: Schema = {"minItems": 1, "maxItems": MAX_BATCH_RECORDS, "items": KEY}
+_VALUES: Schema = {"minItems": 1, "maxItems": filters.MAX_VALUES}
 _PAGE: Schema = {"maximum": MAX_BATCH_RECORDS}
 _BITS: Schema = {"minimum": codespace.MIN_BITS, "maximum": codespace.MAX_BITS, "multipleOf": 8}
 _TEXT: Schema = {"maxLength": codespace.MAX_TEXT}
@@ -74,9 +76,12 @@ _FIXED: Mapping[str, Schema] = {
     "Filters.filters": {"minItems": 1, "maxItems": filters.MAX_CONDITIONS, "required": True},
     "GetRequest.keys": _KEYS,
     "In.field": _FIELD | _REQUIRED,
-    "In.values": {"minItems": 1, "maxItems": filters.MAX_VALUES, "required": True},
+    "In.integers": _VALUES,
+    "In.texts": _VALUES,
+    "In.values": _VALUES,
     "Indexing.attributes": {"maxItems": indexing.MAX_ATTRIBUTES, "uniqueItems": True, "items": _FIELD},
     "Indexing.feature_width": {"maximum": features.MAX_WIDTH},
+    "Prefix.field": _FIELD | _REQUIRED,
     "Query.code": _QUERY_CODE,
     "Query.key": KEY,
     "Range.field": _FIELD | _REQUIRED,
@@ -87,6 +92,9 @@ _FIXED: Mapping[str, Schema] = {
     "Record.thumbnail": {"maxLength": _base64(MAX_THUMBNAIL_BYTES)},
     "ScrollRequest.limit": _PAGE,
     "SearchBatchRequest.options": _REQUIRED,
+    "SearchOptions.exclude_keys": {"maxItems": MAX_BATCH_RECORDS, "items": KEY},
+    "SearchOptions.group_size": {"maximum": MAX_K},
+    "SearchOptions.offset": {"maximum": MAX_K - 1},
     "SearchOptions.oversampling": {"maximum": MAX_OVERSAMPLING},
     "SearchRequest.options": _REQUIRED,
     "SearchRequest.query": _REQUIRED,

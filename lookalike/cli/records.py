@@ -12,6 +12,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from lookalike.cli import examples as example_options
+from lookalike.cli.confirm import Yes, confirm
 from lookalike.cli.examples import examples, parse_box
 from lookalike.cli.hits import coverage_as_json, print_hits, print_result, print_warnings, result_as_json
 from lookalike.cli.options import (
@@ -34,6 +35,9 @@ from lookalike.model.search_options import Rerank, Score, SearchOptions
 
 _EXAMPLE = '{"label": "cat"}'
 Keys = Annotated[list[str], typer.Argument(help="Keys of records.")]
+IfVersion = Annotated[
+    int | None, typer.Option(help="With one key: only if its record has this version (`lookalike get` shows it).")
+]
 FilterText = Annotated[
     str | None, typer.Option("--filter", help='A JSON filter, e.g. \'{"label": "cat"}\'; see docs/FILTERS.md.')
 ]
@@ -235,6 +239,7 @@ def set_attributes(
     ] = "{}",
     remove: Annotated[list[str] | None, typer.Option(help="An attribute to remove. May be repeated.")] = None,
     filter_: FilterText = None,
+    if_version: IfVersion = None,
     collection: CollectionName = DEFAULT_COLLECTION,
     server: Server = DEFAULT_SERVER,
     as_json: Json = False,
@@ -244,8 +249,9 @@ def set_attributes(
     _require_one(keys, condition)
     with connect(server) as client:
         changed = client.change_attributes(
-            values, remove or [], collection=collection, keys=keys or [], filter=condition
-        )
+            values, remove or [], collection=collection, keys=keys or [], filter=condition,
+            if_versions=_if_versions(keys, if_version),
+        )  # fmt: skip
     if as_json:
         print_json({"changed": changed})
     else:
@@ -255,17 +261,22 @@ def set_attributes(
 def delete(
     keys: Annotated[list[str] | None, typer.Argument(help="Keys of records.")] = None,
     filter_: FilterText = None,
+    yes: Yes = False,
+    if_version: IfVersion = None,
     collection: CollectionName = DEFAULT_COLLECTION,
     server: Server = DEFAULT_SERVER,
     as_json: Json = False,
 ) -> None:
-    """Delete records by key or by filter. A missing key is not an error."""
+    """Delete records by key, or by filter, which asks first. A missing key is not an error."""
     condition = json_filter(filter_, "filter")
     _require_one(keys, condition)
     with connect(server) as client:
         if condition is None:
-            deleted = client.delete(keys or [], collection=collection)
+            deleted = client.delete(keys or [], collection=collection, if_versions=_if_versions(keys, if_version))
         else:
+            if not yes:
+                count = client.count(collection=collection, filter=condition).count
+                confirm(f"delete {count:,} records of {collection!r}", yes)
             deleted = client.delete_by_filter(condition, collection=collection)
     if as_json:
         print_json({"deleted": deleted})
@@ -276,6 +287,14 @@ def delete(
 def _require_one(keys: list[str] | None, condition: dict[str, Any] | None) -> None:
     if bool(keys) == (condition is not None):
         raise InvalidRequest("keys: give keys or --filter, one of the two")
+
+
+def _if_versions(keys: list[str] | None, if_version: int | None) -> list[int]:
+    if if_version is None:
+        return []
+    if not keys or len(keys) != 1:
+        raise InvalidRequest("--if-version: needs exactly one key; name one record")
+    return [if_version]
 
 
 def _warn_if_partial(coverage: Coverage) -> None:

@@ -15,6 +15,7 @@ from more_itertools import constrained_batches
 
 from lookalike import wire
 from lookalike.client.arguments import STREAM_RECORDS, checked_keys, checked_names
+from lookalike.client.column_page import ColumnPage
 from lookalike.client.connecting import explain_failed_connection
 from lookalike.cluster.columns import CodeColumns
 from lookalike.cluster.select import MAX_FACETS
@@ -33,10 +34,11 @@ from lookalike.model.filters import GivenFilter
 from lookalike.model.indexing import Indexing
 from lookalike.model.records import (
     MAX_BATCH_RECORDS,
+    MAX_PAGE_RECORDS,
     Collection,
+    CopiedPage,
     CountResult,
     FacetsResult,
-    Page,
     Record,
     VersionedRecord,
     attributes_text,
@@ -46,6 +48,7 @@ from lookalike.model.records import (
 from lookalike.model.results import SearchResult, StoredRecords
 from lookalike.model.search_options import SearchOptions
 from lookalike.model.status import ClusterStatus
+from lookalike.model.ttl import Ttl
 from lookalike.transport.rpc import error_of
 from lookalike.v1 import filter_pb2, record_pb2
 from lookalike.v1 import search_pb2 as pb
@@ -166,11 +169,14 @@ class Calls:
         )
         return Call("Exists", request, lambda answer: list(answer.exists))
 
-    def count(self, collection: str, condition: GivenFilter, allow_partial: bool) -> Call[CountResult]:
+    def count(
+        self, collection: str, condition: GivenFilter, allow_partial: bool, consistency: str
+    ) -> Call[CountResult]:
         request = pb.CountRequest(
             collection=check_collection_name(collection),
             filter=_filter_to_wire(condition),
             allow_partial=allow_partial,
+            consistency=wire.consistency_to_wire(consistency),
         )
         return Call("Count", request, wire.count_from_wire)
 
@@ -184,18 +190,19 @@ class Calls:
         limit: int,
         cursor: str,
         consistency: str,
-    ) -> Call[Page]:
+    ) -> Call[ColumnPage]:
         request = pb.ScrollRequest(
             collection=check_collection_name(collection),
             filter=_filter_to_wire(condition),
-            limit=check_limit(limit, MAX_BATCH_RECORDS),
+            limit=check_limit(limit, MAX_PAGE_RECORDS),
             cursor=cursor,
             include_attributes=include_attributes,
             include_codes=include_codes,
             include_thumbnails=include_thumbnails,
             consistency=wire.consistency_to_wire(consistency),
+            columns=True,
         )
-        return Call("Scroll", request, wire.page_from_wire)
+        return Call("Scroll", request, lambda answer: ColumnPage(*wire.page_from_wire(answer)))
 
     def facets(
         self, attribute: str, collection: str, condition: GivenFilter, limit: int, allow_partial: bool
@@ -218,6 +225,7 @@ class Calls:
         attributes: Mapping[str, Any],
         remove: Sequence[str],
         cursor: str,
+        if_versions: Sequence[int] = (),
     ) -> Call[tuple[int, str]]:
         request = pb.SetAttributesRequest(
             collection=check_collection_name(collection),
@@ -226,8 +234,14 @@ class Calls:
             attributes=attributes_text(attributes),
             remove=checked_names(remove),
             cursor=cursor,
+            if_versions=[wire.check_version("if_versions", version, 1) for version in if_versions],
         )
-        return Call("SetAttributes", request, lambda answer: _changed(answer.changed, answer))
+        return Call(
+            "SetAttributes",
+            request,
+            lambda answer: _changed(answer.changed, answer),
+            is_repeatable=not if_versions,
+        )
 
     def delete_by_filter(self, collection: str, condition: GivenFilter, cursor: str) -> Call[tuple[int, str]]:
         request = pb.DeleteByFilterRequest(
@@ -242,13 +256,18 @@ class Calls:
                 "Upsert",
                 pb.UpsertRequest(collection=collection, records=part, fingerprint=fingerprint or ""),
                 lambda answer: int(answer.upserted),
+                is_repeatable=not any(record.HasField("if_version") for record in part),
             )
             for part in _messages(records, MAX_BATCH_RECORDS, _UPSERT_BYTES)
         ]
 
-    def delete(self, keys: Sequence[str], collection: str) -> Call[int]:
-        request = pb.DeleteRequest(collection=check_collection_name(collection), keys=checked_keys(keys))
-        return Call("Delete", request, lambda answer: int(answer.deleted))
+    def delete(self, keys: Sequence[str], collection: str, if_versions: Sequence[int] = ()) -> Call[int]:
+        request = pb.DeleteRequest(
+            collection=check_collection_name(collection),
+            keys=checked_keys(keys),
+            if_versions=[wire.check_version("if_versions", version, 1) for version in if_versions],
+        )
+        return Call("Delete", request, lambda answer: int(answer.deleted), is_repeatable=not if_versions)
 
     def create_collection(
         self,
@@ -258,6 +277,7 @@ class Calls:
         indexing: Indexing,
         hash_file: bytes,
         encoder: str | None,
+        ttl: Ttl | None = None,
     ) -> Call[Collection]:
         if bits is not None and code_space is not None:
             raise InvalidRequest("create_collection: give bits or a code space, not both")
@@ -275,12 +295,18 @@ class Calls:
             request.bits = CodeSpace(bits).bits
         if code_space is not None:
             request.code_space.CopyFrom(wire.space_to_wire(code_space))
+        if ttl is not None:
+            request.ttl.CopyFrom(wire.ttl_to_wire(ttl))
         return Call("CreateCollection", request, self._read_collection, is_repeatable=False)
 
     def get_collection(self, name: str) -> Call[Collection]:
-        return Call(
-            "GetCollection", pb.GetCollectionRequest(name=check_collection_name(name)), self._read_collection
-        )
+        def read(answer: Any) -> Collection:
+            collection = self._read_collection(answer)
+            # The name may be an alias.
+            self._fingerprints[name] = collection.code_space.fingerprint
+            return collection
+
+        return Call("GetCollection", pb.GetCollectionRequest(name=check_collection_name(name)), read)
 
     def get_hash_file(self, name: str) -> Call[bytes]:
         request = pb.GetCollectionRequest(name=check_collection_name(name), include_hash=True)
@@ -297,6 +323,59 @@ class Calls:
         self._fingerprints.pop(check_collection_name(name), None)
         request = pb.DropCollectionRequest(name=name)
         return Call("DropCollection", request, lambda answer: None, is_repeatable=False)
+
+    def create_alias(self, alias: str, collection: str) -> Call[None]:
+        request = pb.CreateAliasRequest(
+            alias=check_collection_name(alias), collection=check_collection_name(collection)
+        )
+        return Call("CreateAlias", request, self._forget_fingerprints, is_repeatable=False)
+
+    def switch_alias(self, alias: str, collection: str) -> Call[None]:
+        request = pb.SwitchAliasRequest(
+            alias=check_collection_name(alias), collection=check_collection_name(collection)
+        )
+        return Call("SwitchAlias", request, self._forget_fingerprints)
+
+    def delete_alias(self, alias: str) -> Call[None]:
+        request = pb.DeleteAliasRequest(alias=check_collection_name(alias))
+        return Call("DeleteAlias", request, self._forget_fingerprints, is_repeatable=False)
+
+    def list_aliases(self) -> Call[dict[str, str]]:
+        return Call(
+            "ListAliases",
+            pb.ListAliasesRequest(),
+            lambda answer: {found.alias: found.collection for found in answer.aliases},
+        )
+
+    def rename_collection(self, name: str, new_name: str) -> Call[Collection]:
+        self._fingerprints.pop(check_collection_name(name), None)
+        request = pb.RenameCollectionRequest(name=name, new_name=check_collection_name(new_name))
+        return Call("RenameCollection", request, self._read_collection, is_repeatable=False)
+
+    def set_ttl(self, name: str, ttl: Ttl | None) -> Call[Collection]:
+        request = pb.SetTtlRequest(
+            name=check_collection_name(name), ttl=None if ttl is None else wire.ttl_to_wire(ttl)
+        )
+        return Call("SetTtl", request, self._read_collection)
+
+    def copy_records(
+        self, collection: str, target: str, condition: GivenFilter, limit: int, cursor: str
+    ) -> Call[CopiedPage]:
+        request = pb.CopyRecordsRequest(
+            collection=check_collection_name(collection),
+            target=check_collection_name(target),
+            filter=_filter_to_wire(condition),
+            limit=check_limit(limit, MAX_BATCH_RECORDS),
+            cursor=cursor,
+        )
+        return Call(
+            "CopyRecords",
+            request,
+            lambda answer: CopiedPage(int(answer.records), int(answer.copied), answer.cursor),
+        )
+
+    def _forget_fingerprints(self, answer: Any) -> None:
+        self._fingerprints.clear()
 
     def status(self) -> Call[ClusterStatus]:
         return Call("ClusterStatus", pb.ClusterStatusRequest(), wire.status_from_wire)

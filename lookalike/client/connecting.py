@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_TLS = "Client(..., tls=...), or --tls or --ca before the command"
+_UNFIT = "does not use TLS (tls=, --tls, --ca) or has no certificate that the server trusts (--certificate)"
 # The first pattern that is found in the text applies.
 _CAUSES = (
     (r"resolving|DNS|lookup", "its host name is unknown; check the address"),
@@ -14,7 +14,7 @@ _CAUSES = (
     (r"ALPN", "it is a web port with TLS; give the gRPC port (7700 by default)"),
     (r"HTTP/2|http1|SETTINGS", "it is a web port, or no gRPC port; give the gRPC port (7700 by default)"),
     (r"handshake failed", "it and this client do not agree on TLS ({}); check certificates, CA and server name"),
-    (r"Socket closed|reset by peer", f"it closed the connection, as a port with TLS does; use TLS ({_TLS})"),
+    (r"Socket closed|reset by peer", f"it closed the connection: a TLS port does so if the client {_UNFIT}"),
 )  # fmt: skip
 
 

@@ -7,10 +7,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from lookalike.cluster.hits import HitTable
+from lookalike.cluster.listed import Listed
 from lookalike.model.errors import InvalidRequest
 from lookalike.model.filters import Filter, Scalar
 from lookalike.model.matching import Comparable
-from lookalike.model.records import VersionedRecord
+from lookalike.model.ttl import Expired
 
 # Limits on the values of an attribute that are counted. They hold for one shard's answer and for the merged
 # answer, so whether a request exceeds them does not depend on the number of shards.
@@ -111,11 +112,16 @@ def value_order(value: Comparable) -> tuple[int, Scalar]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Question:
-    """A question about the live records of a collection that match a filter; all records if it is None."""
+    """A question about the live records of a collection that match a filter; all records if it is None.
+
+    Attributes:
+        expired: Ask about the records that have expired instead.
+    """
 
     collection: str
     filter: Filter | None
     kind: Kind
+    expired: Expired | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -125,7 +131,7 @@ class Selected:
     Attributes:
         rows: Live rows of the slots that were asked for.
         count: For CountOf, the number of records.
-        records: For ListOf, the records.
+        listed: For ListOf, the records.
         more: For ListOf, whether there are further records after the last one.
         facets: For FacetsOf, the number of records with each value.
         groups: For GroupsOf, the groups.
@@ -137,7 +143,7 @@ class Selected:
 
     rows: int = 0
     count: int = 0
-    records: Sequence[VersionedRecord] = ()
+    listed: Listed | None = None
     more: bool = False
     facets: FacetCounts = dataclasses.field(default_factory=dict)
     unknown_fields: Sequence[str] = ()

@@ -6,8 +6,9 @@ filters in SQL (`shard.filter_sql`), other programs with `lookalike.model.matchi
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lookalike.model import times
@@ -46,9 +47,15 @@ class In:
     size: int = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "values", tuple(map(times.plain, self.values)))
-        object.__setattr__(self, "_kinds", tuple(isinstance(value, bool) for value in self.values))
-        object.__setattr__(self, "size", sum(map(_bytes_of, self.values)))
+        # There may be 100,000 values, so what applies to few types is done only if one of them occurs.
+        types = set(map(type, self.values))
+        if any(issubclass(type, datetime.date) for type in types):
+            object.__setattr__(self, "values", tuple(map(times.plain, self.values)))
+        kinds = tuple(isinstance(value, bool) for value in self.values) if bool in types else ()
+        object.__setattr__(self, "_kinds", kinds)
+        texts = [value for value in self.values if isinstance(value, str)]
+        size = _bytes_of("".join(texts)) + _NUMBER_BYTES * (len(self.values) - len(texts))
+        object.__setattr__(self, "size", size)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -188,8 +195,7 @@ def _check(condition: Filter, depth: int) -> int:
             _check_scalar(condition.field, value)
         case In(field, values):
             check_values(field, len(values))
-            for value in values:
-                _check_scalar(field, value)
+            _check_scalars(field, values)
         case Range():
             _check_range(condition)
         case Prefix(field, text):
@@ -228,6 +234,17 @@ def check_field(field: str, subject: str = "filter") -> None:
         field.encode()
     except UnicodeEncodeError:
         raise InvalidRequest(f"{subject}: field {field[:80]!r} cannot be written as UTF-8") from None
+
+
+def _check_scalars(field: str, values: Sequence[Any]) -> None:
+    """Checks each value, if possible in a tenth of the time: texts as one text, and only the extreme integers."""
+    types = set(map(type, values))
+    if types == {str}:
+        values = ["".join(values)]
+    elif types == {int}:
+        values = [min(values), max(values)]
+    for value in values:
+        _check_scalar(field, value)
 
 
 def _check_scalar(field: str, value: object) -> None:

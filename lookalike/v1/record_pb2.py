@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19lookalike/v1/record.proto\x12\x0clookalike.v1\"\x8b\x01\n\x06Record\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12\x0e\n\x04\x63ode\x18\x03 \x01(\x0cH\x00\x12\x12\n\nattributes\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\x04\x12\x10\n\x08\x66\x65\x61tures\x18\x06 \x01(\x0c\x12\x11\n\tthumbnail\x18\x07 \x01(\x0c\x42\t\n\x07\x63ontent\"5\n\x03\x42ox\x12\n\n\x02x0\x18\x01 \x01(\x01\x12\n\n\x02y0\x18\x02 \x01(\x01\x12\n\n\x02x1\x18\x03 \x01(\x01\x12\n\n\x02y1\x18\x04 \x01(\x01\"j\n\rRecordColumns\x12\x0c\n\x04keys\x18\x01 \x01(\x0c\x12\x10\n\x08key_ends\x18\x02 \x01(\x0c\x12\r\n\x05\x63odes\x18\x03 \x01(\x0c\x12\x12\n\nattributes\x18\x04 \x01(\x0c\x12\x16\n\x0e\x61ttribute_ends\x18\x05 \x01(\x0c\"6\n\x07Outcome\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"m\n\x03Hit\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08\x64istance\x18\x02 \x01(\r\x12\r\n\x05score\x18\x03 \x01(\x02\x12\x12\n\nattributes\x18\x04 \x01(\t\x12\x16\n\tthumbnail\x18< \x01(\x0cH\x00\x88\x01\x01\x42\x0c\n\n_thumbnail\"\x9e\x01\n\x08\x43overage\x12\x12\n\npartitions\x18\x01 \x01(\r\x12\x10\n\x08\x61nswered\x18\x02 \x01(\r\x12\x15\n\rrows_searched\x18\x03 \x01(\x04\x12\x12\n\nrows_known\x18\x04 \x01(\x04\x12/\n\x07missing\x18\x05 \x03(\x0b\x32\x1e.lookalike.v1.MissingPartition\x12\x10\n\x08stale_ms\x18\x06 \x01(\x04\"5\n\x10MissingPartition\x12\x11\n\tpartition\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19lookalike/v1/record.proto\x12\x0clookalike.v1\"\xb3\x01\n\x06Record\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12\x0e\n\x04\x63ode\x18\x03 \x01(\x0cH\x00\x12\x12\n\nattributes\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\x04\x12\x10\n\x08\x66\x65\x61tures\x18\x06 \x01(\x0c\x12\x11\n\tthumbnail\x18\x07 \x01(\x0c\x12\x17\n\nif_version\x18Z \x01(\x04H\x01\x88\x01\x01\x42\t\n\x07\x63ontentB\r\n\x0b_if_version\"5\n\x03\x42ox\x12\n\n\x02x0\x18\x01 \x01(\x01\x12\n\n\x02y0\x18\x02 \x01(\x01\x12\n\n\x02x1\x18\x03 \x01(\x01\x12\n\n\x02y1\x18\x04 \x01(\x01\"\xa8\x01\n\rRecordColumns\x12\x0c\n\x04keys\x18\x01 \x01(\x0c\x12\x10\n\x08key_ends\x18\x02 \x01(\x0c\x12\r\n\x05\x63odes\x18\x03 \x01(\x0c\x12\x12\n\nattributes\x18\x04 \x01(\x0c\x12\x16\n\x0e\x61ttribute_ends\x18\x05 \x01(\x0c\x12\x10\n\x08versions\x18Z \x01(\x0c\x12\x12\n\nthumbnails\x18[ \x01(\x0c\x12\x16\n\x0ethumbnail_ends\x18\\ \x01(\x0c\"6\n\x07Outcome\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"m\n\x03Hit\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08\x64istance\x18\x02 \x01(\r\x12\r\n\x05score\x18\x03 \x01(\x02\x12\x12\n\nattributes\x18\x04 \x01(\t\x12\x16\n\tthumbnail\x18< \x01(\x0cH\x00\x88\x01\x01\x42\x0c\n\n_thumbnail\"\x9e\x01\n\x08\x43overage\x12\x12\n\npartitions\x18\x01 \x01(\r\x12\x10\n\x08\x61nswered\x18\x02 \x01(\r\x12\x15\n\rrows_searched\x18\x03 \x01(\x04\x12\x12\n\nrows_known\x18\x04 \x01(\x04\x12/\n\x07missing\x18\x05 \x03(\x0b\x32\x1e.lookalike.v1.MissingPartition\x12\x10\n\x08stale_ms\x18\x06 \x01(\x04\"5\n\x10MissingPartition\x12\x11\n\tpartition\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,17 +32,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lookalike.v1.record_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RECORD']._serialized_start=44
-  _globals['_RECORD']._serialized_end=183
-  _globals['_BOX']._serialized_start=185
-  _globals['_BOX']._serialized_end=238
-  _globals['_RECORDCOLUMNS']._serialized_start=240
-  _globals['_RECORDCOLUMNS']._serialized_end=346
-  _globals['_OUTCOME']._serialized_start=348
-  _globals['_OUTCOME']._serialized_end=402
-  _globals['_HIT']._serialized_start=404
-  _globals['_HIT']._serialized_end=513
-  _globals['_COVERAGE']._serialized_start=516
-  _globals['_COVERAGE']._serialized_end=674
-  _globals['_MISSINGPARTITION']._serialized_start=676
-  _globals['_MISSINGPARTITION']._serialized_end=729
+  _globals['_RECORD']._serialized_end=223
+  _globals['_BOX']._serialized_start=225
+  _globals['_BOX']._serialized_end=278
+  _globals['_RECORDCOLUMNS']._serialized_start=281
+  _globals['_RECORDCOLUMNS']._serialized_end=449
+  _globals['_OUTCOME']._serialized_start=451
+  _globals['_OUTCOME']._serialized_end=505
+  _globals['_HIT']._serialized_start=507
+  _globals['_HIT']._serialized_end=616
+  _globals['_COVERAGE']._serialized_start=619
+  _globals['_COVERAGE']._serialized_end=777
+  _globals['_MISSINGPARTITION']._serialized_start=779
+  _globals['_MISSINGPARTITION']._serialized_end=832
 # @@protoc_insertion_point(module_scope)

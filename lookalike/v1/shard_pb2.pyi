@@ -425,10 +425,16 @@ class WriteRequest(_message.Message):
     FEATURES_FIELD_NUMBER: _builtins.int
     COLUMNS_FIELD_NUMBER: _builtins.int
     RESERVATIONS_FIELD_NUMBER: _builtins.int
+    RESERVED_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     fingerprint: _builtins.str
     features: _builtins.str
     """As in ScanGroup."""
+    reserved: _builtins.bool
+    """Store only records whose keys are reserved for their versions; the others are superseded."""
+    release: _builtins.bool
+    """End the reservations that `reservations` made, instead of making them."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardRecord]: ...
     @_builtins.property
@@ -448,10 +454,12 @@ class WriteRequest(_message.Message):
         features: _builtins.str = ...,
         columns: Global___VersionedColumns | None = ...,
         reservations: _abc.Iterable[Global___Reservation] | None = ...,
+        reserved: _builtins.bool = ...,
+        release: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "columns", b"columns", "features", b"features", "fingerprint", b"fingerprint", "records", b"records", "reservations", b"reservations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "columns", b"columns", "features", b"features", "fingerprint", b"fingerprint", "records", b"records", "release", b"release", "reservations", b"reservations", "reserved", b"reserved"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -459,8 +467,8 @@ Global___WriteRequest: _TypeAlias = WriteRequest  # noqa: Y015
 
 @_typing.final
 class Reservation(_message.Message):
-    """Reserves a key for a version, unless a version above the base is stored. Until the version is stored, lower versions of
-    the key are superseded.
+    """Reserves a key for a version, unless a version above the base is stored, or the key was reserved for another version a
+    moment ago. Until the version is stored, lower versions of the key are superseded.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -666,6 +674,7 @@ class SelectRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     COLLECTION_FIELD_NUMBER: _builtins.int
+    EXPIRED_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
@@ -676,6 +685,10 @@ class SelectRequest(_message.Message):
     collection: _builtins.str
     slots: _builtins.bytes
     """As in ScanRequest."""
+    @_builtins.property
+    def expired(self) -> Global___Expired:
+        """Select expired records only."""
+
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter: ...
     @_builtins.property
@@ -692,6 +705,7 @@ class SelectRequest(_message.Message):
         self,
         *,
         collection: _builtins.str = ...,
+        expired: Global___Expired | None = ...,
         slots: _builtins.bytes = ...,
         filter: _filter_pb2.Filter | None = ...,
         count: Global___CountSelected | None = ...,
@@ -700,15 +714,41 @@ class SelectRequest(_message.Message):
         groups: Global___NearestGroups | None = ...,
         members: Global___GroupMembers | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "facets", b"facets", "filter", b"filter", "groups", b"groups", "kind", b"kind", "list", b"list", "members", b"members"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "expired", b"expired", "facets", b"facets", "filter", b"filter", "groups", b"groups", "kind", b"kind", "list", b"list", "members", b"members"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "count", b"count", "facets", b"facets", "filter", b"filter", "groups", b"groups", "kind", b"kind", "list", b"list", "members", b"members", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "count", b"count", "expired", b"expired", "facets", b"facets", "filter", b"filter", "groups", b"groups", "kind", b"kind", "list", b"list", "members", b"members", "slots", b"slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["count", "list", "facets", "groups", "members"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
 Global___SelectRequest: _TypeAlias = SelectRequest  # noqa: Y015
+
+@_typing.final
+class Expired(_message.Message):
+    """The records that have expired at a time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TTL_FIELD_NUMBER: _builtins.int
+    NOW_MS_FIELD_NUMBER: _builtins.int
+    now_ms: _builtins.int
+    """Milliseconds since 1970."""
+    @_builtins.property
+    def ttl(self) -> _codespace_pb2.Ttl: ...
+    def __init__(
+        self,
+        *,
+        ttl: _codespace_pb2.Ttl | None = ...,
+        now_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["now_ms", b"now_ms", "ttl", b"ttl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Expired: _TypeAlias = Expired  # noqa: Y015
 
 @_typing.final
 class CountSelected(_message.Message):
@@ -734,12 +774,15 @@ class ListSelected(_message.Message):
     INCLUDE_ATTRIBUTES_FIELD_NUMBER: _builtins.int
     INCLUDE_CODES_FIELD_NUMBER: _builtins.int
     INCLUDE_THUMBNAILS_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
     after: _builtins.str
     """List the records after this key in the order of (id, key). Empty: from the first."""
     limit: _builtins.int
     include_attributes: _builtins.bool
     include_codes: _builtins.bool
     include_thumbnails: _builtins.bool
+    columns: _builtins.bool
+    """Return columns instead of records."""
     def __init__(
         self,
         *,
@@ -748,10 +791,11 @@ class ListSelected(_message.Message):
         include_attributes: _builtins.bool = ...,
         include_codes: _builtins.bool = ...,
         include_thumbnails: _builtins.bool = ...,
+        columns: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "include_attributes", b"include_attributes", "include_codes", b"include_codes", "include_thumbnails", b"include_thumbnails", "limit", b"limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "columns", b"columns", "include_attributes", b"include_attributes", "include_codes", b"include_codes", "include_thumbnails", b"include_thumbnails", "limit", b"limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -887,6 +931,8 @@ class SelectResponse(_message.Message):
     RECORDS_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
     FACETS_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
     GROUPS_FIELD_NUMBER: _builtins.int
     HITS_FIELD_NUMBER: _builtins.int
     rows: _builtins.int
@@ -897,6 +943,8 @@ class SelectResponse(_message.Message):
     """Of CountSelected: the records that match."""
     more: _builtins.bool
     """Of ListSelected: whether there are further records after the last one."""
+    ids: _builtins.bytes
+    """uint64 little-endian: the id of each record of `columns`."""
     @_builtins.property
     def unknown_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """As in ScanHits."""
@@ -910,6 +958,10 @@ class SelectResponse(_message.Message):
     @_builtins.property
     def facets(self) -> _containers.RepeatedCompositeFieldContainer[Global___FacetCount]:
         """Of FacetSelected: all values, in no order."""
+
+    @_builtins.property
+    def columns(self) -> _record_pb2.RecordColumns:
+        """Of ListSelected: instead of `records`, if requested. What was not requested is empty."""
 
     @_builtins.property
     def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___NearGroup]:
@@ -930,12 +982,14 @@ class SelectResponse(_message.Message):
         records: _abc.Iterable[Global___ShardRecord] | None = ...,
         more: _builtins.bool = ...,
         facets: _abc.Iterable[Global___FacetCount] | None = ...,
+        columns: _record_pb2.RecordColumns | None = ...,
+        ids: _builtins.bytes = ...,
         groups: _abc.Iterable[Global___NearGroup] | None = ...,
         hits: Global___ScanHits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["hits", b"hits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "hits", b"hits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "facets", b"facets", "groups", b"groups", "hits", b"hits", "known_fields", b"known_fields", "more", b"more", "records", b"records", "rows", b"rows", "stale_ms", b"stale_ms", "unknown_fields", b"unknown_fields"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "count", b"count", "facets", b"facets", "groups", b"groups", "hits", b"hits", "ids", b"ids", "known_fields", b"known_fields", "more", b"more", "records", b"records", "rows", b"rows", "stale_ms", b"stale_ms", "unknown_fields", b"unknown_fields"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1199,18 +1253,24 @@ class DropShardCollectionRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
+    UNLESS_ALIASED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     incarnation: _builtins.int
     """The latest incarnation to drop; a later one stays."""
+    unless_aliased: _builtins.bool
+    """Refuse to drop a collection that has aliases, and remove it from the directory. Set for the partition that decides
+    which collections exist.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         incarnation: _builtins.int = ...,
+        unless_aliased: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "name", b"name", "unless_aliased", b"unless_aliased"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1221,16 +1281,22 @@ class DropShardCollectionResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DROPPED_FIELD_NUMBER: _builtins.int
+    DIRECTORY_FIELD_NUMBER: _builtins.int
     dropped: _builtins.bool
     """False if there was none."""
+    @_builtins.property
+    def directory(self) -> Global___Directory:
+        """With `unless_aliased`: the directory afterwards."""
+
     def __init__(
         self,
         *,
         dropped: _builtins.bool = ...,
+        directory: Global___Directory | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory", "dropped", b"dropped"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1282,6 +1348,7 @@ class ShardStatusRequest(_message.Message):
     TARGET_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
     INCLUDE_DIGESTS_FIELD_NUMBER: _builtins.int
+    DIRECTORY_FIELD_NUMBER: _builtins.int
     slots: _builtins.bytes
     """Count the rows of these slots only: one bit per slot. Empty: all slots that are served."""
     include_digests: _builtins.bool
@@ -1289,16 +1356,21 @@ class ShardStatusRequest(_message.Message):
     def target(self) -> Global___Target:
         """The caller's target; adopted if it is later."""
 
+    @_builtins.property
+    def directory(self) -> Global___Directory:
+        """The caller's directory; adopted if it is later."""
+
     def __init__(
         self,
         *,
         target: Global___Target | None = ...,
         slots: _builtins.bytes = ...,
         include_digests: _builtins.bool = ...,
+        directory: Global___Directory | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_digests", b"include_digests", "slots", b"slots", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory", "include_digests", b"include_digests", "slots", b"slots", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1412,6 +1484,7 @@ class ShardStatusResponse(_message.Message):
     ROWS_LEFT_OVER_FIELD_NUMBER: _builtins.int
     FORMED_FIELD_NUMBER: _builtins.int
     READINESS_FIELD_NUMBER: _builtins.int
+    DIRECTORY_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     partition: _builtins.int
     replica: _builtins.int
@@ -1447,6 +1520,8 @@ class ShardStatusResponse(_message.Message):
     def digests(self) -> _containers.RepeatedCompositeFieldContainer[Global___CollectionDigest]: ...
     @_builtins.property
     def damaged(self) -> _containers.RepeatedCompositeFieldContainer[Global___DamagedCollection]: ...
+    @_builtins.property
+    def directory(self) -> Global___Directory: ...
     def __init__(
         self,
         *,
@@ -1470,10 +1545,11 @@ class ShardStatusResponse(_message.Message):
         rows_left_over: _builtins.int = ...,
         formed: _builtins.bool = ...,
         readiness: Global___Readiness.ValueType = ...,
+        directory: Global___Directory | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["slots", b"slots", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory", "slots", b"slots", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "collections", b"collections", "damaged", b"damaged", "digests", b"digests", "dropped", b"dropped", "formed", b"formed", "founders", b"founders", "instance", b"instance", "memory_bytes", b"memory_bytes", "newest_version", b"newest_version", "partition", b"partition", "readiness", b"readiness", "ready", b"ready", "reason", b"reason", "replica", b"replica", "rows_left_over", b"rows_left_over", "slots", b"slots", "stale_ms", b"stale_ms", "target", b"target", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "collections", b"collections", "damaged", b"damaged", "digests", b"digests", "directory", b"directory", "dropped", b"dropped", "formed", b"formed", "founders", b"founders", "instance", b"instance", "memory_bytes", b"memory_bytes", "newest_version", b"newest_version", "partition", b"partition", "readiness", b"readiness", "ready", b"ready", "reason", b"reason", "replica", b"replica", "rows_left_over", b"rows_left_over", "slots", b"slots", "stale_ms", b"stale_ms", "target", b"target", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1658,3 +1734,195 @@ class HandOverResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HandOverResponse: _TypeAlias = HandOverResponse  # noqa: Y015
+
+@_typing.final
+class Directory(_message.Message):
+    """The names of collections, and what can be changed about a collection. The higher version wins as a whole."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class AliasesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class RenamedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class TtlsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _codespace_pb2.Ttl: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _codespace_pb2.Ttl | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
+    RENAMED_FIELD_NUMBER: _builtins.int
+    TTLS_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    @_builtins.property
+    def aliases(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The stored name of each alias's collection."""
+
+    @_builtins.property
+    def renamed(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The stored name of each collection that has another name than that."""
+
+    @_builtins.property
+    def ttls(self) -> _containers.MessageMap[_builtins.str, _codespace_pb2.Ttl]:
+        """By stored name, when the collection's records expire."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        aliases: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        renamed: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        ttls: _abc.Mapping[_builtins.str, _codespace_pb2.Ttl] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "renamed", b"renamed", "ttls", b"ttls", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Directory: _TypeAlias = Directory  # noqa: Y015
+
+@_typing.final
+class ChangeDirectoryRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ChangeDirectoryRequest._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: ChangeDirectoryRequest._Kind.ValueType  # 0
+        KIND_CREATE_ALIAS: ChangeDirectoryRequest._Kind.ValueType  # 1
+        """`name` becomes an alias of the collection `other`."""
+        KIND_SWITCH_ALIAS: ChangeDirectoryRequest._Kind.ValueType  # 2
+        """The alias `name` becomes one of the collection `other`."""
+        KIND_DELETE_ALIAS: ChangeDirectoryRequest._Kind.ValueType  # 3
+        """`name` is no longer an alias."""
+        KIND_RENAME: ChangeDirectoryRequest._Kind.ValueType  # 4
+        """The collection `name` is called `other`."""
+        KIND_STORE_AS: ChangeDirectoryRequest._Kind.ValueType  # 5
+        """The collection that is going to be created as `name` is stored as `other`."""
+        KIND_SET_TTL: ChangeDirectoryRequest._Kind.ValueType  # 6
+        """The records of the collection `name` expire after `ttl`."""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    KIND_UNSPECIFIED: ChangeDirectoryRequest.Kind.ValueType  # 0
+    KIND_CREATE_ALIAS: ChangeDirectoryRequest.Kind.ValueType  # 1
+    """`name` becomes an alias of the collection `other`."""
+    KIND_SWITCH_ALIAS: ChangeDirectoryRequest.Kind.ValueType  # 2
+    """The alias `name` becomes one of the collection `other`."""
+    KIND_DELETE_ALIAS: ChangeDirectoryRequest.Kind.ValueType  # 3
+    """`name` is no longer an alias."""
+    KIND_RENAME: ChangeDirectoryRequest.Kind.ValueType  # 4
+    """The collection `name` is called `other`."""
+    KIND_STORE_AS: ChangeDirectoryRequest.Kind.ValueType  # 5
+    """The collection that is going to be created as `name` is stored as `other`."""
+    KIND_SET_TTL: ChangeDirectoryRequest.Kind.ValueType  # 6
+    """The records of the collection `name` expire after `ttl`."""
+
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    OTHER_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    KNOWN_FIELD_NUMBER: _builtins.int
+    kind: Global___ChangeDirectoryRequest.Kind.ValueType
+    name: _builtins.str
+    other: _builtins.str
+    @_builtins.property
+    def ttl(self) -> _codespace_pb2.Ttl:
+        """Unset: never."""
+
+    @_builtins.property
+    def known(self) -> Global___Directory:
+        """The latest directory that the caller knows."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___ChangeDirectoryRequest.Kind.ValueType = ...,
+        name: _builtins.str = ...,
+        other: _builtins.str = ...,
+        ttl: _codespace_pb2.Ttl | None = ...,
+        known: Global___Directory | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["known", b"known", "ttl", b"ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "known", b"known", "name", b"name", "other", b"other", "ttl", b"ttl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeDirectoryRequest: _TypeAlias = ChangeDirectoryRequest  # noqa: Y015
+
+@_typing.final
+class ChangeDirectoryResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIRECTORY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def directory(self) -> Global___Directory: ...
+    def __init__(
+        self,
+        *,
+        directory: Global___Directory | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeDirectoryResponse: _TypeAlias = ChangeDirectoryResponse  # noqa: Y015

@@ -22,14 +22,18 @@ from lookalike.wire.public.collections import (
     indexing_to_wire,
     space_from_wire,
     space_to_wire,
+    ttl_from_wire,
+    ttl_to_wire,
 )
 from lookalike.wire.public.columns import columns_from_wire, columns_to_wire
 from lookalike.wire.public.filters import filter_from_wire, filter_to_wire, scalar_from_wire, scalar_to_wire
 from lookalike.wire.public.images import image_bytes
 from lookalike.wire.public.requests import (
+    check_version,
     consistency_from_wire,
     consistency_to_wire,
     examples_to_wire,
+    if_versions_from_wire,
     options_from_wire,
     options_to_wire,
     query_to_wire,
@@ -51,6 +55,12 @@ from lookalike.wire.public.selects import (
     list_from_wire,
     page_from_wire,
     page_to_wire,
+)
+from lookalike.wire.shard.directory import (
+    change_from_wire,
+    change_to_wire,
+    directory_from_wire,
+    directory_to_wire,
 )
 from lookalike.wire.shard.dumps import (
     dump_part_from_wire,
@@ -105,6 +115,9 @@ __all__ = [
     "bases_from_wire",
     "box_from_wire",
     "box_to_wire",
+    "change_from_wire",
+    "change_to_wire",
+    "check_version",
     "collection_from_wire",
     "collection_to_wire",
     "columns_from_wire",
@@ -114,6 +127,8 @@ __all__ = [
     "count_from_wire",
     "coverage_from_wire",
     "coverage_to_wire",
+    "directory_from_wire",
+    "directory_to_wire",
     "draft_from_wire",
     "dump_part_from_wire",
     "dump_request_to_wire",
@@ -128,6 +143,7 @@ __all__ = [
     "hand_over_from_wire",
     "head_to_wire",
     "hits_to_wire",
+    "if_versions_from_wire",
     "image_bytes",
     "indexing_from_wire",
     "indexing_to_wire",
@@ -173,6 +189,8 @@ __all__ = [
     "target_from_wire",
     "target_to_wire",
     "timings_to_wire",
+    "ttl_from_wire",
+    "ttl_to_wire",
     "versioned_from_wire",
     "versioned_to_wire",
     "write_from_wire",

@@ -40,13 +40,16 @@ def paged(seconds: float, rows: int = ROWS) -> Iterator[Figure]:
         calls[f"{_EXCLUDED:,} keys excluded"] = functools.partial(
             engine.scan, ScanGroup("c", plain.fingerprint, query, _K, exclude_keys=without)
         )
-        near = Near("label", plain.fingerprint, query.tobytes())
-        first = once_seconds(functools.partial(_groups, engine, near))
-        calls[f"{_K} groups of {_GROUP_SIZE}"] = functools.partial(_groups, engine, near)
         best = best_seconds(calls, seconds)
         for name in list(calls)[1:]:
             yield _figure(name, rows, best[name], best["none"])
+        near = Near("label", plain.fingerprint, query.tobytes())
+        grouped = functools.partial(_groups, engine, near)
+        first = once_seconds(grouped)
+        # Apart from the others, because they would find less of the codes in the cache after it.
+        again = best_seconds({"groups": grouped}, seconds)["groups"]
         yield _figure(f"{_K} groups of {_GROUP_SIZE}, first", rows, first, best["none"])
+        yield _figure(f"{_K} groups of {_GROUP_SIZE}, repeated", rows, again, best["none"])
         engine.close()
 
 

@@ -16,7 +16,7 @@ import itertools
 from collections.abc import Callable, Sequence
 
 from lookalike.model.records import record_id
-from tests.chaos.history import History, Write
+from tests.chaos.history import Attributes, History, Write
 
 Rank = tuple[int, int, str]
 
@@ -68,11 +68,18 @@ class SeenHit:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SeenRecord:
-    """A record as returned, and the sequence number of the write that it shows."""
+    """A record as returned, and the sequence number of the write that it shows.
+
+    Attributes:
+        attributes: Its other attributes; None if they are malformed, or not checked.
+        thumbnail: Its thumbnail; None if it was not requested.
+    """
 
     key: str
     sequence: int
-    code: int
+    code: int | None
+    attributes: Attributes | None = None
+    thumbnail: bytes | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -96,21 +103,29 @@ def rank(key: str, code: int, query: int) -> Rank:
 
 def check_get(history: History, requested: Sequence[str], seen: Sequence[SeenRecord], span: Span) -> list[Finding]:
     """Checks the records that a read of the keys `requested` returned."""
+    findings = check_records(history, seen, span)
+    found = {record.key for record in seen}
+    for key in found - set(requested):
+        findings.append(Finding(Kind.CORRUPTED, key, "not requested"))
+    for key in dict.fromkeys(requested):
+        if key not in found:
+            findings.extend(check_absence(history, key, span, lambda write: write.is_delete, Kind.LOST))
+    return findings
+
+
+def check_records(history: History, seen: Sequence[SeenRecord], span: Span) -> list[Finding]:
+    """Checks that each record of an answer was written, may be seen, and is there once."""
     findings = []
-    found: dict[str, SeenRecord] = {}
+    found: set[str] = set()
     for record in seen:
         if record.key in found:
             findings.append(Finding(Kind.DUPLICATED, record.key, "returned twice in one answer"))
-        found[record.key] = record
-    for key in found.keys() - set(requested):
-        findings.append(Finding(Kind.CORRUPTED, key, "not requested"))
-    for key in dict.fromkeys(requested):
-        if (seen_now := found.get(key)) is None:
-            findings.extend(_check_absence(history, key, span, lambda write: write.is_delete, Kind.LOST))
-        elif not _is_content(history, seen_now):
-            findings.append(Finding(Kind.CORRUPTED, key, f"never written: {seen_now}"))
+        found.add(record.key)
+        if record.key not in history or not _is_content(history, record):
+            write = history.find(record.key, record.sequence) if record.key in history else None
+            findings.append(Finding(Kind.CORRUPTED, record.key, f"never written: {record}, but {write}"))
         else:
-            findings.extend(_check_presence(history, key, seen_now.sequence, span))
+            findings.extend(check_presence(history, record.key, record.sequence, span))
     return findings
 
 
@@ -147,7 +162,7 @@ def _check_hits(history: History, search: Search, hits: Sequence[SeenHit], span:
         ):
             findings.append(Finding(Kind.FALSE_COMPLETE, hit.key, f"{hit} does not match the filter or range"))
         else:
-            findings.extend(_check_presence(history, hit.key, hit.sequence, span))
+            findings.extend(check_presence(history, hit.key, hit.sequence, span))
     return findings
 
 
@@ -182,11 +197,11 @@ def _check_missing(history: History, search: Search, hits: Sequence[SeenHit], sp
     findings = []
     for key in history.keys:
         if key.startswith(search.prefix) and key not in shown:
-            findings.extend(_check_absence(history, key, span, may_be_missing, Kind.FALSE_COMPLETE))
+            findings.extend(check_absence(history, key, span, may_be_missing, Kind.FALSE_COMPLETE))
     return findings
 
 
-def _check_absence(
+def check_absence(
     history: History, key: str, span: Span, explains: Callable[[Write], bool], kind: Kind
 ) -> list[Finding]:
     """Checks that a key may be absent from an answer. `explains` returns whether it is absent after a write."""
@@ -199,7 +214,7 @@ def _check_absence(
     return [Finding(kind, key, f"absent, permitted: {_listed(permitted)}", late)]
 
 
-def _check_presence(history: History, key: str, sequence: int, span: Span) -> list[Finding]:
+def check_presence(history: History, key: str, sequence: int, span: Span) -> list[Finding]:
     """Checks that a read may show this write of a key."""
     permitted = history.permitted(key, span.began, span.ended)
     if any(write.sequence == sequence for write in permitted):
@@ -215,7 +230,11 @@ def _check_presence(history: History, key: str, sequence: int, span: Span) -> li
 
 def _is_content(history: History, record: SeenRecord) -> bool:
     write = history.find(record.key, record.sequence)
-    return write is not None and write.code == record.code
+    if write is None or write.is_delete or record.code not in (None, write.code):
+        return False
+    if record.thumbnail is not None and record.thumbnail != write.thumbnail:
+        return False
+    return write.attributes is None or write.attributes == record.attributes
 
 
 def _listed(writes: Sequence[Write]) -> str:

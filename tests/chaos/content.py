@@ -13,6 +13,7 @@ import numpy as np
 
 from lookalike import Client, Record
 from lookalike.model.errors import AlreadyExists
+from tests.chaos.history import Write
 
 BITS = 64
 _IMAGES = 24
@@ -26,11 +27,19 @@ class Content:
     code: int
     image: bytes | None = None
 
-    def record(self, key: str, sequence: int, fingerprint: str) -> Record:
-        attributes = {"writer": owner_of(key), "sequence": sequence, "key": key}
+    def record(self, write: Write, fingerprint: str, if_version: int | None = None) -> Record:
+        """Returns the record that a write stores."""
+        attributes = {"writer": owner_of(write.key), "key": write.key, **attributes_of(write)}
+        thumbnail = write.thumbnail or None
         if self.image is not None:
-            return Record(key, image=self.image, attributes=attributes)
-        return Record(key, code=code_bytes(self.code), attributes=attributes, fingerprint=fingerprint)
+            return Record(
+                write.key, image=self.image, attributes=attributes, thumbnail=thumbnail, if_version=if_version
+            )
+        code = code_bytes(self.code)
+        return Record(
+            write.key, code=code, attributes=attributes, fingerprint=fingerprint, thumbnail=thumbnail,
+            if_version=if_version,
+        )  # fmt: skip
 
     def query(self, fingerprint: str) -> dict[str, Any]:
         """Returns the arguments of a search for this content."""
@@ -85,6 +94,18 @@ class Images:
 
     def of(self, code: int) -> Content:
         return self._by_code[code]
+
+
+def attributes_of(write: Write) -> dict[str, Any]:
+    """Returns the attributes of a record that its writes change."""
+    given = write.attributes
+    attributes = {} if given is None else {"born": given.born, "group": given.group, "note": given.note}
+    return {"sequence": write.sequence, **{name: value for name, value in attributes.items() if value is not None}}
+
+
+def thumbnail_of(sequence: int) -> bytes:
+    """Returns the thumbnail of an upsert; empty for every other one."""
+    return b"\xff\xd8\xff\xe0" + sequence.to_bytes(8, "big") if sequence % 2 else b""
 
 
 def owner_of(key: str) -> str:

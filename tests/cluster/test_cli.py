@@ -62,7 +62,7 @@ def test_commands_create_search_and_drop_a_collection(cluster: Cluster, client: 
     assert document("delete", "k3", "nobody", *of) == {"deleted": 1}
     assert "keys: give keys or --filter" in failure("delete", *of)
     assert "keys: give keys or --filter" in failure("set", "k1", "--filter", '{"n": 1}', *of)
-    assert document("collection", "drop", "cli", *at) == {"dropped": "cli"}
+    assert document("collection", "drop", "cli", "--yes", *at) == {"dropped": "cli"}
 
 
 def test_search_pages_groups_and_leaves_out_keys(cluster: Cluster, client: Client, collection: str) -> None:
@@ -118,7 +118,7 @@ def test_commands_count_list_and_change_records(cluster: Cluster, client: Client
     assert document("set", "-a", '{"seen": true}', "--remove", "n", *cats, *of) == {"changed": 4}
     assert run("set", "k0", "nobody", "-a", '{"seen": true}', *of).stdout == "changed 1\n"
     assert client.get(["k1"], collection=collection)[0].attributes == {"label": "cat", "seen": True}
-    assert run("delete", "--filter", '{"seen": true}', *of).stdout == "deleted 5\n"
+    assert run("delete", "--filter", '{"seen": true}', "--yes", *of).stdout == "deleted 5\n"
     assert client.count(collection=collection).count == 4
 
 
@@ -149,6 +149,37 @@ def test_a_closed_or_full_output_prints_no_traceback(
     script = f"LOOKALIKE_SERVER={cluster.address} {sys.executable} -m lookalike {options} {output}"
     result = subprocess.run(["bash", "-c", script], stderr=subprocess.PIPE, text=True, check=False)
     assert (result.returncode, result.stderr) == (code, error)
+
+
+def test_deleting_commands_refuse_without_a_terminal(cluster: Cluster, client: Client, collection: str) -> None:
+    client.upsert([Record("a", code=bytes(8), attributes={"n": 1})], collection=collection)
+    at = ("--server", cluster.address)
+    assert f"add --yes to drop collection {collection!r} with 1 records" in failure(
+        "collection", "drop", collection, *at
+    )
+    assert f"add --yes to delete 1 records of {collection!r}" in failure(
+        "delete", "--filter", '{"n": 1}', "-c", collection, *at
+    )
+    assert client.count(collection=collection).count == 1
+
+
+@pytest.mark.parametrize(("answer", "code", "rows"), [(b"n\n", 1, [3]), (b"\n", 1, [3]), (b"y\n", 0, [])])
+def test_a_drop_asks_on_a_terminal(
+    cluster: Cluster, client: Client, collection: str, answer: bytes, code: int, rows: list[int]
+) -> None:
+    client.upsert([Record(f"k{i}", code=bytes(8)) for i in range(3)], collection=collection)
+    outer, inner = pty.openpty()
+    command = [sys.executable, "-m", "lookalike", "collection", "drop", collection, "--server", cluster.address]
+    with subprocess.Popen(command, stdin=inner, stdout=inner, stderr=inner) as process:
+        os.close(inner)
+        shown = b""
+        while b"[y/N]" not in shown:
+            shown += os.read(outer, 65_536)
+        assert f"Drop collection {collection!r} with 3 records?".encode() in shown
+        os.write(outer, answer)
+        assert process.wait(20) == code
+    os.close(outer)
+    assert [found.rows for found in client.list_collections() if found.name == collection] == rows
 
 
 def test_status_watch_restores_the_terminal(cluster: Cluster) -> None:

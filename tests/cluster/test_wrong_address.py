@@ -75,7 +75,7 @@ def test_a_port_that_nothing_listens_on(command: str) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_tls_port_in_plain_text(command: str, tls_port: str, https_port: str) -> None:
     for address in (tls_port, https_port):
-        assert "as a port with TLS does; use TLS" in complaint(command, address)
+        assert "a TLS port does so if the client does not use TLS" in complaint(command, address)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

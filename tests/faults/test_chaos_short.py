@@ -37,6 +37,9 @@ def test_a_short_chaos_run_finds_no_violation() -> None:
     assert verdict["searches"] > 50
     assert verdict["search_availability"] > 0.5
     assert verdict["write_availability"] > 0.5
+    answered = set(verdict["operations"])
+    assert answered >= {"exists", "count", "facets", "scroll", "set", "set-if", "upsert-if", "delete-if"}
+    assert answered >= {"set-matching", "delete-matching", "shared-set", "shared-if", "conflict"}
 
 
 def test_chaos_detects_a_planted_loss() -> None:
@@ -44,3 +47,10 @@ def test_chaos_detects_a_planted_loss() -> None:
     assert code == 1, printed
     assert verdict["lost"] > 0
     assert "VIOLATION lost" in printed
+
+
+def test_chaos_detects_a_planted_change_of_attributes() -> None:
+    code, verdict, printed = _chaos("--plant", "change", "--seconds", "5", "--without", "reshard")
+    assert code == 1, printed
+    assert verdict["corrupted"] > 0
+    assert "VIOLATION corrupted" in printed

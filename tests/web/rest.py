@@ -73,8 +73,15 @@ class Rest:
         operation = self._operation(method, path)
         assert operation is not None, (method, path)
         schema = operation["requestBody"]["content"]["application/json"]["schema"]
+        return self._is_valid(schema, body)
+
+    def fits_component(self, name: str, value: Any) -> bool:
+        """Whether a value fits a schema among the document's components."""
+        return self._is_valid({"$ref": f"#/components/schemas/{name}"}, value)
+
+    def _is_valid(self, schema: dict[str, Any], value: Any) -> bool:
         whole = {**schema, "components": self._document["components"]}
-        return bool(jsonschema.Draft202012Validator(whole).is_valid(body))
+        return bool(jsonschema.Draft202012Validator(whole).is_valid(value))
 
     def _operation(self, method: str, path: str) -> dict[str, Any] | None:
         for template, operations in self._document["paths"].items():

@@ -126,8 +126,8 @@ def test_limits_of_the_config_are_stated() -> None:
 
 
 _CODE = base64.b64encode(bytes(8)).decode()
-_TOO_LONG = "k" * (MAX_KEY_BYTES + 1)
 _FILTERS = [{"exists": {"field": "a"}}] * (MAX_CONDITIONS + 1)
+_TOO_LONG = "k" * (MAX_KEY_BYTES + 1)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +150,9 @@ _FILTERS = [{"exists": {"field": "a"}}] * (MAX_CONDITIONS + 1)
         ("POST", "/search", {"query": {"code": _CODE}, "options": {"k": 1, "maxDistance": 2**32}}),
         ("POST", "/search", {"query": {"code": _CODE}, "options": {"k": 1, "rerank": "RERANK_ASYMMETRIC",
                                                                      "oversampling": 1_001}}),
+        ("POST", "/search", {"query": {"code": _CODE}, "options": {"k": 1, "offset": 10_000}}),
+        ("POST", "/search", {"query": {"code": _CODE}, "options": {"k": 1, "groupBy": "a", "groupSize": 10_001}}),
+        ("POST", "/search", {"query": {"code": _CODE}, "options": {"k": 1, "excludeKeys": [_TOO_LONG]}}),
         ("POST", "/search:batch", {"queries": [], "options": {"k": 1}}),
         ("POST", "/search:batch", {"queries": [{"key": "a"}] * 1_025, "options": {"k": 1}}),
         ("POST", "/records", {"records": []}),
@@ -163,6 +166,20 @@ _FILTERS = [{"exists": {"field": "a"}}] * (MAX_CONDITIONS + 1)
         ("POST", "/records/count", {"filter": {"and": {"filters": _FILTERS}}}),
         ("POST", "/records/count", {"filter": {"in": {"field": "a", "values": []}}}),
         ("POST", "/records/count", {"filter": {"exists": {"field": ""}}}),
+        ("POST", "/records/count", {"filter": {"in": {"field": "a"}}}),
+        ("POST", "/records/count", {"filter": {}}),
+        ("POST", "/records/count", {"filter": {"": 1}}),
+        ("POST", "/records/count", {"filter": {"$id": 1}}),
+        ("POST", "/records/count", {"filter": {"a": {}}}),
+        ("POST", "/records/count", {"filter": {"a": [1]}}),
+        ("POST", "/records/count", {"filter": {"a": {"b": 1}}}),
+        ("POST", "/records/count", {"filter": {"a": {"$like": "b"}}}),
+        ("POST", "/records/count", {"filter": {"a": {"$gt": None}}}),
+        ("POST", "/records/count", {"filter": {"a": {"$in": []}}}),
+        ("POST", "/records/count", {"filter": {"a": {"$exists": 1}}}),
+        ("POST", "/records/count", {"filter": {"a": {"$date": 1}}}),
+        ("POST", "/records/count", {"filter": {"$and": []}}),
+        ("POST", "/records/count", {"filter": {"$not": [{"a": 1}]}}),
         ("POST", "/records/scroll", {"limit": 10_001}),
         ("POST", "/records/facets", {"attribute": "a", "limit": 100_001}),
         ("POST", "/records/facets", {}),
@@ -176,4 +193,24 @@ def test_the_document_and_the_server_have_the_same_limits(
     here = path if path.startswith("/v1") else f"/v1/collections/{filled}{path}"
     assert not rest.fits(method, here, body)
     answer = rest(method, here, body)
+    assert (answer.status, answer.error["code"]) == (400, "InvalidRequest"), answer.body
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        {},
+        {"and": {"filters": []}},
+        {"and": {"filters": [{"exists": {"field": "a"}}] * (MAX_CONDITIONS + 1)}},
+        {"in": {"field": "a", "values": []}},
+        {"exists": {"field": ""}},
+        {"equals": {"field": "a"}},
+    ],
+    ids=range(6),
+)
+def test_the_document_and_the_server_have_the_same_limits_on_filters(
+    rest: Rest, filled: str, condition: dict[str, Any]
+) -> None:
+    assert not rest.fits_component("Filter", condition)
+    answer = rest("POST", f"/v1/collections/{filled}/records/count", {"filter": condition})
     assert (answer.status, answer.error["code"]) == (400, "InvalidRequest"), answer.body

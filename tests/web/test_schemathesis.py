@@ -26,7 +26,7 @@ def test_no_check_of_schemathesis_fails(tmp_path: Path) -> None:
             records = [Record(f"k{n}", code=bytes([n] * 8), attributes={"n": n}) for n in range(20)]
             client.upsert(records, collection="codes")
         url = f"http://{cluster.config.coordinator.web}/openapi.json"
-        options = ["--checks", "all", "--max-examples", "5", "--seed", "1", "--workers", "2", "--no-color"]
+        options = ["--checks", "all", "--max-examples", "3", "--seed", "1", "--workers", "2", "--no-color"]
         done = subprocess.run(
             [Path(sys.executable).with_name("schemathesis"), "run", url, *options],
             cwd=tmp_path,

@@ -15,7 +15,7 @@ from shard.kernel import CodeMatrix
 
 OPTIONS = """k max_distance filter include_attributes allow_partial rerank consistency score oversampling
     after offset exclude_keys group_by group_size include_thumbnails""".split()
-COLLECTION = "bits code_space index index_attributes features feature_width hash_file".split()
+COLLECTION = "bits code_space index index_attributes features feature_width hash_file encoder ttl".split()
 SCROLL = """collection filter include_attributes include_codes include_thumbnails limit consistency
     cursor timeout""".split()
 QUERY = "collection image code key examples not_like box".split()
@@ -36,36 +36,47 @@ METHODS = {
     "search_batch": [*QUERIES, "projections", "features", "fingerprint", "timeout", *OPTIONS],
     "get": ["keys", "collection", "consistency", "include_thumbnails", "timeout"],
     "exists": ["keys", "collection", "consistency", "timeout"],
-    "count": ["collection", "filter", "allow_partial", "timeout"],
+    "count": ["collection", "filter", "allow_partial", "consistency", "timeout"],
     "scroll": [*SCROLL, "page_size"],
+    "scroll_columns": [*SCROLL, "page_size"],
     "scroll_page": SCROLL,
     "facets": ["attribute", "collection", "filter", "limit", "allow_partial", "timeout"],
-    "set_attributes": ["attributes", "collection", "keys", "filter", "timeout"],
-    "remove_attributes": ["names", "collection", "keys", "filter", "timeout"],
-    "change_attributes": ["attributes", "remove", "collection", "keys", "filter", "timeout"],
+    "set_attributes": ["attributes", "collection", "keys", "filter", "if_versions", "timeout"],
+    "remove_attributes": ["names", "collection", "keys", "filter", "if_versions", "timeout"],
+    "change_attributes": ["attributes", "remove", "collection", "keys", "filter", "if_versions", "timeout"],
     "delete_by_filter": ["filter", "collection", "timeout"],
     "upsert": ["records", "collection", "timeout"],
     "ingest": ["records", "collection", "timeout"],
     "ingest_arrays": ["keys", "codes", "attributes", "collection", "fingerprint", "timeout"],
     "ingest_columns": ["batches", "collection", "fingerprint", "timeout"],
-    "delete": ["keys", "collection", "timeout"],
+    "delete": ["keys", "collection", "if_versions", "timeout"],
     "create_collection": ["name", *COLLECTION, "timeout"],
     "get_collection": ["name", "timeout"],
     "get_hash_file": ["name", "timeout"],
     "list_collections": ["timeout"],
     "drop_collection": ["name", "timeout"],
+    "create_alias": ["alias", "collection", "timeout"],
+    "switch_alias": ["alias", "collection", "timeout"],
+    "delete_alias": ["alias", "timeout"],
+    "list_aliases": ["timeout"],
+    "rename_collection": ["name", "new_name", "timeout"],
+    "set_ttl": ["name", "ttl", "timeout"],
+    "copy_collection": ["source", "target", "filter", "resume", "timeout"],
     "drain": ["partition", "undo", "timeout"],
     "backup": ["collection", "slots", "since", "timeout"],
     "restore": ["records", "collection", "fingerprint", "features", "timeout"],
     "status": ["timeout"],
 }
 FIELDS = {
-    "ClusterStatus": ["cluster", "version", "partitions", "encoder", "collections", "rebalance", "coordinator"],
+    "ClusterStatus": [
+        "cluster", "version", "partitions", "encoder", "collections", "rebalance", "coordinator", "encoders",
+    ],
     "CodeSpace": [
         "bits", "backbone", "weights_digest", "layer", "preprocessing", "hash_method", "hash_digest",
         "arithmetic",
     ],
-    "Collection": ["name", "code_space", "rows", "incarnation", "indexing"],
+    "Collection": ["name", "code_space", "rows", "incarnation", "indexing", "ttl", "aliases"],
+    "CopiedPage": ["records", "copied", "cursor"],
     "CountResult": ["count", "coverage", "warnings"],
     "Coverage": ["partitions", "answered", "rows_searched", "rows_known", "missing", "stale_ms"],
     "Facet": ["value", "count"],
@@ -76,15 +87,16 @@ FIELDS = {
     "IngestReport": ["stored", "errors"],
     "Outcome": ["key", "error"],
     "Page": ["records", "cursor", "warnings"],
-    "Record": ["key", "image", "code", "attributes", "fingerprint", "features", "thumbnail"],
+    "Record": ["key", "image", "code", "attributes", "fingerprint", "features", "thumbnail", "if_version"],
     "SearchOptions": OPTIONS,
     "SearchResult": ["hits", "coverage", "exact", "timings", "warnings", "more", "cursor", "groups"],
     "StoredRecord": ["key", "code", "attributes", "version", "thumbnail"],
     "Tls": ["ca", "certificate", "key", "server_name"],
+    "Ttl": ["age_seconds", "attribute"],
 }  # fmt: skip
 ERRORS = """AlreadyExists Cancelled CannotStart CodeSpaceMismatch Corruption DeadlineExceeded Internal
     InvalidRequest LookalikeError NotFound Overloaded PartitionUnavailable PermissionDenied Recovering SlotMoved
-    Unauthenticated UnknownFieldWarning"""
+    Unauthenticated UnknownFieldWarning VersionConflict"""
 FILTERS = "And Equals Exists Filter In Not Or Prefix Range Scalar parse"
 COMMANDS = """backup bench collection count delete demo drain evaluate facets get ingest list plan rebalance
     restore search set status up"""
