@@ -27,6 +27,7 @@ _RULES = re.compile(
     "|".join(
         (
             # Fields that need or exclude another one, and the content of texts and numbers.
+            r"((examples|not_like)\[\d+\](\.box)?|box|examples|not_like):",
             r"(record '.*'|query|filter|cursor|keys|attributes|attribute|remove|index attributes|hash_file):",
             r"(after|offset|exclude_keys|group_by|group_size|k|rerank|score|projections|features):",
             r"(ttl|ttl\.attribute|ttl\.age_seconds):",
