@@ -21,12 +21,16 @@ from typing import Any
 
 import numpy as np
 from joblib import cpu_count
+from PIL import Image
 
+from encoder.copies import checks
 from encoder.copies.edits import EDITS, edited, saved
 from encoder.copies.pictures import opened
 from encoder.features import FeatureModel
+from encoder.file_facts import facts
 from encoder.hashing import drawn
 from encoder.model import code_space
+from encoder.thumbnails import thumbnail
 from lab.demo.photographs import bundled_photographs, write_views
 from lab.duplicates import opinion
 from lab.duplicates.pictures import Flags, Pictures, describe
@@ -34,6 +38,7 @@ from lab.duplicates.run import Plan, Row, compare
 from lab.duplicates.separation import by_codes, hamming, shares
 from lookalike.cli.dedup import dedup
 from lookalike.jobs.dedup.calibration import Calibration
+from lookalike.jobs.dedup.turned import find_turned
 from lookalike.local.ephemeral import ephemeral_config
 from lookalike.local.supervisor import Supervisor
 from lookalike.server.config import EncoderConfig
@@ -42,6 +47,7 @@ SAME = Path(__file__).with_name("same_pictures.txt")
 ORIGINAL = "original"
 _ONE_IN = 100_000
 _VIEWS_EACH = 4
+_QUARTERS = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
 _ENDINGS = {".jpg", ".jpeg", ".png", ".webp"}
 
 
@@ -66,6 +72,7 @@ def measure(images: Path | None, originals: int | None = None) -> Iterator[dict[
         plan = Plan(["lsh", "itq"], [256, 1_024], [_ONE_IN])
         for row in compare(pictures, network, plan, lambda *_: None):
             yield _figures(row)
+        yield _turned(pictures, paths)
         yield _predicted(pictures, network)
         yield from _by_dedup(pictures, paths, folder)
 
@@ -93,6 +100,37 @@ def _figures(row: Row) -> dict[str, Any]:
 
 def _percent(share: float) -> float:
     return round(100 * float(share), 1)
+
+
+def _turned(pictures: Pictures, paths: Sequence[Path]) -> dict[str, Any]:
+    """Recall and false pairs of pictures turned by quarters, with `--orientations`: pairs by perceptual hashes, of
+    which the second opinion accepts some."""
+    started = time.perf_counter()
+    chosen = np.unique(pictures.origin)
+    uprights = [opened(paths[each].read_bytes()) for each in chosen.tolist()]
+    turned = [saved(upright.transpose(turn)) for upright in uprights for turn in _QUARTERS]
+    hashes = [int(facts(file).phash, 16) for file in (*(path.read_bytes() for path in paths), *turned)]
+    origin = np.concatenate([np.arange(len(paths)), np.repeat(chosen, len(_QUARTERS))])
+    left, right = find_turned(np.array(hashes, np.uint64))
+    details = [
+        *pictures.originals.details, *(checks.describe_file(thumbnail(io.BytesIO(file))) for file in turned),
+    ]  # fmt: skip
+    is_copy = np.array(
+        [
+            checks.is_copy(details[one], details[other], any_orientation=True)
+            for one, other in zip(left.tolist(), right.tolist(), strict=True)
+        ]
+    )
+    is_own = (left < len(paths)) & (origin[right] == left)
+    false = int((is_copy & (pictures.group[origin[left]] != pictures.group[origin[right]])).sum())
+    return {
+        "method": "turned copies, with orientations", "copies": len(turned), "pairs": len(left),
+        "recall_of_candidates": _percent(is_own.sum() / len(turned)),
+        "recall": _percent((is_own & is_copy).sum() / len(turned)),
+        "false_pairs": false,
+        "false_in_100000": round(2e5 * false / (len(hashes) * (len(hashes) - 1)), 3),
+        "seconds": round(time.perf_counter() - started),
+    }  # fmt: skip
 
 
 def _predicted(pictures: Pictures, network: FeatureModel) -> dict[str, Any]:
@@ -195,8 +233,9 @@ def _judged(pictures: Pictures, result: dict[str, Any]) -> dict[str, Any]:
     )
     groups = max(1, len(result["found"]))
     return {
-        "recall": _percent(is_found.mean()), **_by_edit(pictures, is_found), "groups": len(result["found"]),
-        "pure_groups": _percent(pure / groups), "records_in_the_right_group": _percent(clean / max(1, members)),
+        "recall": _percent(is_found.mean()), **_by_edit(pictures, is_found),
+        "groups": len(result["found"]), "pure_groups": _percent(pure / groups),
+        "records_in_the_right_group": _percent(clean / max(1, members)),
     }  # fmt: skip
 
 

@@ -15,8 +15,10 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from typing import TypeVar
 
 from coordinator.cluster import Cluster
+from coordinator.names import Names
+from lookalike.cluster.directory import Change, Kind, check_stored_name, numbered
 from lookalike.cluster.shard_state import ShardState
-from lookalike.model.codespace import CodeSpace
+from lookalike.model.codespace import CodeSpace, UnlabelledCode
 from lookalike.model.errors import (
     AlreadyExists,
     CodeSpaceMismatch,
@@ -57,8 +59,9 @@ class NotInLayout(InvalidRequest):
 class Catalog:
     """The cluster's collections."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, names: Names) -> None:
         self._cluster = cluster
+        self._names = names
         self._layouts: dict[str, Layout] = {}
         self._labels = CollectionLabels()
 
@@ -73,7 +76,7 @@ class Catalog:
     def label(self, name: str) -> str:
         """Returns the name to use in metrics. Clients may send any name, so names that do not exist share one
         label."""
-        return self._labels.of(name) if name in self._layouts else OTHER
+        return self._labels.of(self._names.shown(name)) if name in self._layouts else OTHER
 
     def forget(self, name: str) -> None:
         """Drops the cached layout."""
@@ -88,7 +91,7 @@ class Catalog:
         layout = await self.layout(name, deadline)
         try:
             return await call(layout)
-        except (NotFound, CodeSpaceMismatch, NotInLayout):
+        except (NotFound, CodeSpaceMismatch, UnlabelledCode, NotInLayout):
             if not await self.is_outdated(name, layout, deadline):
                 raise
         return await call(await self.layout(name, deadline))
@@ -106,7 +109,7 @@ class Catalog:
             Corruption: If no partition that answers can read it, and it is damaged on one of them.
             PartitionUnavailable: If no partition that answers knows it, and the registrar does not answer.
         """
-        check_collection_name(name)
+        check_stored_name(name)
         states = await self._cluster.states(deadline)
         for collection in sum_up(states):
             if collection.name == name:
@@ -120,9 +123,13 @@ class Catalog:
         raise NotFound(f"collection: {name!r} does not exist; create it first")
 
     async def list(self, deadline: float) -> list[Collection]:
-        """Returns all collections known to the partitions that answer, ordered by name."""
+        """Returns all collections known to the partitions that answer, ordered by name. Raises DeadlineExceeded or
+        PartitionUnavailable if none does."""
         states = await self._cluster.states(deadline)
-        if all(isinstance(state, LookalikeError) for state in states.values()):
+        errors = [state for state in states.values() if isinstance(state, LookalikeError)]
+        if len(errors) == len(states):
+            if all(isinstance(error, DeadlineExceeded) for error in errors):
+                raise DeadlineExceeded("no partition answered in time; allow more time")
             raise PartitionUnavailable("no partition answers; see the cluster's status")
         return sum_up(states)
 
@@ -137,11 +144,14 @@ class Catalog:
     ) -> Collection:
         """Creates a collection on every partition, or completes an earlier attempt.
 
+        Returns:
+            The collection, with its stored name.
+
         Raises:
             AlreadyExists: If it exists everywhere, or with another code space or indexing.
         """
-        check_collection_name(name)
         indexing.require_bits(space.bits)
+        name = await self._stored_name(check_collection_name(name), deadline)
         states = await self._cluster.states(deadline)
         earlier = [found.incarnation for found in _collections(states.values()) if found.name == name]
         candidate = max([time.time_ns(), *(incarnation + 1 for incarnation in earlier)])
@@ -162,16 +172,32 @@ class Catalog:
             raise AlreadyExists(f"collection: {name!r} was dropped and created again in the meantime")
         return collection
 
+    async def _stored_name(self, name: str, deadline: float) -> str:
+        """The name to store a new collection under."""
+        directory = await self._names.confirmed(deadline)
+        if directory is None:
+            raise PartitionUnavailable("too few shards answer to create a collection; see the cluster's status")
+        if name in directory.aliases:
+            raise AlreadyExists(f"collection: {name!r} is an alias; delete it first or use another name")
+        stored = directory.stored(name)
+        if stored is None:
+            stored = numbered(name, time.time_ns())
+            await self._names.change(Change(Kind.STORE_AS, name, stored), deadline)
+        return stored
+
     async def drop(self, name: str, deadline: float) -> None:
         """Drops a collection everywhere. Shards that do not answer drop it when they learn of it from the others.
 
         Raises:
+            InvalidRequest: If it has aliases.
             NotFound: If it does not exist.
         """
         collection = await self.get(name, deadline)
+        known = await self._names.confirmed(deadline)
         self.forget(name)
         incarnation = collection.incarnation
-        if not await self._registrar.drop_collection(name, incarnation, deadline):
+        dropped, directory = await self._registrar.drop_unless_aliased(name, incarnation, deadline)
+        if not dropped:
             raise NotFound(f"collection: {name!r} does not exist; it was dropped in the meantime")
 
         soon = min(deadline, asyncio.get_running_loop().time() + _OTHERS_SECONDS)
@@ -183,6 +209,8 @@ class Catalog:
                 log.info("collection %s is not dropped everywhere yet: %s", name, error.message)
 
         await asyncio.gather(*(drop(client) for client in self._others()))
+        if known is None or directory.version > known.version:
+            await self._names.publish(directory, deadline)
 
     @property
     def _registrar(self) -> ShardClient:

@@ -18,13 +18,14 @@ from typing import Any
 from coordinator.catalog import Catalog, Layout
 from coordinator.clock import Clock
 from coordinator.reader import Reader
-from coordinator.selector import Selector
+from coordinator.selector import Page, Selector
 from coordinator.write_router import WriteRouter
 from lookalike.cluster.select import ListOf
 from lookalike.model.errors import InvalidRequest, LookalikeError, Overloaded
 from lookalike.model.filters import Filter
-from lookalike.model.matching import matches
-from lookalike.model.records import VersionedRecord, attributes_text, check_key, parse_attributes
+from lookalike.model.matching import matcher
+from lookalike.model.records import DEFAULT_PAGE, VersionedRecord, attributes_text, check_key, parse_attributes
+from lookalike.model.ttl import Expired
 from lookalike.server.observe import metrics
 
 _ATTEMPTS = 20
@@ -66,6 +67,21 @@ class AttributeChange:
             raise InvalidRequest(f"record {record.key!r}: {error.message}") from None
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Changed:
+    """What a change by filter did.
+
+    Attributes:
+        count: The number of records changed.
+        cursor: Where to continue; empty after the last record.
+        warnings: As in `Page`.
+    """
+
+    count: int
+    cursor: str
+    warnings: Sequence[str]
+
+
 class Changer:
     """Changes stored records. Deadlines are times of the running loop's clock."""
 
@@ -103,33 +119,56 @@ class Changer:
         limit: int,
         cursor: str,
         deadline: float,
-    ) -> tuple[int, str]:
-        """Changes the attributes of the next `limit` records that match. Returns the number of records changed,
-        and the cursor to continue from; empty after the last."""
-        keys, following = await self._matching(collection, condition, limit, cursor, deadline)
+    ) -> Changed:
+        """Changes the attributes of the next `limit` records that match."""
+        page = await self._matching(collection, condition, limit, cursor, deadline)
+
+        is_match = matcher(condition)
 
         def decide(record: VersionedRecord) -> VersionedRecord | None:
-            return change.of(record) if matches(condition, json.loads(record.attributes)) else None
+            return change.of(record) if is_match(json.loads(record.attributes), record.key) else None
 
-        return await self._change_all(collection, keys, decide, "set_attributes", deadline), following
+        return await self._change_page(collection, page, decide, "set_attributes", deadline)
 
     async def delete_matching(
         self, collection: str, condition: Filter, limit: int, cursor: str, deadline: float
-    ) -> tuple[int, str]:
-        """Deletes the next `limit` records that match. Returns what `set_matching` returns."""
-        keys, following = await self._matching(collection, condition, limit, cursor, deadline)
+    ) -> Changed:
+        """Deletes the next `limit` records that match."""
+        page = await self._matching(collection, condition, limit, cursor, deadline)
+
+        is_match = matcher(condition)
 
         def decide(record: VersionedRecord) -> VersionedRecord | None:
-            is_doomed = matches(condition, json.loads(record.attributes))
+            is_doomed = is_match(json.loads(record.attributes), record.key)
             return VersionedRecord(record.key, None, "", record.version) if is_doomed else None
 
-        return await self._change_all(collection, keys, decide, "delete", deadline), following
+        return await self._change_page(collection, page, decide, "delete", deadline)
+
+    async def delete_expired(
+        self, collection: str, expired: Expired, cursor: str, deadline: float
+    ) -> tuple[int, str]:
+        """Deletes the next records that have expired. Returns what `set_matching` returns."""
+        wanted = ListOf("", DEFAULT_PAGE)
+        page = await self._selector.page(collection, None, wanted, cursor, "quorum", deadline, expired)
+
+        def decide(record: VersionedRecord) -> VersionedRecord | None:
+            is_doomed = expired.ttl.is_expired(record.version, json.loads(record.attributes), expired.now_ms)
+            return VersionedRecord(record.key, None, "", record.version) if is_doomed else None
+
+        keys = [record.key for record in page.records]
+        return await self._change_all(collection, keys, decide, "expire", deadline), page.cursor
 
     async def _matching(
         self, collection: str, condition: Filter, limit: int, cursor: str, deadline: float
-    ) -> tuple[list[str], str]:
-        page = await self._selector.page(collection, condition, ListOf("", limit), cursor, "quorum", deadline)
-        return [record.key for record in page.records], page.cursor
+    ) -> Page:
+        return await self._selector.page(collection, condition, ListOf("", limit), cursor, "quorum", deadline)
+
+    async def _change_page(
+        self, collection: str, page: Page, decide: Decide, operation: str, deadline: float
+    ) -> Changed:
+        keys = [record.key for record in page.records]
+        count = await self._change_all(collection, keys, decide, operation, deadline)
+        return Changed(count, page.cursor, page.warnings)
 
     async def _change_all(
         self, collection: str, keys: Sequence[str], decide: Decide, operation: str, deadline: float

@@ -46,6 +46,8 @@ class Cluster:
         self._poller: asyncio.Task[None] | None = None
         self._observed = 0
         self.on_version: Callable[[int], None] = lambda version: None
+        # Called after each refresh with the replicas that answered and belong to the cluster.
+        self.on_states: Callable[[Sequence[Replica]], None] = lambda replicas: None
         self.routing = Routing.of({}, frozenset(), self._target)
 
     async def start(self, background: BackgroundTasks) -> None:
@@ -196,10 +198,12 @@ class Cluster:
         self._apply_states()
 
     def _apply_states(self) -> None:
+        members = []
         for place, replica in list(self._replicas.items()):
             state = replica.health.last_state
             if state is None or state.cluster != self._config.cluster or not state.is_formed:
                 continue
+            members.append(replica)
             self._tables[place] = state.table
             if state.target.order > self._target.order:
                 self._target = state.target
@@ -209,6 +213,7 @@ class Cluster:
         self._update_partitions()
         live = frozenset(place for place, replica in self._replicas.items() if replica.health.is_live)
         self.routing = Routing.of(self._tables, live, self._target)
+        self.on_states(members)
 
     def _update_partitions(self) -> None:
         named = partitions_named(list(self._tables.values()))

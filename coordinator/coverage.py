@@ -23,10 +23,6 @@ class Part(Protocol):
     def rows(self) -> int: ...
     @property
     def stale_ms(self) -> int: ...
-    @property
-    def unknown_fields(self) -> Sequence[str]: ...
-    @property
-    def known_fields(self) -> Sequence[str]: ...
 
 
 class Answers(Protocol):
@@ -98,17 +94,3 @@ def require_acceptable(
     kind = kinds.pop() if len(kinds) == 1 and NotFound not in kinds else PartitionUnavailable
     advice = "" if allow_partial else f"; {remedy}"
     raise kind(f"{'; '.join(coverage.missing.values())}{advice}", retry_after_ms=missing[0].retry_after_ms)
-
-
-def require_known_fields(parts: Sequence[Part]) -> None:
-    """Raises InvalidRequest if the filter compares a field that no record ever had, which is almost always a
-    typo."""
-    if not any(part.rows for part in parts):
-        return
-    unknown = set.intersection(*(set(part.unknown_fields) for part in parts))
-    if unknown:
-        known = sorted({field for part in parts for field in part.known_fields})
-        raise InvalidRequest(
-            f"filter: no record has a field {', '.join(repr(field) for field in sorted(unknown))};"
-            f" known fields: {', '.join(map(repr, known)) or 'none'}"
-        )

@@ -15,9 +15,8 @@ import numpy as np
 
 from coordinator.replicas import ReplicaGroup
 from lookalike.cluster.hits import HitTable, concat
-from lookalike.cluster.scan import ScanGroup, ScanResult, Scoring
+from lookalike.cluster.scan import MAX_SCAN_K, ScanGroup, ScanResult, Scoring
 from lookalike.model.errors import LookalikeError, Overloaded
-from lookalike.model.records import MAX_K
 from lookalike.server.shard_client import ShardClient
 
 # A hit's sort key: its distance or rank, its id and its key.
@@ -54,9 +53,9 @@ async def _scan(group: ReplicaGroup, queries: ScanGroup, slots: bytes, deadline:
         if hits is not None:
             rows = max(result.rows for _, result in answers)
             return dataclasses.replace(answers[0][1], hits=hits.head(queries.k), rows=rows, stale_ms=0)
-        if asked.k > MAX_K:
+        if asked.k >= MAX_SCAN_K:
             break
-        asked = dataclasses.replace(asked, k=min(2 * asked.k + 8, MAX_K + 1))
+        asked = dataclasses.replace(asked, k=min(2 * asked.k + 8, MAX_SCAN_K))
     raise Overloaded(
         f"partition {group.partition}: its replicas differ in too many rows to be compared; retry in a moment",
         retry_after_ms=1_000,

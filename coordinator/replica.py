@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 
 from lookalike.cluster.placement import Target
 from lookalike.cluster.shard_state import ShardState
-from lookalike.model.errors import LookalikeError, SlotMoved
+from lookalike.model.errors import DeadlineExceeded, LookalikeError, SlotMoved
 from lookalike.server.shard_client import ShardClient
 
 # A replica that may lag by more than this is called only if no replica of its partition is healthy.
@@ -18,6 +19,11 @@ LAG_SECONDS = 10.0
 # How long a failed replica is avoided. Doubles with each further failure.
 _BACKOFF_SECONDS = 0.25
 _BACKOFF_MAX_SECONDS = 5.0
+# A replica that leaves calls unanswered for this long, and answers no other call during that time, is down. Reads
+# do not wait for it until it answers a poll or its health stream reports that it serves.
+DOWN_AFTER_SECONDS = 1.5
+# Calls that were given up sooner say nothing about the replica.
+_PATIENT_SECONDS = 0.5
 
 
 class ReplicaHealth:
@@ -27,17 +33,29 @@ class ReplicaHealth:
         self._clock = clock
         # The answer to the last poll; None if the replica did not answer, or has not been polled yet.
         self.last_state: ShardState | None = None
+        # When the last poll that was answered was sent.
+        self.polled_at = float("-inf")
         self._is_serving = True
         self._is_suspect = False
         self._failures = 0
         self._backoff_until = 0.0
         self._missed_write_at: float | None = None
+        self._answered_at = -math.inf
+        # When the first of the calls was sent that were not answered in time, if none was answered since.
+        self._silent_since: float | None = None
+        # Whether a call would almost certainly wait until its deadline.
+        self.is_down = False
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long the replica has not answered calls; 0 if it has answered the last one."""
+        return 0.0 if self._silent_since is None else self._clock() - self._silent_since
 
     @property
     def penalty(self) -> int:
-        """0 for a healthy replica, 1 for one that lags, 2 for one that failed or is slow, 3 for one that does not
-        serve. The replica with the lowest penalty is called first."""
-        if not self._is_serving:
+        """0 for a healthy replica, 1 for one that lags, 2 for one that failed or is slow, 3 for one that is down
+        or does not serve. The replica with the lowest penalty is called first."""
+        if not self._is_serving or self.is_down:
             return 3
         if self._is_suspect or self._clock() < self._backoff_until:
             return 2
@@ -57,6 +75,23 @@ class ReplicaHealth:
     def mark_serving(self, is_serving: bool) -> None:
         """Records what the health stream reported."""
         self._is_serving = is_serving
+        if is_serving:
+            self.mark_answered()
+
+    def mark_answered(self) -> None:
+        """Records that the replica answered a call, with a result or an error."""
+        self._answered_at = self._clock()
+        self._silent_since = None
+        self.is_down = False
+
+    def mark_unanswered(self, seconds: float) -> None:
+        """Records that a call was given up after `seconds` without an answer."""
+        began = self._clock() - seconds
+        if seconds < _PATIENT_SECONDS or began <= self._answered_at:
+            return
+        if self._silent_since is None:
+            self._silent_since = began
+        self.is_down = self.silent_seconds >= DOWN_AFTER_SECONDS
 
     def mark_failed(self, error: LookalikeError) -> None:
         """Records that a call failed because of the replica: other replicas are preferred for a while."""
@@ -79,6 +114,8 @@ class ReplicaHealth:
         self.last_state = state
         if state is None:
             return
+        self.polled_at = began
+        self.mark_answered()
         self._is_suspect = False
         self._failures = 0
         if self._missed_write_at is not None and began - state.stale_ms / 1000 > self._missed_write_at:
@@ -109,7 +146,9 @@ class Replica:
         try:
             deadline = asyncio.get_running_loop().time() + seconds
             state = await self.client.state(target, deadline=deadline)
-        except LookalikeError:
+        except LookalikeError as error:
+            if isinstance(error, DeadlineExceeded):
+                self.health.mark_unanswered(time.monotonic() - began)
             self.health.mark_polled(None, began)
             return
         self.health.mark_polled(state, began)

@@ -3,7 +3,7 @@ must store a write.
 
 A read goes to the healthiest replica with the fewest calls in flight. If the call is slower than the 95th
 percentile of recent calls, a second replica is called too, within a budget of one call in twenty. If a call fails,
-another replica is called at once."""
+another replica is called at once. If too few replicas are up, a read fails at once."""
 
 from __future__ import annotations
 
@@ -97,6 +97,7 @@ class ReplicaGroup:
         tried: list[Replica] = []
         answers: list[tuple[ShardClient, Result]] = []
         failure: LookalikeError = PartitionUnavailable(f"partition {self.partition} has no replicas")
+        self._require_up(count)
         self._hedges.record_call()
 
         def start(is_hedge: bool = False) -> bool:
@@ -128,25 +129,50 @@ class ReplicaGroup:
                         answer = task.result()
                     except LookalikeError as error:
                         failure = _more_informative(failure, error)
-                        self._note_failure(attempt.replica, error)
+                        self._note_failure(attempt, error)
                         continue
                     self._note_answer(attempt)
                     answers.append((attempt.replica.client, answer))
             return answers
         finally:
             for task, attempt in running.items():
-                if loop.time() - attempt.began > _SUSPECT_AFTER * self._hedges.delay:
-                    attempt.replica.health.mark_suspect()
+                self._note_silence(attempt)
                 task.cancel()
 
-    def _note_failure(self, replica: Replica, error: LookalikeError) -> None:
-        """Counts the failure. Raises the error if every other replica would fail with it too."""
-        replica.health.mark_failed(error)
-        metrics.SHARD_FAILURES.labels(str(self.partition), str(replica.replica)).inc()
+    def _require_up(self, count: int) -> None:
+        """Raises PartitionUnavailable if so many replicas are down that fewer than `count` could answer."""
+        down = [replica for replica in self.replicas if replica.health.is_down]
+        if down and len(self.replicas) - len(down) < count:
+            first = down[0]
+            raise PartitionUnavailable(
+                f"partition {self.partition} (replica {first.replica}) at {first.client.address} has not answered"
+                f" for {first.health.silent_seconds:.0f} s and is asked again every second; retry",
+                retry_after_ms=1_000,
+            )
+
+    def _note_failure(self, attempt: _Attempt, error: LookalikeError) -> None:
+        """Counts the failure if the replica caused it. Raises the error if every other replica would fail with it
+        too."""
+        replica = attempt.replica
+        if isinstance(error, DeadlineExceeded):
+            self._note_silence(attempt)
+        elif type(error) is not PartitionUnavailable:
+            replica.health.mark_answered()
         if not is_fault_of_replica(error):
             raise error
+        replica.health.mark_failed(error)
+        if not isinstance(error, SlotMoved):
+            metrics.SHARD_FAILURES.labels(str(self.partition), str(replica.replica)).inc()
+
+    def _note_silence(self, attempt: _Attempt) -> None:
+        """Notes how long a call that is given up has waited."""
+        seconds = asyncio.get_running_loop().time() - attempt.began
+        attempt.replica.health.mark_unanswered(seconds)
+        if seconds > _SUSPECT_AFTER * self._hedges.delay:
+            attempt.replica.health.mark_suspect()
 
     def _note_answer(self, attempt: _Attempt) -> None:
+        attempt.replica.health.mark_answered()
         self._hedges.record_latency(asyncio.get_running_loop().time() - attempt.began)
         if attempt.is_hedge:
             metrics.HEDGES_WON.labels(str(self.partition)).inc()

@@ -28,8 +28,8 @@ _MAX_WEIGHT = np.iinfo(np.uint16).max
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ScoringPlan:
-    """How to score a search. scoring: what the shards compute. candidates: the hits to request per query; k
-    if there is no rerank."""
+    """How to score a search. scoring: what the shards compute. candidates: the hits to request per query; offset
+    and k together if there is no rerank."""
 
     scoring: Scoring
     candidates: int
@@ -49,7 +49,7 @@ class ScoringPlan:
 
 def plan(options: SearchOptions) -> ScoringPlan:
     """Returns how to score a search. Raises InvalidRequest if score and rerank cannot be combined."""
-    k, rerank = options.k, options.rerank
+    k, rerank = options.offset + options.k, options.rerank
     if options.score == "asymmetric":
         if rerank != "none":
             raise InvalidRequest(

@@ -9,23 +9,27 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from coordinator import quorum_scan, scoring
+from coordinator import grouped_search, paging, quorum_scan, scoring
 from coordinator.catalog import Catalog, Layout
 from coordinator.cluster import Cluster
-from coordinator.coverage import CoverageTracker, require_acceptable, require_known_fields
+from coordinator.coverage import CoverageTracker, require_acceptable
 from coordinator.fan_out import Answers, FanOut, ScanAnswer
 from coordinator.query_encoder import QueryEncoder
 from coordinator.routing import Share
 from coordinator.scoring import ScoringPlan
+from coordinator.selector import Selector
 from coordinator.settling import settled
 from lookalike.cluster.hits import HitTable
-from lookalike.cluster.scan import ScanGroup, ScanResult
+from lookalike.cluster.scan import Place, ScanGroup, ScanResult
+from lookalike.cluster.select import Near
+from lookalike.cluster.unknown_fields import warnings_of
 from lookalike.model.errors import (
     DeadlineExceeded,
     InvalidRequest,
     LookalikeError,
     PartitionUnavailable,
 )
+from lookalike.model.matching import Comparable
 from lookalike.model.query import Query
 from lookalike.model.records import (
     MAX_BATCH_HITS,
@@ -47,12 +51,15 @@ class Answer:
     """The answer to a search.
 
     Attributes:
-        hits: The hits of all queries.
+        hits: The hits of all queries; of a search by groups, those of all groups.
         is_exact: True if no matching record that is left out can be nearer than the hits.
         bits: The width of the codes.
         coverage: Which partitions were searched.
         timings: How long each stage took.
         warnings: What may make the answer less useful than it seems, as sentences.
+        more: For each query, whether k left out hits that follow.
+        cursor: For `SearchOptions.after`; empty if the search cannot be continued.
+        groups: The values of the groups, if the search is by groups.
     """
 
     hits: HitTable
@@ -61,15 +68,19 @@ class Answer:
     coverage: Coverage
     timings: Timings
     warnings: Sequence[str] = ()
+    more: Sequence[bool] = (False,)
+    cursor: str = ""
+    groups: Sequence[Comparable] | None = None
 
 
 class Searcher:
     """Answers searches, from one replica of each partition or from a majority."""
 
-    def __init__(self, cluster: Cluster, catalog: Catalog, encoder: QueryEncoder) -> None:
+    def __init__(self, cluster: Cluster, catalog: Catalog, encoder: QueryEncoder, selector: Selector) -> None:
         self._cluster = cluster
         self._catalog = catalog
         self._encoder = encoder
+        self._selector = selector
         self._fan_outs = {"one": FanOut(cluster, self._scan_one), "quorum": FanOut(cluster, self._scan_majority)}
         self._coverage = CoverageTracker()
 
@@ -113,10 +124,13 @@ class Searcher:
                 f"k: {plan.candidates:,} {what} for each of {len(queries):,} queries are over {MAX_BATCH_HITS:,}"
                 " in all; ask for fewer at once"
             )
+        paging.check(options, plan, len(queries))
+        grouped_search.check(options, plan, len(queries))
+        run = self._search if options.group_by is None else self._search_groups
         return await self._catalog.in_layout(
             collection,
             deadline,
-            lambda layout: self._search(collection, layout, queries, fingerprint, options, plan, deadline),
+            lambda layout: run(collection, layout, queries, fingerprint, options, plan, deadline),
         )
 
     async def _search(
@@ -131,29 +145,79 @@ class Searcher:
     ) -> Answer:
         started = time.perf_counter()
         scoring.check(plan, layout.indexing, len(queries))
-        codes, inputs, warnings = await self._encoder.encode(
-            collection, layout, queries, fingerprint, plan, options.consistency, deadline
-        )
+        warnings: Sequence[str] = ()
+        after: Place | None = None
+        if options.after:
+            codes, inputs, after = paging.resume(collection, queries[0], options, layout.space, plan)
+        else:
+            codes, inputs, warnings = await self._encoder.encode(
+                collection, layout, queries, fingerprint, plan, options.consistency, deadline
+            )
         encoded = time.perf_counter()
-        # A search by key leaves out the record with that key, so it requests one hit more.
-        spare = any(query.key is not None for query in queries)
+        # One hit more shows whether there are more. A search by key leaves out the record with that key, so it
+        # requests another one.
+        spare = 1 + any(query.key is not None for query in queries)
         group = ScanGroup(
             collection, layout.space.fingerprint, codes, plan.candidates + spare, options.max_distance,
             options.condition, options.include_attributes, layout.indexing.features_text, plan.scoring, inputs,
+            after=after, exclude_keys=tuple(options.exclude_keys),
         )  # fmt: skip
         answers = await self._settled(group, options.consistency, deadline)
         searched = time.perf_counter()
         coverage = self._checked_coverage(collection, answers, options.allow_partial)
-        candidates = _without_own(answers.hits, queries).head(plan.candidates)
+        warnings = [*warnings, *_unknown_fields(answers)]
+        found = _without_own(answers.hits, queries)
+        candidates = found.head(plan.candidates)
         # A rerank is exact if no record was left out of the candidates.
-        is_exact = coverage.complete and (not plan.reranks or candidates.counts.max() < plan.candidates)
-        hits = _reranked(candidates, options.k) if plan.reranks else candidates
+        is_exact = coverage.complete and (not plan.reranks or len(found) == len(candidates))
+        hits = _reranked(candidates, options.offset + options.k) if plan.reranks else candidates
+        more = (found.counts > hits.counts).tolist()
+        if options.offset:
+            hits = hits.take(hits.positions >= options.offset)
         _check_size(hits)
+        cursor = ""
+        # A page that continues an incomplete one would hide a gap.
+        if len(queries) == 1 and more[0] and coverage.complete and not plan.reranks and len(hits):
+            cursor = paging.cursor(collection, queries[0], options, layout.space, codes, inputs, hits)
         done = time.perf_counter()
-        stages = ((started, encoded), (encoded, searched), (searched, done), (started, done))
-        timings = Timings(*((end - start) * 1000 for start, end in stages))
+        timings = _timings(started, encoded, searched, done)
         self._count(collection, len(queries), coverage, timings)
-        return Answer(hits, bool(is_exact), layout.space.bits, coverage, timings, warnings)
+        return Answer(
+            hits, bool(is_exact), layout.space.bits, coverage, timings, warnings, more, cursor
+        )  # fmt: skip
+
+    async def _search_groups(
+        self,
+        collection: str,
+        layout: Layout,
+        queries: Sequence[Query],
+        fingerprint: str,
+        options: SearchOptions,
+        plan: ScoringPlan,
+        deadline: float,
+    ) -> Answer:
+        started = time.perf_counter()
+        (query,) = queries
+        codes, _, warnings = await self._encoder.encode(
+            collection, layout, queries, fingerprint, plan, options.consistency, deadline
+        )
+        encoded = time.perf_counter()
+        assert options.group_by is not None, "the caller checks it"
+        own = () if query.key is None else (query.key,)
+        near = Near(
+            options.group_by, layout.space.fingerprint, codes.tobytes(), options.max_distance,
+            (*options.exclude_keys, *own),
+        )  # fmt: skip
+        found = await grouped_search.search(self._selector, collection, near, options, deadline)
+        _check_size(found.hits)
+        done = time.perf_counter()
+        timings = _timings(started, encoded, done, done)
+        self._count(collection, 1, found.coverage, timings)
+        return Answer(
+            found.hits, found.coverage.complete, layout.space.bits, found.coverage, timings,
+            [*warnings, *found.warnings],
+            [found.more], groups=found.values,
+        )  # fmt: skip
 
     async def _settled(self, group: ScanGroup, consistency: str, deadline: float) -> Answers:
         """Returns the merged answers of all partitions."""
@@ -168,8 +232,6 @@ class Searcher:
         if missing := [error for error in answers.parts if isinstance(error, LookalikeError)]:
             with self._counted_if_refused(collection, coverage):
                 require_acceptable(missing, allow_partial, coverage)
-        else:
-            require_known_fields([part for part in answers.parts if isinstance(part, ScanResult)])
         return coverage
 
     def _count(self, collection: str, queries: int, coverage: Coverage, timings: Timings) -> None:
@@ -191,6 +253,17 @@ class Searcher:
             for partition in coverage.missing:
                 metrics.MISSING.labels(str(partition)).inc()
             raise
+
+
+def _unknown_fields(answers: Answers) -> list[str]:
+    """The warnings of fields that no record has. None unless all partitions answered: another may know them."""
+    parts = [part for part in answers.parts if isinstance(part, ScanResult)]
+    return warnings_of(parts) if len(parts) == len(answers.parts) else []
+
+
+def _timings(started: float, encoded: float, searched: float, done: float) -> Timings:
+    stages = ((started, encoded), (encoded, searched), (searched, done), (started, done))
+    return Timings(*((end - start) * 1000 for start, end in stages))
 
 
 def _without_own(hits: HitTable, queries: Sequence[Query]) -> HitTable:

@@ -8,26 +8,26 @@ coordinator."""
 from __future__ import annotations
 
 import asyncio
-import base64
 import bisect
 import dataclasses
 import json
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
 
+from coordinator import cursors
 from coordinator.catalog import Catalog
 from coordinator.cluster import Cluster
-from coordinator.coverage import CoverageTracker, require_acceptable, require_known_fields
+from coordinator.coverage import CoverageTracker, require_acceptable
 from coordinator.reader import Reader
 from coordinator.routing import Share
 from coordinator.settling import settled
-from lookalike.cluster.select import CountOf, FacetCounter, FacetsOf, ListOf, Question, Selected
+from lookalike.cluster.select import CountOf, FacetCounter, FacetsOf, ListOf, Question, Selected, value_order
 from lookalike.cluster.slots import slots_from_bytes, slots_to_bytes
-from lookalike.model.errors import InvalidRequest, LookalikeError
+from lookalike.cluster.unknown_fields import warnings_of
+from lookalike.model.errors import LookalikeError
 from lookalike.model.filters import Filter
-from lookalike.model.matching import Comparable, matches
+from lookalike.model.matching import Comparable, matcher
 from lookalike.model.records import (
     SLOTS,
     Coverage,
@@ -37,6 +37,7 @@ from lookalike.model.records import (
     slot_of,
 )
 from lookalike.model.search_options import Consistency
+from lookalike.model.ttl import Expired
 from lookalike.server.shard_client import ShardClient
 
 # The most that the records of a page take.
@@ -44,7 +45,6 @@ MAX_PAGE_BYTES = 16 * 1024 * 1024
 # A page of up to so many records is requested in full from every partition.
 _SMALL_PAGE = 1_000
 _CURSOR_MARK = b"1"
-_KIND_ORDER = {"truth": 0, "number": 1, "text": 2}
 
 # A record's place in a scroll: its id and its key.
 _Order = tuple[int, str]
@@ -60,10 +60,17 @@ class Answers:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Page:
-    """Records in the order of (id, key). cursor: where the next page starts; empty after the last."""
+    """Records in the order of (id, key).
+
+    Attributes:
+        records: The records.
+        cursor: Where the next page starts; empty after the last.
+        warnings: On the first page, of fields of the filter that no record has.
+    """
 
     records: Sequence[VersionedRecord]
     cursor: str
+    warnings: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,12 +82,14 @@ class Facets:
         other_values: The number of values that are left out.
         other_count: The sum of their counts.
         coverage: Which partitions were read.
+        warnings: Of fields that no record has.
     """
 
     top: Sequence[tuple[Comparable, int]]
     other_values: int
     other_count: int
     coverage: Coverage
+    warnings: Sequence[str]
 
 
 class Selector:
@@ -94,18 +103,18 @@ class Selector:
 
     async def count(
         self, collection: str, condition: Filter | None, allow_partial: bool, deadline: float
-    ) -> tuple[int, Coverage]:
-        """Returns the number of records, and how much of the collection it covers.
+    ) -> tuple[int, Coverage, list[str]]:
+        """Returns the number of records, how much of the collection it covers, and warnings of fields that no
+        record has.
 
         Raises:
-            InvalidRequest: If the filter compares a field that no record ever had.
             NotFound: If the collection does not exist.
             PartitionUnavailable, DeadlineExceeded: If a partition does not answer and a partial answer is not
             allowed.
         """
         question = Question(collection, condition, CountOf())
-        parts, coverage = await self._answers(question, allow_partial, deadline)
-        return sum(part.count for part in parts), coverage
+        parts, coverage = await self.answers(question, allow_partial, deadline)
+        return sum(part.count for part in parts), coverage, unknown_fields(parts, coverage)
 
     async def facets(
         self,
@@ -119,16 +128,20 @@ class Selector:
         """Returns the `limit` most frequent values. Raises what `count` raises, and InvalidRequest if the
         attribute has too many values."""
         question = Question(collection, condition, FacetsOf(attribute))
-        parts, coverage = await self._answers(question, allow_partial, deadline)
+        parts, coverage = await self.answers(question, allow_partial, deadline)
         counter = FacetCounter(attribute)
         for part in parts:
             for value, count in part.facets.items():
                 counter.add(value, count)
-        ranked = sorted(
-            counter.counts.items(), key=lambda facet: (-facet[1], _KIND_ORDER[facet[0][0]], facet[0][1])
-        )
+        ranked = sorted(counter.counts.items(), key=lambda facet: (-facet[1], *value_order(facet[0])))
         others = ranked[limit:]
-        return Facets(ranked[:limit], len(others), sum(count for _, count in others), coverage)
+        return Facets(
+            ranked[:limit],
+            len(others),
+            sum(count for _, count in others),
+            coverage,
+            unknown_fields(parts, coverage),
+        )
 
     async def page(
         self,
@@ -138,6 +151,7 @@ class Selector:
         cursor: str,
         consistency: Consistency,
         deadline: float,
+        expired: Expired | None = None,
     ) -> Page:
         """Returns the next records of a scroll. Never partial.
 
@@ -148,9 +162,10 @@ class Selector:
             cursor: The cursor of the page before; empty for the first.
             consistency: How many replicas of each partition are read.
             deadline: When to give up.
+            expired: List the records that have expired instead of those that match a filter.
 
         Raises:
-            InvalidRequest: If the cursor is not valid, or the filter compares a field that no record ever had.
+            InvalidRequest: If the cursor is not valid.
             NotFound: If the collection does not exist.
             PartitionUnavailable, DeadlineExceeded: If a partition does not answer.
         """
@@ -158,19 +173,21 @@ class Selector:
         await self._catalog.layout(collection, deadline)
         records: list[VersionedRecord] = []
         size = 0
+        warnings: list[str] = []
         while True:
             rest = dataclasses.replace(wanted, after=after, limit=wanted.limit - len(records))
-            found, has_more = await self._list(
-                collection, condition, rest, consistency, MAX_PAGE_BYTES - size, deadline
+            found, has_more, unknown = await self._list(
+                collection, condition, rest, consistency, MAX_PAGE_BYTES - size, deadline, expired
             )
             assert found or not has_more, "a list that has more ends with a record"
+            warnings += unknown
             after = found[-1].key if found else ""
             if consistency == "quorum":
                 found = await self._current(collection, condition, found, wanted, deadline)
             records += found
             size += sum(record.size for record in found)
             if not has_more or len(records) >= wanted.limit or size >= MAX_PAGE_BYTES:
-                return Page(records, cursor_after(after) if has_more else "")
+                return Page(records, cursor_after(after) if has_more else "", warnings)
 
     async def _list(
         self,
@@ -180,8 +197,10 @@ class Selector:
         consistency: Consistency,
         max_bytes: int,
         deadline: float,
-    ) -> tuple[list[VersionedRecord], bool]:
-        """The next records that any of the replicas lists, each once, and whether there are more."""
+        expired: Expired | None,
+    ) -> tuple[list[VersionedRecord], bool, list[str]]:
+        """The next records that any of the replicas lists, each once; whether there are more; and, for the first
+        records, warnings of fields that no record has."""
         start = slot_of(record_id(wanted.after)) if wanted.after else 0
         if consistency == "quorum":
             # A record that one replica lists may be outdated: `_current` needs the attributes, so they count here.
@@ -190,7 +209,7 @@ class Selector:
         async def ask(deadline: float) -> Answers:
             shares = _from_slot(start, self._cluster.routing.shares)
             limit = _limit_per_share(wanted.limit, len(shares))
-            question = Question(collection, condition, dataclasses.replace(wanted, limit=limit))
+            question = Question(collection, condition, dataclasses.replace(wanted, limit=limit), expired)
             parts = await asyncio.gather(
                 *(self._list_share(question, share, consistency, deadline) for share in shares)
             )
@@ -201,10 +220,9 @@ class Selector:
         if missing := [part for part in answers.parts if isinstance(part, LookalikeError)]:
             coverage = CoverageTracker().coverage(collection, answers)
             require_acceptable(missing, False, coverage, "retry, with the same cursor")
-        if not wanted.after:
-            # Later pages do not ask all partitions, and a field may be known to the others only.
-            require_known_fields(parts)
-        return merged(parts, wanted.limit, max_bytes)
+        # Later pages do not ask all partitions, and a field may be known to the others only.
+        warnings = [] if wanted.after else warnings_of(parts)
+        return *merged(parts, wanted.limit, max_bytes), warnings
 
     async def _list_share(
         self, question: Question, share: Share, consistency: Consistency, deadline: float
@@ -222,7 +240,8 @@ class Selector:
         if len(answers) == 1:
             return answers[0]
         records, more = merged(answers, question.kind.limit if isinstance(question.kind, ListOf) else 0)
-        return dataclasses.replace(answers[0], records=records, more=more)
+        unknown = set.intersection(*(set(answer.unknown_fields) for answer in answers))
+        return dataclasses.replace(answers[0], records=records, more=more, unknown_fields=sorted(unknown))
 
     async def _current(
         self,
@@ -236,6 +255,7 @@ class Selector:
         keys = [record.key for record in listed]
         if not keys:
             return []
+        is_match = matcher(condition) if condition is not None else lambda attributes, key: True
         records = await self._reader.fetch(
             collection, keys, "quorum", deadline, include_thumbnails=wanted.include_thumbnails
         )
@@ -246,10 +266,10 @@ class Selector:
                 attributes=record.attributes if wanted.include_attributes else "{}",
             )
             for record in records
-            if condition is None or matches(condition, json.loads(record.attributes))
+            if is_match(json.loads(record.attributes), record.key)
         ]
 
-    async def _answers(
+    async def answers(
         self, question: Question, allow_partial: bool, deadline: float
     ) -> tuple[list[Selected], Coverage]:
         """The answers of all partitions, from one replica each."""
@@ -272,15 +292,17 @@ class Selector:
         parts = [part for part in answers.parts if isinstance(part, Selected)]
         if missing := [part for part in answers.parts if isinstance(part, LookalikeError)]:
             require_acceptable(missing, allow_partial, coverage)
-        else:
-            require_known_fields(parts)
         return parts, coverage
+
+
+def unknown_fields(parts: Sequence[Selected], coverage: Coverage) -> list[str]:
+    """The warnings of fields that no record has. None unless all partitions answered: another may know them."""
+    return warnings_of(parts) if coverage.complete else []
 
 
 def cursor_after(key: str) -> str:
     """Returns the cursor of a page that starts after this key."""
-    text = _CURSOR_MARK + key.encode()
-    return base64.urlsafe_b64encode(text + zlib.crc32(text).to_bytes(4, "big")).decode()
+    return cursors.seal(_CURSOR_MARK, key.encode())
 
 
 def key_of_cursor(cursor: str) -> str:
@@ -288,18 +310,8 @@ def key_of_cursor(cursor: str) -> str:
     is not a cursor."""
     if not cursor:
         return ""
-    try:
-        data = base64.b64decode(cursor.encode("ascii"), altchars=b"-_", validate=True)
-        text, checksum = data[:-4], int.from_bytes(data[-4:], "big")
-        is_cursor = text.startswith(_CURSOR_MARK) and zlib.crc32(text) == checksum
-        key = text[len(_CURSOR_MARK) :].decode()
-    except ValueError:
-        is_cursor = False
-    if not is_cursor:
-        raise InvalidRequest(
-            f"cursor: {cursor[:40]!r} is not one that a page came with; leave it out to start again"
-        )
-    return check_key(key)
+    key = cursors.unseal(_CURSOR_MARK, cursor, "cursor", "a page")
+    return check_key(key.decode(errors="replace"))
 
 
 def _from_slot(start: int, shares: Sequence[Share]) -> list[Share]:

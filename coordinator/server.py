@@ -7,35 +7,39 @@ import asyncio
 import dataclasses
 import socket
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import grpc
-import numpy as np
-import numpy.typing as npt
 
 from coordinator import backups
 from coordinator.catalog import Catalog
 from coordinator.changes import AttributeChange, Changer
 from coordinator.clock import Clock
 from coordinator.cluster import Cluster
+from coordinator.collection_calls import CollectionCalls
+from coordinator.copies import Copier
+from coordinator.deadlines import SEARCH_SECONDS, WRITE_SECONDS
+from coordinator.deadlines import deadline_of as _deadline
 from coordinator.encoders import Encoders
+from coordinator.ingest_messages import IngestMessages
 from coordinator.ingest_stream import IngestStream
+from coordinator.names import Names, resolving
 from coordinator.query_encoder import QueryEncoder
 from coordinator.reader import Reader
 from coordinator.search import Answer, Searcher
 from coordinator.selector import Selector
 from coordinator.status import cluster_gauges, cluster_status, coordinator_status
+from coordinator.sweeper import Sweeper
 from coordinator.write_router import WriteRouter
 from coordinator.writes import Writer
 from lookalike import wire
-from lookalike.cluster.columns import CodeColumns
 from lookalike.cluster.select import MAX_FACETS
 from lookalike.model.codespace import CodeSpace
-from lookalike.model.errors import InvalidRequest, LookalikeError
+from lookalike.model.errors import InvalidRequest
 from lookalike.model.filters import Filter, check_field
 from lookalike.model.indexing import Indexing
-from lookalike.model.records import DEFAULT_FACETS, DEFAULT_PAGE, MAX_COLUMN_RECORDS, Outcome, check_count
+from lookalike.model.records import DEFAULT_FACETS, DEFAULT_PAGE, check_count
 from lookalike.model.status import ClusterStatus
 from lookalike.server.admission import Admission
 from lookalike.server.background import BackgroundTasks
@@ -46,13 +50,13 @@ from lookalike.server.security.authorizer import visible
 from lookalike.v1 import search_pb2 as pb
 from lookalike.v1 import search_pb2_grpc, shard_pb2
 
-SEARCH_SECONDS = 10.0
-WRITE_SECONDS = 30.0
-
 Context = grpc.aio.ServicerContext[Any, Any]
 
+_of_collection = resolving("collection", lambda context: _deadline(context, SEARCH_SECONDS))
+_of_name = resolving("name", lambda context: _deadline(context, SEARCH_SECONDS))
 
-class SearchServicer(search_pb2_grpc.SearchServiceServicer):
+
+class SearchServicer(CollectionCalls, search_pb2_grpc.SearchServiceServicer):
     """Serves the cluster that a config describes. Holds connections, no data."""
 
     def __init__(self, config: ClusterConfig, admission: Admission, peer_channels: PeerChannels) -> None:
@@ -62,23 +66,22 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         self._started = time.monotonic()
         self._cluster = Cluster(config, peer_channels)
         self._encoders = Encoders(config.all_encoders, peer_channels, config.limits.max_image_bytes)
-        self._catalog = Catalog(self._cluster)
-        self._reader = Reader(self._cluster, self._catalog)
+        self.names = Names(self._cluster)
+        self.catalog = Catalog(self._cluster, self.names)
+        self._reader = Reader(self._cluster, self.catalog)
         queries = QueryEncoder(self._encoders, self._reader)
-        self._searcher = Searcher(self._cluster, self._catalog, queries)
+        self._selector = Selector(self._cluster, self.catalog, self._reader)
+        self._searcher = Searcher(self._cluster, self.catalog, queries, self._selector)
         clock = Clock()
         changes_clock = clock.sibling()
         self._clocks = (clock, changes_clock)
         self._cluster.on_version = self._observe
-        self._writer = Writer(self._cluster, self._catalog, self._encoders, clock)
-        self._selector = Selector(self._cluster, self._catalog, self._reader)
-        self._changer = Changer(
-            self._catalog,
-            self._reader,
-            self._selector,
-            WriteRouter(self._cluster, changes_clock),
-            changes_clock,
-        )
+        self._writer = Writer(self._cluster, self.catalog, self._encoders, clock)
+        self._ingest_messages = IngestMessages(self._writer, self.names)
+        router = WriteRouter(self._cluster, changes_clock)
+        self._changer = Changer(self.catalog, self._reader, self._selector, router, changes_clock)
+        self._sweeper = Sweeper(self.names, self.catalog, self._changer, config.coordinator.ttl_seconds)
+        self.copier = Copier(self.names, self.catalog, self._reader, self._selector, router, changes_clock)
 
     def _observe(self, version: int) -> None:
         for clock in self._clocks:
@@ -87,10 +90,12 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
     async def start(self, background: BackgroundTasks) -> None:
         """Looks for the shards, and follows their state in the background."""
         await self._cluster.start(background)
+        background.start("deletion of expired records", self._sweeper.run)
 
     async def reload(self, config: ClusterConfig) -> None:
         """Applies another config. New addresses of this process and of encoders take effect after a restart."""
         await self._cluster.reload(config)
+        self._sweeper.seconds = config.coordinator.ttl_seconds
 
     def drain(self) -> None:
         """Stops reading from ingest streams: each ends once the messages read from it are answered."""
@@ -109,20 +114,27 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
     async def status(self) -> ClusterStatus:
         name = f"{socket.gethostname()}:{self._config.coordinator.listen.rpartition(':')[2]}"
         own = coordinator_status(name, time.monotonic() - self._started)
-        return await cluster_status(self._config.cluster, self._cluster, self._encoders, own)
+        status = await cluster_status(self._config.cluster, self._cluster, self._encoders, own)
+        return dataclasses.replace(status, collections=self.names.all_described(status.collections))
 
+    @_of_collection
     async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
         answer = await self._search(
             request.collection, [request.query], request.fingerprint, request.options, context
         )
+        hits = wire.hits_to_wire(answer.hits, answer.bits)
         return pb.SearchResponse(
-            hits=wire.hits_to_wire(answer.hits, answer.bits)[0],
+            hits=hits[0] if answer.groups is None else (),
             coverage=wire.coverage_to_wire(answer.coverage),
             exact=answer.is_exact,
             timings=wire.timings_to_wire(answer.timings),
             warnings=answer.warnings,
+            more=answer.more[0],
+            cursor=answer.cursor,
+            groups=wire.groups_to_wire(answer.groups or (), hits),
         )
 
+    @_of_collection
     async def SearchBatch(self, request: pb.SearchBatchRequest, context: Context) -> pb.SearchBatchResponse:
         most = self._config.limits.max_batch
         if not 1 <= len(request.queries) <= most:
@@ -131,13 +143,17 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             request.collection, request.queries, request.fingerprint, request.options, context
         )
         return pb.SearchBatchResponse(
-            results=[pb.Hits(hits=hits) for hits in wire.hits_to_wire(answer.hits, answer.bits)],
+            results=[
+                pb.Hits(hits=hits, more=more)
+                for hits, more in zip(wire.hits_to_wire(answer.hits, answer.bits), answer.more, strict=True)
+            ],
             coverage=wire.coverage_to_wire(answer.coverage),
             exact=answer.is_exact,
             timings=wire.timings_to_wire(answer.timings),
             warnings=answer.warnings,
         )
 
+    @_of_collection
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:
         check_count("keys", len(request.keys))
         consistency = wire.consistency_from_wire(request.consistency)
@@ -150,6 +166,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         )
         return pb.GetResponse(records=[wire.stored_record_to_wire(record) for record in records])
 
+    @_of_collection
     async def Upsert(self, request: pb.UpsertRequest, context: Context) -> pb.UpsertResponse:
         check_count("records", len(request.records))
         drafts = [wire.draft_from_wire(record) for record in request.records]
@@ -161,21 +178,18 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
     async def Ingest(
         self, requests: AsyncIterator[pb.IngestRequest], context: Context
     ) -> AsyncIterator[pb.IngestResponse]:
-        def check(request: pb.IngestRequest) -> None:
-            if request.HasField("columns"):
-                check_count("columns", len(wire.columns_from_wire(request.columns)), MAX_COLUMN_RECORDS)
-            else:
-                check_count("records", len(request.records))
-
-        stream = IngestStream(self._admission, self._draining, check, self._start_ingest)
+        messages = self._ingest_messages
+        stream = IngestStream(self._admission, self._draining, messages.check, messages.start)
         async for answer in stream.answers(requests):
             yield answer
 
+    @_of_collection
     async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:
         check_count("keys", len(request.keys))
         deleted = await self._writer.delete(request.collection, request.keys, _deadline(context, WRITE_SECONDS))
         return pb.DeleteResponse(deleted=deleted)
 
+    @_of_collection
     async def Exists(self, request: pb.ExistsRequest, context: Context) -> pb.ExistsResponse:
         check_count("keys", len(request.keys))
         consistency = wire.consistency_from_wire(request.consistency)
@@ -184,12 +198,14 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         )
         return pb.ExistsResponse(exists=exists)
 
+    @_of_collection
     async def Count(self, request: pb.CountRequest, context: Context) -> pb.CountResponse:
-        count, coverage = await self._selector.count(
+        count, coverage, warnings = await self._selector.count(
             request.collection, _filter_of(request), request.allow_partial, _deadline(context, SEARCH_SECONDS)
         )
-        return pb.CountResponse(count=count, coverage=wire.coverage_to_wire(coverage))
+        return pb.CountResponse(count=count, coverage=wire.coverage_to_wire(coverage), warnings=warnings)
 
+    @_of_collection
     async def Scroll(self, request: pb.ScrollRequest, context: Context) -> pb.ScrollResponse:
         page = await self._selector.page(
             request.collection,
@@ -199,8 +215,9 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             wire.consistency_from_wire(request.consistency),
             _deadline(context, SEARCH_SECONDS),
         )
-        return wire.page_to_wire(page.records, page.cursor)
+        return wire.page_to_wire(page.records, page.cursor, page.warnings)
 
+    @_of_collection
     async def Facets(self, request: pb.FacetsRequest, context: Context) -> pb.FacetsResponse:
         check_field(request.attribute, "attribute")
         limit = request.limit or DEFAULT_FACETS
@@ -218,20 +235,23 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             other_values=facets.other_values,
             other_count=facets.other_count,
             coverage=wire.coverage_to_wire(facets.coverage),
+            warnings=facets.warnings,
         )
 
+    @_of_collection
     async def DeleteByFilter(
         self, request: pb.DeleteByFilterRequest, context: Context
     ) -> pb.DeleteByFilterResponse:
-        deleted, cursor = await self._changer.delete_matching(
+        done = await self._changer.delete_matching(
             request.collection,
             _required_filter(request),
             _page_limit(request),
             request.cursor,
             _deadline(context, WRITE_SECONDS),
         )
-        return pb.DeleteByFilterResponse(deleted=deleted, cursor=cursor)
+        return pb.DeleteByFilterResponse(deleted=done.count, cursor=done.cursor, warnings=done.warnings)
 
+    @_of_collection
     async def SetAttributes(self, request: pb.SetAttributesRequest, context: Context) -> pb.SetAttributesResponse:
         deadline = _deadline(context, WRITE_SECONDS)
         change = AttributeChange.parse(request.attributes, request.remove)
@@ -241,7 +261,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             return pb.SetAttributesResponse(changed=changed)
         if request.keys:
             raise InvalidRequest("keys: are given with a filter; give one of the two")
-        changed, cursor = await self._changer.set_matching(
+        done = await self._changer.set_matching(
             request.collection,
             _required_filter(request),
             change,
@@ -249,7 +269,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             request.cursor,
             deadline,
         )
-        return pb.SetAttributesResponse(changed=changed, cursor=cursor)
+        return pb.SetAttributesResponse(changed=done.count, cursor=done.cursor, warnings=done.warnings)
 
     async def CreateCollection(
         self, request: pb.CreateCollectionRequest, context: Context
@@ -272,21 +292,27 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
                 "hash_file: needs a code space; the encoder's own hash file is stored automatically"
             )
         indexing.require_width()
-        collection = await self._catalog.create(request.name, space, indexing, hash_file, deadline)
+        collection = await self.catalog.create(request.name, space, indexing, hash_file, deadline)
+        if request.HasField("ttl"):
+            await self.names.set_ttl(request.name, wire.ttl_from_wire(request.ttl), deadline)
+        collection = self.names.described(collection)
         return pb.CreateCollectionResponse(collection=wire.collection_to_wire(collection))
 
+    @_of_name
     async def GetCollection(self, request: pb.GetCollectionRequest, context: Context) -> pb.GetCollectionResponse:
         deadline = _deadline(context, SEARCH_SECONDS)
-        collection = await self._catalog.get(request.name, deadline)
+        collection = self.names.described(await self.catalog.get(request.name, deadline))
         return pb.GetCollectionResponse(
             collection=wire.collection_to_wire(collection),
-            hash_file=await self._catalog.hash_file(request.name, deadline) if request.include_hash else b"",
+            hash_file=await self.catalog.hash_file(request.name, deadline) if request.include_hash else b"",
         )
 
     async def ListCollections(
         self, request: pb.ListCollectionsRequest, context: Context
     ) -> pb.ListCollectionsResponse:
-        collections = await self._catalog.list(_deadline(context, SEARCH_SECONDS))
+        deadline = _deadline(context, SEARCH_SECONDS)
+        await self.names.confirmed(deadline)
+        collections = self.names.all_described(await self.catalog.list(deadline))
         allowed = visible(collection.name for collection in collections)
         return pb.ListCollectionsResponse(
             collections=[
@@ -297,14 +323,18 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
     async def DropCollection(
         self, request: pb.DropCollectionRequest, context: Context
     ) -> pb.DropCollectionResponse:
-        await self._catalog.drop(request.name, _deadline(context, WRITE_SECONDS))
+        deadline = _deadline(context, WRITE_SECONDS)
+        await self.catalog.drop(await self.names.own(request.name, "drop", deadline), deadline)
         return pb.DropCollectionResponse()
 
     async def Backup(self, request: shard_pb2.DumpRequest, context: Context) -> AsyncIterator[shard_pb2.DumpPart]:
-        await self._catalog.get(request.collection, _deadline(context, SEARCH_SECONDS))
+        deadline = _deadline(context, SEARCH_SECONDS)
+        request.collection = await self.names.stored(request.collection, deadline)
+        await self.catalog.get(request.collection, deadline)
         async for part in backups.dump(self._cluster, request):
             yield part
 
+    @_of_collection
     async def Restore(self, request: pb.RestoreRequest, context: Context) -> pb.RestoreResponse:
         check_count("records", len(request.records))
         records = [wire.versioned_from_wire(message) for message in request.records]
@@ -338,34 +368,6 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             _deadline(context, SEARCH_SECONDS),
         )
 
-    def _start_ingest(self, request: pb.IngestRequest) -> Coroutine[Any, Any, pb.IngestResponse]:
-        # Versions follow the order of arrival, whichever message is stored first.
-        if request.HasField("columns"):
-            columns = wire.columns_from_wire(request.columns)
-            return self._ingest_columns(request, columns, self._writer.reserve(len(columns)))
-        return self._ingest(request, self._writer.stamp(len(request.records)))
-
-    async def _ingest(self, request: pb.IngestRequest, versions: Sequence[int]) -> pb.IngestResponse:
-        drafts = [wire.draft_from_wire(record) for record in request.records]
-        deadline = asyncio.get_running_loop().time() + WRITE_SECONDS
-        errors: Sequence[LookalikeError | None] = await self._writer.ingest(
-            request.collection, drafts, versions, request.fingerprint, deadline
-        )
-        return wire.outcomes_to_wire(
-            [Outcome(draft.key, error) for draft, error in zip(drafts, errors, strict=True)]
-        )
-
-    async def _ingest_columns(
-        self, request: pb.IngestRequest, columns: CodeColumns, versions: npt.NDArray[np.uint64]
-    ) -> pb.IngestResponse:
-        deadline = asyncio.get_running_loop().time() + WRITE_SECONDS
-        failed = await self._writer.ingest_columns(
-            request.collection, columns, versions, request.fingerprint, deadline
-        )
-        response = wire.outcomes_to_wire(list(failed.values()))
-        response.rows.extend(failed)
-        return response
-
 
 def _filter_of(request: Any) -> Filter | None:
     """Returns the request's filter; None if it has none."""
@@ -383,12 +385,6 @@ def _page_limit(request: Any) -> int:
     limit: int = request.limit or DEFAULT_PAGE
     check_count("limit", limit)
     return limit
-
-
-def _deadline(context: Context, default_seconds: float) -> float:
-    """The call's deadline as a time on the event loop's clock; in `default_seconds` if the client set none."""
-    remaining = context.time_remaining()
-    return asyncio.get_running_loop().time() + (default_seconds if remaining is None else remaining)
 
 
 def _with_width(indexing: Indexing, width: int) -> Indexing:

@@ -26,7 +26,7 @@ from grpc_tools import protoc
 
 import lookalike
 from lookalike.cli import app
-from lookalike.model import errors, filters
+from lookalike.model import errors, filter_language
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "docs" / "api"
@@ -145,7 +145,7 @@ def python() -> Iterator[str]:
     yield "## Errors: `lookalike.errors`"
     yield from _error_table(errors)
     yield "## Filters: `lookalike.filters`"
-    yield inspect.getdoc(filters) or ""
+    yield inspect.getdoc(filter_language) or ""
 
 
 def _class(name: str, kind: type) -> Iterator[str]:

@@ -9,11 +9,13 @@ from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import LookalikeError
 from lookalike.model.records import (
     Collection,
+    CopiedPage,
     CountResult,
     Coverage,
     Facet,
     FacetsResult,
     Hit,
+    HitGroup,
     Outcome,
     Page,
     Record,
@@ -22,6 +24,7 @@ from lookalike.model.records import (
 )
 from lookalike.model.search_options import SearchOptions
 from lookalike.model.status import ClusterStatus
+from lookalike.model.ttl import Ttl
 from lookalike.transport.tls import Tls
 
 __all__ = [
@@ -30,11 +33,13 @@ __all__ = [
     "ClusterStatus",
     "CodeSpace",
     "Collection",
+    "CopiedPage",
     "CountResult",
     "Coverage",
     "Facet",
     "FacetsResult",
     "Hit",
+    "HitGroup",
     "IngestReport",
     "LookalikeError",
     "Outcome",
@@ -44,4 +49,5 @@ __all__ = [
     "SearchResult",
     "StoredRecord",
     "Tls",
+    "Ttl",
 ]

@@ -1,4 +1,4 @@
-"""The errors that the SDK raises. Defined in `lookalike.model.errors`."""
+"""The errors that the SDK raises, and the warning that it issues. Defined in `lookalike.model.errors`."""
 
 from lookalike.model.errors import (
     AlreadyExists,
@@ -17,6 +17,7 @@ from lookalike.model.errors import (
     Recovering,
     SlotMoved,
     Unauthenticated,
+    UnknownFieldWarning,
 )
 
 __all__ = [
@@ -36,4 +37,5 @@ __all__ = [
     "Recovering",
     "SlotMoved",
     "Unauthenticated",
+    "UnknownFieldWarning",
 ]

@@ -10,7 +10,7 @@ import dataclasses
 import sqlite3
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -21,14 +21,17 @@ from lookalike.cluster.columns import VersionedColumns
 from lookalike.cluster.dump import Mark
 from lookalike.cluster.rows import Listing, Rows, slots_of
 from lookalike.cluster.scan import ScanGroup, ScanResult, WriteResult
-from lookalike.cluster.select import FacetsOf, Question, Selected
+from lookalike.cluster.select import FacetsOf, GroupsOf, ListOf, MembersOf, Question, Selected
 from lookalike.cluster.slots import SlotSet
+from lookalike.cluster.unknown_fields import unknown_of
 from lookalike.model.errors import Corruption, NotFound
-from lookalike.model.filters import compared_fields
+from lookalike.model.filters import named_fields
 from lookalike.model.indexing import MIH
-from lookalike.model.records import MAX_ANSWER_BYTES, SLOTS, VersionedRecord, record_id
+from lookalike.model.records import MAX_ANSWER_BYTES, SLOTS, VersionedRecord, record_id, slot_of
 from shard import select
 from shard.digests import SlotSums
+from shard.expiry import Expiry
+from shard.groups import Groups
 from shard.kernel import CodeMatrix, RowIndex, live_rows
 from shard.open_stores import OpenStores
 from shard.reservations import Reservations
@@ -36,7 +39,6 @@ from shard.scanner import Scanner
 from shard.selections import Selections, State, complete
 from shard.store import Store
 
-KNOWN_FIELDS_SHOWN = 20
 _DUMP_BATCH_BYTES = 1024 * 1024
 
 
@@ -53,6 +55,8 @@ class Engine:
         self._dropped = False
         self._commit = threading.Lock()
         self._selections = Selections(store)
+        self._expiry = Expiry(store)
+        self._groups = Groups(store)
         self._matrix = CodeMatrix(store.space.bits, hashed=store.indexing.kind == MIH)
         self._matrix.warm_up()
         self._scanner = Scanner(self._matrix, store, scan_threads)
@@ -73,6 +77,7 @@ class Engine:
                 self._matrix.append(codes, rows.ids, numbers)
                 sums = sums.changed(nothing, rows)
                 self._note_versions(rows)
+                self._expiry.added(rows.versions)
             _, dead = self._store.tombstones()
             structure.result()
         self._note_versions(dead)
@@ -156,6 +161,7 @@ class Engine:
         with self._in_use(), contextlib.ExitStack() as locked:
             with self._store.writing(records, self._index) as applied:
                 locked.enter_context(self._commit)
+            self._expiry.added(applied.added.versions)
             codes = applied.codes.reshape(-1, self.space.code_bytes)
             self._matrix.replace(applied.deleted, codes, applied.ids, applied.numbers)
             # In this order, because reads do not wait: a key must have a row in the index at every moment. A read
@@ -342,6 +348,9 @@ class Engine:
             NotFound: If the collection was dropped.
             ScanStopped: If `should_stop` returned True.
         """
+        if group.exclude_keys and slots is not None:
+            own = (key for key in group.exclude_keys if slots[slot_of(record_id(key))])
+            group = dataclasses.replace(group, exclude_keys=tuple(own))
         with self._in_use():
             # In this order, a row that was dead when a selection was made is dead in the state as well.
             remembered = self._selections.remembered()
@@ -358,8 +367,8 @@ class Engine:
                 if hits is None:
                     raise _missing_rows()
         rows = state.view.live if slots is None else state.live_rows(slots)
-        compared = () if group.filter is None else compared_fields(group.filter)
-        return ScanResult(hits, rows, *self._unknown_fields(compared))
+        named = () if group.filter is None else named_fields(group.filter)
+        return ScanResult(hits, rows, *unknown_of(named, self._store.fields))
 
     def select(
         self, question: Question, slots: SlotSet, should_stop: Callable[[], bool] = lambda: False
@@ -371,13 +380,23 @@ class Engine:
             NotFound: If the collection was dropped.
             ScanStopped: If `should_stop` returned True.
         """
+        if question.expired is not None:
+            assert isinstance(question.kind, ListOf), "expired records are listed"
+            with self._in_use(), self._expiry.search(question.expired) as search, self._pinned() as state:
+                expired = search.selection(state.view, slots, should_stop)
+                return select.answer(question.kind, state.view, expired, self._store, should_stop)
         with self._in_use(), self._pinned() as state:
             selection = self._selections.compute(state, question.filter, slots, should_stop)
-            selected = select.answer(question.kind, state.view, selection, self._store, should_stop)
-        compared = list(compared_fields(question.filter)) if question.filter is not None else []
+            if isinstance(question.kind, GroupsOf | MembersOf):
+                selected = self._groups.answer(question.kind, state.view, selection, should_stop)
+            else:
+                selected = select.answer(question.kind, state.view, selection, self._store, should_stop)
+        named = list(named_fields(question.filter)) if question.filter is not None else []
         if isinstance(question.kind, FacetsOf):
-            compared.append(question.kind.attribute)
-        unknown, known = self._unknown_fields(compared)
+            named.append(question.kind.attribute)
+        if isinstance(question.kind, GroupsOf):
+            named.append(question.kind.near.attribute)
+        unknown, known = unknown_of(named, self._store.fields)
         return dataclasses.replace(
             selected, rows=state.live_rows(slots), unknown_fields=unknown, known_fields=known
         )
@@ -390,12 +409,6 @@ class Engine:
                 reading.enter_context(self._store.reading())
                 state = self._state
             yield state
-
-    def _unknown_fields(self, compared: Iterable[str]) -> tuple[list[str], list[str]]:
-        """Those of the fields that no record ever had and, if there are any, some fields that records did have."""
-        known = self._store.fields
-        unknown = [field for field in compared if field.partition(".")[0] not in known]
-        return sorted(set(unknown)), sorted(known)[:KNOWN_FIELDS_SHOWN] if unknown else []
 
 
 def _missing_rows() -> Corruption:

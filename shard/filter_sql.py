@@ -8,16 +8,24 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-from lookalike.model.filters import And, Equals, Exists, Filter, In, Not, Or, Range, Scalar
+from lookalike.model.filters import KEY, And, Equals, Exists, Filter, In, Not, Or, Prefix, Range, Scalar
 from lookalike.model.records import encode_attributes
+from lookalike.model.times import text_of
+from lookalike.model.ttl import Expired, time_of
 
 Parameters = list[str | int | float]
+# More values than these are bound as one JSON array, which SQLite reads into a table once per statement.
 _FEW_VALUES = 8
 # A whole number below this is written in digits, and so is the same number as a float ("7" and "7.0").
 _MAX_IN_DIGITS = 10**15
 _TEXT = ("text",)
 _NUMBERS = ("integer", "real")
 _UPPER = ("<", "<=")
+_DATE = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
+_COMPARISONS = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
+# The last code point, and those around the surrogates, which no text contains.
+_LAST = "\U0010ffff"
+_FIRST_SURROGATE, _AFTER_SURROGATES = 0xD800, 0xE000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,13 +36,15 @@ class _Test:
         types: The types of the value for which the condition may hold, as json_type returns them.
         condition: SQL, with {value} in place of the value.
         parameters: The parameters of the condition.
-        bounds: The comparisons of a range, one for each parameter.
+        bounds: The comparisons of a range of numbers, one for each parameter.
+        written: Texts of which attributes that pass contain one; None if there are no such texts.
     """
 
     types: tuple[str, ...]
     condition: str
     parameters: Parameters
     bounds: tuple[str, ...] = ()
+    written: tuple[str, ...] | None = None
 
     def sql(self, type: str, value: str) -> str:
         """Returns the condition on a value whose type and value are these SQL expressions."""
@@ -79,13 +89,9 @@ def where(condition: Filter, indexed: Sequence[str] = ()) -> tuple[str, Paramete
         An SQL condition on a row of the table `records`, and its parameters in order.
     """
     match condition:
-        case Equals(field, value):
-            return _some_element(field, _equals_any([value]), indexed)
-        case In(field, values):
-            return _some_element(field, _equals_any(values), indexed)
-        case Range():
-            return _some_element(condition.field, _within(condition), indexed)
         case Exists(field):
+            if field == KEY:
+                return "TRUE", []
             if field in indexed:
                 return f"type_{indexed.index(field)} IS NOT NULL", []
             return "json_type(attributes, ?) IS NOT NULL", [_path(field)]
@@ -96,6 +102,35 @@ def where(condition: Filter, indexed: Sequence[str] = ()) -> tuple[str, Paramete
         case Not(part):
             sql, parameters = where(part, indexed)
             return f"coalesce(NOT ({sql}), TRUE)", parameters
+    return _some_element(condition.field, _tests(condition), indexed)
+
+
+def _tests(condition: Equals | In | Prefix | Range) -> list[_Test]:
+    """The tests of which a value must pass one."""
+    match condition:
+        case Equals(_, value):
+            return _equals_any([value])
+        case In(_, values):
+            return _equals_any(values)
+        case Prefix(_, text):
+            return [_starts_with(text)]
+        case Range():
+            return [_within(condition)]
+
+
+def expired_where(expired: Expired, indexed: Sequence[str] = ()) -> tuple[str, Parameters]:
+    """Returns SQL that is true for the rows that have expired by an attribute, and for few others.
+
+    Args:
+        expired: The attribute and the time.
+        indexed: As in `where`.
+    """
+    type, value, paths = column_of(expired.ttl.attribute, indexed)
+    path = paths[:1]
+    text = f"{type} = 'text' AND {value} <= ? AND ({value} GLOB ? OR {value} GLOB ?)"
+    sql = f"({type} IN ('integer', 'real') AND {value} <= ?) OR ({text})"
+    seconds, now = expired.now_ms / 1000, text_of(time_of(expired.now_ms))
+    return sql, [*path, *path, seconds, *path, *path, now, *path, _DATE, *path, f"{_DATE}T*Z"]
 
 
 def _path(field: str) -> str:
@@ -104,6 +139,8 @@ def _path(field: str) -> str:
 
 def _some_element(field: str, tests: Sequence[_Test], indexed: Sequence[str]) -> tuple[str, Parameters]:
     """Returns SQL that is true if the field's value, or any element of a value that is an array, passes a test."""
+    if field == KEY:
+        return _key(tests)
     path = _path(field)
     values = [value for test in tests for value in test.parameters]
     some = " OR ".join(test.sql("e.type", "e.value") for test in tests)
@@ -124,6 +161,13 @@ def _some_element(field: str, tests: Sequence[_Test], indexed: Sequence[str]) ->
             parameters += _interleaved(test.condition, paths, test.parameters)
     sql = f"({first}CASE json_type(attributes, ?) {' '.join(cases)} WHEN 'array' THEN {element} ELSE FALSE END)"
     return sql, [*parameters, path, *values]
+
+
+def _key(tests: Sequence[_Test]) -> tuple[str, Parameters]:
+    """Returns SQL that is true if the record's key, which is a text, passes a test."""
+    texts = [test for test in tests if test.types == _TEXT]
+    some = " OR ".join(f"({test.condition.format(value='key')})" for test in texts)
+    return f"({some or 'FALSE'})", [value for test in texts for value in test.parameters]
 
 
 def _interleaved(condition: str, paths: Sequence[str], values: Parameters) -> Parameters:
@@ -149,20 +193,28 @@ def _precondition(tests: Sequence[_Test], path: str) -> tuple[str, Parameters]:
                 parameters += [path, bound]
         return "".join(limits), parameters
     # All attributes are encoded in the same way, so the text of those that have a value contains the value's text.
-    written = [_written(value) for test in tests for value in test.parameters]
-    if len(written) > _FEW_VALUES or None in written or not all(test.parameters for test in tests):
+    written: list[str] = []
+    for test in tests:
+        if test.written is None:
+            return "", []
+        written += test.written
+    if len(written) > _FEW_VALUES:
         return "", []
     contains = " OR ".join(["instr(attributes, ?) > 0"] * len(written))
-    return f"({contains}) AND ", [text for text in written if text is not None]
+    return f"({contains}) AND ", list(written)
 
 
-def _written(value: str | int | float) -> str | None:
-    """The text that all attributes with this value contain; None if there is no such text."""
-    if isinstance(value, str):
-        return encode_attributes(value)
-    if value == int(value):
-        return str(abs(int(value))) if abs(value) < _MAX_IN_DIGITS else None
-    return encode_attributes(value)
+def _written(values: Iterable[str | int | float]) -> tuple[str, ...] | None:
+    """For each value, the text that all attributes with this value contain; None if one has no such text."""
+    texts = []
+    for value in values:
+        if not isinstance(value, str) and value == int(value):
+            if abs(value) >= _MAX_IN_DIGITS:
+                return None
+            texts.append(str(abs(int(value))))
+        else:
+            texts.append(encode_attributes(value))
+    return tuple(texts)
 
 
 def _equals_any(values: Iterable[Scalar]) -> list[_Test]:
@@ -170,32 +222,50 @@ def _equals_any(values: Iterable[Scalar]) -> list[_Test]:
     numbers: Parameters = []
     tests: list[_Test] = []
     for value in values:
-        if isinstance(value, bool):
-            test = _Test(("true",) if value else ("false",), "TRUE", [])
+        if value is None or isinstance(value, bool):
+            name = encode_attributes(value)
+            test = _Test((name,), "TRUE", [], written=(name,))
             if test not in tests:
                 tests.append(test)
         elif isinstance(value, str):
             texts.append(value)
         else:
             numbers.append(value)
-    if texts:
-        tests.append(_Test(_TEXT, f"{{value}} IN ({_marks(texts)})", texts))
-    if numbers:
-        tests.append(_Test(_NUMBERS, f"{{value}} IN ({_marks(numbers)})", numbers))
-    return tests
+    return tests + [_one_of(types, some) for types, some in ((_TEXT, texts), (_NUMBERS, numbers)) if some]
 
 
-def _within(condition: Range) -> list[_Test]:
-    bounds = [
-        (">", condition.gt),
-        (">=", condition.gte),
-        ("<", condition.lt),
-        ("<=", condition.lte),
-    ]
-    given = [(operator, bound) for operator, bound in bounds if bound is not None]
-    test = " AND ".join(f"{{value}} {operator} ?" for operator, _ in given)
-    operators = tuple(operator for operator, _ in given)
-    return [_Test(_NUMBERS, test, [bound for _, bound in given], operators)]
+def _one_of(types: tuple[str, ...], values: Parameters) -> _Test:
+    if len(values) <= _FEW_VALUES:
+        return _Test(types, f"{{value}} IN ({_marks(values)})", values, written=_written(values))
+    # SQLite's JSON functions end a text at NUL, and no attribute has one.
+    kept = [value for value in values if not (isinstance(value, str) and "\0" in value)]
+    return _Test(types, "{value} IN (SELECT value FROM json_each(?))", [encode_attributes(kept)])
+
+
+def _starts_with(prefix: str) -> _Test:
+    # All texts with this prefix, in the order of their code points, which an index can look up.
+    written = (encode_attributes(prefix).removesuffix('"'),)
+    end = _after(prefix)
+    if end is None:
+        return _Test(_TEXT, "{value} >= ?", [prefix], written=written)
+    return _Test(_TEXT, "{value} >= ? AND {value} < ?", [prefix, end], written=written)
+
+
+def _after(prefix: str) -> str | None:
+    """The first text after all those with this prefix; None if there is none."""
+    kept = prefix.rstrip(_LAST)
+    if not kept:
+        return None
+    following = ord(kept[-1]) + 1
+    return kept[:-1] + chr(_AFTER_SURROGATES if following == _FIRST_SURROGATE else following)
+
+
+def _within(condition: Range) -> _Test:
+    given = condition.bounds
+    test = " AND ".join(f"{{value}} {_COMPARISONS[name]} ?" for name in given)
+    if any(isinstance(bound, str) for bound in given.values()):
+        return _Test(_TEXT, test, list(given.values()))
+    return _Test(_NUMBERS, test, list(given.values()), tuple(_COMPARISONS[name] for name in given))
 
 
 def _marks(values: Parameters) -> str:

@@ -1,5 +1,6 @@
 """Owns what a shard knows about itself and the cluster, in FOLDER/shard.json: which shard the folder belongs to,
-the founders of the cluster, the target placement, and the state of each slot on this shard.
+the founders of the cluster, the target placement, the state of each slot on this shard, and the names of
+collections.
 
 A change is on disk before any other process learns of it. The file also has an instance: a random name, drawn
 when the folder is created. The instance distinguishes a replaced, empty disk from the previous one, so the shard
@@ -16,10 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from lookalike.cluster.directory import Directory
 from lookalike.cluster.placement import Target
 from lookalike.cluster.slots import SlotTable
 from lookalike.files.atomic import write_bytes
 from lookalike.model.errors import CannotStart
+from lookalike.model.ttl import Ttl
 
 FILE = "shard.json"
 
@@ -50,6 +53,7 @@ class Membership:
         target: The distribution of slots over partitions that the cluster works towards.
         table: The state of each slot on this shard.
         dropped: By name of a dropped collection, the highest incarnation that was dropped.
+        directory: The names of collections.
     """
 
     identity: Identity
@@ -60,6 +64,7 @@ class Membership:
     target: Target
     table: SlotTable
     dropped: dict[str, int]
+    directory: Directory = dataclasses.field(default_factory=Directory)
 
     @classmethod
     def new(cls, identity: Identity, partitions: int) -> Membership:
@@ -86,6 +91,11 @@ class Membership:
     def joined(self, target: Target) -> Membership:
         """Joins an existing cluster, without slots at first."""
         return dataclasses.replace(self, is_formed=True, target=target)
+
+    def with_directory(self, directory: Directory) -> Membership:
+        """Adopts a directory that another shard or a coordinator sent, if it is later than this shard's."""
+        latest = self.directory.latest(directory)
+        return self if latest is self.directory else dataclasses.replace(self, directory=latest)
 
     def with_target(self, target: Target) -> Membership:
         """Adopts a target that another shard or a coordinator sent, if it is later than this shard's."""
@@ -146,6 +156,7 @@ def save(folder: Path, membership: Membership) -> None:
             "generations": base64.b64encode(table.generations.astype("<u4").tobytes()).decode(),
         },
         "dropped": membership.dropped,
+        "directory": dataclasses.asdict(membership.directory),
     }
     path = folder / FILE
     write_bytes(path, json.dumps(stored).encode())
@@ -169,7 +180,16 @@ def _read(stored: dict[str, Any], identity: Identity) -> Membership:
         Target(target["epoch"], target["partitions"], tuple(target["drained"]), target["formerly"]),
         table,
         dict(stored["dropped"]),
+        _directory(stored.get("directory", {})),
     )
+
+
+def _directory(stored: dict[str, Any]) -> Directory:
+    """Reads the directory; an empty one from a file that was written before there was a directory."""
+    if not stored:
+        return Directory()
+    ttls = {name: Ttl(**ttl) for name, ttl in stored["ttls"].items()}
+    return Directory(stored["version"], stored["aliases"], stored["renamed"], ttls)
 
 
 def _damaged(path: Path) -> CannotStart:

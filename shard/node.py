@@ -23,12 +23,13 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
+from lookalike.cluster.directory import Directory, check_stored_name
 from lookalike.cluster.slots import HandOver, SlotSet, SlotTable
 from lookalike.files.atomic import sync_folder, write_bytes
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import CannotStart, CodeSpaceMismatch, Corruption, NotFound, Overloaded
 from lookalike.model.indexing import Indexing
-from lookalike.model.records import SLOTS, Collection, check_collection_name
+from lookalike.model.records import SLOTS, Collection
 from shard import membership as memberships
 from shard import process_memory
 from shard.engine import Engine
@@ -183,13 +184,15 @@ class Node:
             Whether the collection was created now, and its incarnation.
 
         Raises:
+            AlreadyExists: With `keep_present`, if the name belongs to an alias or another collection.
             CodeSpaceMismatch: If it exists in another code space, with other indexing or in a later incarnation.
             NotFound: If this incarnation was dropped.
         """
-        check_collection_name(name)
+        check_stored_name(name)
         present = self.incarnation(name)
         dropped = self._membership.dropped.get(name, -1)
         if keep_present:
+            self._membership.directory.require_storable(name)
             incarnation = max(incarnation, dropped + 1)
         elif present is not None and present > incarnation:
             raise CodeSpaceMismatch(f"collection: {name!r} exists and was created later than this request")
@@ -241,6 +244,10 @@ class Node:
         shutil.rmtree(gone)
         process_memory.give_back()
         return True
+
+    def adopt_directory(self, directory: Directory) -> None:
+        """Adopts a directory that another shard or a coordinator sent, if it is later than this shard's."""
+        self.change(lambda before: before.with_directory(directory))
 
     def engines(self) -> dict[str, Engine]:
         """Returns the engines of all collections that are not quarantined, including those being filled again."""

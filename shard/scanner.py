@@ -4,6 +4,7 @@ attributes and ranks from the store."""
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from lookalike.cluster.hits import HitTable, RowSelector, concat
 from lookalike.cluster.scan import Codes, ScanGroup, Scoring
 from lookalike.model import features
-from lookalike.model.records import MAX_ANSWER_BYTES, answer_too_large
+from lookalike.model.records import MAX_ANSWER_BYTES, answer_too_large, record_id
 from shard.kernel import CodeMatrix, Matches, ScanStopped, Selection, View, weighted
 from shard.store import Store
 
@@ -21,16 +22,16 @@ FEATURE_BYTES_AT_ONCE = 32 * 1024 * 1024
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Found:
+class Found:
     """Hits and their row numbers, uint32 (n,)."""
 
     hits: HitTable
     numbers: npt.NDArray[np.uint32]
 
-    def take(self, rows: RowSelector) -> _Found:
-        return _Found(self.hits.take(rows), self.numbers[rows])
+    def take(self, rows: RowSelector) -> Found:
+        return Found(self.hits.take(rows), self.numbers[rows])
 
-    def cut(self, k: int, by_rank: bool) -> _Found:
+    def cut(self, k: int, by_rank: bool) -> Found:
         """The first k hits of each query, ordered."""
         ordered = self.take(self.hits.order(by_rank))
         return ordered.take(ordered.hits.positions < k)
@@ -61,13 +62,18 @@ class Scanner:
             found, has_ties = self._nearest_by_rank(view, selection, group, should_stop), True
         else:
             found, has_ties = self._nearest(view, selection, group, should_stop)
+        if group.after is not None or group.exclude_keys:
+            wanted = self._without_left_out(found, group)
+            if wanted is None:
+                return None
+            found = wanted if has_ties else wanted.take(wanted.hits.positions < group.k)
         described = self._describe(found, group)
         if described is None:
             return None
         if has_ties:
             described = described.cut(group.k, by_rank)
         if group.include_attributes:
-            _check_size(described.hits)
+            check_size(described.hits)
         if by_rank or group.inputs is None:
             return described.hits
         ranks = self._ranks(view, group, described, should_stop)
@@ -75,42 +81,51 @@ class Scanner:
 
     def _nearest(
         self, view: View, selection: Selection | None, group: ScanGroup, should_stop: Callable[[], bool]
-    ) -> tuple[_Found, bool]:
-        """The k nearest rows of each query. Rows with equal distance and id (two keys with the same hash) are
-        ordered by key, which the kernel does not have. If there are such rows, returns enough rows to include all
-        that tie with the k-th, and True."""
+    ) -> tuple[Found, bool]:
+        """The k nearest rows of each query, and rows that may be left out. Rows with equal distance and id (two
+        keys with the same hash) are ordered by key, which the kernel does not have. If there are such rows,
+        returns enough rows to include all that tie with the k-th, and True."""
+        floor = (0, 0) if group.after is None else (int(group.after.value), record_id(group.after.key))
 
         def scan(codes: Codes, k: int) -> Matches:
             return self._matrix.scan(
-                codes, k, view=view, max_distance=group.max_distance, selection=selection,
+                codes, k, view=view, max_distance=group.max_distance, floor=floor, selection=selection,
                 threads=self._threads, should_stop=should_stop,
             )  # fmt: skip
 
-        matches = scan(group.codes, group.k + 1)
-        if not _has_equal_neighbours(matches):
-            return _flatten(matches, np.arange(len(group.codes)), len(group.codes), group.k), False
+        most = _rows_needed(group, 1)
+        matches = scan(group.codes, most + 1)
+        if not has_equal_neighbours(matches):
+            return flatten(matches, np.arange(len(group.codes)), len(group.codes), most), False
         parts = []
         for q in range(len(group.codes)):
-            k = group.k + 1
+            k = most + 1
             matches = scan(group.codes[q : q + 1], k)
-            while matches.counts[0] == k and _is_tie(matches, k - 1, group.k - 1):
+            while matches.counts[0] == k and is_cut_in_a_tie(
+                matches, _rows_needed(group, _rows_at(matches, floor))
+            ):
                 k *= 2
                 matches = scan(group.codes[q : q + 1], k)
-            parts.append(_flatten(matches, np.array([q]), len(group.codes), k))
+            parts.append(flatten(matches, np.array([q]), len(group.codes), k))
         return _concat(parts, len(group.codes)), True
 
     def _nearest_by_rank(
         self, view: View, selection: Selection | None, group: ScanGroup, should_stop: Callable[[], bool]
-    ) -> _Found:
+    ) -> Found:
         """The k nearest rows of each query by asymmetric rank."""
         assert group.inputs is not None
         queries = len(group.codes)
         parts = []
         for q, (query, weights) in enumerate(zip(group.codes, group.inputs, strict=True)):
-            found = weighted.scan(
-                view, query, weights, group.k,
-                max_distance=group.max_distance, selection=selection, should_stop=should_stop,
+            floor = _weighted_floor(group, weights)
+            scan = functools.partial(
+                weighted.scan, view, query, weights,
+                max_distance=group.max_distance, floor=floor, selection=selection, should_stop=should_stop,
             )  # fmt: skip
+            found = scan(_rows_needed(group, 1))
+            at_floor = (found.weighted == floor[0]) & (found.ids == np.uint64(floor[1]))
+            if np.count_nonzero(at_floor) > 1:
+                found = scan(_rows_needed(group, int(np.count_nonzero(at_floor))))
             hits = HitTable(
                 queries,
                 query_of=np.full(len(found.ids), q),
@@ -118,10 +133,32 @@ class Scanner:
                 ids=found.ids,
                 ranks=_share(found.weighted, weights),
             )
-            parts.append(_Found(hits, found.numbers))
+            parts.append(Found(hits, found.numbers))
         return _concat(parts, queries)
 
-    def _describe(self, found: _Found, group: ScanGroup) -> _Found | None:
+    def _without_left_out(self, found: Found, group: ScanGroup) -> Found | None:
+        """Returns the hits after the group's place and without its excluded keys. None if the store no longer has
+        one of the rows."""
+        ids = found.hits.ids
+        excluded = frozenset(group.exclude_keys)
+        suspect = np.isin(ids, np.fromiter(map(record_id, excluded), np.uint64, len(excluded)))
+        is_at_place = np.zeros(len(ids), np.bool_)
+        if group.after is not None:
+            values = found.hits.ranks if group.scoring is Scoring.ASYMMETRIC else found.hits.distances
+            is_at_place = (values == group.after.value) & (ids == np.uint64(record_id(group.after.key)))
+        rows = np.flatnonzero(suspect | is_at_place)
+        numbers = found.numbers[rows].tolist()
+        described = self._store.describe(numbers, False, MAX_ANSWER_BYTES)
+        if len(described) < len(set(numbers)):
+            return None
+        wanted = np.ones(len(ids), np.bool_)
+        for row, number in zip(rows.tolist(), numbers, strict=True):
+            key = described[number][0]
+            was_passed = group.after is not None and bool(is_at_place[row]) and key <= group.after.key
+            wanted[row] = key not in excluded and not was_passed
+        return found.take(wanted)
+
+    def _describe(self, found: Found, group: ScanGroup) -> Found | None:
         """Adds keys and, on request, attributes and versions. None if the store no longer has one of the rows."""
         numbers = found.numbers.tolist()
         described = self._store.describe(numbers, group.include_attributes, MAX_ANSWER_BYTES)
@@ -132,10 +169,10 @@ class Scanner:
             columns["attributes"] = np.array([described[number][1] for number in numbers], np.object_)
         if group.include_versions:
             columns["versions"] = np.array([described[number][2] for number in numbers], np.uint64)
-        return _Found(found.hits.with_columns(**columns), found.numbers)
+        return Found(found.hits.with_columns(**columns), found.numbers)
 
     def _ranks(
-        self, view: View, group: ScanGroup, found: _Found, should_stop: Callable[[], bool]
+        self, view: View, group: ScanGroup, found: Found, should_stop: Callable[[], bool]
     ) -> npt.NDArray[np.float64] | None:
         """The rank of each hit under the group's rerank, float64 (n,). None if the store no longer has one of the
         rows."""
@@ -163,7 +200,7 @@ class Scanner:
         return np.concatenate(ranks)
 
 
-def _flatten(matches: Matches, query_of: npt.NDArray[np.intp], queries: int, k: int) -> _Found:
+def flatten(matches: Matches, query_of: npt.NDArray[np.intp], queries: int, k: int) -> Found:
     """The first k matches of each query. Row i of `matches` belongs to the query with index `query_of[i]`."""
     taken: Any
     if len(query_of) == 1:  # A slice costs less than a mask.
@@ -179,14 +216,14 @@ def _flatten(matches: Matches, query_of: npt.NDArray[np.intp], queries: int, k: 
         distances=matches.distances[taken],
         ids=matches.ids[taken],
     )
-    return _Found(hits, matches.numbers[taken])
+    return Found(hits, matches.numbers[taken])
 
 
-def _concat(parts: list[_Found], queries: int) -> _Found:
-    return _Found(concat([part.hits for part in parts], queries), np.concatenate([part.numbers for part in parts]))
+def _concat(parts: list[Found], queries: int) -> Found:
+    return Found(concat([part.hits for part in parts], queries), np.concatenate([part.numbers for part in parts]))
 
 
-def _check_size(hits: HitTable) -> None:
+def check_size(hits: HitTable) -> None:
     """Raises InvalidRequest if the texts are too large. A row that several queries find is sent once for each."""
     if sum(map(len, hits.keys)) + sum(map(len, hits.attributes)) > MAX_ANSWER_BYTES:
         raise answer_too_large()
@@ -198,11 +235,38 @@ def _share(totals: npt.NDArray[np.uint32], weights: npt.NDArray[np.generic]) -> 
     return result
 
 
-def _is_tie(matches: Matches, a: int, b: int) -> bool:
-    return bool(matches.distances[0, a] == matches.distances[0, b] and matches.ids[0, a] == matches.ids[0, b])
+def _rows_needed(group: ScanGroup, at_place: int) -> int:
+    """How many of the nearest rows contain the group's k hits. at_place: how many rows have the distance and id of
+    the group's place, and so may precede it by key."""
+    return group.k + len(group.exclude_keys) + (at_place if group.after is not None else 0)
 
 
-def _has_equal_neighbours(matches: Matches) -> bool:
+def _rows_at(matches: Matches, floor: tuple[int, int]) -> int:
+    """The number of matches of the first query with the floor's distance and id."""
+    count = int(matches.counts[0])
+    distances, ids = matches.distances[0, :count], matches.ids[0, :count]
+    return max(1, int(np.count_nonzero((distances == floor[0]) & (ids == np.uint64(floor[1])))))
+
+
+def _weighted_floor(group: ScanGroup, weights: npt.NDArray[np.generic]) -> tuple[int, int]:
+    """The weighted distance and the id of the group's place: the inverse of `_share`, which is exact, because the
+    sums are much smaller than 2**53."""
+    if group.after is None:
+        return 0, 0
+    return round(group.after.value * max(1, int(weights.sum(dtype=np.int64)))), record_id(group.after.key)
+
+
+def is_cut_in_a_tie(matches: Matches, needed: int) -> bool:
+    """Whether the first query's matches, of which there may be more, do not reach beyond all that tie with its
+    match number `needed`."""
+    last = int(matches.counts[0]) - 1
+    if last < needed:
+        return True
+    distances, ids = matches.distances[0], matches.ids[0]
+    return bool(distances[last] == distances[needed - 1] and ids[last] == ids[needed - 1])
+
+
+def has_equal_neighbours(matches: Matches) -> bool:
     equal = matches.ids[:, 1:] == matches.ids[:, :-1]
     if not equal.any():  # almost always
         return False

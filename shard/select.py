@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lookalike.cluster.select import CountOf, FacetCounter, FacetsOf, Kind, ListOf, Selected
+from lookalike.cluster.select import CountOf, FacetCounter, FacetsOf, ListOf, Selected
 from lookalike.model.errors import Corruption
 from lookalike.model.matching import comparable, elements
 from lookalike.model.records import VersionedRecord, record_id
@@ -27,7 +27,11 @@ _Order = tuple[int, str]
 
 
 def answer(
-    kind: Kind, view: View, selection: Selection | None, store: Store, should_stop: Callable[[], bool]
+    kind: CountOf | ListOf | FacetsOf,
+    view: View,
+    selection: Selection | None,
+    store: Store,
+    should_stop: Callable[[], bool],
 ) -> Selected:
     """Returns the answer, without what does not depend on the question's kind.
 
@@ -94,19 +98,20 @@ def _facets(
     counter = FacetCounter(attribute)
     for number, kind, value in store.values(attribute, should_stop):
         if selection is None or is_selected[number]:
-            for scalar in _scalars(kind, value):
+            for scalar in scalars(kind, value):
                 counter.add(scalar)
     return counter
 
 
-def _scalars(kind: str, value: Any) -> Iterator[tuple[str, Any]]:
+def scalars(kind: str, value: Any) -> Iterator[tuple[str, Any]]:
     """The values that a filter compares in a field, each once and in one form."""
     if kind in _SCALARS:
         yield _canonical(value)
     elif kind in _TRUTHS:
         yield _canonical(_TRUTHS[kind])
     elif kind == "array":
-        yield from {_canonical(element) for element in elements({"": json.loads(value)}, "")}
+        values = elements({"": json.loads(value)}, "")
+        yield from {_canonical(element) for element in values if element is not None}
 
 
 def _canonical(value: Any) -> tuple[str, Any]:

@@ -15,13 +15,15 @@ import numpy.typing as npt
 
 from lookalike.cluster.rows import slots_of
 from lookalike.cluster.slots import SlotSet
-from lookalike.model.filters import Filter
+from lookalike.model.filters import Filter, size_of
 from shard.digests import SlotSums
 from shard.kernel import ScanStopped, Selection, View, mask_by_id
 from shard.store import Store
 
 FILTERS_REMEMBERED = 32
 FILTER_BYTES_REMEMBERED = 128 * 1024 * 1024
+# A filter's values take several times their size as Python objects.
+_VALUE_OVERHEAD = 8
 
 # The filter, and the slots as a bitmap; None where there is no such restriction.
 _Restriction = tuple[Filter | None, bytes | None]
@@ -98,9 +100,14 @@ class Selections:
     def _evict(self) -> None:
         while len(self._recent) > 1 and (
             len(self._recent) > FILTERS_REMEMBERED
-            or sum(other.memory_bytes for other in list(self._recent.values())) > FILTER_BYTES_REMEMBERED
+            or sum(map(_memory_bytes, list(self._recent.items()))) > FILTER_BYTES_REMEMBERED
         ):
             self._recent.popitem(last=False)
+
+
+def _memory_bytes(remembered: tuple[_Restriction, Selection]) -> int:
+    (condition, _), selection = remembered
+    return selection.memory_bytes + _VALUE_OVERHEAD * size_of(condition)
 
 
 def complete(

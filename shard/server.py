@@ -19,7 +19,7 @@ from lookalike.model.errors import Corruption, Internal, InvalidRequest, Lookali
 from lookalike.model.records import MAX_HASH_BYTES, record_id, slot_of
 from lookalike.v1 import shard_pb2 as pb
 from lookalike.v1 import shard_pb2_grpc
-from shard import work
+from shard import registrar, work
 from shard.engine import Engine
 from shard.executor import ShardExecutor
 from shard.node import Node
@@ -125,10 +125,19 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
         self, request: pb.DropShardCollectionRequest, context: Context
     ) -> pb.DropShardCollectionResponse:
         self._readiness.require_loaded()
-        dropped = await self._executor.mutate(
-            lambda: self._node.drop_collection(request.name, request.incarnation)
-        )
-        return pb.DropShardCollectionResponse(dropped=dropped)
+        drop = registrar.drop_unless_aliased if request.unless_aliased else Node.drop_collection
+        dropped = await self._executor.mutate(lambda: drop(self._node, request.name, request.incarnation))
+        directory = wire.directory_to_wire(self._node.membership.directory) if request.unless_aliased else None
+        return pb.DropShardCollectionResponse(dropped=dropped, directory=directory)
+
+    async def ChangeDirectory(
+        self, request: pb.ChangeDirectoryRequest, context: Context
+    ) -> pb.ChangeDirectoryResponse:
+        self._readiness.require_ready()
+        change = wire.change_from_wire(request)
+        known = wire.directory_from_wire(request.known)
+        directory = await self._executor.mutate(lambda: registrar.change_directory(self._node, change, known))
+        return pb.ChangeDirectoryResponse(directory=wire.directory_to_wire(directory))
 
     async def FetchHash(self, request: pb.FetchHashRequest, context: Context) -> pb.FetchHashResponse:
         self._readiness.require_loaded()
@@ -140,6 +149,10 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
             target = wire.target_from_wire(request.target)
             if self._node.membership.is_formed and target.order > self._node.membership.target.order:
                 await self._executor.mutate(lambda: self._node.change(lambda before: before.with_target(target)))
+        if request.HasField("directory"):
+            directory = wire.directory_from_wire(request.directory)
+            if directory.version > self._node.membership.directory.version:
+                await self._executor.mutate(lambda: self._node.adopt_directory(directory))
         slots = wire.slots_from_wire(request.slots) if request.slots else self._node.table.serving
         return wire.state_to_wire(self._status.state(slots, request.include_digests))
 

@@ -53,6 +53,7 @@ class ShardStatus:
             damaged=node.damaged(),
             rows_left_over=sum(int(engine.sums.rows[foreign].sum()) for engine in engines.values()),
             digests=self._digests(engines) if include_digests else {},
+            directory=membership.directory,
         )
 
     def gauges(self) -> Iterator[metrics.Sample]:

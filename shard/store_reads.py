@@ -17,8 +17,9 @@ from lookalike.model.errors import Corruption, InvalidRequest
 from lookalike.model.filters import Filter, Not
 from lookalike.model.indexing import Indexing
 from lookalike.model.records import VersionedRecord, answer_too_large, slot_of
+from lookalike.model.ttl import Expired
 from shard.database import Database, explained
-from shard.filter_sql import column_of, where
+from shard.filter_sql import Parameters, column_of, expired_where, where
 from shard.kernel import ScanStopped
 from shard.store_rows import COLUMNS, Block, RecordReader, checked_fields, fields_of, require_sound
 
@@ -290,9 +291,11 @@ class StoreReads:
             found[number] = vector
         return found
 
-    def values(self, field: str, should_stop: Callable[[], bool]) -> Iterator[tuple[int, str, Any]]:
-        """Yields the number, the JSON type and the value of a field of each live row that has it. The value of an
-        array is its JSON text.
+    def values(
+        self, field: str, should_stop: Callable[[], bool], first: int = 0
+    ) -> Iterator[tuple[int, str, Any]]:
+        """Yields the number, the JSON type and the value of a field of each live row that has it, from row number
+        `first` on. The value of an array is its JSON text.
 
         Raises:
             ScanStopped: If `should_stop` returned True.
@@ -304,7 +307,7 @@ class StoreReads:
             with explained(self._database.path):
                 yield from reader.execute(
                     f"SELECT number, {kind}, {value} FROM records"
-                    f" WHERE attributes IS NOT NULL AND {kind} IS NOT NULL",
+                    f" WHERE attributes IS NOT NULL AND {kind} IS NOT NULL AND number >= {first:d}",
                     parameters,
                 )
         except sqlite3.OperationalError as error:
@@ -323,24 +326,44 @@ class StoreReads:
             others = self.matching(condition.filter, first, end, should_stop)
             return None if others is None else ~others
         sql, parameters = where(condition, self.indexing.attributes)
+        numbers = self._numbers(f"number >= ? AND number < ? AND {sql}", [first, end, *parameters], should_stop)
+        if numbers is None:
+            return None
+        mask = np.zeros(end - first, np.bool_)
+        mask[numbers - first] = True
+        return mask
+
+    def expired(self, expired: Expired, should_stop: Callable[[], bool]) -> npt.NDArray[np.int64]:
+        """Returns the numbers of the live rows that have expired by an attribute. Raises ScanStopped if
+        `should_stop` returned True."""
+        sql, parameters = expired_where(expired, self.indexing.attributes)
+        numbers = self._numbers(sql, parameters, should_stop)
+        if numbers is None:
+            raise ScanStopped
+        return numbers
+
+    def live_versions(self) -> Iterator[tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]]:
+        """Yields the numbers and versions of all live rows, as this thread sees the store."""
+        with explained(self._database.path):
+            for block in self._blocks(self._database.reader, "attributes IS NOT NULL", self.space.code_bytes):
+                yield block.fields["number"].copy(), block.fields["version"].copy()
+
+    def _numbers(
+        self, sql: str, parameters: Parameters, should_stop: Callable[[], bool]
+    ) -> npt.NDArray[np.int64] | None:
+        """The numbers of the rows that meet an SQL condition; None if `should_stop` returned True."""
         reader = self._database.reader
         reader.set_progress_handler(should_stop, _STEPS_BETWEEN_STOP_CHECKS)
         try:
             with explained(self._database.path):
-                cursor = reader.execute(
-                    f"SELECT number FROM records WHERE number >= ? AND number < ? AND {sql}",
-                    [first, end, *parameters],
-                )
-                numbers = np.fromiter((number for (number,) in cursor), np.int64)
+                cursor = reader.execute(f"SELECT number FROM records WHERE {sql}", parameters)
+                return np.fromiter((number for (number,) in cursor), np.int64)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
                 return None
             raise
         finally:
             reader.set_progress_handler(None, 0)
-        mask = np.zeros(end - first, np.bool_)
-        mask[numbers - first] = True
-        return mask
 
 
 def _rows_of(block: Block, is_dead: bool) -> tuple[npt.NDArray[np.uint32], Rows]:

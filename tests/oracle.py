@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lookalike.model.filters import And, Equals, Exists, Filter, In, Not, Or, Range
+from lookalike.model.filters import And, Equals, Exists, Filter, In, Not, Or, Prefix, Range
 from lookalike.model.records import record_id
 
 Codes = npt.NDArray[np.uint8]
@@ -39,23 +40,50 @@ def nearest_keys(records: Mapping[str, bytes], query: bytes, k: int) -> list[tup
     return [(distance, key) for distance, _, key in ranked[:k]]
 
 
-def meets(attributes: Mapping[str, Any], condition: Filter) -> bool:
-    """Whether a record matches a filter, as protos/lookalike/v1/filter.proto describes it."""
+def nearest_groups(
+    records: Mapping[str, tuple[bytes, Mapping[str, Any]]],
+    query: bytes,
+    field: str,
+    k: int,
+    size: int,
+    identify: Callable[[str], int] = record_id,
+) -> list[tuple[Any, list[tuple[int, str]]]]:
+    """The first k groups (value, hits) by an attribute, each with its first `size` (distance, key)."""
+    members: dict[tuple[str, Any], list[tuple[int, int, str]]] = {}
+    for key, (code, attributes) in records.items():
+        distance = (int.from_bytes(code, "big") ^ int.from_bytes(query, "big")).bit_count()
+        for value in _elements(attributes, field):
+            if isinstance(value, bool | int | float | str):
+                kind = "1 number" if _is_number(value) else "0 truth" if isinstance(value, bool) else "2 text"
+                members.setdefault((kind, value), []).append((distance, identify(key), key))
+    ranked = sorted((*min(hits)[:2], *group) for group, hits in members.items())
+    return [
+        (value, [(distance, key) for distance, _, key in sorted(set(members[kind, value]))[:size]])
+        for _, _, kind, value in ranked[:k]
+    ]
+
+
+def meets(attributes: Mapping[str, Any], condition: Filter, key: str = "") -> bool:
+    """Whether a record matches a filter, as docs/FILTERS.md describes it."""
     match condition:
         case And(filters):
-            return all(meets(attributes, part) for part in filters)
+            return all(meets(attributes, part, key) for part in filters)
         case Or(filters):
-            return any(meets(attributes, part) for part in filters)
+            return any(meets(attributes, part, key) for part in filters)
         case Not(part):
-            return not meets(attributes, part)
+            return not meets(attributes, part, key)
+    record = {**attributes, "$key": key}
+    match condition:
         case Exists(field):
-            return bool(_reach(attributes, field))
+            return bool(_reach(record, field))
         case Equals(field, value):
-            return any(_same(element, value) for element in _elements(attributes, field))
+            return any(_same(element, value) for element in _elements(record, field))
         case In(field, values):
-            return any(_same(element, value) for element in _elements(attributes, field) for value in values)
+            return any(_same(element, value) for element in _elements(record, field) for value in values)
+        case Prefix(field, text):
+            return any(isinstance(one, str) and one[: len(text)] == text for one in _elements(record, field))
         case Range(field):
-            return any(_within(element, condition) for element in _elements(attributes, field))
+            return any(_within(element, condition) for element in _elements(record, field))
 
 
 def _reach(attributes: Any, field: str) -> list[Any]:
@@ -76,18 +104,24 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _compared(number: float) -> float:
+    """An integer beyond 64 bits counts as the nearest double."""
+    return number if -(2**63) <= number < 2**63 else float(number)
+
+
 def _same(element: Any, value: Any) -> bool:
     if _is_number(element) and _is_number(value):
-        return bool(element == value)
+        return bool(_compared(element) == value)
     return type(element) is type(value) and bool(element == value) and not isinstance(element, dict | list)
 
 
 def _within(element: Any, bounds: Range) -> bool:
+    pairs = [(_ORDER[name], getattr(bounds, name)) for name in _ORDER if getattr(bounds, name) is not None]
+    if isinstance(element, str):
+        return all(isinstance(bound, str) and holds(element, bound) for holds, bound in pairs)
     return _is_number(element) and all(
-        (
-            bounds.gt is None or element > bounds.gt,
-            bounds.gte is None or element >= bounds.gte,
-            bounds.lt is None or element < bounds.lt,
-            bounds.lte is None or element <= bounds.lte,
-        )
+        _is_number(bound) and holds(_compared(element), bound) for holds, bound in pairs
     )
+
+
+_ORDER = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}

@@ -14,15 +14,17 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
+from coordinator.web.filter_bodies import parse_message
 from coordinator.web.gateway import request_class
 from coordinator.web.responses import TooLarge, UnsupportedMediaType
 from coordinator.web.routes import Call
 from lookalike.model.errors import DeadlineExceeded, InvalidRequest
 from lookalike.server.admission import Admission
-from lookalike.transport.rpc import MAX_MESSAGE_BYTES
+from lookalike.transport.rpc import MAX_IMAGE_BYTES, MAX_MESSAGE_BYTES
 
 READ_SECONDS = 60.0
-MAX_OPTIONS_BYTES = 1024 * 1024
+# What a message of the maximum size has room for next to an image: filters and keys to exclude can be long.
+MAX_OPTIONS_BYTES = MAX_MESSAGE_BYTES - MAX_IMAGE_BYTES
 # The options of a form that has an image and no options.
 DEFAULT_OPTIONS = b'{"k": 10}'
 # Larger messages take about a millisecond or more to convert, so a thread converts them.
@@ -94,7 +96,7 @@ class BodyReader:
             ) from None
         if "image" not in parts:
             raise InvalidRequest("image: missing; send a file, such as -F image=@cat.jpg")
-        _parse(parts.get("options", DEFAULT_OPTIONS), message.options, "options")
+        await _parse_in_thread_if_large(parts.get("options", DEFAULT_OPTIONS), message.options, "options")
         message.query.image = parts["image"]
 
 
@@ -126,10 +128,14 @@ async def _read_json(request: web.Request, message: Message) -> None:
         body = await request.read()
     except web.HTTPRequestEntityTooLarge:
         raise _body_too_large() from None
+    await _parse_in_thread_if_large(body, message, "body")
+
+
+async def _parse_in_thread_if_large(body: bytes, message: Message, field: str) -> None:
     if len(body) > LARGE_BYTES:
-        await asyncio.to_thread(_parse, body, message, "body")
+        await asyncio.to_thread(_parse, body, message, field)
     else:
-        _parse(body, message, "body")
+        _parse(body, message, field)
 
 
 def _parse(body: bytes, message: Message, field: str) -> None:
@@ -138,7 +144,7 @@ def _parse(body: bytes, message: Message, field: str) -> None:
         text = body.decode()
         if not text.lstrip().startswith("{"):
             raise InvalidRequest(f"{field}: not a JSON object; see /openapi.json")
-        json_format.Parse(text, message)
+        parse_message(text, message)
     except json_format.ParseError as error:
         raise InvalidRequest(f"{field}: {_one_line(error)}; see /openapi.json") from None
     except UnicodeError:

@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import re
 import tempfile
-import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from lookalike.model.errors import CannotStart, DeadlineExceeded, InvalidRequest, Unauthenticated
+from lookalike.transport import requests
 from lookalike.transport.rpc import CHANNEL_OPTIONS, REQUEST_ID_KEY, error_of
 from lookalike.v1 import search_pb2
 
@@ -24,7 +24,6 @@ SERVICE = search_pb2.DESCRIPTOR.services_by_name["SearchService"]
 REQUEST_ID_HEADER = "X-Request-Id"
 TIMEOUT_HEADER = "X-Timeout-Ms"
 MAX_TIMEOUT_MS = 3_600_000
-_REQUEST_ID = re.compile(r"[!-~]{1,64}")
 _PRINTABLE = re.compile(r"[ -~]*")
 # The kernel's limit on a unix socket's path.
 _MAX_PATH_BYTES = 107
@@ -52,9 +51,8 @@ class Caller:
 
 
 def request_id_of(headers: Mapping[str, str]) -> str:
-    """The request id from the headers if it is safe to log, otherwise a new one."""
-    given = headers.get(REQUEST_ID_HEADER, "")
-    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex[:16]
+    """The request id from the headers, or a new one. Servers log exactly this id."""
+    return requests.id_or_new(headers.get(REQUEST_ID_HEADER, ""))
 
 
 def caller_of(headers: Mapping[str, str], request_id: str) -> Caller:

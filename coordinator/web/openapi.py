@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
 from coordinator.web import routes
 from coordinator.web.gateway import MAX_TIMEOUT_MS, SERVICE
+from coordinator.web.limits import COLLECTION, KEY, field_limits
 from coordinator.web.responses import ERROR_STATUSES
 from coordinator.web.routes import Call, PlainRoute
 from coordinator.web.schemas import Schema, add_schemas, field_schema, reference, status_schemas
+from lookalike.server.config import LimitsConfig
+from lookalike.transport.requests import ID_PATTERN
+from lookalike.transport.rpc import MAX_MESSAGE_BYTES
 
 _DESCRIPTION = (
     "Image similarity search. Bodies use protobuf's JSON mapping: names in camelCase (snake_case is accepted as"
-    " well), bytes in base64, 64-bit integers as strings. If the config sets security.keys, every path under /v1"
+    " well), bytes in base64, 64-bit integers as strings. A body has at most"
+    f" {MAX_MESSAGE_BYTES // 2**20} MiB. If the config sets security.keys, every path under /v1"
     " requires `Authorization: Bearer KEY`."
 )
 _NAME = {
     "name": "name",
     "in": "path",
     "required": True,
-    "schema": {"type": "string"},
+    "schema": {"type": "string", **COLLECTION},
     "description": "Name of the collection",
 }
-_KEY = {"name": "key", "in": "query", "required": True, "schema": {"type": "string"}}
+_KEY = {"name": "key", "in": "query", "required": True, "schema": {"type": "string", **KEY}}
 _HEADERS = [
     {
         "name": "X-Request-Id",
         "in": "header",
-        "description": "Returned in the response and included in the logs of the request; generated if missing",
-        "schema": {"type": "string", "maxLength": 64, "pattern": "^[!-~]+$"},
+        "description": "Returned in the response and included in the logs of the request. If it is missing or does"
+        f" not match ^{ID_PATTERN}$, the server uses and returns an id of its own.",
+        "schema": {"type": "string"},
     },
     {
         "name": "X-Timeout-Ms",
@@ -59,16 +66,19 @@ _ERROR: Schema = {
 }
 
 
-def document() -> dict[str, Any]:
-    """Returns the OpenAPI 3.1 document."""
-    status, schemas = status_schemas()
-    schemas |= {"ClusterStatus": status, "Error": _ERROR}
+def document(limits: LimitsConfig) -> dict[str, Any]:
+    """Returns the OpenAPI 3.1 document of a server with these limits."""
+    schemas = {**status_schemas(), "Error": _ERROR}
+    of_fields = field_limits(limits)
     paths: dict[str, dict[str, Any]] = {}
     for call in routes.CALLS:
         method = SERVICE.methods_by_name[call.rpc]
-        for message in (method.input_type, method.output_type):
-            add_schemas(message, schemas)
-        paths.setdefault(call.path, {})[call.method.lower()] = _operation(call)
+        add_schemas(method.output_type, schemas, of_fields)
+        if call.takes_body:
+            add_schemas(method.input_type, schemas, of_fields)
+            # The path sets it.
+            schemas[method.input_type.name]["properties"].pop(call.in_path, None)
+        paths.setdefault(call.path, {})[call.method.lower()] = _operation(call, of_fields, limits.max_image_bytes)
     for other, answer in _plain_operations():
         paths.setdefault(other.path, {})[other.method.lower()] = answer
     return {
@@ -85,11 +95,11 @@ def document() -> dict[str, Any]:
     }
 
 
-def _operation(call: Call) -> dict[str, Any]:
+def _operation(call: Call, limits: Mapping[str, Schema], max_image_bytes: int) -> dict[str, Any]:
     method = SERVICE.methods_by_name[call.rpc]
     fields = method.input_type.fields_by_name
     query = [
-        {"name": name, "in": "query", "required": name == "key", "schema": field_schema(fields[field])}
+        {"name": name, "in": "query", "required": name == "key", "schema": field_schema(fields[field], limits)}
         for name, field in call.query.items()
     ]
     path = [_NAME] if call.in_path else []
@@ -99,7 +109,7 @@ def _operation(call: Call) -> dict[str, Any]:
     if call.takes_body:
         content = _json(reference(method.input_type))
         if call.takes_image:
-            content |= _form(field_schema(fields["options"]))
+            content |= _form(field_schema(fields["options"], limits), max_image_bytes)
         operation["requestBody"] = {"required": True, "content": content}
     return operation
 
@@ -126,9 +136,11 @@ def _operation_object(
     }
 
 
-def _form(options: Schema) -> dict[str, Any]:
-    properties = {"image": {"type": "string", "contentMediaType": "application/octet-stream"}, "options": options}
-    schema = {"type": "object", "required": ["image"], "properties": properties}
+def _form(options: Schema, max_image_bytes: int) -> dict[str, Any]:
+    media_type = "application/octet-stream"
+    image = {"type": "string", "contentMediaType": media_type, "minLength": 1, "maxLength": max_image_bytes}
+    properties = {"image": image, "options": options}
+    schema = {"type": "object", "additionalProperties": False, "required": ["image"], "properties": properties}
     return {
         "multipart/form-data": {"schema": schema, "encoding": {"options": {"contentType": "application/json"}}}
     }

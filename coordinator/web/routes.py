@@ -135,6 +135,51 @@ CALLS = (
     ),
 )
 
+ALIASES = "/v1/aliases"
+ALIAS = f"{ALIASES}/{{name}}"
+
+CALLS += (
+    Call("listAliases", "GET", ALIASES, "ListAliases", "List aliases"),
+    Call("createAlias", "POST", ALIASES, "CreateAlias", "Create an alias", takes_body=True, status=201),
+    Call(
+        "switchAlias",
+        "PUT",
+        ALIAS,
+        "SwitchAlias",
+        "Point an alias to another collection; later requests see the new one",
+        in_path="alias",
+        takes_body=True,
+    ),
+    Call("deleteAlias", "DELETE", ALIAS, "DeleteAlias", "Delete an alias; its collection stays", in_path="alias"),
+    Call(
+        "renameCollection",
+        "POST",
+        f"{COLLECTION}/rename",
+        "RenameCollection",
+        "Rename a collection; later requests see the new name only",
+        in_path="name",
+        takes_body=True,
+    ),
+    Call(
+        "setTtl",
+        "PUT",
+        f"{COLLECTION}/ttl",
+        "SetTtl",
+        "Set when the records of a collection expire; {} for never",
+        in_path="name",
+        takes_body=True,
+    ),
+    Call(
+        "copyRecords",
+        "POST",
+        f"{COLLECTION}/copy",
+        "CopyRecords",
+        "Copy records to another collection, page by page",
+        in_path="collection",
+        takes_body=True,
+    ),
+)
+
 HEALTH = PlainRoute("health", "GET", "/healthz", "Check that this coordinator is running")
 STATUS = PlainRoute(
     "status", "GET", "/v1/status", "Get the state of partitions, replicas, encoder and collections"

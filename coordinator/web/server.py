@@ -91,7 +91,7 @@ class _Handlers:
     def __init__(self, config: ClusterConfig, gateway: Gateway) -> None:
         self._gateway = gateway
         self._bodies = BodyReader(config.limits.max_image_bytes, config.max_request_bytes)
-        self._openapi = json.dumps(document(), ensure_ascii=False, indent=1)
+        self._openapi = json.dumps(document(config.limits), ensure_ascii=False, indent=1)
 
     def for_rpc(self, call: routes.Call) -> Handler:
         """Returns the handler of an RPC's route."""

@@ -33,7 +33,7 @@ from lookalike.server.config import LimitsConfig
 # A response with this many records fits into a message, whatever their attributes and thumbnails.
 _KEYS_PER_CALL = 300
 _PAIRS_PER_TASK = 2_000
-_TASKS_PER_PROCESS = 3
+TASKS_PER_PROCESS = 3
 _DESCRIBING = 0.7
 
 _ROW = np.dtype(
@@ -56,7 +56,7 @@ def check_pairs(
     snapshot: Snapshot,
     left: Numbers,
     right: Numbers,
-    or_mirrored: bool = False,
+    any_orientation: bool = False,
     report: Report = lambda pairs: None,
     processes: int | None = None,
 ) -> Verdicts:
@@ -68,7 +68,7 @@ def check_pairs(
         snapshot: Its records.
         left: Rows of the snapshot, int64 (pairs,).
         right: Rows of the snapshot, int64 (pairs,).
-        or_mirrored: Whether mirrored pictures count as copies.
+        any_orientation: Whether turned and mirrored pictures count as copies.
         report: Called with the share of the work done so far, as a number of pairs.
         processes: How many processes work; by default, one per processor.
 
@@ -88,7 +88,7 @@ def check_pairs(
         # Threads of gRPC do not survive a fork.
         context = multiprocessing.get_context("spawn")
         with concurrent.futures.ProcessPoolExecutor(workers, context, _start, (str(file),)) as pool:
-            limit = workers * _TASKS_PER_PROCESS
+            limit = workers * TASKS_PER_PROCESS
             keys = [snapshot.keys[row] for row in rows.tolist()]
             described = 0
             for count in in_parallel(pool, _describe, _pictures(client, collection.name, keys), limit):
@@ -96,7 +96,7 @@ def check_pairs(
                 # Finding the details of the pictures is most of the work.
                 report(int(_DESCRIBING * len(left) * described / len(keys)))
             starts = range(0, len(left), _PAIRS_PER_TASK)
-            tasks = ((start, pairs[:, start : start + _PAIRS_PER_TASK], or_mirrored) for start in starts)
+            tasks = ((start, pairs[:, start : start + _PAIRS_PER_TASK], any_orientation) for start in starts)
             for start, found in in_parallel(pool, _compare, tasks, limit):
                 end = start + len(found)
                 verdicts[start:end] = found
@@ -169,12 +169,12 @@ def _get(place: int) -> checks.Details | None:
     )
 
 
-def _compare(start: int, pairs: Numbers, or_mirrored: bool) -> tuple[int, Verdicts]:
-    return start, np.array([_verdict(left, right, or_mirrored) for left, right in pairs.T.tolist()], np.uint8)
+def _compare(start: int, pairs: Numbers, any_orientation: bool) -> tuple[int, Verdicts]:
+    return start, np.array([_verdict(left, right, any_orientation) for left, right in pairs.T.tolist()], np.uint8)
 
 
-def _verdict(left: int, right: int, or_mirrored: bool) -> int:
+def _verdict(left: int, right: int, any_orientation: bool) -> int:
     first, second = _get(left), _get(right)
     if first is None or second is None:
         return UNKNOWN
-    return COPY if checks.is_copy(first, second, or_mirrored) else DIFFERENT
+    return COPY if checks.is_copy(first, second, any_orientation) else DIFFERENT

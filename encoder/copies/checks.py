@@ -94,19 +94,25 @@ def describe_file(picture: bytes) -> Details:
         return describe(image)
 
 
-def is_copy(left: Details, right: Details, or_mirrored: bool = False) -> bool:
-    """Whether one picture is a copy of the other. or_mirrored: or of its mirror image."""
+def is_copy(left: Details, right: Details, any_orientation: bool = False) -> bool:
+    """Whether one picture is a copy of the other. any_orientation: or of the other one turned or mirrored."""
     # Equal pictures without details, such as blank pages, correlate with nothing.
-    if np.array_equal(left.small, right.small) or _is_same_whole(left, right) or _is_part(left, right):
+    if np.array_equal(left.small, right.small) or _is_part(left, right):
         return True
-    return or_mirrored and is_copy(left.mirrored(), right)
+    if not any_orientation:
+        return _is_same_whole(left, right, 0)
+    mirrored = left.mirrored()
+    wholes = (_is_same_whole(each, right, quarters) for each in (left, mirrored) for quarters in range(4))
+    return any(wholes) or _is_part(mirrored, right)
 
 
-def _is_same_whole(left: Details, right: Details) -> bool:
-    aspects = [details.small.shape[1] / details.small.shape[0] for details in (left, right)]
+def _is_same_whole(left: Details, right: Details, quarters: int) -> bool:
+    """Whether the pictures correlate as wholes if the left one is turned by this many quarters."""
+    height, width = left.small.shape if quarters % 2 == 0 else left.small.shape[::-1]
+    aspects = (width / height, right.small.shape[1] / right.small.shape[0])
     if max(aspects) > _MAX_ASPECT_RATIO * min(aspects):
         return False
-    return correlation(left.whole.ravel(), right.whole.ravel()) >= _MIN_WHOLE_CORRELATION
+    return correlation(np.rot90(left.whole, quarters).ravel(), right.whole.ravel()) >= _MIN_WHOLE_CORRELATION
 
 
 def _is_part(left: Details, right: Details) -> bool:

@@ -165,4 +165,4 @@ def _distances(model: EncoderModel, files: Sequence[bytes]) -> list[int]:
 def _recognised(files: Sequence[bytes]) -> list[bool]:
     cv2.setNumThreads(1)
     original, *copies = (checks.describe_file(thumbnail(io.BytesIO(file))) for file in files)
-    return [checks.is_copy(original, copy, or_mirrored=True) for copy in copies]
+    return [checks.is_copy(original, copy, any_orientation=True) for copy in copies]

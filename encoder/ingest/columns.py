@@ -20,7 +20,7 @@ from encoder.ingest.sources import explained
 from encoder.ingest.tables.arrow_files import PARQUET, column_batches, columns_to_read
 from encoder.ingest.tables.naming import Row
 from encoder.ingest.tables.table import Table
-from lookalike.client.arrays import texts_of_arrow
+from lookalike.client.arrays import texts_of_arrow, texts_of_times
 from lookalike.cluster.checked_columns import checked
 from lookalike.cluster.columns import CodeColumns, Texts
 from lookalike.model.errors import InvalidRequest
@@ -166,6 +166,8 @@ def _json_values(column: pa.Array) -> pa.Array | None:
         return column.cast(pa.string())
     if pa.types.is_float32(kind) or pa.types.is_float64(kind):
         return _encoded(pc.if_else(pc.is_nan(column), None, column))
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return pc.binary_join_element_wise('"', texts_of_times(column), '"', "")
     if not _is_text(kind):
         return None
     if not pc.any(pc.match_substring_regex(column, _ESCAPED)).as_py():

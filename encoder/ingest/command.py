@@ -39,7 +39,7 @@ from lookalike.cli.options import (
     print_json,
 )
 from lookalike.cli.records import json_filter
-from lookalike.model import filters
+from lookalike.model import filter_language
 from lookalike.model.code_kinds import KINDS, named_kind
 from lookalike.model.errors import InvalidRequest, PartitionUnavailable
 
@@ -159,7 +159,7 @@ def ingest(
     exit code is 0 when every readable record is stored."""
     started = time.monotonic()
     condition = json_filter(where, "where")
-    selection = Selection(None if condition is None else filters.parse(condition), limit)
+    selection = Selection(None if condition is None else filter_language.parse(condition), limit)
     files, tables = split(paths, format, Choice.parse(columns, drop))
     tables = with_keys(tables, keys)
     _remark(tables)

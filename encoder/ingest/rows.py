@@ -9,7 +9,8 @@ features to hash. The columns are:
                 features stores them
     thumbnail   a small image's bytes (parquet)
     attributes  a JSON object, as text or as a struct. With this column, columns that are not listed here are
-                ignored; without it, each of them is an attribute. Missing values are left out.
+                ignored; without it, each of them is an attribute. Missing values are left out. Dates and times
+                become text, in the form of `lookalike.model.times`.
 
 Exports also write a column `version`, which is ignored."""
 
@@ -32,6 +33,7 @@ from encoder.ingest.codes import PLAIN, Reading
 from encoder.ingest.images import absolute, row_url
 from encoder.ingest.sources import Source
 from encoder.ingest.tables.table import Table
+from lookalike.model import times
 from lookalike.model.errors import InvalidRequest
 from lookalike.model.records import attributes_text, check_key, parse_attributes
 from lookalike.model.thumbnails import check_thumbnail
@@ -163,7 +165,9 @@ def _plain(name: str, value: Any) -> Any:
             return {inner: _plain(name, part) for inner, part in value.items()}
         case list() | tuple():
             return [_plain(name, part) for part in value]
-        case datetime.date() | datetime.time():
+        case datetime.date():
+            return times.text_of(value)
+        case datetime.time():
             return value.isoformat()
         case datetime.timedelta():
             return value.total_seconds()

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
 from lookalike.model.filters import Filter
-from lookalike.model.matching import matches
+from lookalike.model.matching import matcher
 
 
 class _HasFields(Protocol):
+    @property
+    def key(self) -> str: ...
     @property
     def fields(self) -> Mapping[str, Any]: ...
 
@@ -22,7 +24,7 @@ class Selection:
     items that the filter left out."""
 
     def __init__(self, where: Filter | None = None, limit: int | None = None) -> None:
-        self._where = where
+        self._where = None if where is None else matcher(where)
         self._left = limit
         self.skipped = 0
 
@@ -48,7 +50,7 @@ class Selection:
         if self.is_full:
             return
         for item in items:
-            if self._where is not None and not matches(self._where, item.fields):
+            if self._where is not None and not self._where(item.fields, item.key):
                 self.skipped += 1
                 continue
             if self._left is not None:

@@ -100,6 +100,6 @@ def _comparing(seen: Sequence[Seen]) -> float:
         for _ in range(2):
             started = time.perf_counter()
             for other in others:
-                checks.is_copy(first, other, or_mirrored=True)
+                checks.is_copy(first, other, any_orientation=True)
             seconds = time.perf_counter() - started
     return seconds / max(1, len(others))

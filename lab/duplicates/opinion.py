@@ -70,7 +70,7 @@ def calibrate(pictures: Pictures, codes: Codes, own: Numbers, space: CodeSpace) 
     left, right, apart = strangers.pairs_to_check(codes, sampled)
     details = pictures.originals.details
     differ = [
-        not checks.is_copy(details[one], details[other], or_mirrored=True)
+        not checks.is_copy(details[one], details[other], any_orientation=True)
         for one, other in zip(left.tolist(), right.tolist(), strict=True)
     ]
     shares = strangers.checked_shares(sampled, apart, np.array(differ, np.bool_))

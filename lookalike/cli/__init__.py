@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, TextIO
 
 import typer
 
 from lookalike.cli import cluster, collection, health, keys, manifests, options, records
-from lookalike.model.errors import InvalidRequest, LookalikeError
+from lookalike.model.errors import InvalidRequest, LookalikeError, UnknownFieldWarning
 
 _ENTRY_POINTS = "lookalike.commands"
 
@@ -74,8 +75,22 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(collection.app, name="collection")
 
 
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Prints a warning as one line, in the place of `warnings.showwarning`."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
 def main() -> None:
     """Runs a command. The exit code is 0 on success; an error is printed as one line on standard error."""
+    warnings.showwarning = _show_warning
+    warnings.simplefilter("always", UnknownFieldWarning)
     if sys.stdout is None:  # the caller closed it
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # open until the process exits
     try:

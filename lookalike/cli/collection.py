@@ -8,7 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from lookalike.cli import alias
+from lookalike.cli.confirm import Yes, confirm
 from lookalike.cli.options import DEFAULT_SERVER, Json, Server, connect, print_json
+from lookalike.cli.progress import records_bar
+from lookalike.cli.records import FilterText, json_filter
 from lookalike.files.atomic import write_bytes
 from lookalike.model.code_kinds import KINDS
 from lookalike.model.codespace import CodeSpace
@@ -16,14 +20,29 @@ from lookalike.model.errors import InvalidRequest, NotFound
 from lookalike.model.features import NONE
 from lookalike.model.indexing import SCAN
 from lookalike.model.records import Collection
+from lookalike.model.ttl import Ttl, parse_age
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Create, list, show and drop collections.",
+    help="Create, list, show, name, copy and drop collections.",
     add_completion=False,
 )
+app.add_typer(alias.app, name="alias")
 Name = Annotated[str, typer.Argument(help="The collection's name.")]
+NewName = Annotated[str, typer.Argument(help="The new name.")]
+Age = Annotated[
+    str | None,
+    typer.Option(help="Records expire so long after their last write: 90s, 12h, 30d.", metavar="AGE"),
+]
+ExpiresAt = Annotated[
+    str | None,
+    typer.Option(
+        help="Records expire at the time in this attribute: seconds since 1970, or text such as"
+        " 2026-01-31T12:00:00Z.",
+        metavar="ATTRIBUTE",
+    ),
+]
 
 
 @app.command()
@@ -52,6 +71,8 @@ def create(
     feature_width: Annotated[
         int, typer.Option(help="Values per feature vector, for codes that are made elsewhere.", min=0)
     ] = 0,
+    ttl_age: Age = None,
+    ttl_attribute: ExpiresAt = None,
     encoder: Annotated[
         str | None,
         typer.Option(help="Which of the cluster's encoders makes the codes; `lookalike status` lists them."),
@@ -65,6 +86,7 @@ def create(
         collection = client.create_collection(
             name, bits=bits if space is None else None, code_space=space, index=index,
             index_attributes=index_attribute or [], features=features, feature_width=feature_width,
+            ttl=_ttl(ttl_age, ttl_attribute),
             encoder=encoder,
         )  # fmt: skip
         _show([collection], as_json)
@@ -114,12 +136,72 @@ def hash_(
 
 
 @app.command()
-def drop(name: Name, server: Server = DEFAULT_SERVER, as_json: Json = False) -> None:
-    """Delete a collection and all its records."""
+def rename(name: Name, new_name: NewName, server: Server = DEFAULT_SERVER, as_json: Json = False) -> None:
+    """Rename a collection. When the command ends, no request sees the old name any more."""
     with connect(server) as client:
+        _show([client.rename_collection(name, new_name)], as_json)
+
+
+@app.command()
+def ttl(
+    name: Name,
+    age: Age = None,
+    attribute: ExpiresAt = None,
+    off: Annotated[bool, typer.Option("--off", help="Records never expire.")] = False,
+    server: Server = DEFAULT_SERVER,
+    as_json: Json = False,
+) -> None:
+    """Set when the records of a collection expire. Expired records are deleted."""
+    if sum((age is not None, attribute is not None, off)) != 1:
+        raise InvalidRequest("ttl: give --age, --attribute or --off, one of the three")
+    with connect(server) as client:
+        _show([client.set_ttl(name, _ttl(age, attribute))], as_json)
+
+
+@app.command()
+def copy(
+    source: Annotated[str, typer.Argument(help="The collection to copy.")],
+    target: Annotated[str, typer.Argument(help="The collection to create.")],
+    filter_: FilterText = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue a copy; copy what an existing target lacks.")
+    ] = False,
+    server: Server = DEFAULT_SERVER,
+    as_json: Json = False,
+) -> None:
+    """Copy a collection, or its records that match a filter, while it serves."""
+    condition = json_filter(filter_, "filter")
+    records = copied = 0
+    with connect(server) as client:
+        total = client.count(collection=source, filter=condition).count
+        with records_bar("copying", total) as bar:
+            for page in client.copy_collection(source, target, filter=condition, resume=resume):
+                records, copied = records + page.records, copied + page.copied
+                bar.completed(records)
+    if as_json:
+        print_json({"source": source, "target": target, "records": records, "copied": copied})
+    else:
+        kept = f"; {target} has {records - copied:,} of them already" if records > copied else ""
+        print(f"copied {copied:,} of {records:,} records of {source} to {target}{kept}")
+
+
+@app.command()
+def drop(name: Name, yes: Yes = False, server: Server = DEFAULT_SERVER, as_json: Json = False) -> None:
+    """Delete a collection and all its records. Asks first."""
+    with connect(server) as client:
+        if not yes:
+            confirm(f"drop collection {name!r} with {client.get_collection(name).rows:,} records", yes)
         client.drop_collection(name)
     if as_json:
         print_json({"dropped": name})
+
+
+def _ttl(age: str | None, attribute: str | None) -> Ttl | None:
+    if age is not None and attribute is not None:
+        raise InvalidRequest("ttl: give an age or an attribute, one of the two")
+    if age is not None:
+        return Ttl(age_seconds=parse_age(age))
+    return None if attribute is None else Ttl(attribute=attribute)
 
 
 def _document(collection: Collection) -> dict[str, Any]:
@@ -137,4 +219,12 @@ def _show(collections: list[Collection], as_json: bool) -> None:
             f" {space.hash_method}, {space.fingerprint[:12]}, index {collection.indexing.kind}"
             + "".join(f", attribute {field}" for field in collection.indexing.attributes)
             + (f", features {collection.indexing.features}" if collection.indexing.keeps_features else "")
+            + "".join(f", alias {alias}" for alias in collection.aliases)
+            + _ttl_text(collection.ttl)
         )
+
+
+def _ttl_text(ttl: Ttl | None) -> str:
+    if ttl is None:
+        return ""
+    return f", expires at {ttl.attribute}" if ttl.attribute else f", expires after {ttl.age_seconds:,} s"

@@ -12,7 +12,7 @@ import typer
 from more_itertools import chunked
 
 from lookalike.cli.dedup_actions import UNDO_LIST, act, compare, print_outcome, show_review, take_back
-from lookalike.cli.dedup_search import by_codes, by_pictures, code_distance
+from lookalike.cli.dedup_search import by_codes, by_pictures, code_distance, files_checker
 from lookalike.cli.options import (
     DEFAULT_COLLECTION,
     DEFAULT_SERVER,
@@ -25,7 +25,7 @@ from lookalike.cli.options import (
 from lookalike.cli.progress import records_bar
 from lookalike.client.sync_client import Client
 from lookalike.jobs.dedup.apply import Action
-from lookalike.jobs.dedup.groups import Group, check_max_distance, read_snapshot
+from lookalike.jobs.dedup.groups import check_max_distance, read_snapshot
 from lookalike.jobs.dedup.keep import Member, counts, exact_groups, members
 from lookalike.jobs.dedup.sheet import page
 from lookalike.model.errors import InvalidRequest
@@ -56,7 +56,7 @@ def dedup(
             show_default=False,
         ),
     ] = None,
-    orientations: Annotated[bool, typer.Option("--orientations", help="Find mirrored copies, too.")] = False,
+    orientations: Annotated[bool, typer.Option("--orientations", help="Find mirrored and turned copies.")] = False,
     output: Annotated[
         Path | None,
         typer.Option(help="Write the groups to this file, as JSON lines, instead of printing them."),
@@ -151,14 +151,18 @@ def dedup(
         found = client.get_collection(collection)
         if max_distance is not None:
             check_max_distance(max_distance, found.code_space.bits)
-        if against and max_distance is not None:
+        if against and not is_checked and max_distance is not None:
             compare(client, found, paths or (), max_distance, as_json)
             return
         snapshot = read_snapshot(client, found, timeout, bar.completed)
         if against:
-            calibrated = code_distance(client, found, snapshot, bar)
+            checker = None
+            if is_checked:
+                wide, checker = files_checker(client, found, snapshot, orientations, bar)
+            else:
+                wide = code_distance(client, found, snapshot, bar)
             bar.close()
-            compare(client, found, paths or (), calibrated, as_json)
+            compare(client, found, paths or (), wide if max_distance is None else max_distance, as_json, checker)
             return
         if is_checked:
             result = by_pictures(client, found, snapshot, max_distance, orientations, bar)
@@ -171,12 +175,12 @@ def dedup(
         judged = [members(group, snapshot.facts) for group in groups]
         if sheet is not None:
             title = f"Near-duplicates in {collection}: {len(groups):,} groups within {result.distance} bits"
-            shown = groups[:groups_shown]
+            shown = [_kept_first(group) for group in judged[:groups_shown]]
             records = _records(client, collection, shown, each_shown)
             _write(sheet, "html", page(title, shown, records, each_shown))
         # Written before anything is done, so that the list is there whatever happens.
         if output is not None:
-            _write(output, "output", (json.dumps(_as_json(group)) + "\n" for group in judged))
+            _write(output, "output", (json.dumps(_as_json(group), ensure_ascii=False) + "\n" for group in judged))
         if review:
             bar.close()
             show_review(client, found, judged, snapshot.facts, chosen or Action("tag"), timeout, port)
@@ -219,20 +223,26 @@ def _member_as_json(member: Member) -> dict[str, object]:
 
 def _print(judged: Sequence[Sequence[Member]]) -> None:
     for group in judged:
-        ordered = sorted(group, key=lambda member: not member.is_kept)
+        ordered = _kept_first(group)
         more = f" and {len(group) - _KEYS_PRINTED:,} more" if len(group) > _KEYS_PRINTED else ""
         # As JSON, because a key may contain terminal control sequences.
-        keys = ", ".join(json.dumps(member.key) for member in ordered[:_KEYS_PRINTED])
+        keys = ", ".join(json.dumps(member.key, ensure_ascii=False) for member in ordered[:_KEYS_PRINTED])
         print(f"{len(group):>6}  keep {keys}{more}")
 
 
-def _records(client: Client, collection: str, groups: Sequence[Group], each: int) -> dict[str, StoredRecord]:
-    keys = [key for group in groups for key in group.keys[:each]]
+def _records(
+    client: Client, collection: str, groups: Sequence[Sequence[Member]], each: int
+) -> dict[str, StoredRecord]:
+    keys = [member.key for group in groups for member in group[:each]]
     records: dict[str, StoredRecord] = {}
     for part in chunked(keys, _KEYS_PER_CALL):
         found = client.get(part, collection=collection, include_thumbnails=True)
         records |= {record.key: record for record in found}
     return records
+
+
+def _kept_first(group: Sequence[Member]) -> list[Member]:
+    return sorted(group, key=lambda member: not member.is_kept)
 
 
 def _write(path: Path, field: str, parts: Iterable[str], mode: str = "w") -> None:

@@ -6,16 +6,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lookalike.cli.dedup_search import FilesChecker
 from lookalike.cli.options import print_json
 from lookalike.cli.progress import Bar, records_bar
 from lookalike.client.sync_client import Client
 from lookalike.jobs.dedup.apply import Action, Applied, Judged, apply, require_local
+from lookalike.jobs.dedup.candidates import NEAREST
 from lookalike.jobs.dedup.facts import FileFacts
 from lookalike.jobs.dedup.undo import undo
 from lookalike.jobs.dedup.undo_list import Run, UndoList, free_path, read_run
@@ -128,16 +131,34 @@ def take_back(client: Client, path: Path, timeout: float, as_json: bool) -> None
 
 
 def compare(
-    client: Client, collection: Collection, paths: Sequence[Path], max_distance: int, as_json: bool
+    client: Client,
+    collection: Collection,
+    paths: Sequence[Path],
+    max_distance: int,
+    as_json: bool,
+    checker: FilesChecker | None = None,
 ) -> None:
-    """Prints which files have near-duplicates in a collection. Stores nothing."""
+    """Prints which files have near-duplicates in a collection. Stores nothing.
+
+    Args:
+        client: A client of the cluster.
+        collection: The collection.
+        paths: Image files and folders.
+        max_distance: The largest distance of a file and a record, in bits.
+        as_json: Whether to print JSON.
+        checker: Tells which near records are copies; None if all are.
+    """
     found = find_images(paths)
-    options = SearchOptions(k=_HITS, max_distance=max_distance)
+    k = _HITS if checker is None else NEAREST
+    options = SearchOptions(k=k, max_distance=max_distance)
     answers = []
     with records_bar("searching", len(found.files)) as bar:
         for answer in search_files(client, collection.name, found.files, options):
-            answers.append(_compared(answer))
+            answers.append(_compared(answer, k))
             bar.completed(len(answers))
+        if checker is not None:
+            bar.start("checking pairs", len(answers))
+            _keep_copies(answers, checker, bar)
     errors = [answer["error"] for answer in answers if "error" in answer]
     if len(errors) == len(answers):
         raise InvalidRequest(f"image: none of {len(answers):,} files can be searched for ({errors[0]})")
@@ -181,7 +202,18 @@ def _print_skipped(skipped: Counter[str] | Mapping[str, int]) -> None:
         print(f"{count:,} skipped: {reason}")
 
 
-def _compared(answer: Answer) -> dict[str, Any]:
+def _keep_copies(answers: Sequence[dict[str, Any]], checker: FilesChecker, bar: Bar) -> None:
+    """Removes the records that are not copies of the answers' files."""
+    found = [answer for answer in answers if "duplicates" in answer]
+    files = [Path(answer["file"]) for answer in found]
+    verdicts = checker(files, [answer["duplicates"] for answer in found], bar.completed)
+    for answer, is_copy in zip(found, verdicts, strict=True):
+        answer["duplicates"] = list(itertools.compress(answer["duplicates"], is_copy))
+        answer["more"] = answer["more"] and all(is_copy)
+
+
+def _compared(answer: Answer, k: int) -> dict[str, Any]:
+    """The records near to a file, as JSON. k: how many were asked for."""
     if answer.result is None:
         return {"file": str(answer.file), "error": answer.error}
     digest = hashlib.sha256(answer.image).hexdigest()
@@ -189,7 +221,7 @@ def _compared(answer: Answer) -> dict[str, Any]:
         {"key": hit.key, "distance": hit.distance, "exact": _digest(hit) == digest} for hit in answer.result.hits
     ]
     hits.sort(key=lambda hit: not hit["exact"])
-    return {"file": str(answer.file), "duplicates": hits, "more": len(hits) == _HITS}
+    return {"file": str(answer.file), "duplicates": hits, "more": len(hits) == k}
 
 
 def _digest(hit: Hit) -> object:

@@ -8,21 +8,29 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 from lookalike.cli.progress import Bar
 from lookalike.client.sync_client import Client
 from lookalike.jobs.dedup import calibration as calibrations
 from lookalike.jobs.dedup.calibration import Calibration
-from lookalike.jobs.dedup.checked import Checked, find_checked_groups
+from lookalike.jobs.dedup.checked import COPY, UNKNOWN, Checked, find_checked_groups
 from lookalike.jobs.dedup.groups import Group, Snapshot, find_groups
+from lookalike.jobs.dedup.join import Report
 from lookalike.model.errors import InvalidRequest
 from lookalike.model.records import Collection
 
 _ENTRY_POINTS = "lookalike.copies"
 # How many pictures the first run edits.
 _SAMPLE = 300
+
+# The records near to a file, as JSON.
+Hits = Sequence[Mapping[str, Any]]
+# Tells which of each file's hits are copies. Reports the number of files done so far.
+FilesChecker = Callable[[Sequence[Path], Sequence[Hits], Report], list[list[bool]]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -55,12 +63,17 @@ class Found:
             f"{self.checked.candidates:,} pairs within {self.distance} bits were compared by their pictures:"
             f" {self.checked.copies:,} are copies"
         )
-        if not self.checked.unchecked:
-            return said
-        return (
-            f"{said}\n{self.checked.unchecked:,} pairs have a picture without a thumbnail and without a file"
-            f" that can be read here; {self.checked.unchecked_near:,} of them count as copies by their codes"
-        )
+        if self.checked.unchecked:
+            said += (
+                f"\n{self.checked.unchecked:,} pairs have a picture without a thumbnail and without a file"
+                f" that can be read here; {self.checked.unchecked_near:,} of them count as copies by their codes"
+            )
+        if self.checked.without_hash:
+            said += (
+                f"\n{self.checked.without_hash:,} records have no perceptual hash, so turned copies of them were"
+                " not searched for; lookalike ingest stores the hash"
+            )
+        return said
 
 
 def by_codes(client: Client, target: Collection, snapshot: Snapshot, max_distance: int | None, bar: Bar) -> Found:
@@ -75,7 +88,7 @@ def by_pictures(
     target: Collection,
     snapshot: Snapshot,
     max_distance: int | None,
-    or_mirrored: bool,
+    any_orientation: bool,
     bar: Bar,
 ) -> Found:
     """Groups of records whose pictures are copies.
@@ -86,7 +99,7 @@ def by_pictures(
         snapshot: Its records.
         max_distance: The largest distance of two pictures that are compared, in bits; by default, the wide
             distance of the calibration.
-        or_mirrored: Whether mirrored pictures count as copies.
+        any_orientation: Whether turned and mirrored pictures count as copies.
         bar: Shows the progress.
     """
     checker = _loaded("check_pairs")
@@ -95,8 +108,32 @@ def by_pictures(
         return Found([], max_distance or 0, Checked([], 0, 0, 0, 0))
     wide = calibration.wide_distance if max_distance is None else max_distance
     near = min(wide, calibration.distance_for(len(snapshot.keys)))
-    checked = find_checked_groups(client, target, snapshot, wide, near, checker, or_mirrored, bar)
+    checked = find_checked_groups(client, target, snapshot, wide, near, checker, any_orientation, bar)
     return Found(checked.groups, wide, checked)
+
+
+def files_checker(
+    client: Client, target: Collection, snapshot: Snapshot, any_orientation: bool, bar: Bar
+) -> tuple[int, FilesChecker]:
+    """The wide distance of the calibration, in bits, and what tells which records are copies of files."""
+    check_files = _loaded("check_files")
+    calibration = _calibration(client, target, snapshot, bar)
+    wide = near = 0
+    if calibration is not None:
+        wide, near = calibration.wide_distance, calibration.distance_for(len(snapshot.keys))
+
+    def check(files: Sequence[Path], hits: Sequence[Hits], report: Report) -> list[list[bool]]:
+        keys = [[hit["key"] for hit in found] for found in hits]
+        verdicts = check_files(client, target.name, files, keys, any_orientation, report)
+        return [
+            [
+                verdict == COPY or hit["exact"] or (verdict == UNKNOWN and hit["distance"] <= near)
+                for verdict, hit in zip(judged, found, strict=True)
+            ]
+            for judged, found in zip(verdicts, hits, strict=True)
+        ]
+
+    return wide, check
 
 
 def code_distance(client: Client, target: Collection, snapshot: Snapshot, bar: Bar) -> int:

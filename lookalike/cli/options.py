@@ -85,6 +85,12 @@ def credentials(
     _given.set(_Credentials(_read_key(api_key_file) if api_key_file else api_key, settings))
 
 
+def tls_settings() -> Tls | None:
+    """The TLS settings of the command line and the environment; None for plain text."""
+    tls = _given.get().tls
+    return tls if isinstance(tls, Tls) else Tls() if tls else None
+
+
 def connect(server: str, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> Client:
     """Opens a client with the API key and TLS settings of the command line and the environment."""
     given = _given.get()

@@ -11,6 +11,8 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from lookalike.cli.confirm import Yes, confirm
+from lookalike.cli.hits import coverage_as_json, print_hits, print_result, print_warnings, result_as_json
 from lookalike.cli.options import (
     DEFAULT_COLLECTION,
     DEFAULT_SERVER,
@@ -25,12 +27,14 @@ from lookalike.cli.thumbnails import write_thumbnails
 from lookalike.client.sync_client import Client
 from lookalike.jobs.image_search import find_images, search_files
 from lookalike.model.errors import InvalidRequest, NotFound
-from lookalike.model.records import DEFAULT_OVERSAMPLING, Coverage, SearchResult, StoredRecord
+from lookalike.model.records import DEFAULT_OVERSAMPLING, Coverage, StoredRecord
 from lookalike.model.search_options import Rerank, Score, SearchOptions
 
 _EXAMPLE = '{"label": "cat"}'
 Keys = Annotated[list[str], typer.Argument(help="Keys of records.")]
-FilterText = Annotated[str | None, typer.Option("--filter", help='A JSON filter, e.g. \'{"label": "cat"}\'.')]
+FilterText = Annotated[
+    str | None, typer.Option("--filter", help='A JSON filter, e.g. \'{"label": "cat"}\'; see docs/FILTERS.md.')
+]
 Partial = Annotated[
     bool, typer.Option("--allow-partial", help="Accept a result without the partitions that do not answer.")
 ]
@@ -56,6 +60,23 @@ def search(
         str, typer.Option(help="none; or asymmetric or features, to reorder the candidates by that score.")
     ] = "none",
     oversampling: Annotated[int, typer.Option(help="Candidates per hit, with --rerank.")] = DEFAULT_OVERSAMPLING,
+    find_all: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="All hits instead of k, nearest first; with --max-distance, all within it. With --json, one JSON"
+            " document per line.",
+        ),
+    ] = False,
+    offset: Annotated[int, typer.Option(help="Leave out this many of the nearest hits.")] = 0,
+    after: Annotated[str, typer.Option(help="Continue after this cursor, which --json shows.")] = "",
+    exclude_key: Annotated[
+        list[str] | None, typer.Option(help="Leave out the record with this key; may be repeated.")
+    ] = None,
+    group_by: Annotated[
+        str | None, typer.Option(help="Find the k nearest groups of records, by the values of this attribute.")
+    ] = None,
+    group_size: Annotated[int, typer.Option(help="Hits per group, with --group-by.")] = 1,
     allow_partial: Partial = False,
     collection: CollectionName = DEFAULT_COLLECTION,
     server: Server = DEFAULT_SERVER,
@@ -68,24 +89,31 @@ def search(
     with --json, as one line of JSON for each."""
     options = SearchOptions(
         k=k, max_distance=max_distance, filter=json_filter(filter_, "filter"), allow_partial=allow_partial,
-        score=cast(Score, score), rerank=cast(Rerank, rerank), oversampling=oversampling,
+        score=cast(Score, score), rerank=cast(Rerank, rerank), oversampling=oversampling, offset=offset,
+        after=after, exclude_keys=exclude_key or (), group_by=group_by, group_size=group_size,
     )  # fmt: skip
     paths = [*(images or ()), *(more_images or ())]
     if len(paths) > 1 or (paths and paths[0].is_dir()):
         if key is not None or code is not None:
             raise InvalidRequest("image: cannot be combined with --key or --code; search for one kind at a time")
+        if find_all:
+            raise InvalidRequest("all: takes one query; search for one image at a time")
         with connect(server, timeout) as client:
             _search_files(client, collection, paths, options, as_json)
         return
     with connect(server, timeout) as client:
-        result = client.search(
-            collection=collection, image=paths[0] if paths else None, key=key, code=_hexadecimal(code),
-            options=options,
-        )  # fmt: skip
+        given: dict[str, Any] = {
+            "collection": collection, "image": paths[0] if paths else None, "key": key, "code": _hexadecimal(code),
+            "options": options,
+        }  # fmt: skip
+        if find_all:
+            print_hits(client.search_all(**given), as_json)
+            return
+        result = client.search(**given)
     if as_json:
-        print_json(_result_as_json(result))
+        print_json(result_as_json(result))
     else:
-        _print_result(result)
+        print_result(result, max_distance)
 
 
 def get(
@@ -150,10 +178,13 @@ def count(
             collection=collection, filter=json_filter(filter_, "filter"), allow_partial=allow_partial
         )
     if as_json:
-        print_json({"count": found.count, "coverage": _coverage(found.coverage)})
+        print_json(
+            {"count": found.count, "coverage": coverage_as_json(found.coverage), "warnings": found.warnings}
+        )
         return
     print(found.count)
     _warn_if_partial(found.coverage)
+    print_warnings(found.warnings)
 
 
 def facets(
@@ -172,13 +203,14 @@ def facets(
             allow_partial=allow_partial,
         )  # fmt: skip
     if as_json:
-        print_json({**dataclasses.asdict(found), "coverage": _coverage(found.coverage)})
+        print_json({**dataclasses.asdict(found), "coverage": coverage_as_json(found.coverage)})
         return
     for facet in found.facets:
         print(f"{facet.count}\t{json.dumps(facet.value, ensure_ascii=False)}")
     if found.other_values:
         print(f"{found.other_count}\tin {found.other_values:,} other values")
     _warn_if_partial(found.coverage)
+    print_warnings(found.warnings)
 
 
 def set_attributes(
@@ -208,17 +240,21 @@ def set_attributes(
 def delete(
     keys: Annotated[list[str] | None, typer.Argument(help="Keys of records.")] = None,
     filter_: FilterText = None,
+    yes: Yes = False,
     collection: CollectionName = DEFAULT_COLLECTION,
     server: Server = DEFAULT_SERVER,
     as_json: Json = False,
 ) -> None:
-    """Delete records by key or by filter. A missing key is not an error."""
+    """Delete records by key, or by filter, which asks first. A missing key is not an error."""
     condition = json_filter(filter_, "filter")
     _require_one(keys, condition)
     with connect(server) as client:
         if condition is None:
             deleted = client.delete(keys or [], collection=collection)
         else:
+            if not yes:
+                count = client.count(collection=collection, filter=condition).count
+                confirm(f"delete {count:,} records of {collection!r}", yes)
             deleted = client.delete_by_filter(condition, collection=collection)
     if as_json:
         print_json({"deleted": deleted})
@@ -229,10 +265,6 @@ def delete(
 def _require_one(keys: list[str] | None, condition: dict[str, Any] | None) -> None:
     if bool(keys) == (condition is not None):
         raise InvalidRequest("keys: give keys or --filter, one of the two")
-
-
-def _coverage(coverage: Coverage) -> dict[str, Any]:
-    return {**dataclasses.asdict(coverage), "complete": coverage.complete}
 
 
 def _warn_if_partial(coverage: Coverage) -> None:
@@ -255,28 +287,18 @@ def _search_files(
         if answer.result is None:
             errors.append(answer.error)
         if as_json:
-            document = {"error": answer.error} if answer.result is None else _result_as_json(answer.result)
+            document = {"error": answer.error} if answer.result is None else result_as_json(answer.result)
             print(json.dumps({"image": name, **document}, ensure_ascii=False))
         elif answer.result is None:
             print(f"{json.dumps(name)}: {answer.error}")
         else:
             # As JSON, because a name may contain terminal control sequences.
             print(json.dumps(name))
-            _print_result(answer.result)
+            print_result(answer.result, options.max_distance)
     for reason, count in sorted(found.skipped.items()):
         print(f"{count:,} skipped: {reason}", file=sys.stderr)
     if len(errors) == len(found.files):
         raise InvalidRequest(f"image: none of {len(errors):,} files can be searched for ({errors[0]})")
-
-
-def _result_as_json(result: SearchResult) -> dict[str, Any]:
-    return {
-        "hits": [dataclasses.asdict(hit) for hit in result.hits],
-        "coverage": _coverage(result.coverage),
-        "exact": result.exact,
-        "timings": dataclasses.asdict(result.timings),
-        "warnings": result.warnings,
-    }
 
 
 def _as_json(record: StoredRecord, file: Path | None) -> dict[str, Any]:
@@ -309,19 +331,3 @@ def json_filter(text: str | None, field: str) -> dict[str, Any] | None:
     if not isinstance(document, dict):
         raise InvalidRequest(f"{field}: is not a JSON object; write it as in '{_EXAMPLE}'")
     return document
-
-
-def _print_result(result: SearchResult) -> None:
-    for rank, hit in enumerate(result.hits, 1):
-        attributes = json.dumps(hit.attributes, ensure_ascii=False) if hit.attributes else ""
-        print(f"{rank:>3}  {hit.distance:>5} bits  {hit.score:.4f}  {hit.key}  {attributes}".rstrip())
-    coverage = result.coverage
-    kind = "exact" if result.exact else "among candidates" if coverage.complete else "PARTIAL"
-    print(
-        f"{kind}: {coverage.answered} of {coverage.partitions} partitions, {coverage.rows_searched:,} of"
-        f" {coverage.rows_known:,} rows, {result.timings.total_ms:.1f} ms"
-    )
-    for partition, reason in sorted(coverage.missing.items()):
-        print(f"missing partition {partition}: {reason}")
-    for warning in result.warnings:
-        print(f"warning: {warning}", file=sys.stderr)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from lookalike import wire
 from lookalike.model.errors import InvalidRequest
 from lookalike.model.records import MAX_BATCH_RECORDS, Record, check_key
+from lookalike.model.search_options import SearchOptions
 from lookalike.v1 import search_pb2 as pb
 
 # Records per message of an ingest stream.
@@ -95,6 +96,17 @@ async def async_batches(
     else:
         for batch in batches(records):
             yield batch
+
+
+def check_pages(options: SearchOptions, keywords: Collection[str]) -> None:
+    """Raises InvalidRequest if a search with these options cannot be continued page by page."""
+    if "k" in keywords:
+        raise InvalidRequest("k: does not apply to all pages; use page_size, and limit for the number of hits")
+    if options.rerank != "none" or options.group_by is not None:
+        name = "rerank" if options.group_by is None else "group_by"
+        raise InvalidRequest(f"{name}: such a search has no further pages; use search")
+    if options.allow_partial:
+        raise InvalidRequest("allow_partial: a page without some partitions has gaps; leave it out")
 
 
 def queries_of(

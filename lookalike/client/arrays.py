@@ -123,7 +123,7 @@ def texts_of_attributes(attributes: Attributes, count: int) -> Texts:
         return Texts(b"", np.zeros(count, np.int64))
     if _is_arrow(attributes):
         names = attributes.column_names
-        attributes = {name: attributes.column(name).to_pylist() for name in names}
+        attributes = {name: _values_of_arrow(attributes.column(name)) for name in names}
     elif hasattr(attributes, "to_dict") and hasattr(attributes, "columns"):  # pandas
         rows = attributes.astype(object).where(attributes.notna(), None)
         attributes = {name: rows[name].tolist() for name in rows.columns}
@@ -140,7 +140,7 @@ def _members(name: object, values: Sequence[Any], count: int) -> list[str]:
     if not isinstance(name, str):
         raise InvalidRequest(f"attributes: a column's name is {type(name).__name__}; JSON's names are text")
     if isinstance(values, np.ndarray):
-        values = values.tolist()
+        values = _values_of_numpy(values)
     if len(values) != count:
         raise InvalidRequest(f"attributes: column {name!r} has {len(values):,} values for {count:,} keys")
     prefix = encode_attributes(name) + ":"
@@ -154,6 +154,34 @@ def _members(name: object, values: Sequence[Any], count: int) -> list[str]:
         except (TypeError, ValueError, InvalidRequest) as error:
             raise InvalidRequest(f"attributes: column {name!r}, row {row:,}: {error}") from None
     return members
+
+
+def _values_of_numpy(values: npt.NDArray[Any]) -> list[Any]:
+    """The values as Python objects: times as `datetime`, which has microseconds."""
+    if values.dtype.kind == "M" and np.datetime_data(values.dtype)[0] not in ("D", "M", "Y", "W"):
+        values = values.astype("datetime64[us]")
+    found: list[Any] = values.tolist()
+    return found
+
+
+def _values_of_arrow(column: Any) -> list[Any]:
+    import pyarrow as pa
+
+    is_time = pa.types.is_timestamp(column.type) or pa.types.is_date(column.type)
+    found: list[Any] = (texts_of_times(column) if is_time else column).to_pylist()
+    return found
+
+
+def texts_of_times(column: Any) -> Any:
+    """The texts of an Arrow array of timestamps or dates, in the form of `lookalike.model.times`."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_date(column.type):
+        return column.cast(pa.date32()).cast(pa.string())
+    # Without a zone, times are in UTC. Rounding before the cast cuts times before 1970 off in the same direction.
+    whole = pc.floor_temporal(column.cast(pa.timestamp(column.type.unit)), unit="microsecond")
+    return pc.strftime(whole.cast(pa.timestamp("us")), "%Y-%m-%dT%H:%M:%SZ")
 
 
 def _is_arrow(value: object) -> bool:

@@ -13,10 +13,13 @@ from lookalike.client.endpoints import AsyncCoordinators
 from lookalike.cluster.dump import Head, Mark
 from lookalike.cluster.slots import SlotSet
 from lookalike.model.codespace import CodeSpace
+from lookalike.model.errors import AlreadyExists, NotFound
 from lookalike.model.features import NONE
+from lookalike.model.filters import GivenFilter
 from lookalike.model.indexing import SCAN, Indexing
-from lookalike.model.records import Collection, VersionedRecord
+from lookalike.model.records import DEFAULT_PAGE, Collection, CopiedPage, VersionedRecord
 from lookalike.model.status import ClusterStatus
+from lookalike.model.ttl import Ttl
 from lookalike.transport import tracing
 from lookalike.transport.retry import MAX_ATTEMPTS, Retry, was_never_sent
 
@@ -40,6 +43,7 @@ class AsyncManagement:
         feature_width: int = 0,
         hash_file: bytes = b"",
         encoder: str | None = None,
+        ttl: Ttl | None = None,
     ) -> Collection:
         """Creates a collection, by default in the code space of the cluster's default encoder.
 
@@ -53,16 +57,19 @@ class AsyncManagement:
             feature_width: Values per feature vector, for codes that are made elsewhere.
             hash_file: The hash file that the codes were computed with; requires `code_space`.
             encoder: The name of another of the cluster's encoders, in whose code space to create it.
+            ttl: When its records expire; never by default.
 
         Raises:
             InvalidRequest: If an argument is malformed or out of range, or no encoder has this name.
-            AlreadyExists: If the collection exists.
+            AlreadyExists: If the collection, or an alias of this name, exists.
         """
         indexing = Indexing(index, tuple(index_attributes), features, feature_width)
-        return await self._run(self._calls.create_collection(name, bits, code_space, indexing, hash_file, encoder))
+        return await self._run(
+            self._calls.create_collection(name, bits, code_space, indexing, hash_file, encoder, ttl)
+        )
 
     async def get_collection(self, name: str) -> Collection:
-        """Describes a collection. Raises NotFound."""
+        """Describes a collection: by its name, or by an alias. Raises NotFound."""
         return await self._run(self._calls.get_collection(name))
 
     async def get_hash_file(self, name: str) -> bytes:
@@ -74,8 +81,89 @@ class AsyncManagement:
         return await self._run(self._calls.list_collections())
 
     async def drop_collection(self, name: str) -> None:
-        """Deletes a collection and its records. Raises NotFound."""
+        """Deletes a collection and its records.
+
+        Raises:
+            InvalidRequest: If the name is an alias, or the collection has aliases.
+            NotFound: If the collection does not exist.
+        """
         await self._run(self._calls.drop_collection(name))
+
+    async def create_alias(self, alias: str, collection: str) -> None:
+        """Gives a collection another name, for any call but `drop_collection` and `rename_collection`.
+
+        Raises:
+            AlreadyExists: If a collection or an alias has this name.
+            NotFound: If the collection does not exist.
+        """
+        await self._run(self._calls.create_alias(alias, collection))
+
+    async def switch_alias(self, alias: str, collection: str) -> None:
+        """Points an alias to another collection. Returns after about 3 s: every later call, through any
+        coordinator, sees the new collection. Raises NotFound if one of the two does not exist."""
+        await self._run(self._calls.switch_alias(alias, collection))
+
+    async def delete_alias(self, alias: str) -> None:
+        """Deletes an alias; its collection stays. Raises NotFound."""
+        await self._run(self._calls.delete_alias(alias))
+
+    async def list_aliases(self) -> dict[str, str]:
+        """Returns the collection of each alias that the caller may see."""
+        return await self._run(self._calls.list_aliases())
+
+    async def rename_collection(self, name: str, new_name: str) -> Collection:
+        """Renames a collection, without moving its records. Its aliases stay with it. Returns after about 3 s:
+        every later call, through any coordinator, sees only the new name.
+
+        Raises:
+            AlreadyExists: If a collection or an alias has the new name.
+            InvalidRequest: If the name is an alias.
+            NotFound: If the collection does not exist.
+        """
+        return await self._run(self._calls.rename_collection(name, new_name))
+
+    async def set_ttl(self, name: str, ttl: Ttl | None) -> Collection:
+        """Sets when the records of a collection expire; None for never. Raises NotFound."""
+        return await self._run(self._calls.set_ttl(name, ttl))
+
+    async def copy_collection(
+        self, source: str, target: str, *, filter: GivenFilter = None, resume: bool = False
+    ) -> AsyncIterator[CopiedPage]:
+        """Copies the records of a collection to a new one with the same code space and indexing.
+
+        A record that is not changed during the whole copy is copied exactly: code, attributes, thumbnail and
+        features. Others are copied as they were at some moment of it.
+
+        Args:
+            source: The collection to copy.
+            target: The collection to create.
+            filter: Copy only matching records.
+            resume: Continue a copy that was interrupted, or add to a collection of the same code space: what the
+                target has already is not copied again, and later writes of a key in the target are kept.
+
+        Yields:
+            What each call copied.
+
+        Raises:
+            AlreadyExists: If the target exists, unless `resume` is set.
+            CodeSpaceMismatch: If it has another code space, or stores other features.
+        """
+        if not resume:
+            try:
+                await self.get_collection(target)
+            except NotFound:
+                pass
+            else:
+                raise AlreadyExists(f"target: {target!r} exists; use another name, or resume the copy")
+        # An alias that is switched during the copy must not mix two collections.
+        name = (await self.get_collection(source)).name
+        cursor = ""
+        while True:
+            page = await self._run(self._calls.copy_records(name, target, filter, DEFAULT_PAGE, cursor))
+            yield page
+            cursor = page.cursor
+            if not cursor:
+                return
 
     async def drain(self, partition: int, *, undo: bool = False) -> int:
         """Moves all slots off a partition, for maintenance. Returns at once; `status` shows the progress.

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -14,9 +15,10 @@ from more_itertools import constrained_batches
 
 from lookalike import wire
 from lookalike.client.arguments import STREAM_RECORDS, checked_keys, checked_names
+from lookalike.client.connecting import explain_failed_connection
 from lookalike.cluster.columns import CodeColumns
 from lookalike.cluster.select import MAX_FACETS
-from lookalike.model import filters
+from lookalike.model import filter_language, filters
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import (
     Cancelled,
@@ -25,12 +27,14 @@ from lookalike.model.errors import (
     InvalidRequest,
     LookalikeError,
     PartitionUnavailable,
+    UnknownFieldWarning,
 )
 from lookalike.model.filters import GivenFilter
 from lookalike.model.indexing import Indexing
 from lookalike.model.records import (
     MAX_BATCH_RECORDS,
     Collection,
+    CopiedPage,
     CountResult,
     FacetsResult,
     Page,
@@ -44,6 +48,7 @@ from lookalike.model.records import (
 )
 from lookalike.model.search_options import SearchOptions
 from lookalike.model.status import ClusterStatus
+from lookalike.model.ttl import Ttl
 from lookalike.transport.rpc import error_of
 from lookalike.v1 import filter_pb2, record_pb2
 from lookalike.v1 import search_pb2 as pb
@@ -103,11 +108,8 @@ class Calls:
         # A cached fingerprint may be outdated: collections can be recreated with another code space.
         if isinstance(error, CodeSpaceMismatch):
             self._fingerprints.clear()
-        if error.request_id is None and "handshake failed" in error.message:
-            return PartitionUnavailable(
-                f"server: {address} and this client do not agree on TLS ({error.message[-160:]}); check the"
-                " certificates, the CA and the server name"
-            )
+        if error.request_id is None and (cause := explain_failed_connection(address, error.message)):
+            return PartitionUnavailable(cause)
         # `Cancelled` means that the coordinator stopped during the call; this client did not cancel the call.
         if error.request_id is None and isinstance(error, PartitionUnavailable | Cancelled):
             return PartitionUnavailable(f"server: {address} does not answer; is the cluster up?")
@@ -131,7 +133,7 @@ class Calls:
             options=wire.options_to_wire(options),
             fingerprint=fingerprint or "",
         )
-        return Call("Search", request, lambda answer: wire.result_from_wire(answer.hits, answer))
+        return Call("Search", request, lambda answer: wire.result_from_wire(answer, answer))
 
     def search_batch(
         self, collection: str, queries: Sequence[pb.Query], fingerprint: str | None, options: SearchOptions
@@ -145,7 +147,7 @@ class Calls:
         return Call(
             "SearchBatch",
             request,
-            lambda answer: [wire.result_from_wire(result.hits, answer) for result in answer.results],
+            lambda answer: [wire.result_from_wire(result, answer) for result in answer.results],
         )
 
     def get(
@@ -230,13 +232,13 @@ class Calls:
             remove=checked_names(remove),
             cursor=cursor,
         )
-        return Call("SetAttributes", request, lambda answer: (int(answer.changed), answer.cursor))
+        return Call("SetAttributes", request, lambda answer: _changed(answer.changed, answer))
 
     def delete_by_filter(self, collection: str, condition: GivenFilter, cursor: str) -> Call[tuple[int, str]]:
         request = pb.DeleteByFilterRequest(
             collection=check_collection_name(collection), filter=_filter_to_wire(condition), cursor=cursor
         )
-        return Call("DeleteByFilter", request, lambda answer: (int(answer.deleted), answer.cursor))
+        return Call("DeleteByFilter", request, lambda answer: _changed(answer.deleted, answer))
 
     def upserts(self, collection: str, records: Sequence[Record], fingerprint: str | None) -> list[Call[int]]:
         """Returns one call, or several if the records exceed the limits on a request."""
@@ -261,6 +263,7 @@ class Calls:
         indexing: Indexing,
         hash_file: bytes,
         encoder: str | None,
+        ttl: Ttl | None = None,
     ) -> Call[Collection]:
         if bits is not None and code_space is not None:
             raise InvalidRequest("create_collection: give bits or a code space, not both")
@@ -278,12 +281,18 @@ class Calls:
             request.bits = CodeSpace(bits).bits
         if code_space is not None:
             request.code_space.CopyFrom(wire.space_to_wire(code_space))
+        if ttl is not None:
+            request.ttl.CopyFrom(wire.ttl_to_wire(ttl))
         return Call("CreateCollection", request, self._read_collection, is_repeatable=False)
 
     def get_collection(self, name: str) -> Call[Collection]:
-        return Call(
-            "GetCollection", pb.GetCollectionRequest(name=check_collection_name(name)), self._read_collection
-        )
+        def read(answer: Any) -> Collection:
+            collection = self._read_collection(answer)
+            # The name may be an alias.
+            self._fingerprints[name] = collection.code_space.fingerprint
+            return collection
+
+        return Call("GetCollection", pb.GetCollectionRequest(name=check_collection_name(name)), read)
 
     def get_hash_file(self, name: str) -> Call[bytes]:
         request = pb.GetCollectionRequest(name=check_collection_name(name), include_hash=True)
@@ -300,6 +309,59 @@ class Calls:
         self._fingerprints.pop(check_collection_name(name), None)
         request = pb.DropCollectionRequest(name=name)
         return Call("DropCollection", request, lambda answer: None, is_repeatable=False)
+
+    def create_alias(self, alias: str, collection: str) -> Call[None]:
+        request = pb.CreateAliasRequest(
+            alias=check_collection_name(alias), collection=check_collection_name(collection)
+        )
+        return Call("CreateAlias", request, self._forget_fingerprints, is_repeatable=False)
+
+    def switch_alias(self, alias: str, collection: str) -> Call[None]:
+        request = pb.SwitchAliasRequest(
+            alias=check_collection_name(alias), collection=check_collection_name(collection)
+        )
+        return Call("SwitchAlias", request, self._forget_fingerprints)
+
+    def delete_alias(self, alias: str) -> Call[None]:
+        request = pb.DeleteAliasRequest(alias=check_collection_name(alias))
+        return Call("DeleteAlias", request, self._forget_fingerprints, is_repeatable=False)
+
+    def list_aliases(self) -> Call[dict[str, str]]:
+        return Call(
+            "ListAliases",
+            pb.ListAliasesRequest(),
+            lambda answer: {found.alias: found.collection for found in answer.aliases},
+        )
+
+    def rename_collection(self, name: str, new_name: str) -> Call[Collection]:
+        self._fingerprints.pop(check_collection_name(name), None)
+        request = pb.RenameCollectionRequest(name=name, new_name=check_collection_name(new_name))
+        return Call("RenameCollection", request, self._read_collection, is_repeatable=False)
+
+    def set_ttl(self, name: str, ttl: Ttl | None) -> Call[Collection]:
+        request = pb.SetTtlRequest(
+            name=check_collection_name(name), ttl=None if ttl is None else wire.ttl_to_wire(ttl)
+        )
+        return Call("SetTtl", request, self._read_collection)
+
+    def copy_records(
+        self, collection: str, target: str, condition: GivenFilter, limit: int, cursor: str
+    ) -> Call[CopiedPage]:
+        request = pb.CopyRecordsRequest(
+            collection=check_collection_name(collection),
+            target=check_collection_name(target),
+            filter=_filter_to_wire(condition),
+            limit=check_limit(limit, MAX_BATCH_RECORDS),
+            cursor=cursor,
+        )
+        return Call(
+            "CopyRecords",
+            request,
+            lambda answer: CopiedPage(int(answer.records), int(answer.copied), answer.cursor),
+        )
+
+    def _forget_fingerprints(self, answer: Any) -> None:
+        self._fingerprints.clear()
 
     def status(self) -> Call[ClusterStatus]:
         return Call("ClusterStatus", pb.ClusterStatusRequest(), wire.status_from_wire)
@@ -338,8 +400,19 @@ class Calls:
         return self.learn(wire.collection_from_wire(answer.collection))
 
 
+def _changed(count: int, answer: pb.SetAttributesResponse | pb.DeleteByFilterResponse) -> tuple[int, str]:
+    warn(answer.warnings)
+    return count, answer.cursor
+
+
+def warn(texts: Iterable[str]) -> None:
+    """Issues the warnings of an answer that the SDK returns without its warnings."""
+    for text in texts:
+        warnings.warn(text, UnknownFieldWarning, stacklevel=2)
+
+
 def _filter_to_wire(given: GivenFilter) -> filter_pb2.Filter | None:
-    condition = filters.given(given)
+    condition = filter_language.given(given)
     return None if condition is None else wire.filter_to_wire(condition)
 
 

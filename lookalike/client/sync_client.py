@@ -17,6 +17,7 @@ from lookalike.client.arguments import (
     Floats,
     Image,
     batches,
+    check_pages,
     has_codes,
     key_batches,
     listed,
@@ -24,7 +25,7 @@ from lookalike.client.arguments import (
     queries_of,
 )
 from lookalike.client.arrays import Attributes, Codes, IngestReport, Keys, code_columns, join, split
-from lookalike.client.calls import DEFAULT_TIMEOUT_SECONDS, Calls
+from lookalike.client.calls import DEFAULT_TIMEOUT_SECONDS, Calls, warn
 from lookalike.client.endpoints import Coordinators
 from lookalike.client.keywords import shows_search_options
 from lookalike.client.sync_ingest import IngestStream
@@ -37,6 +38,7 @@ from lookalike.model.records import (
     MAX_BATCH_RECORDS,
     CountResult,
     FacetsResult,
+    Hit,
     Outcome,
     Page,
     Record,
@@ -137,6 +139,51 @@ class Client(Management):
         return self._run(self._calls.search(collection, query, fingerprint, options), deadline)
 
     @shows_search_options
+    def search_all(
+        self,
+        *,
+        collection: str,
+        image: Image | None = None,
+        code: bytes | None = None,
+        key: str | None = None,
+        options: SearchOptions | None = None,
+        projections: Floats | None = None,
+        features: Floats | None = None,
+        fingerprint: str | None = None,
+        page_size: int = DEFAULT_PAGE,
+        limit: int | None = None,
+        **keywords: Unpack[SearchKeywords],
+    ) -> Iterator[Hit]:
+        """Finds all records, nearest first; with `max_distance`, all records within it. See `search`.
+
+        Requests one page at a time, so memory does not grow with the number of hits. A record that exists and
+        matches, and is not changed in the meantime, is returned exactly once. A record that is changed is returned
+        at most once for each code that it has.
+
+        Args:
+            page_size: Records per request, 1..10,000. It replaces `k`.
+            limit: Return at most this many records; all by default.
+        """
+        if limit is not None:
+            check_limit(limit, sys.maxsize)
+        options = dataclasses.replace(options or SearchOptions(), **keywords)
+        check_pages(options, keywords)
+        query = wire.query_to_wire(image, code, key, projections, features)
+        count = 0
+        while limit is None or count < limit:
+            size = page_size if limit is None else min(page_size, limit - count)
+            options = dataclasses.replace(options, k=size)
+            deadline = self._calls.deadline()
+            if code is not None:
+                fingerprint = fingerprint or self._fingerprint(collection, deadline)
+            page = self._run(self._calls.search(collection, query, fingerprint, options), deadline)
+            yield from page.hits
+            count += len(page.hits)
+            options = dataclasses.replace(options, after=page.cursor, offset=0)
+            if not page.cursor:
+                return
+
+    @shows_search_options
     def search_batch(
         self,
         *,
@@ -204,8 +251,9 @@ class Client(Management):
         """Counts the records that match a filter, exactly.
 
         Args:
-            filter: Count only matching records: a JSON document such as `{"label": "cat"}`, or a filter of
-                `lookalike.filters`.
+            filter: Count only matching records: a JSON document such as `{"label": "cat"}` (docs/FILTERS.md), or a
+                filter of `lookalike.filters`. A field that no record has is not an error: the answer warns of it
+                or, where it cannot, `lookalike.errors.UnknownFieldWarning` is issued.
             allow_partial: Count in the partitions that answer, and name the others in `coverage`. By default, a
                 missing partition raises PartitionUnavailable.
         """
@@ -250,6 +298,7 @@ class Client(Management):
                 include_codes=include_codes, include_thumbnails=include_thumbnails, limit=size,
                 consistency=consistency, cursor=cursor,
             )  # fmt: skip
+            warn(page.warnings)
             yield from page.records
             count += len(page.records)
             cursor = page.cursor

@@ -12,8 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike.cluster.hits import HitTable
-from lookalike.model.filters import Filter
+from lookalike.model.filters import Filter, size_of
+from lookalike.model.records import MAX_K
 
+# The most hits that a query requests from a shard: k, one to see whether there are more, and one to replace the
+# query's own record.
+MAX_SCAN_K = MAX_K + 2
 # How long a shard keeps a key reserved. A coordinator stores the record well before.
 RESERVED_SECONDS = 60.0
 Codes = npt.NDArray[np.uint8]
@@ -27,6 +31,8 @@ _ASYMMETRIC_WORK = 10
 # How many compared feature values, and how many bytes of inputs, weigh as much as one query.
 _FEATURES_PER_WORK = 100_000
 _INPUT_BYTES = 64 * 1024
+# How many bytes of a filter's values weigh as much: a round's filters must fit into a message.
+_FILTER_BYTES = 32 * 1024
 
 
 class Scoring(enum.Enum):
@@ -39,6 +45,19 @@ class Scoring(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Place:
+    """A place in the order of hits: that of (value, id of the key, key).
+
+    Attributes:
+        value: A distance; for `Scoring.ASYMMETRIC`, a rank.
+        key: A record's key. The record need not exist.
+    """
+
+    value: float
+    key: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ScanGroup:
     """Queries that share their options.
 
@@ -46,6 +65,8 @@ class ScanGroup:
         codes: uint8 (n, bits/8), one row per query.
         features: How the collection stores features according to the caller, such as "int8 1280".
         inputs: What the scoring needs, one row per query; None for `Scoring.HAMMING`.
+        after: Only hits that follow this place are returned.
+        exclude_keys: Records with these keys are left out.
     """
 
     collection: str
@@ -59,6 +80,8 @@ class ScanGroup:
     scoring: Scoring = Scoring.HAMMING
     inputs: Inputs | None = None
     include_versions: bool = False
+    after: Place | None = None
+    exclude_keys: tuple[str, ...] = ()
 
     @property
     def batch_key(self) -> tuple[object, ...]:
@@ -81,13 +104,13 @@ class ScanGroup:
     @property
     def weight(self) -> int:
         """The group's share of a batch: its number of queries, scaled up for many hits or expensive scoring."""
-        work = 1 + self.k // 100
+        work = 1 + (self.k + len(self.exclude_keys)) // 100
         if self.scoring is Scoring.ASYMMETRIC:
             work *= _ASYMMETRIC_WORK
         if self.scoring is Scoring.RERANK_FEATURES and self.inputs is not None:
             work += self.k * self.inputs.shape[1] // _FEATURES_PER_WORK
         room = 0 if self.inputs is None else self.inputs.nbytes // _INPUT_BYTES
-        return len(self.codes) * work + room
+        return len(self.codes) * work + room + size_of(self.filter) // _FILTER_BYTES
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -97,8 +120,9 @@ class ScanResult:
     Attributes:
         hits: Each query's hits ordered by (distance, id, key), or by (rank, id, key) for asymmetric scoring.
         rows: Live rows of the searched slots when the scan started.
-        unknown_fields: Fields that the filter compares and that no record on this shard ever had.
-        known_fields: Some fields that records on this shard have had, if there are unknown ones.
+        unknown_fields: Fields that the filter names and that no record on this shard ever had.
+        known_fields: Some fields that records on this shard have had, if there are unknown ones: similar ones
+            first.
         stale_ms: Every write acknowledged at least this long ago was searched.
     """
 

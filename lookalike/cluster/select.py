@@ -6,15 +6,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from lookalike.cluster.hits import HitTable
 from lookalike.model.errors import InvalidRequest
-from lookalike.model.filters import Filter
+from lookalike.model.filters import Filter, Scalar
 from lookalike.model.matching import Comparable
 from lookalike.model.records import VersionedRecord
+from lookalike.model.ttl import Expired
 
 # Limits on the values of an attribute that are counted. They hold for one shard's answer and for the merged
 # answer, so whether a request exceeds them does not depend on the number of shards.
 MAX_FACETS = 100_000
 MAX_FACET_BYTES = 16 * 1024 * 1024
+
+_KIND_ORDER = {"truth": 0, "number": 1, "text": 2}
 
 FacetCounts = Mapping[Comparable, int]
 
@@ -47,16 +51,77 @@ class FacetsOf:
     attribute: str
 
 
-Kind = CountOf | ListOf | FacetsOf
+@dataclasses.dataclass(frozen=True, slots=True)
+class Near:
+    """Distances of records to a code, and an attribute whose values are groups.
+
+    Attributes:
+        attribute: A record is in the group of each value that it has in this attribute.
+        fingerprint: The code's code space.
+        code: bits/8 bytes.
+        max_distance: The largest distance of a record, in bits.
+        exclude_keys: Records with these keys are left out.
+    """
+
+    attribute: str
+    fingerprint: str
+    code: bytes
+    max_distance: int | None = None
+    exclude_keys: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GroupsOf:
+    """Which k groups have the nearest records, in the order of `GroupPlace`."""
+
+    near: Near
+    k: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MembersOf:
+    """The `size` nearest records of each group that `values` names, in the order of (distance, id, key)."""
+
+    near: Near
+    values: tuple[Comparable, ...]
+    size: int
+    include_attributes: bool = False
+
+
+Kind = CountOf | ListOf | FacetsOf | GroupsOf | MembersOf
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GroupPlace:
+    """A group, and the distance and id of its nearest record."""
+
+    value: Comparable
+    distance: int
+    id: int
+
+    @property
+    def order(self) -> tuple[int, int, int, Scalar]:
+        """The sort key of groups: false before true, then numbers, then text."""
+        return self.distance, self.id, *value_order(self.value)
+
+
+def value_order(value: Comparable) -> tuple[int, Scalar]:
+    """The sort key of the values of an attribute: false before true, then numbers, then text, each ascending."""
+    return _KIND_ORDER[value[0]], value[1]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Question:
-    """A question about the live records of a collection that match a filter; all records if it is None."""
+    """A question about the live records of a collection that match a filter; all records if it is None.
+
+    Attributes:
+        expired: Ask about the records that have expired instead.
+    """
 
     collection: str
     filter: Filter | None
     kind: Kind
+    expired: Expired | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,6 +134,8 @@ class Selected:
         records: For ListOf, the records.
         more: For ListOf, whether there are further records after the last one.
         facets: For FacetsOf, the number of records with each value.
+        groups: For GroupsOf, the groups.
+        hits: For MembersOf, the hits of each group, as if the groups were queries.
         unknown_fields: As in `ScanResult`.
         known_fields: As in `ScanResult`.
         stale_ms: As in `ScanResult`.
@@ -82,6 +149,8 @@ class Selected:
     unknown_fields: Sequence[str] = ()
     known_fields: Sequence[str] = ()
     stale_ms: int = 0
+    groups: Sequence[GroupPlace] = ()
+    hits: HitTable | None = None
 
 
 class FacetCounter:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from lookalike.cluster.directory import Directory
 from lookalike.cluster.placement import Target
 from lookalike.cluster.slots import SlotTable
 from lookalike.model.errors import PartitionUnavailable
@@ -71,6 +72,7 @@ class ShardState:
     damaged: Mapping[str, str]
     rows_left_over: int
     digests: Mapping[str, CollectionDigest]
+    directory: Directory = dataclasses.field(default_factory=Directory)
 
     @property
     def is_ready(self) -> bool:

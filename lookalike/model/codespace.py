@@ -15,6 +15,10 @@ MAX_BITS = 8192
 MAX_TEXT = 256
 
 
+class UnlabelledCode(InvalidRequest):
+    """A code without its code space's fingerprint, for a collection that requires one."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class CodeSpace:
     """How codes are made. Distances between codes of different code spaces have no meaning.
@@ -93,11 +97,20 @@ class CodeSpace:
         """SHA-256 of all fields but `arithmetic`, as canonical JSON, in hex."""
         return _fingerprint(self)
 
+    @property
+    def is_bits_only(self) -> bool:
+        """Whether nothing but the width of the codes is known, as in a collection created with `bits`."""
+        return self == CodeSpace(self.bits)
+
     def require(self, fingerprint: str, subject: str) -> None:
         """Raises CodeSpaceMismatch, naming `subject`, if `fingerprint` is of another code space, and
-        InvalidRequest if it is missing."""
+        UnlabelledCode if it is missing.
+
+        It may be missing if only the width of the codes is known: it would say no more than the code's length."""
+        if not fingerprint and self.is_bits_only:
+            return
         if not fingerprint:
-            raise InvalidRequest(
+            raise UnlabelledCode(
                 f"fingerprint: {subject} has a code without its code space's fingerprint;"
                 " take it from the encoder that made the code, or from GetCollection"
             )

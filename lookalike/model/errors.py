@@ -102,6 +102,10 @@ class CannotStart(LookalikeError):
     """A process cannot start (config, port, data folder, weights). Never sent over gRPC."""
 
 
+class UnknownFieldWarning(UserWarning):
+    """A filter names a field that no record has. Issued by calls whose result has no warnings."""
+
+
 _WIRE_ERRORS: tuple[type[LookalikeError], ...] = (
     InvalidRequest,
     NotFound,

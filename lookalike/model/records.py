@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lookalike.model import times
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import InvalidRequest
 from lookalike.model.indexing import Indexing
+from lookalike.model.ttl import Ttl
 
 MAX_K = 10_000
 DEFAULT_OVERSAMPLING = 10
@@ -45,7 +47,7 @@ MAX_COLUMN_RECORDS = 16_384
 SLOTS = 1_024
 
 # These are built once, because every record of every write uses them.
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=times.json_default)
 _SCALARS = frozenset((str, int, float, bool, type(None)))
 # The common types come first, because isinstance is slow for abstract classes.
 _OBJECTS = (dict, Mapping)
@@ -53,7 +55,9 @@ _NESTED = (dict, list, tuple, Mapping)
 # More than the records of one request, because coordinator and shard need each record's id several times.
 _IDS_REMEMBERED = 16_384
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-_COLLECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+# A regular expression for both Python and JSON Schema.
+COLLECTION_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+_COLLECTION_NAME = re.compile(COLLECTION_NAME)
 
 
 @functools.lru_cache(_IDS_REMEMBERED)
@@ -155,7 +159,7 @@ def attributes_text(attributes: object) -> str:
         raise InvalidRequest("attributes: hold text that is not valid Unicode (a lone surrogate)") from None
     except (TypeError, ValueError) as error:
         raise InvalidRequest(
-            f"attributes: are not JSON ({error}); use text, numbers, booleans, null, lists, objects"
+            f"attributes: are not JSON ({error}); use text, numbers, booleans, null, dates, lists, objects"
         ) from None
     if size > MAX_ATTRIBUTES_BYTES:
         raise InvalidRequest(f"attributes: take {size:,} bytes; use at most {MAX_ATTRIBUTES_BYTES:,}")
@@ -230,7 +234,8 @@ class Record:
         key: Identifies the record: 1..512 bytes of UTF-8.
         image: An image file's bytes, or its path.
         code: The packed code: bits / 8 bytes.
-        attributes: A JSON object of at most 64 KiB, for filters and display.
+        attributes: A JSON object of at most 64 KiB, for filters and display. Dates and times of `datetime` are
+            stored as text (docs/FILTERS.md).
         fingerprint: Fingerprint of the code's code space; the collection's by default.
         features: float32 (width,). Only with a code, for a collection that stores features.
         thumbnail: A JPEG, PNG or WebP of at most 10 KiB.
@@ -360,15 +365,29 @@ class Timings:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class HitGroup:
+    """Hits with equal values of an attribute. hits: the nearest records of the group, nearest first."""
+
+    value: str | int | float | bool
+    hits: list[Hit]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class SearchResult:
     """The result of one query.
 
     Args:
         hits: Ordered by (distance, id, key); with another score or a rerank, by descending score, then id.
         coverage: How much of the collection was searched.
-        exact: True if no record of the collection can be nearer than the hits.
+        exact: True if no matching record of the collection can be nearer than the hits, except those that `after`,
+            `offset` or `exclude_keys` left out.
         timings: Where the time went.
         warnings: What may make the answer less useful than it seems, as sentences.
+        more: True if k left out hits (or groups) that follow the last one. With `max_distance`: the hits are not
+            all records within it.
+        cursor: For `after`, to get the next hits. Empty if there are no more, and after a rerank, a batch, a
+            search by groups or an incomplete answer.
+        groups: With `group_by`, instead of hits: ordered by the (distance, id) of their first hits.
     """
 
     hits: list[Hit]
@@ -376,6 +395,9 @@ class SearchResult:
     exact: bool
     timings: Timings
     warnings: list[str] = dataclasses.field(default_factory=list)
+    more: bool = False
+    cursor: str = ""
+    groups: list[HitGroup] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -385,10 +407,12 @@ class CountResult:
     Args:
         count: The exact number of records in the partitions that answered.
         coverage: How much of the collection was read.
+        warnings: Fields of the filter that no record has, as sentences.
     """
 
     count: int
     coverage: Coverage
+    warnings: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -398,9 +422,26 @@ class Page:
     Args:
         records: Ordered by id, which is the hash of the key. What was not requested is empty.
         cursor: Where the next page starts. Empty after the last page.
+        warnings: As in `CountResult`; on the first page only.
     """
 
     records: list[StoredRecord]
+    cursor: str
+    warnings: list[str] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CopiedPage:
+    """What one call copied from a collection to another.
+
+    Args:
+        records: The number of records of the page.
+        copied: How many of them were stored. The target has the others, or later writes of their keys.
+        cursor: Where the next page starts; empty after the last.
+    """
+
+    records: int
+    copied: int
     cursor: str
 
 
@@ -421,12 +462,14 @@ class FacetsResult:
         other_values: The number of values that are left out.
         other_count: The sum of their counts.
         coverage: How much of the collection was read.
+        warnings: As in `CountResult`, and if no record has the attribute.
     """
 
     facets: list[Facet]
     other_values: int
     other_count: int
     coverage: Coverage
+    warnings: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -439,6 +482,8 @@ class Collection:
         rows: The number of records.
         incarnation: Distinguishes it from an earlier collection of the same name; higher is later.
         indexing: What it stores to speed up searches or to rerank.
+        ttl: When its records expire; None for never.
+        aliases: Its aliases, ordered.
     """
 
     name: str
@@ -446,3 +491,5 @@ class Collection:
     rows: int
     incarnation: int
     indexing: Indexing = dataclasses.field(default_factory=Indexing)
+    ttl: Ttl | None = None
+    aliases: tuple[str, ...] = ()

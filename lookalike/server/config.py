@@ -84,6 +84,8 @@ class CoordinatorConfig(_Section):
     listen: Address = "127.0.0.1:7700"
     web: Address = "127.0.0.1:7780"
     metrics: Address | None = "127.0.0.1:7781"
+    # How often to look for expired records, in collections with a TTL.
+    ttl_seconds: float = Field(default=60.0, ge=0.1, le=86_400)
 
 
 class EncoderConfig(_Section):

@@ -9,7 +9,12 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
-from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2 import (
+    HealthCheckRequest,
+    HealthCheckResponse,
+    HealthListRequest,
+    HealthListResponse,
+)
 
 MAX_STREAMS = 1_024
 MESSAGE_SECONDS = 10.0
@@ -45,6 +50,10 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # its stubs
                 grpc.StatusCode.NOT_FOUND, "service: is unknown here; omit it to check the whole server"
             )
         return HealthCheckResponse(status=self._states[request.service])
+
+    async def List(self, request: HealthListRequest, context: Context) -> HealthListResponse:
+        states = {name: HealthCheckResponse(status=state) for name, state in self._states.items()}
+        return HealthListResponse(statuses=states)
 
     async def Watch(self, request: HealthCheckRequest, context: Context) -> AsyncIterator[HealthCheckResponse]:
         reported = None

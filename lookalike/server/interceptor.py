@@ -10,7 +10,15 @@ from typing import Any
 
 import grpc
 
-from lookalike.model.errors import Cancelled, DeadlineExceeded, Internal, LookalikeError, Overloaded
+from lookalike.model.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Internal,
+    InvalidRequest,
+    LookalikeError,
+    Overloaded,
+    SlotMoved,
+)
 from lookalike.server.admission import Admission, ResponseBudget
 from lookalike.server.health import HealthService
 from lookalike.server.observe import logs
@@ -18,7 +26,7 @@ from lookalike.server.observe.calls import observe_call
 from lookalike.server.request_guard import Context, RequestGuard, decode_or_mark
 from lookalike.server.security.authorizer import Authorizer
 from lookalike.transport import requests
-from lookalike.transport.rpc import error_of, trailing_metadata
+from lookalike.transport.rpc import MAX_MESSAGE_BYTES, error_of, trailing_metadata
 
 log = logging.getLogger("lookalike.serving")
 _MAX_TEXT_BYTES = 1_500
@@ -87,6 +95,11 @@ def _guard_unary(
             try:
                 with guard.admit(request, context):
                     answer = encode(await handle(request, context))
+                if len(answer) > MAX_MESSAGE_BYTES:
+                    raise InvalidRequest(
+                        f"response: has {len(answer) / 2**20:.0f} MiB, over the limit of"
+                        f" {MAX_MESSAGE_BYTES // 2**20} MiB; ask for fewer items, or for less of each"
+                    )
                 if release := budget.hold(len(answer)):
                     # The call is done when its caller has read the answer or left.
                     context.add_done_callback(lambda call: release())  # type: ignore[arg-type]
@@ -144,7 +157,9 @@ async def _abort(context: Context, error: Exception) -> None:
         known = Internal(f"internal error; quote request id {request_id}")
     else:
         text = _shortened(logs.without_quotes(known.message))
-        log.info("%s: %s: %s", request.rpc, type(known).__name__, text)
+        # While slots move, each search may be refused once: the coordinator repeats it at the slot's new place.
+        level = logging.DEBUG if isinstance(known, SlotMoved) else logging.INFO
+        log.log(level, "%s: %s: %s", request.rpc, type(known).__name__, text)
     await context.abort(
         grpc.StatusCode[known.status], _shortened(known.message), trailing_metadata(known, request_id)
     )

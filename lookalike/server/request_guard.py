@@ -14,8 +14,10 @@ from lookalike.model.errors import DeadlineExceeded, InvalidRequest
 from lookalike.server.admission import Admission
 from lookalike.server.security.authorizer import Authorizer, rate_exceeded
 from lookalike.server.security.keys import Key
+from lookalike.transport.rpc import MAX_MESSAGE_BYTES, too_large
 
 Context = grpc.aio.ServicerContext[Any, Any]
+_INVALID = "request: is not a valid message of this method (a string that is not UTF-8, or a truncated message)"
 
 
 class RequestGuard:
@@ -72,29 +74,32 @@ class RequestGuard:
         return 0.0 if self._authorizer is None else self._authorizer.authorize(self._name, self._key, request)
 
 
-class _Undecodable:
-    """Replaces a request that is not a valid message, so that the guard can refuse it."""
+class _Refused:
+    """Replaces a request that the guard is to refuse. reason: the error's text."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
 
 
 def decode_or_mark(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """Wraps a decoder: for an invalid message it returns a marker, which `check_message` refuses, and does not
-    raise."""
+    """Wraps a decoder: for an invalid or too large message it returns a marker, which `check_message` refuses, and
+    does not raise."""
 
     def decode_request(data: bytes) -> Any:
+        if len(data) > MAX_MESSAGE_BYTES:
+            return _Refused(too_large(f"it has {len(data):,} bytes"))
         try:
             return decode(data)
         except Exception:
-            return _Undecodable()
+            return _Refused(_INVALID)
 
     return decode_request
 
 
 def check_message(request: Any) -> None:
-    """Raises InvalidRequest for a message that could not be decoded."""
-    if isinstance(request, _Undecodable):
-        raise InvalidRequest(
-            "request: is not a valid message of this method (a string that is not UTF-8, or a truncated message)"
-        )
+    """Raises InvalidRequest for a message that was not decoded."""
+    if isinstance(request, _Refused):
+        raise InvalidRequest(request.reason)
 
 
 def _text_metadata(metadata: Any) -> dict[str, str]:

@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lookalike import wire
 from lookalike.cluster.columns import VersionedColumns
+from lookalike.cluster.directory import Change, Directory
 from lookalike.cluster.placement import Target
 from lookalike.cluster.rows import Listing
 from lookalike.cluster.scan import ScanGroup, ScanResult, WriteResult
@@ -77,6 +78,7 @@ class ShardClient:
         *,
         slots: bytes = b"",
         include_digests: bool = False,
+        directory: Directory | None = None,
         deadline: float | None = None,
     ) -> ShardState:
         """Returns what the shard reports about itself.
@@ -85,6 +87,7 @@ class ShardClient:
             target: A target for the shard to adopt first, if it is newer than the shard's own.
             slots: A bitmap of the slots whose rows to count; empty for the slots that the shard serves.
             include_digests: Whether to return the collections' digests.
+            directory: A directory for the shard to adopt first, if it is newer than the shard's own.
             deadline: When to give up; by default after `STATE_SECONDS`.
 
         Raises:
@@ -93,6 +96,8 @@ class ShardClient:
         request = pb.ShardStatusRequest(slots=slots, include_digests=include_digests)
         if target is not None:
             request.target.CopyFrom(wire.target_to_wire(target))
+        if directory is not None:
+            request.directory.CopyFrom(wire.directory_to_wire(directory))
         answer = await self._call("ShardStatus", request, _by(deadline, STATE_SECONDS))
         state = wire.state_from_wire(answer)
         state.require(self.partition, self.replica)
@@ -233,6 +238,18 @@ class ShardClient:
         """Drops the collection if its incarnation is this one or an earlier one. Returns whether it existed."""
         request = pb.DropShardCollectionRequest(name=name, incarnation=incarnation)
         return bool((await self._call("DropShardCollection", request, deadline)).dropped)
+
+    async def drop_unless_aliased(self, name: str, incarnation: int, deadline: float) -> tuple[bool, Directory]:
+        """As `drop_collection`, for the registrar. Returns the directory afterwards, too. Raises InvalidRequest if
+        the collection has aliases."""
+        request = pb.DropShardCollectionRequest(name=name, incarnation=incarnation, unless_aliased=True)
+        answer = await self._call("DropShardCollection", request, deadline)
+        return bool(answer.dropped), wire.directory_from_wire(answer.directory)
+
+    async def change_directory(self, change: Change, known: Directory, deadline: float) -> Directory:
+        """Has the registrar change the directory. Returns the directory afterwards."""
+        answer = await self._call("ChangeDirectory", wire.change_to_wire(change, known), deadline)
+        return wire.directory_from_wire(answer.directory)
 
     async def fetch_hash(self, collection: str, deadline: float | None = None) -> bytes:
         """Returns the collection's hash file; empty if it was created without one."""

@@ -18,7 +18,9 @@ from lookalike.transport import tracing
 
 REQUEST_ID_KEY = "request-id"
 MAX_IDS = 32
-_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,64}")
+# What an id that a caller sends may look like; a regular expression for both Python and JSON Schema.
+ID_PATTERN = "[A-Za-z0-9._:+/=-]{1,64}"
+_ID = re.compile(ID_PATTERN)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,6 +52,11 @@ def current() -> Request | None:
     return _current.get()
 
 
+def id_or_new(sent: str) -> str:
+    """Returns a caller's id, or a new one if it is not a valid id."""
+    return sent if _ID.fullmatch(sent) else _new_id()
+
+
 def begin(rpc: str, sent_id: str | None) -> Request:
     """Assigns the current task to a new request.
 
@@ -58,7 +65,7 @@ def begin(rpc: str, sent_id: str | None) -> Request:
         sent_id: The id from the caller's metadata. If it is missing or invalid, a new id is drawn.
     """
     ids = tuple(part for part in (sent_id or "").split(",")[:MAX_IDS] if _ID.fullmatch(part))
-    request = Request(ids or (uuid.uuid4().hex[:16],), rpc)
+    request = Request(ids or (_new_id(),), rpc)
     _current.set(request)
     return request
 
@@ -81,6 +88,10 @@ def together(origins: Sequence[Origin]) -> contextvars.Context:
     if spans:
         context.run(tracing.share, list(spans.values()))
     return context
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex[:16]
 
 
 def metadata() -> tracing.Metadata:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import grpc
 
-from lookalike.model.errors import LookalikeError, Overloaded, PartitionUnavailable
+from lookalike.model.errors import DeadlineExceeded, LookalikeError, Overloaded, PartitionUnavailable
 
 BASE_SECONDS = 0.1
 MAX_SECONDS = 2.0
@@ -85,6 +85,7 @@ class Retry:
         self._transient = transient
         self._clock = clock
         self._backoff = Backoff(BASE_SECONDS, max_seconds, jitter)
+        self._retried: LookalikeError | None = None
 
     @property
     def failures(self) -> int:
@@ -94,6 +95,7 @@ class Retry:
     def reset(self, deadline: float | None = None) -> None:
         """Starts over after progress, with a new deadline if one is given."""
         self._backoff.reset()
+        self._retried = None
         if deadline is not None:
             self.deadline = deadline
 
@@ -107,6 +109,7 @@ class Retry:
         delay = self._backoff.next_seconds(error.retry_after_ms)
         if not isinstance(error, self._transient):
             return None
+        self._retried = error
         if self._attempts is not None and self.failures >= self._attempts:
             return None
         return delay if delay < self.deadline - self._clock() else None
@@ -122,8 +125,15 @@ class Retry:
     def _delay_or_raise(self, error: LookalikeError) -> float:
         delay = self.delay_seconds(error)
         if delay is None:
-            raise error
+            raise self._cause(error)
         return delay
+
+    def _cause(self, error: LookalikeError) -> LookalikeError:
+        """Returns the error to raise. If the last attempt ran out of time without a response, the failure that was
+        retried says more."""
+        if self._retried and isinstance(error, DeadlineExceeded) and error.request_id is None:
+            return self._retried
+        return error
 
 
 def was_never_sent(call: grpc.RpcError) -> bool:

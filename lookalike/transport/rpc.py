@@ -19,13 +19,13 @@ REQUEST_ID_KEY = requests.REQUEST_ID_KEY
 AUTHORIZATION_KEY = "authorization"
 RETRY_AFTER_KEY = "retry-after-ms"
 
-_MESSAGE_LIMITS: list[tuple[str, int]] = [
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-]
+# A server reads messages up to this size, to refuse those over the limit with its own error. gRPC itself refuses
+# larger ones, with RESOURCE_EXHAUSTED and without a request id, and it does not say that a retry is of no use.
+_MAX_READ_BYTES = 4 * MAX_MESSAGE_BYTES
 # Binding a port that another process holds must fail, not share its traffic.
 SERVER_OPTIONS: list[tuple[str, int]] = [
-    *_MESSAGE_LIMITS,
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", _MAX_READ_BYTES),
     ("grpc.so_reuseport", 0),
     # A client reconnects at this age, so that new coordinators get their share of calls. Calls in flight finish.
     ("grpc.max_connection_age_ms", 300_000),
@@ -33,7 +33,8 @@ SERVER_OPTIONS: list[tuple[str, int]] = [
 ]
 # gRPC backs off up to two minutes; a restarted server must be found again within a second.
 CHANNEL_OPTIONS: list[tuple[str, int]] = [
-    *_MESSAGE_LIMITS,
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
@@ -73,6 +74,11 @@ def trailing_metadata(error: LookalikeError, request_id: str) -> tuple[tuple[str
     return tuple(metadata)
 
 
+def too_large(detail: str) -> str:
+    """The text of the error for a message over the limit."""
+    return f"message: over the limit of {MAX_MESSAGE_BYTES // 2**20} MiB ({detail}); send fewer items per request"
+
+
 def error_of(call: grpc.RpcError) -> LookalikeError:
     """The error of a failed call: of the class that the server raised, or the nearest to gRPC's own status."""
     status: grpc.StatusCode = call.code()
@@ -81,9 +87,7 @@ def error_of(call: grpc.RpcError) -> LookalikeError:
     if name := metadata.get(ERROR_KEY):
         error = errors.by_name(name, text)
     elif status is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in text:
-        error = InvalidRequest(
-            f"message: over the limit of {MAX_MESSAGE_BYTES // 2**20} MiB ({text}); send fewer items per request"
-        )
+        error = InvalidRequest(too_large(text))
     else:
         error = errors.by_status(status.name, text)
     error.request_id = metadata.get(REQUEST_ID_KEY)

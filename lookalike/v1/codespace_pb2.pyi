@@ -182,6 +182,8 @@ class Collection(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
     INDEXING_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Letters, digits, '.', '_' and '-', starting with a letter or digit; 1..128 characters."""
     rows: _builtins.int
@@ -196,6 +198,14 @@ class Collection(_message.Message):
     def indexing(self) -> Global___Indexing:
         """What it stores in addition to its records."""
 
+    @_builtins.property
+    def ttl(self) -> Global___Ttl:
+        """When its records expire. Unset: never."""
+
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Its aliases, ordered. Output only."""
+
     def __init__(
         self,
         *,
@@ -204,11 +214,44 @@ class Collection(_message.Message):
         rows: _builtins.int = ...,
         incarnation: _builtins.int = ...,
         indexing: Global___Indexing | None = ...,
+        ttl: Global___Ttl | None = ...,
+        aliases: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["code_space", b"code_space", "indexing", b"indexing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["code_space", b"code_space", "indexing", b"indexing", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code_space", b"code_space", "incarnation", b"incarnation", "indexing", b"indexing", "name", b"name", "rows", b"rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "code_space", b"code_space", "incarnation", b"incarnation", "indexing", b"indexing", "name", b"name", "rows", b"rows", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Collection: _TypeAlias = Collection  # noqa: Y015
+
+@_typing.final
+class Ttl(_message.Message):
+    """When the records of a collection expire. Expired records are deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGE_SECONDS_FIELD_NUMBER: _builtins.int
+    ATTRIBUTE_FIELD_NUMBER: _builtins.int
+    age_seconds: _builtins.int
+    """So many seconds after the last write of the record, 1..3,153,600,000."""
+    attribute: _builtins.str
+    """At the time in this attribute: seconds since 1970 as a number; or, as text, a time in UTC
+    ("2026-01-31T12:00:00Z") or a date, which expires when it begins. A record without such a value never expires. A
+    dot selects a field of an object.
+    """
+    def __init__(
+        self,
+        *,
+        age_seconds: _builtins.int = ...,
+        attribute: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["age_seconds", b"age_seconds", "attribute", b"attribute", "kind", b"kind"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_seconds", b"age_seconds", "attribute", b"attribute", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["age_seconds", "attribute"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___Ttl: _TypeAlias = Ttl  # noqa: Y015

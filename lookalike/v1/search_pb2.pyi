@@ -164,6 +164,11 @@ class SearchOptions(_message.Message):
     CONSISTENCY_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     OVERSAMPLING_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    EXCLUDE_KEYS_FIELD_NUMBER: _builtins.int
+    GROUP_BY_FIELD_NUMBER: _builtins.int
+    GROUP_SIZE_FIELD_NUMBER: _builtins.int
     k: _builtins.int
     """Hits per query, 1..10,000. A smaller collection returns fewer."""
     max_distance: _builtins.int
@@ -182,9 +187,28 @@ class SearchOptions(_message.Message):
     """How to rank all rows."""
     oversampling: _builtins.int
     """Candidates per hit for a rerank, 1..1,000; 0 means 10. There are at most 10,000 candidates in total."""
+    after: _builtins.str
+    """The cursor of an answer: return the hits that follow it, of the same query with the same options (k,
+    include_attributes, allow_partial and consistency may differ). Pages have no gaps and no duplicates, to the last
+    record; docs/CONSISTENCY.md says what they return during writes. Not with a rerank, `offset` or `group_by`, and not in
+    a batch.
+    """
+    offset: _builtins.int
+    """Leave out this many of the nearest hits. offset + k is at most 10,000; `after` has no limit."""
+    group_by: _builtins.str
+    """Return `groups` instead of `hits`: k groups of records with equal values of this attribute, nearest first. A dot
+    selects a field of an object. A record without the attribute is in no group; one with an array is in the group of
+    each value in it. Only with SCORE_HAMMING, without a rerank, with CONSISTENCY_ONE, and not in a batch.
+    """
+    group_size: _builtins.int
+    """The most hits per group, 0 means 1; k times group_size is at most 10,000."""
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
         """Search only records that match this filter."""
+
+    @_builtins.property
+    def exclude_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Leave out the records with these keys, at most 10,000. There are k others, if the collection has so many."""
 
     def __init__(
         self,
@@ -198,10 +222,15 @@ class SearchOptions(_message.Message):
         consistency: Global___Consistency.ValueType = ...,
         score: Global___Score.ValueType = ...,
         oversampling: _builtins.int = ...,
+        after: _builtins.str = ...,
+        offset: _builtins.int = ...,
+        exclude_keys: _abc.Iterable[_builtins.str] | None = ...,
+        group_by: _builtins.str = ...,
+        group_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "filter", b"filter", "max_distance", b"max_distance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "allow_partial", b"allow_partial", "consistency", b"consistency", "filter", b"filter", "include_attributes", b"include_attributes", "k", b"k", "max_distance", b"max_distance", "oversampling", b"oversampling", "rerank", b"rerank", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "after", b"after", "allow_partial", b"allow_partial", "consistency", b"consistency", "exclude_keys", b"exclude_keys", "filter", b"filter", "group_by", b"group_by", "group_size", b"group_size", "include_attributes", b"include_attributes", "k", b"k", "max_distance", b"max_distance", "offset", b"offset", "oversampling", b"oversampling", "rerank", b"rerank", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_distance: _TypeAlias = _typing.Literal["max_distance"]  # noqa: Y015
     _WhichOneofArgType__max_distance: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance"]  # noqa: Y015
@@ -219,7 +248,7 @@ class SearchRequest(_message.Message):
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     fingerprint: _builtins.str
-    """Fingerprint of the query code's code space. Required with a code, ignored otherwise."""
+    """Fingerprint of the query code's code space. Required with a code, unless the collection was created with `bits`."""
     @_builtins.property
     def query(self) -> Global___Query: ...
     @_builtins.property
@@ -282,9 +311,19 @@ class SearchResponse(_message.Message):
     EXACT_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
     exact: _builtins.bool
-    """True if no matching record of the collection can be nearer than the hits: every row was compared and every
-    partition answered. A rerank is exact if every matching record was a candidate.
+    """True if no matching record of the collection can be nearer than the hits, except those that `after`, `offset` or
+    `exclude_keys` left out: every row was compared and every partition answered. A rerank is exact if every matching
+    record was a candidate. `more` says whether there are matching records beyond the hits.
+    """
+    more: _builtins.bool
+    """True if k left out hits (or groups) that follow the last one. With max_distance: not all records within it are here."""
+    cursor: _builtins.str
+    """For `after`, to get the next hits. Empty if there are no more, or if the search cannot be continued (a rerank,
+    groups, or missing partitions).
     """
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Hit]:
@@ -300,6 +339,10 @@ class SearchResponse(_message.Message):
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What may make the answer less useful than it seems, as sentences."""
 
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___HitGroup]:
+        """With group_by: ordered by the (distance, id) of their first hits, then by their values."""
+
     def __init__(
         self,
         *,
@@ -308,14 +351,45 @@ class SearchResponse(_message.Message):
         exact: _builtins.bool = ...,
         timings: Global___Timings | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        more: _builtins.bool = ...,
+        cursor: _builtins.str = ...,
+        groups: _abc.Iterable[Global___HitGroup] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "exact", b"exact", "hits", b"hits", "timings", b"timings", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "cursor", b"cursor", "exact", b"exact", "groups", b"groups", "hits", b"hits", "more", b"more", "timings", b"timings", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SearchResponse: _TypeAlias = SearchResponse  # noqa: Y015
+
+@_typing.final
+class HitGroup(_message.Message):
+    """Records with equal values of an attribute."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    HITS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def value(self) -> _filter_pb2.Scalar: ...
+    @_builtins.property
+    def hits(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Hit]:
+        """The nearest records of the group, ordered as in SearchResponse."""
+
+    def __init__(
+        self,
+        *,
+        value: _filter_pb2.Scalar | None = ...,
+        hits: _abc.Iterable[_record_pb2.Hit] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hits", b"hits", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HitGroup: _TypeAlias = HitGroup  # noqa: Y015
 
 @_typing.final
 class SearchBatchRequest(_message.Message):
@@ -399,6 +473,9 @@ class Hits(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     HITS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """As in SearchResponse."""
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Hit]:
         """As in SearchResponse."""
@@ -407,10 +484,11 @@ class Hits(_message.Message):
         self,
         *,
         hits: _abc.Iterable[_record_pb2.Hit] | None = ...,
+        more: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hits", b"hits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hits", b"hits", "more", b"more"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -555,19 +633,25 @@ class CountResponse(_message.Message):
 
     COUNT_FIELD_NUMBER: _builtins.int
     COVERAGE_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     count: _builtins.int
     """The exact number of records on the partitions that answered."""
     @_builtins.property
     def coverage(self) -> _record_pb2.Coverage: ...
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in SearchResponse: fields of the filter that no record has."""
+
     def __init__(
         self,
         *,
         count: _builtins.int = ...,
         coverage: _record_pb2.Coverage | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "coverage", b"coverage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "coverage", b"coverage", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -629,21 +713,27 @@ class ScrollResponse(_message.Message):
 
     RECORDS_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
     """Where the next page starts. Empty after the last page."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Record]:
         """Ordered by id, which is the hash of the key."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in SearchResponse: fields of the filter that no record has."""
+
     def __init__(
         self,
         *,
         records: _abc.Iterable[_record_pb2.Record] | None = ...,
         cursor: _builtins.str = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "records", b"records"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "records", b"records", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -694,6 +784,7 @@ class FacetsResponse(_message.Message):
     OTHER_VALUES_FIELD_NUMBER: _builtins.int
     OTHER_COUNT_FIELD_NUMBER: _builtins.int
     COVERAGE_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     other_values: _builtins.int
     """The number of values that are left out."""
     other_count: _builtins.int
@@ -704,6 +795,10 @@ class FacetsResponse(_message.Message):
 
     @_builtins.property
     def coverage(self) -> _record_pb2.Coverage: ...
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in SearchResponse: fields of the filter that no record has."""
+
     def __init__(
         self,
         *,
@@ -711,10 +806,11 @@ class FacetsResponse(_message.Message):
         other_values: _builtins.int = ...,
         other_count: _builtins.int = ...,
         coverage: _record_pb2.Coverage | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "facets", b"facets", "other_count", b"other_count", "other_values", b"other_values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "facets", b"facets", "other_count", b"other_count", "other_values", b"other_values", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -761,7 +857,9 @@ class UpsertRequest(_message.Message):
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     fingerprint: _builtins.str
-    """Fingerprint of the codes' code space. Required if a record has a code."""
+    """Fingerprint of the codes' code space. Required if a record has a code, unless the collection was created with
+    `bits`.
+    """
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Record]:
         """1..10,000 records. If a key occurs more than once, the last occurrence is stored."""
@@ -949,19 +1047,25 @@ class DeleteByFilterResponse(_message.Message):
 
     DELETED_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     deleted: _builtins.int
     """Records deleted by this call."""
     cursor: _builtins.str
     """Where the next call continues. Empty after the last record."""
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in SearchResponse: fields of the filter that no record has."""
+
     def __init__(
         self,
         *,
         deleted: _builtins.int = ...,
         cursor: _builtins.str = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "deleted", b"deleted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "deleted", b"deleted", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1024,19 +1128,25 @@ class SetAttributesResponse(_message.Message):
 
     CHANGED_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     changed: _builtins.int
     """Records changed by this call, including those that had these attributes before."""
     cursor: _builtins.str
     """With a filter: where the next call continues. Empty after the last record."""
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in SearchResponse: fields of the filter that no record has."""
+
     def __init__(
         self,
         *,
         changed: _builtins.int = ...,
         cursor: _builtins.str = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "cursor", b"cursor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "cursor", b"cursor", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1051,6 +1161,7 @@ class CreateCollectionRequest(_message.Message):
     CODE_SPACE_FIELD_NUMBER: _builtins.int
     INDEXING_FIELD_NUMBER: _builtins.int
     HASH_FILE_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
     ENCODER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     bits: _builtins.int
@@ -1071,6 +1182,10 @@ class CreateCollectionRequest(_message.Message):
     def indexing(self) -> _codespace_pb2.Indexing:
         """What the collection stores in addition to its records."""
 
+    @_builtins.property
+    def ttl(self) -> _codespace_pb2.Ttl:
+        """When its records expire. Unset: never."""
+
     def __init__(
         self,
         *,
@@ -1079,11 +1194,12 @@ class CreateCollectionRequest(_message.Message):
         code_space: _codespace_pb2.CodeSpace | None = ...,
         indexing: _codespace_pb2.Indexing | None = ...,
         hash_file: _builtins.bytes = ...,
+        ttl: _codespace_pb2.Ttl | None = ...,
         encoder: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits", "code_space", b"code_space", "indexing", b"indexing", "space", b"space"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits", "code_space", b"code_space", "indexing", b"indexing", "space", b"space", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits", "code_space", b"code_space", "encoder", b"encoder", "hash_file", b"hash_file", "indexing", b"indexing", "name", b"name", "space", b"space"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits", "code_space", b"code_space", "encoder", b"encoder", "hash_file", b"hash_file", "indexing", b"indexing", "name", b"name", "space", b"space", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_space: _TypeAlias = _typing.Literal["bits", "code_space"]  # noqa: Y015
     _WhichOneofArgType_space: _TypeAlias = _typing.Literal["space", b"space"]  # noqa: Y015
@@ -1606,3 +1722,345 @@ class EncoderStatus(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EncoderStatus: _TypeAlias = EncoderStatus  # noqa: Y015
+
+@_typing.final
+class Alias(_message.Message):
+    """An alias and the collection that it names."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALIAS_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    alias: _builtins.str
+    """As the name of a collection. A name is either an alias or a collection."""
+    collection: _builtins.str
+    def __init__(
+        self,
+        *,
+        alias: _builtins.str = ...,
+        collection: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Alias: _TypeAlias = Alias  # noqa: Y015
+
+@_typing.final
+class CreateAliasRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALIAS_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    alias: _builtins.str
+    collection: _builtins.str
+    """The collection, or another of its aliases."""
+    def __init__(
+        self,
+        *,
+        alias: _builtins.str = ...,
+        collection: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateAliasRequest: _TypeAlias = CreateAliasRequest  # noqa: Y015
+
+@_typing.final
+class CreateAliasResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALIAS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def alias(self) -> Global___Alias: ...
+    def __init__(
+        self,
+        *,
+        alias: Global___Alias | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateAliasResponse: _TypeAlias = CreateAliasResponse  # noqa: Y015
+
+@_typing.final
+class SwitchAliasRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALIAS_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    alias: _builtins.str
+    collection: _builtins.str
+    """As in CreateAliasRequest."""
+    def __init__(
+        self,
+        *,
+        alias: _builtins.str = ...,
+        collection: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SwitchAliasRequest: _TypeAlias = SwitchAliasRequest  # noqa: Y015
+
+@_typing.final
+class SwitchAliasResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALIAS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def alias(self) -> Global___Alias: ...
+    def __init__(
+        self,
+        *,
+        alias: Global___Alias | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SwitchAliasResponse: _TypeAlias = SwitchAliasResponse  # noqa: Y015
+
+@_typing.final
+class DeleteAliasRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALIAS_FIELD_NUMBER: _builtins.int
+    alias: _builtins.str
+    def __init__(
+        self,
+        *,
+        alias: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteAliasRequest: _TypeAlias = DeleteAliasRequest  # noqa: Y015
+
+@_typing.final
+class DeleteAliasResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteAliasResponse: _TypeAlias = DeleteAliasResponse  # noqa: Y015
+
+@_typing.final
+class ListAliasesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAliasesRequest: _TypeAlias = ListAliasesRequest  # noqa: Y015
+
+@_typing.final
+class ListAliasesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALIASES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Alias]:
+        """Ordered by alias."""
+
+    def __init__(
+        self,
+        *,
+        aliases: _abc.Iterable[Global___Alias] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAliasesResponse: _TypeAlias = ListAliasesResponse  # noqa: Y015
+
+@_typing.final
+class RenameCollectionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    NEW_NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The collection's own name, not an alias."""
+    new_name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        new_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "new_name", b"new_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenameCollectionRequest: _TypeAlias = RenameCollectionRequest  # noqa: Y015
+
+@_typing.final
+class RenameCollectionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def collection(self) -> _codespace_pb2.Collection: ...
+    def __init__(
+        self,
+        *,
+        collection: _codespace_pb2.Collection | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenameCollectionResponse: _TypeAlias = RenameCollectionResponse  # noqa: Y015
+
+@_typing.final
+class SetTtlRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    @_builtins.property
+    def ttl(self) -> _codespace_pb2.Ttl:
+        """Unset: records never expire."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        ttl: _codespace_pb2.Ttl | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "ttl", b"ttl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetTtlRequest: _TypeAlias = SetTtlRequest  # noqa: Y015
+
+@_typing.final
+class SetTtlResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def collection(self) -> _codespace_pb2.Collection: ...
+    def __init__(
+        self,
+        *,
+        collection: _codespace_pb2.Collection | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetTtlResponse: _TypeAlias = SetTtlResponse  # noqa: Y015
+
+@_typing.final
+class CopyRecordsRequest(_message.Message):
+    """Copies codes, attributes, thumbnails and features. A record is not copied over a later write or deletion of its key in
+    the target.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """The collection to copy from."""
+    target: _builtins.str
+    """The collection to copy to. If it does not exist, the first call, without a cursor, creates it with the code space,
+    the indexing and the hash file of the other.
+    """
+    limit: _builtins.int
+    """Records per call, 1..10,000; 0 means 1,000."""
+    cursor: _builtins.str
+    """As in ScrollRequest."""
+    @_builtins.property
+    def filter(self) -> _filter_pb2.Filter:
+        """Copy only records that match this filter."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        target: _builtins.str = ...,
+        filter: _filter_pb2.Filter | None = ...,
+        limit: _builtins.int = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "cursor", b"cursor", "filter", b"filter", "limit", b"limit", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CopyRecordsRequest: _TypeAlias = CopyRecordsRequest  # noqa: Y015
+
+@_typing.final
+class CopyRecordsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    COPIED_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    records: _builtins.int
+    """Records of this page."""
+    copied: _builtins.int
+    """Those of them that were copied. The target has the others already, or later writes of their keys."""
+    cursor: _builtins.str
+    """Where the next call continues. Empty after the last record."""
+    def __init__(
+        self,
+        *,
+        records: _builtins.int = ...,
+        copied: _builtins.int = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copied", b"copied", "cursor", b"cursor", "records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CopyRecordsResponse: _TypeAlias = CopyRecordsResponse  # noqa: Y015

@@ -139,6 +139,41 @@ class SearchServiceStub:
                 request_serializer=lookalike_dot_v1_dot_search__pb2.DrainRequest.SerializeToString,
                 response_deserializer=lookalike_dot_v1_dot_search__pb2.DrainResponse.FromString,
                 _registered_method=True)
+        self.CreateAlias = channel.unary_unary(
+                '/lookalike.v1.SearchService/CreateAlias',
+                request_serializer=lookalike_dot_v1_dot_search__pb2.CreateAliasRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_search__pb2.CreateAliasResponse.FromString,
+                _registered_method=True)
+        self.SwitchAlias = channel.unary_unary(
+                '/lookalike.v1.SearchService/SwitchAlias',
+                request_serializer=lookalike_dot_v1_dot_search__pb2.SwitchAliasRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_search__pb2.SwitchAliasResponse.FromString,
+                _registered_method=True)
+        self.DeleteAlias = channel.unary_unary(
+                '/lookalike.v1.SearchService/DeleteAlias',
+                request_serializer=lookalike_dot_v1_dot_search__pb2.DeleteAliasRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_search__pb2.DeleteAliasResponse.FromString,
+                _registered_method=True)
+        self.ListAliases = channel.unary_unary(
+                '/lookalike.v1.SearchService/ListAliases',
+                request_serializer=lookalike_dot_v1_dot_search__pb2.ListAliasesRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_search__pb2.ListAliasesResponse.FromString,
+                _registered_method=True)
+        self.RenameCollection = channel.unary_unary(
+                '/lookalike.v1.SearchService/RenameCollection',
+                request_serializer=lookalike_dot_v1_dot_search__pb2.RenameCollectionRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_search__pb2.RenameCollectionResponse.FromString,
+                _registered_method=True)
+        self.SetTtl = channel.unary_unary(
+                '/lookalike.v1.SearchService/SetTtl',
+                request_serializer=lookalike_dot_v1_dot_search__pb2.SetTtlRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_search__pb2.SetTtlResponse.FromString,
+                _registered_method=True)
+        self.CopyRecords = channel.unary_unary(
+                '/lookalike.v1.SearchService/CopyRecords',
+                request_serializer=lookalike_dot_v1_dot_search__pb2.CopyRecordsRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_search__pb2.CopyRecordsResponse.FromString,
+                _registered_method=True)
 
 
 class SearchServiceServicer:
@@ -291,6 +326,57 @@ class SearchServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateAlias(self, request, context):
+        """Creates an alias: another name for a collection. Every request that names a collection can name an alias instead,
+        except DropCollection and RenameCollection.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SwitchAlias(self, request, context):
+        """Points an alias to another collection. Every request that is sent after the response sees the new collection.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAlias(self, request, context):
+        """Deletes an alias; its collection stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAliases(self, request, context):
+        """Returns all aliases.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenameCollection(self, request, context):
+        """Renames a collection. Its aliases stay with it. Every request that is sent after the response sees the new name only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetTtl(self, request, context):
+        """Sets when the records of a collection expire.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CopyRecords(self, request, context):
+        """Copies records to another collection of the same code space, page by page: repeat the call with the returned cursor
+        until that is empty.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SearchServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -393,6 +479,41 @@ def add_SearchServiceServicer_to_server(servicer, server):
                     servicer.Drain,
                     request_deserializer=lookalike_dot_v1_dot_search__pb2.DrainRequest.FromString,
                     response_serializer=lookalike_dot_v1_dot_search__pb2.DrainResponse.SerializeToString,
+            ),
+            'CreateAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateAlias,
+                    request_deserializer=lookalike_dot_v1_dot_search__pb2.CreateAliasRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_search__pb2.CreateAliasResponse.SerializeToString,
+            ),
+            'SwitchAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.SwitchAlias,
+                    request_deserializer=lookalike_dot_v1_dot_search__pb2.SwitchAliasRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_search__pb2.SwitchAliasResponse.SerializeToString,
+            ),
+            'DeleteAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAlias,
+                    request_deserializer=lookalike_dot_v1_dot_search__pb2.DeleteAliasRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_search__pb2.DeleteAliasResponse.SerializeToString,
+            ),
+            'ListAliases': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAliases,
+                    request_deserializer=lookalike_dot_v1_dot_search__pb2.ListAliasesRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_search__pb2.ListAliasesResponse.SerializeToString,
+            ),
+            'RenameCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenameCollection,
+                    request_deserializer=lookalike_dot_v1_dot_search__pb2.RenameCollectionRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_search__pb2.RenameCollectionResponse.SerializeToString,
+            ),
+            'SetTtl': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetTtl,
+                    request_deserializer=lookalike_dot_v1_dot_search__pb2.SetTtlRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_search__pb2.SetTtlResponse.SerializeToString,
+            ),
+            'CopyRecords': grpc.unary_unary_rpc_method_handler(
+                    servicer.CopyRecords,
+                    request_deserializer=lookalike_dot_v1_dot_search__pb2.CopyRecordsRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_search__pb2.CopyRecordsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -939,6 +1060,195 @@ class SearchService:
             '/lookalike.v1.SearchService/Drain',
             lookalike_dot_v1_dot_search__pb2.DrainRequest.SerializeToString,
             lookalike_dot_v1_dot_search__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.SearchService/CreateAlias',
+            lookalike_dot_v1_dot_search__pb2.CreateAliasRequest.SerializeToString,
+            lookalike_dot_v1_dot_search__pb2.CreateAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SwitchAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.SearchService/SwitchAlias',
+            lookalike_dot_v1_dot_search__pb2.SwitchAliasRequest.SerializeToString,
+            lookalike_dot_v1_dot_search__pb2.SwitchAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.SearchService/DeleteAlias',
+            lookalike_dot_v1_dot_search__pb2.DeleteAliasRequest.SerializeToString,
+            lookalike_dot_v1_dot_search__pb2.DeleteAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAliases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.SearchService/ListAliases',
+            lookalike_dot_v1_dot_search__pb2.ListAliasesRequest.SerializeToString,
+            lookalike_dot_v1_dot_search__pb2.ListAliasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenameCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.SearchService/RenameCollection',
+            lookalike_dot_v1_dot_search__pb2.RenameCollectionRequest.SerializeToString,
+            lookalike_dot_v1_dot_search__pb2.RenameCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetTtl(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.SearchService/SetTtl',
+            lookalike_dot_v1_dot_search__pb2.SetTtlRequest.SerializeToString,
+            lookalike_dot_v1_dot_search__pb2.SetTtlResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CopyRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.SearchService/CopyRecords',
+            lookalike_dot_v1_dot_search__pb2.CopyRecordsRequest.SerializeToString,
+            lookalike_dot_v1_dot_search__pb2.CopyRecordsResponse.FromString,
             options,
             channel_credentials,
             insecure,

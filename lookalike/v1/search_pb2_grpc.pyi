@@ -84,6 +84,24 @@ class SearchServiceStub:
     """Moves all slots off a partition for maintenance, or undoes that. Returns at once; ClusterStatus reports the
     progress.
     """
+    CreateAlias: _grpc.UnaryUnaryMultiCallable[_search_pb2.CreateAliasRequest, _search_pb2.CreateAliasResponse]
+    """Creates an alias: another name for a collection. Every request that names a collection can name an alias instead,
+    except DropCollection and RenameCollection.
+    """
+    SwitchAlias: _grpc.UnaryUnaryMultiCallable[_search_pb2.SwitchAliasRequest, _search_pb2.SwitchAliasResponse]
+    """Points an alias to another collection. Every request that is sent after the response sees the new collection."""
+    DeleteAlias: _grpc.UnaryUnaryMultiCallable[_search_pb2.DeleteAliasRequest, _search_pb2.DeleteAliasResponse]
+    """Deletes an alias; its collection stays."""
+    ListAliases: _grpc.UnaryUnaryMultiCallable[_search_pb2.ListAliasesRequest, _search_pb2.ListAliasesResponse]
+    """Returns all aliases."""
+    RenameCollection: _grpc.UnaryUnaryMultiCallable[_search_pb2.RenameCollectionRequest, _search_pb2.RenameCollectionResponse]
+    """Renames a collection. Its aliases stay with it. Every request that is sent after the response sees the new name only."""
+    SetTtl: _grpc.UnaryUnaryMultiCallable[_search_pb2.SetTtlRequest, _search_pb2.SetTtlResponse]
+    """Sets when the records of a collection expire."""
+    CopyRecords: _grpc.UnaryUnaryMultiCallable[_search_pb2.CopyRecordsRequest, _search_pb2.CopyRecordsResponse]
+    """Copies records to another collection of the same code space, page by page: repeat the call with the returned cursor
+    until that is empty.
+    """
 
 @_typing.type_check_only
 class SearchServiceAsyncStub(SearchServiceStub):
@@ -139,6 +157,24 @@ class SearchServiceAsyncStub(SearchServiceStub):
     Drain: _aio.UnaryUnaryMultiCallable[_search_pb2.DrainRequest, _search_pb2.DrainResponse]  # type: ignore[assignment]
     """Moves all slots off a partition for maintenance, or undoes that. Returns at once; ClusterStatus reports the
     progress.
+    """
+    CreateAlias: _aio.UnaryUnaryMultiCallable[_search_pb2.CreateAliasRequest, _search_pb2.CreateAliasResponse]  # type: ignore[assignment]
+    """Creates an alias: another name for a collection. Every request that names a collection can name an alias instead,
+    except DropCollection and RenameCollection.
+    """
+    SwitchAlias: _aio.UnaryUnaryMultiCallable[_search_pb2.SwitchAliasRequest, _search_pb2.SwitchAliasResponse]  # type: ignore[assignment]
+    """Points an alias to another collection. Every request that is sent after the response sees the new collection."""
+    DeleteAlias: _aio.UnaryUnaryMultiCallable[_search_pb2.DeleteAliasRequest, _search_pb2.DeleteAliasResponse]  # type: ignore[assignment]
+    """Deletes an alias; its collection stays."""
+    ListAliases: _aio.UnaryUnaryMultiCallable[_search_pb2.ListAliasesRequest, _search_pb2.ListAliasesResponse]  # type: ignore[assignment]
+    """Returns all aliases."""
+    RenameCollection: _aio.UnaryUnaryMultiCallable[_search_pb2.RenameCollectionRequest, _search_pb2.RenameCollectionResponse]  # type: ignore[assignment]
+    """Renames a collection. Its aliases stay with it. Every request that is sent after the response sees the new name only."""
+    SetTtl: _aio.UnaryUnaryMultiCallable[_search_pb2.SetTtlRequest, _search_pb2.SetTtlResponse]  # type: ignore[assignment]
+    """Sets when the records of a collection expire."""
+    CopyRecords: _aio.UnaryUnaryMultiCallable[_search_pb2.CopyRecordsRequest, _search_pb2.CopyRecordsResponse]  # type: ignore[assignment]
+    """Copies records to another collection of the same code space, page by page: repeat the call with the returned cursor
+    until that is empty.
     """
 
 class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -312,6 +348,66 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_search_pb2.DrainResponse, _abc.Awaitable[_search_pb2.DrainResponse]]:
         """Moves all slots off a partition for maintenance, or undoes that. Returns at once; ClusterStatus reports the
         progress.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateAlias(
+        self,
+        request: _search_pb2.CreateAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_search_pb2.CreateAliasResponse, _abc.Awaitable[_search_pb2.CreateAliasResponse]]:
+        """Creates an alias: another name for a collection. Every request that names a collection can name an alias instead,
+        except DropCollection and RenameCollection.
+        """
+
+    @_abc_1.abstractmethod
+    def SwitchAlias(
+        self,
+        request: _search_pb2.SwitchAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_search_pb2.SwitchAliasResponse, _abc.Awaitable[_search_pb2.SwitchAliasResponse]]:
+        """Points an alias to another collection. Every request that is sent after the response sees the new collection."""
+
+    @_abc_1.abstractmethod
+    def DeleteAlias(
+        self,
+        request: _search_pb2.DeleteAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_search_pb2.DeleteAliasResponse, _abc.Awaitable[_search_pb2.DeleteAliasResponse]]:
+        """Deletes an alias; its collection stays."""
+
+    @_abc_1.abstractmethod
+    def ListAliases(
+        self,
+        request: _search_pb2.ListAliasesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_search_pb2.ListAliasesResponse, _abc.Awaitable[_search_pb2.ListAliasesResponse]]:
+        """Returns all aliases."""
+
+    @_abc_1.abstractmethod
+    def RenameCollection(
+        self,
+        request: _search_pb2.RenameCollectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_search_pb2.RenameCollectionResponse, _abc.Awaitable[_search_pb2.RenameCollectionResponse]]:
+        """Renames a collection. Its aliases stay with it. Every request that is sent after the response sees the new name only."""
+
+    @_abc_1.abstractmethod
+    def SetTtl(
+        self,
+        request: _search_pb2.SetTtlRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_search_pb2.SetTtlResponse, _abc.Awaitable[_search_pb2.SetTtlResponse]]:
+        """Sets when the records of a collection expire."""
+
+    @_abc_1.abstractmethod
+    def CopyRecords(
+        self,
+        request: _search_pb2.CopyRecordsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_search_pb2.CopyRecordsResponse, _abc.Awaitable[_search_pb2.CopyRecordsResponse]]:
+        """Copies records to another collection of the same code space, page by page: repeat the call with the returned cursor
+        until that is empty.
         """
 
 def add_SearchServiceServicer_to_server(servicer: SearchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -165,13 +165,15 @@ class ScanGroup(_message.Message):
     INPUTS_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
     INCLUDE_VERSIONS_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    EXCLUDE_KEYS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     fingerprint: _builtins.str
     """Must be the collection's; refused otherwise."""
     codes: _builtins.bytes
     """n codes of bits / 8 bytes, concatenated."""
     k: _builtins.int
-    """1..10,001 hits per query."""
+    """1..10,002 hits per query."""
     max_distance: _builtins.int
     include_attributes: _builtins.bool
     scoring: Global___Scoring.ValueType
@@ -185,6 +187,14 @@ class ScanGroup(_message.Message):
     """Return each hit's version."""
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter: ...
+    @_builtins.property
+    def after(self) -> Global___Place:
+        """Return only hits that follow this place."""
+
+    @_builtins.property
+    def exclude_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Leave out the records with these keys."""
+
     def __init__(
         self,
         *,
@@ -199,16 +209,43 @@ class ScanGroup(_message.Message):
         inputs: _builtins.bytes = ...,
         features: _builtins.str = ...,
         include_versions: _builtins.bool = ...,
+        after: Global___Place | None = ...,
+        exclude_keys: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "filter", b"filter", "max_distance", b"max_distance"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "after", b"after", "filter", b"filter", "max_distance", b"max_distance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "codes", b"codes", "collection", b"collection", "features", b"features", "filter", b"filter", "fingerprint", b"fingerprint", "include_attributes", b"include_attributes", "include_versions", b"include_versions", "inputs", b"inputs", "k", b"k", "max_distance", b"max_distance", "scoring", b"scoring"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "after", b"after", "codes", b"codes", "collection", b"collection", "exclude_keys", b"exclude_keys", "features", b"features", "filter", b"filter", "fingerprint", b"fingerprint", "include_attributes", b"include_attributes", "include_versions", b"include_versions", "inputs", b"inputs", "k", b"k", "max_distance", b"max_distance", "scoring", b"scoring"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_distance: _TypeAlias = _typing.Literal["max_distance"]  # noqa: Y015
     _WhichOneofArgType__max_distance: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_distance) -> _WhichOneofReturnType__max_distance | None: ...
 
 Global___ScanGroup: _TypeAlias = ScanGroup  # noqa: Y015
+
+@_typing.final
+class Place(_message.Message):
+    """A place in the order of hits: that of (value, id of the key, key)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    value: _builtins.float
+    """A distance; with SCORING_ASYMMETRIC, a rank."""
+    key: _builtins.str
+    def __init__(
+        self,
+        *,
+        value: _builtins.float = ...,
+        key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Place: _TypeAlias = Place  # noqa: Y015
 
 @_typing.final
 class ScanRequest(_message.Message):
@@ -283,7 +320,7 @@ class ScanHits(_message.Message):
 
     @_builtins.property
     def known_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Fields that records here have had, at most 20; set if unknown_fields is not empty."""
+        """Fields that records here have had, at most 20, those with similar names first; set if unknown_fields is not empty."""
 
     def __init__(
         self,
@@ -629,14 +666,21 @@ class SelectRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     COLLECTION_FIELD_NUMBER: _builtins.int
+    EXPIRED_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
     LIST_FIELD_NUMBER: _builtins.int
     FACETS_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     slots: _builtins.bytes
     """As in ScanRequest."""
+    @_builtins.property
+    def expired(self) -> Global___Expired:
+        """Select expired records only."""
+
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter: ...
     @_builtins.property
@@ -645,25 +689,58 @@ class SelectRequest(_message.Message):
     def list(self) -> Global___ListSelected: ...
     @_builtins.property
     def facets(self) -> Global___FacetSelected: ...
+    @_builtins.property
+    def groups(self) -> Global___NearestGroups: ...
+    @_builtins.property
+    def members(self) -> Global___GroupMembers: ...
     def __init__(
         self,
         *,
         collection: _builtins.str = ...,
+        expired: Global___Expired | None = ...,
         slots: _builtins.bytes = ...,
         filter: _filter_pb2.Filter | None = ...,
         count: Global___CountSelected | None = ...,
         list: Global___ListSelected | None = ...,
         facets: Global___FacetSelected | None = ...,
+        groups: Global___NearestGroups | None = ...,
+        members: Global___GroupMembers | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "facets", b"facets", "filter", b"filter", "kind", b"kind", "list", b"list"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "expired", b"expired", "facets", b"facets", "filter", b"filter", "groups", b"groups", "kind", b"kind", "list", b"list", "members", b"members"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "count", b"count", "facets", b"facets", "filter", b"filter", "kind", b"kind", "list", b"list", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "count", b"count", "expired", b"expired", "facets", b"facets", "filter", b"filter", "groups", b"groups", "kind", b"kind", "list", b"list", "members", b"members", "slots", b"slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["count", "list", "facets"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["count", "list", "facets", "groups", "members"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
 Global___SelectRequest: _TypeAlias = SelectRequest  # noqa: Y015
+
+@_typing.final
+class Expired(_message.Message):
+    """The records that have expired at a time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TTL_FIELD_NUMBER: _builtins.int
+    NOW_MS_FIELD_NUMBER: _builtins.int
+    now_ms: _builtins.int
+    """Milliseconds since 1970."""
+    @_builtins.property
+    def ttl(self) -> _codespace_pb2.Ttl: ...
+    def __init__(
+        self,
+        *,
+        ttl: _codespace_pb2.Ttl | None = ...,
+        now_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["now_ms", b"now_ms", "ttl", b"ttl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Expired: _TypeAlias = Expired  # noqa: Y015
 
 @_typing.final
 class CountSelected(_message.Message):
@@ -732,6 +809,105 @@ class FacetSelected(_message.Message):
 Global___FacetSelected: _TypeAlias = FacetSelected  # noqa: Y015
 
 @_typing.final
+class NearestGroups(_message.Message):
+    """The groups whose nearest record is nearest to a code. A group is the records with one value of an attribute."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEAR_FIELD_NUMBER: _builtins.int
+    K_FIELD_NUMBER: _builtins.int
+    k: _builtins.int
+    @_builtins.property
+    def near(self) -> Global___Near: ...
+    def __init__(
+        self,
+        *,
+        near: Global___Near | None = ...,
+        k: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["near", b"near"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["k", b"k", "near", b"near"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NearestGroups: _TypeAlias = NearestGroups  # noqa: Y015
+
+@_typing.final
+class GroupMembers(_message.Message):
+    """The nearest records of groups."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEAR_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    INCLUDE_ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    size: _builtins.int
+    """Hits per group."""
+    include_attributes: _builtins.bool
+    @_builtins.property
+    def near(self) -> Global___Near: ...
+    @_builtins.property
+    def values(self) -> _containers.RepeatedCompositeFieldContainer[_filter_pb2.Scalar]:
+        """1..10,001 values of the attribute."""
+
+    def __init__(
+        self,
+        *,
+        near: Global___Near | None = ...,
+        values: _abc.Iterable[_filter_pb2.Scalar] | None = ...,
+        size: _builtins.int = ...,
+        include_attributes: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["near", b"near"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_attributes", b"include_attributes", "near", b"near", "size", b"size", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GroupMembers: _TypeAlias = GroupMembers  # noqa: Y015
+
+@_typing.final
+class Near(_message.Message):
+    """Distances to a code."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTRIBUTE_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    MAX_DISTANCE_FIELD_NUMBER: _builtins.int
+    EXCLUDE_KEYS_FIELD_NUMBER: _builtins.int
+    attribute: _builtins.str
+    fingerprint: _builtins.str
+    """Must be the collection's; refused otherwise."""
+    code: _builtins.bytes
+    max_distance: _builtins.int
+    @_builtins.property
+    def exclude_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Leave out the records with these keys."""
+
+    def __init__(
+        self,
+        *,
+        attribute: _builtins.str = ...,
+        fingerprint: _builtins.str = ...,
+        code: _builtins.bytes = ...,
+        max_distance: _builtins.int | None = ...,
+        exclude_keys: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "max_distance", b"max_distance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "attribute", b"attribute", "code", b"code", "exclude_keys", b"exclude_keys", "fingerprint", b"fingerprint", "max_distance", b"max_distance"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_distance: _TypeAlias = _typing.Literal["max_distance"]  # noqa: Y015
+    _WhichOneofArgType__max_distance: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_distance) -> _WhichOneofReturnType__max_distance | None: ...
+
+Global___Near: _TypeAlias = Near  # noqa: Y015
+
+@_typing.final
 class SelectResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -743,6 +919,8 @@ class SelectResponse(_message.Message):
     RECORDS_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
     FACETS_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    HITS_FIELD_NUMBER: _builtins.int
     rows: _builtins.int
     """Live rows of the slots."""
     stale_ms: _builtins.int
@@ -765,6 +943,14 @@ class SelectResponse(_message.Message):
     def facets(self) -> _containers.RepeatedCompositeFieldContainer[Global___FacetCount]:
         """Of FacetSelected: all values, in no order."""
 
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___NearGroup]:
+        """Of NearestGroups: ordered by (distance, id), then by value."""
+
+    @_builtins.property
+    def hits(self) -> Global___ScanHits:
+        """Of GroupMembers: the hits of each group, as if the groups were queries."""
+
     def __init__(
         self,
         *,
@@ -776,14 +962,44 @@ class SelectResponse(_message.Message):
         records: _abc.Iterable[Global___ShardRecord] | None = ...,
         more: _builtins.bool = ...,
         facets: _abc.Iterable[Global___FacetCount] | None = ...,
+        groups: _abc.Iterable[Global___NearGroup] | None = ...,
+        hits: Global___ScanHits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hits", b"hits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "facets", b"facets", "known_fields", b"known_fields", "more", b"more", "records", b"records", "rows", b"rows", "stale_ms", b"stale_ms", "unknown_fields", b"unknown_fields"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "facets", b"facets", "groups", b"groups", "hits", b"hits", "known_fields", b"known_fields", "more", b"more", "records", b"records", "rows", b"rows", "stale_ms", b"stale_ms", "unknown_fields", b"unknown_fields"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SelectResponse: _TypeAlias = SelectResponse  # noqa: Y015
+
+@_typing.final
+class NearGroup(_message.Message):
+    """A group, and its nearest record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    DISTANCE_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    distance: _builtins.int
+    id: _builtins.int
+    @_builtins.property
+    def value(self) -> _filter_pb2.Scalar: ...
+    def __init__(
+        self,
+        *,
+        value: _filter_pb2.Scalar | None = ...,
+        distance: _builtins.int = ...,
+        id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["distance", b"distance", "id", b"id", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NearGroup: _TypeAlias = NearGroup  # noqa: Y015
 
 @_typing.final
 class FacetCount(_message.Message):
@@ -1015,18 +1231,24 @@ class DropShardCollectionRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
+    UNLESS_ALIASED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     incarnation: _builtins.int
     """The latest incarnation to drop; a later one stays."""
+    unless_aliased: _builtins.bool
+    """Refuse to drop a collection that has aliases, and remove it from the directory. Set for the partition that decides
+    which collections exist.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         incarnation: _builtins.int = ...,
+        unless_aliased: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "name", b"name", "unless_aliased", b"unless_aliased"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1037,16 +1259,22 @@ class DropShardCollectionResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DROPPED_FIELD_NUMBER: _builtins.int
+    DIRECTORY_FIELD_NUMBER: _builtins.int
     dropped: _builtins.bool
     """False if there was none."""
+    @_builtins.property
+    def directory(self) -> Global___Directory:
+        """With `unless_aliased`: the directory afterwards."""
+
     def __init__(
         self,
         *,
         dropped: _builtins.bool = ...,
+        directory: Global___Directory | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory", "dropped", b"dropped"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1098,6 +1326,7 @@ class ShardStatusRequest(_message.Message):
     TARGET_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
     INCLUDE_DIGESTS_FIELD_NUMBER: _builtins.int
+    DIRECTORY_FIELD_NUMBER: _builtins.int
     slots: _builtins.bytes
     """Count the rows of these slots only: one bit per slot. Empty: all slots that are served."""
     include_digests: _builtins.bool
@@ -1105,16 +1334,21 @@ class ShardStatusRequest(_message.Message):
     def target(self) -> Global___Target:
         """The caller's target; adopted if it is later."""
 
+    @_builtins.property
+    def directory(self) -> Global___Directory:
+        """The caller's directory; adopted if it is later."""
+
     def __init__(
         self,
         *,
         target: Global___Target | None = ...,
         slots: _builtins.bytes = ...,
         include_digests: _builtins.bool = ...,
+        directory: Global___Directory | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_digests", b"include_digests", "slots", b"slots", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory", "include_digests", b"include_digests", "slots", b"slots", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1228,6 +1462,7 @@ class ShardStatusResponse(_message.Message):
     ROWS_LEFT_OVER_FIELD_NUMBER: _builtins.int
     FORMED_FIELD_NUMBER: _builtins.int
     READINESS_FIELD_NUMBER: _builtins.int
+    DIRECTORY_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     partition: _builtins.int
     replica: _builtins.int
@@ -1263,6 +1498,8 @@ class ShardStatusResponse(_message.Message):
     def digests(self) -> _containers.RepeatedCompositeFieldContainer[Global___CollectionDigest]: ...
     @_builtins.property
     def damaged(self) -> _containers.RepeatedCompositeFieldContainer[Global___DamagedCollection]: ...
+    @_builtins.property
+    def directory(self) -> Global___Directory: ...
     def __init__(
         self,
         *,
@@ -1286,10 +1523,11 @@ class ShardStatusResponse(_message.Message):
         rows_left_over: _builtins.int = ...,
         formed: _builtins.bool = ...,
         readiness: Global___Readiness.ValueType = ...,
+        directory: Global___Directory | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["slots", b"slots", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory", "slots", b"slots", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "collections", b"collections", "damaged", b"damaged", "digests", b"digests", "dropped", b"dropped", "formed", b"formed", "founders", b"founders", "instance", b"instance", "memory_bytes", b"memory_bytes", "newest_version", b"newest_version", "partition", b"partition", "readiness", b"readiness", "ready", b"ready", "reason", b"reason", "replica", b"replica", "rows_left_over", b"rows_left_over", "slots", b"slots", "stale_ms", b"stale_ms", "target", b"target", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "collections", b"collections", "damaged", b"damaged", "digests", b"digests", "directory", b"directory", "dropped", b"dropped", "formed", b"formed", "founders", b"founders", "instance", b"instance", "memory_bytes", b"memory_bytes", "newest_version", b"newest_version", "partition", b"partition", "readiness", b"readiness", "ready", b"ready", "reason", b"reason", "replica", b"replica", "rows_left_over", b"rows_left_over", "slots", b"slots", "stale_ms", b"stale_ms", "target", b"target", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1474,3 +1712,195 @@ class HandOverResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HandOverResponse: _TypeAlias = HandOverResponse  # noqa: Y015
+
+@_typing.final
+class Directory(_message.Message):
+    """The names of collections, and what can be changed about a collection. The higher version wins as a whole."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class AliasesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class RenamedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class TtlsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _codespace_pb2.Ttl: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _codespace_pb2.Ttl | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
+    RENAMED_FIELD_NUMBER: _builtins.int
+    TTLS_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    @_builtins.property
+    def aliases(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The stored name of each alias's collection."""
+
+    @_builtins.property
+    def renamed(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The stored name of each collection that has another name than that."""
+
+    @_builtins.property
+    def ttls(self) -> _containers.MessageMap[_builtins.str, _codespace_pb2.Ttl]:
+        """By stored name, when the collection's records expire."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        aliases: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        renamed: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        ttls: _abc.Mapping[_builtins.str, _codespace_pb2.Ttl] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "renamed", b"renamed", "ttls", b"ttls", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Directory: _TypeAlias = Directory  # noqa: Y015
+
+@_typing.final
+class ChangeDirectoryRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ChangeDirectoryRequest._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: ChangeDirectoryRequest._Kind.ValueType  # 0
+        KIND_CREATE_ALIAS: ChangeDirectoryRequest._Kind.ValueType  # 1
+        """`name` becomes an alias of the collection `other`."""
+        KIND_SWITCH_ALIAS: ChangeDirectoryRequest._Kind.ValueType  # 2
+        """The alias `name` becomes one of the collection `other`."""
+        KIND_DELETE_ALIAS: ChangeDirectoryRequest._Kind.ValueType  # 3
+        """`name` is no longer an alias."""
+        KIND_RENAME: ChangeDirectoryRequest._Kind.ValueType  # 4
+        """The collection `name` is called `other`."""
+        KIND_STORE_AS: ChangeDirectoryRequest._Kind.ValueType  # 5
+        """The collection that is going to be created as `name` is stored as `other`."""
+        KIND_SET_TTL: ChangeDirectoryRequest._Kind.ValueType  # 6
+        """The records of the collection `name` expire after `ttl`."""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    KIND_UNSPECIFIED: ChangeDirectoryRequest.Kind.ValueType  # 0
+    KIND_CREATE_ALIAS: ChangeDirectoryRequest.Kind.ValueType  # 1
+    """`name` becomes an alias of the collection `other`."""
+    KIND_SWITCH_ALIAS: ChangeDirectoryRequest.Kind.ValueType  # 2
+    """The alias `name` becomes one of the collection `other`."""
+    KIND_DELETE_ALIAS: ChangeDirectoryRequest.Kind.ValueType  # 3
+    """`name` is no longer an alias."""
+    KIND_RENAME: ChangeDirectoryRequest.Kind.ValueType  # 4
+    """The collection `name` is called `other`."""
+    KIND_STORE_AS: ChangeDirectoryRequest.Kind.ValueType  # 5
+    """The collection that is going to be created as `name` is stored as `other`."""
+    KIND_SET_TTL: ChangeDirectoryRequest.Kind.ValueType  # 6
+    """The records of the collection `name` expire after `ttl`."""
+
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    OTHER_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    KNOWN_FIELD_NUMBER: _builtins.int
+    kind: Global___ChangeDirectoryRequest.Kind.ValueType
+    name: _builtins.str
+    other: _builtins.str
+    @_builtins.property
+    def ttl(self) -> _codespace_pb2.Ttl:
+        """Unset: never."""
+
+    @_builtins.property
+    def known(self) -> Global___Directory:
+        """The latest directory that the caller knows."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___ChangeDirectoryRequest.Kind.ValueType = ...,
+        name: _builtins.str = ...,
+        other: _builtins.str = ...,
+        ttl: _codespace_pb2.Ttl | None = ...,
+        known: Global___Directory | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["known", b"known", "ttl", b"ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "known", b"known", "name", b"name", "other", b"other", "ttl", b"ttl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeDirectoryRequest: _TypeAlias = ChangeDirectoryRequest  # noqa: Y015
+
+@_typing.final
+class ChangeDirectoryResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIRECTORY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def directory(self) -> Global___Directory: ...
+    def __init__(
+        self,
+        *,
+        directory: Global___Directory | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeDirectoryResponse: _TypeAlias = ChangeDirectoryResponse  # noqa: Y015

@@ -95,6 +95,11 @@ class ShardServiceStub:
                 request_serializer=lookalike_dot_v1_dot_shard__pb2.HandOverRequest.SerializeToString,
                 response_deserializer=lookalike_dot_v1_dot_shard__pb2.HandOverResponse.FromString,
                 _registered_method=True)
+        self.ChangeDirectory = channel.unary_unary(
+                '/lookalike.v1.ShardService/ChangeDirectory',
+                request_serializer=lookalike_dot_v1_dot_shard__pb2.ChangeDirectoryRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_shard__pb2.ChangeDirectoryResponse.FromString,
+                _registered_method=True)
 
 
 class ShardServiceServicer:
@@ -188,6 +193,13 @@ class ShardServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ChangeDirectory(self, request, context):
+        """Changes the directory. Only the first replica of partition 0 is asked, which decides.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ShardServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -250,6 +262,11 @@ def add_ShardServiceServicer_to_server(servicer, server):
                     servicer.HandOver,
                     request_deserializer=lookalike_dot_v1_dot_shard__pb2.HandOverRequest.FromString,
                     response_serializer=lookalike_dot_v1_dot_shard__pb2.HandOverResponse.SerializeToString,
+            ),
+            'ChangeDirectory': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeDirectory,
+                    request_deserializer=lookalike_dot_v1_dot_shard__pb2.ChangeDirectoryRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_shard__pb2.ChangeDirectoryResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -577,6 +594,33 @@ class ShardService:
             '/lookalike.v1.ShardService/HandOver',
             lookalike_dot_v1_dot_shard__pb2.HandOverRequest.SerializeToString,
             lookalike_dot_v1_dot_shard__pb2.HandOverResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeDirectory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.ShardService/ChangeDirectory',
+            lookalike_dot_v1_dot_shard__pb2.ChangeDirectoryRequest.SerializeToString,
+            lookalike_dot_v1_dot_shard__pb2.ChangeDirectoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -63,6 +63,8 @@ class ShardServiceStub:
     """
     HandOver: _grpc.UnaryUnaryMultiCallable[_shard_pb2.HandOverRequest, _shard_pb2.HandOverResponse]
     """Carries out one step of moving slots to another partition."""
+    ChangeDirectory: _grpc.UnaryUnaryMultiCallable[_shard_pb2.ChangeDirectoryRequest, _shard_pb2.ChangeDirectoryResponse]
+    """Changes the directory. Only the first replica of partition 0 is asked, which decides."""
 
 @_typing.type_check_only
 class ShardServiceAsyncStub(ShardServiceStub):
@@ -99,6 +101,8 @@ class ShardServiceAsyncStub(ShardServiceStub):
     """
     HandOver: _aio.UnaryUnaryMultiCallable[_shard_pb2.HandOverRequest, _shard_pb2.HandOverResponse]  # type: ignore[assignment]
     """Carries out one step of moving slots to another partition."""
+    ChangeDirectory: _aio.UnaryUnaryMultiCallable[_shard_pb2.ChangeDirectoryRequest, _shard_pb2.ChangeDirectoryResponse]  # type: ignore[assignment]
+    """Changes the directory. Only the first replica of partition 0 is asked, which decides."""
 
 class ShardServiceServicer(metaclass=_abc_1.ABCMeta):
     """One replica of one partition. Internal to the cluster: coordinators and other shards call it, clients do not."""
@@ -204,5 +208,13 @@ class ShardServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_shard_pb2.HandOverResponse, _abc.Awaitable[_shard_pb2.HandOverResponse]]:
         """Carries out one step of moving slots to another partition."""
+
+    @_abc_1.abstractmethod
+    def ChangeDirectory(
+        self,
+        request: _shard_pb2.ChangeDirectoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_shard_pb2.ChangeDirectoryResponse, _abc.Awaitable[_shard_pb2.ChangeDirectoryResponse]]:
+        """Changes the directory. Only the first replica of partition 0 is asked, which decides."""
 
 def add_ShardServiceServicer_to_server(servicer: ShardServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,6 +22,8 @@ from lookalike.wire.public.collections import (
     indexing_to_wire,
     space_from_wire,
     space_to_wire,
+    ttl_from_wire,
+    ttl_to_wire,
 )
 from lookalike.wire.public.columns import columns_from_wire, columns_to_wire
 from lookalike.wire.public.filters import filter_from_wire, filter_to_wire, scalar_from_wire, scalar_to_wire
@@ -36,6 +38,7 @@ from lookalike.wire.public.requests import (
 )
 from lookalike.wire.public.searches import (
     draft_from_wire,
+    groups_to_wire,
     hits_to_wire,
     query_from_wire,
     timings_to_wire,
@@ -47,6 +50,12 @@ from lookalike.wire.public.selects import (
     list_from_wire,
     page_from_wire,
     page_to_wire,
+)
+from lookalike.wire.shard.directory import (
+    change_from_wire,
+    change_to_wire,
+    directory_from_wire,
+    directory_to_wire,
 )
 from lookalike.wire.shard.dumps import (
     dump_part_from_wire,
@@ -99,6 +108,8 @@ from lookalike.wire.shard.writes import (
 __all__ = [
     "bare_to_wire",
     "bases_from_wire",
+    "change_from_wire",
+    "change_to_wire",
     "collection_from_wire",
     "collection_to_wire",
     "columns_from_wire",
@@ -108,6 +119,8 @@ __all__ = [
     "count_from_wire",
     "coverage_from_wire",
     "coverage_to_wire",
+    "directory_from_wire",
+    "directory_to_wire",
     "draft_from_wire",
     "dump_part_from_wire",
     "dump_request_to_wire",
@@ -117,6 +130,7 @@ __all__ = [
     "filter_to_wire",
     "generations_from_wire",
     "generations_to_wire",
+    "groups_to_wire",
     "hand_over_from_wire",
     "head_to_wire",
     "hits_to_wire",
@@ -165,6 +179,8 @@ __all__ = [
     "target_from_wire",
     "target_to_wire",
     "timings_to_wire",
+    "ttl_from_wire",
+    "ttl_to_wire",
     "versioned_from_wire",
     "versioned_to_wire",
     "write_from_wire",

@@ -11,7 +11,7 @@ import typer
 
 from lookalike.cli.options import Json
 from lookalike.model.errors import InvalidRequest
-from shard.bench import filters, kernel, report
+from shard.bench import filters, kernel, pages, report
 from shard.bench.timing import Figure, machine
 
 PARTS = (
@@ -23,6 +23,7 @@ PARTS = (
     "batch",
     "buckets",
     "filters",
+    "pages",
     "asymmetric",
     "start",
     "processors",
@@ -79,6 +80,7 @@ def _measure(parts: list[str], widths: list[int], megabytes: int, seconds: float
         "batch": lambda: kernel.batches(megabytes, seconds),
         "buckets": lambda: kernel.buckets(seconds),
         "filters": lambda: filters.filtered(seconds),
+        "pages": lambda: pages.paged(seconds),
         "asymmetric": lambda: kernel.asymmetric(widths, seconds),
         "start": kernel.starts,
         "processors": kernel.other_processors,

@@ -29,22 +29,22 @@ def filtered(seconds: float, rows: int = ROWS) -> Iterator[Figure]:
     one without, at their first use, and a repeated filter."""
     for indexed in (("label", "number"), ()):
         with tempfile.TemporaryDirectory() as folder:
-            engine = _filled(Path(folder) / "records.sqlite", Indexing(attributes=indexed), rows)
+            engine = filled(Path(folder) / "records.sqlite", Indexing(attributes=indexed), rows)
             search = functools.partial(_search, engine)
             search(None)
             best = best_seconds(
                 {"own": functools.partial(search, _texts(0)), "none": functools.partial(search, None)}, seconds
             )
             how = "index" if indexed else "no index"
-            for name, some in (("text", _texts), ("number", _numbers), ("range", _ranges)):
+            for name, some in _KINDS:
                 # Five filters, because a shard remembers each.
                 first = min(once_seconds(functools.partial(search, some(i))) for i in range(1, 6))
-                yield _figure(f"{name} filter that keeps 1 %, {how}, first", rows, first, best["none"])
+                yield _figure(f"{name}, {how}, first", rows, first, best["none"])
             yield _figure(f"filter that keeps 1 %, {how}, repeated", rows, best["own"], best["none"])
             engine.close()
 
 
-def _filled(path: Path, indexing: Indexing, rows: int) -> Engine:
+def filled(path: Path, indexing: Indexing, rows: int) -> Engine:
     Store.create(path, CodeSpace(BITS), indexing)
     engine = Engine(Store(path))
     for start in range(0, rows, _BATCH):
@@ -68,6 +68,28 @@ def _numbers(i: int) -> filters.Filter:
 
 def _ranges(i: int) -> filters.Filter:
     return filters.Range("number", gt=i + 0.5, lt=i + 1.5)
+
+
+def _prefixes(i: int) -> filters.Filter:
+    return filters.Prefix("label", f"l1{i}")
+
+
+def _text_ranges(i: int) -> filters.Filter:
+    return filters.Range("label", gte=f"l1{i}", lt=f"l1{i}~")
+
+
+def _keys(i: int) -> filters.Filter:
+    return filters.In(filters.KEY, tuple(f"k{number}" for number in range(i, i + filters.MAX_VALUES)))
+
+
+_KINDS = (
+    ("text filter that keeps 1 %", _texts),
+    ("number filter that keeps 1 %", _numbers),
+    ("range filter that keeps 1 %", _ranges),
+    ("prefix filter that keeps 1 %", _prefixes),
+    ("range of texts that keeps 1 %", _text_ranges),
+    (f"filter of {filters.MAX_VALUES:,} keys", _keys),
+)
 
 
 def _record(number: int) -> VersionedRecord:

@@ -1,12 +1,20 @@
 """Owns exact nearest-row search by Hamming distance. It works on arrays, and does not depend on gRPC, the store or
 the config."""
 
-from shard.kernel import weighted
+from shard.kernel import grouped, weighted
 from shard.kernel.chunk import Selection
 from shard.kernel.matrix import CodeMatrix
 from shard.kernel.row_index import RowIndex
 from shard.kernel.search import Matches
-from shard.kernel.view import ScanStopped, View, count_selected, live_rows, mask_by_id, selected_rows
+from shard.kernel.view import (
+    ScanStopped,
+    View,
+    count_selected,
+    live_rows,
+    mask_by_id,
+    rows_with_ids,
+    selected_rows,
+)
 
 __all__ = [
     "CodeMatrix",
@@ -16,8 +24,10 @@ __all__ = [
     "Selection",
     "View",
     "count_selected",
+    "grouped",
     "live_rows",
     "mask_by_id",
+    "rows_with_ids",
     "selected_rows",
     "weighted",
 ]

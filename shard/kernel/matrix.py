@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from shard.kernel import mih, weighted
+from shard.kernel import grouped, mih, weighted
 from shard.kernel.chunk import Chunk, Numbers, Selection, Words
 from shard.kernel.heaps import Distances, Heaps, Ids
 from shard.kernel.search import Matches, Request, search
@@ -135,6 +135,7 @@ class CodeMatrix:
         *,
         view: View | None = None,
         max_distance: int | None = None,
+        floor: tuple[int, int] = (0, 0),
         selection: Selection | None = None,
         threads: int = 1,
         should_stop: Callable[[], bool] = lambda: False,
@@ -146,6 +147,7 @@ class CodeMatrix:
             k: Rows per query, at least 1.
             view: The state to scan; the current one by default.
             max_distance: The largest distance of a match, in bits.
+            floor: A distance and an id: rows before it in the order of (distance, id) are left out.
             selection: The rows to consider; all by default.
             threads: Threads that share the scan.
             should_stop: Polled during the scan.
@@ -162,7 +164,8 @@ class CodeMatrix:
         words = self._to_words(queries)
         view = view or self._view
         limit = self.bits if max_distance is None else max(0, min(max_distance, self.bits))
-        request = Request(words, max(1, min(k, view.live)), limit, selection, should_stop)
+        least = np.uint64(floor[0]), np.uint64(floor[1])
+        request = Request(words, max(1, min(k, view.live)), limit, least, selection, should_stop)
         return search(view, request, threads)
 
     def warm_up(self) -> None:
@@ -175,6 +178,7 @@ class CodeMatrix:
         for selection in (None, one_row):
             matrix.scan(np.zeros((1, self.bits // 8), np.uint8), 1, selection=selection)
         weighted.warm_up(matrix.view(), self.bits)
+        grouped.warm_up(matrix.view(), self.bits)
         heaps = Heaps.empty(1, 1)
         heaps.absorb(heaps)
 

@@ -127,7 +127,7 @@ def _fill(codes, starts, rows):  # type: ignore[no-untyped-def]
 
 @compiled
 def search(  # type: ignore[no-untyped-def]
-    tables, query, limit, bound, budget_ns, epoch, masks, begins, q, heaps
+    tables, query, limit, floor, bound, budget_ns, epoch, masks, begins, q, heaps
 ):
     """Offers the matching rows of all chunks to query q's heap, each row once.
 
@@ -135,6 +135,7 @@ def search(  # type: ignore[no-untyped-def]
         tables: uint64 (chunks, 8): one entry per chunk, with the columns CODES to PLACE.
         query: uint64 (words,).
         limit: The largest distance requested, in bits.
+        floor: (distance, id), both uint64: rows before it in the order of (distance, id) are skipped.
         bound: The largest distance that can still enter the heap, given the rows of other chunks.
         budget_ns: The estimated time after which the search gives up.
         epoch: uint32: rows that died at or before it are skipped.
@@ -189,28 +190,29 @@ def search(  # type: ignore[no-untyped-def]
                         pending[count, 0], pending[count, 1] = t, row
                         count += 1
                         if count == _BATCH:
-                            bound = _verify(tables, query, pending, count, s, j, bound, epoch, q, heaps)
+                            bound = _verify(tables, query, pending, count, s, j, floor, bound, epoch, q, heaps)
                             count = 0
                 if spent > budget_ns:
                     return False
-            bound = _verify(tables, query, pending, count, s, j, bound, epoch, q, heaps)
+            bound = _verify(tables, query, pending, count, s, j, floor, bound, epoch, q, heaps)
             if min(bound, limit) <= substrings * s + j:
                 return True
     return True
 
 
 @compiled
-def _verify(tables, query, pending, count, s, j, bound, epoch, q, heaps):  # type: ignore[no-untyped-def]
+def _verify(tables, query, pending, count, s, j, floor, bound, epoch, q, heaps):  # type: ignore[no-untyped-def]
     """Offers the pending rows that are within the bound and were not seen before; returns the new bound."""
     counts, keys, rests = heaps
     k, keys_at, rests_at = row_addresses(keys, rests, q)
+    floor_distance = np.int64(floor[0])
     for i in range(count):
         t, row = pending[i]
         base = np.uint64(row // LANES * query.size * LANES + row % LANES)
         distance = 0
         for word in range(query.size):
             distance += popcount(load_64(tables[t, CODES], base + np.uint64(word * LANES)) ^ query[word])
-        if distance > bound or _seen_before(tables[t, CODES], base, query, s, j):
+        if distance < floor_distance or distance > bound or _seen_before(tables[t, CODES], base, query, s, j):
             continue
         at = np.uint64(row)
         if tables[t, DIED]:
@@ -222,6 +224,8 @@ def _verify(tables, query, pending, count, s, j, bound, epoch, q, heaps):  # typ
             if not (bits >> np.uint64(row % LANES)) & np.uint64(1):
                 continue
         identifier = load_64(tables[t, IDS], at)
+        if distance == floor_distance and identifier < floor[1]:
+            continue
         counts[q] = offer(keys_at, rests_at, counts[q], k, distance, identifier, tables[t, PLACE] + at)
         if counts[q] == k:
             bound = min(bound, np.int64(distance_of(keys[q, 0])))

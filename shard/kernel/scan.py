@@ -30,7 +30,7 @@ def tile_blocks(words: int) -> int:
 
 @compiled
 def scan_chunk(  # type: ignore[no-untyped-def]
-    chunk, place, first, last, tile, rows, epoch, selected, picked, queries, limit, heaps, shape
+    chunk, place, first, last, tile, rows, epoch, selected, picked, queries, limit, floor, heaps, shape
 ):
     """Offers the live rows of blocks first..last-1 to each query's heap.
 
@@ -50,6 +50,7 @@ def scan_chunk(  # type: ignore[no-untyped-def]
             `last` and `rows` refer to the gathered rows.
         queries: uint64 (q, words).
         limit: uint64: the largest distance requested, in bits.
+        floor: (distance, id), both uint64: rows before it in the order of (distance, id) are skipped.
         heaps: (counts, keys, rests) as in `Heaps`; modified.
         shape: See `simd.shape_of`.
     """
@@ -60,6 +61,8 @@ def scan_chunk(  # type: ignore[no-untyped-def]
     row_bytes = np.uint64(k * 8)
     bounds = _bounds(counts, keys, limit)
     lanes, nearer_lanes = np.empty(tile, np.uint64), np.empty(1, np.uint64)
+    floor_distance, floor_id = floor
+    passed = np.zeros(tile, np.uint64)
     found = np.empty((_FOUND + 8 * tile * LANES, 3), np.int32)
     gathers, selects, some_died = picked.size > 0, selected.size > 0, died.size > 0
     source = _tile_buffer(tile, words) if gathers else codes
@@ -97,8 +100,13 @@ def scan_chunk(  # type: ignore[no-untyped-def]
                     continue
                 bound = bounds[query]
                 tile_within(source, at, count, queries, query, bound, lanes, shape)
+                if floor_distance > 0:
+                    below = floor_distance - np.uint64(1)
+                    tile_within(source, at, count, queries, query, below, passed, shape)
                 for b in range(count):
-                    hits = lanes[b] & selected[block + b] if selects else lanes[b]
+                    hits = lanes[b] & ~passed[b]
+                    if selects:
+                        hits &= selected[block + b]
                     if is_full and popcount(hits) > _MANY_TIES and not gathers:
                         # Of many rows at the bound, only those with ids below the worst in the heap can enter it.
                         worst = id_of(keys[query, 0], rests[query, 0])
@@ -128,6 +136,8 @@ def scan_chunk(  # type: ignore[no-untyped-def]
             for i in range(pending):
                 query, row, distance = np.int64(found[i, 0]), np.int64(found[i, 1]), np.uint64(found[i, 2])
                 if distance > bounds[query] or (some_died and died[row] != 0 and died[row] <= epoch):
+                    continue
+                if distance == floor_distance and ids[row] < floor_id:
                     continue
                 at_row = np.uint64(query) * row_bytes
                 counts[query] = offer(

@@ -46,6 +46,7 @@ class Request:
     queries: Words  # (q, words)
     k: int
     limit: int  # the largest distance of a match, in bits
+    floor: tuple[np.uint64, np.uint64]  # (distance, id): rows before it are left out
     selection: Selection | None
     should_stop: Callable[[], bool]
 
@@ -66,7 +67,7 @@ def search(view: View, request: Request, threads: int) -> Matches:
     if hashed:
         _search_buckets(view, hashed, request, threads, heaps)
     heaps.sort()
-    return Matches(heaps.counts, heaps.distances, heaps.ids, _numbers(view, heaps, request.words))
+    return Matches(heaps.counts, heaps.distances, heaps.ids, numbers_of(view, heaps, request.words))
 
 
 def _scan(view: View, positions: Sequence[int], request: Request, threads: int) -> Heaps:
@@ -118,6 +119,7 @@ def _search_buckets(view: View, positions: list[int], request: Request, threads:
             tables,
             query,
             request.limit,
+            request.floor,
             bound,
             budget_ns,
             np.uint32(view.epoch),
@@ -163,11 +165,11 @@ def _scan_part(view: View, position: int, first: int, last: int, request: Reques
         last = -(-rows // LANES)
     scan_chunk(
         chunk.arrays, np.uint32(position * chunk_rows(request.words)), first, last, tile, rows, epoch,
-        selected.bits, selected.picked, request.queries, limit, heaps.arrays, shape,
+        selected.bits, selected.picked, request.queries, limit, request.floor, heaps.arrays, shape,
     )  # fmt: skip
 
 
-def _numbers(view: View, heaps: Heaps, words: int) -> Numbers:
+def numbers_of(view: View, heaps: Heaps, words: int) -> Numbers:
     """Returns the row numbers of the matches in the heaps. The scan itself does not look up row numbers, because
     each look-up would be a cache miss."""
     places = heaps.places

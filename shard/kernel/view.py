@@ -95,6 +95,22 @@ def _selected(
         yield chunk, None, mask
 
 
+def rows_with_ids(view: View, ids: npt.NDArray[np.uint64]) -> Numbers:
+    """Returns the numbers of the live rows with these ids, uint32 (n,), in ascending order."""
+    found, numbers = live_rows(view)
+    return numbers[np.isin(found, ids)]
+
+
+def masks(view: View, selection: Selection | None) -> Iterator[tuple[Chunk, npt.NDArray[np.bool_]]]:
+    """Yields each chunk with a mask of its first rows: those that are selected (None: all) and live."""
+    for (chunk, candidates, is_live), rows in zip(_selected(view, selection), view.rows, strict=True):
+        mask = is_live
+        if candidates is not None:
+            mask = np.zeros(rows, np.bool_)
+            mask[candidates[is_live]] = True
+        yield chunk, mask
+
+
 def mask_by_id(
     view: View, first: int, choose: Callable[[npt.NDArray[np.uint64]], npt.NDArray[np.bool_]]
 ) -> npt.NDArray[np.bool_]:

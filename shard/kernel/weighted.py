@@ -64,6 +64,7 @@ def scan(
     k: int,
     *,
     max_distance: int | None = None,
+    floor: tuple[int, int] = (0, 0),
     selection: Selection | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> WeightedMatches:
@@ -75,6 +76,7 @@ def scan(
         weights: uint16 (bits,), in numpy.packbits order.
         k: Rows to find, at least 1.
         max_distance: The largest Hamming distance of a match, in bits.
+        floor: A weighted distance and an id: rows before it in the order of (weighted, id) are left out.
         selection: The rows to consider; all by default.
         should_stop: Polled before each chunk.
 
@@ -103,9 +105,14 @@ def scan(
             near = np.flatnonzero(weighted <= best.weighted[-1])
         if max_distance is not None:
             near = near[distances[near] <= max_distance]
+        if floor != (0, 0):
+            near = near[weighted[near] >= floor[0]]
         found = picked[near] if selected.picked.size else near
         matching = _live_and_selected(chunk, view.epoch, selected, found)
         near, found = near[matching], found[matching]
+        if floor != (0, 0):
+            reached = (weighted[near] > floor[0]) | (chunk.ids[found] >= np.uint64(floor[1]))
+            near, found = near[reached], found[reached]
         if len(found) > k:
             first = weighted[near] <= np.partition(weighted[near], k - 1)[k - 1]
             near, found = near[first], found[first]

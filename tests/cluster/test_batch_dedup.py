@@ -168,11 +168,12 @@ def test_the_command_lists_groups_and_escapes_html(
     assert (summary["records"], summary["groups"], summary["duplicates"]) == (4, 1, 2)
     assert {record["key"] for record in summary["found"][0]["records"]} == set(hostile)
     page = Page(sheet.read_text())
-    ours = "html head meta title style body main h1 h2 section ul li img strong br span".split()
+    ours = "html head meta title style body main h1 h2 section ul li img strong br span mark".split()
     assert {tag for tag, _ in page.tags} <= set(ours)
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
     pictures = [attributes for tag, attributes in page.tags if tag == "img"]
     assert len(pictures) == 2
+    assert [tag for tag, _ in page.tags].count("mark") == 1
     assert all(str(picture["src"]).startswith("data:image/jpeg;base64,") for picture in pictures)
     assert all(key in page.text for key in hostile)
     assert '{"</li><script>": "<b>&"}' in page.text

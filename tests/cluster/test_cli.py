@@ -62,7 +62,38 @@ def test_commands_create_search_and_drop_a_collection(cluster: Cluster, client: 
     assert document("delete", "k3", "nobody", *of) == {"deleted": 1}
     assert "keys: give keys or --filter" in failure("delete", *of)
     assert "keys: give keys or --filter" in failure("set", "k1", "--filter", '{"n": 1}', *of)
-    assert document("collection", "drop", "cli", *at) == {"dropped": "cli"}
+    assert document("collection", "drop", "cli", "--yes", *at) == {"dropped": "cli"}
+
+
+def test_search_pages_groups_and_leaves_out_keys(cluster: Cluster, client: Client, collection: str) -> None:
+    client.upsert(
+        [
+            Record(f"k{i:02}", code=bytes([0] * 7 + [2**i - 1]), attributes={"label": "cd"[i % 2]})
+            for i in range(9)
+        ],
+        collection=collection,
+    )
+    of = ("--code", "00" * 8, "-c", collection, "--server", cluster.address)
+    first = document("search", "-k", 2, *of)
+    assert ([hit["key"] for hit in first["hits"]], first["more"]) == (["k00", "k01"], True)
+    onward = document("search", "-k", 2, "--after", first["cursor"], *of)
+    assert [hit["key"] for hit in onward["hits"]] == ["k02", "k03"]
+    assert document("search", "-k", 2, "--offset", 2, *of)["hits"] == onward["hits"]
+    without = ("--exclude-key", "k00", "--exclude-key", "k02")
+    assert [hit["key"] for hit in document("search", "-k", 2, *without, *of)["hits"]] == ["k01", "k03"]
+    lines = run("search", "--all", "--max-distance", 5, "--json", *of).stdout.splitlines()
+    assert [json.loads(line)["key"] for line in lines] == [f"k{i:02}" for i in range(6)]
+    assert run("search", "--all", "--max-distance", 5, *of).stdout.count("bits") == 6
+    text = run("search", "-k", 2, "--max-distance", 5, *of).stdout
+    assert text.endswith("more records are within 5 bits: use --all, or a larger -k\n")
+    grouped = document("search", "-k", 2, "--group-by", "label", "--group-size", 2, *without, *of)["groups"]
+    assert [(group["value"], [hit["key"] for hit in group["hits"]]) for group in grouped] == [
+        ("d", ["k01", "k03"]),
+        ("c", ["k04", "k06"]),
+    ]
+    text = run("search", "-k", 1, "--group-by", "label", *of).stdout
+    assert text.startswith('"c"\n  1      0 bits  1.0000  k00')
+    assert "after: 'no' is not one that an answer came with" in failure("search", "--after", "no", *of)
 
 
 def test_commands_count_list_and_change_records(cluster: Cluster, client: Client, collection: str) -> None:
@@ -87,7 +118,7 @@ def test_commands_count_list_and_change_records(cluster: Cluster, client: Client
     assert document("set", "-a", '{"seen": true}', "--remove", "n", *cats, *of) == {"changed": 4}
     assert run("set", "k0", "nobody", "-a", '{"seen": true}', *of).stdout == "changed 1\n"
     assert client.get(["k1"], collection=collection)[0].attributes == {"label": "cat", "seen": True}
-    assert run("delete", "--filter", '{"seen": true}', *of).stdout == "deleted 5\n"
+    assert run("delete", "--filter", '{"seen": true}', "--yes", *of).stdout == "deleted 5\n"
     assert client.count(collection=collection).count == 4
 
 
@@ -118,6 +149,37 @@ def test_a_closed_or_full_output_prints_no_traceback(
     script = f"LOOKALIKE_SERVER={cluster.address} {sys.executable} -m lookalike {options} {output}"
     result = subprocess.run(["bash", "-c", script], stderr=subprocess.PIPE, text=True, check=False)
     assert (result.returncode, result.stderr) == (code, error)
+
+
+def test_deleting_commands_refuse_without_a_terminal(cluster: Cluster, client: Client, collection: str) -> None:
+    client.upsert([Record("a", code=bytes(8), attributes={"n": 1})], collection=collection)
+    at = ("--server", cluster.address)
+    assert f"add --yes to drop collection {collection!r} with 1 records" in failure(
+        "collection", "drop", collection, *at
+    )
+    assert f"add --yes to delete 1 records of {collection!r}" in failure(
+        "delete", "--filter", '{"n": 1}', "-c", collection, *at
+    )
+    assert client.count(collection=collection).count == 1
+
+
+@pytest.mark.parametrize(("answer", "code", "rows"), [(b"n\n", 1, [3]), (b"\n", 1, [3]), (b"y\n", 0, [])])
+def test_a_drop_asks_on_a_terminal(
+    cluster: Cluster, client: Client, collection: str, answer: bytes, code: int, rows: list[int]
+) -> None:
+    client.upsert([Record(f"k{i}", code=bytes(8)) for i in range(3)], collection=collection)
+    outer, inner = pty.openpty()
+    command = [sys.executable, "-m", "lookalike", "collection", "drop", collection, "--server", cluster.address]
+    with subprocess.Popen(command, stdin=inner, stdout=inner, stderr=inner) as process:
+        os.close(inner)
+        shown = b""
+        while b"[y/N]" not in shown:
+            shown += os.read(outer, 65_536)
+        assert f"Drop collection {collection!r} with 3 records?".encode() in shown
+        os.write(outer, answer)
+        assert process.wait(20) == code
+    os.close(outer)
+    assert [found.rows for found in client.list_collections() if found.name == collection] == rows
 
 
 def test_status_watch_restores_the_terminal(cluster: Cluster) -> None:
@@ -180,7 +242,7 @@ def test_errors_are_one_line(cluster: Cluster, tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-    assert "does not answer; is the cluster up?" in failure(
+    assert "nothing listens there; is the cluster up?" in failure(
         "status", "--server", f"127.0.0.1:{port}", "--timeout", 2
     )
     shard = cluster.config.shard_address(0)

@@ -20,6 +20,7 @@ from tests.command import lookalike
 from tests.conftest import Cluster
 
 COLLECTION = "copies"
+TURNS = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.TRANSVERSE)
 FOUND = ("compression", "scale", "watermark", "border", "crop-corner", "rotation")
 
 
@@ -33,7 +34,7 @@ def client(encoder_cluster: Cluster) -> Iterator[Client]:
 def stored(
     encoder_cluster: Cluster, ray: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> list[str]:
-    """Twelve photographs, each in a folder with some copies, and each mirrored. Returns their names."""
+    """Twelve photographs, each in a folder with some copies, mirrored and turned ones too. Returns their names."""
     folder = tmp_path_factory.mktemp("copies")
     photographs = bundled_photographs()[:12]
     for seed, photograph in enumerate(photographs):
@@ -41,11 +42,12 @@ def stored(
         files = {"original": image} | {
             name: edited(name.replace("-", " "), image, seed) for name in (*FOUND, "mirror")
         }
+        files |= {turn.name.lower(): image.transpose(turn) for turn in TURNS}
         for name, copy in files.items():
             (folder / photograph.name).mkdir(exist_ok=True)
             (folder / photograph.name / f"{name}.jpg").write_bytes(saved(copy))
     summary = ingest(encoder_cluster, ray, folder.parent / "report.jsonl", folder, "-c", COLLECTION)
-    assert summary["stored"] == len(photographs) * (len(FOUND) + 2)
+    assert summary["stored"] == len(photographs) * (len(FOUND) + 2 + len(TURNS))
     return [photograph.name for photograph in photographs]
 
 
@@ -77,16 +79,24 @@ def test_dedup_without_options_calibrates_once_and_finds_copies_only(
     assert again == found
 
 
-def test_mirrored_copies_are_found_on_request(encoder_cluster: Cluster, stored: list[str]) -> None:
+def test_mirrored_and_turned_copies_are_found_on_request(encoder_cluster: Cluster, stored: list[str]) -> None:
     mirrored = {f"{name}/mirror.jpg" for name in stored}
+    turned = {f"{name}/{turn.name.lower()}.jpg" for name in stored for turn in TURNS}
     by_default, _ = run(encoder_cluster, "dedup")
     with_orientations, _ = run(encoder_cluster, "dedup", "--orientations")
-    counts = [
-        sum(len(group & mirrored) for group in keys_by_group(found) if len(group) > 1)
-        for found in (by_default, with_orientations)
-    ]
-    assert counts[0] < counts[1]
-    assert counts[1] >= 10
+    assert with_orientations["pairs"]["without_hash"] == 0
+    for wanted in (mirrored, turned):
+        before, after = (
+            {
+                key
+                for group in keys_by_group(found)
+                for key in group & wanted
+                if f"{key.split('/')[0]}/original.jpg" in group
+            }
+            for found in (by_default, with_orientations)
+        )
+        assert len(before) < len(after)
+        assert len(after) >= 0.9 * len(wanted)
 
 
 def test_a_distance_alone_means_codes_alone(encoder_cluster: Cluster, stored: list[str]) -> None:
@@ -142,3 +152,24 @@ def test_orientations_need_pictures(encoder_cluster: Cluster) -> None:
     code, _, said = lookalike("dedup", "--orientations", "--no-check", "--server", encoder_cluster.address)
     assert code == 1
     assert "orientations: needs the pictures; leave --no-check out" in said
+
+
+def test_new_files_are_compared_by_their_pictures(
+    encoder_cluster: Cluster, stored: list[str], tmp_path: Path
+) -> None:
+    """Without --max-distance, a copy of a stored photograph is known by its picture. Another photograph is not,
+    whatever lies within the wide distance."""
+    photograph = bundled_photographs()[0]
+    other = bundled_photographs()[12]
+    assert (photograph.name in stored, other.name in stored) == (True, False)
+    (tmp_path / "known.jpg").write_bytes(saved(opened(photograph.path.read_bytes()), 35))
+    (tmp_path / "new.jpg").write_bytes(saved(opened(other.path.read_bytes())))
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    found, _ = run(encoder_cluster, "dedup", tmp_path, "--against")
+    assert (found["files"], found["known"], found["known_exact"], found["unreadable"]) == (3, 1, 0, 1)
+    known = next(each for each in found["found"] if each.get("duplicates"))
+    assert known["file"].endswith("known.jpg")
+    assert {hit["key"].split("/")[0] for hit in known["duplicates"]} == {photograph.name}
+    assert len(known["duplicates"]) >= 4
+    by_codes, _ = run(encoder_cluster, "dedup", tmp_path, "--against", "--no-check")
+    assert by_codes["max_distance"] < found["max_distance"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import socket
 import time
@@ -17,8 +18,11 @@ from lookalike import AsyncClient, Record
 from lookalike.model.errors import DeadlineExceeded, PartitionUnavailable
 from lookalike.server.config import SecurityConfig
 from lookalike.server.peer_channels import PeerChannels
+from lookalike.transport.rpc import error_of
+from lookalike.v1 import search_pb2 as pb
 from lookalike.v1 import shard_pb2, shard_pb2_grpc
-from tests.conftest import Cluster, running_cluster
+from lookalike.v1.search_pb2_grpc import SearchServiceStub
+from tests.conftest import Cluster, running_cluster, wait_until
 
 ROWS = 60
 
@@ -66,8 +70,52 @@ def test_a_partial_result_arrives_before_the_deadline(stopped: Cluster) -> None:
     assert not result.exact
     assert not result.coverage.complete
     assert list(result.coverage.missing) == [1]
-    assert "partition 1 did not answer in time" in result.coverage.missing[1]
+    assert re.match("partition 1.* (did not answer in time|has not answered)", result.coverage.missing[1])
     assert 0 < len(result.hits) == result.coverage.rows_searched < result.coverage.rows_known == ROWS
+
+
+def test_a_partition_known_to_be_down_is_not_waited_for(stopped: Cluster) -> None:
+    with stopped.client(timeout=3.0) as client:
+        client.search(code=bytes(8), collection="c", allow_partial=True)
+        for _ in range(3):
+            began = time.monotonic()
+            result = client.search(code=bytes(8), k=ROWS, collection="c", allow_partial=True)
+            assert time.monotonic() - began < 1.5
+            assert list(result.coverage.missing) == [1]
+            assert "has not answered for" in result.coverage.missing[1]
+        assert client.count(collection="c", allow_partial=True).coverage.missing.keys() == {1}
+        with stopped.client(timeout=0.9) as hasty, pytest.raises(PartitionUnavailable, match="partition 1"):
+            hasty.search(code=bytes(8), collection="c")
+        stopped.kill("shard-r0-1", signal.SIGCONT)
+        began = time.monotonic()
+        wait_until(lambda: client.search(code=bytes(8), collection="c", allow_partial=True).coverage.complete, 2)
+        assert time.monotonic() - began < 2
+
+
+def test_impatient_clients_do_not_make_a_partition_down(own_cluster: Cluster) -> None:
+    request = pb.SearchRequest(collection="c", query=pb.Query(code=bytes(8)), options=pb.SearchOptions(k=1))
+    with grpc.insecure_channel(own_cluster.address) as channel, own_cluster.client() as client:
+        for _ in range(50):
+            calls = [SearchServiceStub(channel).Search.future(request, timeout=0.002) for _ in range(10)]
+            for call in calls:
+                call.cancel()
+            assert client.search(code=bytes(8), k=ROWS, collection="c").coverage.complete
+
+
+def test_a_list_of_collections_that_comes_too_late_is_a_passed_deadline(own_cluster: Cluster) -> None:
+    shards = ("shard-r0-0", "shard-r0-1")
+    for name in shards:
+        own_cluster.kill(name, signal.SIGSTOP)
+    try:
+        with grpc.insecure_channel(own_cluster.address) as channel, pytest.raises(grpc.RpcError) as failure:
+            SearchServiceStub(channel).ListCollections(pb.ListCollectionsRequest(), timeout=1.0)
+    finally:
+        for name in shards:
+            own_cluster.kill(name, signal.SIGCONT)
+    error = error_of(failure.value)
+    assert isinstance(error, DeadlineExceeded)
+    assert error.request_id is not None
+    assert error.message == "no partition answered in time; allow more time"
 
 
 async def test_a_search_waiting_for_a_frozen_partition_blocks_no_other(stopped: Cluster) -> None:

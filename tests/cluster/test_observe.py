@@ -18,9 +18,11 @@ import pytest
 
 from lookalike import Record
 from lookalike.local.supervisor import Supervisor
-from lookalike.model.errors import CannotStart, InvalidRequest, NotFound
+from lookalike.model.errors import CannotStart, InvalidRequest, NotFound, SlotMoved
 from lookalike.server.observe import metrics
+from lookalike.transport.rpc import error_of
 from lookalike.v1 import search_pb2 as pb
+from lookalike.v1 import shard_pb2, shard_pb2_grpc
 from lookalike.v1.search_pb2_grpc import SearchServiceStub
 from tests.cluster.scraping import Samples, config_with_metrics, running, scrape, value
 from tests.conftest import Cluster, wait_until
@@ -112,6 +114,35 @@ def test_the_status_counts_searches_as_the_metrics_do(seen: Cluster, coordinator
 def test_hedged_requests_are_counted_when_a_replica_stalls(coordinator: Samples) -> None:
     sent = value(coordinator, "lookalike_hedges_sent_total", {"partition": "0"})
     assert 1 <= value(coordinator, "lookalike_hedges_won_total", {"partition": "0"}) <= sent
+
+
+def test_impatient_clients_are_no_failures_of_shards(seen: Cluster) -> None:
+    request = pb.SearchRequest(collection="photos", query=pb.Query(code=bytes(8)), options=pb.SearchOptions(k=3))
+
+    def failures() -> float:
+        return value(scrape(seen.config.coordinator.metrics), "lookalike_shard_rpc_failures_total")
+
+    before = failures()
+    codes = set()
+    with grpc.insecure_channel(seen.address) as channel:
+        stub = SearchServiceStub(channel)
+        for milliseconds in (1, 2, 3, 5, 8) * 20:
+            call = stub.Search.future(request, timeout=milliseconds / 1000)
+            codes.add(call.code())
+        for _ in range(100):
+            stub.Search.future(request, timeout=5).cancel()
+        stub.Search(request, timeout=10)
+    assert grpc.StatusCode.DEADLINE_EXCEEDED in codes
+    assert failures() == before
+
+
+def test_a_search_sent_to_a_place_that_slots_left_is_logged_for_debugging_only(seen: Cluster) -> None:
+    request = shard_pb2.ScanRequest(slots=bytes([255]) * 128)
+    with grpc.insecure_channel(seen.config.shard_address(0)) as channel, pytest.raises(grpc.RpcError) as refused:
+        shard_pb2_grpc.ShardServiceStub(channel).Scan(request, timeout=10, metadata=(("request-id", "moved-1"),))
+    assert type(error_of(refused.value)) is SlotMoved
+    lines = [line for line in _logged(seen, "shard-r0-0") if line.get("request_id") == "moved-1"]
+    assert {line["level"] for line in lines} == {"debug"}
 
 
 def test_written_records_are_counted_by_outcome(coordinator: Samples) -> None:

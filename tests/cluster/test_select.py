@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lookalike import AsyncClient, Client, Facet, Record
-from lookalike.model.errors import InvalidRequest, NotFound
+from lookalike.model.errors import InvalidRequest, NotFound, UnknownFieldWarning
 from lookalike.model.records import record_id
 from tests.conftest import Cluster, running_cluster, second_coordinator
 
@@ -167,7 +167,8 @@ def test_features_survive_a_change_of_attributes(client: Client, collection: str
     client.create_collection(name, bits=64, features="int8", feature_width=4)
     vectors = {"a": np.array([1, 0, 0, 0], np.float32), "b": np.array([0, 1, 0, 0], np.float32)}
     client.upsert([Record(key, code=code(0), features=vector) for key, vector in vectors.items()], collection=name)
-    assert client.set_attributes(CAT, collection=name, filter={"$not": {"label": {"$exists": True}}}) == 2
+    with pytest.warns(UnknownFieldWarning, match="no record has a field 'label'"):
+        assert client.set_attributes(CAT, collection=name, filter={"label": {"$exists": False}}) == 2
     hits = client.search(code=code(0), features=vectors["b"], rerank="features", collection=name).hits
     assert [(hit.key, round(hit.score, 3), hit.attributes) for hit in hits] == [("b", 1.0, CAT), ("a", 0.0, CAT)]
 
@@ -200,8 +201,6 @@ def test_bad_requests_are_refused(client: Client, filled: str) -> None:
         (lambda: client.facets("label", collection=filled, limit=True), "limit: is True; use"),
         (lambda: client.remove_attributes([3], collection=filled, keys=["a"]), "names: 3 is int"),
         (lambda: client.facets("", collection=filled), "attribute: field '' is empty"),
-        (lambda: client.facets("lable", collection=filled), "no record has a field 'lable'"),
-        (lambda: client.count(collection=filled, filter={"lable": 1}), "no record has a field 'lable'"),
         (lambda: client.delete_by_filter(None, collection=filled), "filter: is missing"),
         (lambda: client.set_attributes({}, collection=filled, keys=["a"]), "attributes: none to set or remove"),
         (lambda: client.set_attributes(CAT, collection=filled), "keys: 0 in one request"),

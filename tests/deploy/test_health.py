@@ -57,7 +57,7 @@ def test_every_process_of_a_cluster_is_healthy_and_alive(cluster: Cluster) -> No
 def test_an_unreachable_server_is_one_clear_line() -> None:
     code, said = ask("127.0.0.1:1")
     assert code == 1
-    assert said.startswith("error: no answer: failed to connect")
+    assert said == "error: server: 127.0.0.1:1: nothing listens there; is the cluster up?"
     assert "\n" not in said
 
 
@@ -68,6 +68,28 @@ def test_over_tls_with_a_certificate(tls_server: str, pems: Path) -> None:
     assert ask(tls_server, *trusted, *shown) == (1, f"error: {tls_server} is NOT_SERVING")
     assert ask(tls_server, *trusted)[0] == 1
     assert ask(tls_server)[0] == 1
+
+
+def test_options_of_all_commands_and_their_environment_variables_apply(
+    tls_server: str, pems: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {
+        "ca": pems / "ca.crt",
+        "server-name": "shard",
+        "certificate": pems / "tls.crt",
+        "private-key": pems / "tls.key",
+    }
+    options = [text for name, value in given.items() for text in (f"--{name}", str(value))]
+    serving = (0, f"{tls_server} is SERVING\n", "")
+    where = ("--server", tls_server, "--service", LIVENESS)
+    assert lookalike(*options, "health", *where) == serving
+    assert lookalike("health", *where, *options) == serving
+    assert lookalike("--ca", "/no/such.pem", "health", *where, *options) == serving
+    for name, value in given.items():
+        monkeypatch.setenv(f"LOOKALIKE_{name.upper().replace('-', '_')}", str(value))
+    assert lookalike("health", *where) == serving
+    monkeypatch.setenv("LOOKALIKE_SERVER", tls_server)
+    assert lookalike("health", "--service", LIVENESS) == serving
 
 
 def test_half_a_certificate_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,19 +16,47 @@ from lookalike import wire
 from lookalike.model import filters
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.indexing import Indexing
-from lookalike.model.matching import matches
+from lookalike.model.matching import matcher
 from lookalike.model.records import VersionedRecord, attributes_text
+from lookalike.model.times import text_of
 from shard.kernel import RowIndex
 from shard.store import Store
 from tests.oracle import meets
 
 EMPTY_INDEX = RowIndex(lambda: (np.zeros(0, np.uint64), np.zeros(0, np.uint32)))
 fields = st.sampled_from(["a", "b", "a.b", "a.c", "naïve", "with space", "o'brien", "$x", "b[0]"])
-scalars = st.sampled_from(["", "1", "true", "x'; DROP TABLE records; --", "é", "%"]) | st.one_of(
-    st.booleans(), st.integers(-(2**63), 2**63 - 1), st.integers(-2, 2), st.floats(-2, 2), st.just(1.0)
+fields_and_key = fields | st.just(filters.KEY)
+texts = st.sampled_from(
+    [
+        "",
+        "1",
+        "true",
+        "x'; DROP TABLE records; --",
+        "é",
+        "%",
+        "ab",
+        "a\\",
+        'a"',
+        "a\n",
+        "\ud7ff",
+        "\ue000",
+        "\U0010ffff",
+    ]
+) | st.text('ab\\"é\U0010ffff', max_size=3)
+times = st.datetimes(
+    datetime.datetime(2026, 1, 1), datetime.datetime(2026, 1, 3), timezones=st.none() | st.just(datetime.UTC)
+).map(text_of)
+dates = st.dates(datetime.date(2026, 1, 1), datetime.date(2026, 1, 3)).map(text_of)
+near = st.integers(-2, 2).flatmap(lambda step: st.sampled_from([2**53 + step, -(2**53) + step]))
+integers = st.integers(-(2**63), 2**63 - 1) | st.integers(-2, 2) | near
+scalars = (
+    texts
+    | times
+    | dates
+    | st.one_of(st.none(), st.booleans(), integers, st.floats(-2, 2), st.just(1.0), near.map(float))
 )
 json_values = st.recursive(
-    scalars | st.none(),
+    scalars,
     lambda inner: (
         st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "b", "c", "naïve"]), inner, max_size=3)
     ),
@@ -36,14 +65,19 @@ json_values = st.recursive(
 documents = st.dictionaries(
     st.sampled_from(["a", "b", "naïve", "with space", "o'brien", "$x", "b[0]"]), json_values, max_size=4
 )
-numbers = st.none() | st.integers(-2, 2).map(float) | st.floats(-2, 2)
-ranges = st.builds(filters.Range, fields, numbers, numbers, numbers, numbers).filter(
-    lambda r: any(bound is not None for bound in (r.gt, r.gte, r.lt, r.lte))
+numbers = st.none() | integers | st.floats(-2, 2) | near.map(float)
+bounds = st.lists(numbers, min_size=4, max_size=4) | st.lists(
+    st.none() | texts | times | dates, min_size=4, max_size=4
 )
+ranges = st.builds(lambda field, four: filters.Range(field, *four), fields_and_key, bounds).filter(
+    lambda r: bool(r.bounds)
+)
+values = st.lists(scalars, min_size=1, max_size=4) | st.lists(scalars, min_size=9, max_size=20)
 leaves = (
-    st.builds(filters.Equals, fields, scalars)
-    | st.builds(filters.In, fields, st.lists(scalars, min_size=1, max_size=4).map(tuple))
-    | st.builds(filters.Exists, fields)
+    st.builds(filters.Equals, fields_and_key, scalars)
+    | st.builds(filters.In, fields_and_key, values.map(tuple))
+    | st.builds(filters.Exists, fields_and_key)
+    | st.builds(filters.Prefix, fields_and_key, texts | st.just("2026-01-01T1"))
     | ranges
 )
 conditions = st.recursive(
@@ -59,28 +93,25 @@ conditions = st.recursive(
 
 @settings(max_examples=300)
 @given(
-    st.lists(documents, min_size=1, max_size=6),
+    st.dictionaries(texts.filter(bool) | times, documents, min_size=1, max_size=6),
     st.lists(conditions, min_size=1, max_size=4),
     st.lists(fields, max_size=3, unique=True),
 )
 def test_sql_agrees_with_python(
-    attributes: list[dict[str, Any]], wanted: list[filters.Filter], indexed: list[str]
+    described: dict[str, dict[str, Any]], wanted: list[filters.Filter], indexed: list[str]
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "records.sqlite"
         Store.create(path, CodeSpace(16), Indexing(attributes=tuple(indexed)))
         store = Store(path)
-        records = [
-            VersionedRecord(str(number), b"\0\0", attributes_text(values), 1)
-            for number, values in enumerate(attributes)
-        ]
+        records = [VersionedRecord(key, b"\0\0", attributes_text(values), 1) for key, values in described.items()]
         with store.writing(records, EMPTY_INDEX):
             pass
         for condition in wanted:
             mask = store.matching(filters.check(condition), 0, len(records))
             assert mask is not None
-            assert mask.tolist() == [meets(values, condition) for values in attributes], condition
-            assert mask.tolist() == [matches(condition, values) for values in attributes], condition
+            assert mask.tolist() == [meets(some, condition, key) for key, some in described.items()], condition
+            assert mask.tolist() == [matcher(condition)(some, key) for key, some in described.items()], condition
         store.close()
 
 
@@ -100,7 +131,7 @@ def test_numbers_beyond_64_bits_compare_alike(tmp_path: Path, number: int) -> No
     for condition in (filters.Equals("a", float(2**63)), filters.Range("a", gt=0.0), filters.Exists("a")):
         mask = store.matching(condition, 0, 1)
         assert mask is not None
-        assert mask.tolist() == [matches(condition, {"a": number})], condition
+        assert mask.tolist() == [matcher(condition)({"a": number}, "k")], condition
     store.close()
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shard.kernel import CodeMatrix
+from shard.kernel import CodeMatrix, Selection
 from tests.oracle import nearest, random_codes
 
 seeds = st.integers(0, 2**32 - 1)
@@ -96,3 +96,28 @@ def test_equal_codes_are_ordered_by_id(seed: int, k: int) -> None:
     ids = rng.integers(0, 2**64, 30_000, np.uint64)
     matrix = build(np.full((30_000, 8), 7, np.uint8), ids)
     assert [i for _, i in answer(matrix, np.zeros((1, 8), np.uint8), k)[0]] == np.sort(ids)[:k].tolist()
+
+
+@settings(max_examples=100)
+@given(seeds, st.sampled_from([64, 72, 256]), st.integers(1, 3_000), st.integers(1, 300), st.booleans())
+def test_pages_from_a_floor_cover_all_rows_in_order(
+    seed: int, bits: int, n: int, k: int, is_filtered: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    codes, ids = clustered(rng, n, bits), rng.permutation(n).astype(np.uint64) * np.uint64(2**50 + 1)
+    query = clustered(rng, 1, bits)
+    mask = rng.random(n) < rng.choice([0.01, 0.5]) if is_filtered else np.ones(n, np.bool_)
+    selection = Selection(mask) if is_filtered else None
+    expected = nearest(codes[mask], ids[mask], query[0], n)
+    matrix, found = build(codes, ids), list[tuple[int, int]]()
+    floor = (0, 0)
+    for _ in range(20):
+        matches = matrix.scan(query, k, floor=floor, selection=selection)
+        count = int(matches.counts[0])
+        page = list(zip(matches.distances[0, :count].tolist(), matches.ids[0, :count].tolist(), strict=True))
+        found += page
+        if count < min(k, n):
+            break
+        floor = page[-1][0], page[-1][1] + 1
+    assert found == expected[: len(found)]
+    assert count == min(k, n) or found == expected

@@ -50,6 +50,7 @@ def answer(matches: Matches) -> list[list[tuple[int, int, int]]]:
     st.none() | st.floats(0, 1),
     st.integers(1, 12),
     shares,
+    st.just((0, 0)) | st.tuples(st.integers(0, 12), st.integers(0, 2**64 - 1)),
 )
 def test_buckets_and_scan_give_the_same_answer(
     seed: int,
@@ -61,6 +62,7 @@ def test_buckets_and_scan_give_the_same_answer(
     keep: float | None,
     spread: int,
     share: float,
+    floor: tuple[int, int],
 ) -> None:
     rng = np.random.default_rng(seed)
     centres = random_codes(rng, 1 + n // 50, bits)
@@ -78,7 +80,7 @@ def test_buckets_and_scan_give_the_same_answer(
             matrix.append(codes[: n // 2], ids[: n // 2])
             matrix.append(codes[n // 2 :], ids[n // 2 :])
             matrix.delete(doomed)
-        options = {"max_distance": max_distance, "selection": selection}
+        options = {"max_distance": max_distance, "selection": selection, "floor": floor}
         plain, hashed = (matrix.scan(queries, k, **options) for matrix in matrices)
         assert answer(hashed) == answer(plain)
 

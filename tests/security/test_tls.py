@@ -26,7 +26,7 @@ from tests.security.conftest import HOST, Certificates, SecuredCluster
 pytestmark = pytest.mark.usefixtures("photos")
 
 # The client retries an unanswered call until its deadline.
-UNANSWERED = "does not answer|did not answer in time"
+UNANSWERED = "does not answer|did not answer in time|closed the connection"
 
 
 def shard_status(channel: grpc.Channel, secret: str | None = None) -> grpc.StatusCode:

@@ -12,6 +12,7 @@ from typing import Any
 import jsonschema
 
 from coordinator.web.openapi import document
+from lookalike.server.config import LimitsConfig
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Rest:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self._document = document()
+        self._document = document(LimitsConfig())
 
     def __call__(self, method: str, path: str, body: Any = None, **headers: str) -> Reply:
         """Sends a request. body: bytes, or an object to send as JSON. headers: _ stands for -."""
@@ -66,6 +67,21 @@ class Rest:
         whole = {**schema, "components": self._document["components"]}
         instance = reply.json if media_type == "application/json" else reply.body.decode(errors="replace")
         jsonschema.Draft202012Validator(whole).validate(instance)
+
+    def fits(self, method: str, path: str, body: Any) -> bool:
+        """Whether a JSON body fits the document's schema."""
+        operation = self._operation(method, path)
+        assert operation is not None, (method, path)
+        schema = operation["requestBody"]["content"]["application/json"]["schema"]
+        return self._is_valid(schema, body)
+
+    def fits_component(self, name: str, value: Any) -> bool:
+        """Whether a value fits a schema among the document's components."""
+        return self._is_valid({"$ref": f"#/components/schemas/{name}"}, value)
+
+    def _is_valid(self, schema: dict[str, Any], value: Any) -> bool:
+        whole = {**schema, "components": self._document["components"]}
+        return bool(jsonschema.Draft202012Validator(whole).is_valid(value))
 
     def _operation(self, method: str, path: str) -> dict[str, Any] | None:
         for template, operations in self._document["paths"].items():

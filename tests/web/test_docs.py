@@ -9,9 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.web import routes
 from tests.web.conftest import PHOTOGRAPHS
 
 TEXT = (Path(__file__).parents[2] / "docs" / "REST.md").read_text(encoding="utf-8")
+
+
+def test_each_call_has_a_line() -> None:
+    described = {
+        (method, path)
+        for methods, path in re.findall(r"^\| ((?:`?[A-Z]+`?(?:, )?)+) (/[^`?]*)[^`]*` \|", TEXT, re.MULTILINE)
+        for method in re.findall("[A-Z]+", methods)
+    }
+    plain = (routes.HEALTH, routes.STATUS, routes.THUMBNAIL, routes.OPENAPI)
+    assert described == {(route.method, route.path) for route in (*routes.CALLS, *plain)}
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")

@@ -171,7 +171,7 @@ async def test_with_an_api_key_only_thumbnails_near_the_viewport_are_fetched(
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_quoted_commas_do_not_separate_values(chromium: Browser, cluster: Cluster) -> None:
+async def test_conditions_become_filters(chromium: Browser, cluster: Cluster) -> None:
     async with watched_page(chromium, f"http://{cluster.config.coordinator.web}") as page:
         await page.goto("/cluster")
         values = await page.evaluate(
@@ -179,6 +179,16 @@ async def test_quoted_commas_do_not_separate_values(chromium: Browser, cluster: 
             " filterOf({ conditions: [['a', 'is one of', '\"b, c\", 2,d']], json: null }).in.values)"
         )
         assert values == [{"text": "b, c"}, {"integer": "2"}, {"text": "d"}]
+        bounds = await page.evaluate(
+            "import('/static/filter.js').then(({ filterOf }) => filterOf({ conditions: ["
+            " ['a', 'is at least', '2026-05-01'], ['a', 'is below', '9007199254740993'],"
+            " ['$key', 'starts with', '12']], json: null }).and.filters)"
+        )
+        assert bounds == [
+            {"range": {"field": "a", "gteValue": {"text": "2026-05-01"}}},
+            {"range": {"field": "a", "ltValue": {"integer": "9007199254740993"}}},
+            {"prefix": {"field": "$key", "text": "12"}},
+        ]
 
 
 @pytest.mark.asyncio(loop_scope="session")

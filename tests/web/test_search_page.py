@@ -7,10 +7,12 @@ import base64
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pillow_heif
 import pytest
 import pytest_asyncio
+from axe_playwright_python.async_playwright import Axe
 from PIL import Image
 from playwright.async_api import Browser, Page, expect
 
@@ -241,7 +243,7 @@ async def test_k_distance_and_json_filter_are_applied(page: Page, cat: Path) -> 
     await expect(page.locator(TILES)).to_have_count(5)
     await page.click("#filter > summary")
     await page.click(".raw summary")
-    await page.fill("#json", '{"not": {"equals": {"field": "label", "value": {"text": "chelsea"}}}}')
+    await page.fill("#json", '{"$not": {"label": "chelsea"}}')
     await page.click("#apply")
     await expect(page.locator("#filter-count")).to_have_text(" (1)")
     assert not any(key.startswith("chelsea/") for key in await keys_shown(page))
@@ -253,6 +255,46 @@ async def test_k_distance_and_json_filter_are_applied(page: Page, cat: Path) -> 
     await page.click("#apply")
     await expect(page.locator("#heading")).to_have_text("No records match these conditions")
     await expect(page.get_by_role("alert")).to_be_empty()
+
+
+@pytest.mark.parametrize("way", ["image", "key"])
+async def test_load_more_adds_the_next_results_to_the_last(page: Page, cat: Path, some_key: str, way: str) -> None:
+    if way == "image":
+        await upload(page, cat)
+    else:
+        await page.goto(f"/#c={PHOTOGRAPHS}&key={quote(some_key)}")
+        await keys_shown(page)
+    records = 40 if way == "image" else 39
+    await page.fill("#k", str(records))
+    await page.press("#k", "Enter")
+    await expect(page.locator(TILES)).to_have_count(records)
+    expected = await keys_shown(page)
+    more = page.get_by_role("button", name="Load more")
+    await expect(more).to_be_hidden()
+    await page.fill("#k", "16")
+    await page.press("#k", "Enter")
+    await expect(page.locator(TILES)).to_have_count(16)
+    await more.click()
+    await expect(page.locator(TILES)).to_have_count(32)
+    await expect(page.locator("#heading")).to_have_text("The 32 nearest")
+    await expect(page.locator("#more-status")).to_have_text("16 more results loaded")
+    assert await page.locator(TILES).nth(16).evaluate("tile => tile === document.activeElement")
+    found = await Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    await more.focus()
+    await page.keyboard.press("Enter")
+    await expect(page.locator(TILES)).to_have_count(records)
+    await expect(more).to_be_hidden()
+    assert await keys_shown(page) == expected
+    await page.locator(TILES).nth(20).click()
+    await expect(page.locator("#query-name")).to_have_text(expected[20])
+    await expect(page.locator(TILES)).to_have_count(16)
+
+
+async def test_samples_have_no_more_results(page: Page) -> None:
+    await page.goto("/")
+    await expect(page.locator("#heading")).to_have_text("Or start from one of these")
+    await expect(page.get_by_role("button", name="Load more")).to_be_hidden()
 
 
 async def test_invalid_image_is_explained(page: Page, tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ import { byId, element } from "./dom.js";
 const invalid = (message) => new ApiError(400, { code: "InvalidRequest", message });
 
 const range = (bound) => (field, text) => {
-  const number = Number(text);
-  if (text.trim() === "" || !Number.isFinite(number)) throw invalid(`filter: ${field} is compared with “${text}”, which is not a number; use a number, such as 12.5`);
-  return { range: { field, [bound]: number } };
+  const value = scalar(text);
+  if (text.trim() === "" || "boolean" in value) throw invalid(`filter: ${field} is compared with “${text}”; use a number, a text or a date, such as 12.5 or 2026-05-01`);
+  return { range: { field, [`${bound}Value`]: value } };
 };
 const equals = (field, text) => ({ equals: { field, value: scalar(text) } });
 
@@ -20,6 +20,7 @@ const COMPARISONS = {
   "is above": range("gt"),
   "is at most": range("lte"),
   "is below": range("lt"),
+  "starts with": (field, text) => ({ prefix: { field, text: scalar(text).text ?? text } }),
   exists: (field) => ({ exists: { field } }),
   "does not exist": (field) => ({ not: { exists: { field } } }),
 };

@@ -10,6 +10,13 @@ export function showHits(hits, { collection, bits, linkOf, isRanked }) {
   byId("grid").replaceChildren(...hits.map((hit) => element("li", {}, tile(hit, { collection, bits, linkOf, isRanked }))));
 }
 
+/** Appends hits to those that are shown. Returns the first new tile; undefined without hits. */
+export function addHits(hits, options) {
+  const added = hits.map((hit) => element("li", {}, tile(hit, options)));
+  byId("grid").append(...added);
+  return added[0]?.firstChild;
+}
+
 /** Shows empty tiles while a search is running. */
 export function showSkeleton(count) {
   const blank = () => element("li", { class: "tile skeleton", "aria-hidden": "true" }, element("span", { class: "image" }), element("span", { class: "caption" }));

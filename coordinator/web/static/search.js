@@ -4,6 +4,7 @@ import { ApiError, askForKey, getCollections, hideError, search, showError } fro
 import { byId, element, plural } from "./dom.js";
 import { addCondition, filterOf, offerAttributes, readConditions, showConditions } from "./filter.js";
 import { readHit, showHits, showSkeleton, thumbnailOf } from "./grid.js";
+import { offerMore } from "./more.js";
 import { DEFAULT_K, hashOf, readState } from "./state.js";
 
 const SAMPLES = 12;
@@ -91,6 +92,7 @@ function previewOf(file) {
 
 async function run(state, collection) {
   running?.abort();
+  offerMore({ cursor: "" });
   const { signal } = (running = new AbortController());
   hideError();
   byId("results").setAttribute("aria-busy", "true");
@@ -101,8 +103,11 @@ async function run(state, collection) {
   const skeletonTimer = setTimeout(() => showBusy(isSample ? SAMPLES : state.k), SKELETON_AFTER_MS);
   try {
     const query = image ? { image } : isSample ? sampleQuery(collection) : { key: state.key };
-    const result = await search(collection.name, query, optionsOf(state, isSample), signal);
-    showResult(result, state, collection, isSample);
+    const options = optionsOf(state, isSample);
+    const result = await search(collection.name, query, options, signal);
+    const grid = showResult(result, state, collection, isSample);
+    const cursor = isSample ? "" : result.cursor;
+    offerMore({ collection: collection.name, query, options, cursor, signal, grid, shown: result.hits.length });
     if (isSample && state.image) showError(FORGOTTEN);
     // The focused tile was replaced, so move the focus to the new results.
     if (cameFromGrid) byId("heading").focus({ preventScroll: true });
@@ -143,6 +148,7 @@ function showBusy(count) {
   showSkeleton(count);
 }
 
+/** Shows a result. Returns how its hits are shown, for those that follow. */
 function showResult({ hits, coverage, exact, timings }, state, collection, isSample) {
   const read = hits.map(readHit);
   const isEmpty = hits.length === 0 && !limits(state) && coverage.answered === coverage.partitions && state.key === null;
@@ -154,8 +160,10 @@ function showResult({ hits, coverage, exact, timings }, state, collection, isSam
   byId("facts").classList.toggle("partial", coverage.answered < coverage.partitions);
   offerAttributes(read);
   const linkOf = (hit) => hashOf({ ...state, key: hit.key, image: null });
-  showHits(read, { collection: collection.name, bits: collection.codeSpace.bits, linkOf, isRanked: !isSample });
+  const grid = { collection: collection.name, bits: collection.codeSpace.bits, linkOf, isRanked: !isSample };
+  showHits(read, grid);
   byId("results").hidden = false;
+  return grid;
 }
 
 const limits = ({ max, conditions, json }) => max !== null || conditions.length > 0 || Boolean(json);

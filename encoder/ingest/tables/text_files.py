@@ -14,6 +14,7 @@ from more_itertools import chunked
 from encoder.ingest.tables import coco
 from encoder.ingest.tables.naming import MAX_LIST, Kind, Row, Unreadable
 from encoder.ingest.tables.table import BATCH_ROWS, Format, Table
+from lookalike.model import times
 
 # A cell over this size makes the file unreadable. The limit is above what a record may hold, so that a cell that
 # is merely too large for a record invalidates only its row.
@@ -132,9 +133,12 @@ def _csv_row(row: dict[str | Any, Any], texts: frozenset[str]) -> Row:
 
 
 def _cell(text: str) -> object:
-    """Converts a cell that is a JSON number or boolean; any other cell stays text."""
+    """Converts a cell that is a JSON number or boolean, and writes a time as attributes do; any other cell stays
+    text."""
     if text[0] not in "-0123456789" and text not in _WORDS:
         return text
+    if (time := times.parse_time(text)) is not None:
+        return times.text_of(time)
     try:
         value = json.loads(text)
     except ValueError:

@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike.client.sync_client import Client
-from lookalike.jobs.dedup.candidates import find_candidates
+from lookalike.jobs.dedup.candidates import Distances, find_candidates
 from lookalike.jobs.dedup.groups import Group, Snapshot, groups_of_pairs
-from lookalike.jobs.dedup.join import Report
+from lookalike.jobs.dedup.join import Report, as_words, distances
 from lookalike.jobs.dedup.roots import Numbers
+from lookalike.jobs.dedup.turned import find_turned
 from lookalike.model.records import Collection
 
 UNKNOWN, DIFFERENT, COPY = 0, 1, 2
@@ -25,7 +26,7 @@ class Checker(Protocol):
 
     def __call__(
         self, client: Client, collection: Collection, snapshot: Snapshot, left: Numbers, right: Numbers,
-        or_mirrored: bool, report: Report,
+        any_orientation: bool, report: Report,
     ) -> npt.NDArray[np.uint8]: ...  # fmt: skip
 
 
@@ -47,6 +48,7 @@ class Checked:
         copies: Pairs that are copies by the second opinion.
         unchecked: Pairs of which a picture cannot be read.
         unchecked_near: Those of them that count as copies, because their codes are near.
+    without_hash: Records whose turned copies were not searched for, because no perceptual hash is stored.
     """
 
     groups: list[Group]
@@ -54,6 +56,7 @@ class Checked:
     copies: int
     unchecked: int
     unchecked_near: int
+    without_hash: int = 0
 
 
 def find_checked_groups(
@@ -63,7 +66,7 @@ def find_checked_groups(
     wide_distance: int,
     near_distance: int,
     checker: Checker,
-    or_mirrored: bool,
+    any_orientation: bool,
     steps: Steps,
 ) -> Checked:
     """Finds groups of pictures that are copies by the second opinion.
@@ -75,16 +78,31 @@ def find_checked_groups(
         wide_distance: The largest distance of a candidate pair, in bits.
         near_distance: Pairs that cannot be checked count as copies within this distance, in bits.
         checker: Gives the second opinion.
-        or_mirrored: Whether mirrored pictures count as copies.
+        any_orientation: Whether turned and mirrored pictures count as copies.
         steps: Shows the progress.
     """
     steps.start("searching", len(snapshot.keys))
     left, right, apart = find_candidates(client, collection.name, snapshot, wide_distance, steps.completed)
+    if any_orientation:
+        steps.start("searching turned copies", len(snapshot.keys))
+        left, right, apart = _with_turned(snapshot, left, right, steps.completed)
     steps.start("checking pairs", len(left))
-    verdicts = checker(client, collection, snapshot, left, right, or_mirrored, steps.completed)
+    verdicts = checker(client, collection, snapshot, left, right, any_orientation, steps.completed)
     is_unknown = verdicts == UNKNOWN
     is_near = is_unknown & (apart <= near_distance)
     is_copy = verdicts == COPY
     accepted = is_copy | is_near
     groups = groups_of_pairs(snapshot, left[accepted], right[accepted])
-    return Checked(groups, len(left), int(is_copy.sum()), int(is_unknown.sum()), int(is_near.sum()))
+    without_hash = int((snapshot.facts.phashes == 0).sum()) if any_orientation else 0
+    return Checked(groups, len(left), int(is_copy.sum()), int(is_unknown.sum()), int(is_near.sum()), without_hash)
+
+
+def _with_turned(
+    snapshot: Snapshot, left: Numbers, right: Numbers, report: Report
+) -> tuple[Numbers, Numbers, Distances]:
+    """The pairs and those that may be turned copies, with the distances of their codes."""
+    pairs = np.concatenate(
+        [np.stack([left, right]), np.stack(find_turned(snapshot.facts.phashes, report))], axis=1
+    )
+    left, right = np.unique(pairs, axis=1)
+    return left, right, distances(as_words(snapshot.codes), left, right)

@@ -9,7 +9,7 @@ import html
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
-from lookalike.jobs.dedup.groups import Group
+from lookalike.jobs.dedup.keep import Member
 from lookalike.model.records import StoredRecord
 from lookalike.model.thumbnails import format_of
 
@@ -34,30 +34,47 @@ img, .none { display: grid; place-items: center; width: 192px; height: 192px; ob
 """
 
 
-def page(title: str, groups: Sequence[Group], records: Mapping[str, StoredRecord], shown: int) -> Iterator[str]:
+def page(
+    title: str, groups: Sequence[Sequence[Member]], records: Mapping[str, StoredRecord], shown: int
+) -> Iterator[str]:
     """Yields the page in pieces. Shows the first `shown` records of each group, without details for those that are
     not in `records`."""
     yield _HEAD
     yield f"<h1>{html.escape(title)}</h1>\n"
     for number, group in enumerate(groups, 1):
-        yield f"<section>\n<h2>Group {number}: {len(group.keys):,} records</h2>\n<ul>\n"
-        for key, distance in list(zip(group.keys, group.distances, strict=True))[:shown]:
-            yield _item(key, distance, records.get(key))
+        yield f"<section>\n<h2>Group {number}: {len(group):,} records</h2>\n<ul>\n"
+        for member in group[:shown]:
+            yield _item(member, records.get(member.key))
         yield "</ul>\n"
-        if len(group.keys) > shown:
-            yield f"<p>and {len(group.keys) - shown:,} more</p>\n"
+        if len(group) > shown:
+            yield f"<p>and {len(group) - shown:,} more</p>\n"
         yield "</section>\n"
     yield "</main>\n</body>\n</html>\n"
 
 
-def _item(key: str, distance: int, record: StoredRecord | None) -> str:
+def _item(member: Member, record: StoredRecord | None) -> str:
     attributes = (
         "" if record is None or not record.attributes else json.dumps(record.attributes, ensure_ascii=False)
     )
     return (
-        f"<li>{_image(key, record)}<strong>{html.escape(key)}</strong><br>{distance} bits from the first"
-        f"<br>{html.escape(attributes[:500])}</li>\n"
+        f"<li>{_image(member.key, record)}<strong>{html.escape(member.key)}</strong><br>{_role(member)}"
+        f"<br>{_facts(member)}<br>{html.escape(attributes[:500])}</li>\n"
     )
+
+
+def _role(member: Member) -> str:
+    if member.is_kept:
+        return "<mark>keep</mark>"
+    return "same bytes as the one to keep" if member.is_exact else f"{member.distance} bits from the first key"
+
+
+def _facts(member: Member) -> str:
+    known = []
+    if member.width:
+        known.append(f"{member.width:,} x {member.height:,} pixels")
+    if member.bytes:
+        known.append(f"{member.bytes:,} bytes")
+    return ", ".join(known)
 
 
 def _image(key: str, record: StoredRecord | None) -> str:

@@ -176,9 +176,13 @@ HEDGES_WON = COORDINATOR.counter(
 )
 RECORDS_WRITTEN = COORDINATOR.counter(
     "lookalike_records_written_total",
-    "Records by operation (upsert, ingest, delete, set_attributes, restore) and outcome (acknowledged, failed).",
+    "Records by operation (upsert, ingest, delete, set_attributes, copy, expire, restore) and outcome"
+    " (acknowledged, failed).",
     "collection", "operation", "outcome",
 )  # fmt: skip
+SWEEP_SECONDS = COORDINATOR.histogram(
+    "lookalike_sweep_seconds", "Seconds of each sweep for expired records.", buckets=(*_SECONDS, 100, 300, 1000)
+)
 REPLICA_LIVE = COORDINATOR.sampled_gauge(
     "lookalike_replica_live", "1 while the shard answers and is up to date.", "partition", "replica"
 )

@@ -35,6 +35,7 @@ _ROLES: Mapping[str, Role] = {
     "Facets": "search",
     "GetCollection": "search",
     "ListCollections": "search",
+    "ListAliases": "search",
     "ClusterStatus": "search",
     "Upsert": "write",
     "Ingest": "write",
@@ -43,14 +44,21 @@ _ROLES: Mapping[str, Role] = {
     "SetAttributes": "write",
     "CreateCollection": "admin",
     "DropCollection": "admin",
+    "CreateAlias": "admin",
+    "SwitchAlias": "admin",
+    "DeleteAlias": "admin",
+    "RenameCollection": "admin",
+    "SetTtl": "admin",
+    "CopyRecords": "admin",
     "Backup": "admin",
     "Restore": "admin",
     "Drain": "admin",
 }
 # Any key may call these methods; the answer covers only the collections that the key may see.
-_ANY_KEY = frozenset({"ListCollections", "ClusterStatus"})
-# The request fields that name the collection, and the request fields whose items count towards a key's rate.
-_COLLECTION_FIELDS = ("collection", "name")
+_ANY_KEY = frozenset({"ListCollections", "ListAliases", "ClusterStatus"})
+# The request fields that name collections, all of which the key must permit, and the request fields whose items
+# count towards a key's rate.
+_COLLECTION_FIELDS = ("collection", "name", "new_name", "alias", "target")
 _COUNTED_FIELDS = ("queries", "records", "keys")
 
 log = logging.getLogger("lookalike.security")
@@ -124,8 +132,10 @@ class KeyAuthorizer:
         if key is None:
             return 0.0
         role = _ROLES.get(method)
-        collection = EVERY_COLLECTION if method in _ANY_KEY else _collection_of(request)
-        if role is None or not (method in _ANY_KEY or key.may(role, collection)):
+        named = [] if method in _ANY_KEY else _collections_of(request)
+        refused = [name for name in named if role is None or not key.may(role, name)]
+        if role is None or refused:
+            collection = refused[0] if refused else EVERY_COLLECTION
             place = f"collection {collection!r:.80}" if collection != EVERY_COLLECTION else "the whole cluster"
             raise PermissionDenied(f"key {key.name!r}: may not {method} on {place}; that needs role {role}")
         _caller.set(key)
@@ -194,11 +204,9 @@ def rate_exceeded(wait_seconds: float) -> Overloaded:
     )
 
 
-def _collection_of(request: Any) -> str:
-    for field in _COLLECTION_FIELDS:
-        if name := getattr(request, field, ""):
-            return str(name)
-    return EVERY_COLLECTION
+def _collections_of(request: Any) -> list[str]:
+    named = [str(name) for field in _COLLECTION_FIELDS if (name := getattr(request, field, ""))]
+    return named or [EVERY_COLLECTION]
 
 
 def _count_of(request: Any) -> int:
@@ -207,9 +215,17 @@ def _count_of(request: Any) -> int:
 
 def _read_secrets(path: Path) -> list[str]:
     lines = read_file(path, "security.cluster_secret").decode("ascii", errors="replace").split()
-    if not lines or any(len(line) < MIN_SECRET_BYTES or not line.isascii() for line in lines):
-        raise CannotStart(
-            f"config: security.cluster_secret: {path} must have a line of {MIN_SECRET_BYTES} or more ASCII"
-            " characters; make one with: openssl rand -hex 32"
-        )
+    remedy = f"use {MIN_SECRET_BYTES} or more ASCII characters, made with: openssl rand -hex 32 > {path}"
+    if not lines:
+        raise CannotStart(f"config: security.cluster_secret: {path} is empty; {remedy}")
+    for number, line in enumerate(lines, 1):
+        if not line.isascii():
+            raise CannotStart(
+                f"config: security.cluster_secret: {path}: secret {number} has other characters than ASCII;"
+                f" {remedy}"
+            )
+        if len(line) < MIN_SECRET_BYTES:
+            raise CannotStart(
+                f"config: security.cluster_secret: {path}: secret {number} has {len(line)} characters; {remedy}"
+            )
     return lines

@@ -7,7 +7,16 @@ from collections.abc import Iterable, Sequence
 
 from lookalike.model import errors
 from lookalike.model.errors import LookalikeError
-from lookalike.model.records import Coverage, Hit, Outcome, SearchResult, StoredRecord, Timings, VersionedRecord
+from lookalike.model.records import (
+    Coverage,
+    Hit,
+    HitGroup,
+    Outcome,
+    SearchResult,
+    StoredRecord,
+    Timings,
+    VersionedRecord,
+)
 from lookalike.model.status import (
     DEFAULT_ENCODER,
     ClusterStatus,
@@ -24,19 +33,35 @@ from lookalike.wire.public.collections import (
     space_from_wire,
     space_to_wire,
 )
+from lookalike.wire.public.filters import value_from_wire
 
 
 def result_from_wire(
-    hits: Iterable[record_pb2.Hit], answer: search_pb2.SearchResponse | search_pb2.SearchBatchResponse
+    found: search_pb2.SearchResponse | search_pb2.Hits,
+    answer: search_pb2.SearchResponse | search_pb2.SearchBatchResponse,
 ) -> SearchResult:
+    """Decodes the result of one query.
+
+    Args:
+        found: The query's hits.
+        answer: The response that they came in.
+    """
     timings = answer.timings
+    own = found if isinstance(found, search_pb2.SearchResponse) else search_pb2.SearchResponse()
     return SearchResult(
-        [Hit(hit.key, hit.distance, hit.score, json.loads(hit.attributes or "{}")) for hit in hits],
+        _hits_from_wire(found.hits),
         coverage_from_wire(answer.coverage),
         answer.exact,
         Timings(timings.encode_ms, timings.search_ms, timings.merge_ms, timings.total_ms),
         list(answer.warnings),
+        found.more,
+        own.cursor,
+        [HitGroup(value_from_wire("groups", group.value), _hits_from_wire(group.hits)) for group in own.groups],
     )
+
+
+def _hits_from_wire(hits: Iterable[record_pb2.Hit]) -> list[Hit]:
+    return [Hit(hit.key, hit.distance, hit.score, json.loads(hit.attributes or "{}")) for hit in hits]
 
 
 def coverage_to_wire(coverage: Coverage) -> record_pb2.Coverage:

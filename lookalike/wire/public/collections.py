@@ -1,4 +1,4 @@
-"""Owns the conversion of code spaces, indexing and collections to protobuf messages and back."""
+"""Owns the conversion of code spaces, indexing, TTLs and collections to protobuf messages and back."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from lookalike.model import features
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.indexing import MIH, SCAN, Indexing
 from lookalike.model.records import Collection
+from lookalike.model.ttl import Ttl
 from lookalike.v1 import codespace_pb2
 
 
@@ -43,6 +44,8 @@ def collection_to_wire(collection: Collection) -> codespace_pb2.Collection:
         rows=collection.rows,
         incarnation=collection.incarnation,
         indexing=indexing_to_wire(collection.indexing),
+        ttl=None if collection.ttl is None else ttl_to_wire(collection.ttl),
+        aliases=collection.aliases,
     )
 
 
@@ -53,7 +56,20 @@ def collection_from_wire(message: codespace_pb2.Collection) -> Collection:
         message.rows,
         message.incarnation,
         indexing_from_wire(message.indexing),
+        ttl_from_wire(message.ttl) if message.HasField("ttl") else None,
+        tuple(message.aliases),
     )
+
+
+def ttl_to_wire(ttl: Ttl) -> codespace_pb2.Ttl:
+    if ttl.attribute:
+        return codespace_pb2.Ttl(attribute=ttl.attribute)
+    return codespace_pb2.Ttl(age_seconds=ttl.age_seconds)
+
+
+def ttl_from_wire(message: codespace_pb2.Ttl) -> Ttl:
+    """Raises InvalidRequest if it is not one."""
+    return Ttl(message.age_seconds, message.attribute)
 
 
 _INDEX_KINDS = {SCAN: codespace_pb2.Indexing.KIND_SCAN, MIH: codespace_pb2.Indexing.KIND_MIH}

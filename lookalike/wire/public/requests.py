@@ -135,6 +135,11 @@ def options_to_wire(options: SearchOptions) -> search_pb2.SearchOptions:
         consistency=consistency_to_wire(options.consistency),
         score=_SCORES.number(options.score),
         oversampling=options.oversampling,
+        after=options.after,
+        offset=options.offset,
+        exclude_keys=options.exclude_keys,
+        group_by=options.group_by or "",
+        group_size=options.group_size,
     )
 
 
@@ -158,6 +163,11 @@ def options_from_wire(message: search_pb2.SearchOptions, max_k: int = MAX_K) -> 
         consistency=consistency_from_wire(message.consistency),
         score=_SCORES.name(message.score),
         oversampling=message.oversampling or DEFAULT_OVERSAMPLING,
+        after=message.after,
+        offset=message.offset,
+        exclude_keys=tuple(message.exclude_keys),
+        group_by=message.group_by or None,
+        group_size=message.group_size or 1,
     )
 
 

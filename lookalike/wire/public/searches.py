@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 from lookalike.cluster.hits import HitTable
 from lookalike.model.draft import Draft
 from lookalike.model.errors import InvalidRequest
+from lookalike.model.matching import Comparable
 from lookalike.model.query import Query
 from lookalike.model.records import Timings
 from lookalike.v1 import record_pb2, search_pb2
+from lookalike.wire.public.filters import scalar_to_wire
 
 
 def query_from_wire(message: search_pb2.Query) -> Query:
@@ -57,6 +60,14 @@ def hits_to_wire(hits: HitTable, bits: int) -> list[list[record_pb2.Hit]]:
     if hits.queries == 1:
         return [rows]
     return [rows[start:end] for start, end in itertools.pairwise(hits.offsets.tolist())]
+
+
+def groups_to_wire(values: Sequence[Comparable], hits: list[list[record_pb2.Hit]]) -> list[search_pb2.HitGroup]:
+    """Encodes groups: their values, and the hits of each."""
+    return [
+        search_pb2.HitGroup(value=scalar_to_wire(value), hits=members)
+        for (_, value), members in zip(values, hits, strict=bool(values))
+    ]
 
 
 def timings_to_wire(timings: Timings) -> search_pb2.Timings:

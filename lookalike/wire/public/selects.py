@@ -17,7 +17,7 @@ from lookalike.model.records import (
 )
 from lookalike.v1 import record_pb2, search_pb2
 from lookalike.wire.public.answers import coverage_from_wire, stored_record_from_wire
-from lookalike.wire.public.filters import scalar_from_wire, scalar_to_wire
+from lookalike.wire.public.filters import scalar_to_wire, value_from_wire
 
 
 def list_from_wire(message: search_pb2.ScrollRequest) -> ListOf:
@@ -27,7 +27,9 @@ def list_from_wire(message: search_pb2.ScrollRequest) -> ListOf:
     return ListOf("", limit, message.include_attributes, message.include_codes, message.include_thumbnails)
 
 
-def page_to_wire(records: Sequence[VersionedRecord], cursor: str) -> search_pb2.ScrollResponse:
+def page_to_wire(
+    records: Sequence[VersionedRecord], cursor: str, warnings: Sequence[str]
+) -> search_pb2.ScrollResponse:
     """Encodes a page."""
     return search_pb2.ScrollResponse(
         records=[
@@ -41,17 +43,20 @@ def page_to_wire(records: Sequence[VersionedRecord], cursor: str) -> search_pb2.
             for record in records
         ],
         cursor=cursor,
+        warnings=warnings,
     )
 
 
 def page_from_wire(message: search_pb2.ScrollResponse) -> Page:
     """Decodes a page."""
-    return Page([stored_record_from_wire(record) for record in message.records], message.cursor)
+    return Page(
+        [stored_record_from_wire(record) for record in message.records], message.cursor, list(message.warnings)
+    )
 
 
 def count_from_wire(message: search_pb2.CountResponse) -> CountResult:
     """Decodes a count."""
-    return CountResult(message.count, coverage_from_wire(message.coverage))
+    return CountResult(message.count, coverage_from_wire(message.coverage), list(message.warnings))
 
 
 def facet_to_wire(value: Scalar, count: int) -> search_pb2.Facet:
@@ -62,8 +67,9 @@ def facet_to_wire(value: Scalar, count: int) -> search_pb2.Facet:
 def facets_from_wire(message: search_pb2.FacetsResponse) -> FacetsResult:
     """Decodes facets."""
     return FacetsResult(
-        [Facet(scalar_from_wire("facets", facet.value), facet.count) for facet in message.facets],
+        [Facet(value_from_wire("facets", facet.value), facet.count) for facet in message.facets],
         message.other_values,
         message.other_count,
         coverage_from_wire(message.coverage),
+        list(message.warnings),
     )

@@ -11,6 +11,7 @@ from lookalike.model.errors import InvalidRequest
 from lookalike.model.records import SLOTS
 from lookalike.v1 import shard_pb2
 from lookalike.wire.public.collections import collection_from_wire, collection_to_wire
+from lookalike.wire.shard.directory import directory_from_wire, directory_to_wire
 
 _PARTNER, _GENERATION, _DIGEST = np.dtype("<u2"), np.dtype("<u4"), np.dtype("<u8")
 _ROWS = np.dtype("<u4")
@@ -113,6 +114,7 @@ def state_to_wire(state: ShardState) -> shard_pb2.ShardStatusResponse:
         ],
         damaged=[shard_pb2.DamagedCollection(name=name, reason=reason) for name, reason in state.damaged.items()],
         rows_left_over=state.rows_left_over,
+        directory=directory_to_wire(state.directory),
     )
 
 
@@ -146,6 +148,7 @@ def state_from_wire(message: shard_pb2.ShardStatusResponse) -> ShardState:
             )
             for found in message.digests
         },
+        directory_from_wire(message.directory),
     )
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from lookalike.cluster.hits import HitTable
-from lookalike.cluster.scan import Inputs, ScanGroup, ScanResult, Scoring
+from lookalike.cluster.scan import MAX_SCAN_K, Inputs, Place, ScanGroup, ScanResult, Scoring
 from lookalike.model import errors
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import InvalidRequest, LookalikeError
 from lookalike.model.indexing import Indexing
-from lookalike.model.records import MAX_BATCH_HITS, MAX_K, VersionedRecord
+from lookalike.model.records import MAX_BATCH_HITS, MAX_BATCH_RECORDS, VersionedRecord, check_key
 from lookalike.v1 import shard_pb2
 from lookalike.wire.public.filters import filter_from_wire, filter_to_wire
 
@@ -21,6 +22,7 @@ _WEIGHT, _FEATURE, _RANK = np.dtype("<u2"), np.dtype("<f4"), np.dtype("<f8")
 
 
 def scan_group_to_wire(group: ScanGroup) -> shard_pb2.ScanGroup:
+    after = group.after
     return shard_pb2.ScanGroup(
         collection=group.collection,
         fingerprint=group.fingerprint,
@@ -33,6 +35,8 @@ def scan_group_to_wire(group: ScanGroup) -> shard_pb2.ScanGroup:
         scoring=shard_pb2.Scoring.Value(f"SCORING_{group.scoring.name}"),
         inputs=b"" if group.inputs is None else group.inputs.tobytes(),
         include_versions=group.include_versions,
+        after=None if after is None else shard_pb2.Place(value=after.value, key=after.key),
+        exclude_keys=group.exclude_keys,
     )
 
 
@@ -49,7 +53,7 @@ def scan_group_from_wire(message: shard_pb2.ScanGroup, space: CodeSpace, indexin
         InvalidRequest: If the group is malformed or asks for too many hits.
     """
     queries = len(message.codes) // space.code_bytes
-    if message.k > MAX_K + 1 or queries * message.k > 2 * MAX_BATCH_HITS:
+    if message.k > MAX_SCAN_K or queries * message.k > 2 * MAX_BATCH_HITS:
         raise InvalidRequest(f"k: {message.k:,} hits for each of {queries:,} queries are too many; request fewer")
     space.require(message.fingerprint, "the query")
     indexing.require_features(message.features, "the query")
@@ -70,7 +74,16 @@ def scan_group_from_wire(message: shard_pb2.ScanGroup, space: CodeSpace, indexin
         message.features,
         *_scoring_from_wire(message, queries, space, indexing),
         message.include_versions,
+        Place(message.after.value, check_key(message.after.key)) if message.HasField("after") else None,
+        excluded_from_wire(message.exclude_keys),
     )
+
+
+def excluded_from_wire(keys: Sequence[str]) -> tuple[str, ...]:
+    """Decodes keys to leave out. Raises InvalidRequest if they are too many."""
+    if len(keys) > MAX_BATCH_RECORDS + 1:
+        raise InvalidRequest(f"exclude_keys: {len(keys):,} in one request; send at most {MAX_BATCH_RECORDS:,}")
+    return tuple(keys)
 
 
 def _scoring_from_wire(

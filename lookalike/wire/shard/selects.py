@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from lookalike.cluster.select import CountOf, FacetsOf, Kind, ListOf, Question, Selected
-from lookalike.model.errors import InvalidRequest
+from lookalike.cluster.hits import HitTable
+from lookalike.cluster.scan import ScanResult
+from lookalike.cluster.select import (
+    CountOf,
+    FacetsOf,
+    GroupPlace,
+    GroupsOf,
+    Kind,
+    ListOf,
+    MembersOf,
+    Near,
+    Question,
+    Selected,
+)
+from lookalike.model.errors import InvalidRequest, LookalikeError
 from lookalike.model.filters import check_field
 from lookalike.model.matching import comparable
-from lookalike.model.records import check_count, check_key
+from lookalike.model.records import MAX_K, check_count, check_key
+from lookalike.model.ttl import Expired
 from lookalike.v1 import shard_pb2
+from lookalike.wire.public.collections import ttl_from_wire, ttl_to_wire
 from lookalike.wire.public.filters import filter_from_wire, filter_to_wire, scalar_from_wire, scalar_to_wire
-from lookalike.wire.shard.scans import versioned_from_wire
+from lookalike.wire.shard.scans import (
+    excluded_from_wire,
+    scan_result_from_wire,
+    scan_result_to_wire,
+    versioned_from_wire,
+)
 
 
 def question_to_wire(question: Question, slots: bytes) -> shard_pb2.SelectRequest:
@@ -17,6 +37,9 @@ def question_to_wire(question: Question, slots: bytes) -> shard_pb2.SelectReques
     request = shard_pb2.SelectRequest(collection=question.collection, slots=slots)
     if question.filter is not None:
         request.filter.CopyFrom(filter_to_wire(question.filter))
+    if question.expired is not None:
+        request.expired.ttl.CopyFrom(ttl_to_wire(question.expired.ttl))
+        request.expired.now_ms = question.expired.now_ms
     match question.kind:
         case CountOf():
             request.count.SetInParent()
@@ -32,13 +55,29 @@ def question_to_wire(question: Question, slots: bytes) -> shard_pb2.SelectReques
             )
         case FacetsOf(attribute):
             request.facets.attribute = attribute
+        case GroupsOf(near, k):
+            request.groups.CopyFrom(shard_pb2.NearestGroups(near=_near_to_wire(near), k=k))
+        case MembersOf(near, values, size, include_attributes):
+            request.members.CopyFrom(
+                shard_pb2.GroupMembers(
+                    near=_near_to_wire(near),
+                    values=[scalar_to_wire(value) for _, value in values],
+                    size=size,
+                    include_attributes=include_attributes,
+                )
+            )
     return request
 
 
 def question_from_wire(message: shard_pb2.SelectRequest) -> Question:
     """Raises InvalidRequest if the question is malformed."""
     condition = filter_from_wire(message.filter) if message.HasField("filter") else None
-    return Question(message.collection, condition, _kind_from_wire(message))
+    expired = None
+    if message.HasField("expired"):
+        if not message.HasField("list"):
+            raise InvalidRequest("expired: needs `list`; use a newer shard")
+        expired = Expired(ttl_from_wire(message.expired.ttl), message.expired.now_ms)
+    return Question(message.collection, condition, _kind_from_wire(message), expired)
 
 
 def _kind_from_wire(message: shard_pb2.SelectRequest) -> Kind:
@@ -55,8 +94,38 @@ def _kind_from_wire(message: shard_pb2.SelectRequest) -> Kind:
         case "facets":
             check_field(message.facets.attribute, "attribute")
             return FacetsOf(message.facets.attribute)
+        case "groups":
+            check_count("k", message.groups.k, MAX_K + 1)
+            return GroupsOf(_near_from_wire(message.groups.near), message.groups.k)
+        case "members":
+            members = message.members
+            check_count("values", len(members.values), MAX_K)
+            check_count("size", members.size, MAX_K)
+            values = tuple(comparable(scalar_from_wire("values", value)) for value in members.values)
+            return MembersOf(_near_from_wire(members.near), values, members.size, members.include_attributes)
         case _:
             raise InvalidRequest("kind: unknown; use a newer shard")
+
+
+def _near_to_wire(near: Near) -> shard_pb2.Near:
+    return shard_pb2.Near(
+        attribute=near.attribute,
+        fingerprint=near.fingerprint,
+        code=near.code,
+        max_distance=near.max_distance,
+        exclude_keys=near.exclude_keys,
+    )
+
+
+def _near_from_wire(message: shard_pb2.Near) -> Near:
+    check_field(message.attribute, "attribute")
+    return Near(
+        message.attribute,
+        message.fingerprint,
+        message.code,
+        message.max_distance if message.HasField("max_distance") else None,
+        excluded_from_wire(message.exclude_keys),
+    )
 
 
 def selected_to_wire(answer: Selected, question: Question, stale_ms: int) -> shard_pb2.SelectResponse:
@@ -72,6 +141,11 @@ def selected_to_wire(answer: Selected, question: Question, stale_ms: int) -> sha
             shard_pb2.FacetCount(value=scalar_to_wire(value), count=count)
             for (_, value), count in answer.facets.items()
         ],
+        groups=[
+            shard_pb2.NearGroup(value=scalar_to_wire(group.value[1]), distance=group.distance, id=group.id)
+            for group in answer.groups
+        ],
+        hits=None if answer.hits is None else scan_result_to_wire(ScanResult(answer.hits, 0)),
     )
     if isinstance(question.kind, ListOf):
         wanted = question.kind
@@ -99,4 +173,17 @@ def selected_from_wire(message: shard_pb2.SelectResponse) -> Selected:
         list(message.unknown_fields),
         list(message.known_fields),
         message.stale_ms,
+        [
+            GroupPlace(comparable(scalar_from_wire("groups", group.value)), group.distance, group.id)
+            for group in message.groups
+        ],
+        _hits_from_wire(message),
     )
+
+
+def _hits_from_wire(message: shard_pb2.SelectResponse) -> HitTable | None:
+    if not message.HasField("hits"):
+        return None
+    result = scan_result_from_wire(message.hits)
+    assert not isinstance(result, LookalikeError), "the whole response would be an error"
+    return result.hits

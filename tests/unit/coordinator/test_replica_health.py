@@ -93,3 +93,41 @@ def test_a_missed_write_is_caught_up_once_the_replica_is_fresher(health: Replica
     assert health.lags
     health.mark_polled(dataclasses.replace(FRESH, stale_ms=2_000), 102.5)
     assert not health.lags
+
+
+def test_a_replica_is_down_after_long_silence_and_up_with_its_first_answer(
+    health: ReplicaHealth, time: Time
+) -> None:
+    health.mark_unanswered(1.0)
+    assert (health.is_down, health.penalty) == (False, 0)
+    time.now += 1.0
+    health.mark_unanswered(1.0)
+    assert (health.is_down, health.penalty, health.silent_seconds) == (True, 3, 2.0)
+    health.mark_answered()
+    assert (health.is_down, health.penalty, health.silent_seconds) == (False, 0, 0.0)
+
+
+@pytest.mark.parametrize("answer", ["poll", "stream"])
+def test_a_poll_or_the_health_stream_ends_silence(health: ReplicaHealth, answer: str) -> None:
+    health.mark_unanswered(5.0)
+    assert health.is_down
+    if answer == "poll":
+        health.mark_polled(FRESH, 100.0)
+    else:
+        health.mark_serving(True)
+    assert not health.is_down
+
+
+def test_a_slow_call_is_no_silence_while_other_calls_are_answered(health: ReplicaHealth, time: Time) -> None:
+    time.now += 9.0
+    health.mark_answered()
+    time.now += 1.0
+    health.mark_unanswered(10.0)
+    assert (health.is_down, health.silent_seconds) == (False, 0.0)
+
+
+def test_impatient_calls_say_nothing(health: ReplicaHealth, time: Time) -> None:
+    for _ in range(100):
+        health.mark_unanswered(0.1)
+        time.now += 0.1
+    assert (health.is_down, health.silent_seconds) == (False, 0.0)

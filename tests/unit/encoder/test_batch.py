@@ -30,7 +30,7 @@ from encoder.ingest.tables.formats import find_tables, format_of
 from encoder.ingest.tables.naming import Choice, Unreadable
 from encoder.ingest.tables.table import Table
 from encoder.spec import EncoderSpec
-from lookalike.model import filters
+from lookalike import filters
 from lookalike.model.errors import InvalidRequest
 from tests.command import lookalike
 

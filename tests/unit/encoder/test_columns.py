@@ -75,6 +75,12 @@ def by_rows(table: Table) -> Rows:
         {"is": [True, False, None, True]},
         {"label": pa.array(["x", "y", None, "x"]).dictionary_encode(), 'odd"name': [1, 2, 3, 4]},
         {"label": pa.array(["x", None, "y", "z"], pa.large_string()), "n": [None, None, 1, 2]},
+        {"day": [datetime.date(2024, 1, 2), None, datetime.date(1, 1, 1), datetime.date(9999, 1, 1)]},
+        *(
+            {"taken": pa.array([1_777_624_200, None, -1, 0], pa.timestamp(unit, zone))}
+            for unit in ("s", "ms", "us", "ns")
+            for zone in (None, "UTC", "Europe/Berlin", "+05:30")
+        ),
         {"attributes": ['{"a":1}', None, '{ "b" : [1, 2] }', '{"é":{"c":null}}']},
         {"attributes": ['{"a":1}', "", "{}", '{"b":2}'], "ignored": [1, 2, 3, 4]},
         {"version": [1, 2, 3, 4], "uri": ["u", "v", "w", "x"], "label": ["a", "b", "c", "d"]},
@@ -105,7 +111,7 @@ def test_every_binary_type_of_codes_is_read(tmp_path: Path, codes: pa.Array) -> 
         {"key": ["a", "b"], "code": [b"1", None]},
         {"key": ["a", "b"], "code": CODES[:2], "attributes": ["{", "{}"]},
         {"key": ["a", "b"], "code": CODES[:2], "attributes": [{"a": 1}, None]},
-        {"key": ["a", "b"], "code": CODES[:2], "day": [datetime.date(2024, 1, 2)] * 2},
+        {"key": ["a", "b"], "code": CODES[:2], "at": [datetime.time(8, 30)] * 2},
         {"key": ["a", "b"], "code": CODES[:2], "price": [decimal.Decimal("1.5")] * 2},
         {"key": ["a", "b"], "code": CODES[:2], "tags": [["x"], []]},
         {"key": ["a", "b"], "code": CODES[:2], "share": [1.0, float("inf")]},

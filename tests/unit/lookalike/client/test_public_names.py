@@ -13,13 +13,16 @@ import lookalike
 from lookalike.cli import app
 from shard.kernel import CodeMatrix
 
-OPTIONS = "k max_distance filter include_attributes allow_partial rerank consistency score oversampling".split()
-COLLECTION = "bits code_space index index_attributes features feature_width hash_file".split()
+OPTIONS = """k max_distance filter include_attributes allow_partial rerank consistency score oversampling after
+    offset exclude_keys group_by group_size""".split()
+COLLECTION = "bits code_space index index_attributes features feature_width hash_file ttl".split()
 SCROLL = """collection filter include_attributes include_codes include_thumbnails limit consistency
     cursor""".split()
+SEARCH = ["collection", "image", "code", "key", "projections", "features", "fingerprint", *OPTIONS]
 METHODS = {
     "close": [],
-    "search": ["collection", "image", "code", "key", "projections", "features", "fingerprint", *OPTIONS],
+    "search": SEARCH,
+    "search_all": [*SEARCH, "page_size", "limit"],
     "search_batch": ["collection", "images", "codes", "keys", "projections", "features", "fingerprint", *OPTIONS],
     "get": ["keys", "collection", "consistency", "include_thumbnails"],
     "exists": ["keys", "collection", "consistency"],
@@ -41,6 +44,13 @@ METHODS = {
     "get_hash_file": ["name"],
     "list_collections": [],
     "drop_collection": ["name"],
+    "create_alias": ["alias", "collection"],
+    "switch_alias": ["alias", "collection"],
+    "delete_alias": ["alias"],
+    "list_aliases": [],
+    "rename_collection": ["name", "new_name"],
+    "set_ttl": ["name", "ttl"],
+    "copy_collection": ["source", "target", "filter", "resume"],
     "drain": ["partition", "undo"],
     "backup": ["collection", "slots", "since"],
     "restore": ["records", "collection", "fingerprint", "features"],
@@ -54,25 +64,28 @@ FIELDS = {
         "bits", "backbone", "weights_digest", "layer", "preprocessing", "hash_method", "hash_digest",
         "arithmetic",
     ],
-    "Collection": ["name", "code_space", "rows", "incarnation", "indexing"],
-    "CountResult": ["count", "coverage"],
+    "Collection": ["name", "code_space", "rows", "incarnation", "indexing", "ttl", "aliases"],
+    "CopiedPage": ["records", "copied", "cursor"],
+    "CountResult": ["count", "coverage", "warnings"],
     "Coverage": ["partitions", "answered", "rows_searched", "rows_known", "missing", "stale_ms"],
     "Facet": ["value", "count"],
-    "FacetsResult": ["facets", "other_values", "other_count", "coverage"],
+    "FacetsResult": ["facets", "other_values", "other_count", "coverage", "warnings"],
     "Hit": ["key", "distance", "score", "attributes"],
+    "HitGroup": ["value", "hits"],
     "IngestReport": ["stored", "errors"],
     "Outcome": ["key", "error"],
-    "Page": ["records", "cursor"],
+    "Page": ["records", "cursor", "warnings"],
     "Record": ["key", "image", "code", "attributes", "fingerprint", "features", "thumbnail"],
     "SearchOptions": OPTIONS,
-    "SearchResult": ["hits", "coverage", "exact", "timings", "warnings"],
+    "SearchResult": ["hits", "coverage", "exact", "timings", "warnings", "more", "cursor", "groups"],
     "StoredRecord": ["key", "code", "attributes", "version", "thumbnail"],
     "Tls": ["ca", "certificate", "key", "server_name"],
+    "Ttl": ["age_seconds", "attribute"],
 }  # fmt: skip
 ERRORS = """AlreadyExists Cancelled CannotStart CodeSpaceMismatch Corruption DeadlineExceeded Internal
     InvalidRequest LookalikeError NotFound Overloaded PartitionUnavailable PermissionDenied Recovering SlotMoved
-    Unauthenticated"""
-FILTERS = "And Equals Exists Filter In Not Or Range Scalar parse"
+    Unauthenticated UnknownFieldWarning"""
+FILTERS = "And Equals Exists Filter In Not Or Prefix Range Scalar parse"
 COMMANDS = """backup bench collection count delete demo drain evaluate facets get ingest list plan rebalance
     restore search set status up"""
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lookalike.cluster.scan import ScanGroup, Scoring
+from lookalike.cluster.scan import Place, ScanGroup, Scoring
 from lookalike.model import filters
 
 OTHERS: dict[str, Any] = {
@@ -21,6 +21,8 @@ OTHERS: dict[str, Any] = {
     "features": "int8 1280",
     "scoring": Scoring.ASYMMETRIC,
     "include_versions": True,
+    "after": Place(3, "a"),
+    "exclude_keys": ("a",),
 }
 
 

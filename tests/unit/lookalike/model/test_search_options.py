@@ -14,7 +14,8 @@ from lookalike.v1 import search_pb2 as pb
 
 EVERY_OPTION = SearchOptions(
     k=3, max_distance=0, filter={"label": "cat"}, include_attributes=False, allow_partial=True, rerank="features",
-    consistency="quorum", score="asymmetric", oversampling=4,
+    consistency="quorum", score="asymmetric", oversampling=4, after="cursor", offset=7, exclude_keys=("a", "b"),
+    group_by="label", group_size=2,
 )  # fmt: skip
 
 
@@ -54,6 +55,15 @@ def test_server_limits_k() -> None:
         ("rerank", "magic", "rerank: unknown value 'magic'; use none, asymmetric or features"),
         ("consistency", "all", "consistency: unknown value 'all'; use one or quorum"),
         ("score", ["hamming"], "score: unknown value"),
+        ("after", b"a", "after: is bytes"),
+        ("offset", -1, "offset: is -1; use a whole number from 0 to 9,999"),
+        ("offset", 9_995, "offset: 9,995 and k 10 are over 10,000 together"),
+        ("exclude_keys", "a", "exclude_keys: is one str"),
+        ("exclude_keys", [""], "key: is empty"),
+        ("exclude_keys", [f"k{i}" for i in range(10_001)], "exclude_keys: 10,001 in one request"),
+        ("group_by", "", "group_by: field '' is empty"),
+        ("group_size", 0, "group_size: is 0; use"),
+        ("group_size", 1_001, "group_size: 1,001 times k 10 is over 10,000"),
     ],
 )
 def test_invalid_option_is_named(field: str, value: object, message: str) -> None:

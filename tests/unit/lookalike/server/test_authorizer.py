@@ -42,7 +42,7 @@ def test_every_method_of_the_service_has_a_role() -> None:
 @pytest.mark.parametrize("method", [method.name for method in SERVICE.methods])
 def test_every_method_needs_a_key_with_its_role(method: str) -> None:
     request = SERVICE.methods_by_name[method].input_type._concrete_class()
-    for field in ("collection", "name"):
+    for field in ("collection", "name", "new_name", "alias", "target"):
         if field in request.DESCRIPTOR.fields_by_name:
             setattr(request, field, "photos")
     authorizer, metadata, _ = authorizer_for(photos="admin", others="search")
@@ -52,7 +52,7 @@ def test_every_method_needs_a_key_with_its_role(method: str) -> None:
     if method != "Drain":
         assert authorizer.authorize(method, authorizer.authenticate(method, metadata), request) == 0
     authorizer, metadata, _ = authorizer_for(others="admin")
-    if method not in ("ListCollections", "ClusterStatus"):
+    if method not in ("ListCollections", "ListAliases", "ClusterStatus"):
         with pytest.raises(PermissionDenied, match="key 'shop': may not"):
             authorizer.authorize(method, authorizer.authenticate(method, metadata), request)
 
@@ -65,6 +65,21 @@ def test_every_caller_passes_until_the_first_key_exists() -> None:
     rings.append(KeyRing().added("first", {"others": "search"}, None)[0])
     with pytest.raises(Unauthenticated):
         authorizer.authenticate("DropCollection", {})
+
+
+def test_a_key_must_permit_every_collection_of_a_request() -> None:
+    authorizer, metadata, _ = authorizer_for(photos="admin", live="admin", others="search")
+    key = authorizer.authenticate("CreateAlias", metadata)
+    assert authorizer.authorize("CreateAlias", key, pb.CreateAliasRequest(alias="live", collection="photos")) == 0
+    for method, request in (
+        ("CreateAlias", pb.CreateAliasRequest(alias="live", collection="others")),
+        ("SwitchAlias", pb.SwitchAliasRequest(alias="others", collection="photos")),
+        ("RenameCollection", pb.RenameCollectionRequest(name="photos", new_name="others")),
+        ("CopyRecords", pb.CopyRecordsRequest(collection="others", target="photos")),
+        ("CopyRecords", pb.CopyRecordsRequest(collection="photos", target="others")),
+    ):
+        with pytest.raises(PermissionDenied, match="collection 'others'"):
+            authorizer.authorize(method, key, request)
 
 
 def test_unlisted_method_is_refused() -> None:
@@ -137,9 +152,18 @@ def test_only_the_cluster_secret_is_accepted(tmp_path: Path) -> None:
             authorizer.authenticate("Scan", metadata)
 
 
-@pytest.mark.parametrize("content", ["", "short", "a" * 32 + "\nshort", "é" * 40, bytes(range(200, 240))])
-def test_invalid_secret_is_refused_at_start(tmp_path: Path, content: str | bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "secret is empty"),
+        ("short", "secret 1 has 5 characters"),
+        ("a" * 32 + "\nlonger", "secret 2 has 6 characters"),
+        ("é" * 40, "secret 1 has other characters than ASCII"),
+        (bytes(range(200, 240)), "secret 1 has other characters than ASCII"),
+    ],
+)
+def test_invalid_secret_is_refused_at_start(tmp_path: Path, content: str | bytes, words: str) -> None:
     path = tmp_path / "secret"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(CannotStart, match=r"security.cluster_secret: .* openssl rand -hex 32"):
+    with pytest.raises(CannotStart, match=rf"security.cluster_secret: .*{words}; use 32 .* openssl rand -hex 32"):
         ClusterSecret(path)

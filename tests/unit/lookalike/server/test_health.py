@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lookalike.server import health
 from lookalike.server.admission import Admission
-from lookalike.server.serving import Server
+from lookalike.server.serving import LIVENESS, Server
 
 STATES = health_pb2.HealthCheckResponse
 ANY = health_pb2.HealthCheckRequest()
@@ -86,6 +86,18 @@ async def test_watcher_gets_not_serving_and_its_stream_ends(
 async def test_unknown_service_is_not_found(stub: health_pb2_grpc.HealthAsyncStub) -> None:
     with pytest.raises(grpc.aio.AioRpcError, match="NOT_FOUND"):
         await stub.Check(health_pb2.HealthCheckRequest(service="unknown"))
+
+
+async def test_list_returns_every_service(
+    server: tuple[Server, str], stub: health_pb2_grpc.HealthAsyncStub
+) -> None:
+    for is_ready, state in ((False, STATES.NOT_SERVING), (True, STATES.SERVING)):
+        await server[0].set_ready(is_ready)
+        listed = await stub.List(health_pb2.HealthListRequest(), timeout=5)
+        assert {name: answer.status for name, answer in listed.statuses.items()} == {
+            "": state,
+            LIVENESS: STATES.SERVING,
+        }
 
 
 async def test_watchers_over_the_limit_are_refused_and_checks_are_not(

@@ -6,7 +6,13 @@ import math
 
 import pytest
 
-from lookalike.model.errors import InvalidRequest, Overloaded, PartitionUnavailable
+from lookalike.model.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    LookalikeError,
+    Overloaded,
+    PartitionUnavailable,
+)
 from lookalike.transport.retry import MAX_ATTEMPTS, Backoff, Retry
 
 UNAVAILABLE = PartitionUnavailable("gone")
@@ -66,6 +72,20 @@ def test_error_that_is_not_transient_is_raised_at_once() -> None:
 async def test_async_wait_raises_the_error_when_it_gives_up() -> None:
     with pytest.raises(PartitionUnavailable, match="gone"):
         await retry(0.0).wait_async(UNAVAILABLE)
+
+
+def test_the_failure_that_was_retried_explains_a_last_attempt_without_a_response() -> None:
+    late, answered = DeadlineExceeded("late"), DeadlineExceeded("the server's own deadline")
+    answered.request_id = "id"
+    for error, raised in ((late, UNAVAILABLE), (answered, answered)):
+        retried = retry(attempts=3)
+        retried.delay_seconds(UNAVAILABLE)
+        with pytest.raises(LookalikeError) as failure:
+            retried.wait(error)
+        assert failure.value is raised
+    retried.reset()
+    with pytest.raises(DeadlineExceeded, match="late"):
+        retried.wait(late)
 
 
 def test_progress_resets_the_attempts_and_the_deadline() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from lookalike import wire
 from lookalike.cluster.rows import Listing, Rows
-from lookalike.cluster.scan import ScanGroup, ScanResult, Scoring, WriteResult
+from lookalike.cluster.scan import Place, ScanGroup, ScanResult, Scoring, WriteResult
 from lookalike.model import filters
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import SlotMoved
@@ -32,7 +32,7 @@ INDEXING = Indexing(features="int8", feature_width=4)
 def test_scan_group_round_trip(scoring: Scoring, inputs: np.ndarray | None) -> None:
     group = ScanGroup(
         "c", SPACE.fingerprint, np.arange(16, dtype=np.uint8).reshape(2, 8), 5, 9, filters.Equals("label", "cat"),
-        True, INDEXING.features_text, scoring, inputs, True,
+        True, INDEXING.features_text, scoring, inputs, True, Place(0.5, "k"), ("a", "b"),
     )  # fmt: skip
     defaults = ScanGroup("", "", group.codes, 0)
     for field in dataclasses.fields(ScanGroup):

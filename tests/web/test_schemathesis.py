@@ -1,0 +1,39 @@
+"""Schemathesis finds no failure of the REST API, with all its checks, except those that docs/REST.md documents."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from lookalike import Record
+from tests.conftest import running_cluster
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+hooks = "tests.web.schemathesis_exceptions"
+[warnings]
+enabled = false
+"""
+
+
+def test_no_check_of_schemathesis_fails(tmp_path: Path) -> None:
+    (tmp_path / "schemathesis.toml").write_text(CONFIG)
+    with running_cluster(tmp_path / "data", partitions=2) as cluster:
+        with cluster.client() as client:
+            client.create_collection("codes", bits=64)
+            records = [Record(f"k{n}", code=bytes([n] * 8), attributes={"n": n}) for n in range(20)]
+            client.upsert(records, collection="codes")
+        url = f"http://{cluster.config.coordinator.web}/openapi.json"
+        options = ["--checks", "all", "--max-examples", "3", "--seed", "1", "--workers", "2", "--no-color"]
+        done = subprocess.run(
+            [Path(sys.executable).with_name("schemathesis"), "run", url, *options],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    assert done.returncode == 0, done.stdout[-8_000:] + done.stderr[-2_000:]
+    assert "Stateful" in done.stdout
