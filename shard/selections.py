@@ -70,7 +70,10 @@ class Selections:
         if restriction is None:
             return None
         with self._lock:
-            selection = self._recent.get(restriction) or Selection(np.zeros(0, np.bool_))
+            selection = self._recent.get(restriction)
+        if selection is None or selection.end > state.view.end:
+            # One of a later state lacks rows that were overwritten after this one.
+            selection = Selection(np.zeros(0, np.bool_))
         if selection.end < state.view.end:
             within = slots if restriction[1] is not None else None
             selection = selection.extended(self._mask(state.view, selection.end, condition, within, should_stop))

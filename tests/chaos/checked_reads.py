@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from lookalike import Client
 from lookalike.model.errors import LookalikeError
-from lookalike.model.records import Hit, SearchResult, StoredRecord
+from lookalike.model.records import StoredRecord
+from lookalike.model.results import Hit, SearchResult
 from tests.chaos.call_stats import CallStats
 from tests.chaos.checker import Finding, Search, SeenHit, SeenRecord, Span, check_get, check_scores, check_search
 from tests.chaos.content import Content, Source, code_number, cosine, features_of
