@@ -233,9 +233,8 @@ def _judged(pictures: Pictures, result: dict[str, Any]) -> dict[str, Any]:
     )
     groups = max(1, len(result["found"]))
     return {
-        "recall": _percent(is_found.mean()), **_by_edit(pictures, is_found),
-        "groups": len(result["found"]), "pure_groups": _percent(pure / groups),
-        "records_in_the_right_group": _percent(clean / max(1, members)),
+        "recall": _percent(is_found.mean()), **_by_edit(pictures, is_found), "groups": len(result["found"]),
+        "pure_groups": _percent(pure / groups), "records_in_the_right_group": _percent(clean / max(1, members)),
     }  # fmt: skip
 
 
