@@ -360,7 +360,7 @@ def test_status_format_is_stable(rest: Rest, cluster: Cluster) -> None:
     status = rest("GET", "/v1/status").json
     assert status["cluster"] == cluster.config.cluster
     assert [partition["replicas"][0]["state"] for partition in status["partitions"]] == ["serving"] * 3
-    assert status["encoder"] == {"address": "", "state": "none", "reason": "", "code_space": None}
+    assert status["encoder"].items() >= {"address": "", "state": "none", "reason": "", "code_space": None}.items()
     assert rest("GET", "/healthz").body == b"ok\n"
 
 
