@@ -8,6 +8,7 @@ agree."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from coordinator.cluster import Cluster
+from coordinator.cluster import POLL_SECONDS, Cluster
 from coordinator.replica import Replica
 from lookalike.cluster.directory import Change, Directory, Kind
 from lookalike.model.errors import LookalikeError, NotFound, PartitionUnavailable
@@ -45,7 +46,7 @@ class Names:
         self._cluster = cluster
         self._clock = clock
         self._directory = Directory()
-        self._confirmed_at = -CONFIRMED_SECONDS
+        self._confirmed_at = self._failed_at = float("-inf")
         cluster.on_states = self._update
 
     async def stored(self, name: str, deadline: float) -> str:
@@ -83,14 +84,16 @@ class Names:
         loop = asyncio.get_running_loop()
         # The first refresh may have been in progress already, with answers that are too old.
         for _ in range(2):
-            if self._is_confirmed:
+            # After a failure, the next poll in the background comes soon, and requests need not wait for another.
+            if self._is_confirmed or self._clock() - self._failed_at < POLL_SECONDS:
                 break
-            remaining = deadline - loop.time()
-            try:
-                await asyncio.wait_for(self._cluster.refresh(), max(0.0, remaining))
-            except TimeoutError:
-                break
-        return self._directory if self._is_confirmed else None
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._cluster.refresh(), max(0.0, deadline - loop.time()))
+        if self._is_confirmed:
+            return self._directory
+        if self._clock() - self._failed_at >= POLL_SECONDS:
+            self._failed_at = self._clock()
+        return None
 
     def described(self, collection: Collection) -> Collection:
         """Returns a collection with its name instead of its stored name, its aliases and its TTL."""

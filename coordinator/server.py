@@ -53,6 +53,7 @@ from lookalike.v1 import search_pb2_grpc, shard_pb2
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _of_collection = resolving("collection", lambda context: _deadline(context, SEARCH_SECONDS))
+_of_name = resolving("name", lambda context: _deadline(context, SEARCH_SECONDS))
 
 
 class SearchServicer(CollectionCalls, search_pb2_grpc.SearchServiceServicer):
@@ -297,13 +298,13 @@ class SearchServicer(CollectionCalls, search_pb2_grpc.SearchServiceServicer):
         collection = self.names.described(collection)
         return pb.CreateCollectionResponse(collection=wire.collection_to_wire(collection))
 
+    @_of_name
     async def GetCollection(self, request: pb.GetCollectionRequest, context: Context) -> pb.GetCollectionResponse:
         deadline = _deadline(context, SEARCH_SECONDS)
-        stored = await self.names.stored(request.name, deadline)
-        collection = self.names.described(await self.catalog.get(stored, deadline))
+        collection = self.names.described(await self.catalog.get(request.name, deadline))
         return pb.GetCollectionResponse(
             collection=wire.collection_to_wire(collection),
-            hash_file=await self.catalog.hash_file(stored, deadline) if request.include_hash else b"",
+            hash_file=await self.catalog.hash_file(request.name, deadline) if request.include_hash else b"",
         )
 
     async def ListCollections(

@@ -35,6 +35,7 @@ COLLECTION: Schema = {"pattern": f"^{COLLECTION_NAME}$"}
 _FIELD: Schema = {"minLength": 1}
 _ATTRIBUTES: Schema = {"maxLength": MAX_ATTRIBUTES_BYTES}
 _KEYS: Schema = {"minItems": 1, "maxItems": MAX_BATCH_RECORDS, "items": KEY}
+_VALUES: Schema = {"minItems": 1, "maxItems": filters.MAX_VALUES}
 _PAGE: Schema = {"maximum": MAX_BATCH_RECORDS}
 _BITS: Schema = {"minimum": codespace.MIN_BITS, "maximum": codespace.MAX_BITS, "multipleOf": 8}
 _TEXT: Schema = {"maxLength": codespace.MAX_TEXT}
@@ -64,7 +65,9 @@ _FIXED: Mapping[str, Schema] = {
     "Filters.filters": {"minItems": 1, "maxItems": filters.MAX_CONDITIONS, "required": True},
     "GetRequest.keys": _KEYS,
     "In.field": _FIELD | _REQUIRED,
-    "In.values": {"minItems": 1, "maxItems": filters.MAX_VALUES, "required": True},
+    "In.integers": _VALUES,
+    "In.texts": _VALUES,
+    "In.values": _VALUES,
     "Indexing.attributes": {"maxItems": indexing.MAX_ATTRIBUTES, "uniqueItems": True, "items": _FIELD},
     "Indexing.feature_width": {"maximum": features.MAX_WIDTH},
     "Prefix.field": _FIELD | _REQUIRED,

@@ -14,6 +14,7 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from pydantic import TypeAdapter
 
+from coordinator.web import filter_schema
 from lookalike.model.status import ClusterStatus
 from lookalike.v1 import filter_pb2
 
@@ -42,17 +43,6 @@ _PLAIN_TYPES: dict[int, Schema] = {
 
 _FILTER = filter_pb2.Filter.DESCRIPTOR
 _FILTER_MESSAGES = (_FILTER, filter_pb2.Filters.DESCRIPTOR)
-# The other form of filters, which no message describes.
-_LANGUAGE: Schema = {
-    "type": "object",
-    "minProperties": 1,
-    "description": (
-        "Conditions on attributes, or on the record's key as $key: an attribute's value, or an object of $eq, $ne,"
-        " $in, $nin, $gt, $gte, $lt, $lte, $prefix and $exists. Several conditions must all hold; $and, $or and"
-        " $not combine filters. docs/FILTERS.md defines each."
-    ),
-    "examples": [{"label": {"$in": ["cat", "lynx"]}, "year": {"$gte": 2000}}, {"$not": {"deleted": True}}],
-}
 
 
 def reference(message: Descriptor) -> Schema:
@@ -65,7 +55,7 @@ def add_schemas(message: Descriptor, found: dict[str, Schema], limits: Mapping[s
     if _name(message) in found:
         return
     if message is _FILTER:
-        found["FilterExpression"] = _LANGUAGE
+        found |= filter_schema.SCHEMAS
     found[_name(message)] = schema = {
         "type": "object",
         "additionalProperties": False,
@@ -73,7 +63,7 @@ def add_schemas(message: Descriptor, found: dict[str, Schema], limits: Mapping[s
     }
     if required := [field.json_name for field in message.fields if _limits(field, limits).get("required")]:
         schema["required"] = required
-    schema |= _exclusions(message)
+    schema |= _exclusions(message) | filter_schema.RULES.get(_name(message), {})
     if description := f"{_COMMENTS.get(message.full_name, '')} {_oneofs(message)}".strip():
         schema["description"] = description
     for field in message.fields:
@@ -130,7 +120,7 @@ def _limits(field: FieldDescriptor, limits: Mapping[str, Schema]) -> Schema:
 
 def _value_schema(field: FieldDescriptor) -> Schema:
     if field.message_type is _FILTER and field.containing_type not in _FILTER_MESSAGES:
-        return {"anyOf": [{"$ref": _REF.format(model="FilterExpression")}, reference(_FILTER)]}
+        return {"anyOf": [{"$ref": _REF.format(model=filter_schema.EXPRESSION)}, reference(_FILTER)]}
     if field.message_type is not None:
         return reference(field.message_type)
     if field.enum_type is not None:

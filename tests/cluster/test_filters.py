@@ -157,7 +157,9 @@ def test_the_command_line_and_rest_take_the_same_filters(client: Client, cluster
         expected = client.count(filter=condition, collection=filled).count
         code, out, _ = lookalike("count", "--filter", text, "-c", filled, "--server", cluster.address)
         assert (code, int(out)) == (0, expected), condition
-        answer = rest("POST", f"{path}/count", f'{{"filter": {text}}}'.encode(), content_type="application/json")
+        body = {"filter": json.loads(text)}
+        assert rest.fits("POST", f"{path}/count", body), condition
+        answer = rest("POST", f"{path}/count", body)
         assert int(answer.json["count"]) == expected, condition
     old = {"filter": {"in": {"field": "a", "values": [{"text": "cat"}, {"number": 1}]}}}
     assert rest("POST", f"{path}/count", old).json["count"] == "4"

@@ -126,6 +126,7 @@ def test_limits_of_the_config_are_stated() -> None:
 
 
 _CODE = base64.b64encode(bytes(8)).decode()
+_FILTERS = [{"exists": {"field": "a"}}] * (MAX_CONDITIONS + 1)
 _TOO_LONG = "k" * (MAX_KEY_BYTES + 1)
 
 
@@ -161,6 +162,24 @@ _TOO_LONG = "k" * (MAX_KEY_BYTES + 1)
         ("POST", "/records", {"records": [{"key": "a", "code": _CODE}] * 10_001}),
         ("POST", "/records/exists", {"keys": []}),
         ("POST", "/records/exists", {"keys": ["a"] * 10_001}),
+        ("POST", "/records/count", {"filter": {"and": {"filters": []}}}),
+        ("POST", "/records/count", {"filter": {"and": {"filters": _FILTERS}}}),
+        ("POST", "/records/count", {"filter": {"in": {"field": "a", "values": []}}}),
+        ("POST", "/records/count", {"filter": {"exists": {"field": ""}}}),
+        ("POST", "/records/count", {"filter": {"in": {"field": "a"}}}),
+        ("POST", "/records/count", {"filter": {}}),
+        ("POST", "/records/count", {"filter": {"": 1}}),
+        ("POST", "/records/count", {"filter": {"$id": 1}}),
+        ("POST", "/records/count", {"filter": {"a": {}}}),
+        ("POST", "/records/count", {"filter": {"a": [1]}}),
+        ("POST", "/records/count", {"filter": {"a": {"b": 1}}}),
+        ("POST", "/records/count", {"filter": {"a": {"$like": "b"}}}),
+        ("POST", "/records/count", {"filter": {"a": {"$gt": None}}}),
+        ("POST", "/records/count", {"filter": {"a": {"$in": []}}}),
+        ("POST", "/records/count", {"filter": {"a": {"$exists": 1}}}),
+        ("POST", "/records/count", {"filter": {"a": {"$date": 1}}}),
+        ("POST", "/records/count", {"filter": {"$and": []}}),
+        ("POST", "/records/count", {"filter": {"$not": [{"a": 1}]}}),
         ("POST", "/records/scroll", {"limit": 10_001}),
         ("POST", "/records/facets", {"attribute": "a", "limit": 100_001}),
         ("POST", "/records/facets", {}),
