@@ -41,6 +41,7 @@ _BITS: Schema = {"minimum": codespace.MIN_BITS, "maximum": codespace.MAX_BITS, "
 _TEXT: Schema = {"maxLength": codespace.MAX_TEXT}
 _CODE: Schema = {"maxLength": _base64(codespace.MAX_BITS // 8)}
 _FIXED: Mapping[str, Schema] = {
+    "Alias.alias": COLLECTION,
     "CodeSpace.arithmetic": _TEXT,
     "CodeSpace.backbone": _TEXT,
     "CodeSpace.bits": _BITS | _REQUIRED,
@@ -50,6 +51,10 @@ _FIXED: Mapping[str, Schema] = {
     "CodeSpace.preprocessing": _TEXT,
     "CodeSpace.weights_digest": _TEXT,
     "Collection.name": COLLECTION,
+    "CopyRecordsRequest.limit": _PAGE,
+    "CopyRecordsRequest.target": COLLECTION | _REQUIRED,
+    "CreateAliasRequest.alias": COLLECTION | _REQUIRED,
+    "CreateAliasRequest.collection": COLLECTION | _REQUIRED,
     "CreateCollectionRequest.bits": _BITS,
     "CreateCollectionRequest.hash_file": {"maxLength": _base64(MAX_HASH_BYTES)},
     "CreateCollectionRequest.name": COLLECTION | _REQUIRED,
@@ -79,6 +84,7 @@ _FIXED: Mapping[str, Schema] = {
     "Record.features": {"maxLength": _base64(4 * features.MAX_WIDTH)},
     "Record.key": KEY | _REQUIRED,
     "Record.thumbnail": {"maxLength": _base64(MAX_THUMBNAIL_BYTES)},
+    "RenameCollectionRequest.new_name": COLLECTION | _REQUIRED,
     "ScrollRequest.limit": _PAGE,
     "SearchBatchRequest.options": _REQUIRED,
     "SearchOptions.exclude_keys": {"maxItems": MAX_BATCH_RECORDS, "items": KEY},
@@ -90,6 +96,8 @@ _FIXED: Mapping[str, Schema] = {
     "SetAttributesRequest.attributes": _ATTRIBUTES,
     "SetAttributesRequest.keys": {"maxItems": MAX_BATCH_RECORDS, "items": KEY},
     "SetAttributesRequest.limit": _PAGE,
+    "SwitchAliasRequest.collection": COLLECTION | _REQUIRED,
+    "Ttl.attribute": _FIELD,
     "UpsertRequest.records": {"minItems": 1, "maxItems": MAX_BATCH_RECORDS, "required": True},
 }
 

@@ -29,6 +29,7 @@ _RULES = re.compile(
             # Fields that need or exclude another one, and the content of texts and numbers.
             r"(record '.*'|query|filter|cursor|keys|attributes|attribute|remove|index attributes|hash_file):",
             r"(after|offset|exclude_keys|group_by|group_size|k|rerank|score|projections|features):",
+            r"(ttl|ttl\.\w+|alias|target|new_name|encoder):",
             r"body: .*: Value out of range",
             # What the collection, or the cluster, has.
             r"code: .* the collection's codes have",
