@@ -35,7 +35,7 @@ def test_no_check_of_schemathesis_fails(tmp_path: Path) -> None:
             records = [Record(f"k{n}", code=bytes([n] * 8), attributes={"n": n}) for n in range(20)]
             client.upsert(records, collection="codes")
         url = f"http://{cluster.config.coordinator.web}/openapi.json"
-        options = ["--checks", "all", "--max-examples", "3", "--seed", "1", "--workers", "2", "--no-color"]
+        options = ["--checks", "all", "--max-time", "50", "--seed", "1", "--workers", "2", "--no-color"]
         done = subprocess.run(
             [Path(sys.executable).with_name("schemathesis"), "run", url, *options],
             cwd=tmp_path,
@@ -45,4 +45,4 @@ def test_no_check_of_schemathesis_fails(tmp_path: Path) -> None:
             timeout=570,
         )
     assert done.returncode == 0, done.stdout[-8_000:] + done.stderr[-2_000:]
-    assert "Stateful" in done.stdout
+    assert "passed" in done.stdout
