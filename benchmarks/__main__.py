@@ -22,6 +22,7 @@ from benchmarks import (
     observe,
     replicas,
     scale,
+    scroll,
     search,
     system,
 )
@@ -39,6 +40,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] 
     "observe": lambda options: observe.measure(options.seconds, options.rounds),
     "replicas": lambda options: replicas.measure(options.rows, options.seconds),
     "scale": lambda options: scale.measure(options.millions, options.plots),
+    "scroll": lambda options: scroll.measure(options.rows, options.rounds),
     "search": lambda options: search.measure(options.images),
     "system": lambda options: system.measure(options.rows, options.seconds, options.rounds),
 }
@@ -59,7 +61,7 @@ def main() -> None:
     )
     parser.add_argument("--images", type=Path, help="folder of photographs (default: bundled ones)")
     parser.add_argument("--originals", type=int, help="pictures that duplicates edits (default: all)")
-    load = parser.add_argument_group("codes, connections, dedup, observe, replicas and system")
+    load = parser.add_argument_group("codes, connections, dedup, observe, replicas, scroll and system")
     load.add_argument("--rows", type=int, default=system.ROWS, help="codes in each cluster (default: %(default)s)")
     load.add_argument(
         "--seconds", type=float, default=system.SECONDS, help="seconds of load per round (default: %(default)s)"

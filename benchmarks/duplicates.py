@@ -67,6 +67,7 @@ def measure(images: Path | None, originals: int | None = None) -> Iterator[dict[
         network = FeatureModel("tf_efficientnet_lite0", None, "pooled", decode_threads=cpu_count())
         pictures = describe(keys, [path.as_uri() for path in paths], originals, network)
         pictures = dataclasses.replace(pictures, group=opinion.listed_groups(keys, SAME))
+        assert not pictures.unreadable, "rows of pictures are those of paths"
         yield {"pictures": len(keys), "copies": len(pictures.origin), "edits": len(EDITS)}
         plan = Plan(["lsh", "itq"], [256, 1_024], [_ONE_IN])
         for row in compare(pictures, network, plan, lambda *_: None):
@@ -232,9 +233,8 @@ def _judged(pictures: Pictures, result: dict[str, Any]) -> dict[str, Any]:
     )
     groups = max(1, len(result["found"]))
     return {
-        "recall": _percent(is_found.mean()), **_by_edit(pictures, is_found),
-        "groups": len(result["found"]), "pure_groups": _percent(pure / groups),
-        "records_in_the_right_group": _percent(clean / max(1, members)),
+        "recall": _percent(is_found.mean()), **_by_edit(pictures, is_found), "groups": len(result["found"]),
+        "pure_groups": _percent(pure / groups), "records_in_the_right_group": _percent(clean / max(1, members)),
     }  # fmt: skip
 
 

@@ -17,9 +17,10 @@ from typing import Any
 
 from coordinator.catalog import Catalog, Layout
 from coordinator.clock import Clock
+from coordinator.conditional import ConditionalWrite, ConditionalWriter, checked_versions
 from coordinator.reader import Reader
 from coordinator.selector import Page, Selector
-from coordinator.write_router import WriteRouter
+from coordinator.write_router import Fate, WriteRouter
 from lookalike.cluster.select import ListOf
 from lookalike.model.errors import InvalidRequest, LookalikeError, Overloaded
 from lookalike.model.filters import Filter
@@ -86,7 +87,13 @@ class Changer:
     """Changes stored records. Deadlines are times of the running loop's clock."""
 
     def __init__(
-        self, catalog: Catalog, reader: Reader, selector: Selector, router: WriteRouter, clock: Clock
+        self,
+        catalog: Catalog,
+        reader: Reader,
+        selector: Selector,
+        router: WriteRouter,
+        clock: Clock,
+        conditional: ConditionalWriter,
     ) -> None:
         """Creates a changer.
 
@@ -97,7 +104,9 @@ class Changer:
             router: Stores records with versions of `clock`.
             clock: Issues versions for changes only: other writers must not take a change for a later write of
                 their own coordinator, which would make theirs superfluous.
+            conditional: Stores records with the same router and clock.
         """
+        self._conditional = conditional
         self._catalog = catalog
         self._reader = reader
         self._selector = selector
@@ -105,10 +114,21 @@ class Changer:
         self._clock = clock
 
     async def set_attributes(
-        self, collection: str, keys: Sequence[str], change: AttributeChange, deadline: float
+        self,
+        collection: str,
+        keys: Sequence[str],
+        change: AttributeChange,
+        deadline: float,
+        if_versions: Sequence[int] = (),
     ) -> int:
-        """Changes the attributes of the records that exist. Returns their number."""
+        """Changes the attributes of the records that exist. Returns their number.
+
+        if_versions: The version that each record must have; empty to change whatever is stored. See
+            `coordinator.conditional`."""
         unique = list(dict.fromkeys(check_key(key) for key in keys))
+        if if_versions:
+            checked_versions("if_versions", if_versions, keys, 1)
+            return await self._change_versions(collection, keys, change, if_versions, deadline)
         return await self._change_all(collection, unique, change.of, "set_attributes", deadline)
 
     async def set_matching(
@@ -155,8 +175,30 @@ class Changer:
             is_doomed = expired.ttl.is_expired(record.version, json.loads(record.attributes), expired.now_ms)
             return VersionedRecord(record.key, None, "", record.version) if is_doomed else None
 
-        keys = [record.key for record in page.records]
+        keys = page.listed.keys.strings()
         return await self._change_all(collection, keys, decide, "expire", deadline), page.cursor
+
+    async def _change_versions(
+        self,
+        collection: str,
+        keys: Sequence[str],
+        change: AttributeChange,
+        if_versions: Sequence[int],
+        deadline: float,
+    ) -> int:
+        def new(stored: VersionedRecord | None) -> VersionedRecord:
+            assert stored is not None, "a record with a version exists"
+            return change.of(stored)
+
+        writes = [ConditionalWrite(key, version, new) for key, version in zip(keys, if_versions, strict=True)]
+        await self._catalog.in_layout(
+            collection,
+            deadline,
+            lambda layout: self._conditional.store(collection, layout, writes, deadline),
+        )
+        label = self._catalog.label(collection)
+        metrics.RECORDS_WRITTEN.labels(label, "set_attributes", "acknowledged").inc(len(writes))
+        return len(writes)
 
     async def _matching(
         self, collection: str, condition: Filter, limit: int, cursor: str, deadline: float
@@ -166,7 +208,7 @@ class Changer:
     async def _change_page(
         self, collection: str, page: Page, decide: Decide, operation: str, deadline: float
     ) -> Changed:
-        keys = [record.key for record in page.records]
+        keys = page.listed.keys.strings()
         count = await self._change_all(collection, keys, decide, operation, deadline)
         return Changed(count, page.cursor, page.warnings)
 
@@ -224,8 +266,12 @@ class Changer:
             for result in results:
                 if isinstance(result, LookalikeError):
                     raise result
-            changed += sum(result is True for result in results)
-            pending = [record.key for (record, _), result in zip(decided, results, strict=True) if result is False]
+            changed += results.count(Fate.STORED)
+            pending = [
+                record.key
+                for (record, _), result in zip(decided, results, strict=True)
+                if result is not Fate.STORED
+            ]
             if not pending:
                 return changed
         raise Overloaded(

@@ -26,7 +26,8 @@ class Clock:
 
     def __init__(self, wall_ms: Callable[[], int] = _wall_ms, node: int | None = None) -> None:
         self._wall_ms = wall_ms
-        self._node = secrets.randbelow(_STEP) if node is None else node
+        # Neither it nor its sibling is 0: versions ending in 0 are limits that shards compute, and nobody's own.
+        self._node = 1 + secrets.randbelow(_STEP - 2) if node is None else node
         self._last = 0
 
     def sibling(self) -> Clock:

@@ -16,7 +16,7 @@ from coordinator.clock import Clock
 from coordinator.names import Names
 from coordinator.reader import Reader
 from coordinator.selector import Selector
-from coordinator.write_router import WriteRouter
+from coordinator.write_router import Fate, WriteRouter
 from lookalike.cluster.select import ListOf
 from lookalike.model.errors import AlreadyExists, CodeSpaceMismatch, InvalidRequest, LookalikeError, NotFound
 from lookalike.model.filters import Filter
@@ -93,7 +93,7 @@ class Copier:
         layouts = await self._catalog.layout(source, deadline), await self._catalog.layout(target, deadline)
         _require_same(*layouts)
         page = await self._selector.page(source, condition, ListOf("", limit), cursor, "quorum", deadline)
-        keys = [record.key for record in page.records]
+        keys = page.listed.keys.strings()
         parts = [keys[start : start + _BATCH] for start in range(0, len(keys), _BATCH)]
         copied = await asyncio.gather(*(self._copy_part(source, target, part, deadline) for part in parts))
         metrics.RECORDS_WRITTEN.labels(self._catalog.label(target), "copy", "acknowledged").inc(sum(copied))
@@ -130,7 +130,7 @@ class Copier:
         for result in results:
             if isinstance(result, LookalikeError):
                 raise result
-        return sum(result is True for result in results)
+        return results.count(Fate.STORED)
 
     def _stamped(self, records: Sequence[VersionedRecord]) -> list[VersionedRecord]:
         return [dataclasses.replace(record, version=self._clock.next()) for record in records]

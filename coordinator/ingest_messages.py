@@ -14,7 +14,7 @@ from coordinator.names import Names
 from coordinator.writes import Writer
 from lookalike import wire
 from lookalike.cluster.columns import CodeColumns
-from lookalike.model.errors import LookalikeError
+from lookalike.model.errors import InvalidRequest, LookalikeError
 from lookalike.model.records import MAX_COLUMN_RECORDS, Outcome, check_count
 from lookalike.v1 import search_pb2 as pb
 
@@ -28,11 +28,13 @@ class IngestMessages:
 
     @staticmethod
     def check(request: pb.IngestRequest) -> None:
-        """Raises InvalidRequest if a message has too many records, or none."""
+        """Raises InvalidRequest if a message has too many records, none, or some with a condition."""
         if request.HasField("columns"):
             check_count("columns", len(wire.columns_from_wire(request.columns)), MAX_COLUMN_RECORDS)
         else:
             check_count("records", len(request.records))
+            if wire.if_versions_from_wire(request.records):
+                raise InvalidRequest("if_version: is for Upsert; an ingest stream stores unconditionally")
 
     def start(self, request: pb.IngestRequest) -> Coroutine[Any, Any, pb.IngestResponse]:
         """Returns the coroutine that stores a message. Call it in the order of arrival: versions follow that

@@ -32,12 +32,10 @@ _WEIGHT = np.dtype("<u2")
 _IMAGE_ENDS = 64 * 1024
 
 
-def check(options: SearchOptions, plan: ScoringPlan, queries: int) -> None:
+def check(options: SearchOptions, plan: ScoringPlan) -> None:
     """Raises InvalidRequest if the search cannot be paged as its options ask."""
     if not options.after:
         return
-    if queries != 1:
-        raise InvalidRequest(f"after: continues one search, not a batch of {queries:,}; send each query by itself")
     if plan.reranks:
         raise InvalidRequest(
             "after: a rerank orders only its candidates, so it has no next page; raise k, use offset, or leave the"

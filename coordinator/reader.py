@@ -69,12 +69,14 @@ class Reader:
         features: str = "",
         include_thumbnails: bool = False,
         omit_content: bool = False,
+        include_deleted: bool = False,
     ) -> list[VersionedRecord]:
         """Returns what `get` returns, for valid keys of a known layout.
 
         Args:
             features: How the layout stores features, such as "int8 1280", to include them; empty to omit them.
             omit_content: Whether to read keys and versions only.
+            include_deleted: Whether to return tombstones too, as far as a read at `quorum` finds them.
         """
         slots = slots_of_keys(keys)
         retry = RoutingRetry(self._cluster, deadline)
@@ -94,7 +96,12 @@ class Reader:
             except SlotMoved:
                 if not await retry.refreshed():
                     raise
-        found = {record.key: record for answer in answers for record in answer if record.code is not None}
+        found = {
+            record.key: record
+            for answer in answers
+            for record in answer
+            if include_deleted or record.code is not None
+        }
         if sum(len(record.attributes) + len(record.thumbnail) for record in found.values()) > MAX_ANSWER_BYTES:
             raise InvalidRequest(f"keys: the records take over {MAX_ANSWER_BYTES:,} bytes; request fewer at once")
         return [found[key] for key in keys if key in found]
@@ -116,7 +123,7 @@ class Reader:
 
         async def fetch(client: ShardClient) -> list[VersionedRecord]:
             return await client.fetch(
-                collection, keys, deadline, features, count > 1, include_thumbnails, omit_content
+                collection, keys, deadline, features, consistency == "quorum", include_thumbnails, omit_content
             )
 
         newest: dict[str, VersionedRecord] = {}

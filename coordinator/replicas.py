@@ -40,6 +40,9 @@ _WRITE_RETRY_SECONDS = 0.05
 _WRITE_RETRY_MAX_SECONDS = 0.5
 # How long an acknowledged write is still sent to the other replicas; after that, repair delivers it.
 _LATECOMER_SECONDS = 2.0
+_RELEASE_SECONDS = 0.5
+# How long to wait for the answers of all replicas, where the first ones do not decide.
+_ALL_ANSWERS_SECONDS = 2.0
 
 Result = TypeVar("Result")
 
@@ -214,9 +217,10 @@ class ReplicaGroup:
         records: Sequence[VersionedRecord] | VersionedColumns,
         deadline: float,
         bases: Sequence[int] | None = None,
+        is_reserved: bool = False,
     ) -> list[WriteResult]:
         """Stores the records on `writes_needed` replicas, and goes on trying the others in the background. With
-        `bases`, reserves their keys instead: see `ShardClient.write`.
+        `bases`, reserves their keys instead: see `ShardClient.write`, also for `is_reserved`.
 
         Returns:
             The answers of the replicas that stored the records.
@@ -230,12 +234,17 @@ class ReplicaGroup:
 
         async def write(client: ShardClient) -> WriteResult:
             wait = _WRITE_RETRY_SECONDS
+            is_repeated = False
             while True:
                 try:
-                    return await client.write(collection, fingerprint, features, records, deadline, bases)
+                    answer = await client.write(
+                        collection, fingerprint, features, records, deadline, bases, is_reserved
+                    )
+                    return dataclasses.replace(answer, is_repeated=is_repeated)
                 except PartitionUnavailable as error:
                     if client.is_retired or loop.time() + wait >= give_up_at:
                         raise error
+                is_repeated = True
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, _WRITE_RETRY_MAX_SECONDS)
 
@@ -251,6 +260,9 @@ class ReplicaGroup:
                         errors.append(error)
                     if len(results) >= self.writes_needed:
                         self._finish_in_background(tasks)
+                        is_conditional = is_reserved or bases is not None
+                        if is_conditional and any(answer.superseded for answer in results):
+                            return await _all_answers(tasks)
                         return results
                     if len(tasks) - len(errors) < self.writes_needed:
                         break
@@ -261,6 +273,19 @@ class ReplicaGroup:
             raise
         _cancel(tasks)
         raise self._below_quorum(len(results), errors)
+
+    async def unreserve(
+        self, collection: str, fingerprint: str, features: str, records: Sequence[VersionedRecord]
+    ) -> None:
+        """Ends the reservations of these records' keys on the replicas that answer soon; the others' expire."""
+        deadline = asyncio.get_running_loop().time() + _RELEASE_SECONDS
+        await asyncio.gather(
+            *(
+                replica.client.unreserve(collection, fingerprint, features, records, deadline)
+                for replica in self.replicas
+            ),
+            return_exceptions=True,
+        )
 
     def _finish_in_background(self, tasks: dict[asyncio.Task[WriteResult], Replica]) -> None:
         """Waits a while for the replicas that have not answered. Marks each replica that does not store the write
@@ -305,6 +330,12 @@ async def _counted(replica: Replica, call: Callable[[ShardClient], Awaitable[Res
         return await call(replica.client)
     finally:
         replica.in_flight -= 1
+
+
+async def _all_answers(tasks: Iterable[asyncio.Task[WriteResult]]) -> list[WriteResult]:
+    """The answers of all replicas, as far as they come soon: some may accept what others refuse."""
+    done, _ = await asyncio.wait(tasks, timeout=_ALL_ANSWERS_SECONDS)
+    return [task.result() for task in done if not task.cancelled() and task.exception() is None]
 
 
 def _cancel(tasks: Iterable[asyncio.Task[WriteResult]]) -> None:

@@ -108,7 +108,7 @@ class Searcher:
             collection: The collection's name.
             queries: What to search for.
             fingerprint: The code space of the queries that are codes.
-            options: How to search.
+            options: How to search. `after` and `group_by` are for one query only.
             deadline: A time of the running loop's clock.
 
         Raises:
@@ -124,8 +124,8 @@ class Searcher:
                 f"k: {plan.candidates:,} {what} for each of {len(queries):,} queries are over {MAX_BATCH_HITS:,}"
                 " in all; ask for fewer at once"
             )
-        paging.check(options, plan, len(queries))
-        grouped_search.check(options, plan, len(queries))
+        paging.check(options, plan)
+        grouped_search.check(options, plan)
         run = self._search if options.group_by is None else self._search_groups
         return await self._catalog.in_layout(
             collection,

@@ -8,10 +8,11 @@ coordinator."""
 from __future__ import annotations
 
 import asyncio
-import bisect
 import dataclasses
 import json
-from collections.abc import Sequence
+import math
+import sys
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -22,13 +23,16 @@ from coordinator.coverage import CoverageTracker, require_acceptable
 from coordinator.reader import Reader
 from coordinator.routing import Share
 from coordinator.settling import settled
+from lookalike.cluster.listed import Listed, MergedList, merge
 from lookalike.cluster.select import CountOf, FacetCounter, FacetsOf, ListOf, Question, Selected, value_order
 from lookalike.cluster.slots import slots_from_bytes, slots_to_bytes
 from lookalike.cluster.unknown_fields import warnings_of
-from lookalike.model.errors import LookalikeError
+from lookalike.model.errors import InvalidRequest, LookalikeError
 from lookalike.model.filters import Filter
 from lookalike.model.matching import Comparable, matcher
 from lookalike.model.records import (
+    MAX_BATCH_RECORDS,
+    MAX_PAGE_RECORDS,
     SLOTS,
     Coverage,
     VersionedRecord,
@@ -46,8 +50,20 @@ MAX_PAGE_BYTES = 16 * 1024 * 1024
 _SMALL_PAGE = 1_000
 _CURSOR_MARK = b"1"
 
-# A record's place in a scroll: its id and its key.
-_Order = tuple[int, str]
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Page:
+    """Records in the order of (id, key).
+
+    Attributes:
+        listed: The records.
+        cursor: Where the next page starts; empty after the last.
+        warnings: On the first page, of fields of the filter that no record has.
+    """
+
+    listed: Listed
+    cursor: str
+    warnings: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,21 +72,6 @@ class Answers:
 
     shares: Sequence[Share]
     parts: Sequence[Selected | LookalikeError]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Page:
-    """Records in the order of (id, key).
-
-    Attributes:
-        records: The records.
-        cursor: Where the next page starts; empty after the last.
-        warnings: On the first page, of fields of the filter that no record has.
-    """
-
-    records: Sequence[VersionedRecord]
-    cursor: str
-    warnings: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -102,19 +103,46 @@ class Selector:
         self._coverage = CoverageTracker()
 
     async def count(
-        self, collection: str, condition: Filter | None, allow_partial: bool, deadline: float
+        self,
+        collection: str,
+        condition: Filter | None,
+        allow_partial: bool,
+        deadline: float,
+        consistency: Consistency = "one",
     ) -> tuple[int, Coverage, list[str]]:
         """Returns the number of records, how much of the collection it covers, and warnings of fields that no
-        record has.
+        record has. At `quorum`, it includes every write acknowledged before, and is never partial.
 
         Raises:
+            InvalidRequest: If a partial answer is allowed at `quorum`.
             NotFound: If the collection does not exist.
             PartitionUnavailable, DeadlineExceeded: If a partition does not answer and a partial answer is not
             allowed.
         """
+        if allow_partial and consistency == "quorum":
+            raise InvalidRequest("allow_partial: a count at quorum is never partial; leave one of the two out")
         question = Question(collection, condition, CountOf())
         parts, coverage = await self.answers(question, allow_partial, deadline)
-        return sum(part.count for part in parts), coverage, unknown_fields(parts, coverage)
+        count = sum(part.count for part in parts)
+        if consistency == "quorum" and not self._is_on_all_replicas():
+            count = await self._count_listed(collection, condition, deadline)
+            coverage = dataclasses.replace(coverage, stale_ms=0)
+        return count, coverage, unknown_fields(parts, coverage)
+
+    def _is_on_all_replicas(self) -> bool:
+        """Whether every acknowledged write is on all replicas, so that each of them may answer at `quorum`."""
+        groups = [self._cluster.group(share.partition) for share in self._cluster.routing.shares]
+        return all(group.writes_needed == len(group.replicas) for group in groups)
+
+    async def _count_listed(self, collection: str, condition: Filter | None, deadline: float) -> int:
+        """Counts the records that a scroll at `quorum` returns."""
+        count, cursor = 0, ""
+        while True:
+            wanted = ListOf("", MAX_PAGE_RECORDS)
+            page = await self.page(collection, condition, wanted, cursor, "quorum", deadline)
+            count, cursor = count + len(page.listed), page.cursor
+            if not cursor:
+                return count
 
     async def facets(
         self,
@@ -171,23 +199,25 @@ class Selector:
         """
         after = key_of_cursor(cursor)
         await self._catalog.layout(collection, deadline)
-        records: list[VersionedRecord] = []
-        size = 0
+        pages: list[Listed] = []
         warnings: list[str] = []
+        count = size = 0
         while True:
-            rest = dataclasses.replace(wanted, after=after, limit=wanted.limit - len(records))
-            found, has_more, unknown = await self._list(
-                collection, condition, rest, consistency, MAX_PAGE_BYTES - size, deadline, expired
+            rest = dataclasses.replace(wanted, after=after, limit=wanted.limit - count)
+            found = await self._list(
+                collection, condition, rest, consistency, MAX_PAGE_BYTES - size, warnings, deadline, expired
             )
-            assert found or not has_more, "a list that has more ends with a record"
-            warnings += unknown
-            after = found[-1].key if found else ""
-            if consistency == "quorum":
-                found = await self._current(collection, condition, found, wanted, deadline)
-            records += found
-            size += sum(record.size for record in found)
-            if not has_more or len(records) >= wanted.limit or size >= MAX_PAGE_BYTES:
-                return Page(records, cursor_after(after) if has_more else "", warnings)
+            assert len(found.listed) or not found.more, "a list that has more ends with a record"
+            after = found.listed.last_key() if found.more else ""
+            if not found.agreed.all():
+                pages.append(await self._current(collection, condition, found, wanted, deadline))
+            else:
+                pages.append(found.listed)
+            count += len(pages[-1])
+            size += int(pages[-1].sizes.sum())
+            # Most of a large page is enough.
+            if not found.more or 2 * count >= wanted.limit or size >= MAX_PAGE_BYTES:
+                return Page(Listed.concat(pages), cursor_after(after) if found.more else "", warnings)
 
     async def _list(
         self,
@@ -196,22 +226,30 @@ class Selector:
         wanted: ListOf,
         consistency: Consistency,
         max_bytes: int,
+        warnings: list[str],
         deadline: float,
         expired: Expired | None,
-    ) -> tuple[list[VersionedRecord], bool, list[str]]:
-        """The next records that any of the replicas lists, each once; whether there are more; and, for the first
-        records, warnings of fields that no record has."""
+    ) -> MergedList:
+        """The next records that any of the replicas lists, each once. For the first records, adds warnings of
+        fields that no record has to `warnings`."""
         start = slot_of(record_id(wanted.after)) if wanted.after else 0
-        if consistency == "quorum":
-            # A record that one replica lists may be outdated: `_current` needs the attributes, so they count here.
-            wanted = dataclasses.replace(wanted, include_attributes=True)
+        disputed = set[str]()
 
         async def ask(deadline: float) -> Answers:
+            disputed.clear()
             shares = _from_slot(start, self._cluster.routing.shares)
-            limit = _limit_per_share(wanted.limit, len(shares))
-            question = Question(collection, condition, dataclasses.replace(wanted, limit=limit), expired)
+            slots = sum(share.slots for share in shares)
             parts = await asyncio.gather(
-                *(self._list_share(question, share, consistency, deadline) for share in shares)
+                *(
+                    self._list_share(
+                        Question(collection, condition, _part_of(wanted, share.slots / slots), expired),
+                        share,
+                        consistency,
+                        disputed,
+                        deadline,
+                    )
+                    for share in shares
+                )
             )
             return Answers(shares, parts)
 
@@ -220,13 +258,27 @@ class Selector:
         if missing := [part for part in answers.parts if isinstance(part, LookalikeError)]:
             coverage = CoverageTracker().coverage(collection, answers)
             require_acceptable(missing, False, coverage, "retry, with the same cursor")
-        # Later pages do not ask all partitions, and a field may be known to the others only.
-        warnings = [] if wanted.after else warnings_of(parts)
-        return *merged(parts, wanted.limit, max_bytes), warnings
+        if not wanted.after:
+            # Later pages do not ask all partitions, and a field may be known to the others only.
+            warnings += warnings_of(parts)
+        lists = [part.listed for part in parts if part.listed is not None]
+        more = [part.more for part in parts]
+        whole = await _in_thread_if_large(lists, lambda: merge(lists, more, wanted.limit, max_bytes))
+        if not disputed:
+            return whole
+        agreed = np.array([key not in disputed for key in whole.listed.keys.strings()])
+        return dataclasses.replace(whole, agreed=agreed)
 
     async def _list_share(
-        self, question: Question, share: Share, consistency: Consistency, deadline: float
+        self,
+        question: Question,
+        share: Share,
+        consistency: Consistency,
+        disputed: set[str],
+        deadline: float,
     ) -> Selected | LookalikeError:
+        """One list of the share, merged from the replicas asked. Adds the keys that these do not all list in one
+        version to `disputed`."""
         group = self._cluster.group(share.partition)
         count = group.majority if consistency == "quorum" else 1
 
@@ -239,35 +291,44 @@ class Selector:
             return error
         if len(answers) == 1:
             return answers[0]
-        records, more = merged(answers, question.kind.limit if isinstance(question.kind, ListOf) else 0)
+        lists = [answer.listed for answer in answers if answer.listed is not None]
+        more = [answer.more for answer in answers]
+        merged = await _in_thread_if_large(
+            lists, lambda: merge(lists, more, sys.maxsize, sys.maxsize, copies=len(lists))
+        )
+        disputed.update(merged.listed.take(np.flatnonzero(~merged.agreed)).keys.strings())
         unknown = set.intersection(*(set(answer.unknown_fields) for answer in answers))
-        return dataclasses.replace(answers[0], records=records, more=more, unknown_fields=sorted(unknown))
+        return dataclasses.replace(
+            answers[0], listed=merged.listed, more=merged.more, unknown_fields=sorted(unknown)
+        )
 
     async def _current(
-        self,
-        collection: str,
-        condition: Filter | None,
-        listed: Sequence[VersionedRecord],
-        wanted: ListOf,
-        deadline: float,
-    ) -> list[VersionedRecord]:
-        """Those of the listed records that match in their newest version on a majority, in that version."""
-        keys = [record.key for record in listed]
-        if not keys:
-            return []
+        self, collection: str, condition: Filter | None, found: MergedList, wanted: ListOf, deadline: float
+    ) -> Listed:
+        """The records that match in their newest version on a majority, in that version. Those that all replicas
+        listed in one version are read already."""
+        keys = found.listed.take(np.flatnonzero(~found.agreed)).keys.strings()
         is_match = matcher(condition) if condition is not None else lambda attributes, key: True
-        records = await self._reader.fetch(
-            collection, keys, "quorum", deadline, include_thumbnails=wanted.include_thumbnails
-        )
-        return [
+        records: list[VersionedRecord] = []
+        for start in range(0, len(keys), MAX_BATCH_RECORDS):
+            records += await self._reader.fetch(
+                collection,
+                keys[start : start + MAX_BATCH_RECORDS],
+                "quorum",
+                deadline,
+                include_thumbnails=wanted.include_thumbnails,
+            )
+        current = [
             dataclasses.replace(
                 record,
                 code=record.code if wanted.include_codes else b"",
-                attributes=record.attributes if wanted.include_attributes else "{}",
+                attributes=record.attributes if wanted.include_attributes else "",
             )
             for record in records
             if is_match(json.loads(record.attributes), record.key)
         ]
+        agreed = found.listed.take(np.flatnonzero(found.agreed))
+        return merge([agreed, Listed.of(current)], [False, False], sys.maxsize, sys.maxsize).listed
 
     async def answers(
         self, question: Question, allow_partial: bool, deadline: float
@@ -324,36 +385,14 @@ def _from_slot(start: int, shares: Sequence[Share]) -> list[Share]:
     return restricted
 
 
-def _limit_per_share(limit: int, shares: int) -> int:
-    """How many records to request from each partition for a page. Slots, and so records, are spread evenly, so for
-    a large page each partition's part and a margin suffice; `page` asks again for what is missing."""
-    return limit if limit <= _SMALL_PAGE else min(limit, limit // max(1, shares) + limit // 20 + 100)
+def _part_of(wanted: ListOf, share: float) -> ListOf:
+    """What to request from a partition that has this share of the slots. Ids are spread evenly, so for a large
+    page each partition's part and six standard deviations suffice; `page` asks again for what is missing."""
+    expected = wanted.limit * share
+    needed = wanted.limit if wanted.limit <= _SMALL_PAGE else math.ceil(expected + 6 * math.sqrt(expected))
+    return dataclasses.replace(wanted, limit=min(wanted.limit, needed))
 
 
-def merged(
-    parts: Sequence[Selected], limit: int, max_bytes: int = MAX_PAGE_BYTES
-) -> tuple[list[VersionedRecord], bool]:
-    """Merges lists, each ordered by (id, key), into their first `limit` records, each key once. A list that has
-    more records may have them after its last one only, so the merged list ends at the first such last one."""
-    ends: list[_Order] = []
-    by_order: dict[_Order, VersionedRecord] = {}
-    for part in parts:
-        order: _Order = (-1, "")
-        for record in part.records:
-            order = (record_id(record.key), record.key)
-            by_order.setdefault(order, record)
-        if part.more:
-            ends.append(order)
-    orders = sorted(by_order)
-    if ends:
-        orders = orders[: bisect.bisect_right(orders, min(ends))]
-    has_more = bool(ends) or len(orders) > limit
-    records: list[VersionedRecord] = []
-    size = 0
-    for order in orders[:limit]:
-        record = by_order[order]
-        size += record.size
-        if records and size > max_bytes:
-            return records, True
-        records.append(record)
-    return records, has_more
+async def _in_thread_if_large(lists: Sequence[Listed], call: Callable[[], MergedList]) -> MergedList:
+    """Runs a merge, in a thread if it would hold up other requests."""
+    return await asyncio.to_thread(call) if sum(map(len, lists)) > _SMALL_PAGE else call()

@@ -18,6 +18,7 @@ from coordinator.changes import AttributeChange, Changer
 from coordinator.clock import Clock
 from coordinator.cluster import Cluster
 from coordinator.collection_calls import CollectionCalls
+from coordinator.conditional import ConditionalWriter
 from coordinator.copies import Copier
 from coordinator.deadlines import SEARCH_SECONDS, WRITE_SECONDS
 from coordinator.deadlines import deadline_of as _deadline
@@ -76,10 +77,11 @@ class SearchServicer(CollectionCalls, search_pb2_grpc.SearchServiceServicer):
         changes_clock = clock.sibling()
         self._clocks = (clock, changes_clock)
         self._cluster.on_version = self._observe
-        self._writer = Writer(self._cluster, self.catalog, self._encoders, clock)
-        self._ingest_messages = IngestMessages(self._writer, self.names)
         router = WriteRouter(self._cluster, changes_clock)
-        self._changer = Changer(self.catalog, self._reader, self._selector, router, changes_clock)
+        conditional = ConditionalWriter(self._cluster, self._reader, router, changes_clock)
+        self._writer = Writer(self._cluster, self.catalog, self._encoders, clock, conditional)
+        self._ingest_messages = IngestMessages(self._writer, self.names)
+        self._changer = Changer(self.catalog, self._reader, self._selector, router, changes_clock, conditional)
         self._sweeper = Sweeper(self.names, self.catalog, self._changer, config.coordinator.ttl_seconds)
         self.copier = Copier(self.names, self.catalog, self._reader, self._selector, router, changes_clock)
 
@@ -139,6 +141,9 @@ class SearchServicer(CollectionCalls, search_pb2_grpc.SearchServiceServicer):
         most = self._config.limits.max_batch
         if not 1 <= len(request.queries) <= most:
             raise InvalidRequest(f"queries: {len(request.queries):,} in one request; send 1..{most:,}")
+        for name in ("after", "group_by"):
+            if getattr(request.options, name):
+                raise InvalidRequest(f"{name}: is for one query, not for a batch; send each query by itself")
         answer = await self._search(
             request.collection, request.queries, request.fingerprint, request.options, context
         )
@@ -171,7 +176,11 @@ class SearchServicer(CollectionCalls, search_pb2_grpc.SearchServiceServicer):
         check_count("records", len(request.records))
         drafts = [wire.draft_from_wire(record) for record in request.records]
         stored = await self._writer.upsert(
-            request.collection, drafts, request.fingerprint, _deadline(context, WRITE_SECONDS)
+            request.collection,
+            drafts,
+            request.fingerprint,
+            _deadline(context, WRITE_SECONDS),
+            wire.if_versions_from_wire(request.records),
         )
         return pb.UpsertResponse(upserted=stored)
 
@@ -186,7 +195,9 @@ class SearchServicer(CollectionCalls, search_pb2_grpc.SearchServiceServicer):
     @_of_collection
     async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:
         check_count("keys", len(request.keys))
-        deleted = await self._writer.delete(request.collection, request.keys, _deadline(context, WRITE_SECONDS))
+        deleted = await self._writer.delete(
+            request.collection, request.keys, _deadline(context, WRITE_SECONDS), request.if_versions
+        )
         return pb.DeleteResponse(deleted=deleted)
 
     @_of_collection
@@ -201,7 +212,11 @@ class SearchServicer(CollectionCalls, search_pb2_grpc.SearchServiceServicer):
     @_of_collection
     async def Count(self, request: pb.CountRequest, context: Context) -> pb.CountResponse:
         count, coverage, warnings = await self._selector.count(
-            request.collection, _filter_of(request), request.allow_partial, _deadline(context, SEARCH_SECONDS)
+            request.collection,
+            _filter_of(request),
+            request.allow_partial,
+            _deadline(context, SEARCH_SECONDS),
+            wire.consistency_from_wire(request.consistency),
         )
         return pb.CountResponse(count=count, coverage=wire.coverage_to_wire(coverage), warnings=warnings)
 
@@ -215,7 +230,7 @@ class SearchServicer(CollectionCalls, search_pb2_grpc.SearchServiceServicer):
             wire.consistency_from_wire(request.consistency),
             _deadline(context, SEARCH_SECONDS),
         )
-        return wire.page_to_wire(page.records, page.cursor, page.warnings)
+        return wire.page_to_wire(page.listed, page.cursor, page.warnings, request.columns)
 
     @_of_collection
     async def Facets(self, request: pb.FacetsRequest, context: Context) -> pb.FacetsResponse:
@@ -257,8 +272,12 @@ class SearchServicer(CollectionCalls, search_pb2_grpc.SearchServiceServicer):
         change = AttributeChange.parse(request.attributes, request.remove)
         if not request.HasField("filter"):
             check_count("keys", len(request.keys))
-            changed = await self._changer.set_attributes(request.collection, request.keys, change, deadline)
+            changed = await self._changer.set_attributes(
+                request.collection, request.keys, change, deadline, request.if_versions
+            )
             return pb.SetAttributesResponse(changed=changed)
+        if request.if_versions:
+            raise InvalidRequest("if_versions: are given with a filter; give keys")
         if request.keys:
             raise InvalidRequest("keys: are given with a filter; give one of the two")
         done = await self._changer.set_matching(

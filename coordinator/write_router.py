@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import enum
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from coordinator.catalog import Layout
 from coordinator.clock import Clock
 from coordinator.cluster import Cluster
+from coordinator.replicas import ReplicaGroup
 from coordinator.routing import slots_of_keys
 from coordinator.routing_retry import RoutingRetry
 from lookalike.cluster.columns import VersionedColumns
@@ -30,13 +32,25 @@ _PAUSE_SECONDS = 0.05
 _NEW_SECONDS = 5.0
 
 
+class Fate(enum.Enum):
+    """What became of a record that was to replace a certain version."""
+
+    # It is stored.
+    STORED = enum.auto()
+    # It is stored nowhere, because another version was stored, or was being stored.
+    NOT_STORED = enum.auto()
+    # Another version superseded it, so a replica may have it or not.
+    SUPERSEDED = enum.auto()
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Destination:
-    """What all records of one call to `store` share."""
+    """What all records of one call to `store` share. is_reserved: whether their keys are reserved for them."""
 
     collection: str
     layout: Layout
     deadline: float
+    is_reserved: bool = False
 
 
 class _Batch:
@@ -51,14 +65,25 @@ class _Batch:
         self.bases = bases
         self.existed = [False] * len(records)
         self.is_stored = [False] * len(records)
+        # Whether so many replicas of a partition have a higher version that too few are left.
+        self.is_outvoted = [False] * len(records)
+        # Whether a replica may have stored it, even if it was superseded later.
+        self.may_be_somewhere = [False] * len(records)
         # By index of a record that lost to a higher version: that version.
         self.superseded: dict[int, int] = {}
 
-    def apply(self, indices: Sequence[int], answers: Sequence[WriteResult], writes_needed: int) -> None:
+    def apply(self, indices: Sequence[int], answers: Sequence[WriteResult], group: ReplicaGroup) -> None:
         """Records what one partition's replicas answered about the records with these indices."""
+        are_all = len(answers) == len(group.replicas)
         for place, i in enumerate(indices):
             self.existed[i] |= any(answer.existed[place] for answer in answers)
-            self.is_stored[i] |= sum(place not in answer.refused for answer in answers) >= writes_needed
+            self.is_stored[i] |= sum(place not in answer.refused for answer in answers) >= group.writes_needed
+            superseding = sum(place in answer.superseded for answer in answers)
+            self.is_outvoted[i] |= superseding > 0 and len(answers) - superseding < group.writes_needed
+            self.may_be_somewhere[i] |= not are_all or any(
+                answer.is_repeated or (place not in answer.superseded and place not in answer.refused)
+                for answer in answers
+            )
         for answer in answers:
             for place, version in answer.superseded.items():
                 i = indices[place]
@@ -105,7 +130,7 @@ class WriteRouter:
         records: Sequence[VersionedRecord],
         bases: Sequence[int],
         deadline: float,
-    ) -> list[bool | LookalikeError]:
+    ) -> list[Fate | LookalikeError]:
         """Stores each record if the version that it is based on is still the newest.
 
         Args:
@@ -116,12 +141,11 @@ class WriteRouter:
             deadline: When to give up.
 
         Returns:
-            For each record, whether it is stored; False if another version was stored, or was being stored; or the
-            error if that is unknown.
+            For each record its fate, or the error if that is unknown.
         """
         destination = _Destination(collection, layout, deadline)
         slots = slots_of_keys([record.key for record in records])
-        results: list[bool | LookalikeError] = [False] * len(records)
+        results: list[Fate | LookalikeError] = [Fate.NOT_STORED] * len(records)
 
         async def store_part(partition: int, indices: list[int]) -> None:
             try:
@@ -135,8 +159,8 @@ class WriteRouter:
             except LookalikeError as error:
                 results[:] = [error if i in set(indices) else result for i, result in enumerate(results)]
                 return
-            for i, is_stored in zip(indices, stored, strict=True):
-                results[i] = is_stored
+            for i, fate in zip(indices, stored, strict=True):
+                results[i] = fate
 
         parts = self._cluster.routing.split(slots, range(len(records)))
         await asyncio.gather(*(store_part(partition, indices) for partition, indices in parts.items()))
@@ -149,9 +173,9 @@ class WriteRouter:
         records: Sequence[VersionedRecord],
         slots: Sequence[int],
         bases: Sequence[int],
-    ) -> list[bool]:
+    ) -> list[Fate]:
         """Reserves the keys of records whose slots one partition owns, and stores the records whose keys it could
-        reserve everywhere. Returns for each record whether it is stored, and nothing superseded it."""
+        reserve on enough replicas. Returns the fate of each."""
         keys = [VersionedRecord(record.key, None, "", record.version) for record in records]
         reserved = _Batch(keys, slots, bases)
         loop = asyncio.get_running_loop()
@@ -159,17 +183,30 @@ class WriteRouter:
         expiry = loop.time() + RESERVED_SECONDS / 2
         await self._store_batch(destination, partition, reserved)
         self._observe(reserved)
-        stored = [False] * len(records)
+        stored = [Fate.NOT_STORED] * len(records)
         if loop.time() > expiry:
             return stored
-        free = [i for i in range(len(records)) if i not in reserved.superseded]
+        taken = [i for i in range(len(records)) if reserved.is_outvoted[i]]
+        if taken:
+            layout = destination.layout
+            await self._cluster.group(partition).unreserve(
+                destination.collection,
+                layout.space.fingerprint,
+                layout.indexing.features_text,
+                [keys[i] for i in taken],
+            )
+        free = [i for i in range(len(records)) if not reserved.is_outvoted[i]]
         if free:
             batch = _Batch([records[i] for i in free], [slots[i] for i in free])
             soon = min(destination.deadline, expiry + RESERVED_SECONDS / 4)
-            await self._store_batch(dataclasses.replace(destination, deadline=soon), partition, batch)
+            reserved_for = dataclasses.replace(destination, deadline=soon, is_reserved=True)
+            await self._store_batch(reserved_for, partition, batch)
             self._observe(batch)
             for place, i in enumerate(free):
-                stored[i] = place not in batch.superseded
+                if not batch.is_outvoted[place]:
+                    stored[i] = Fate.STORED
+                elif batch.may_be_somewhere[place]:
+                    stored[i] = Fate.SUPERSEDED
         return stored
 
     def _observe(self, batch: _Batch) -> None:
@@ -281,7 +318,7 @@ class WriteRouter:
                     continue
                 for answer in answers:
                     self._clock.observe(answer.newest_version)
-                batch.apply(part, answers, self._cluster.group(partition).writes_needed)
+                batch.apply(part, answers, self._cluster.group(partition))
                 forward_to = _forward_to(answers)
                 for i in part:
                     called[i].add(partition)
@@ -319,6 +356,7 @@ class WriteRouter:
                     records,
                     destination.deadline,
                     bases,
+                    destination.is_reserved,
                 )
             except SlotMoved:
                 return None

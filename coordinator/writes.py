@@ -15,6 +15,7 @@ import numpy.typing as npt
 from coordinator.catalog import Catalog, Layout, NotInLayout
 from coordinator.clock import Clock
 from coordinator.cluster import Cluster
+from coordinator.conditional import ConditionalWrite, ConditionalWriter, checked_versions
 from coordinator.encoders import Encoders
 from coordinator.write_router import WriteRouter
 from lookalike.cluster.checked_columns import checked
@@ -49,8 +50,10 @@ class Writer:
         catalog: Catalog,
         encoders: Encoders,
         clock: Clock,
+        conditional: ConditionalWriter,
     ) -> None:
         self._router = WriteRouter(cluster, clock)
+        self._conditional = conditional
         self._catalog = catalog
         self._encoders = encoders
         self._clock = clock
@@ -63,7 +66,14 @@ class Writer:
         """Returns `count` versions, ascending: of two records with the same key, the higher version wins."""
         return [self._clock.next() for _ in range(count)]
 
-    async def upsert(self, collection: str, drafts: Sequence[Draft], fingerprint: str, deadline: float) -> int:
+    async def upsert(
+        self,
+        collection: str,
+        drafts: Sequence[Draft],
+        fingerprint: str,
+        deadline: float,
+        if_versions: Sequence[int] = (),
+    ) -> int:
         """Stores all records, or none if one is invalid.
 
         Args:
@@ -71,15 +81,25 @@ class Writer:
             drafts: The records.
             fingerprint: The code space of the records that have a code.
             deadline: When to give up.
+            if_versions: The version that each stored record must have, 0 for none; empty to store the records
+                unconditionally.
 
         Returns:
             The number of records.
+
+        Raises:
+            VersionConflict: If a stored record has another version; see `coordinator.conditional`.
         """
+        if if_versions:
+            checked_versions("if_version", if_versions, [draft.key for draft in drafts], 0)
         versions = self.stamp(len(drafts))
 
         async def upsert(layout: Layout) -> int:
             prepared = await self._prepare(layout, drafts, versions, fingerprint, deadline)
             records = [_or_raise(outcome) for outcome in prepared]
+            if if_versions:
+                await self._conditional.store(collection, layout, _conditions(records, if_versions), deadline)
+                return len(records)
             for result in await self._router.store(collection, layout, records, deadline):
                 _or_raise(result)
             return len(records)
@@ -180,15 +200,22 @@ class Writer:
             row: Outcome(key.decode(errors="replace"), errors[row]) for row, key in zip(failed, keys, strict=True)
         }
 
-    async def delete(self, collection: str, keys: Sequence[str], deadline: float) -> int:
-        """Deletes records. Returns how many existed."""
+    async def delete(
+        self, collection: str, keys: Sequence[str], deadline: float, if_versions: Sequence[int] = ()
+    ) -> int:
+        """Deletes records. Returns how many existed. if_versions: As in `upsert`, but no record may be absent."""
         unique = list(dict.fromkeys(check_key(key) for key in keys))
+        if if_versions:
+            checked_versions("if_versions", if_versions, keys, 1)
         tombstones = [
             VersionedRecord(key, None, "", version)
             for key, version in zip(unique, self.stamp(len(unique)), strict=True)
         ]
 
         async def delete(layout: Layout) -> int:
+            if if_versions:
+                await self._conditional.store(collection, layout, _conditions(tombstones, if_versions), deadline)
+                return len(tombstones)
             results = await self._router.store(collection, layout, tombstones, deadline)
             return sum(_or_raise(existed) for existed in results)
 
@@ -283,6 +310,14 @@ class Writer:
             kept = pack(indexing.features, features) if keeps and features is not None else b""
             prepared.append(VersionedRecord(draft.key, code, text, version, kept, draft.thumbnail))
         return prepared
+
+
+def _conditions(records: Sequence[VersionedRecord], if_versions: Sequence[int]) -> list[ConditionalWrite]:
+    """The writes of these records, each under its condition."""
+    return [
+        ConditionalWrite(record.key, version, lambda _, record=record: record)  # type: ignore[misc]
+        for record, version in zip(records, if_versions, strict=True)
+    ]
 
 
 async def _in_thread_if_large(

@@ -18,6 +18,7 @@ from lookalike.model.errors import (
     SlotMoved,
     Unauthenticated,
     UnknownFieldWarning,
+    VersionConflict,
 )
 
 __all__ = [
@@ -38,4 +39,5 @@ __all__ = [
     "SlotMoved",
     "Unauthenticated",
     "UnknownFieldWarning",
+    "VersionConflict",
 ]

@@ -21,7 +21,7 @@ from lookalike.cluster.columns import VersionedColumns
 from lookalike.cluster.dump import Mark
 from lookalike.cluster.rows import Listing, Rows, slots_of
 from lookalike.cluster.scan import ScanGroup, ScanResult, WriteResult
-from lookalike.cluster.select import FacetsOf, GroupsOf, ListOf, MembersOf, Question, Selected
+from lookalike.cluster.select import CountOf, FacetsOf, GroupsOf, ListOf, MembersOf, Question, Selected
 from lookalike.cluster.slots import SlotSet
 from lookalike.cluster.unknown_fields import unknown_of
 from lookalike.model.errors import Corruption, NotFound
@@ -61,7 +61,7 @@ class Engine:
         self._matrix.warm_up()
         self._scanner = Scanner(self._matrix, store, scan_threads)
         self.newest_version = 0
-        self.reservations = Reservations()
+        self.reservations = Reservations(store.reserved_to, store.set_reserved_to)
         self._load()
         # Not a method, because a cycle of references would keep the memory of a dropped collection.
         self._index = RowIndex(partial(_all_rows, self._matrix, store))
@@ -178,22 +178,23 @@ class Engine:
         """Reserves each record's key for the record's version; see `shard.reservations`. Must be called in the
         thread that writes.
 
-        A key is not reserved if a version above the record's base is stored, or if it is reserved for a version
-        above the record's. Then the result has that version among the superseded."""
-        stored = self._versions([record.key for record in records])
+        A key is not reserved if a version above the record's base is stored, or if another version has it: see
+        `Reservations.taken`. Then the result has that version among the superseded."""
+        stored = self.versions([record.key for record in records])
         superseded = {}
-        for place, (record, base) in enumerate(zip(records, bases, strict=True)):
-            version, held = stored.get(record.key, 0), self.reservations.version(record.key)
-            if version > base or version >= record.version:
-                superseded[place] = version
-            elif held > record.version:
-                superseded[place] = held
-            else:
-                self.reservations.add(record.key, record.version)
+        with self._in_use():
+            for place, (record, base) in enumerate(zip(records, bases, strict=True)):
+                version = stored.get(record.key, 0)
+                if version > base or version >= record.version:
+                    superseded[place] = version
+                elif held := self.reservations.taken(record.key, record.version):
+                    superseded[place] = held
+                else:
+                    self.reservations.add(record.key, record.version)
         return WriteResult([False] * len(records), superseded, self.newest_version)
 
-    def _versions(self, keys: Sequence[str]) -> dict[str, int]:
-        """The stored version of each of the keys that has a row, tombstones included."""
+    def versions(self, keys: Sequence[str]) -> dict[str, int]:
+        """Returns the stored version of each of the keys that has a row, tombstones included."""
         ids = np.fromiter(map(record_id, keys), np.uint64, len(keys))
         with self._in_use():
             numbers = np.unique(self._index.find(ids)[1]).tolist()
@@ -387,7 +388,9 @@ class Engine:
                 return select.answer(question.kind, state.view, expired, self._store, should_stop)
         with self._in_use(), self._pinned() as state:
             selection = self._selections.compute(state, question.filter, slots, should_stop)
-            if isinstance(question.kind, GroupsOf | MembersOf):
+            if isinstance(question.kind, CountOf):
+                selected = Selected(count=self._selections.count(state, question.filter, slots, selection))
+            elif isinstance(question.kind, GroupsOf | MembersOf):
                 selected = self._groups.answer(question.kind, state.view, selection, should_stop)
             else:
                 selected = select.answer(question.kind, state.view, selection, self._store, should_stop)

@@ -14,6 +14,7 @@ import grpc
 from lookalike import wire
 from lookalike.cluster.dump import Head
 from lookalike.cluster.scan import ScanResult
+from lookalike.cluster.select import CountOf
 from lookalike.cluster.slots import no_slots, slots_to_bytes
 from lookalike.model.errors import Corruption, Internal, InvalidRequest, LookalikeError, NotFound, SlotMoved
 from lookalike.model.records import MAX_HASH_BYTES, record_id, slot_of
@@ -71,7 +72,10 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
         records = wire.write_from_wire(request, engine.space, engine.indexing)
         bases = wire.bases_from_wire(request)
         async with self._quarantining(request.collection, engine):
-            result = await self._executor.write(work.Write(engine, records, bases=bases))
+            write = work.Write(
+                engine, records, bases=bases, is_reserved=request.reserved, is_release=request.release
+            )
+            result = await self._executor.write(write)
         return wire.write_result_to_wire(result)
 
     async def Fetch(self, request: pb.FetchRequest, context: Context) -> pb.FetchResponse:
@@ -102,7 +106,11 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
             answer = await self._executor.select(
                 lambda should_stop: work.select(self._node, engine, question, slots, should_stop)
             )
-        return await self._executor.read(lambda: wire.selected_to_wire(answer, question, stale_ms))
+        as_columns = request.list.columns
+        if as_columns or isinstance(question.kind, CountOf):
+            # Encoding takes less time than another thread.
+            return wire.selected_to_wire(answer, as_columns, stale_ms)
+        return await self._executor.read(lambda: wire.selected_to_wire(answer, as_columns, stale_ms))
 
     async def OpenCollection(
         self, request: pb.OpenCollectionRequest, context: Context

@@ -52,6 +52,7 @@ class Store(StoreReads):
         self._meta = meta = store_schema.read_meta(writer)
         self.space, self.indexing, self.horizon = meta.space, meta.indexing, meta.horizon
         self.identity, self.removed_to, self.fields = meta.identity, meta.removed_to, meta.fields
+        self.reserved_to = meta.reserved_to
         (last,) = writer.execute("SELECT max(number) FROM records").fetchone()
         last_used = max(-1 if last is None else last, meta.numbered)
         if (last or 0) > RENUMBER_ABOVE:
@@ -116,6 +117,12 @@ class Store(StoreReads):
             return max(self.removed_to, max(numbers, default=-1))
         self._next_number += 1
         return self._next_number - 1
+
+    def set_reserved_to(self, version: int) -> None:
+        """Records that keys may be reserved for versions up to this one. Durable when it returns."""
+        with explained(self._database.path):
+            store_schema.put_meta(self._database.writer, {"reserved_to": str(version)})
+        self.reserved_to = version
 
     def set_horizon(self, version: int) -> None:
         """Records that tombstones below this version are discarded."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lookalike.cluster.listed import Listed
 from lookalike.cluster.rows import Rows
 from lookalike.cluster.slots import SlotSet
 from lookalike.model.codespace import CodeSpace
@@ -21,6 +22,7 @@ from lookalike.model.ttl import Expired
 from shard.database import Database, explained
 from shard.filter_sql import Parameters, column_of, expired_where, where
 from shard.kernel import ScanStopped
+from shard.store_columns import read_columns
 from shard.store_rows import COLUMNS, Block, RecordReader, checked_fields, fields_of, require_sound
 
 READ_ROWS = 500
@@ -134,6 +136,24 @@ class StoreReads:
             if size > max_bytes:
                 return records, start + len(part)
         return records, len(numbers)
+
+    def listed(
+        self,
+        numbers: npt.NDArray[np.uint32],
+        include_codes: bool,
+        include_attributes: bool,
+        include_thumbnails: bool,
+    ) -> tuple[Listed, int]:
+        """Reads live rows as columns; see `shard.store_columns`."""
+        with explained(self._database.path):
+            return read_columns(
+                self._database,
+                numbers,
+                self.space.code_bytes,
+                include_codes,
+                include_attributes,
+                include_thumbnails,
+            )
 
     def _records(self, include_features: bool = True, include_thumbnails: bool = True) -> RecordReader:
         return RecordReader(self.indexing, self.space.code_bytes, include_features, include_thumbnails)

@@ -35,6 +35,7 @@ class Meta:
         removed_to: The highest number up to which rows were removed without a tombstone; -1 if none were.
         numbered: The highest row number that had been used when rows were last removed.
         fields: The names of the top-level attributes that any record ever had.
+        reserved_to: The highest version that a key may be reserved for; 0 if none ever was.
     """
 
     space: CodeSpace
@@ -44,6 +45,7 @@ class Meta:
     removed_to: int
     numbered: int
     fields: frozenset[str]
+    reserved_to: int
 
 
 def create(path: Path, space: CodeSpace, indexing: Indexing) -> None:
@@ -120,6 +122,7 @@ def read_meta(connection: sqlite3.Connection) -> Meta:
         int(meta.get("removed_to", -1)),
         int(meta.get("numbered", -1)),
         frozenset(name for name, _ in fields),
+        int(meta.get("reserved_to", 0)),
     )
 
 

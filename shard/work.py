@@ -41,12 +41,16 @@ class Write:
         records: The records.
         is_repair: The records come from another shard, so their slots are not checked.
         bases: If given, the records' keys are to be reserved; see `Engine.reserve`.
+        is_reserved: Only records whose keys are reserved for their versions may be stored.
+        is_release: The reservations of the records' keys for their versions end.
     """
 
     engine: Engine
     records: Sequence[VersionedRecord] | VersionedColumns
     is_repair: bool = False
     bases: Sequence[int] | None = None
+    is_reserved: bool = False
+    is_release: bool = False
 
     @property
     def weight(self) -> int:
@@ -148,6 +152,11 @@ def write_together(node: Node, writes: Sequence[Write]) -> list[WriteResult | Ex
 def _reserve(node: Node, write: Write, bases: Sequence[int]) -> WriteResult | Exception:
     """Reserves the keys of a write's records, except those that could not be stored here."""
     try:
+        assert not isinstance(write.records, VersionedColumns), "bases come with records only"
+        if write.is_release:
+            for record in write.records:
+                write.engine.reservations.release(record.key, record.version)
+            return WriteResult([False] * len(write.records), {}, write.engine.newest_version)
         admitted = _admit(node, write)
         records = admitted.records
         assert not isinstance(records, VersionedColumns), "bases come with records only"
@@ -166,7 +175,7 @@ class _Admitted:
         places: For each of `records`, its index in the write.
         refused: The indices of records whose slots this shard does not accept.
         late: By the index of each record whose version is below the horizon, or below the one that its key is
-            reserved for, that version.
+            reserved for, that version; or the record's own, if its key was to be reserved for it and is not.
         forward_to: By slot, the other partition that must store the slot's records.
     """
 
@@ -199,7 +208,8 @@ def _admit(node: Node, write: Write) -> _Admitted:
     if not isinstance(write.records, VersionedColumns):
         return _admit_records(node, write, write.records)
     records, table, slots = write.records, node.table, write.records.slots
-    is_late = (records.versions < np.uint64(write.engine.horizon)).any()
+    floor = max(write.engine.horizon, write.engine.reservations.floor)
+    is_late = (records.versions < np.uint64(floor)).any()
     if is_late or write.engine.reservations or not table.writable[slots].all():
         return _admit_records(node, write, records.records())
     shared = np.unique(slots[table.shared[slots] & (table.partners[slots] != table.own)])
@@ -212,6 +222,7 @@ def _admit_records(node: Node, write: Write, given: Sequence[VersionedRecord]) -
         return _Admitted(len(given), given, range(len(given)), frozenset(), {}, {})
     table, horizon, reservations = node.table, write.engine.horizon, write.engine.reservations
     writable, may_forward = table.writable, table.shared | ~table.writable
+    unreserved = _unreserved(write.engine, given) if write.is_reserved else frozenset[str]()
     refused, late, forward_to = set(), {}, {}
     records, places = [], []
     for place, record in enumerate(given):
@@ -224,10 +235,24 @@ def _admit_records(node: Node, write: Write, given: Sequence[VersionedRecord]) -
             late[place] = horizon
         elif record.version < (held := reservations.version(record.key)):
             late[place] = held
+        elif record.key in unreserved:
+            late[place] = record.version
         else:
             records.append(record)
             places.append(place)
     return _Admitted(len(given), records, places, frozenset(refused), late, forward_to)
+
+
+def _unreserved(engine: Engine, records: Sequence[VersionedRecord]) -> frozenset[str]:
+    """The keys that are not reserved for their records' versions, and that have not been stored with them either:
+    a message may arrive twice."""
+    lacking = {
+        record.key: record.version
+        for record in records
+        if engine.reservations.version(record.key) != record.version
+    }
+    stored = engine.versions(list(lacking)) if lacking else {}
+    return frozenset(key for key, version in lacking.items() if stored.get(key) != version)
 
 
 def _joined(

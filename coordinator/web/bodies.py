@@ -161,8 +161,10 @@ def _fill_from_query(message: Any, call: Call, request: web.Request) -> None:
     for name, field_name in call.query.items():
         texts = request.query.getall(name, [])
         field = message.DESCRIPTOR.fields_by_name[field_name]
-        if field.is_repeated:
+        if field.is_repeated and field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
             getattr(message, field_name).extend(texts)
+        elif field.is_repeated:
+            _fill(message, field, name, texts)
         elif len(texts) > 1:
             raise InvalidRequest(f"{name}: given {len(texts)} times; give it once")
         elif texts:
@@ -175,12 +177,16 @@ def _fill_scalar(message: Message, field: FieldDescriptor, name: str, text: str)
         if text not in _BOOLEANS:
             raise InvalidRequest(f"{name}: invalid value {text[:40]!r}; use true or false")
         value = _BOOLEANS[text]
+    _fill(message, field, name, value)
+
+
+def _fill(message: Message, field: FieldDescriptor, name: str, value: str | bool | list[str]) -> None:
     try:
         json_format.ParseDict({field.json_name: value}, message)
     except json_format.ParseError as error:
         if field.enum_type is not None:
             known = ", ".join(field.enum_type.values_by_name)
-            raise InvalidRequest(f"{name}: unknown value {text[:40]!r}; use one of {known}") from None
+            raise InvalidRequest(f"{name}: unknown value {str(value)[:40]!r}; use one of {known}") from None
         raise InvalidRequest(f"{name}: {_one_line(error)}; see /openapi.json") from None
 
 

@@ -26,6 +26,7 @@ _HTTP_STATUS = {
     "ALREADY_EXISTS": 409,
     # The request is valid but does not match the collection; 412 is for conditional headers.
     "FAILED_PRECONDITION": 409,
+    "ABORTED": 409,
     "RESOURCE_EXHAUSTED": 429,
     "CANCELLED": 499,
     "INTERNAL": 500,

@@ -131,7 +131,7 @@ CALLS = (
         "Delete",
         "Delete records by key; missing ones are ignored",
         in_path="collection",
-        query=_KEYS,
+        query={**_KEYS, "ifVersion": "if_versions"},
     ),
 )
 

@@ -168,6 +168,10 @@ def ingest(
         raise InvalidRequest(
             "path: some inputs have codes or features, others are images; ingest each kind in a separate job"
         )
+    if is_precomputed and encoder is not None:
+        raise InvalidRequest(
+            f"encoder: {encoder} encodes images, and these records have codes; leave --encoder out"
+        )
     if dead_letters.absolute().as_uri() in {table.url for table in tables}:
         raise InvalidRequest(f"dead-letters: {dead_letters} is one of the job's inputs; name another file")
     folders = sync.require_folders(paths, bool(tables or where or limit)) if prune else []

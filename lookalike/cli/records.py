@@ -32,6 +32,9 @@ from lookalike.model.search_options import Rerank, Score, SearchOptions
 
 _EXAMPLE = '{"label": "cat"}'
 Keys = Annotated[list[str], typer.Argument(help="Keys of records.")]
+IfVersion = Annotated[
+    int | None, typer.Option(help="With one key: only if its record has this version (`lookalike get` shows it).")
+]
 FilterText = Annotated[
     str | None, typer.Option("--filter", help='A JSON filter, e.g. \'{"label": "cat"}\'; see docs/FILTERS.md.')
 ]
@@ -220,6 +223,7 @@ def set_attributes(
     ] = "{}",
     remove: Annotated[list[str] | None, typer.Option(help="An attribute to remove. May be repeated.")] = None,
     filter_: FilterText = None,
+    if_version: IfVersion = None,
     collection: CollectionName = DEFAULT_COLLECTION,
     server: Server = DEFAULT_SERVER,
     as_json: Json = False,
@@ -229,8 +233,9 @@ def set_attributes(
     _require_one(keys, condition)
     with connect(server) as client:
         changed = client.change_attributes(
-            values, remove or [], collection=collection, keys=keys or [], filter=condition
-        )
+            values, remove or [], collection=collection, keys=keys or [], filter=condition,
+            if_versions=_if_versions(keys, if_version),
+        )  # fmt: skip
     if as_json:
         print_json({"changed": changed})
     else:
@@ -241,6 +246,7 @@ def delete(
     keys: Annotated[list[str] | None, typer.Argument(help="Keys of records.")] = None,
     filter_: FilterText = None,
     yes: Yes = False,
+    if_version: IfVersion = None,
     collection: CollectionName = DEFAULT_COLLECTION,
     server: Server = DEFAULT_SERVER,
     as_json: Json = False,
@@ -250,7 +256,7 @@ def delete(
     _require_one(keys, condition)
     with connect(server) as client:
         if condition is None:
-            deleted = client.delete(keys or [], collection=collection)
+            deleted = client.delete(keys or [], collection=collection, if_versions=_if_versions(keys, if_version))
         else:
             if not yes:
                 count = client.count(collection=collection, filter=condition).count
@@ -265,6 +271,14 @@ def delete(
 def _require_one(keys: list[str] | None, condition: dict[str, Any] | None) -> None:
     if bool(keys) == (condition is not None):
         raise InvalidRequest("keys: give keys or --filter, one of the two")
+
+
+def _if_versions(keys: list[str] | None, if_version: int | None) -> list[int]:
+    if if_version is None:
+        return []
+    if not keys or len(keys) != 1:
+        raise InvalidRequest("--if-version: needs exactly one key; name one record")
+    return [if_version]
 
 
 def _warn_if_partial(coverage: Coverage) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import sys
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, Self, Unpack
@@ -29,14 +30,17 @@ from lookalike.client.arrays import Attributes, Codes, IngestReport, Keys, code_
 from lookalike.client.async_ingest import AsyncIngestStream
 from lookalike.client.async_management import AsyncManagement
 from lookalike.client.calls import DEFAULT_TIMEOUT_SECONDS, Calls, warn
+from lookalike.client.column_page import ColumnPage
 from lookalike.client.endpoints import AsyncCoordinators
 from lookalike.client.keywords import shows_search_options
+from lookalike.client.prefetch import AsyncPrefetch
 from lookalike.cluster.columns import CodeColumns
 from lookalike.model.filters import GivenFilter
 from lookalike.model.records import (
     DEFAULT_FACETS,
     DEFAULT_PAGE,
-    MAX_BATCH_RECORDS,
+    FIRST_PAGES,
+    MAX_PAGE_RECORDS,
     CountResult,
     FacetsResult,
     Hit,
@@ -250,7 +254,12 @@ class AsyncClient(AsyncManagement):
         return [found for call in calls for found in await self._run(call)]
 
     async def count(
-        self, *, collection: str, filter: GivenFilter = None, allow_partial: bool = False
+        self,
+        *,
+        collection: str,
+        filter: GivenFilter = None,
+        allow_partial: bool = False,
+        consistency: str = "one",
     ) -> CountResult:
         """Counts the records that match a filter, exactly.
 
@@ -260,8 +269,10 @@ class AsyncClient(AsyncManagement):
                 or, where it cannot, `lookalike.errors.UnknownFieldWarning` is issued.
             allow_partial: Count in the partitions that answer, and name the others in `coverage`. By default, a
                 missing partition raises PartitionUnavailable.
+            consistency: "one" asks one replica of each partition. "quorum" includes every write acknowledged
+                before; if writes are acknowledged by fewer than all replicas, it reads all matching records.
         """
-        return await self._run(self._calls.count(collection, filter, allow_partial))
+        return await self._run(self._calls.count(collection, filter, allow_partial, consistency))
 
     async def scroll(
         self,
@@ -272,14 +283,15 @@ class AsyncClient(AsyncManagement):
         include_codes: bool = False,
         include_thumbnails: bool = False,
         limit: int | None = None,
-        page_size: int = DEFAULT_PAGE,
+        page_size: int | None = None,
         consistency: str = "one",
         cursor: str = "",
     ) -> AsyncIterator[StoredRecord]:
         """Reads all records that match a filter, in the order of their ids (the hash of the key).
 
         A record that exists and matches, and is not changed during the whole scroll, is returned exactly once. A
-        record that is written, changed or deleted in the meantime is returned at most once.
+        record that is written, changed or deleted in the meantime is returned at most once. The next page is
+        fetched while the records of the current one are used. `scroll_columns` is faster.
 
         Args:
             filter: As in `count`.
@@ -287,28 +299,60 @@ class AsyncClient(AsyncManagement):
             include_codes: Return each record's code.
             include_thumbnails: Return each record's thumbnail.
             limit: Return at most this many records; all by default.
-            page_size: Records per request, 1..10,000.
+            page_size: Records per request, 1..65,536; by default few at first, then more.
             consistency: "one" reads one replica, "quorum" a majority.
             cursor: Where to start; see `scroll_page`.
         """
+        pages = self.scroll_columns(
+            collection=collection, filter=filter, include_attributes=include_attributes,
+            include_codes=include_codes, include_thumbnails=include_thumbnails, limit=limit, page_size=page_size,
+            consistency=consistency, cursor=cursor,
+        )  # fmt: skip
+        async for page in pages:
+            for record in page:
+                yield record
+
+    async def scroll_columns(
+        self,
+        *,
+        collection: str,
+        filter: GivenFilter = None,
+        include_attributes: bool = True,
+        include_codes: bool = False,
+        include_thumbnails: bool = False,
+        limit: int | None = None,
+        page_size: int | None = None,
+        consistency: str = "one",
+        cursor: str = "",
+    ) -> AsyncIterator[ColumnPage]:
+        """Reads what `scroll` reads, as pages of columns: lists and arrays instead of an object for each record.
+        The arguments are those of `scroll`."""
         if limit is not None:
             check_limit(limit, sys.maxsize)
-        check_limit(page_size, MAX_BATCH_RECORDS)
-        count = 0
-        while limit is None or count < limit:
-            size = page_size if limit is None else min(page_size, limit - count)
-            page = await self.scroll_page(
-                collection=collection, filter=filter, include_attributes=include_attributes,
-                include_codes=include_codes, include_thumbnails=include_thumbnails, limit=size,
-                consistency=consistency, cursor=cursor,
-            )  # fmt: skip
-            warn(page.warnings)
-            for record in page.records:
-                yield record
-            count += len(page.records)
-            cursor = page.cursor
-            if not cursor:
-                return
+        if page_size is not None:
+            check_limit(page_size, MAX_PAGE_RECORDS)
+        sizes = itertools.chain(FIRST_PAGES, itertools.repeat(MAX_PAGE_RECORDS))
+        left = sys.maxsize if limit is None else limit
+        async with AsyncPrefetch[ColumnPage]() as ahead:
+
+            def fetch(cursor: str) -> None:
+                call = self._calls.scroll(
+                    collection, filter, include_attributes, include_codes, include_thumbnails,
+                    min(left, page_size or next(sizes)), cursor, consistency,
+                )  # fmt: skip
+                ahead.start(lambda: self._run(call))
+
+            fetch(cursor)
+            while True:
+                page = await ahead.result()
+                warn(page.warnings)
+                left -= len(page)
+                is_last = not page.cursor or left <= 0
+                if not is_last:
+                    fetch(page.cursor)
+                yield page
+                if is_last:
+                    return
 
     async def scroll_page(
         self,
@@ -325,16 +369,17 @@ class AsyncClient(AsyncManagement):
         """Reads one page of a scroll. See `scroll`.
 
         Args:
-            limit: Records per page, 1..10,000. A page may be shorter: the scroll is over when its cursor is empty.
+            limit: Records per page, 1..65,536. A page may be shorter: the scroll is over when its cursor is empty.
             cursor: The cursor of the page before; empty for the first page. It stays valid, for any client and any
                 coordinator of the cluster.
         """
-        return await self._run(
+        page = await self._run(
             self._calls.scroll(
                 collection, filter, include_attributes, include_codes, include_thumbnails, limit, cursor,
                 consistency,
             )
         )  # fmt: skip
+        return Page(list(page), page.cursor, page.warnings)
 
     async def facets(
         self,
@@ -365,8 +410,16 @@ class AsyncClient(AsyncManagement):
         Up to 10,000 records and 48 MiB go in one request, which stores all of its records, or none if one is
         invalid.
 
+        A record with `if_version` is stored only if the stored one has that version. All conditions are checked
+        before anything is stored. If another client writes one of the records in between, the others may be
+        stored nevertheless. A call with conditions is not retried: if its outcome is unknown, read the records
+        again.
+
         Returns:
             The number of records stored.
+
+        Raises:
+            VersionConflict: If a stored record has another version than `if_version`.
         """
         given = listed("records", records)
         fingerprint = one_fingerprint(given)
@@ -465,13 +518,20 @@ class AsyncClient(AsyncManagement):
             failed = map(wire.outcome_from_wire, response.outcomes)
             yield IngestReport.of(counts.popleft(), dict(zip(response.rows, failed, strict=True)))
 
-    async def delete(self, keys: Sequence[str], *, collection: str) -> int:
+    async def delete(self, keys: Sequence[str], *, collection: str, if_versions: Sequence[int] = ()) -> int:
         """Deletes records by key.
+
+        Args:
+            keys: The keys.
+            if_versions: One per key, or none: delete the records only if they have these versions.
 
         Returns:
             The number of records that existed; too low if a failed earlier attempt had already deleted some.
+
+        Raises:
+            VersionConflict: If a record has another version than its `if_versions`.
         """
-        return await self._run(self._calls.delete(keys, collection))
+        return await self._run(self._calls.delete(keys, collection, if_versions))
 
     async def delete_by_filter(self, filter: GivenFilter, *, collection: str) -> int:
         """Deletes the records that match a filter, page by page. Repeat an interrupted call: it is harmless.
@@ -492,6 +552,7 @@ class AsyncClient(AsyncManagement):
         collection: str,
         keys: Sequence[str] = (),
         filter: GivenFilter = None,
+        if_versions: Sequence[int] = (),
     ) -> int:
         """Sets some attributes of records. Their other attributes, codes, features and thumbnails stay as they
         are.
@@ -500,11 +561,17 @@ class AsyncClient(AsyncManagement):
             attributes: The attributes to set, each as a whole.
             keys: The records to change, at most 10,000 in one request. Keys that do not exist are ignored.
             filter: Change the records that match this filter instead, page by page.
+            if_versions: With keys: one per key, or none: change the records only if they have these versions.
 
         Returns:
             The number of records changed, including those that had these attributes before.
+
+        Raises:
+            VersionConflict: If a record has another version than its `if_versions`.
         """
-        return await self.change_attributes(attributes, (), collection=collection, keys=keys, filter=filter)
+        return await self.change_attributes(
+            attributes, (), collection=collection, keys=keys, filter=filter, if_versions=if_versions
+        )
 
     async def remove_attributes(
         self,
@@ -513,9 +580,12 @@ class AsyncClient(AsyncManagement):
         collection: str,
         keys: Sequence[str] = (),
         filter: GivenFilter = None,
+        if_versions: Sequence[int] = (),
     ) -> int:
         """Removes some attributes of records. See `set_attributes`."""
-        return await self.change_attributes({}, names, collection=collection, keys=keys, filter=filter)
+        return await self.change_attributes(
+            {}, names, collection=collection, keys=keys, filter=filter, if_versions=if_versions
+        )
 
     async def change_attributes(
         self,
@@ -525,9 +595,13 @@ class AsyncClient(AsyncManagement):
         collection: str,
         keys: Sequence[str] = (),
         filter: GivenFilter = None,
+        if_versions: Sequence[int] = (),
     ) -> int:
         """Sets some attributes of records and removes others, in one write. See `set_attributes`."""
         changed = 0
+        if if_versions:
+            call = self._calls.set_attributes(collection, keys, filter, attributes, remove, "", if_versions)
+            return (await self._run(call))[0]
         if filter is None:
             for part in key_batches(keys):
                 call = self._calls.set_attributes(collection, part, None, attributes, remove, "")

@@ -15,6 +15,7 @@ from more_itertools import constrained_batches
 
 from lookalike import wire
 from lookalike.client.arguments import STREAM_RECORDS, checked_keys, checked_names
+from lookalike.client.column_page import ColumnPage
 from lookalike.client.connecting import explain_failed_connection
 from lookalike.cluster.columns import CodeColumns
 from lookalike.cluster.select import MAX_FACETS
@@ -33,11 +34,11 @@ from lookalike.model.filters import GivenFilter
 from lookalike.model.indexing import Indexing
 from lookalike.model.records import (
     MAX_BATCH_RECORDS,
+    MAX_PAGE_RECORDS,
     Collection,
     CopiedPage,
     CountResult,
     FacetsResult,
-    Page,
     Record,
     SearchResult,
     StoredRecord,
@@ -171,11 +172,14 @@ class Calls:
         )
         return Call("Exists", request, lambda answer: list(answer.exists))
 
-    def count(self, collection: str, condition: GivenFilter, allow_partial: bool) -> Call[CountResult]:
+    def count(
+        self, collection: str, condition: GivenFilter, allow_partial: bool, consistency: str
+    ) -> Call[CountResult]:
         request = pb.CountRequest(
             collection=check_collection_name(collection),
             filter=_filter_to_wire(condition),
             allow_partial=allow_partial,
+            consistency=wire.consistency_to_wire(consistency),
         )
         return Call("Count", request, wire.count_from_wire)
 
@@ -189,18 +193,19 @@ class Calls:
         limit: int,
         cursor: str,
         consistency: str,
-    ) -> Call[Page]:
+    ) -> Call[ColumnPage]:
         request = pb.ScrollRequest(
             collection=check_collection_name(collection),
             filter=_filter_to_wire(condition),
-            limit=check_limit(limit, MAX_BATCH_RECORDS),
+            limit=check_limit(limit, MAX_PAGE_RECORDS),
             cursor=cursor,
             include_attributes=include_attributes,
             include_codes=include_codes,
             include_thumbnails=include_thumbnails,
             consistency=wire.consistency_to_wire(consistency),
+            columns=True,
         )
-        return Call("Scroll", request, wire.page_from_wire)
+        return Call("Scroll", request, lambda answer: ColumnPage(*wire.page_from_wire(answer)))
 
     def facets(
         self, attribute: str, collection: str, condition: GivenFilter, limit: int, allow_partial: bool
@@ -223,6 +228,7 @@ class Calls:
         attributes: Mapping[str, Any],
         remove: Sequence[str],
         cursor: str,
+        if_versions: Sequence[int] = (),
     ) -> Call[tuple[int, str]]:
         request = pb.SetAttributesRequest(
             collection=check_collection_name(collection),
@@ -231,8 +237,14 @@ class Calls:
             attributes=attributes_text(attributes),
             remove=checked_names(remove),
             cursor=cursor,
+            if_versions=[wire.check_version("if_versions", version, 1) for version in if_versions],
         )
-        return Call("SetAttributes", request, lambda answer: _changed(answer.changed, answer))
+        return Call(
+            "SetAttributes",
+            request,
+            lambda answer: _changed(answer.changed, answer),
+            is_repeatable=not if_versions,
+        )
 
     def delete_by_filter(self, collection: str, condition: GivenFilter, cursor: str) -> Call[tuple[int, str]]:
         request = pb.DeleteByFilterRequest(
@@ -247,13 +259,18 @@ class Calls:
                 "Upsert",
                 pb.UpsertRequest(collection=collection, records=part, fingerprint=fingerprint or ""),
                 lambda answer: int(answer.upserted),
+                is_repeatable=not any(record.HasField("if_version") for record in part),
             )
             for part in _messages(records, MAX_BATCH_RECORDS, _UPSERT_BYTES)
         ]
 
-    def delete(self, keys: Sequence[str], collection: str) -> Call[int]:
-        request = pb.DeleteRequest(collection=check_collection_name(collection), keys=checked_keys(keys))
-        return Call("Delete", request, lambda answer: int(answer.deleted))
+    def delete(self, keys: Sequence[str], collection: str, if_versions: Sequence[int] = ()) -> Call[int]:
+        request = pb.DeleteRequest(
+            collection=check_collection_name(collection),
+            keys=checked_keys(keys),
+            if_versions=[wire.check_version("if_versions", version, 1) for version in if_versions],
+        )
+        return Call("Delete", request, lambda answer: int(answer.deleted), is_repeatable=not if_versions)
 
     def create_collection(
         self,

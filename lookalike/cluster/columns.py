@@ -31,8 +31,12 @@ class Texts:
     @classmethod
     def of(cls, strings: Sequence[str]) -> Texts:
         """Joins strings."""
-        encoded = [string.encode() for string in strings]
-        return cls(b"".join(encoded), np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded))))
+        return cls.joined([string.encode() for string in strings])
+
+    @classmethod
+    def joined(cls, pieces: Sequence[bytes]) -> Texts:
+        """Joins the UTF-8 text of strings, or other bytes."""
+        return cls(b"".join(pieces), np.cumsum(np.fromiter(map(len, pieces), np.int64, len(pieces))))
 
     @classmethod
     def repeat(cls, string: str, count: int) -> Texts:
@@ -68,17 +72,32 @@ class Texts:
     @classmethod
     def concat(cls, parts: Sequence[Texts]) -> Texts:
         """Puts columns end to end."""
+        if len(parts) == 1:
+            return parts[0]
         offsets = np.cumsum([0, *(len(part.data) for part in parts)])
         ends = [part.ends + offset for part, offset in zip(parts, offsets.tolist(), strict=False)]
         return cls(b"".join(part.data for part in parts), np.concatenate(ends))
 
     def take(self, rows: npt.NDArray[np.intp]) -> Texts:
         """Returns the strings with these indices, (m,)."""
-        sizes = self.sizes[rows]
+        return Texts.cut(self.data, self.starts[rows], self.sizes[rows])
+
+    @classmethod
+    def cut(cls, data: bytes, starts: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> Texts:
+        """Returns parts of a text, given their starts (n,) and their bytes (n,)."""
         ends = np.cumsum(sizes)
+        if not len(ends) or not ends[-1]:
+            return cls(b"", ends)
         # The source of each byte: its string's start there, plus its distance from the string's start here.
-        source = np.repeat(self.starts[rows] - (ends - sizes), sizes) + np.arange(int(sizes.sum()))
-        return Texts(np.frombuffer(self.data, np.uint8)[source].tobytes(), ends)
+        source = np.repeat(starts - (ends - sizes), sizes)
+        source += np.arange(len(source))
+        return cls(np.frombuffer(data, np.uint8)[source].tobytes(), ends)
+
+    def slice(self, start: int, end: int) -> Texts:
+        """Returns the strings with the indices from `start` to before `end`."""
+        first = int(self.ends[start - 1]) if start else 0
+        ends = self.ends[start:end] - first
+        return Texts(self.data[first : first + int(ends[-1])] if len(ends) else b"", ends)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

@@ -148,6 +148,7 @@ class WriteResult:
         newest_version: The highest version in the collection.
         forward_to: By slot, another partition that must store the slot's records too.
         refused: Indices of records that were not stored because the shard does not accept their slots.
+        is_repeated: Whether an earlier attempt failed, and may have stored them nevertheless.
     """
 
     existed: Sequence[bool]
@@ -155,3 +156,4 @@ class WriteResult:
     newest_version: int
     forward_to: Mapping[int, int] = dataclasses.field(default_factory=dict)
     refused: frozenset[int] = frozenset()
+    is_repeated: bool = False

@@ -7,10 +7,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from lookalike.cluster.hits import HitTable
+from lookalike.cluster.listed import Listed
 from lookalike.model.errors import InvalidRequest
 from lookalike.model.filters import Filter, Scalar
 from lookalike.model.matching import Comparable
-from lookalike.model.records import VersionedRecord
 from lookalike.model.ttl import Expired
 
 # Limits on the values of an attribute that are counted. They hold for one shard's answer and for the merged
@@ -131,7 +131,7 @@ class Selected:
     Attributes:
         rows: Live rows of the slots that were asked for.
         count: For CountOf, the number of records.
-        records: For ListOf, the records.
+        listed: For ListOf, the records.
         more: For ListOf, whether there are further records after the last one.
         facets: For FacetsOf, the number of records with each value.
         groups: For GroupsOf, the groups.
@@ -143,7 +143,7 @@ class Selected:
 
     rows: int = 0
     count: int = 0
-    records: Sequence[VersionedRecord] = ()
+    listed: Listed | None = None
     more: bool = False
     facets: FacetCounts = dataclasses.field(default_factory=dict)
     unknown_fields: Sequence[str] = ()

@@ -43,6 +43,12 @@ class CodeSpaceMismatch(LookalikeError):
     status = "FAILED_PRECONDITION"
 
 
+class VersionConflict(LookalikeError):
+    """The stored record does not have the version that a write names in `if_version`: read it again."""
+
+    status = "ABORTED"
+
+
 class PartitionUnavailable(LookalikeError):
     """A partition, or the encoder, does not answer. A write may have been applied in part; repeating it is
     harmless."""
@@ -111,6 +117,7 @@ _WIRE_ERRORS: tuple[type[LookalikeError], ...] = (
     NotFound,
     AlreadyExists,
     CodeSpaceMismatch,
+    VersionConflict,
     PartitionUnavailable,
     Recovering,
     SlotMoved,

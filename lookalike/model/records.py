@@ -38,9 +38,15 @@ MAX_ANSWER_BYTES = 28 * 1024 * 1024
 MAX_MERGED_BYTES = 2 * MAX_ANSWER_BYTES
 # A version at or above this limit would overflow the hybrid logical clock.
 VERSION_LIMIT = 2**62
+# How far versions advance in a millisecond: see the coordinator's clock.
+VERSIONS_PER_MS = 2**21
 MAX_BATCH_RECORDS = 10_000
 # Records of a scroll's page, and values of an attribute, unless the request says how many.
 DEFAULT_PAGE = 1_000
+# Records of a scroll's page that is sent as columns.
+MAX_PAGE_RECORDS = 65_536
+# Records of the first pages of the SDK's scroll, so that the first record comes soon.
+FIRST_PAGES = (1_000, 8_000)
 DEFAULT_FACETS = 10
 # Records in one message of columns.
 MAX_COLUMN_RECORDS = 16_384
@@ -239,6 +245,8 @@ class Record:
         fingerprint: Fingerprint of the code's code space; the collection's by default.
         features: float32 (width,). Only with a code, for a collection that stores features.
         thumbnail: A JPEG, PNG or WebP of at most 10 KiB.
+        if_version: Store it only if the stored record has this version; 0: only if there is none.
+            `VersionConflict` otherwise. For `upsert` only, and for all of its records or for none.
     """
 
     key: str
@@ -248,6 +256,7 @@ class Record:
     fingerprint: str | None = None
     features: npt.NDArray[np.float32] | None = None
     thumbnail: bytes | None = None
+    if_version: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -149,6 +149,7 @@ class ShardClient:
         records: Sequence[VersionedRecord] | VersionedColumns,
         deadline: float,
         bases: Sequence[int] | None = None,
+        is_reserved: bool = False,
     ) -> WriteResult:
         """Stores the records that are newer than the stored versions.
 
@@ -161,9 +162,20 @@ class ShardClient:
             deadline: When to give up.
             bases: If given, nothing is stored. The shard reserves each record's key for the record's version,
                 unless a version above the record's base is stored.
+            is_reserved: Whether to store only records whose keys are reserved for their versions.
         """
         request = wire.write_to_wire(collection, fingerprint, features, records, bases)
+        request.reserved = is_reserved
         return wire.write_result_from_wire(await self._call("Write", request, deadline))
+
+    async def unreserve(
+        self, collection: str, fingerprint: str, features: str, records: Sequence[VersionedRecord], deadline: float
+    ) -> None:
+        """Ends the reservations of these records' keys for their versions."""
+        bases = [0] * len(records)
+        request = wire.write_to_wire(collection, fingerprint, features, records, bases)
+        request.release = True
+        await self._call("Write", request, deadline)
 
     async def fetch(
         self,

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19lookalike/v1/record.proto\x12\x0clookalike.v1\"\x8b\x01\n\x06Record\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12\x0e\n\x04\x63ode\x18\x03 \x01(\x0cH\x00\x12\x12\n\nattributes\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\x04\x12\x10\n\x08\x66\x65\x61tures\x18\x06 \x01(\x0c\x12\x11\n\tthumbnail\x18\x07 \x01(\x0c\x42\t\n\x07\x63ontent\"j\n\rRecordColumns\x12\x0c\n\x04keys\x18\x01 \x01(\x0c\x12\x10\n\x08key_ends\x18\x02 \x01(\x0c\x12\r\n\x05\x63odes\x18\x03 \x01(\x0c\x12\x12\n\nattributes\x18\x04 \x01(\x0c\x12\x16\n\x0e\x61ttribute_ends\x18\x05 \x01(\x0c\"6\n\x07Outcome\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"G\n\x03Hit\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08\x64istance\x18\x02 \x01(\r\x12\r\n\x05score\x18\x03 \x01(\x02\x12\x12\n\nattributes\x18\x04 \x01(\t\"\x9e\x01\n\x08\x43overage\x12\x12\n\npartitions\x18\x01 \x01(\r\x12\x10\n\x08\x61nswered\x18\x02 \x01(\r\x12\x15\n\rrows_searched\x18\x03 \x01(\x04\x12\x12\n\nrows_known\x18\x04 \x01(\x04\x12/\n\x07missing\x18\x05 \x03(\x0b\x32\x1e.lookalike.v1.MissingPartition\x12\x10\n\x08stale_ms\x18\x06 \x01(\x04\"5\n\x10MissingPartition\x12\x11\n\tpartition\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19lookalike/v1/record.proto\x12\x0clookalike.v1\"\xb3\x01\n\x06Record\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12\x0e\n\x04\x63ode\x18\x03 \x01(\x0cH\x00\x12\x12\n\nattributes\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\x04\x12\x10\n\x08\x66\x65\x61tures\x18\x06 \x01(\x0c\x12\x11\n\tthumbnail\x18\x07 \x01(\x0c\x12\x17\n\nif_version\x18Z \x01(\x04H\x01\x88\x01\x01\x42\t\n\x07\x63ontentB\r\n\x0b_if_version\"\xa8\x01\n\rRecordColumns\x12\x0c\n\x04keys\x18\x01 \x01(\x0c\x12\x10\n\x08key_ends\x18\x02 \x01(\x0c\x12\r\n\x05\x63odes\x18\x03 \x01(\x0c\x12\x12\n\nattributes\x18\x04 \x01(\x0c\x12\x16\n\x0e\x61ttribute_ends\x18\x05 \x01(\x0c\x12\x10\n\x08versions\x18Z \x01(\x0c\x12\x12\n\nthumbnails\x18[ \x01(\x0c\x12\x16\n\x0ethumbnail_ends\x18\\ \x01(\x0c\"6\n\x07Outcome\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"G\n\x03Hit\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08\x64istance\x18\x02 \x01(\r\x12\r\n\x05score\x18\x03 \x01(\x02\x12\x12\n\nattributes\x18\x04 \x01(\t\"\x9e\x01\n\x08\x43overage\x12\x12\n\npartitions\x18\x01 \x01(\r\x12\x10\n\x08\x61nswered\x18\x02 \x01(\r\x12\x15\n\rrows_searched\x18\x03 \x01(\x04\x12\x12\n\nrows_known\x18\x04 \x01(\x04\x12/\n\x07missing\x18\x05 \x03(\x0b\x32\x1e.lookalike.v1.MissingPartition\x12\x10\n\x08stale_ms\x18\x06 \x01(\x04\"5\n\x10MissingPartition\x12\x11\n\tpartition\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,15 +32,15 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lookalike.v1.record_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RECORD']._serialized_start=44
-  _globals['_RECORD']._serialized_end=183
-  _globals['_RECORDCOLUMNS']._serialized_start=185
-  _globals['_RECORDCOLUMNS']._serialized_end=291
-  _globals['_OUTCOME']._serialized_start=293
-  _globals['_OUTCOME']._serialized_end=347
-  _globals['_HIT']._serialized_start=349
-  _globals['_HIT']._serialized_end=420
-  _globals['_COVERAGE']._serialized_start=423
-  _globals['_COVERAGE']._serialized_end=581
-  _globals['_MISSINGPARTITION']._serialized_start=583
-  _globals['_MISSINGPARTITION']._serialized_end=636
+  _globals['_RECORD']._serialized_end=223
+  _globals['_RECORDCOLUMNS']._serialized_start=226
+  _globals['_RECORDCOLUMNS']._serialized_end=394
+  _globals['_OUTCOME']._serialized_start=396
+  _globals['_OUTCOME']._serialized_end=450
+  _globals['_HIT']._serialized_start=452
+  _globals['_HIT']._serialized_end=523
+  _globals['_COVERAGE']._serialized_start=526
+  _globals['_COVERAGE']._serialized_end=684
+  _globals['_MISSINGPARTITION']._serialized_start=686
+  _globals['_MISSINGPARTITION']._serialized_end=739
 # @@protoc_insertion_point(module_scope)

@@ -31,6 +31,7 @@ class Record(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
     THUMBNAIL_FIELD_NUMBER: _builtins.int
+    IF_VERSION_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """Unique within the collection: UTF-8, 1..512 bytes."""
     image: _builtins.bytes
@@ -47,6 +48,10 @@ class Record(_message.Message):
     """
     thumbnail: _builtins.bytes
     """A preview image (JPEG, PNG or WebP), at most 10,240 bytes. Returned by Get with include_thumbnails."""
+    if_version: _builtins.int
+    """In Upsert: store the record only if the stored one has this version; 0: only if there is none. Otherwise the call
+    fails with ABORTED. Give it for all records of a request, or for none.
+    """
     def __init__(
         self,
         *,
@@ -57,13 +62,19 @@ class Record(_message.Message):
         version: _builtins.int = ...,
         features: _builtins.bytes = ...,
         thumbnail: _builtins.bytes = ...,
+        if_version: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "content", b"content", "image", b"image"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_if_version", b"_if_version", "code", b"code", "content", b"content", "if_version", b"if_version", "image", b"image"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "code", b"code", "content", b"content", "features", b"features", "image", b"image", "key", b"key", "thumbnail", b"thumbnail", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_if_version", b"_if_version", "attributes", b"attributes", "code", b"code", "content", b"content", "features", b"features", "if_version", b"if_version", "image", b"image", "key", b"key", "thumbnail", b"thumbnail", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__if_version: _TypeAlias = _typing.Literal["if_version"]  # noqa: Y015
+    _WhichOneofArgType__if_version: _TypeAlias = _typing.Literal["_if_version", b"_if_version"]  # noqa: Y015
     _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["image", "code"]  # noqa: Y015
     _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__if_version) -> _WhichOneofReturnType__if_version | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
 
 Global___Record: _TypeAlias = Record  # noqa: Y015
@@ -79,6 +90,9 @@ class RecordColumns(_message.Message):
     CODES_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     ATTRIBUTE_ENDS_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    THUMBNAILS_FIELD_NUMBER: _builtins.int
+    THUMBNAIL_ENDS_FIELD_NUMBER: _builtins.int
     keys: _builtins.bytes
     """The keys, end to end: UTF-8, 1..512 bytes each."""
     key_ends: _builtins.bytes
@@ -89,6 +103,12 @@ class RecordColumns(_message.Message):
     """The attributes, end to end: a JSON object each, as UTF-8 text, at most 64 KiB. Empty text means {}."""
     attribute_ends: _builtins.bytes
     """uint32 per record: where its attributes end in `attributes`. Empty if no record has attributes."""
+    versions: _builtins.bytes
+    """uint64 per record: as in Record. Output only."""
+    thumbnails: _builtins.bytes
+    """The thumbnails, end to end. Output only."""
+    thumbnail_ends: _builtins.bytes
+    """uint32 per record: where its thumbnail ends in `thumbnails`. Empty if no record has one. Output only."""
     def __init__(
         self,
         *,
@@ -97,10 +117,13 @@ class RecordColumns(_message.Message):
         codes: _builtins.bytes = ...,
         attributes: _builtins.bytes = ...,
         attribute_ends: _builtins.bytes = ...,
+        versions: _builtins.bytes = ...,
+        thumbnails: _builtins.bytes = ...,
+        thumbnail_ends: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute_ends", b"attribute_ends", "attributes", b"attributes", "codes", b"codes", "key_ends", b"key_ends", "keys", b"keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute_ends", b"attribute_ends", "attributes", b"attributes", "codes", b"codes", "key_ends", b"key_ends", "keys", b"keys", "thumbnail_ends", b"thumbnail_ends", "thumbnails", b"thumbnails", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

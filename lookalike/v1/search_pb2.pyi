@@ -605,9 +605,14 @@ class CountRequest(_message.Message):
     COLLECTION_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     ALLOW_PARTIAL_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     allow_partial: _builtins.bool
     """As in SearchOptions."""
+    consistency: Global___Consistency.ValueType
+    """With CONSISTENCY_QUORUM, the count includes every write acknowledged before the request. If writes are acknowledged
+    by fewer than all replicas, it then reads all matching records, some hundred thousand a second.
+    """
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
         """Count only records that match this filter."""
@@ -618,10 +623,11 @@ class CountRequest(_message.Message):
         collection: _builtins.str = ...,
         filter: _filter_pb2.Filter | None = ...,
         allow_partial: _builtins.bool = ...,
+        consistency: Global___Consistency.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_partial", b"allow_partial", "collection", b"collection", "filter", b"filter"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_partial", b"allow_partial", "collection", b"collection", "consistency", b"consistency", "filter", b"filter"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -669,10 +675,11 @@ class ScrollRequest(_message.Message):
     INCLUDE_CODES_FIELD_NUMBER: _builtins.int
     INCLUDE_THUMBNAILS_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     limit: _builtins.int
-    """Records per page, 1..10,000; 0 means 1,000. A page may be shorter because its size in bytes is limited, or because
-    records were changed while it was read.
+    """Records per page, 1..10,000, or 1..65,536 with `columns`; 0 means 1,000. A page may be shorter because its size in
+    bytes is limited, or because records were changed while it was read.
     """
     cursor: _builtins.str
     """Where the page starts: the cursor of the page before. Empty for the first page."""
@@ -683,6 +690,8 @@ class ScrollRequest(_message.Message):
     include_thumbnails: _builtins.bool
     """Return each record's thumbnail."""
     consistency: Global___Consistency.ValueType
+    columns: _builtins.bool
+    """Return the page as columns, which is faster."""
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
         """Return only records that match this filter."""
@@ -698,10 +707,11 @@ class ScrollRequest(_message.Message):
         include_codes: _builtins.bool = ...,
         include_thumbnails: _builtins.bool = ...,
         consistency: Global___Consistency.ValueType = ...,
+        columns: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "consistency", b"consistency", "cursor", b"cursor", "filter", b"filter", "include_attributes", b"include_attributes", "include_codes", b"include_codes", "include_thumbnails", b"include_thumbnails", "limit", b"limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "columns", b"columns", "consistency", b"consistency", "cursor", b"cursor", "filter", b"filter", "include_attributes", b"include_attributes", "include_codes", b"include_codes", "include_thumbnails", b"include_thumbnails", "limit", b"limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -714,6 +724,7 @@ class ScrollResponse(_message.Message):
     RECORDS_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
     """Where the next page starts. Empty after the last page."""
     @_builtins.property
@@ -724,16 +735,21 @@ class ScrollResponse(_message.Message):
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """As in SearchResponse: fields of the filter that no record has."""
 
+    @_builtins.property
+    def columns(self) -> _record_pb2.RecordColumns:
+        """Instead of `records`, if requested. What was not requested is empty."""
+
     def __init__(
         self,
         *,
         records: _abc.Iterable[_record_pb2.Record] | None = ...,
         cursor: _builtins.str = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        columns: _record_pb2.RecordColumns | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "records", b"records", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "cursor", b"cursor", "records", b"records", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -969,20 +985,26 @@ class DeleteRequest(_message.Message):
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
+    IF_VERSIONS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """1..10,000 keys. A key that does not exist is ignored."""
+
+    @_builtins.property
+    def if_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """One per key, or none: delete the record only if it has this version. Otherwise the call fails with ABORTED."""
 
     def __init__(
         self,
         *,
         collection: _builtins.str = ...,
         keys: _abc.Iterable[_builtins.str] | None = ...,
+        if_versions: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "keys", b"keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "if_versions", b"if_versions", "keys", b"keys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1082,6 +1104,7 @@ class SetAttributesRequest(_message.Message):
     REMOVE_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    IF_VERSIONS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     attributes: _builtins.str
     """A JSON object as text: the attributes to set, each as a whole. Other attributes stay as they are."""
@@ -1103,6 +1126,12 @@ class SetAttributesRequest(_message.Message):
     def remove(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of attributes to remove."""
 
+    @_builtins.property
+    def if_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """With keys: one per key, or none. Change the record only if it has this version. Otherwise the call fails with
+        ABORTED.
+        """
+
     def __init__(
         self,
         *,
@@ -1113,10 +1142,11 @@ class SetAttributesRequest(_message.Message):
         remove: _abc.Iterable[_builtins.str] | None = ...,
         limit: _builtins.int = ...,
         cursor: _builtins.str = ...,
+        if_versions: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "collection", b"collection", "cursor", b"cursor", "filter", b"filter", "keys", b"keys", "limit", b"limit", "remove", b"remove"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "collection", b"collection", "cursor", b"cursor", "filter", b"filter", "if_versions", b"if_versions", "keys", b"keys", "limit", b"limit", "remove", b"remove"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

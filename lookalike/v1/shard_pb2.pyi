@@ -425,10 +425,16 @@ class WriteRequest(_message.Message):
     FEATURES_FIELD_NUMBER: _builtins.int
     COLUMNS_FIELD_NUMBER: _builtins.int
     RESERVATIONS_FIELD_NUMBER: _builtins.int
+    RESERVED_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     fingerprint: _builtins.str
     features: _builtins.str
     """As in ScanGroup."""
+    reserved: _builtins.bool
+    """Store only records whose keys are reserved for their versions; the others are superseded."""
+    release: _builtins.bool
+    """End the reservations that `reservations` made, instead of making them."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardRecord]: ...
     @_builtins.property
@@ -448,10 +454,12 @@ class WriteRequest(_message.Message):
         features: _builtins.str = ...,
         columns: Global___VersionedColumns | None = ...,
         reservations: _abc.Iterable[Global___Reservation] | None = ...,
+        reserved: _builtins.bool = ...,
+        release: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "columns", b"columns", "features", b"features", "fingerprint", b"fingerprint", "records", b"records", "reservations", b"reservations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "columns", b"columns", "features", b"features", "fingerprint", b"fingerprint", "records", b"records", "release", b"release", "reservations", b"reservations", "reserved", b"reserved"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -459,8 +467,8 @@ Global___WriteRequest: _TypeAlias = WriteRequest  # noqa: Y015
 
 @_typing.final
 class Reservation(_message.Message):
-    """Reserves a key for a version, unless a version above the base is stored. Until the version is stored, lower versions of
-    the key are superseded.
+    """Reserves a key for a version, unless a version above the base is stored, or the key was reserved for another version a
+    moment ago. Until the version is stored, lower versions of the key are superseded.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -766,12 +774,15 @@ class ListSelected(_message.Message):
     INCLUDE_ATTRIBUTES_FIELD_NUMBER: _builtins.int
     INCLUDE_CODES_FIELD_NUMBER: _builtins.int
     INCLUDE_THUMBNAILS_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
     after: _builtins.str
     """List the records after this key in the order of (id, key). Empty: from the first."""
     limit: _builtins.int
     include_attributes: _builtins.bool
     include_codes: _builtins.bool
     include_thumbnails: _builtins.bool
+    columns: _builtins.bool
+    """Return columns instead of records."""
     def __init__(
         self,
         *,
@@ -780,10 +791,11 @@ class ListSelected(_message.Message):
         include_attributes: _builtins.bool = ...,
         include_codes: _builtins.bool = ...,
         include_thumbnails: _builtins.bool = ...,
+        columns: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "include_attributes", b"include_attributes", "include_codes", b"include_codes", "include_thumbnails", b"include_thumbnails", "limit", b"limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "columns", b"columns", "include_attributes", b"include_attributes", "include_codes", b"include_codes", "include_thumbnails", b"include_thumbnails", "limit", b"limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -919,6 +931,8 @@ class SelectResponse(_message.Message):
     RECORDS_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
     FACETS_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
     GROUPS_FIELD_NUMBER: _builtins.int
     HITS_FIELD_NUMBER: _builtins.int
     rows: _builtins.int
@@ -929,6 +943,8 @@ class SelectResponse(_message.Message):
     """Of CountSelected: the records that match."""
     more: _builtins.bool
     """Of ListSelected: whether there are further records after the last one."""
+    ids: _builtins.bytes
+    """uint64 little-endian: the id of each record of `columns`."""
     @_builtins.property
     def unknown_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """As in ScanHits."""
@@ -942,6 +958,10 @@ class SelectResponse(_message.Message):
     @_builtins.property
     def facets(self) -> _containers.RepeatedCompositeFieldContainer[Global___FacetCount]:
         """Of FacetSelected: all values, in no order."""
+
+    @_builtins.property
+    def columns(self) -> _record_pb2.RecordColumns:
+        """Of ListSelected: instead of `records`, if requested. What was not requested is empty."""
 
     @_builtins.property
     def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___NearGroup]:
@@ -962,12 +982,14 @@ class SelectResponse(_message.Message):
         records: _abc.Iterable[Global___ShardRecord] | None = ...,
         more: _builtins.bool = ...,
         facets: _abc.Iterable[Global___FacetCount] | None = ...,
+        columns: _record_pb2.RecordColumns | None = ...,
+        ids: _builtins.bytes = ...,
         groups: _abc.Iterable[Global___NearGroup] | None = ...,
         hits: Global___ScanHits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["hits", b"hits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "hits", b"hits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "facets", b"facets", "groups", b"groups", "hits", b"hits", "known_fields", b"known_fields", "more", b"more", "records", b"records", "rows", b"rows", "stale_ms", b"stale_ms", "unknown_fields", b"unknown_fields"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "count", b"count", "facets", b"facets", "groups", b"groups", "hits", b"hits", "ids", b"ids", "known_fields", b"known_fields", "more", b"more", "records", b"records", "rows", b"rows", "stale_ms", b"stale_ms", "unknown_fields", b"unknown_fields"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

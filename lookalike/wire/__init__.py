@@ -28,8 +28,10 @@ from lookalike.wire.public.collections import (
 from lookalike.wire.public.columns import columns_from_wire, columns_to_wire
 from lookalike.wire.public.filters import filter_from_wire, filter_to_wire, scalar_from_wire, scalar_to_wire
 from lookalike.wire.public.requests import (
+    check_version,
     consistency_from_wire,
     consistency_to_wire,
+    if_versions_from_wire,
     image_bytes,
     options_from_wire,
     options_to_wire,
@@ -110,6 +112,7 @@ __all__ = [
     "bases_from_wire",
     "change_from_wire",
     "change_to_wire",
+    "check_version",
     "collection_from_wire",
     "collection_to_wire",
     "columns_from_wire",
@@ -134,6 +137,7 @@ __all__ = [
     "hand_over_from_wire",
     "head_to_wire",
     "hits_to_wire",
+    "if_versions_from_wire",
     "image_bytes",
     "indexing_from_wire",
     "indexing_to_wire",

@@ -20,11 +20,12 @@ from tests.chaos.checked_reads import CheckedReads
 from tests.chaos.cluster import Cluster, wait_until
 from tests.chaos.content import Codes, Images, Source
 from tests.chaos.faults import Faults
-from tests.chaos.final_check import check_every_key
+from tests.chaos.final_check import check_every_key, check_shared
 from tests.chaos.history import History
 from tests.chaos.isolation import isolate
 from tests.chaos.network import make_network
 from tests.chaos.settings import Settings, parse_settings
+from tests.chaos.shared import SharedRecords
 from tests.chaos.verdict import Log, Tally, print_verdict, verdict
 from tests.chaos.violations import plant_violation, result_filter
 from tests.chaos.workload import CALL_SECONDS, Coordinators, Workload, keys_of
@@ -33,6 +34,7 @@ EXIT_VIOLATION = 1
 EXIT_FAILED = 3
 _WRITERS = 4
 _READERS = 3
+_SELECTORS = 2
 _CALM_SHARE = 0.1
 _CALM_MAX_SECONDS = 5.0
 _START_SECONDS = 60.0
@@ -52,6 +54,7 @@ class Run:
         self.faults = Faults(settings, cluster, self.stats, log)
         self.harness_errors: list[BaseException] = []
         self.checked_reads: list[CheckedReads] = []
+        self.shared: SharedRecords | None = None
 
     def go(self) -> bool:
         """Executes the run and prints the verdict; returns whether there was no violation.
@@ -86,12 +89,15 @@ class Run:
 
     def _workload(self, coordinators: Coordinators) -> Workload:
         seed = self.settings.seed
-        _, client = coordinators[0]
         workload = Workload(coordinators, self.harness_errors.append)
-        self._load(workload, Codes(client), [f"writer{i}" for i in range(_WRITERS)], _READERS)
-        if self.settings.has_encoder:
-            with Client(self.cluster.addresses[0], timeout=_ENCODER_START_SECONDS) as patient:
+        with Client(self.cluster.addresses[0], timeout=_ENCODER_START_SECONDS) as patient:
+            self._load(workload, Codes(patient), [f"writer{i}" for i in range(_WRITERS)], _READERS)
+            if self.settings.has_encoder:
                 self._load(workload, Images(patient, seed), ["painter0"], 1)
+            if self.settings.quorum_is_fresh:
+                self.shared = SharedRecords(patient, self.tally, self.stats)
+                for writer, rng in self.shared.writers(seed):
+                    workload.add_shared_writer(writer, rng)
         return workload
 
     def _load(self, workload: Workload, source: Source, writers: list[str], readers: int) -> None:
@@ -100,10 +106,14 @@ class Run:
         reads = CheckedReads(self.settings, source, history, self.tally, self.stats, altering)
         self.checked_reads.append(reads)
         for writer in writers:
-            workload.add_writer(writer, source, history, self.stats, f"{writer} {self.settings.seed}")
+            is_fresh = self.settings.quorum_is_fresh
+            seed = f"{writer} {self.settings.seed}"
+            workload.add_writer(writer, reads, self.stats, self.tally, is_fresh, seed)
         for number in range(readers):
             seed = f"reader {source.collection} {number} {self.settings.seed}"
             workload.add_reader(reads, seed)
+        for number in range(_SELECTORS):
+            workload.add_selector(reads, f"selector {source.collection} {number} {self.settings.seed}")
 
     def _inject_faults(self) -> None:
         seconds = self.settings.seconds
@@ -125,6 +135,8 @@ class Run:
         plant_violation(
             self.settings.plant, coordinators[0][1], self.checked_reads[0].source, self.checked_reads[0].history
         )
+        if self.shared is not None:
+            check_shared(self.shared, coordinators, self.tally)
         for reads in self.checked_reads:
             self.log.say(f"reading all {len(reads.history.keys)} keys of {reads.source.collection}")
             check_every_key(reads, coordinators, self.tally)

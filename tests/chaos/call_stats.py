@@ -41,6 +41,12 @@ class CallStats:
         with self._lock:
             return sum(len(calls.seconds) for (name, _), calls in self._calls.items() if name == operation)
 
+    def counts(self) -> dict[str, int]:
+        """Returns the number of successful calls of each operation."""
+        with self._lock:
+            names = sorted({name for name, _ in self._calls})
+        return {name: self.count(name) for name in names}
+
     def availability(self, operation: str) -> float | None:
         """Returns the share of calls that succeeded, or None if there were none."""
         with self._lock:

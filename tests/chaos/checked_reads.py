@@ -5,14 +5,15 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from lookalike import Client
 from lookalike.model.errors import LookalikeError
 from lookalike.model.records import Hit, SearchResult, StoredRecord
 from tests.chaos.call_stats import CallStats
-from tests.chaos.checker import Search, SeenHit, SeenRecord, Span, check_get, check_search
-from tests.chaos.content import Content, Source, code_number
-from tests.chaos.history import History
+from tests.chaos.checker import Finding, Search, SeenHit, SeenRecord, Span, check_get, check_scores, check_search
+from tests.chaos.content import Content, Source, code_number, cosine, features_of
+from tests.chaos.history import Attributes, History
 from tests.chaos.settings import Settings
 from tests.chaos.verdict import Tally
 
@@ -20,6 +21,7 @@ from tests.chaos.verdict import Tally
 # it.
 _GET_STALE_SECONDS = 60.0
 
+Answer = TypeVar("Answer")
 ResultFilter = Callable[[SearchResult], SearchResult]
 
 
@@ -43,20 +45,48 @@ class CheckedReads:
         self._stats = stats
         self._answer = answer
 
-    def get(self, name: str, client: Client, keys: Sequence[str], consistency: str) -> bool:
-        """Reads keys through the coordinator `name`; returns whether it answered."""
+    def checked(
+        self,
+        operation: str,
+        how: str,
+        call: Callable[[], Answer],
+        check: Callable[[Answer, Span], list[Finding]],
+        stale_seconds: Callable[[Answer], float],
+    ) -> bool:
+        """Issues a call and checks its answer; returns whether it answered.
+
+        Args:
+            operation: Its name in the statistics.
+            how: Describes it.
+            call: The call.
+            check: Returns what is wrong with the answer.
+            stale_seconds: Returns the staleness that the answer may have.
+        """
         phase, began = self._stats.phase, time.monotonic()
         try:
-            records = client.get(keys, collection=self.source.collection, consistency=consistency)
+            answer = call()
         except LookalikeError as error:
-            self._stats.failed("get", phase, error)
+            self._stats.failed(operation, phase, error)
             return False
         ended = time.monotonic()
-        self._stats.succeeded("get", phase, ended - began)
-        span = Span(began, ended, self._get_stale_seconds(consistency))
-        findings = check_get(self.history, keys, [_seen_record(record) for record in records], span)
-        self._tally.add(findings, span, f"get at {consistency} through {name}")
+        self._stats.succeeded(operation, phase, ended - began)
+        span = Span(began, ended, stale_seconds(answer))
+        self._tally.add(check(answer, span), span, how)
         return True
+
+    def get(self, name: str, client: Client, keys: Sequence[str], consistency: str) -> bool:
+        """Reads keys through the coordinator `name`; returns whether it answered."""
+        return self.checked(
+            "get",
+            f"get at {consistency} through {name}",
+            lambda: client.get(
+                keys, collection=self.source.collection, consistency=consistency, include_thumbnails=True
+            ),
+            lambda found, span: check_get(
+                self.history, keys, [seen_record(record, True) for record in found], span
+            ),
+            lambda _: self.get_stale_seconds(consistency),
+        )
 
     def search(
         self, name: str, client: Client, content: Content, search: Search, consistency: str, allow_partial: bool
@@ -88,7 +118,26 @@ class CheckedReads:
         )  # fmt: skip
         return result
 
-    def _get_stale_seconds(self, consistency: str) -> float:
+    def rerank(self, name: str, client: Client, content: Content, prefix: str, consistency: str) -> bool:
+        """Ranks the records of a writer by features; returns whether there was an answer."""
+        return self.checked(
+            "rerank",
+            f"rerank at {consistency} through {name}, prefix {prefix}",
+            lambda: client.search(
+                collection=self.source.collection, k=50, rerank="features", include_attributes=True,
+                filter={"writer": prefix.removesuffix("-")}, consistency=consistency,
+                features=features_of(content.code), **content.query(self.source.fingerprint),
+            ),
+            lambda found, span: check_scores(
+                self.history,
+                [(hit.key, sequence_of(hit), hit.score) for hit in found.hits],
+                lambda code: cosine(code, content.code),
+                span,
+            ),
+            lambda found: self._search_stale_seconds(found, consistency),
+        )  # fmt: skip
+
+    def get_stale_seconds(self, consistency: str) -> float:
         settings = self._settings
         is_fresh = settings.acknowledged_by_all or (consistency == "quorum" and settings.quorum_is_fresh)
         return 0.0 if is_fresh else _GET_STALE_SECONDS
@@ -115,6 +164,10 @@ class RandomReads:
         if rng.random() < 0.4:
             self._reads.get(name, client, rng.sample(self._keys, rng.choice((1, 5, 40))), consistency)
             return
+        if self._reads.source.has_features and rng.random() < 0.2:
+            content, search = self._filtered()
+            self._reads.rerank(name, client, content, search.prefix, consistency)
+            return
         content, search = rng.choice((self._exact, self._nearest, self._filtered))()
         self._reads.search(name, client, content, search, consistency, rng.random() < 0.5)
 
@@ -135,15 +188,21 @@ class RandomReads:
         return content, Search(content.code, 20, prefix=f"{writer}-")
 
 
-def _seen_record(record: StoredRecord) -> SeenRecord:
-    return SeenRecord(record.key, _sequence(record), code_number(record.code))
+def seen_record(record: StoredRecord, is_whole: bool) -> SeenRecord:
+    """Returns a record as the checker sees it. is_whole: Whether its code and thumbnail were requested."""
+    found = record.attributes
+    attributes = None
+    if isinstance(found.get("born"), int) and isinstance(found.get("group"), int):
+        attributes = Attributes(found["born"], found["group"], found.get("note"))
+    code, thumbnail = (code_number(record.code), record.thumbnail) if is_whole else (None, None)
+    return SeenRecord(record.key, sequence_of(record), code, attributes, thumbnail)
 
 
 def _seen_hit(hit: Hit) -> SeenHit:
-    return SeenHit(hit.key, _sequence(hit), hit.distance)
+    return SeenHit(hit.key, sequence_of(hit), hit.distance)
 
 
-def _sequence(record: StoredRecord | Hit) -> int:
+def sequence_of(record: StoredRecord | Hit) -> int:
     """Returns the sequence number of the write that a record shows; -1 if it names another key or none."""
     if record.attributes.get("key") != record.key:
         return -1

@@ -16,9 +16,11 @@ import itertools
 from collections.abc import Callable, Sequence
 
 from lookalike.model.records import record_id
-from tests.chaos.history import History, Write
+from tests.chaos.history import Attributes, History, Write
 
 Rank = tuple[int, int, str]
+# Features are stored with eight bits each.
+_SCORE_TOLERANCE = 0.02
 
 
 class Kind(enum.StrEnum):
@@ -68,11 +70,18 @@ class SeenHit:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SeenRecord:
-    """A record as returned, and the sequence number of the write that it shows."""
+    """A record as returned, and the sequence number of the write that it shows.
+
+    Attributes:
+        attributes: Its other attributes; None if they are malformed, or not checked.
+        thumbnail: Its thumbnail; None if it was not requested.
+    """
 
     key: str
     sequence: int
-    code: int
+    code: int | None
+    attributes: Attributes | None = None
+    thumbnail: bytes | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -96,21 +105,29 @@ def rank(key: str, code: int, query: int) -> Rank:
 
 def check_get(history: History, requested: Sequence[str], seen: Sequence[SeenRecord], span: Span) -> list[Finding]:
     """Checks the records that a read of the keys `requested` returned."""
+    findings = check_records(history, seen, span)
+    found = {record.key for record in seen}
+    for key in found - set(requested):
+        findings.append(Finding(Kind.CORRUPTED, key, "not requested"))
+    for key in dict.fromkeys(requested):
+        if key not in found:
+            findings.extend(check_absence(history, key, span, lambda write: write.is_delete, Kind.LOST))
+    return findings
+
+
+def check_records(history: History, seen: Sequence[SeenRecord], span: Span) -> list[Finding]:
+    """Checks that each record of an answer was written, may be seen, and is there once."""
     findings = []
-    found: dict[str, SeenRecord] = {}
+    found: set[str] = set()
     for record in seen:
         if record.key in found:
             findings.append(Finding(Kind.DUPLICATED, record.key, "returned twice in one answer"))
-        found[record.key] = record
-    for key in found.keys() - set(requested):
-        findings.append(Finding(Kind.CORRUPTED, key, "not requested"))
-    for key in dict.fromkeys(requested):
-        if (seen_now := found.get(key)) is None:
-            findings.extend(_check_absence(history, key, span, lambda write: write.is_delete, Kind.LOST))
-        elif not _is_content(history, seen_now):
-            findings.append(Finding(Kind.CORRUPTED, key, f"never written: {seen_now}"))
+        found.add(record.key)
+        if record.key not in history or not _is_content(history, record):
+            write = history.find(record.key, record.sequence) if record.key in history else None
+            findings.append(Finding(Kind.CORRUPTED, record.key, f"never written: {record}, but {write}"))
         else:
-            findings.extend(_check_presence(history, key, seen_now.sequence, span))
+            findings.extend(check_presence(history, record.key, record.sequence, span))
     return findings
 
 
@@ -147,7 +164,31 @@ def _check_hits(history: History, search: Search, hits: Sequence[SeenHit], span:
         ):
             findings.append(Finding(Kind.FALSE_COMPLETE, hit.key, f"{hit} does not match the filter or range"))
         else:
-            findings.extend(_check_presence(history, hit.key, hit.sequence, span))
+            findings.extend(check_presence(history, hit.key, hit.sequence, span))
+    return findings
+
+
+def check_scores(
+    history: History, scores: Sequence[tuple[str, int, float]], cosine: Callable[[int], float], span: Span
+) -> list[Finding]:
+    """Checks hits that are ranked by features: the score of each must be that of the features of its write.
+
+    Args:
+        history: All writes.
+        scores: The key, the sequence number and the score of each hit.
+        cosine: Returns the score of a code's features.
+        span: When the search ran.
+    """
+    findings = []
+    for key, sequence, score in scores:
+        write = history.find(key, sequence) if key in history else None
+        if write is None or write.code is None:
+            findings.append(Finding(Kind.CORRUPTED, key, f"never written: #{sequence}"))
+        elif abs(score - cosine(write.code)) > _SCORE_TOLERANCE:
+            text = f"score {score:.4f}, the features of {write} have {cosine(write.code):.4f}"
+            findings.append(Finding(Kind.CORRUPTED, key, text))
+        else:
+            findings.extend(check_presence(history, key, sequence, span))
     return findings
 
 
@@ -182,11 +223,11 @@ def _check_missing(history: History, search: Search, hits: Sequence[SeenHit], sp
     findings = []
     for key in history.keys:
         if key.startswith(search.prefix) and key not in shown:
-            findings.extend(_check_absence(history, key, span, may_be_missing, Kind.FALSE_COMPLETE))
+            findings.extend(check_absence(history, key, span, may_be_missing, Kind.FALSE_COMPLETE))
     return findings
 
 
-def _check_absence(
+def check_absence(
     history: History, key: str, span: Span, explains: Callable[[Write], bool], kind: Kind
 ) -> list[Finding]:
     """Checks that a key may be absent from an answer. `explains` returns whether it is absent after a write."""
@@ -199,7 +240,7 @@ def _check_absence(
     return [Finding(kind, key, f"absent, permitted: {_listed(permitted)}", late)]
 
 
-def _check_presence(history: History, key: str, sequence: int, span: Span) -> list[Finding]:
+def check_presence(history: History, key: str, sequence: int, span: Span) -> list[Finding]:
     """Checks that a read may show this write of a key."""
     permitted = history.permitted(key, span.began, span.ended)
     if any(write.sequence == sequence for write in permitted):
@@ -215,7 +256,11 @@ def _check_presence(history: History, key: str, sequence: int, span: Span) -> li
 
 def _is_content(history: History, record: SeenRecord) -> bool:
     write = history.find(record.key, record.sequence)
-    return write is not None and write.code == record.code
+    if write is None or write.is_delete or record.code not in (None, write.code):
+        return False
+    if record.thumbnail is not None and record.thumbnail != write.thumbnail:
+        return False
+    return write.attributes is None or write.attributes == record.attributes
 
 
 def _listed(writes: Sequence[Write]) -> str:

@@ -20,7 +20,7 @@ FAULT_KINDS = (
     "reshard",
     "rolling-restart",
 )
-PLANTS = ("lose", "resurrect", "duplicate", "stale")
+PLANTS = ("lose", "resurrect", "duplicate", "stale", "change")
 WriteQuorum = Literal["one", "majority", "all"]
 _DESCRIPTION = "Injects random faults into a cluster under load and checks every answer."
 MAX_REPLICAS = 3

@@ -96,6 +96,7 @@ def verdict(
         "gets": stats.count("get"),
         "get_availability": stats.availability("get"),
         "write_availability": stats.availability("write"),
+        "operations": stats.counts(),
         "settled": is_settled,
         "process_deaths": deaths,
         "partitions": settings.partitions,

@@ -36,11 +36,14 @@ def plant_violation(plant: str | None, client: Client, source: Source, history: 
     elif plant == "stale":
         write = _find(history, lambda write: not write.is_delete and len(history.upserts(write.key)) > 1)
         _write_again(client, source, history.upserts(write.key)[-2])
+    elif plant == "change":
+        write = _find(history, lambda write: not write.is_delete)
+        client.set_attributes({"note": -1}, keys=[write.key], collection=source.collection)
 
 
 def _write_again(client: Client, source: Source, write: Write) -> None:
     assert write.code is not None
-    record = source.of(write.code).record(write.key, write.sequence, source.fingerprint)
+    record = source.of(write.code).record(write, source.fingerprint)
     client.upsert([record], collection=source.collection)
 
 

@@ -14,12 +14,14 @@ from lookalike import Client
 from lookalike.model.errors import LookalikeError
 from tests.chaos.call_stats import CallStats
 from tests.chaos.checked_reads import CheckedReads, RandomReads
-from tests.chaos.content import Content, Source
-from tests.chaos.history import History, Write
+from tests.chaos.checked_selects import CheckedSelects, RandomSelects
+from tests.chaos.checker import Finding, Kind, Span
+from tests.chaos.shared import SharedWriter
+from tests.chaos.verdict import Tally
+from tests.chaos.writes import Plan, Planner
 
 CALL_SECONDS = 4.0
 KEYS_PER_WRITER = 120
-_DELETE_SHARE = 0.25
 _PAUSE_SECONDS = (0.01, 0.05)
 _RETRY_SECONDS = (0.1, 0.4)
 
@@ -34,55 +36,45 @@ class Writer:
     """Writes its keys in small batches."""
 
     def __init__(
-        self, name: str, source: Source, history: History, stats: CallStats, coordinators: Coordinators,
-        rng: random.Random,
-    ) -> None:  # fmt: skip
-        self._keys = keys_of(name)
-        self._source = source
-        self._history = history
+        self, planner: Planner, stats: CallStats, coordinators: Coordinators, rng: random.Random, tally: Tally
+    ) -> None:
+        self._planner = planner
         self._stats = stats
         self._coordinators = coordinators
         self._rng = rng
+        self._tally = tally
 
     def write(self, gave_up: threading.Event) -> None:
         """Writes one batch, retrying until it is acknowledged or `gave_up` is set."""
-        rng = self._rng
-        keys = rng.sample(self._keys, rng.randint(1, 8))
-        contents: list[Content | None]
-        contents = [None] * len(keys) if rng.random() < _DELETE_SHARE else [self._source.draw(rng) for _ in keys]
-        now = time.monotonic()
-        writes = [
-            self._history.begin(key, None if content is None else content.code, now)
-            for key, content in zip(keys, contents, strict=True)
-        ]
-        while not self._attempt(writes, contents):
-            for write in writes:
+        began = time.monotonic()
+        plan = self._planner.plan(began)
+        is_first = True
+        while (count := self._attempt(plan)) is None:
+            is_first = False
+            for write in plan.writes:
                 write.is_doubtful = True
-            if gave_up.wait(rng.uniform(*_RETRY_SECONDS)):
+            if gave_up.wait(self._rng.uniform(*_RETRY_SECONDS)):
                 return
         done = time.monotonic()
-        for write in writes:
+        for write in plan.writes:
             write.acknowledged = done
+        # A retry, also one of the SDK, finds less to delete.
+        if count > plan.count or (is_first and count < plan.count and "delete" not in plan.kind):
+            text = f"{plan.kind} says that it wrote {count} records, not {plan.count}"
+            self._tally.add([Finding(Kind.CORRUPTED, "", text)], Span(began, done), plan.kind)
 
-    def _attempt(self, writes: Sequence[Write], contents: Sequence[Content | None]) -> bool:
-        """Sends the writes once; returns whether they were acknowledged."""
+    def _attempt(self, plan: Plan) -> int | None:
+        """Sends the writes once; returns how many records were written, or None without an answer."""
         _, client = self._rng.choice(self._coordinators)
-        source, phase, began = self._source, self._stats.phase, time.monotonic()
-        records = [
-            content.record(write.key, write.sequence, source.fingerprint)
-            for write, content in zip(writes, contents, strict=True)
-            if content is not None
-        ]
+        phase, began = self._stats.phase, time.monotonic()
+        operation = "write" if plan.kind in ("upsert", "delete") else plan.kind
         try:
-            if records:
-                client.upsert(records, collection=source.collection)
-            else:
-                client.delete([write.key for write in writes], collection=source.collection)
+            count = plan.send(client)
         except LookalikeError as error:
-            self._stats.failed("write", phase, error)
-            return False
-        self._stats.succeeded("write", phase, time.monotonic() - began)
-        return True
+            self._stats.failed(operation, phase, error)
+            return None
+        self._stats.succeeded(operation, phase, time.monotonic() - began)
+        return count
 
 
 class Workload:
@@ -96,15 +88,27 @@ class Workload:
         self._gave_up = threading.Event()
         self._threads: list[threading.Thread] = []
 
-    def add_writer(self, name: str, source: Source, history: History, stats: CallStats, seed: str) -> None:
+    def add_writer(
+        self, name: str, reads: CheckedReads, stats: CallStats, tally: Tally, is_quorum_fresh: bool, seed: str
+    ) -> None:
         rng = random.Random(seed)
-        writer = Writer(name, source, history, stats, self._coordinators, rng)
+        planner = Planner(keys_of(name), reads.source, reads.history, rng, is_quorum_fresh)
+        writer = Writer(planner, stats, self._coordinators, rng, tally)
         self._add(lambda: writer.write(self._gave_up), rng)
 
     def add_reader(self, reads: CheckedReads, seed: str) -> None:
         rng = random.Random(seed)
         reader = RandomReads(reads, rng)
         self._add(lambda: reader.read(*rng.choice(self._coordinators)), rng)
+
+    def add_selector(self, reads: CheckedReads, seed: str) -> None:
+        rng = random.Random(seed)
+        reader = RandomSelects(CheckedSelects(reads), reads.history.keys, rng)
+        self._add(lambda: reader.read(*rng.choice(self._coordinators)), rng)
+
+    def add_shared_writer(self, shared: SharedWriter, rng: random.Random) -> None:
+        """Adds a writer of keys that others write too."""
+        self._add(lambda: shared.write(*rng.choice(self._coordinators)), rng)
 
     def start(self) -> None:
         for thread in self._threads:

@@ -296,3 +296,9 @@ def test_a_job_without_a_record_makes_no_collection(client: Client, run: Any, tm
         run(tmp_path / "t.parquet", collection="never-made", where='{"label": "cat"}')
     with pytest.raises(NotFound, match="never-made"):
         client.get_collection("never-made")
+
+
+def test_an_encoder_is_refused_for_records_with_codes(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "codes.jsonl").write_text('{"key": "a", "code": "AAAAAAAAAAA="}\n')
+    with pytest.raises(InvalidRequest, match="encoder: shoes is for images"):
+        run(tmp_path / "codes.jsonl", encoder="shoes", collection="refused")

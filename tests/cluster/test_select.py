@@ -193,8 +193,8 @@ def test_bad_requests_are_refused(client: Client, filled: str) -> None:
         (lambda: client.scroll_page(collection=filled, cursor="bm8="), "cursor: 'bm8=' is not one that a page"),
         (lambda: client.scroll_page(collection=filled, cursor="é"), "cursor: 'é'"),
         (
-            lambda: client.scroll_page(collection=filled, limit=10_001),
-            "limit: is 10001; use a whole number from 1 to 10,000",
+            lambda: client.scroll_page(collection=filled, limit=65_537),
+            "limit: is 65537; use a whole number from 1 to 65,536",
         ),
         (lambda: list(client.scroll(collection=filled, limit=-1)), "limit: is -1; use"),
         (lambda: list(client.scroll(collection=filled, page_size=0)), "limit: is 0; use"),

@@ -37,6 +37,10 @@ def test_a_short_chaos_run_finds_no_violation() -> None:
     assert verdict["searches"] > 50
     assert verdict["search_availability"] > 0.5
     assert verdict["write_availability"] > 0.5
+    # The rarer kinds of writes may be left out in so short a run.
+    answered = {operation for operation, count in verdict["operations"].items() if count}
+    assert answered >= {"exists", "count", "facets", "scroll", "rerank"}
+    assert answered >= {"set", "set-matching", "upsert-if", "shared-set", "shared-if"}
 
 
 def test_chaos_detects_a_planted_loss() -> None:
@@ -44,3 +48,10 @@ def test_chaos_detects_a_planted_loss() -> None:
     assert code == 1, printed
     assert verdict["lost"] > 0
     assert "VIOLATION lost" in printed
+
+
+def test_chaos_detects_a_planted_change_of_attributes() -> None:
+    code, verdict, printed = _chaos("--plant", "change", "--seconds", "5", "--without", "reshard")
+    assert code == 1, printed
+    assert verdict["corrupted"] > 0
+    assert "VIOLATION corrupted" in printed

@@ -38,7 +38,17 @@ def test_a_scroll_is_exact_during_resharding_and_writes(tmp_path: Path) -> None:
         assert steady <= set(keys), f"{len(steady - set(keys))} are missing"
         assert all(record.code == code(int(record.key[1:])) for record in records)
 
+    keys = sorted(steady) + [f"never{i}" for i in range(100)]
+
     def ask(client: Client, choice: random.Random) -> None:
+        consistency = choice.choice(["one", "quorum"])
+        there = client.exists(keys, collection="c", consistency=consistency)
+        assert there == [key in steady for key in keys]
+        records = client.get(keys, collection="c", consistency=consistency)
+        assert [record.key for record in records] == sorted(steady)
+        assert all(record.code == code(int(record.key[1:])) for record in records)
+        matching = client.scroll_columns(collection="c", filter={"steady": True}, consistency=consistency)
+        assert sorted(key for page in matching for key in page.keys) == sorted(steady)
         found = client.count(collection="c", filter={"steady": True})
         assert found.count == len(steady), found.coverage
         facets = client.facets("steady", collection="c").facets

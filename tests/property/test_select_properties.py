@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 import tempfile
 import zlib
 from collections import Counter
@@ -17,7 +18,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.selector import merged
+from lookalike.cluster.listed import Listed, merge
 from lookalike.cluster.select import CountOf, FacetCounter, FacetsOf, Kind, ListOf, Question, Selected
 from lookalike.model import filters
 from lookalike.model.codespace import CodeSpace
@@ -51,6 +52,10 @@ def colliding_id(key: str) -> int:
     """Eight ids, in four slots."""
     hashed = zlib.crc32(key.encode())
     return (hashed % 4 << 54) + hashed // 4 % 2
+
+
+def order(key: str) -> tuple[int, str]:
+    return colliding_id(key), key
 
 
 class Shards:
@@ -114,8 +119,12 @@ def test_a_scroll_returns_every_unchanged_record_once_and_no_record_twice(
         after, listed = "", list[str]()
         while True:
             wanted = ListOf(after, limit, include_attributes=True)
-            records, has_more = merged(opened.ask(condition, wanted), limit)
+            parts = opened.ask(condition, wanted)
+            lists = [part.listed for part in parts if part.listed is not None]
+            whole = merge(lists, [part.more for part in parts], limit, sys.maxsize)
+            records, has_more = whole.listed.records(), whole.more
             assert len(records) <= limit
+            assert all(attributes_text(opened.model[record.key]) == record.attributes for record in records)
             assert all(opened.expected(condition)[record.key] == opened.model[record.key] for record in records)
             listed += [record.key for record in records]
             if not has_more:
@@ -162,7 +171,41 @@ def test_counts_and_facets_equal_those_of_a_dict(
 def test_a_scroll_ends_at_the_limit_of_bytes_and_goes_on_after_it() -> None:
     record = VersionedRecord("", CODE, '{"t":"' + "x" * 100 + '"}', 1)
     records = [dataclasses.replace(record, key=f"k{i}") for i in range(5)]
-    found, has_more = merged([Selected(records=sorted(records, key=lambda one: one.key))], 5, 250)
-    assert (len(found), has_more) == (2, True)
-    found, has_more = merged([Selected(records=records)], 5, 1)
-    assert (len(found), has_more) == (1, True)
+    for max_bytes, count in ((250, 2), (1, 1), (10_000, 5)):
+        found = merge([Listed.of(records)], [False], 5, max_bytes)
+        assert (len(found.listed), found.more) == (count, count < 5)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.lists(st.tuples(st.sampled_from(KEYS), st.integers(1, 3)), max_size=10), min_size=1, max_size=3),
+    st.lists(st.booleans(), min_size=3, max_size=3),
+    st.integers(1, 12),
+)
+def test_merged_lists_equal_those_of_plain_python(
+    given_lists: list[list[tuple[str, int]]], more: list[bool], limit: int
+) -> None:
+    """Lists of several replicas: the same keys, in equal or different versions."""
+    with mock.patch("lookalike.cluster.listed.record_id", colliding_id):
+        lists = [
+            sorted(dict(part).items(), key=lambda one: (colliding_id(one[0]), one[0])) for part in given_lists
+        ]
+        more = [has_more and bool(part) for has_more, part in zip(more, lists, strict=False)]
+        columns = [
+            Listed.of([VersionedRecord(key, CODE, key, version) for key, version in part]) for part in lists
+        ]
+        found = merge(columns, more, limit, sys.maxsize, copies=len(lists))
+    ends = [
+        (colliding_id(part[-1][0]), part[-1][0]) for part, has_more in zip(lists, more, strict=True) if has_more
+    ]
+    versions: dict[str, list[int]] = {}
+    for key, version in (one for part in lists for one in part):
+        versions.setdefault(key, []).append(version)
+    keys = [key for key in sorted(versions, key=order) if not ends or order(key) <= min(ends)]
+    shown = keys[:limit]
+    assert found.listed.keys.strings() == found.listed.attributes.strings() == shown
+    assert found.more == (bool(ends) or len(keys) > limit)
+    assert found.listed.versions.tolist() == [versions[key][0] for key in shown]
+    expected = [len(versions[key]) == len(lists) and len(set(versions[key])) == 1 for key in shown]
+    assert found.agreed.tolist() == expected
+    assert not shown or found.listed.last_key() == shown[-1]

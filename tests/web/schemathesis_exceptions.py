@@ -32,6 +32,8 @@ _RULES = re.compile(
             r"(ttl|ttl\.\w+|alias|target|new_name|encoder):",
             r"body: .*: Value out of range",
             # What the collection, or the cluster, has.
+            r"collection: .* (has the|is an) alias",
+            r"target: .* the collection to copy from",
             r"code: .* the collection's codes have",
             r"(encoder: this cluster has none|image: this cluster has no encoder)",
             r"fingerprint: .* without its code space's fingerprint",

@@ -189,6 +189,13 @@ _TOO_LONG = "k" * (MAX_KEY_BYTES + 1)
         ("POST", "/records/facets", {"attribute": "a", "limit": 100_001}),
         ("POST", "/records/facets", {}),
         ("POST", "/records/delete", {}),
+        ("POST", "/v1/aliases", {"alias": "a b", "collection": "a"}),
+        ("POST", "/v1/aliases", {"alias": "a"}),
+        ("PUT", "/v1/aliases/a", {}),
+        ("POST", "/rename", {}),
+        ("POST", "/copy", {}),
+        ("POST", "/copy", {"target": "x", "limit": 10_001}),
+        ("PUT", "/ttl", {"ttl": {"attribute": ""}}),
     ],
 )  # fmt: skip
 def test_the_document_and_the_server_have_the_same_limits(

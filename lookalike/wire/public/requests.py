@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from lookalike.model.errors import InvalidRequest
 from lookalike.model.records import (
     DEFAULT_OVERSAMPLING,
     MAX_K,
+    VERSION_LIMIT,
     Record,
     attributes_text,
     check_k,
@@ -36,8 +38,33 @@ def image_bytes(image: bytes | str | Path) -> bytes:
         raise InvalidRequest(f"image: {str(image)!r} cannot be read: {reason}") from None
 
 
+def if_versions_from_wire(records: Sequence[record_pb2.Record]) -> list[int]:
+    """Returns the condition of each record; empty if they have none. Raises InvalidRequest if only some have
+    one."""
+    given = [record.if_version for record in records if record.HasField("if_version")]
+    if given and len(given) < len(records):
+        raise InvalidRequest(
+            "if_version: is given for some records only; give it for all of a request, or for none"
+        )
+    return given
+
+
 def record_to_wire(record: Record) -> record_pb2.Record:
     """Encodes and checks a record. Raises InvalidRequest."""
+    message = _unconditional_to_wire(record)
+    if record.if_version is not None:
+        message.if_version = check_version("if_version", record.if_version, 0)
+    return message
+
+
+def check_version(field: str, version: object, least: int) -> int:
+    """Returns a version of a record if it is one, of at least this value. Raises InvalidRequest."""
+    if isinstance(version, bool) or not isinstance(version, int) or not least <= version < VERSION_LIMIT:
+        raise InvalidRequest(f"{field}: is {version!r:.40}; give the `version` that the record was read with")
+    return version
+
+
+def _unconditional_to_wire(record: Record) -> record_pb2.Record:
     if not isinstance(record, Record):
         raise InvalidRequest(f"record: is {type(record).__name__}; give lookalike.Record objects")
     key = check_key(record.key)

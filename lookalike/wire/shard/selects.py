@@ -19,16 +19,17 @@ from lookalike.cluster.select import (
 from lookalike.model.errors import InvalidRequest, LookalikeError
 from lookalike.model.filters import check_field
 from lookalike.model.matching import comparable
-from lookalike.model.records import MAX_K, check_count, check_key
+from lookalike.model.records import MAX_K, MAX_PAGE_RECORDS, check_count, check_key
 from lookalike.model.ttl import Expired
 from lookalike.v1 import shard_pb2
 from lookalike.wire.public.collections import ttl_from_wire, ttl_to_wire
 from lookalike.wire.public.filters import filter_from_wire, filter_to_wire, scalar_from_wire, scalar_to_wire
+from lookalike.wire.public.listed import ids_to_wire, listed_from_wire, listed_to_wire
 from lookalike.wire.shard.scans import (
     excluded_from_wire,
     scan_result_from_wire,
     scan_result_to_wire,
-    versioned_from_wire,
+    versioned_to_wire,
 )
 
 
@@ -51,6 +52,7 @@ def question_to_wire(question: Question, slots: bytes) -> shard_pb2.SelectReques
                     include_attributes=attributes,
                     include_codes=codes,
                     include_thumbnails=thumbnails,
+                    columns=True,
                 )
             )
         case FacetsOf(attribute):
@@ -86,7 +88,7 @@ def _kind_from_wire(message: shard_pb2.SelectRequest) -> Kind:
             return CountOf()
         case "list":
             wanted = message.list
-            check_count("limit", wanted.limit)
+            check_count("limit", wanted.limit, MAX_PAGE_RECORDS)
             after = check_key(wanted.after) if wanted.after else ""
             return ListOf(
                 after, wanted.limit, wanted.include_attributes, wanted.include_codes, wanted.include_thumbnails
@@ -128,8 +130,8 @@ def _near_from_wire(message: shard_pb2.Near) -> Near:
     )
 
 
-def selected_to_wire(answer: Selected, question: Question, stale_ms: int) -> shard_pb2.SelectResponse:
-    """Encodes an answer, with the parts of the records that the question asks for."""
+def selected_to_wire(answer: Selected, as_columns: bool, stale_ms: int) -> shard_pb2.SelectResponse:
+    """Encodes an answer. Its list becomes columns or, for a coordinator that does not ask for these, records."""
     response = shard_pb2.SelectResponse(
         rows=answer.rows,
         stale_ms=stale_ms,
@@ -147,18 +149,11 @@ def selected_to_wire(answer: Selected, question: Question, stale_ms: int) -> sha
         ],
         hits=None if answer.hits is None else scan_result_to_wire(ScanResult(answer.hits, 0)),
     )
-    if isinstance(question.kind, ListOf):
-        wanted = question.kind
-        response.records.extend(
-            shard_pb2.ShardRecord(
-                key=record.key,
-                code=(record.code or b"") if wanted.include_codes else b"",
-                attributes=record.attributes if wanted.include_attributes else "",
-                version=record.version,
-                thumbnail=record.thumbnail,
-            )
-            for record in answer.records
-        )
+    if answer.listed is not None and as_columns:
+        response.columns.CopyFrom(listed_to_wire(answer.listed))
+        response.ids = ids_to_wire(answer.listed)
+    elif answer.listed is not None:
+        response.records.extend(versioned_to_wire(record) for record in answer.listed.records())
     return response
 
 
@@ -167,7 +162,7 @@ def selected_from_wire(message: shard_pb2.SelectResponse) -> Selected:
     return Selected(
         message.rows,
         message.count,
-        [versioned_from_wire(record) for record in message.records],
+        listed_from_wire(message.columns, message.ids) if message.HasField("columns") else None,
         message.more,
         {comparable(scalar_from_wire("facets", facet.value)): facet.count for facet in message.facets},
         list(message.unknown_fields),

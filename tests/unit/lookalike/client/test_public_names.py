@@ -26,20 +26,21 @@ METHODS = {
     "search_batch": ["collection", "images", "codes", "keys", "projections", "features", "fingerprint", *OPTIONS],
     "get": ["keys", "collection", "consistency", "include_thumbnails"],
     "exists": ["keys", "collection", "consistency"],
-    "count": ["collection", "filter", "allow_partial"],
+    "count": ["collection", "filter", "allow_partial", "consistency"],
     "scroll": [*SCROLL, "page_size"],
     "scroll_page": SCROLL,
+    "scroll_columns": [*SCROLL, "page_size"],
     "facets": ["attribute", "collection", "filter", "limit", "allow_partial"],
-    "set_attributes": ["attributes", "collection", "keys", "filter"],
-    "remove_attributes": ["names", "collection", "keys", "filter"],
-    "change_attributes": ["attributes", "remove", "collection", "keys", "filter"],
+    "set_attributes": ["attributes", "collection", "keys", "filter", "if_versions"],
+    "remove_attributes": ["names", "collection", "keys", "filter", "if_versions"],
+    "change_attributes": ["attributes", "remove", "collection", "keys", "filter", "if_versions"],
     "delete_by_filter": ["filter", "collection"],
     "upsert": ["records", "collection"],
     "ingest": ["records", "collection", "timeout"],
     "ingest_arrays": ["keys", "codes", "attributes", "collection", "fingerprint", "timeout"],
     "ingest_columns": ["batches", "collection", "fingerprint", "timeout"],
-    "delete": ["keys", "collection"],
-    "create_collection": ["name", *COLLECTION],
+    "delete": ["keys", "collection", "if_versions"],
+    "create_collection": ["name", *COLLECTION, "encoder"],
     "get_collection": ["name"],
     "get_hash_file": ["name"],
     "list_collections": [],
@@ -57,7 +58,9 @@ METHODS = {
     "status": [],
 }
 FIELDS = {
-    "ClusterStatus": ["cluster", "version", "partitions", "encoder", "collections", "rebalance", "coordinator"],
+    "ClusterStatus": [
+        "cluster", "version", "partitions", "encoder", "collections", "rebalance", "coordinator", "encoders",
+    ],
     "CodeSpace": [
         "bits", "backbone", "weights_digest", "layer", "preprocessing", "hash_method", "hash_digest",
         "arithmetic",
@@ -73,7 +76,7 @@ FIELDS = {
     "IngestReport": ["stored", "errors"],
     "Outcome": ["key", "error"],
     "Page": ["records", "cursor", "warnings"],
-    "Record": ["key", "image", "code", "attributes", "fingerprint", "features", "thumbnail"],
+    "Record": ["key", "image", "code", "attributes", "fingerprint", "features", "thumbnail", "if_version"],
     "SearchOptions": OPTIONS,
     "SearchResult": ["hits", "coverage", "exact", "timings", "warnings", "more", "cursor", "groups"],
     "StoredRecord": ["key", "code", "attributes", "version", "thumbnail"],
@@ -82,7 +85,7 @@ FIELDS = {
 }  # fmt: skip
 ERRORS = """AlreadyExists Cancelled CannotStart CodeSpaceMismatch Corruption DeadlineExceeded Internal
     InvalidRequest LookalikeError NotFound Overloaded PartitionUnavailable PermissionDenied Recovering SlotMoved
-    Unauthenticated UnknownFieldWarning"""
+    Unauthenticated UnknownFieldWarning VersionConflict"""
 FILTERS = "And Equals Exists Filter In Not Or Prefix Range Scalar parse"
 COMMANDS = """backup bench collection count delete demo drain evaluate facets get ingest list plan rebalance
     restore search set status up"""

@@ -10,6 +10,7 @@ from lookalike.local.ephemeral import ephemeral_config
 from lookalike.local.folder import DataFolder
 from lookalike.local.plan import check_change, planned
 from lookalike.model.errors import CannotStart
+from lookalike.server.config import EncoderConfig
 
 
 @pytest.fixture
@@ -28,6 +29,27 @@ def test_every_replica_of_every_partition_and_a_coordinator_last(folder: DataFol
         "shard-r0-0", "shard-r1-0", "shard-r0-1", "shard-r1-1", "coordinator",
     ]  # fmt: skip
     assert not any(process.is_leaving for process in processes)
+
+
+def test_one_process_runs_all_encoders_unless_they_use_several_ray_clusters(folder: DataFolder) -> None:
+    here, there = EncoderConfig(), EncoderConfig(ray_address="ray:6379")
+    config = ephemeral_config(folder.path, 1, here, encoders={"shoes": here, "bags": here})
+    (process,) = (each for each in planned(config, folder) if each.name.startswith("encoder"))
+    assert (process.name, process.arguments) == ("encoder", ["encoder"])
+    assert process.served == [encoder.address for encoder in config.all_encoders.values()]
+    assert len(set(process.served)) == 3
+    config = ephemeral_config(folder.path, 1, here, encoders={"shoes": there, "bags": here})
+    first, second = (each for each in planned(config, folder) if each.name.startswith("encoder"))
+    assert first.arguments == ["encoder", "--name", "default", "--name", "bags"]
+    assert (second.name, second.arguments) == ("encoder-shoes", ["encoder", "--name", "shoes"])
+
+
+def test_all_addresses_of_an_encoder_process_must_be_free(folder: DataFolder) -> None:
+    config = ephemeral_config(folder.path, 1, EncoderConfig(), encoders={"shoes": EncoderConfig()})
+    shoes = config.encoders["shoes"].model_copy(update={"metrics": "127.0.0.1:9"})
+    config = config.model_copy(update={"encoders": {"shoes": shoes}})
+    (process,) = (each for each in planned(config, folder) if each.name == "encoder")
+    assert process.addresses == [process.address, shoes.address, "127.0.0.1:9"]
 
 
 def test_removed_partition_keeps_running_until_it_is_marked_empty(folder: DataFolder) -> None:

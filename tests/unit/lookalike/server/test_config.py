@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from lookalike.model.errors import CannotStart
-from lookalike.server.config import ClusterConfig, dump_config, load_config
+from lookalike.server.config import ClusterConfig, EncoderConfig, dump_config, load_config
 
 ROOT = Path(__file__).parents[4]
 
@@ -48,6 +48,25 @@ def test_environment_overrides_the_file(tmp_path: Path) -> None:
     assert config.encoder.bits == 512
 
 
+def test_a_config_without_an_encoder_section_has_the_default_encoder_and_null_has_none(tmp_path: Path) -> None:
+    """As for every other section, and as deploy/local.yaml says."""
+    assert load(tmp_path, "partitions: 2").encoder == EncoderConfig()
+    assert load(tmp_path, "encoder: null").encoder is None
+    assert load(tmp_path, "encoder: null").all_encoders == {}
+    text = (ROOT / "deploy" / "local.yaml").read_text()
+    assert "A config without this section has an encoder with these defaults." in text
+
+
+def test_encoders_have_names_and_the_default_one_comes_first(tmp_path: Path) -> None:
+    text = "encoders: {shoes: {address: 'e:1', bits: 64}}"
+    config = load(tmp_path, text, LOOKALIKE__ENCODERS__SHOES__BITS="128", LOOKALIKE__ENCODERS__BAGS__ADDRESS="e:2")
+    assert list(config.all_encoders) == ["default", "shoes", "bags"]
+    assert config.all_encoders["shoes"].bits == 128
+    assert config.encoders["bags"].metrics is None
+    assert list(load(tmp_path, f"encoder: null\n{text}").all_encoders) == ["shoes"]
+    assert load(tmp_path, dump_config(config)) == config
+
+
 def test_dumped_config_loads_unchanged(tmp_path: Path) -> None:
     config = ClusterConfig(partitions=7, encoder=None)
     assert load(tmp_path, dump_config(config)) == config
@@ -69,6 +88,18 @@ def test_dumped_config_loads_unchanged(tmp_path: Path) -> None:
         ("shard: {address: '127.0.0.1:7710'}", "shard.address: .* gives two shards the same address"),
         ("shard: {address: 'host-{part}:7710'}", "shard.address: .* neither"),
         ("partitions: 200\nshard: {address: '127.0.0.1:655{partition}'}", "shard.address: .* is not HOST:PORT"),
+        ("encoder: {purpose: copies}", "encoder.purpose: .*'duplicates' or 'category'"),
+        ("encoders: {shoes: {bits: 64}}", "encoders.shoes.address: Field required"),
+        ("encoders: {shoes: {address: 'e:1', bit: 3}}", "encoders.shoes.bit: is not a known key"),
+        ("encoders: {shoes: {address: 'e:1', bits: 20}}", "encoders.shoes.bits: 20 is not a multiple of 8"),
+        ("encoders: {shoes: {address: 'e:1', min_replicas: 2}}", "encoders.shoes.min_replicas: 2 is above"),
+        ("encoders: {shoes: {address: '127.0.0.1:7720'}}", "encoders.shoes.address: .* is that of encoder too"),
+        (
+            "encoders: {a: {address: 'e:1'}, b: {address: 'e:1'}}",
+            "encoders.b.address: .* is that of encoders.a too",
+        ),
+        ("encoders: {Shoes: {address: 'e:1'}}", "encoders: 'Shoes' is not an encoder's name"),
+        ("encoders: {default: {address: 'e:1'}}", "encoders: 'default' is not an encoder's name"),
         ("[1, 2]", "holds a list"),
         ("a: [", "is not YAML"),
     ],
