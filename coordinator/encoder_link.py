@@ -17,6 +17,7 @@ from lookalike.model.errors import (
     InvalidRequest,
     PartitionUnavailable,
 )
+from lookalike.model.query import Box
 from lookalike.server.peer_channels import PeerChannels
 from lookalike.transport import tracing
 from lookalike.transport.rpc import call_by
@@ -70,6 +71,7 @@ class EncoderLink:
         *,
         feature_width: int = 0,
         include_projections: bool = False,
+        boxes: Sequence[Box | None] = (),
     ) -> list[EncodedImage | InvalidRequest]:
         """Encodes images.
 
@@ -79,6 +81,7 @@ class EncoderLink:
             deadline: A time of the running loop's clock.
             feature_width: The width that features must have; 0 to request none.
             include_projections: Whether to request projections.
+            boxes: The part of each image to encode, None for all of it; empty for whole images.
 
         Returns:
             One entry per image, in order: the encoded image, or the error that says why it could not be encoded.
@@ -88,15 +91,19 @@ class EncoderLink:
         """
         results: list[EncodedImage | InvalidRequest] = []
         for part in _batches(images):
+            own = boxes[len(results) : len(results) + len(part)]
             request = pb.EncodeRequest(
-                images=part, include_features=feature_width > 0, include_projections=include_projections
-            )
+                images=part, include_features=feature_width > 0, include_projections=include_projections,
+                boxes=map(wire.box_to_wire, own) if any(own) else (),
+            )  # fmt: skip
             answer = await self._call("Encode", request, deadline)
             if answer.fingerprint != space.fingerprint:
                 raise CodeSpaceMismatch(
                     f"image: the encoder at {self.address} now uses code space {answer.fingerprint[:12]}…, the"
                     f" collection uses {space.fingerprint[:12]}…; retry"
                 )
+            if any(box and not image.cropped for image, box in zip(answer.images, own, strict=False)):
+                raise InvalidRequest("box: this cluster's encoder is too old to encode parts of images; update it")
             results.extend(
                 InvalidRequest(f"image: {image.error}")
                 if image.error

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from coordinator.encoder_link import Description, EncodedImage, EncoderLink
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import CodeSpaceMismatch, InvalidRequest, LookalikeError, PartitionUnavailable
+from lookalike.model.query import Box
 from lookalike.model.status import DEFAULT_ENCODER, EncoderStatus
 from lookalike.server.config import EncoderConfig
 from lookalike.server.peer_channels import PeerChannels
@@ -75,6 +76,7 @@ class Encoders:
         *,
         feature_width: int = 0,
         include_projections: bool = False,
+        boxes: Sequence[Box | None] = (),
     ) -> list[EncodedImage | InvalidRequest]:
         """Encodes images with the encoder of a code space. For the arguments, the result and the errors see
         `EncoderLink.encode`.
@@ -87,7 +89,7 @@ class Encoders:
             raise InvalidRequest("image: this cluster has no encoder; send codes, or add one to the config")
         encode = functools.partial(
             EncoderLink.encode, images=images, space=space, deadline=deadline,
-            feature_width=feature_width, include_projections=include_projections,
+            feature_width=feature_width, include_projections=include_projections, boxes=boxes,
         )  # fmt: skip
         known = self._known(space)
         if known is not None:

@@ -43,12 +43,10 @@ class FoundGroups:
     warnings: Sequence[str]
 
 
-def check(options: SearchOptions, plan: ScoringPlan, queries: int) -> None:
+def check(options: SearchOptions, plan: ScoringPlan) -> None:
     """Raises InvalidRequest if a search by groups cannot have these options."""
     if options.group_by is None:
         return
-    if queries != 1:
-        raise InvalidRequest(f"group_by: takes one query, not a batch of {queries:,}; send each query by itself")
     if plan.scoring is not Scoring.HAMMING:
         raise InvalidRequest("group_by: needs score hamming and no rerank; leave those out")
     if options.consistency != "one":

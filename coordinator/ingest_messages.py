@@ -28,7 +28,7 @@ class IngestMessages:
 
     @staticmethod
     def check(request: pb.IngestRequest) -> None:
-        """Raises InvalidRequest if a message has too many records, or none."""
+        """Raises InvalidRequest if a message has too many records, none, or some with a condition."""
         if request.HasField("columns"):
             check_count("columns", len(wire.columns_from_wire(request.columns)), MAX_COLUMN_RECORDS)
         else:

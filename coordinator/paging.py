@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -32,12 +30,10 @@ _WEIGHT = np.dtype("<u2")
 _IMAGE_ENDS = 64 * 1024
 
 
-def check(options: SearchOptions, plan: ScoringPlan, queries: int) -> None:
+def check(options: SearchOptions, plan: ScoringPlan) -> None:
     """Raises InvalidRequest if the search cannot be paged as its options ask."""
     if not options.after:
         return
-    if queries != 1:
-        raise InvalidRequest(f"after: continues one search, not a batch of {queries:,}; send each query by itself")
     if plan.reranks:
         raise InvalidRequest(
             "after: a rerank orders only its candidates, so it has no next page; raise k, use offset, or leave the"
@@ -85,7 +81,8 @@ def resume(
     key_end = _HEAD.size + key_size
     code_end = key_end + code_size
     weights = np.frombuffer(content[code_end : code_end + (len(content) - code_end) // 2 * 2], _WEIGHT)
-    expected = space.bits if plan.scoring is Scoring.ASYMMETRIC else 0
+    is_weighted = plan.scoring is Scoring.ASYMMETRIC or len(query.parts) > 1
+    expected = space.bits if is_weighted else 0
     if code_size != space.code_bytes or len(weights) != expected or not 0 <= value <= space.bits:
         raise InvalidRequest("after: is damaged; leave it out to start again")
     key = check_key(content[_HEAD.size : key_end].decode(errors="replace"))
@@ -95,13 +92,14 @@ def resume(
 
 def _digest(collection: str, query: Query, options: SearchOptions, space: CodeSpace) -> bytes:
     """A digest of everything that the order of the hits depends on."""
-    image = query.image
-    ends: Sequence[Any] = () if image is None else (len(image), image[:_IMAGE_ENDS], image[-_IMAGE_ENDS:])
     given = (
-        collection, space.fingerprint, query.key, query.code, query.projections, options.max_distance,
-        options.condition, options.score, options.exclude_keys,
+        collection, space.fingerprint, len(query.not_like), options.max_distance, options.condition,
+        options.score, options.exclude_keys,
     )  # fmt: skip
     digest = hashlib.blake2b(repr(given).encode(), digest_size=16)
-    for part in ends:
-        digest.update(part if isinstance(part, bytes) else repr(part).encode())
+    for part in query.parts:
+        image = part.image or b""
+        digest.update(repr((part.key, part.code, part.projections, part.box, len(image))).encode())
+        digest.update(image[:_IMAGE_ENDS])
+        digest.update(image[-_IMAGE_ENDS:])
     return digest.digest()

@@ -93,7 +93,11 @@ class QueryEncoder:
     async def _encode_images(
         self, layout: Layout, queries: Sequence[Query], plan: ScoringPlan, deadline: float
     ) -> list[EncodedImage | InvalidRequest]:
-        images = [query.image for query in queries if query.image is not None]
+        images, boxes = [], []
+        for query in queries:
+            if query.image is not None:
+                images.append(query.image)
+                boxes.append(query.box)
         if not images:
             return []
         began = time.perf_counter()
@@ -102,6 +106,7 @@ class QueryEncoder:
                 images, layout.space, deadline,
                 feature_width=layout.indexing.feature_width if plan.needs_features else 0,
                 include_projections=plan.needs_projections,
+                boxes=boxes if any(boxes) else (),
             )  # fmt: skip
         metrics.STAGE_SECONDS.labels("encode").observe(time.perf_counter() - began)
         return encoded

@@ -5,22 +5,24 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from coordinator import grouped_search, paging, quorum_scan, scoring
+from coordinator import examples, grouped_search, paging, quorum_scan, scoring, thumbnails
 from coordinator.catalog import Catalog, Layout
 from coordinator.cluster import Cluster
 from coordinator.coverage import CoverageTracker, require_acceptable
+from coordinator.examples import Combined
 from coordinator.fan_out import Answers, FanOut, ScanAnswer
 from coordinator.query_encoder import QueryEncoder
+from coordinator.reader import Reader
 from coordinator.routing import Share
 from coordinator.scoring import ScoringPlan
 from coordinator.selector import Selector
 from coordinator.settling import settled
 from lookalike.cluster.hits import HitTable
-from lookalike.cluster.scan import Place, ScanGroup, ScanResult
+from lookalike.cluster.scan import Codes, Inputs, Place, ScanGroup, ScanResult, Scoring
 from lookalike.cluster.select import Near
 from lookalike.cluster.unknown_fields import warnings_of
 from lookalike.model.errors import (
@@ -56,6 +58,7 @@ class Answer:
         bits: The width of the codes.
         coverage: Which partitions were searched.
         timings: How long each stage took.
+        thumbnails: Those of the hits, by key, if requested.
         warnings: What may make the answer less useful than it seems, as sentences.
         more: For each query, whether k left out hits that follow.
         cursor: For `SearchOptions.after`; empty if the search cannot be continued.
@@ -67,19 +70,35 @@ class Answer:
     bits: int
     coverage: Coverage
     timings: Timings
+    thumbnails: Mapping[str, bytes]
     warnings: Sequence[str] = ()
     more: Sequence[bool] = (False,)
     cursor: str = ""
     groups: Sequence[Comparable] | None = None
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the shards are asked: see `ScanGroup`. combined: the queries, if any has several examples."""
+
+    codes: Codes
+    inputs: Inputs | None
+    scoring: Scoring
+    after: Place | None
+    warnings: Sequence[str]
+    combined: Combined | None = None
+
+
 class Searcher:
     """Answers searches, from one replica of each partition or from a majority."""
 
-    def __init__(self, cluster: Cluster, catalog: Catalog, encoder: QueryEncoder, selector: Selector) -> None:
+    def __init__(
+        self, cluster: Cluster, catalog: Catalog, encoder: QueryEncoder, reader: Reader, selector: Selector
+    ) -> None:
         self._cluster = cluster
         self._catalog = catalog
         self._encoder = encoder
+        self._reader = reader
         self._selector = selector
         self._fan_outs = {"one": FanOut(cluster, self._scan_one), "quorum": FanOut(cluster, self._scan_majority)}
         self._coverage = CoverageTracker()
@@ -108,7 +127,7 @@ class Searcher:
             collection: The collection's name.
             queries: What to search for.
             fingerprint: The code space of the queries that are codes.
-            options: How to search.
+            options: How to search. `after` and `group_by` are for one query only.
             deadline: A time of the running loop's clock.
 
         Raises:
@@ -118,14 +137,15 @@ class Searcher:
                 partial answer; the text names the partitions.
         """
         plan = scoring.plan(options)
+        examples.check(queries, options)
         if len(queries) * plan.candidates > MAX_BATCH_HITS:
             what = "candidates (k times the oversampling)" if plan.reranks else "hits"
             raise InvalidRequest(
                 f"k: {plan.candidates:,} {what} for each of {len(queries):,} queries are over {MAX_BATCH_HITS:,}"
                 " in all; ask for fewer at once"
             )
-        paging.check(options, plan, len(queries))
-        grouped_search.check(options, plan, len(queries))
+        paging.check(options, plan)
+        grouped_search.check(options, plan)
         run = self._search if options.group_by is None else self._search_groups
         return await self._catalog.in_layout(
             collection,
@@ -145,28 +165,22 @@ class Searcher:
     ) -> Answer:
         started = time.perf_counter()
         scoring.check(plan, layout.indexing, len(queries))
-        warnings: Sequence[str] = ()
-        after: Place | None = None
-        if options.after:
-            codes, inputs, after = paging.resume(collection, queries[0], options, layout.space, plan)
-        else:
-            codes, inputs, warnings = await self._encoder.encode(
-                collection, layout, queries, fingerprint, plan, options.consistency, deadline
-            )
+        asked = await self._encode(collection, layout, queries, fingerprint, options, plan, deadline)
         encoded = time.perf_counter()
-        # One hit more shows whether there are more. A search by key leaves out the record with that key, so it
-        # requests another one.
-        spare = 1 + any(query.key is not None for query in queries)
+        # One hit more shows whether there are more. The records of the queries' keys are left out, so they request
+        # another one for each.
+        own = [query.keys for query in queries]
+        spare = 1 + max(map(len, own))
         group = ScanGroup(
-            collection, layout.space.fingerprint, codes, plan.candidates + spare, options.max_distance,
-            options.condition, options.include_attributes, layout.indexing.features_text, plan.scoring, inputs,
-            after=after, exclude_keys=tuple(options.exclude_keys),
+            collection, layout.space.fingerprint, asked.codes, plan.candidates + spare, options.max_distance,
+            options.condition, options.include_attributes, layout.indexing.features_text, asked.scoring,
+            asked.inputs, after=asked.after, exclude_keys=tuple(options.exclude_keys),
         )  # fmt: skip
         answers = await self._settled(group, options.consistency, deadline)
         searched = time.perf_counter()
         coverage = self._checked_coverage(collection, answers, options.allow_partial)
-        warnings = [*warnings, *_unknown_fields(answers)]
-        found = _without_own(answers.hits, queries)
+        warnings = [*asked.warnings, *_unknown_fields(answers)]
+        found = _without_own(answers.hits, own)
         candidates = found.head(plan.candidates)
         # A rerank is exact if no record was left out of the candidates.
         is_exact = coverage.complete and (not plan.reranks or len(found) == len(candidates))
@@ -178,13 +192,40 @@ class Searcher:
         cursor = ""
         # A page that continues an incomplete one would hide a gap.
         if len(queries) == 1 and more[0] and coverage.complete and not plan.reranks and len(hits):
-            cursor = paging.cursor(collection, queries[0], options, layout.space, codes, inputs, hits)
+            cursor = paging.cursor(collection, queries[0], options, layout.space, asked.codes, asked.inputs, hits)
+        # After the cursor, which contains a rank as the shards compute it.
+        hits = hits if asked.combined is None else asked.combined.scored(hits)
+        shown = await self._thumbnails(collection, hits, options, deadline)
         done = time.perf_counter()
         timings = _timings(started, encoded, searched, done)
         self._count(collection, len(queries), coverage, timings)
         return Answer(
-            hits, bool(is_exact), layout.space.bits, coverage, timings, warnings, more, cursor
+            hits, bool(is_exact), layout.space.bits, coverage, timings, shown, warnings, more, cursor
         )  # fmt: skip
+
+    async def _encode(
+        self,
+        collection: str,
+        layout: Layout,
+        queries: Sequence[Query],
+        fingerprint: str,
+        options: SearchOptions,
+        plan: ScoringPlan,
+        deadline: float,
+    ) -> _Asked:
+        parts = [part for query in queries for part in query.parts]
+        warnings: Sequence[str] = ()
+        after: Place | None = None
+        if options.after:
+            codes, inputs, after = paging.resume(collection, queries[0], options, layout.space, plan)
+        else:
+            codes, inputs, warnings = await self._encoder.encode(
+                collection, layout, parts, fingerprint, plan, options.consistency, deadline
+            )
+        if len(parts) == len(queries):
+            return _Asked(codes, inputs, plan.scoring, after, warnings)
+        combined = examples.combine(queries, codes, inputs)
+        return _Asked(combined.codes, combined.weights, Scoring.ASYMMETRIC, after, warnings, combined)
 
     async def _search_groups(
         self,
@@ -203,21 +244,28 @@ class Searcher:
         )
         encoded = time.perf_counter()
         assert options.group_by is not None, "the caller checks it"
-        own = () if query.key is None else (query.key,)
         near = Near(
             options.group_by, layout.space.fingerprint, codes.tobytes(), options.max_distance,
-            (*options.exclude_keys, *own),
+            (*options.exclude_keys, *query.keys),
         )  # fmt: skip
         found = await grouped_search.search(self._selector, collection, near, options, deadline)
         _check_size(found.hits)
+        shown = await self._thumbnails(collection, found.hits, options, deadline)
         done = time.perf_counter()
         timings = _timings(started, encoded, done, done)
         self._count(collection, 1, found.coverage, timings)
         return Answer(
-            found.hits, found.coverage.complete, layout.space.bits, found.coverage, timings,
-            [*warnings, *found.warnings],
-            [found.more], groups=found.values,
+            found.hits, found.coverage.complete, layout.space.bits, found.coverage, timings, shown,
+            [*warnings, *found.warnings], [found.more], groups=found.values,
         )  # fmt: skip
+
+    async def _thumbnails(
+        self, collection: str, hits: HitTable, options: SearchOptions, deadline: float
+    ) -> Mapping[str, bytes]:
+        """The thumbnails of the hits, by key, if the options request them."""
+        if not options.include_thumbnails:
+            return {}
+        return await thumbnails.read(self._reader, collection, hits, options.consistency, deadline)
 
     async def _settled(self, group: ScanGroup, consistency: str, deadline: float) -> Answers:
         """Returns the merged answers of all partitions."""
@@ -266,12 +314,12 @@ def _timings(started: float, encoded: float, searched: float, done: float) -> Ti
     return Timings(*((end - start) * 1000 for start, end in stages))
 
 
-def _without_own(hits: HitTable, queries: Sequence[Query]) -> HitTable:
-    """Returns the hits, without the record whose key is the query."""
-    if all(query.key is None for query in queries):
+def _without_own(hits: HitTable, own: Sequence[frozenset[str]]) -> HitTable:
+    """Returns the hits, without the records whose keys are in the query. own: the keys in each query."""
+    if not any(own):
         return hits
-    own = np.array([query.key for query in queries], np.object_)
-    return hits.take(hits.keys != own[hits.query_of])
+    rows = zip(hits.keys.tolist(), hits.query_of.tolist(), strict=True)
+    return hits.take(np.array([key not in own[query] for key, query in rows], np.bool_))
 
 
 def _reranked(candidates: HitTable, k: int) -> HitTable:

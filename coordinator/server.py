@@ -72,7 +72,7 @@ class SearchServicer(CollectionCalls, search_pb2_grpc.SearchServiceServicer):
         self._reader = Reader(self._cluster, self.catalog)
         queries = QueryEncoder(self._encoders, self._reader)
         self._selector = Selector(self._cluster, self.catalog, self._reader)
-        self._searcher = Searcher(self._cluster, self.catalog, queries, self._selector)
+        self._searcher = Searcher(self._cluster, self.catalog, queries, self._reader, self._selector)
         clock = Clock()
         changes_clock = clock.sibling()
         self._clocks = (clock, changes_clock)
@@ -124,16 +124,13 @@ class SearchServicer(CollectionCalls, search_pb2_grpc.SearchServiceServicer):
         answer = await self._search(
             request.collection, [request.query], request.fingerprint, request.options, context
         )
-        hits = wire.hits_to_wire(answer.hits, answer.bits)
+        hits = wire.hits_to_wire(answer.hits, answer.bits, answer.thumbnails)
         return pb.SearchResponse(
             hits=hits[0] if answer.groups is None else (),
-            coverage=wire.coverage_to_wire(answer.coverage),
-            exact=answer.is_exact,
-            timings=wire.timings_to_wire(answer.timings),
-            warnings=answer.warnings,
             more=answer.more[0],
             cursor=answer.cursor,
             groups=wire.groups_to_wire(answer.groups or (), hits),
+            **_facts(answer),
         )
 
     @_of_collection
@@ -141,19 +138,15 @@ class SearchServicer(CollectionCalls, search_pb2_grpc.SearchServiceServicer):
         most = self._config.limits.max_batch
         if not 1 <= len(request.queries) <= most:
             raise InvalidRequest(f"queries: {len(request.queries):,} in one request; send 1..{most:,}")
+        for name in ("after", "group_by"):
+            if getattr(request.options, name):
+                raise InvalidRequest(f"{name}: is for one query, not for a batch; send each query by itself")
         answer = await self._search(
             request.collection, request.queries, request.fingerprint, request.options, context
         )
-        return pb.SearchBatchResponse(
-            results=[
-                pb.Hits(hits=hits, more=more)
-                for hits, more in zip(wire.hits_to_wire(answer.hits, answer.bits), answer.more, strict=True)
-            ],
-            coverage=wire.coverage_to_wire(answer.coverage),
-            exact=answer.is_exact,
-            timings=wire.timings_to_wire(answer.timings),
-            warnings=answer.warnings,
-        )
+        found = wire.hits_to_wire(answer.hits, answer.bits, answer.thumbnails)
+        results = [pb.Hits(hits=hits, more=more) for hits, more in zip(found, answer.more, strict=True)]
+        return pb.SearchBatchResponse(results=results, **_facts(answer))
 
     @_of_collection
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:
@@ -383,6 +376,16 @@ class SearchServicer(CollectionCalls, search_pb2_grpc.SearchServiceServicer):
             wire.options_from_wire(options, self._config.limits.max_k),
             _deadline(context, SEARCH_SECONDS),
         )
+
+
+def _facts(answer: Answer) -> dict[str, Any]:
+    """The fields that responses to searches share."""
+    return {
+        "coverage": wire.coverage_to_wire(answer.coverage),
+        "exact": answer.is_exact,
+        "timings": wire.timings_to_wire(answer.timings),
+        "warnings": answer.warnings,
+    }
 
 
 def _filter_of(request: Any) -> Filter | None:

@@ -14,6 +14,7 @@ from ray import serve
 from encoder.model import EncoderModel
 from encoder.spec import Description, Encoded, EncoderSpec, errors_of
 from lookalike.model.errors import CannotStart
+from lookalike.model.query import Box
 from lookalike.model.status import DEFAULT_ENCODER
 from lookalike.server.config import EncoderConfig
 from lookalike.server.observe import metrics
@@ -47,10 +48,14 @@ class EncoderReplica:
         return Description(own.space, own.width, own.device.type, own.hash.to_bytes())
 
     async def encode(
-        self, images: Sequence[bytes], include_features: bool, include_projections: bool
+        self,
+        images: Sequence[bytes],
+        include_features: bool,
+        include_projections: bool,
+        boxes: Sequence[Box | None] = (),
     ) -> list[Encoded]:
         assert self._model is not None
-        return await asyncio.to_thread(self._model.encode, images, include_features, include_projections)
+        return await asyncio.to_thread(self._model.encode, images, include_features, include_projections, boxes)
 
 
 def application_of(name: str) -> str:

@@ -16,6 +16,7 @@ from encoder.fusion import fuse
 from encoder.hashing import Features
 from encoder.images import MAX_PIXELS, Pixels, UnreadableImage, decode
 from lookalike.model.errors import CannotStart
+from lookalike.model.query import Box
 
 BATCH_IMAGES = 32
 
@@ -74,9 +75,15 @@ class FeatureModel:
         """A text that identifies what computes the features; see `Backbone`."""
         return str(self.backbone)
 
-    def decode(self, images: Sequence[bytes]) -> list[Pixels | UnreadableImage]:
-        """Decodes image files to uint8 (crop, crop, 3). A file that cannot be read gives an `UnreadableImage`."""
-        return list((self._decoders.map if self._decoders else map)(self._decode, images))
+    def decode(self, images: Sequence[bytes], boxes: Sequence[Box | None] = ()) -> list[Pixels | UnreadableImage]:
+        """Decodes image files to uint8 (crop, crop, 3). A file that cannot be read gives an `UnreadableImage`.
+
+        Args:
+            images: The files.
+            boxes: The part of each image to use, None for all of it; empty for whole images.
+        """
+        parts = boxes or [None] * len(images)
+        return list((self._decoders.map if self._decoders else map)(self._decode, images, parts))
 
     def features(self, pixels: Pixels) -> torch.Tensor:
         """Computes features, float32 (n, width), from pixels, uint8 (n, crop, crop, 3), on the device."""
@@ -114,9 +121,9 @@ class FeatureModel:
         batch: torch.Tensor = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
         return (batch / 255 - self._mean) / self._std
 
-    def _decode(self, image: bytes) -> Pixels | UnreadableImage:
+    def _decode(self, image: bytes, box: Box | None) -> Pixels | UnreadableImage:
         try:
-            return decode(image, self.preprocessing, self._max_pixels)
+            return decode(image, self.preprocessing, self._max_pixels, box)
         except UnreadableImage as error:
             return error
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import math
 from collections.abc import Iterator
 from typing import Literal
 
@@ -19,6 +20,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from encoder import jxl
 from lookalike.files.kinds import HEAD_BYTES, HEIF, JXL, format_of_head, is_installed, obstacle
 from lookalike.model.errors import InvalidRequest
+from lookalike.model.query import Box
 
 # Formats whose decoders start no other program (EPS would start Ghostscript), and read the size before the pixels.
 FORMATS: tuple[str, ...] = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
@@ -60,13 +62,18 @@ class Preprocessing:
         return f"resize={self.resize} crop={self.crop} {self.interpolation} mean={mean} std={std}"
 
 
-def decode(data: bytes, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS) -> Pixels:
-    """An image file's bytes as uint8 (crop, crop, 3), RGB. Raises UnreadableImage."""
+def decode(
+    data: bytes, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS, box: Box | None = None
+) -> Pixels:
+    """An image file's bytes, or a part of the image, as uint8 (crop, crop, 3), RGB. Raises UnreadableImage."""
     try:
         with open_image(data, max_pixels) as image:
             # JPEG can be decoded at a fraction of its size; twice the target keeps the detail that resizing needs.
-            image.draft("RGB", (2 * preprocessing.resize, 2 * preprocessing.resize))
-            return _crop(to_rgb(ImageOps.exif_transpose(image)), preprocessing)
+            share = 1.0 if box is None else min(box[2] - box[0], box[3] - box[1])
+            side = math.ceil(2 * preprocessing.resize / share)
+            image.draft("RGB", (side, side))
+            upright = ImageOps.exif_transpose(image)
+            return _crop(to_rgb(upright if box is None else _part(upright, box)), preprocessing)
     except UnreadableImage:
         raise
     except Exception as error:  # decoders raise many kinds of errors for damaged files
@@ -136,6 +143,18 @@ def _deep_to_rgb(image: Image.Image) -> Image.Image:
     white = next((top for top in usual if brightest <= top), brightest)
     scaled = np.clip(values * (255 / white), 0, 255)
     return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
+
+
+def _part(image: Image.Image, box: Box) -> Image.Image:
+    """The part of an upright image that is in the box, at least one pixel."""
+    left, right = _span(box[0], box[2], image.width)
+    top, bottom = _span(box[1], box[3], image.height)
+    return image.crop((left, top, right, bottom))
+
+
+def _span(low: float, high: float, size: int) -> tuple[int, int]:
+    first = min(round(low * size), size - 1)
+    return first, max(first + 1, round(high * size))
 
 
 def _crop(image: Image.Image, preprocessing: Preprocessing) -> Pixels:

@@ -15,6 +15,7 @@ from encoder.images import MAX_PIXELS, Pixels, UnreadableImage
 from encoder.spec import Encoded, EncoderSpec
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import CannotStart
+from lookalike.model.query import Box
 
 
 class EncoderModel:
@@ -45,10 +46,21 @@ class EncoderModel:
         self._computing = threading.Lock()
 
     def encode(
-        self, images: Sequence[bytes], include_features: bool = False, include_projections: bool = False
+        self,
+        images: Sequence[bytes],
+        include_features: bool = False,
+        include_projections: bool = False,
+        boxes: Sequence[Box | None] = (),
     ) -> list[Encoded]:
-        """Encodes image files in one forward pass. An unreadable file gets an error; the others are encoded."""
-        decoded = self.network.decode(images)
+        """Encodes image files in one forward pass. An unreadable file gets an error; the others are encoded.
+
+        Args:
+            images: The files.
+            include_features: Whether to return features.
+            include_projections: Whether to return projections.
+            boxes: The part of each image to encode, None for all of it; empty for whole images.
+        """
+        decoded = self.network.decode(images, boxes)
         pixels = stacked(decoded)
         if pixels is None:
             return [Encoded(error=item.message) for item in decoded if isinstance(item, UnreadableImage)]

@@ -17,6 +17,7 @@ from encoder.hashing import Features
 from encoder.spec import Description, Encoded
 from lookalike import wire
 from lookalike.model.errors import InvalidRequest, PartitionUnavailable
+from lookalike.model.query import Box
 from lookalike.model.status import DEFAULT_ENCODER
 from lookalike.server.batcher import Batcher
 from lookalike.server.observe import metrics
@@ -37,6 +38,7 @@ class _Item:
     image: bytes
     include_features: bool
     include_projections: bool
+    box: Box | None
 
 
 class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
@@ -74,10 +76,11 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
     async def Encode(self, request: pb.EncodeRequest, context: Context) -> pb.EncodeResponse:
         if not 1 <= len(request.images) <= MAX_REQUEST_IMAGES:
             raise InvalidRequest(f"images: {len(request.images):,} in one request; send 1..{MAX_REQUEST_IMAGES:,}")
+        boxes = _boxes(request)
         encoded = await asyncio.gather(
             *(
-                self._encode(_Item(image, request.include_features, request.include_projections))
-                for image in request.images
+                self._encode(_Item(image, request.include_features, request.include_projections, box))
+                for image, box in zip(request.images, boxes, strict=True)
             )
         )
         return pb.EncodeResponse(
@@ -87,8 +90,9 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
                     features=_floats(item.features),
                     error=item.error,
                     projections=_floats(item.projections),
+                    cropped=box is not None,
                 )
-                for item in encoded
+                for item, box in zip(encoded, boxes, strict=True)
             ],
             fingerprint=self._description.code_space.fingerprint,
             arithmetic=self._description.code_space.arithmetic,
@@ -116,6 +120,7 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
                     images,
                     any(item.include_features for item in items),
                     any(item.include_projections for item in items),
+                    [item.box for item in items] if any(item.box for item in items) else (),
                 )
         except ray.exceptions.RayError as error:
             metrics.IMAGES.labels(self._name, "failed").inc(len(images))
@@ -133,6 +138,17 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
             )
             for result, item in zip(results, items, strict=True)
         ]
+
+
+def _boxes(request: pb.EncodeRequest) -> list[Box | None]:
+    """The part of each image to encode; None for the whole image. Raises InvalidRequest."""
+    if len(request.boxes) not in (0, len(request.images)):
+        raise InvalidRequest(
+            f"boxes: are {len(request.boxes):,} for {len(request.images):,} images; send one for each, or none"
+        )
+    if not request.boxes:
+        return [None] * len(request.images)
+    return [wire.box_from_wire(box) if box.ByteSize() else None for box in request.boxes]
 
 
 def _floats(values: Features | None) -> bytes:

@@ -34,17 +34,12 @@ def fit_command(
         Literal["centred", "pca", "itq"] | None,
         typer.Option(
             help="centred: LSH of features minus their mean. pca, itq: rotations of the principal directions. "
-            "itq is best for finding a class, and the default unless the encoder's purpose is duplicates."
+            "itq, the default, is best for finding a class; for near-duplicates, none is better than no hash file."
         ),
     ] = None,
     bits: Annotated[
-        int | None,
-        typer.Option(
-            help="Width of the codes: a multiple of 8. By default 128, or 1,024 for the purpose duplicates.",
-            min=MIN_BITS,
-            max=MAX_BITS,
-        ),
-    ] = None,
+        int, typer.Option(help="Width of the codes: a multiple of 8.", min=MIN_BITS, max=MAX_BITS)
+    ] = 128,
     seed: Annotated[int, typer.Option(help="Seed of the random numbers.", min=0, max=2**32 - 1)] = 0,
     config: Config = None,
     encoder: Annotated[
@@ -64,8 +59,12 @@ def fit_command(
 
     require_file("output", output)
     settings = encoder_section(config, encoder).model_copy(update={"hash": None})
-    choice = CHOICES[settings.purpose]
-    method, bits = method or choice.fit_method, bits or choice.fit_bits
+    method = method or CHOICES[settings.purpose].fit_method
+    if method is None:
+        raise InvalidRequest(
+            f"method: for `purpose: {settings.purpose}` no fitted hash is better than none; leave encoder.hash"
+            " out, or name a method"
+        )
     CodeSpace(bits)
     features, made_by = _sample_features(paths, settings, sample, as_json)
     if method != CENTRED:

@@ -7,6 +7,7 @@ from lookalike.client.async_client import AsyncClient
 from lookalike.client.sync_client import Client
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import LookalikeError
+from lookalike.model.query import Example
 from lookalike.model.records import (
     Collection,
     CopiedPage,
@@ -14,14 +15,12 @@ from lookalike.model.records import (
     Coverage,
     Facet,
     FacetsResult,
-    Hit,
-    HitGroup,
     Outcome,
     Page,
     Record,
-    SearchResult,
     StoredRecord,
 )
+from lookalike.model.results import Hit, HitGroup, SearchResult, StoredRecords
 from lookalike.model.search_options import SearchOptions
 from lookalike.model.status import ClusterStatus
 from lookalike.model.ttl import Ttl
@@ -36,6 +35,7 @@ __all__ = [
     "CopiedPage",
     "CountResult",
     "Coverage",
+    "Example",
     "Facet",
     "FacetsResult",
     "Hit",
@@ -48,6 +48,7 @@ __all__ = [
     "SearchOptions",
     "SearchResult",
     "StoredRecord",
+    "StoredRecords",
     "Tls",
     "Ttl",
 ]

@@ -12,6 +12,7 @@ CLIENT = Path(__file__).parents[1] / "lookalike" / "client"
 SOURCES = {
     "async_client.py": "`Client`, the SDK for programs that wait for each answer",
     "async_ingest.py": "one ingest stream of `Client`",
+    "async_search.py": "the searches of `Client`: one query, and batches of any size",
     "async_management.py": "the calls of `Client` that manage collections and partitions, and how each is retried",
 }
 _NOTE = """
@@ -21,7 +22,7 @@ Generated from {source} by scripts/unasync.py (`make client`): change that file,
 _REWRITES = [
     (r"\basync (def|for|with)\b", r"\1"),
     (r"\bawait ", ""),
-    (r"\basync_(ingest|management)\b", r"sync_\1"),
+    (r"\basync_(ingest|management|search)\b", r"sync_\1"),
     (r" \| AsyncIterable\[Sequence\[Record\]\]", ""),
     (r"\bAsyncIterable, ", ""),
     (r"\bgrpc\.aio\b", "grpc"),

@@ -21,7 +21,7 @@ from lookalike.cluster.columns import VersionedColumns
 from lookalike.cluster.dump import Mark
 from lookalike.cluster.rows import Listing, Rows, slots_of
 from lookalike.cluster.scan import ScanGroup, ScanResult, WriteResult
-from lookalike.cluster.select import FacetsOf, GroupsOf, ListOf, MembersOf, Question, Selected
+from lookalike.cluster.select import CountOf, FacetsOf, GroupsOf, ListOf, MembersOf, Question, Selected
 from lookalike.cluster.slots import SlotSet
 from lookalike.cluster.unknown_fields import unknown_of
 from lookalike.model.errors import Corruption, NotFound
@@ -388,7 +388,9 @@ class Engine:
                 return select.answer(question.kind, state.view, expired, self._store, should_stop)
         with self._in_use(), self._pinned() as state:
             selection = self._selections.compute(state, question.filter, slots, should_stop)
-            if isinstance(question.kind, GroupsOf | MembersOf):
+            if isinstance(question.kind, CountOf):
+                selected = Selected(count=self._selections.count(state, question.filter, slots, selection))
+            elif isinstance(question.kind, GroupsOf | MembersOf):
                 selected = self._groups.answer(question.kind, state.view, selection, should_stop)
             else:
                 selected = select.answer(question.kind, state.view, selection, self._store, should_stop)

@@ -1,5 +1,5 @@
-"""Owns the answers to questions about selected rows of one state: how many there are, which, and how often each
-value of an attribute occurs among them. The caller has pinned the state."""
+"""Owns the answers to questions about selected rows of one state: which there are, and how often each value of an
+attribute occurs among them. The caller has pinned the state."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike.cluster.listed import Listed, merge
-from lookalike.cluster.select import CountOf, FacetCounter, FacetsOf, ListOf, Selected
+from lookalike.cluster.select import FacetCounter, FacetsOf, ListOf, Selected
 from lookalike.model.matching import comparable, elements
 from lookalike.model.records import record_id
-from shard.kernel import ScanStopped, Selection, View, count_selected, selected_rows
+from shard.kernel import ScanStopped, Selection, View, selected_rows
 from shard.store import Store
 
 # A list ends when its records take about this many bytes.
@@ -28,7 +28,7 @@ _SCALARS = frozenset(("text", "integer", "real"))
 
 
 def answer(
-    kind: CountOf | ListOf | FacetsOf,
+    kind: ListOf | FacetsOf,
     view: View,
     selection: Selection | None,
     store: Store,
@@ -41,8 +41,6 @@ def answer(
         ScanStopped: If `should_stop` returned True.
     """
     match kind:
-        case CountOf():
-            return Selected(count=count_selected(view, selection))
         case ListOf():
             listed, more = _list(kind, view, selection, store, should_stop)
             return Selected(listed=listed, more=more)

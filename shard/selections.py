@@ -17,7 +17,7 @@ from lookalike.cluster.rows import slots_of
 from lookalike.cluster.slots import SlotSet
 from lookalike.model.filters import Filter, size_of
 from shard.digests import SlotSums
-from shard.kernel import ScanStopped, Selection, View, mask_by_id
+from shard.kernel import ScanStopped, Selection, View, count_selected, mask_by_id
 from shard.store import Store
 
 FILTERS_REMEMBERED = 32
@@ -48,6 +48,8 @@ class Selections:
         self._store = store
         self._lock = threading.Lock()
         self._recent: collections.OrderedDict[_Restriction, Selection] = collections.OrderedDict()
+        # By restriction: the epoch and the end of the view, and the number of rows that were counted in it.
+        self._counts: dict[_Restriction, tuple[tuple[int, int], int]] = {}
 
     def remembered(self) -> dict[_Restriction, Selection]:
         """Returns a snapshot for `complete`. Take the snapshot before you read the state that you pass to
@@ -68,7 +70,10 @@ class Selections:
         if restriction is None:
             return None
         with self._lock:
-            selection = self._recent.get(restriction) or Selection(np.zeros(0, np.bool_))
+            selection = self._recent.get(restriction)
+        if selection is None or selection.end > state.view.end:
+            # One of a later state lacks rows that were overwritten after this one.
+            selection = Selection(np.zeros(0, np.bool_))
         if selection.end < state.view.end:
             within = slots if restriction[1] is not None else None
             selection = selection.extended(self._mask(state.view, selection.end, condition, within, should_stop))
@@ -78,6 +83,24 @@ class Selections:
             self._recent[restriction] = other if other.end > selection.end else selection
             self._evict()
         return selection
+
+    def count(
+        self, state: State, condition: Filter | None, slots: SlotSet | None, selection: Selection | None
+    ) -> int:
+        """Returns the number of live rows of a state that `compute` selected."""
+        restriction = restriction_of(state, condition, slots)
+        if restriction is None:
+            return state.view.live
+        moment = (state.view.epoch, state.view.end)
+        with self._lock:
+            known, count = self._counts.get(restriction, (None, 0))
+        if known != moment:
+            count = count_selected(state.view, selection)
+            with self._lock:
+                if len(self._counts) >= FILTERS_REMEMBERED:
+                    self._counts.clear()
+                self._counts[restriction] = moment, count
+        return count
 
     def _mask(
         self,

@@ -15,6 +15,7 @@ from xdist.scheduler import LoadScopeScheduling
 ENCODER = "encoder"
 _ENCODER_TESTS = (
     "tests/cluster/test_encoder.py",
+    "tests/cluster/test_image_queries.py",
     "tests/cluster/test_encoders.py",
     "tests/cluster/test_batch_images.py",
     "tests/cluster/test_copies.py",
@@ -27,9 +28,11 @@ _ENCODER_TESTS = (
     "tests/faults/test_background_tasks.py::test_replica_watch_of_the_encoder_restarts_and_exits_on_a_bug",
     "tests/web/test_docs.py",
     "tests/web/test_search_page.py",
+    "tests/web/test_query_page.py",
     "tests/docs/test_commands.py::test_commands_of_a_document_run[README.md]",
     "tests/docs/test_commands.py::test_commands_of_a_document_run[docs/QUICKSTART.md]",
     "tests/docs/test_commands.py::test_commands_of_a_document_run[docs/GRPC.md]",
+    "tests/docs/test_commands.py::test_commands_of_a_document_run[docs/PYTHON.md]",
 )
 # Long tests first: a long one that starts last would run alone.
 _INDEPENDENT = (

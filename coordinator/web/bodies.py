@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import aiohttp
@@ -25,6 +25,9 @@ from lookalike.transport.rpc import MAX_IMAGE_BYTES, MAX_MESSAGE_BYTES
 READ_SECONDS = 60.0
 # What a message of the maximum size has room for next to an image: filters and keys to exclude can be long.
 MAX_OPTIONS_BYTES = MAX_MESSAGE_BYTES - MAX_IMAGE_BYTES
+# The parts of a form that are JSON.
+FORM_JSON = ("options", "box", "examples")
+_FORM_PARTS = "image, options, box and examples"
 # The options of a form that has an image and no options.
 DEFAULT_OPTIONS = b'{"k": 10}'
 # Larger messages take about a millisecond or more to convert, so a thread converts them.
@@ -81,14 +84,14 @@ class BodyReader:
             raise DeadlineExceeded(f"body: did not arrive within {READ_SECONDS:.0f} s; send it faster") from None
 
     async def _read_form(self, request: web.Request, message: Any) -> None:
-        """Reads multipart/form-data with the file `image` and, as JSON, `options`."""
-        limits = {"image": self._max_image_bytes, "options": MAX_OPTIONS_BYTES}
+        """Reads multipart/form-data with the file `image` and, as JSON, `box`, `examples` and `options`."""
+        limits = dict.fromkeys(FORM_JSON, MAX_OPTIONS_BYTES) | {"image": self._max_image_bytes}
         parts: dict[str, bytes] = {}
         try:
             async for part in await request.multipart():
                 name = part.name if isinstance(part, BodyPartReader) else None
                 if not isinstance(part, BodyPartReader) or name not in limits or name in parts:
-                    raise InvalidRequest(f"form: part {name!r} is unknown or duplicate; send image and options")
+                    raise InvalidRequest(f"form: part {name!r} is unknown or duplicate; send {_FORM_PARTS}")
                 parts[name] = await _read_part(part, name, limits[name])
         except _FORM_ERRORS as error:
             raise InvalidRequest(
@@ -97,7 +100,22 @@ class BodyReader:
         if "image" not in parts:
             raise InvalidRequest("image: missing; send a file, such as -F image=@cat.jpg")
         await _parse_in_thread_if_large(parts.get("options", DEFAULT_OPTIONS), message.options, "options")
-        message.query.image = parts["image"]
+        await _fill_query(message.query, parts)
+
+
+async def _fill_query(query: Any, parts: Mapping[str, bytes]) -> None:
+    """Sets the query of a form. With further examples, the image is the first example."""
+    if "examples" not in parts:
+        own = query
+    else:
+        further = type(query.examples)()
+        await _parse_in_thread_if_large(parts["examples"], further, "examples")
+        own = query.examples.like.add()
+        query.examples.MergeFrom(further)
+    own.image = parts["image"]
+    if "box" in parts:
+        own.box.SetInParent()
+        _parse(parts["box"], own.box, "box")
 
 
 def _check_encoding(request: web.Request) -> None:

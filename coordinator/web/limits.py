@@ -8,6 +8,7 @@ from typing import Any
 
 from lookalike.cluster.select import MAX_FACETS
 from lookalike.model import codespace, features, filters, indexing
+from lookalike.model.query import MAX_EXAMPLES
 from lookalike.model.records import (
     COLLECTION_NAME,
     MAX_ATTRIBUTES_BYTES,
@@ -40,7 +41,14 @@ _PAGE: Schema = {"maximum": MAX_BATCH_RECORDS}
 _BITS: Schema = {"minimum": codespace.MIN_BITS, "maximum": codespace.MAX_BITS, "multipleOf": 8}
 _TEXT: Schema = {"maxLength": codespace.MAX_TEXT}
 _CODE: Schema = {"maxLength": _base64(codespace.MAX_BITS // 8)}
+_QUERY_CODE = _CODE | {"minLength": _base64(codespace.MIN_BITS // 8)}
+_SHARE: Schema = {"minimum": 0, "maximum": 1}
 _FIXED: Mapping[str, Schema] = {
+    "Alias.alias": COLLECTION,
+    "Box.x0": _SHARE,
+    "Box.x1": _SHARE | _REQUIRED,
+    "Box.y0": _SHARE,
+    "Box.y1": _SHARE | _REQUIRED,
     "CodeSpace.arithmetic": _TEXT,
     "CodeSpace.backbone": _TEXT,
     "CodeSpace.bits": _BITS | _REQUIRED,
@@ -50,6 +58,10 @@ _FIXED: Mapping[str, Schema] = {
     "CodeSpace.preprocessing": _TEXT,
     "CodeSpace.weights_digest": _TEXT,
     "Collection.name": COLLECTION,
+    "CopyRecordsRequest.limit": _PAGE,
+    "CopyRecordsRequest.target": COLLECTION | _REQUIRED,
+    "CreateAliasRequest.alias": COLLECTION | _REQUIRED,
+    "CreateAliasRequest.collection": COLLECTION | _REQUIRED,
     "CreateCollectionRequest.bits": _BITS,
     "CreateCollectionRequest.hash_file": {"maxLength": _base64(MAX_HASH_BYTES)},
     "CreateCollectionRequest.name": COLLECTION | _REQUIRED,
@@ -58,6 +70,10 @@ _FIXED: Mapping[str, Schema] = {
     "DeleteRequest.keys": _KEYS,
     "Equals.field": _FIELD | _REQUIRED,
     "Equals.value": _REQUIRED,
+    "Example.code": _QUERY_CODE,
+    "Example.key": KEY,
+    "Examples.like": {"minItems": 1, "maxItems": MAX_EXAMPLES, "required": True},
+    "Examples.not_like": {"maxItems": MAX_EXAMPLES},
     "Exists.field": _FIELD | _REQUIRED,
     "ExistsRequest.keys": _KEYS | _REQUIRED,
     "FacetsRequest.attribute": _FIELD | _REQUIRED,
@@ -71,7 +87,7 @@ _FIXED: Mapping[str, Schema] = {
     "Indexing.attributes": {"maxItems": indexing.MAX_ATTRIBUTES, "uniqueItems": True, "items": _FIELD},
     "Indexing.feature_width": {"maximum": features.MAX_WIDTH},
     "Prefix.field": _FIELD | _REQUIRED,
-    "Query.code": _CODE | {"minLength": _base64(codespace.MIN_BITS // 8)},
+    "Query.code": _QUERY_CODE,
     "Query.key": KEY,
     "Range.field": _FIELD | _REQUIRED,
     "Record.attributes": _ATTRIBUTES,
@@ -79,6 +95,7 @@ _FIXED: Mapping[str, Schema] = {
     "Record.features": {"maxLength": _base64(4 * features.MAX_WIDTH)},
     "Record.key": KEY | _REQUIRED,
     "Record.thumbnail": {"maxLength": _base64(MAX_THUMBNAIL_BYTES)},
+    "RenameCollectionRequest.new_name": COLLECTION | _REQUIRED,
     "ScrollRequest.limit": _PAGE,
     "SearchBatchRequest.options": _REQUIRED,
     "SearchOptions.exclude_keys": {"maxItems": MAX_BATCH_RECORDS, "items": KEY},
@@ -90,6 +107,8 @@ _FIXED: Mapping[str, Schema] = {
     "SetAttributesRequest.attributes": _ATTRIBUTES,
     "SetAttributesRequest.keys": {"maxItems": MAX_BATCH_RECORDS, "items": KEY},
     "SetAttributesRequest.limit": _PAGE,
+    "SwitchAliasRequest.collection": COLLECTION | _REQUIRED,
+    "Ttl.attribute": _FIELD,
     "UpsertRequest.records": {"minItems": 1, "maxItems": MAX_BATCH_RECORDS, "required": True},
 }
 
@@ -100,6 +119,7 @@ def field_limits(config: LimitsConfig) -> Mapping[str, Schema]:
     image = {"minLength": 1, "maxLength": _base64(config.max_image_bytes)}
     return {
         **_FIXED,
+        "Example.image": image,
         "Query.image": image,
         "Record.image": image,
         "SearchBatchRequest.queries": {"minItems": 1, "maxItems": config.max_batch, "required": True},

@@ -7,11 +7,13 @@ from importlib.metadata import version
 from typing import Any
 
 from coordinator.web import routes
+from coordinator.web.bodies import FORM_JSON
 from coordinator.web.gateway import MAX_TIMEOUT_MS, SERVICE
 from coordinator.web.limits import COLLECTION, KEY, field_limits
 from coordinator.web.responses import ERROR_STATUSES
 from coordinator.web.routes import Call, PlainRoute
 from coordinator.web.schemas import Schema, add_schemas, field_schema, reference, status_schemas
+from lookalike.model.query import MAX_EXAMPLES
 from lookalike.server.config import LimitsConfig
 from lookalike.transport.requests import ID_PATTERN
 from lookalike.transport.rpc import MAX_MESSAGE_BYTES
@@ -139,11 +141,20 @@ def _operation_object(
 def _form(options: Schema, max_image_bytes: int) -> dict[str, Any]:
     media_type = "application/octet-stream"
     image = {"type": "string", "contentMediaType": media_type, "minLength": 1, "maxLength": max_image_bytes}
-    properties = {"image": image, "options": options}
-    schema = {"type": "object", "additionalProperties": False, "required": ["image"], "properties": properties}
-    return {
-        "multipart/form-data": {"schema": schema, "encoding": {"options": {"contentType": "application/json"}}}
+    several = {"type": "array", "items": _reference("Example")}
+    examples = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "like": {**several, "maxItems": MAX_EXAMPLES - 1},
+            "notLike": {**several, "maxItems": MAX_EXAMPLES},
+        },
+        "description": "Further examples; the image is the first of `like`",
     }
+    properties = {"image": image, "options": options, "box": _reference("Box"), "examples": examples}
+    schema = {"type": "object", "additionalProperties": False, "required": ["image"], "properties": properties}
+    encoding = {name: {"contentType": "application/json"} for name in FORM_JSON}
+    return {"multipart/form-data": {"schema": schema, "encoding": encoding}}
 
 
 def _json(schema: Schema) -> dict[str, Any]:

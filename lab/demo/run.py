@@ -18,7 +18,8 @@ from lab.demo.photographs import Photograph, take_evenly, write_views
 from lookalike.client.sync_client import Client
 from lookalike.local.supervisor import Supervisor
 from lookalike.model.errors import InvalidRequest, LookalikeError
-from lookalike.model.records import MAX_BATCH_QUERIES, SearchResult, StoredRecord, record_id
+from lookalike.model.records import MAX_BATCH_QUERIES, StoredRecord, record_id
+from lookalike.model.results import SearchResult
 from lookalike.server.config import ClusterConfig
 
 COLLECTION = "demo"
@@ -122,7 +123,7 @@ def ask(client: Client, questions: Sequence[Question]) -> list[Answered]:
 def fetch_all(client: Client, folder: Path) -> list[StoredRecord]:
     """Fetches every record of the index. A record's key is its file's path below the folder."""
     keys = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.jpg"))
-    records = []
+    records: list[StoredRecord] = []
     for start in range(0, len(keys), _FETCH_KEYS):
         records += client.get(keys[start : start + _FETCH_KEYS], collection=COLLECTION)
     return records

@@ -24,7 +24,8 @@ from lookalike.jobs.dedup.undo import undo
 from lookalike.jobs.dedup.undo_list import Run, UndoList, free_path, read_run
 from lookalike.jobs.image_search import Answer, find_images, search_files
 from lookalike.model.errors import InvalidRequest
-from lookalike.model.records import Collection, Hit
+from lookalike.model.records import Collection
+from lookalike.model.results import Hit
 from lookalike.model.search_options import SearchOptions
 
 UNDO_LIST = "dedup-undo.jsonl"

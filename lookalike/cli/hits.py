@@ -8,13 +8,14 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from lookalike.model.records import Coverage, Hit, SearchResult
+from lookalike.model.records import Coverage
+from lookalike.model.results import Hit, SearchResult
 
 
 def print_hits(hits: Iterable[Hit], as_json: bool) -> None:
     """Prints each hit as soon as it is there; as JSON, one document per line."""
     for rank, hit in enumerate(hits, 1):
-        print(json.dumps(dataclasses.asdict(hit), ensure_ascii=False) if as_json else _line(rank, hit))
+        print(json.dumps(_hit_as_json(hit), ensure_ascii=False) if as_json else _line(rank, hit))
 
 
 def print_result(result: SearchResult, max_distance: int | None = None) -> None:
@@ -46,8 +47,10 @@ def print_warnings(warnings: Iterable[str]) -> None:
 def result_as_json(result: SearchResult) -> dict[str, Any]:
     """A result as a JSON document."""
     return {
-        "hits": [dataclasses.asdict(hit) for hit in result.hits],
-        "groups": [dataclasses.asdict(group) for group in result.groups],
+        "hits": [_hit_as_json(hit) for hit in result.hits],
+        "groups": [
+            {"value": group.value, "hits": [_hit_as_json(hit) for hit in group.hits]} for group in result.groups
+        ],
         "coverage": coverage_as_json(result.coverage),
         "exact": result.exact,
         "more": result.more,
@@ -60,6 +63,13 @@ def result_as_json(result: SearchResult) -> dict[str, Any]:
 def coverage_as_json(coverage: Coverage) -> dict[str, Any]:
     """Coverage as a JSON document."""
     return {**dataclasses.asdict(coverage), "complete": coverage.complete}
+
+
+def _hit_as_json(hit: Hit) -> dict[str, Any]:
+    """A hit as a JSON document, which cannot contain a thumbnail."""
+    document = dataclasses.asdict(hit)
+    del document["thumbnail"]
+    return document
 
 
 def _line(rank: int, hit: Hit) -> str:

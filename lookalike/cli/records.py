@@ -11,7 +11,9 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from lookalike.cli import examples as example_options
 from lookalike.cli.confirm import Yes, confirm
+from lookalike.cli.examples import examples, parse_box
 from lookalike.cli.hits import coverage_as_json, print_hits, print_result, print_warnings, result_as_json
 from lookalike.cli.options import (
     DEFAULT_COLLECTION,
@@ -27,6 +29,7 @@ from lookalike.cli.thumbnails import write_thumbnails
 from lookalike.client.sync_client import Client
 from lookalike.jobs.image_search import find_images, search_files
 from lookalike.model.errors import InvalidRequest, NotFound
+from lookalike.model.query import Box
 from lookalike.model.records import DEFAULT_OVERSAMPLING, Coverage, StoredRecord
 from lookalike.model.search_options import Rerank, Score, SearchOptions
 
@@ -51,8 +54,13 @@ def search(
     more_images: Annotated[
         list[Path] | None, typer.Option("--image", help="Another image file or folder; may be repeated.")
     ] = None,
-    key: Annotated[str | None, typer.Option(help="Search for the stored record with this key.")] = None,
-    code: Annotated[str | None, typer.Option(help="Search for a code, given in hexadecimal.")] = None,
+    key: example_options.Keys = None,
+    code: example_options.Codes = None,
+    together: example_options.Together = False,
+    not_image: example_options.NotImages = None,
+    not_key: example_options.NotKeys = None,
+    not_code: example_options.NotCodes = None,
+    box: example_options.BoxText = None,
     k: Annotated[int, typer.Option("-k", help="Number of hits, 1..10,000.")] = 10,
     max_distance: Annotated[int | None, typer.Option(help="Largest distance of a hit, in bits.")] = None,
     filter_: FilterText = None,
@@ -89,30 +97,38 @@ def search(
     """Find the records that are most similar to images, a stored record or a code.
 
     Several images, or a folder, are searched for in few calls, and their results are printed one after the other;
-    with --json, as one line of JSON for each."""
+    with --json, as one line of JSON for each. With --together, there is one search for what all of them have in
+    common. A record's score is then the mean share of its bits that equal theirs, minus half the mean share that
+    equal those of --not-image, --not-key and --not-code."""
     options = SearchOptions(
         k=k, max_distance=max_distance, filter=json_filter(filter_, "filter"), allow_partial=allow_partial,
         score=cast(Score, score), rerank=cast(Rerank, rerank), oversampling=oversampling, offset=offset,
         after=after, exclude_keys=exclude_key or (), group_by=group_by, group_size=group_size,
     )  # fmt: skip
     paths = [*(images or ()), *(more_images or ())]
-    if len(paths) > 1 or (paths and paths[0].is_dir()):
-        if key is not None or code is not None:
-            raise InvalidRequest("image: cannot be combined with --key or --code; search for one kind at a time")
+    part = parse_box(box)
+    avoided = examples(not_image or (), not_key, not_code)
+    is_one_search = together or bool(avoided) or not paths or (len(paths) == 1 and not paths[0].is_dir())
+    if not is_one_search and not key and not code:
         if find_all:
             raise InvalidRequest("all: takes one query; search for one image at a time")
         with connect(server, timeout) as client:
-            _search_files(client, collection, paths, options, as_json)
+            _search_files(client, collection, paths, options, part, as_json)
         return
+    wanted = examples(paths, key, code, part)
+    if len(wanted) > 1 and not together:
+        raise InvalidRequest(
+            f"query: there are {len(wanted):,} images, keys and codes; add --together to search for what they have"
+            " in common, or search for one at a time"
+        )
     with connect(server, timeout) as client:
-        given: dict[str, Any] = {
-            "collection": collection, "image": paths[0] if paths else None, "key": key, "code": _hexadecimal(code),
-            "options": options,
-        }  # fmt: skip
         if find_all:
-            print_hits(client.search_all(**given), as_json)
+            print_hits(
+                client.search_all(collection=collection, examples=wanted, not_like=avoided, options=options),
+                as_json,
+            )
             return
-        result = client.search(**given)
+        result = client.search(collection=collection, examples=wanted, not_like=avoided, options=options)
     if as_json:
         print_json(result_as_json(result))
     else:
@@ -287,7 +303,12 @@ def _warn_if_partial(coverage: Coverage) -> None:
 
 
 def _search_files(
-    client: Client, collection: str, paths: Sequence[Path], options: SearchOptions, as_json: bool
+    client: Client,
+    collection: str,
+    paths: Sequence[Path],
+    options: SearchOptions,
+    box: Box | None,
+    as_json: bool,
 ) -> None:
     """Searches for files and prints each result as soon as it is there.
 
@@ -296,7 +317,7 @@ def _search_files(
     """
     found = find_images(paths)
     errors = []
-    for answer in search_files(client, collection, found.files, options):
+    for answer in search_files(client, collection, found.files, options, box):
         name = str(answer.file)
         if answer.result is None:
             errors.append(answer.error)
@@ -319,13 +340,6 @@ def _as_json(record: StoredRecord, file: Path | None) -> dict[str, Any]:
     document = {**dataclasses.asdict(record), "code": record.code.hex()}
     del document["thumbnail"]
     return document if file is None else {**document, "thumbnail": str(file)}
-
-
-def _hexadecimal(code: str | None) -> bytes | None:
-    try:
-        return None if code is None else bytes.fromhex(code)
-    except ValueError:
-        raise InvalidRequest("code: is not hexadecimal; write two digits per byte") from None
 
 
 def json_filter(text: str | None, field: str) -> dict[str, Any] | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TypeVar, cast
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from lookalike import wire
 from lookalike.model.errors import InvalidRequest
+from lookalike.model.query import Box, Code, Example, Image
 from lookalike.model.records import MAX_BATCH_RECORDS, Record, check_key
 from lookalike.model.search_options import SearchOptions
 from lookalike.v1 import search_pb2 as pb
@@ -19,7 +20,6 @@ from lookalike.v1 import search_pb2 as pb
 STREAM_RECORDS = 256
 
 Value = TypeVar("Value")
-Image = bytes | str | Path
 Floats = npt.NDArray[np.float32]
 
 
@@ -98,6 +98,29 @@ async def async_batches(
             yield batch
 
 
+def one_query(
+    image: Image | None,
+    code: Code | None,
+    key: str | None,
+    examples: Sequence[Example],
+    not_like: Sequence[Example],
+    box: Box | None,
+    projections: Floats | None,
+    features: Floats | None,
+) -> pb.Query:
+    """Encodes the query of one search; see `AsyncClient.search`. Raises InvalidRequest."""
+    like, avoided = listed("examples", examples), listed("not_like", not_like)
+    if not like and not avoided:
+        return wire.query_to_wire(image, code, key, projections, features, box)
+    if projections is not None or features is not None:
+        raise InvalidRequest("projections: and features cannot be combined with several examples; leave them out")
+    if any(part is not None for part in (image, code, key, box)):
+        if like:
+            raise InvalidRequest("query: give exactly one of image, code and key, or examples")
+        like = [Example(image, code, key, box)]
+    return wire.examples_to_wire(like, avoided)
+
+
 def check_pages(options: SearchOptions, keywords: Collection[str]) -> None:
     """Raises InvalidRequest if a search with these options cannot be continued page by page."""
     if "k" in keywords:
@@ -109,32 +132,38 @@ def check_pages(options: SearchOptions, keywords: Collection[str]) -> None:
         raise InvalidRequest("allow_partial: a page without some partitions has gaps; leave it out")
 
 
+def has_codes_among(code: Code | None, examples: Sequence[Example], not_like: Sequence[Example]) -> bool:
+    """Whether any part of a query is a code, so that the collection's fingerprint is needed."""
+    return code is not None or any(one.code is not None for one in (*examples, *not_like))
+
+
 def queries_of(
     images: Sequence[Image],
-    codes: Sequence[bytes],
+    codes: Sequence[Code] | npt.NDArray[np.uint8],
     keys: Sequence[str],
     projections: Sequence[Floats],
     features: Sequence[Floats],
-) -> list[pb.Query]:
-    """Encodes the queries of a batch: the images, then the codes, then the keys.
+    boxes: Sequence[Box | None] = (),
+) -> Iterator[pb.Query]:
+    """Encodes the queries of a batch, one at a time: the images, then the codes, then the keys.
 
     Raises:
-        InvalidRequest: If a query is malformed, or the number of projections or features is not that of the codes.
+        InvalidRequest: At once if the numbers of projections, features or boxes do not fit; later if a query is
+            malformed.
     """
-    for field, rows in (("projections", projections), ("features", features)):
-        if len(rows) not in (0, len(codes)):
-            raise InvalidRequest(
-                f"{field}: there are {len(rows)} for {len(codes)} codes; give one for each code, or none"
-            )
-    absent = [None] * len(codes)
-    given = zip(
-        listed("codes", codes),
-        projections if len(projections) else absent,
-        features if len(features) else absent,
-        strict=True,
+    given_images, given_codes, given_keys = listed("images", images), listed("codes", codes), listed("keys", keys)
+    parts = _one_each("boxes", boxes, "images", len(given_images))
+    own = _one_each("projections", projections, "codes", len(given_codes))
+    vectors = _one_each("features", features, "codes", len(given_codes))
+    return itertools.chain(
+        (wire.query_to_wire(image, None, None, box=box) for image, box in zip(given_images, parts, strict=True)),
+        (wire.query_to_wire(None, *row) for row in zip(given_codes, [None] * len(own), own, vectors, strict=True)),
+        (wire.query_to_wire(None, None, key) for key in given_keys),
     )
-    return [
-        *(wire.query_to_wire(image, None, None) for image in listed("images", images)),
-        *(wire.query_to_wire(None, code, None, own, vector) for code, own, vector in given),
-        *(wire.query_to_wire(None, None, key) for key in listed("keys", keys)),
-    ]
+
+
+def _one_each(field: str, values: Sequence[Value], of: str, count: int) -> Sequence[Value | None]:
+    """Returns the values, None for each of the `count` things if there are none. Raises InvalidRequest."""
+    if len(values) not in (0, count):
+        raise InvalidRequest(f"{field}: there are {len(values)} for {count} {of}; give one for each, or none")
+    return values if len(values) else [None] * count

@@ -40,13 +40,12 @@ from lookalike.model.records import (
     CountResult,
     FacetsResult,
     Record,
-    SearchResult,
-    StoredRecord,
     VersionedRecord,
     attributes_text,
     check_collection_name,
     check_limit,
 )
+from lookalike.model.results import SearchResult, StoredRecords
 from lookalike.model.search_options import SearchOptions
 from lookalike.model.status import ClusterStatus
 from lookalike.model.ttl import Ttl
@@ -84,20 +83,18 @@ class Calls:
     a fingerprint."""
 
     def __init__(self, timeout: float) -> None:
-        if (
-            isinstance(timeout, bool)
-            or not isinstance(timeout, int | float)
-            or not 0 < timeout <= MAX_TIMEOUT_SECONDS
-        ):
-            raise InvalidRequest(
-                f"timeout: is {timeout!r}; use seconds, above 0 and at most {MAX_TIMEOUT_SECONDS:,}"
-            )
-        self._timeout = timeout
+        self._timeout = _checked_timeout(timeout)
         self._fingerprints: dict[str, str] = {}
 
-    def deadline(self) -> float:
-        """The deadline of a call that starts now, in seconds of the monotonic clock."""
-        return time.monotonic() + self._timeout
+    def deadline(self, timeout: float | None = None) -> float:
+        """The deadline of a call that starts now, in seconds of the monotonic clock. timeout: the call's own, in
+        seconds; the client's if None. Raises InvalidRequest."""
+        return time.monotonic() + (self._timeout if timeout is None else _checked_timeout(timeout))
+
+    def limit(self, timeout: float | None) -> float | None:
+        """The deadline of a call of several requests; None if each of them has the client's timeout. Raises
+        InvalidRequest."""
+        return None if timeout is None else self.deadline(timeout)
 
     def learn(self, collection: Collection) -> Collection:
         self._fingerprints[collection.name] = collection.code_space.fingerprint
@@ -153,7 +150,7 @@ class Calls:
 
     def get(
         self, keys: Sequence[str], collection: str, consistency: str, include_thumbnails: bool
-    ) -> Call[list[StoredRecord]]:
+    ) -> Call[StoredRecords]:
         request = pb.GetRequest(
             collection=check_collection_name(collection),
             keys=keys,
@@ -161,7 +158,7 @@ class Calls:
             include_thumbnails=include_thumbnails,
         )
         return Call(
-            "Get", request, lambda answer: [wire.stored_record_from_wire(record) for record in answer.records]
+            "Get", request, lambda answer: StoredRecords(map(wire.stored_record_from_wire, answer.records))
         )
 
     def exists(self, keys: Sequence[str], collection: str, consistency: str) -> Call[list[bool]]:
@@ -415,6 +412,13 @@ class Calls:
 
     def _read_collection(self, answer: Any) -> Collection:
         return self.learn(wire.collection_from_wire(answer.collection))
+
+
+def _checked_timeout(timeout: float) -> float:
+    is_number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    if not is_number or not 0 < timeout <= MAX_TIMEOUT_SECONDS:
+        raise InvalidRequest(f"timeout: is {timeout!r}; use seconds, above 0 and at most {MAX_TIMEOUT_SECONDS:,}")
+    return timeout
 
 
 def _changed(count: int, answer: pb.SetAttributesResponse | pb.DeleteByFilterResponse) -> tuple[int, str]:

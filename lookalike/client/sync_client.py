@@ -5,34 +5,22 @@ Generated from async_client.py by scripts/unasync.py (`make client`): change tha
 from __future__ import annotations
 
 import collections
-import dataclasses
 import itertools
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Self, Unpack
+from typing import Any, Self
 
 import grpc
 
 from lookalike import wire
-from lookalike.client.arguments import (
-    Floats,
-    Image,
-    batches,
-    check_pages,
-    has_codes,
-    key_batches,
-    listed,
-    one_fingerprint,
-    queries_of,
-)
+from lookalike.client.arguments import batches, has_codes, key_batches, listed, one_fingerprint
 from lookalike.client.arrays import Attributes, Codes, IngestReport, Keys, code_columns, join, split
 from lookalike.client.calls import DEFAULT_TIMEOUT_SECONDS, Calls, warn
 from lookalike.client.column_page import ColumnPage
 from lookalike.client.endpoints import Coordinators
-from lookalike.client.keywords import shows_search_options
 from lookalike.client.prefetch import Prefetch
 from lookalike.client.sync_ingest import IngestStream
-from lookalike.client.sync_management import Management
+from lookalike.client.sync_search import Search
 from lookalike.cluster.columns import CodeColumns
 from lookalike.model.filters import GivenFilter
 from lookalike.model.records import (
@@ -42,21 +30,18 @@ from lookalike.model.records import (
     MAX_PAGE_RECORDS,
     CountResult,
     FacetsResult,
-    Hit,
     Outcome,
     Page,
     Record,
-    SearchResult,
     StoredRecord,
-    check_collection_name,
     check_limit,
 )
-from lookalike.model.search_options import SearchKeywords, SearchOptions
+from lookalike.model.results import StoredRecords
 from lookalike.transport.tls import Tls
 from lookalike.v1 import search_pb2 as pb
 
 
-class Client(Management):
+class Client(Search):
     """A connection to a cluster: `Client("127.0.0.1:7700")`. Safe to share between threads.
 
     Failures raise the classes of `lookalike.errors`. A call is retried within its timeout while a server or
@@ -96,136 +81,15 @@ class Client(Management):
         for channel in self._coordinators.close():
             channel.close()
 
-    @shows_search_options
-    def search(
-        self,
-        *,
-        collection: str,
-        image: Image | None = None,
-        code: bytes | None = None,
-        key: str | None = None,
-        options: SearchOptions | None = None,
-        projections: Floats | None = None,
-        features: Floats | None = None,
-        fingerprint: str | None = None,
-        **keywords: Unpack[SearchKeywords],
-    ) -> SearchResult:
-        """Finds the k nearest records to an image, a code or a stored record. Give exactly one of the three.
-
-        Args:
-            collection: The collection's name.
-            image: An encoded image file's bytes, or its path.
-            code: A code of bits / 8 bytes.
-            key: The key of a stored record, which is left out of its own hits.
-            options: How to search.
-            projections: float32 (bits,), the projections that the code was made from. Required with a code for an
-                asymmetric score or rerank.
-            features: float32 (width,), the features of the code's image. Required with a code for a rerank by
-                features.
-            fingerprint: Fingerprint of the code's code space; the collection's by default.
-            **keywords: The fields of `SearchOptions`, one by one. They override those of `options`.
-
-        Returns:
-            The hits, nearest first, and how much of the collection they cover.
-
-        Raises:
-            InvalidRequest: If an argument is malformed or out of range.
-            NotFound: If the collection or the key does not exist.
-            CodeSpaceMismatch: If the code is of another code space than the collection.
-            PartitionUnavailable: If a partition does not answer and `allow_partial` is off.
-            DeadlineExceeded: If there is no answer within the timeout.
-        """
-        options = dataclasses.replace(options or SearchOptions(), **keywords)
-        query = wire.query_to_wire(image, code, key, projections, features)
-        deadline = self._calls.deadline()
-        if code is not None:
-            fingerprint = fingerprint or self._fingerprint(collection, deadline)
-        return self._run(self._calls.search(collection, query, fingerprint, options), deadline)
-
-    @shows_search_options
-    def search_all(
-        self,
-        *,
-        collection: str,
-        image: Image | None = None,
-        code: bytes | None = None,
-        key: str | None = None,
-        options: SearchOptions | None = None,
-        projections: Floats | None = None,
-        features: Floats | None = None,
-        fingerprint: str | None = None,
-        page_size: int = DEFAULT_PAGE,
-        limit: int | None = None,
-        **keywords: Unpack[SearchKeywords],
-    ) -> Iterator[Hit]:
-        """Finds all records, nearest first; with `max_distance`, all records within it. See `search`.
-
-        Requests one page at a time, so memory does not grow with the number of hits. A record that exists and
-        matches, and is not changed in the meantime, is returned exactly once. A record that is changed is returned
-        at most once for each code that it has.
-
-        Args:
-            page_size: Records per request, 1..10,000. It replaces `k`.
-            limit: Return at most this many records; all by default.
-        """
-        if limit is not None:
-            check_limit(limit, sys.maxsize)
-        options = dataclasses.replace(options or SearchOptions(), **keywords)
-        check_pages(options, keywords)
-        query = wire.query_to_wire(image, code, key, projections, features)
-        count = 0
-        while limit is None or count < limit:
-            size = page_size if limit is None else min(page_size, limit - count)
-            options = dataclasses.replace(options, k=size)
-            deadline = self._calls.deadline()
-            if code is not None:
-                fingerprint = fingerprint or self._fingerprint(collection, deadline)
-            page = self._run(self._calls.search(collection, query, fingerprint, options), deadline)
-            yield from page.hits
-            count += len(page.hits)
-            options = dataclasses.replace(options, after=page.cursor, offset=0)
-            if not page.cursor:
-                return
-
-    @shows_search_options
-    def search_batch(
-        self,
-        *,
-        collection: str,
-        images: Sequence[Image] = (),
-        codes: Sequence[bytes] = (),
-        keys: Sequence[str] = (),
-        options: SearchOptions | None = None,
-        projections: Sequence[Floats] = (),
-        features: Sequence[Floats] = (),
-        fingerprint: str | None = None,
-        **keywords: Unpack[SearchKeywords],
-    ) -> list[SearchResult]:
-        """Runs up to 1,024 queries in one scan, with the same options. See `search`.
-
-        Args:
-            images: Encoded image files' bytes, or their paths.
-            codes: Codes of bits / 8 bytes each.
-            keys: Keys of stored records.
-            options: How to search.
-            projections: One float32 (bits,) per code, or none.
-            features: One float32 (width,) per code, or none.
-            fingerprint: Fingerprint of the codes' code space; the collection's by default.
-            **keywords: The fields of `SearchOptions`, one by one. They override those of `options`.
-
-        Returns:
-            One result per image, then per code, then per key.
-        """
-        options = dataclasses.replace(options or SearchOptions(), **keywords)
-        queries = queries_of(images, codes, keys, projections, features)
-        deadline = self._calls.deadline()
-        if len(codes):
-            fingerprint = fingerprint or self._fingerprint(collection, deadline)
-        return self._run(self._calls.search_batch(collection, queries, fingerprint, options), deadline)
-
     def get(
-        self, keys: Sequence[str], *, collection: str, consistency: str = "one", include_thumbnails: bool = False
-    ) -> list[StoredRecord]:
+        self,
+        keys: Sequence[str],
+        *,
+        collection: str,
+        consistency: str = "one",
+        include_thumbnails: bool = False,
+        timeout: float | None = None,
+    ) -> StoredRecords:
         """Reads records by key.
 
         Args:
@@ -233,23 +97,29 @@ class Client(Management):
                 with thumbnails fit.
             consistency: "one" reads one replica, "quorum" a majority.
             include_thumbnails: Return each record's thumbnail.
+            timeout: Seconds that the whole call may take; by default, each request may take the client's timeout.
 
         Returns:
-            The records that exist, in the order of the keys.
+            The records that exist, in the order of the keys: a list, which also gives arrays.
         """
+        limit = self._calls.limit(timeout)
         parts = key_batches(keys)
         calls = [self._calls.get(part, collection, consistency, include_thumbnails) for part in parts]
-        return [record for call in calls for record in self._run(call)]
+        return StoredRecords([record for call in calls for record in self._run(call, limit)])
 
-    def exists(self, keys: Sequence[str], *, collection: str, consistency: str = "one") -> list[bool]:
+    def exists(
+        self, keys: Sequence[str], *, collection: str, consistency: str = "one", timeout: float | None = None
+    ) -> list[bool]:
         """Says for each key whether it has a record. Up to 10,000 keys go in one request.
 
         Args:
             keys: The keys.
             consistency: "one" reads one replica, "quorum" a majority.
+            timeout: Seconds that the whole call may take; by default, each request may take the client's timeout.
         """
+        limit = self._calls.limit(timeout)
         calls = [self._calls.exists(part, collection, consistency) for part in key_batches(keys)]
-        return [found for call in calls for found in self._run(call)]
+        return [found for call in calls for found in self._run(call, limit)]
 
     def count(
         self,
@@ -258,6 +128,7 @@ class Client(Management):
         filter: GivenFilter = None,
         allow_partial: bool = False,
         consistency: str = "one",
+        timeout: float | None = None,
     ) -> CountResult:
         """Counts the records that match a filter, exactly.
 
@@ -269,8 +140,10 @@ class Client(Management):
                 missing partition raises PartitionUnavailable.
             consistency: "one" asks one replica of each partition. "quorum" includes every write acknowledged
                 before; if writes are acknowledged by fewer than all replicas, it reads all matching records.
+            timeout: Seconds that the call may take, retries included; the client's by default.
         """
-        return self._run(self._calls.count(collection, filter, allow_partial, consistency))
+        call = self._calls.count(collection, filter, allow_partial, consistency)
+        return self._run(call, self._calls.deadline(timeout))
 
     def scroll(
         self,
@@ -284,6 +157,7 @@ class Client(Management):
         page_size: int | None = None,
         consistency: str = "one",
         cursor: str = "",
+        timeout: float | None = None,
     ) -> Iterator[StoredRecord]:
         """Reads all records that match a filter, in the order of their ids (the hash of the key).
 
@@ -300,11 +174,12 @@ class Client(Management):
             page_size: Records per request, 1..65,536; by default few at first, then more.
             consistency: "one" reads one replica, "quorum" a majority.
             cursor: Where to start; see `scroll_page`.
+            timeout: Seconds that each request may take, retries included; the client's timeout by default.
         """
         pages = self.scroll_columns(
             collection=collection, filter=filter, include_attributes=include_attributes,
             include_codes=include_codes, include_thumbnails=include_thumbnails, limit=limit, page_size=page_size,
-            consistency=consistency, cursor=cursor,
+            consistency=consistency, cursor=cursor, timeout=timeout,
         )  # fmt: skip
         for page in pages:
             yield from page
@@ -321,6 +196,7 @@ class Client(Management):
         page_size: int | None = None,
         consistency: str = "one",
         cursor: str = "",
+        timeout: float | None = None,
     ) -> Iterator[ColumnPage]:
         """Reads what `scroll` reads, as pages of columns: lists and arrays instead of an object for each record.
         The arguments are those of `scroll`."""
@@ -337,7 +213,7 @@ class Client(Management):
                     collection, filter, include_attributes, include_codes, include_thumbnails,
                     min(left, page_size or next(sizes)), cursor, consistency,
                 )  # fmt: skip
-                ahead.start(lambda: self._run(call))
+                ahead.start(lambda: self._run(call, self._calls.deadline(timeout)))
 
             fetch(cursor)
             while True:
@@ -362,6 +238,7 @@ class Client(Management):
         limit: int = DEFAULT_PAGE,
         consistency: str = "one",
         cursor: str = "",
+        timeout: float | None = None,
     ) -> Page:
         """Reads one page of a scroll. See `scroll`.
 
@@ -369,12 +246,14 @@ class Client(Management):
             limit: Records per page, 1..65,536. A page may be shorter: the scroll is over when its cursor is empty.
             cursor: The cursor of the page before; empty for the first page. It stays valid, for any client and any
                 coordinator of the cluster.
+            timeout: Seconds that the call may take, retries included; the client's by default.
         """
         page = self._run(
             self._calls.scroll(
                 collection, filter, include_attributes, include_codes, include_thumbnails, limit, cursor,
                 consistency,
-            )
+            ),
+            self._calls.deadline(timeout),
         )  # fmt: skip
         return Page(list(page), page.cursor, page.warnings)
 
@@ -386,6 +265,7 @@ class Client(Management):
         filter: GivenFilter = None,
         limit: int = DEFAULT_FACETS,
         allow_partial: bool = False,
+        timeout: float | None = None,
     ) -> FacetsResult:
         """Counts the values of an attribute, exactly.
 
@@ -394,13 +274,15 @@ class Client(Management):
             filter: As in `count`.
             limit: Values to return, 1..100,000: the most frequent ones.
             allow_partial: As in `count`.
+            timeout: Seconds that the call may take, retries included; the client's by default.
 
         Raises:
             InvalidRequest: If the attribute has over 100,000 values among the matching records.
         """
-        return self._run(self._calls.facets(attribute, collection, filter, limit, allow_partial))
+        call = self._calls.facets(attribute, collection, filter, limit, allow_partial)
+        return self._run(call, self._calls.deadline(timeout))
 
-    def upsert(self, records: Iterable[Record], *, collection: str) -> int:
+    def upsert(self, records: Iterable[Record], *, collection: str, timeout: float | None = None) -> int:
         """Stores records, durably. Inserts new keys and replaces existing records as a whole: attributes and a
         thumbnail that the new record does not have are gone. `set_attributes` changes attributes alone.
 
@@ -412,18 +294,23 @@ class Client(Management):
         stored nevertheless. A call with conditions is not retried: if its outcome is unknown, read the records
         again.
 
+        Args:
+            records: The records.
+            timeout: Seconds that the whole call may take; by default, each request may take the client's timeout.
+
         Returns:
             The number of records stored.
 
         Raises:
             VersionConflict: If a stored record has another version than `if_version`.
         """
+        limit = self._calls.limit(timeout)
         given = listed("records", records)
         fingerprint = one_fingerprint(given)
         if fingerprint is None and has_codes(given):
-            fingerprint = self._fingerprint(collection, self._calls.deadline())
+            fingerprint = self._fingerprint(collection, limit)
         calls = self._calls.upserts(collection, given, fingerprint)
-        return sum([self._run(call) for call in calls])
+        return sum([self._run(call, limit) for call in calls])
 
     def ingest(
         self,
@@ -449,7 +336,7 @@ class Client(Management):
             Exception: An exception that `records` raises, or InvalidRequest for a record that cannot be sent, ends
                 the stream. It is raised after the outcomes of the records before it.
         """
-        fingerprint = self._fingerprint(collection, self._calls.deadline())
+        fingerprint = self._fingerprint(collection, self._calls.limit(timeout))
 
         def requests() -> Iterator[pb.IngestRequest]:
             for batch in batches(records):
@@ -500,7 +387,7 @@ class Client(Management):
         timeout: float | None = None,
     ) -> Iterator[IngestReport]:
         """Streams columns of at most 16,384 records each to the cluster. Yields a report on each, in order."""
-        own = fingerprint or self._fingerprint(collection, self._calls.deadline())
+        own = fingerprint or self._fingerprint(collection, self._calls.limit(timeout))
         counts: collections.deque[int] = collections.deque()
 
         def requests() -> Iterator[pb.IngestRequest]:
@@ -513,12 +400,20 @@ class Client(Management):
             failed = map(wire.outcome_from_wire, response.outcomes)
             yield IngestReport.of(counts.popleft(), dict(zip(response.rows, failed, strict=True)))
 
-    def delete(self, keys: Sequence[str], *, collection: str, if_versions: Sequence[int] = ()) -> int:
+    def delete(
+        self,
+        keys: Sequence[str],
+        *,
+        collection: str,
+        if_versions: Sequence[int] = (),
+        timeout: float | None = None,
+    ) -> int:
         """Deletes records by key.
 
         Args:
-            keys: The keys.
+            keys: At most 10,000 keys.
             if_versions: One per key, or none: delete the records only if they have these versions.
+            timeout: Seconds that the call may take, retries included; the client's by default.
 
         Returns:
             The number of records that existed; too low if a failed earlier attempt had already deleted some.
@@ -526,17 +421,22 @@ class Client(Management):
         Raises:
             VersionConflict: If a record has another version than its `if_versions`.
         """
-        return self._run(self._calls.delete(keys, collection, if_versions))
+        return self._run(self._calls.delete(keys, collection, if_versions), self._calls.deadline(timeout))
 
-    def delete_by_filter(self, filter: GivenFilter, *, collection: str) -> int:
+    def delete_by_filter(self, filter: GivenFilter, *, collection: str, timeout: float | None = None) -> int:
         """Deletes the records that match a filter, page by page. Repeat an interrupted call: it is harmless.
+
+        Args:
+            filter: As in `count`.
+            timeout: Seconds that the whole call may take; by default, each request may take the client's timeout.
 
         Returns:
             The number of records deleted; too low if a failed earlier attempt had already deleted some.
         """
-        deleted, cursor = self._run(self._calls.delete_by_filter(collection, filter, ""))
+        limit = self._calls.limit(timeout)
+        deleted, cursor = self._run(self._calls.delete_by_filter(collection, filter, ""), limit)
         while cursor:
-            count, cursor = self._run(self._calls.delete_by_filter(collection, filter, cursor))
+            count, cursor = self._run(self._calls.delete_by_filter(collection, filter, cursor), limit)
             deleted += count
         return deleted
 
@@ -548,6 +448,7 @@ class Client(Management):
         keys: Sequence[str] = (),
         filter: GivenFilter = None,
         if_versions: Sequence[int] = (),
+        timeout: float | None = None,
     ) -> int:
         """Sets some attributes of records. Their other attributes, codes, features and thumbnails stay as they
         are.
@@ -557,6 +458,7 @@ class Client(Management):
             keys: The records to change, at most 10,000 in one request. Keys that do not exist are ignored.
             filter: Change the records that match this filter instead, page by page.
             if_versions: With keys: one per key, or none: change the records only if they have these versions.
+            timeout: Seconds that the whole call may take; by default, each request may take the client's timeout.
 
         Returns:
             The number of records changed, including those that had these attributes before.
@@ -565,7 +467,13 @@ class Client(Management):
             VersionConflict: If a record has another version than its `if_versions`.
         """
         return self.change_attributes(
-            attributes, (), collection=collection, keys=keys, filter=filter, if_versions=if_versions
+            attributes,
+            (),
+            collection=collection,
+            keys=keys,
+            filter=filter,
+            if_versions=if_versions,
+            timeout=timeout,
         )
 
     def remove_attributes(
@@ -576,10 +484,11 @@ class Client(Management):
         keys: Sequence[str] = (),
         filter: GivenFilter = None,
         if_versions: Sequence[int] = (),
+        timeout: float | None = None,
     ) -> int:
         """Removes some attributes of records. See `set_attributes`."""
         return self.change_attributes(
-            {}, names, collection=collection, keys=keys, filter=filter, if_versions=if_versions
+            {}, names, collection=collection, keys=keys, filter=filter, if_versions=if_versions, timeout=timeout
         )
 
     def change_attributes(
@@ -591,26 +500,23 @@ class Client(Management):
         keys: Sequence[str] = (),
         filter: GivenFilter = None,
         if_versions: Sequence[int] = (),
+        timeout: float | None = None,
     ) -> int:
         """Sets some attributes of records and removes others, in one write. See `set_attributes`."""
+        limit = self._calls.limit(timeout)
         changed = 0
         if if_versions:
             call = self._calls.set_attributes(collection, keys, filter, attributes, remove, "", if_versions)
-            return (self._run(call))[0]
+            return (self._run(call, limit))[0]
         if filter is None:
             for part in key_batches(keys):
                 call = self._calls.set_attributes(collection, part, None, attributes, remove, "")
-                changed += (self._run(call))[0]
+                changed += (self._run(call, limit))[0]
             return changed
         call = self._calls.set_attributes(collection, keys, filter, attributes, remove, "")
-        changed, cursor = self._run(call)
+        changed, cursor = self._run(call, limit)
         while cursor:
             call = self._calls.set_attributes(collection, (), filter, attributes, remove, cursor)
-            count, cursor = self._run(call)
+            count, cursor = self._run(call, limit)
             changed += count
         return changed
-
-    def _fingerprint(self, collection: str, deadline: float) -> str:
-        if known := self._calls.fingerprint(check_collection_name(collection)):
-            return known
-        return (self._run(self._calls.get_collection(collection), deadline)).code_space.fingerprint

@@ -46,6 +46,7 @@ class Management:
         hash_file: bytes = b"",
         encoder: str | None = None,
         ttl: Ttl | None = None,
+        timeout: float | None = None,
     ) -> Collection:
         """Creates a collection, by default in the code space of the cluster's default encoder.
 
@@ -60,58 +61,60 @@ class Management:
             hash_file: The hash file that the codes were computed with; requires `code_space`.
             encoder: The name of another of the cluster's encoders, in whose code space to create it.
             ttl: When its records expire; never by default.
+            timeout: Seconds that the call may take, retries included; the client's by default.
 
         Raises:
             InvalidRequest: If an argument is malformed or out of range, or no encoder has this name.
             AlreadyExists: If the collection, or an alias of this name, exists.
         """
         indexing = Indexing(index, tuple(index_attributes), features, feature_width)
-        return self._run(self._calls.create_collection(name, bits, code_space, indexing, hash_file, encoder, ttl))
+        call = self._calls.create_collection(name, bits, code_space, indexing, hash_file, encoder, ttl)
+        return self._run(call, self._calls.deadline(timeout))
 
-    def get_collection(self, name: str) -> Collection:
+    def get_collection(self, name: str, *, timeout: float | None = None) -> Collection:
         """Describes a collection: by its name, or by an alias. Raises NotFound."""
-        return self._run(self._calls.get_collection(name))
+        return self._run(self._calls.get_collection(name), self._calls.deadline(timeout))
 
-    def get_hash_file(self, name: str) -> bytes:
+    def get_hash_file(self, name: str, *, timeout: float | None = None) -> bytes:
         """Returns the collection's hash file, for an encoder's `encoder.hash`; empty if it has none."""
-        return self._run(self._calls.get_hash_file(name))
+        return self._run(self._calls.get_hash_file(name), self._calls.deadline(timeout))
 
-    def list_collections(self) -> list[Collection]:
+    def list_collections(self, *, timeout: float | None = None) -> list[Collection]:
         """Lists the collections that the caller may see."""
-        return self._run(self._calls.list_collections())
+        return self._run(self._calls.list_collections(), self._calls.deadline(timeout))
 
-    def drop_collection(self, name: str) -> None:
+    def drop_collection(self, name: str, *, timeout: float | None = None) -> None:
         """Deletes a collection and its records.
 
         Raises:
             InvalidRequest: If the name is an alias, or the collection has aliases.
             NotFound: If the collection does not exist.
         """
-        self._run(self._calls.drop_collection(name))
+        self._run(self._calls.drop_collection(name), self._calls.deadline(timeout))
 
-    def create_alias(self, alias: str, collection: str) -> None:
+    def create_alias(self, alias: str, collection: str, *, timeout: float | None = None) -> None:
         """Gives a collection another name, for any call but `drop_collection` and `rename_collection`.
 
         Raises:
             AlreadyExists: If a collection or an alias has this name.
             NotFound: If the collection does not exist.
         """
-        self._run(self._calls.create_alias(alias, collection))
+        self._run(self._calls.create_alias(alias, collection), self._calls.deadline(timeout))
 
-    def switch_alias(self, alias: str, collection: str) -> None:
+    def switch_alias(self, alias: str, collection: str, *, timeout: float | None = None) -> None:
         """Points an alias to another collection. Returns after about 3 s: every later call, through any
         coordinator, sees the new collection. Raises NotFound if one of the two does not exist."""
-        self._run(self._calls.switch_alias(alias, collection))
+        self._run(self._calls.switch_alias(alias, collection), self._calls.deadline(timeout))
 
-    def delete_alias(self, alias: str) -> None:
+    def delete_alias(self, alias: str, *, timeout: float | None = None) -> None:
         """Deletes an alias; its collection stays. Raises NotFound."""
-        self._run(self._calls.delete_alias(alias))
+        self._run(self._calls.delete_alias(alias), self._calls.deadline(timeout))
 
-    def list_aliases(self) -> dict[str, str]:
+    def list_aliases(self, *, timeout: float | None = None) -> dict[str, str]:
         """Returns the collection of each alias that the caller may see."""
-        return self._run(self._calls.list_aliases())
+        return self._run(self._calls.list_aliases(), self._calls.deadline(timeout))
 
-    def rename_collection(self, name: str, new_name: str) -> Collection:
+    def rename_collection(self, name: str, new_name: str, *, timeout: float | None = None) -> Collection:
         """Renames a collection, without moving its records. Its aliases stay with it. Returns after about 3 s:
         every later call, through any coordinator, sees only the new name.
 
@@ -120,14 +123,20 @@ class Management:
             InvalidRequest: If the name is an alias.
             NotFound: If the collection does not exist.
         """
-        return self._run(self._calls.rename_collection(name, new_name))
+        return self._run(self._calls.rename_collection(name, new_name), self._calls.deadline(timeout))
 
-    def set_ttl(self, name: str, ttl: Ttl | None) -> Collection:
+    def set_ttl(self, name: str, ttl: Ttl | None, *, timeout: float | None = None) -> Collection:
         """Sets when the records of a collection expire; None for never. Raises NotFound."""
-        return self._run(self._calls.set_ttl(name, ttl))
+        return self._run(self._calls.set_ttl(name, ttl), self._calls.deadline(timeout))
 
     def copy_collection(
-        self, source: str, target: str, *, filter: GivenFilter = None, resume: bool = False
+        self,
+        source: str,
+        target: str,
+        *,
+        filter: GivenFilter = None,
+        resume: bool = False,
+        timeout: float | None = None,
     ) -> Iterator[CopiedPage]:
         """Copies the records of a collection to a new one with the same code space and indexing.
 
@@ -140,6 +149,7 @@ class Management:
             filter: Copy only matching records.
             resume: Continue a copy that was interrupted, or add to a collection of the same code space: what the
                 target has already is not copied again, and later writes of a key in the target are kept.
+            timeout: Seconds that each request may take, retries included; the client's timeout by default.
 
         Yields:
             What each call copied.
@@ -150,61 +160,76 @@ class Management:
         """
         if not resume:
             try:
-                self.get_collection(target)
+                self.get_collection(target, timeout=timeout)
             except NotFound:
                 pass
             else:
                 raise AlreadyExists(f"target: {target!r} exists; use another name, or resume the copy")
         # An alias that is switched during the copy must not mix two collections.
-        name = (self.get_collection(source)).name
+        name = (self.get_collection(source, timeout=timeout)).name
         cursor = ""
         while True:
-            page = self._run(self._calls.copy_records(name, target, filter, DEFAULT_PAGE, cursor))
+            call = self._calls.copy_records(name, target, filter, DEFAULT_PAGE, cursor)
+            page = self._run(call, self._calls.deadline(timeout))
             yield page
             cursor = page.cursor
             if not cursor:
                 return
 
-    def drain(self, partition: int, *, undo: bool = False) -> int:
+    def drain(self, partition: int, *, undo: bool = False, timeout: float | None = None) -> int:
         """Moves all slots off a partition, for maintenance. Returns at once; `status` shows the progress.
 
         Args:
             partition: The partition's number, from 0.
             undo: Give the partition its share of the slots again.
+            timeout: Seconds that the call may take, retries included; the client's by default.
 
         Returns:
             The number of slots that the partition still holds.
         """
-        return self._run(self._calls.drain(partition, undo))
+        return self._run(self._calls.drain(partition, undo), self._calls.deadline(timeout))
 
     def backup(
-        self, collection: str, slots: SlotSet, since: Sequence[Mark] = ()
+        self, collection: str, slots: SlotSet, since: Sequence[Mark] = (), *, timeout: float | None = None
     ) -> Iterator[Head | list[VersionedRecord]]:
         """Reads one partition's records of these slots. Not retried: call it again for the missing slots.
 
         Args:
             slots: bool (1024,), the wanted slots.
             since: Marks of an earlier backup, to read only the changes since then.
+            timeout: Seconds for the whole stream; unlimited by default.
 
         Yields:
             First the head, which names the slots that the partition has, then batches of records.
         """
+        left = None if timeout is None else self._calls.deadline(timeout) - time.monotonic()
         coordinator = self._coordinators.next()
         try:
-            for part in coordinator.stub.Backup(wire.dump_request_to_wire(collection, slots, since)):
+            request = wire.dump_request_to_wire(collection, slots, since)
+            for part in coordinator.stub.Backup(request, timeout=left):
                 yield from wire.dump_part_from_wire(part)
         except grpc.RpcError as failure:
             error = self._calls.explain(failure, coordinator.address)
             self._coordinators.failed(coordinator, error)
             raise error from None
 
-    def restore(self, records: Sequence[VersionedRecord], collection: str, fingerprint: str, features: str) -> int:
+    def restore(
+        self,
+        records: Sequence[VersionedRecord],
+        collection: str,
+        fingerprint: str,
+        features: str,
+        *,
+        timeout: float | None = None,
+    ) -> int:
         """Stores up to 10,000 records and deletions of a backup as new writes. Returns their number."""
-        return self._run(self._calls.restore(records, collection, fingerprint, features))
+        return self._run(
+            self._calls.restore(records, collection, fingerprint, features), self._calls.deadline(timeout)
+        )
 
-    def status(self) -> ClusterStatus:
+    def status(self, *, timeout: float | None = None) -> ClusterStatus:
         """Describes the cluster: its partitions, replicas, encoder, collections and pending moves."""
-        return self._run(self._calls.status())
+        return self._run(self._calls.status(), self._calls.deadline(timeout))
 
     def _run(self, call: Call[Answer], deadline: float | None = None) -> Answer:
         with tracing.calling(call.name) as metadata:

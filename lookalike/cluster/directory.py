@@ -104,6 +104,9 @@ class Directory:
             NotFound: If the alias or the collection does not exist.
             InvalidRequest: If a name is invalid, or of the wrong kind.
         """
+        check_collection_name(change.name)
+        if change.kind in (Kind.CREATE_ALIAS, Kind.SWITCH_ALIAS, Kind.RENAME):
+            check_collection_name(change.other)
         aliases, renamed, ttls = dict(self.aliases), dict(self.renamed), dict(self.ttls)
         match change.kind:
             case Kind.CREATE_ALIAS:
@@ -180,17 +183,16 @@ class Directory:
         return len(self.aliases) + len(self.renamed)
 
     def _existing(self, name: str, exists: Callable[[str], bool]) -> str:
-        stored = self.stored(check_collection_name(name))
+        stored = self.stored(name)
         if stored is None or not exists(stored):
             raise NotFound(f"collection: {name!r} does not exist; create it first")
         return stored
 
     def _require_alias(self, alias: str) -> None:
-        if check_collection_name(alias) not in self.aliases:
+        if alias not in self.aliases:
             raise NotFound(f"alias: {alias!r} does not exist; create it first")
 
     def _require_free(self, name: str, exists: Callable[[str], bool]) -> None:
-        check_collection_name(name)
         if name in self.aliases:
             raise AlreadyExists(f"alias: {name!r} exists; switch it, delete it or use another name")
         stored = self.stored(name)

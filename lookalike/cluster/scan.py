@@ -13,11 +13,12 @@ import numpy.typing as npt
 
 from lookalike.cluster.hits import HitTable
 from lookalike.model.filters import Filter, size_of
+from lookalike.model.query import MAX_EXAMPLES
 from lookalike.model.records import MAX_K
 
-# The most hits that a query requests from a shard: k, one to see whether there are more, and one to replace the
-# query's own record.
-MAX_SCAN_K = MAX_K + 2
+# The most hits that a query requests from a shard: k, one to see whether there are more, and one to replace each
+# of the records that the query starts from.
+MAX_SCAN_K = MAX_K + 1 + 2 * MAX_EXAMPLES
 # How long a shard keeps a key reserved. A coordinator stores the record well before.
 RESERVED_SECONDS = 60.0
 Codes = npt.NDArray[np.uint8]

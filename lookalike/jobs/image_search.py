@@ -13,7 +13,9 @@ from more_itertools import constrained_batches
 from lookalike.client.sync_client import Client
 from lookalike.files.walk import Entry, local_file, local_files
 from lookalike.model.errors import InvalidRequest
-from lookalike.model.records import MAX_BATCH_HITS, SearchResult
+from lookalike.model.query import Box
+from lookalike.model.records import MAX_BATCH_HITS
+from lookalike.model.results import SearchResult
 from lookalike.model.search_options import SearchOptions
 from lookalike.transport.rpc import MAX_IMAGE_BYTES
 
@@ -61,7 +63,7 @@ def find_images(paths: Sequence[Path]) -> ImageFiles:
 
 
 def search_files(
-    client: Client, collection: str, files: Iterable[Path], options: SearchOptions
+    client: Client, collection: str, files: Iterable[Path], options: SearchOptions, box: Box | None = None
 ) -> Iterator[Answer]:
     """Searches for each file.
 
@@ -70,6 +72,7 @@ def search_files(
         collection: The collection's name.
         files: The image files.
         options: How to search.
+        box: The part of each image to use; None for all of it.
 
     Yields:
         One answer per file, in order.
@@ -83,7 +86,7 @@ def search_files(
         read, _BATCH_BYTES, most, get_len=lambda answer: len(answer.image), strict=False
     ):
         images = [answer for answer in batch if not answer.error]
-        results = iter(_search(client, collection, images, options))
+        results = iter(_search(client, collection, images, options, box))
         yield from (answer if answer.error else next(results) for answer in batch)
 
 
@@ -108,20 +111,23 @@ def _read(file: Path) -> Answer:
         return Answer(file, error=f"cannot be read: {error.strerror}")
 
 
-def _search(client: Client, collection: str, images: Sequence[Answer], options: SearchOptions) -> list[Answer]:
+def _search(
+    client: Client, collection: str, images: Sequence[Answer], options: SearchOptions, box: Box | None
+) -> list[Answer]:
     """Searches for images in one call. If the cluster refuses it, in halves: to find an image that cannot be
     decoded, or because its limit on a batch is lower than ours."""
     if not images:
         return []
     try:
         results = client.search_batch(
-            collection=collection, images=[answer.image for answer in images], options=options
-        )
+            collection=collection, images=[answer.image for answer in images], options=options,
+            boxes=[box] * len(images) if box else (),
+        )  # fmt: skip
     except InvalidRequest as error:
         if len(images) > 1:
             half = len(images) // 2
             parts = images[:half], images[half:]
-            return [answer for part in parts for answer in _search(client, collection, part, options)]
+            return [answer for part in parts for answer in _search(client, collection, part, options, box)]
         if not error.message.startswith("image"):
             raise
         return [dataclasses.replace(images[0], error=error.message.removeprefix("image: "))]

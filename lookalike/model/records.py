@@ -1,4 +1,4 @@
-"""Owns the domain's plain data: records, hits, coverage, results and collections, and the rules for keys,
+"""Owns the domain's plain data: records, coverage, counts and collections, and the rules for keys,
 attributes and queries. Independent of gRPC."""
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import operator
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from lookalike.model import times
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import InvalidRequest
 from lookalike.model.indexing import Indexing
+from lookalike.model.query import Code, Image
 from lookalike.model.ttl import Ttl
 
 MAX_K = 10_000
@@ -238,8 +238,9 @@ class Record:
 
     Args:
         key: Identifies the record: 1..512 bytes of UTF-8.
-        image: An image file's bytes, or its path.
-        code: The packed code: bits / 8 bytes.
+        image: An image file's bytes or its path, a Pillow image, or pixels: uint8 (height, width, 3), or (height,
+            width) for grey.
+        code: The packed code: bits / 8 bytes, or uint8 (bits/8,).
         attributes: A JSON object of at most 64 KiB, for filters and display. Dates and times of `datetime` are
             stored as text (docs/FILTERS.md).
         fingerprint: Fingerprint of the code's code space; the collection's by default.
@@ -250,8 +251,8 @@ class Record:
     """
 
     key: str
-    image: bytes | str | Path | None = None
-    code: bytes | None = None
+    image: Image | None = None
+    code: Code | None = None
     attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     fingerprint: str | None = None
     features: npt.NDArray[np.float32] | None = None
@@ -319,24 +320,6 @@ class Outcome:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Hit:
-    """One result of a search.
-
-    Args:
-        key: The record's key.
-        distance: The number of differing bits.
-        score: The share of equal bits, weighted if the score or rerank is asymmetric. After a rerank by features,
-            the cosine of the features.
-        attributes: Empty unless requested.
-    """
-
-    key: str
-    distance: int
-    score: float
-    attributes: dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class Coverage:
     """How much of the collection a response covers.
 
@@ -371,42 +354,6 @@ class Timings:
     search_ms: float
     merge_ms: float
     total_ms: float
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class HitGroup:
-    """Hits with equal values of an attribute. hits: the nearest records of the group, nearest first."""
-
-    value: str | int | float | bool
-    hits: list[Hit]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class SearchResult:
-    """The result of one query.
-
-    Args:
-        hits: Ordered by (distance, id, key); with another score or a rerank, by descending score, then id.
-        coverage: How much of the collection was searched.
-        exact: True if no matching record of the collection can be nearer than the hits, except those that `after`,
-            `offset` or `exclude_keys` left out.
-        timings: Where the time went.
-        warnings: What may make the answer less useful than it seems, as sentences.
-        more: True if k left out hits (or groups) that follow the last one. With `max_distance`: the hits are not
-            all records within it.
-        cursor: For `after`, to get the next hits. Empty if there are no more, and after a rerank, a batch, a
-            search by groups or an incomplete answer.
-        groups: With `group_by`, instead of hits: ordered by the (distance, id) of their first hits.
-    """
-
-    hits: list[Hit]
-    coverage: Coverage
-    exact: bool
-    timings: Timings
-    warnings: list[str] = dataclasses.field(default_factory=list)
-    more: bool = False
-    cursor: str = ""
-    groups: list[HitGroup] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

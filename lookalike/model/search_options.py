@@ -56,6 +56,7 @@ class SearchOptions:
             record without the attribute is in no group; one with an array is in the group of each value in it.
             Only with score "hamming", without a rerank, with consistency "one", and not in a batch.
         group_size: The most hits per group; k * group_size is at most 10,000.
+        include_thumbnails: Return each hit's thumbnail. At most 1,000 different records over all queries.
 
     Raises:
         InvalidRequest: If a value is out of range or unknown.
@@ -75,6 +76,7 @@ class SearchOptions:
     exclude_keys: Sequence[str] = ()
     group_by: str | None = None
     group_size: int = 1
+    include_thumbnails: bool = False
 
     def __post_init__(self) -> None:
         distance = self.max_distance
@@ -129,6 +131,7 @@ class SearchKeywords(TypedDict, total=False):
     exclude_keys: Sequence[str]
     group_by: str | None
     group_size: int
+    include_thumbnails: bool
 
 
 def check_consistency(value: object) -> None:

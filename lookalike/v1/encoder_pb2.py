@@ -23,25 +23,26 @@ _sym_db = _symbol_database.Default()
 
 
 from lookalike.v1 import codespace_pb2 as lookalike_dot_v1_dot_codespace__pb2
+from lookalike.v1 import record_pb2 as lookalike_dot_v1_dot_record__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alookalike/v1/encoder.proto\x12\x0clookalike.v1\x1a\x1clookalike/v1/codespace.proto\"V\n\rEncodeRequest\x12\x0e\n\x06images\x18\x01 \x03(\x0c\x12\x18\n\x10include_features\x18\x02 \x01(\x08\x12\x1b\n\x13include_projections\x18\x03 \x01(\x08\"R\n\x0c\x45ncodedImage\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x0c\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x01(\x0c\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x13\n\x0bprojections\x18\x04 \x01(\x0c\"e\n\x0e\x45ncodeResponse\x12*\n\x06images\x18\x01 \x03(\x0b\x32\x1a.lookalike.v1.EncodedImage\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x12\n\narithmetic\x18\x03 \x01(\t\"\'\n\x0f\x44\x65scribeRequest\x12\x14\n\x0cinclude_hash\x18\x01 \x01(\x08\"t\n\x10\x44\x65scribeResponse\x12+\n\ncode_space\x18\x01 \x01(\x0b\x32\x17.lookalike.v1.CodeSpace\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x11\n\thash_file\x18\x04 \x01(\x0c\x32\xa0\x01\n\x0e\x45ncoderService\x12\x43\n\x06\x45ncode\x12\x1b.lookalike.v1.EncodeRequest\x1a\x1c.lookalike.v1.EncodeResponse\x12I\n\x08\x44\x65scribe\x12\x1d.lookalike.v1.DescribeRequest\x1a\x1e.lookalike.v1.DescribeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alookalike/v1/encoder.proto\x12\x0clookalike.v1\x1a\x1clookalike/v1/codespace.proto\x1a\x19lookalike/v1/record.proto\"x\n\rEncodeRequest\x12\x0e\n\x06images\x18\x01 \x03(\x0c\x12\x18\n\x10include_features\x18\x02 \x01(\x08\x12\x1b\n\x13include_projections\x18\x03 \x01(\x08\x12 \n\x05\x62oxes\x18< \x03(\x0b\x32\x11.lookalike.v1.Box\"c\n\x0c\x45ncodedImage\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x0c\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x01(\x0c\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x13\n\x0bprojections\x18\x04 \x01(\x0c\x12\x0f\n\x07\x63ropped\x18< \x01(\x08\"e\n\x0e\x45ncodeResponse\x12*\n\x06images\x18\x01 \x03(\x0b\x32\x1a.lookalike.v1.EncodedImage\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x12\n\narithmetic\x18\x03 \x01(\t\"\'\n\x0f\x44\x65scribeRequest\x12\x14\n\x0cinclude_hash\x18\x01 \x01(\x08\"t\n\x10\x44\x65scribeResponse\x12+\n\ncode_space\x18\x01 \x01(\x0b\x32\x17.lookalike.v1.CodeSpace\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x11\n\thash_file\x18\x04 \x01(\x0c\x32\xa0\x01\n\x0e\x45ncoderService\x12\x43\n\x06\x45ncode\x12\x1b.lookalike.v1.EncodeRequest\x1a\x1c.lookalike.v1.EncodeResponse\x12I\n\x08\x44\x65scribe\x12\x1d.lookalike.v1.DescribeRequest\x1a\x1e.lookalike.v1.DescribeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lookalike.v1.encoder_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENCODEREQUEST']._serialized_start=74
-  _globals['_ENCODEREQUEST']._serialized_end=160
-  _globals['_ENCODEDIMAGE']._serialized_start=162
-  _globals['_ENCODEDIMAGE']._serialized_end=244
-  _globals['_ENCODERESPONSE']._serialized_start=246
-  _globals['_ENCODERESPONSE']._serialized_end=347
-  _globals['_DESCRIBEREQUEST']._serialized_start=349
-  _globals['_DESCRIBEREQUEST']._serialized_end=388
-  _globals['_DESCRIBERESPONSE']._serialized_start=390
-  _globals['_DESCRIBERESPONSE']._serialized_end=506
-  _globals['_ENCODERSERVICE']._serialized_start=509
-  _globals['_ENCODERSERVICE']._serialized_end=669
+  _globals['_ENCODEREQUEST']._serialized_start=101
+  _globals['_ENCODEREQUEST']._serialized_end=221
+  _globals['_ENCODEDIMAGE']._serialized_start=223
+  _globals['_ENCODEDIMAGE']._serialized_end=322
+  _globals['_ENCODERESPONSE']._serialized_start=324
+  _globals['_ENCODERESPONSE']._serialized_end=425
+  _globals['_DESCRIBEREQUEST']._serialized_start=427
+  _globals['_DESCRIBEREQUEST']._serialized_end=466
+  _globals['_DESCRIBERESPONSE']._serialized_start=468
+  _globals['_DESCRIBERESPONSE']._serialized_end=584
+  _globals['_ENCODERSERVICE']._serialized_start=587
+  _globals['_ENCODERSERVICE']._serialized_end=747
 # @@protoc_insertion_point(module_scope)

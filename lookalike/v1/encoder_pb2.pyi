@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from lookalike.v1 import codespace_pb2 as _codespace_pb2
+from lookalike.v1 import record_pb2 as _record_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -26,6 +27,7 @@ class EncodeRequest(_message.Message):
     IMAGES_FIELD_NUMBER: _builtins.int
     INCLUDE_FEATURES_FIELD_NUMBER: _builtins.int
     INCLUDE_PROJECTIONS_FIELD_NUMBER: _builtins.int
+    BOXES_FIELD_NUMBER: _builtins.int
     include_features: _builtins.bool
     """Also return the features."""
     include_projections: _builtins.bool
@@ -34,16 +36,21 @@ class EncodeRequest(_message.Message):
     def images(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """1..1,024 encoded image files."""
 
+    @_builtins.property
+    def boxes(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Box]:
+        """Encode only these parts of the images: one per image, all zeros for the whole image. Empty for whole images."""
+
     def __init__(
         self,
         *,
         images: _abc.Iterable[_builtins.bytes] | None = ...,
         include_features: _builtins.bool = ...,
         include_projections: _builtins.bool = ...,
+        boxes: _abc.Iterable[_record_pb2.Box] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "include_features", b"include_features", "include_projections", b"include_projections"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boxes", b"boxes", "images", b"images", "include_features", b"include_features", "include_projections", b"include_projections"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -57,6 +64,7 @@ class EncodedImage(_message.Message):
     FEATURES_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     PROJECTIONS_FIELD_NUMBER: _builtins.int
+    CROPPED_FIELD_NUMBER: _builtins.int
     code: _builtins.bytes
     """bits / 8 bytes. Empty if the image could not be read."""
     features: _builtins.bytes
@@ -67,6 +75,8 @@ class EncodedImage(_message.Message):
     """float32 little-endian, one per bit: the sign gives the bit, the magnitude its confidence. Empty unless
     requested.
     """
+    cropped: _builtins.bool
+    """Whether the code is that of the requested box. An encoder that does not know boxes leaves it false."""
     def __init__(
         self,
         *,
@@ -74,10 +84,11 @@ class EncodedImage(_message.Message):
         features: _builtins.bytes = ...,
         error: _builtins.str = ...,
         projections: _builtins.bytes = ...,
+        cropped: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "error", b"error", "features", b"features", "projections", b"projections"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "cropped", b"cropped", "error", b"error", "features", b"features", "projections", b"projections"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

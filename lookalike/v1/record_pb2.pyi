@@ -80,6 +80,38 @@ class Record(_message.Message):
 Global___Record: _TypeAlias = Record  # noqa: Y015
 
 @_typing.final
+class Box(_message.Message):
+    """A part of an image, upright as its EXIF orientation says. Coordinates are shares of the width and of the height, from 0
+    (left, top) to 1 (right, bottom), with x0 < x1 and y0 < y1. The edges are rounded to whole pixels.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    X0_FIELD_NUMBER: _builtins.int
+    Y0_FIELD_NUMBER: _builtins.int
+    X1_FIELD_NUMBER: _builtins.int
+    Y1_FIELD_NUMBER: _builtins.int
+    x0: _builtins.float
+    y0: _builtins.float
+    x1: _builtins.float
+    y1: _builtins.float
+    def __init__(
+        self,
+        *,
+        x0: _builtins.float = ...,
+        y0: _builtins.float = ...,
+        x1: _builtins.float = ...,
+        y1: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["x0", b"x0", "x1", b"x1", "y0", b"y0", "y1", b"y1"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Box: _TypeAlias = Box  # noqa: Y015
+
+@_typing.final
 class RecordColumns(_message.Message):
     """Many records with codes, as columns. Numbers are little-endian."""
 
@@ -168,15 +200,18 @@ class Hit(_message.Message):
     DISTANCE_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    THUMBNAIL_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     distance: _builtins.int
     """Number of differing bits, 0..bits."""
     score: _builtins.float
     """Share of equal bits: 1 - distance / bits. With SCORE_ASYMMETRIC or RERANK_ASYMMETRIC, each bit counts by its
-    weight; with RERANK_FEATURES, the cosine of the features.
+    weight; with RERANK_FEATURES, the cosine of the features. With several examples: see Examples.
     """
     attributes: _builtins.str
     """A JSON object as text. Empty unless include_attributes is set."""
+    thumbnail: _builtins.bytes
+    """The record's preview image, if it has one and include_thumbnails is set."""
     def __init__(
         self,
         *,
@@ -184,12 +219,15 @@ class Hit(_message.Message):
         distance: _builtins.int = ...,
         score: _builtins.float = ...,
         attributes: _builtins.str = ...,
+        thumbnail: _builtins.bytes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_thumbnail", b"_thumbnail", "thumbnail", b"thumbnail"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "distance", b"distance", "key", b"key", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_thumbnail", b"_thumbnail", "attributes", b"attributes", "distance", b"distance", "key", b"key", "score", b"score", "thumbnail", b"thumbnail"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__thumbnail: _TypeAlias = _typing.Literal["thumbnail"]  # noqa: Y015
+    _WhichOneofArgType__thumbnail: _TypeAlias = _typing.Literal["_thumbnail", b"_thumbnail"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__thumbnail) -> _WhichOneofReturnType__thumbnail | None: ...
 
 Global___Hit: _TypeAlias = Hit  # noqa: Y015
 

@@ -116,6 +116,8 @@ class Query(_message.Message):
     IMAGE_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    BOX_FIELD_NUMBER: _builtins.int
     PROJECTIONS_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
     image: _builtins.bytes
@@ -132,24 +134,106 @@ class Query(_message.Message):
     """With a code, for RERANK_FEATURES: float32 little-endian. With an image, the encoder computes them; with a key,
     the stored ones are used.
     """
+    @_builtins.property
+    def examples(self) -> Global___Examples:
+        """Several images, codes and keys that hits are to be like, or not to be like."""
+
+    @_builtins.property
+    def box(self) -> _record_pb2.Box:
+        """With an image: search with this part of it only."""
+
     def __init__(
         self,
         *,
         image: _builtins.bytes = ...,
         code: _builtins.bytes = ...,
         key: _builtins.str = ...,
+        examples: Global___Examples | None = ...,
+        box: _record_pb2.Box | None = ...,
         projections: _builtins.bytes = ...,
         features: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "image", b"image", "key", b"key", "kind", b"kind"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "code", b"code", "examples", b"examples", "image", b"image", "key", b"key", "kind", b"kind"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "features", b"features", "image", b"image", "key", b"key", "kind", b"kind", "projections", b"projections"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "code", b"code", "examples", b"examples", "features", b"features", "image", b"image", "key", b"key", "kind", b"kind", "projections", b"projections"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["image", "code", "key", "examples"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___Query: _TypeAlias = Query  # noqa: Y015
+
+@_typing.final
+class Examples(_message.Message):
+    """What a search with several examples is about. A record's score is the mean share of its bits that equal those of
+    `like`, minus half the mean share that equal those of `not_like`: an exact score of all rows, the same for any number
+    of partitions. One example alone is the same search as with a Query of its kind.
+
+    The distance of a hit counts the bits that differ from the code with the best score (where both values of a bit score
+    the same, the code has the first example's bit); max_distance limits it. The records of keys are not among the hits.
+    Requires SCORE_HAMMING and RERANK_NONE.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIKE_FIELD_NUMBER: _builtins.int
+    NOT_LIKE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def like(self) -> _containers.RepeatedCompositeFieldContainer[Global___Example]:
+        """1..100."""
+
+    @_builtins.property
+    def not_like(self) -> _containers.RepeatedCompositeFieldContainer[Global___Example]:
+        """At most 100."""
+
+    def __init__(
+        self,
+        *,
+        like: _abc.Iterable[Global___Example] | None = ...,
+        not_like: _abc.Iterable[Global___Example] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["like", b"like", "not_like", b"not_like"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Examples: _TypeAlias = Examples  # noqa: Y015
+
+@_typing.final
+class Example(_message.Message):
+    """One example, as in Query."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    BOX_FIELD_NUMBER: _builtins.int
+    image: _builtins.bytes
+    code: _builtins.bytes
+    key: _builtins.str
+    @_builtins.property
+    def box(self) -> _record_pb2.Box:
+        """With an image: this part of it only."""
+
+    def __init__(
+        self,
+        *,
+        image: _builtins.bytes = ...,
+        code: _builtins.bytes = ...,
+        key: _builtins.str = ...,
+        box: _record_pb2.Box | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "code", b"code", "image", b"image", "key", b"key", "kind", b"kind"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "code", b"code", "image", b"image", "key", b"key", "kind", b"kind"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["image", "code", "key"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
-Global___Query: _TypeAlias = Query  # noqa: Y015
+Global___Example: _TypeAlias = Example  # noqa: Y015
 
 @_typing.final
 class SearchOptions(_message.Message):
@@ -169,6 +253,7 @@ class SearchOptions(_message.Message):
     EXCLUDE_KEYS_FIELD_NUMBER: _builtins.int
     GROUP_BY_FIELD_NUMBER: _builtins.int
     GROUP_SIZE_FIELD_NUMBER: _builtins.int
+    INCLUDE_THUMBNAILS_FIELD_NUMBER: _builtins.int
     k: _builtins.int
     """Hits per query, 1..10,000. A smaller collection returns fewer."""
     max_distance: _builtins.int
@@ -202,6 +287,8 @@ class SearchOptions(_message.Message):
     """
     group_size: _builtins.int
     """The most hits per group, 0 means 1; k times group_size is at most 10,000."""
+    include_thumbnails: _builtins.bool
+    """Return each hit's thumbnail. At most 1,000 different records over all queries."""
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
         """Search only records that match this filter."""
@@ -227,10 +314,11 @@ class SearchOptions(_message.Message):
         exclude_keys: _abc.Iterable[_builtins.str] | None = ...,
         group_by: _builtins.str = ...,
         group_size: _builtins.int = ...,
+        include_thumbnails: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "filter", b"filter", "max_distance", b"max_distance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "after", b"after", "allow_partial", b"allow_partial", "consistency", b"consistency", "exclude_keys", b"exclude_keys", "filter", b"filter", "group_by", b"group_by", "group_size", b"group_size", "include_attributes", b"include_attributes", "k", b"k", "max_distance", b"max_distance", "offset", b"offset", "oversampling", b"oversampling", "rerank", b"rerank", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance", "after", b"after", "allow_partial", b"allow_partial", "consistency", b"consistency", "exclude_keys", b"exclude_keys", "filter", b"filter", "group_by", b"group_by", "group_size", b"group_size", "include_attributes", b"include_attributes", "include_thumbnails", b"include_thumbnails", "k", b"k", "max_distance", b"max_distance", "offset", b"offset", "oversampling", b"oversampling", "rerank", b"rerank", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_distance: _TypeAlias = _typing.Literal["max_distance"]  # noqa: Y015
     _WhichOneofArgType__max_distance: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance"]  # noqa: Y015
@@ -328,7 +416,7 @@ class SearchResponse(_message.Message):
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Hit]:
         """Nearest first: ordered by (distance, id, key), where the id is the key's 64-bit BLAKE2b hash. With another
-        score or a rerank: ordered by (score descending, id, distance, key).
+        score, several examples or a rerank: ordered by (score descending, id, distance, key).
         """
 
     @_builtins.property

@@ -27,18 +27,21 @@ from lookalike.wire.public.collections import (
 )
 from lookalike.wire.public.columns import columns_from_wire, columns_to_wire
 from lookalike.wire.public.filters import filter_from_wire, filter_to_wire, scalar_from_wire, scalar_to_wire
+from lookalike.wire.public.images import image_bytes
 from lookalike.wire.public.requests import (
     check_version,
     consistency_from_wire,
     consistency_to_wire,
+    examples_to_wire,
     if_versions_from_wire,
-    image_bytes,
     options_from_wire,
     options_to_wire,
     query_to_wire,
     record_to_wire,
 )
 from lookalike.wire.public.searches import (
+    box_from_wire,
+    box_to_wire,
     draft_from_wire,
     groups_to_wire,
     hits_to_wire,
@@ -110,6 +113,8 @@ from lookalike.wire.shard.writes import (
 __all__ = [
     "bare_to_wire",
     "bases_from_wire",
+    "box_from_wire",
+    "box_to_wire",
     "change_from_wire",
     "change_to_wire",
     "check_version",
@@ -127,6 +132,7 @@ __all__ = [
     "draft_from_wire",
     "dump_part_from_wire",
     "dump_request_to_wire",
+    "examples_to_wire",
     "facet_to_wire",
     "facets_from_wire",
     "filter_from_wire",

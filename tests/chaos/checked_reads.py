@@ -9,10 +9,11 @@ from typing import TypeVar
 
 from lookalike import Client
 from lookalike.model.errors import LookalikeError
-from lookalike.model.records import Hit, SearchResult, StoredRecord
+from lookalike.model.records import StoredRecord
+from lookalike.model.results import Hit, SearchResult
 from tests.chaos.call_stats import CallStats
-from tests.chaos.checker import Finding, Search, SeenHit, SeenRecord, Span, check_get, check_search
-from tests.chaos.content import Content, Source, code_number
+from tests.chaos.checker import Finding, Search, SeenHit, SeenRecord, Span, check_get, check_scores, check_search
+from tests.chaos.content import Content, Source, code_number, cosine, features_of
 from tests.chaos.history import Attributes, History
 from tests.chaos.settings import Settings
 from tests.chaos.verdict import Tally
@@ -118,6 +119,25 @@ class CheckedReads:
         )  # fmt: skip
         return result
 
+    def rerank(self, name: str, client: Client, content: Content, prefix: str, consistency: str) -> bool:
+        """Ranks the records of a writer by features; returns whether there was an answer."""
+        return self.checked(
+            "rerank",
+            f"rerank at {consistency} through {name}, prefix {prefix}",
+            lambda: client.search(
+                collection=self.source.collection, k=50, rerank="features", include_attributes=True,
+                filter={"writer": prefix.removesuffix("-")}, consistency=consistency,
+                features=features_of(content.code), **content.query(self.source.fingerprint),
+            ),
+            lambda found, span: check_scores(
+                self.history,
+                [(hit.key, sequence_of(hit), hit.score) for hit in found.hits],
+                lambda code: cosine(code, content.code),
+                span,
+            ),
+            lambda found: self._search_stale_seconds(found, consistency),
+        )  # fmt: skip
+
     def get_stale_seconds(self, consistency: str) -> float:
         settings = self._settings
         is_fresh = settings.acknowledged_by_all or (consistency == "quorum" and settings.quorum_is_fresh)
@@ -144,6 +164,10 @@ class RandomReads:
         consistency = rng.choice(("one", "quorum"))
         if rng.random() < 0.4:
             self._reads.get(name, client, rng.sample(self._keys, rng.choice((1, 5, 40))), consistency)
+            return
+        if self._reads.source.has_features and rng.random() < 0.2:
+            content, search = self._filtered()
+            self._reads.rerank(name, client, content, search.prefix, consistency)
             return
         content, search = rng.choice((self._exact, self._nearest, self._filtered))()
         self._reads.search(name, client, content, search, consistency, rng.random() < 0.5)
@@ -172,14 +196,14 @@ def seen_record(record: StoredRecord, is_whole: bool) -> SeenRecord:
     if isinstance(found.get("born"), int) and isinstance(found.get("group"), int):
         attributes = Attributes(found["born"], found["group"], found.get("note"))
     code, thumbnail = (code_number(record.code), record.thumbnail) if is_whole else (None, None)
-    return SeenRecord(record.key, _sequence(record), code, attributes, thumbnail)
+    return SeenRecord(record.key, sequence_of(record), code, attributes, thumbnail)
 
 
 def _seen_hit(hit: Hit) -> SeenHit:
-    return SeenHit(hit.key, _sequence(hit), hit.distance)
+    return SeenHit(hit.key, sequence_of(hit), hit.distance)
 
 
-def _sequence(record: StoredRecord | Hit) -> int:
+def sequence_of(record: StoredRecord | Hit) -> int:
     """Returns the sequence number of the write that a record shows; -1 if it names another key or none."""
     if record.attributes.get("key") != record.key:
         return -1

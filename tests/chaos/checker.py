@@ -19,6 +19,8 @@ from lookalike.model.records import record_id
 from tests.chaos.history import Attributes, History, Write
 
 Rank = tuple[int, int, str]
+# Features are stored with eight bits each.
+_SCORE_TOLERANCE = 0.02
 
 
 class Kind(enum.StrEnum):
@@ -163,6 +165,30 @@ def _check_hits(history: History, search: Search, hits: Sequence[SeenHit], span:
             findings.append(Finding(Kind.FALSE_COMPLETE, hit.key, f"{hit} does not match the filter or range"))
         else:
             findings.extend(check_presence(history, hit.key, hit.sequence, span))
+    return findings
+
+
+def check_scores(
+    history: History, scores: Sequence[tuple[str, int, float]], cosine: Callable[[int], float], span: Span
+) -> list[Finding]:
+    """Checks hits that are ranked by features: the score of each must be that of the features of its write.
+
+    Args:
+        history: All writes.
+        scores: The key, the sequence number and the score of each hit.
+        cosine: Returns the score of a code's features.
+        span: When the search ran.
+    """
+    findings = []
+    for key, sequence, score in scores:
+        write = history.find(key, sequence) if key in history else None
+        if write is None or write.code is None:
+            findings.append(Finding(Kind.CORRUPTED, key, f"never written: #{sequence}"))
+        elif abs(score - cosine(write.code)) > _SCORE_TOLERANCE:
+            text = f"score {score:.4f}, the features of {write} have {cosine(write.code):.4f}"
+            findings.append(Finding(Kind.CORRUPTED, key, text))
+        else:
+            findings.extend(check_presence(history, key, sequence, span))
     return findings
 
 

@@ -10,12 +10,14 @@ import random
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from lookalike import Client, Record
 from lookalike.model.errors import AlreadyExists
 from tests.chaos.history import Write
 
 BITS = 64
+FEATURES = 4
 _IMAGES = 24
 _SIDE = 64
 
@@ -38,7 +40,7 @@ class Content:
         code = code_bytes(self.code)
         return Record(
             write.key, code=code, attributes=attributes, fingerprint=fingerprint, thumbnail=thumbnail,
-            if_version=if_version,
+            features=features_of(self.code), if_version=if_version,
         )  # fmt: skip
 
     def query(self, fingerprint: str) -> dict[str, Any]:
@@ -53,18 +55,21 @@ class Source(Protocol):
 
     collection: str
     fingerprint: str
+    has_features: bool
 
     def draw(self, rng: random.Random) -> Content: ...
     def of(self, code: int) -> Content: ...
 
 
 class Codes:
-    """Every content is a different code, so that a code identifies its write."""
+    """Every content is a different code, so that a code identifies its write. Features are stored with it."""
+
+    has_features = True
 
     def __init__(self, client: Client, collection: str = "chaos") -> None:
         self.collection = collection
         with contextlib.suppress(AlreadyExists):
-            client.create_collection(collection, bits=BITS)
+            client.create_collection(collection, bits=BITS, features="int8", feature_width=FEATURES)
         self.fingerprint = client.get_collection(collection).code_space.fingerprint
 
     def draw(self, rng: random.Random) -> Content:
@@ -76,6 +81,8 @@ class Codes:
 
 class Images:
     """Images of noise. Their codes are obtained by storing them once."""
+
+    has_features = False
 
     def __init__(self, client: Client, seed: int, collection: str = "chaos-images") -> None:
         self.collection = collection
@@ -101,6 +108,17 @@ def attributes_of(write: Write) -> dict[str, Any]:
     given = write.attributes
     attributes = {} if given is None else {"born": given.born, "group": given.group, "note": given.note}
     return {"sequence": write.sequence, **{name: value for name, value in attributes.items() if value is not None}}
+
+
+def features_of(code: int) -> npt.NDArray[np.float32]:
+    """Returns the features that are stored with a code, float32 (FEATURES,)."""
+    return np.array([(code >> 16 * place & 0xFFFF) + 1 for place in range(FEATURES)], np.float32)
+
+
+def cosine(code: int, other: int) -> float:
+    """Returns the cosine of the features of two codes."""
+    one, two = features_of(code), features_of(other)
+    return float(one @ two / np.linalg.norm(one) / np.linalg.norm(two))
 
 
 def thumbnail_of(sequence: int) -> bytes:

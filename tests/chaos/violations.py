@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Callable
 
 from lookalike import Client
-from lookalike.model.records import SearchResult
+from lookalike.model.results import SearchResult
 from tests.chaos.checked_reads import ResultFilter
 from tests.chaos.content import Source
 from tests.chaos.history import History, Write

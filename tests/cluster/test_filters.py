@@ -140,7 +140,7 @@ def test_writes_by_a_filter_on_an_unknown_field_change_nothing_and_say_so(
     wrong = ("--filter", '{"lable": "cat"}')
     commands = [
         ("search", "--code", "00" * 8, *wrong), ("count", *wrong), ("list", *wrong), ("facets", "label", *wrong),
-        ("set", "-a", '{"n": 1}', *wrong), ("delete", *wrong),
+        ("set", "-a", '{"n": 1}', *wrong), ("delete", "--yes", *wrong),
     ]  # fmt: skip
     for command in commands:
         code, out, err = lookalike(*command, *of)

@@ -198,6 +198,14 @@ def test_pages_keep_their_order_when_the_querys_record_changes(user: Client) -> 
         user.drop_collection("moving")
 
 
+def test_an_attribute_that_no_record_has_gives_no_groups_and_a_warning(user: Client) -> None:
+    found = user.search(code=QUERY, collection="c", group_by="lable")
+    assert (found.groups, found.hits, found.more, found.exact) == ([], [], False, True)
+    (warning,) = found.warnings
+    assert "'lable'" in warning
+    assert "'label'" in warning
+
+
 def test_impossible_combinations_are_refused(user: Client) -> None:
     cursor = user.search(code=QUERY, collection="c").cursor
     one: dict[str, Any] = {"code": QUERY, "collection": "c"}
@@ -210,16 +218,16 @@ def test_impossible_combinations_are_refused(user: Client) -> None:
         ({"group_by": "label", "offset": 1}, "group_by: cannot be combined"),
         ({"group_by": "label", "rerank": "asymmetric"}, "group_by: needs score hamming"),
         ({"group_by": "label", "consistency": "quorum"}, "group_by: reads one replica"),
-        ({"group_by": "lable"}, "no record has a field 'lable'"),
     ):
         with pytest.raises(InvalidRequest, match=message):
             user.search(**one, **options)
     for options, message in (
-        ({"after": cursor}, "after: continues one search, not a batch of 2"),
-        ({"group_by": "label"}, "group_by: takes one query, not a batch of 2"),
+        ({"after": cursor}, "after: is for one query, not for a batch"),
+        ({"group_by": "label"}, "group_by: is for one query, not for a batch"),
     ):
-        with pytest.raises(InvalidRequest, match=message):
-            user.search_batch(codes=[QUERY, QUERY], collection="c", **options)
+        for count in (1, 2):
+            with pytest.raises(InvalidRequest, match=message):
+                user.search_batch(codes=[QUERY] * count, collection="c", **options)
     for options, message in (
         ({"k": 5}, "k: does not apply to all pages"),
         ({"rerank": "asymmetric"}, "rerank: such a search has no further pages"),

@@ -19,6 +19,9 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from lookalike import AsyncClient, Client, CodeSpace, Record
 from lookalike.model.errors import AlreadyExists, CodeSpaceMismatch, InvalidRequest, NotFound
+from lookalike.transport.channels import open_channel
+from lookalike.v1 import search_pb2 as pb
+from lookalike.v1.search_pb2_grpc import SearchServiceStub
 from tests.conftest import Cluster, running_cluster, second_coordinator
 
 
@@ -264,8 +267,14 @@ def test_many_concurrent_large_responses_all_succeed(client: Client, collection:
             assert [len(result.hits) for result in results] == [300] * 12
 
     asyncio.run(ask_at_once())
-    with pytest.raises(InvalidRequest, match="over 200,000 in all"):
-        client.search_batch(codes=[code(0)] * 21, k=10_000, collection=collection)
+    many = pb.SearchBatchRequest(
+        collection=collection, queries=[pb.Query(key="k0")] * 21, options=pb.SearchOptions(k=10_000)
+    )
+    with (
+        open_channel(grpc, cluster.address) as channel,
+        pytest.raises(grpc.RpcError, match="over 200,000 in all"),
+    ):
+        SearchServiceStub(channel).SearchBatch(many)
 
 
 def test_a_shard_that_missed_a_drop_does_not_revive_the_collection(tmp_path: Path) -> None:

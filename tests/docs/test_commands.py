@@ -31,6 +31,7 @@ DOCUMENTS = {
     "README.md": Document(needs_encoder=True, keeps_collections=False),
     "docs/QUICKSTART.md": Document(needs_encoder=True),
     "docs/GRPC.md": Document(needs_encoder=True),
+    "docs/PYTHON.md": Document(needs_encoder=True),
     "docs/CONCEPTS.md": Document(),
     "docs/OPERATIONS.md": Document(),
     "docs/SECURITY.md": Document(),

@@ -37,9 +37,10 @@ def test_a_short_chaos_run_finds_no_violation() -> None:
     assert verdict["searches"] > 50
     assert verdict["search_availability"] > 0.5
     assert verdict["write_availability"] > 0.5
-    answered = set(verdict["operations"])
-    assert answered >= {"exists", "count", "facets", "scroll", "set", "set-if", "upsert-if", "delete-if"}
-    assert answered >= {"set-matching", "delete-matching", "shared-set", "shared-if", "conflict"}
+    # The rarer kinds of writes may be left out in so short a run.
+    answered = {operation for operation, count in verdict["operations"].items() if count}
+    assert answered >= {"exists", "count", "facets", "scroll", "rerank"}
+    assert answered >= {"set", "set-matching", "upsert-if", "shared-set", "shared-if"}
 
 
 def test_chaos_detects_a_planted_loss() -> None:

@@ -27,10 +27,14 @@ _RULES = re.compile(
     "|".join(
         (
             # Fields that need or exclude another one, and the content of texts and numbers.
+            r"((examples|not_like)\[\d+\](\.box)?|box|examples|not_like):",
             r"(record '.*'|query|filter|cursor|keys|attributes|attribute|remove|index attributes|hash_file):",
             r"(after|offset|exclude_keys|group_by|group_size|k|rerank|score|projections|features):",
+            r"(ttl|ttl\.\w+|alias|target|new_name|encoder):",
             r"body: .*: Value out of range",
             # What the collection, or the cluster, has.
+            r"collection: .* (has the|is an) alias",
+            r"target: .* the collection to copy from",
             r"code: .* the collection's codes have",
             r"(encoder: this cluster has none|image: this cluster has no encoder)",
             r"fingerprint: .* without its code space's fingerprint",

@@ -13,6 +13,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -75,6 +76,30 @@ def test_writes_can_name_a_version(rest: Rest, collection: str) -> None:
     assert rest("DELETE", f"{path}?key=a&ifVersion=x").status == 400
     version = rest("GET", f"{path}?key=a").json["records"][0]["version"]
     assert rest("DELETE", f"{path}?key=a&ifVersion={version}").json == {"deleted": "1"}
+
+
+def test_pages_groups_and_excluded_keys(rest: Rest, filled: str) -> None:
+    def search(**options: object) -> dict[str, Any]:
+        body = {"query": {"key": "k0"}, "options": {"k": 4, **options}}
+        found: dict[str, Any] = rest("POST", f"/v1/collections/{filled}/search", body).json
+        return found
+
+    pages = [search()]
+    while pages[-1]["more"]:
+        pages.append(search(after=pages[-1]["cursor"]))
+    keys = [hit["key"] for page in pages for hit in page["hits"]]
+    assert [len(page["hits"]) for page in pages] == [4, 4, 1]
+    assert sorted(keys) == [f"k{number}" for number in range(1, 10)]
+    assert pages[-1]["cursor"] == ""
+    assert [hit["key"] for hit in search(offset=4)["hits"]] == keys[4:8]
+    assert [hit["key"] for hit in search(excludeKeys=keys[:5])["hits"]] == keys[5:]
+    groups = search(groupBy="number", k=2)["groups"]
+    assert [(group["value"], [hit["key"] for hit in group["hits"]]) for group in groups] == [
+        ({"integer": key[1:]}, [key]) for key in keys[:2]
+    ]
+    other = {"query": {"key": "k1"}, "options": {"k": 1, "after": pages[0]["cursor"]}}
+    wrong = rest("POST", f"/v1/collections/{filled}/search", other)
+    assert (wrong.status, wrong.error["code"]) == (400, "InvalidRequest")
 
 
 def test_search_matches_the_client(rest: Rest, client: Client, filled: str) -> None:

@@ -189,16 +189,17 @@ async def test_search_url_can_be_shared(
 
 async def test_tab_key_reaches_all_controls_in_order(page: Page, cat: Path) -> None:
     await upload(page, cat)
+    await expect(page.locator("#part")).to_be_visible()
     await page.evaluate("document.activeElement.blur()")
     seen = []
-    for _ in range(8):
+    for _ in range(9):
         await page.keyboard.press("Tab")
         seen.append(
             await page.evaluate(
                 "document.activeElement.id || document.activeElement.textContent.trim().slice(0, 8)"
             )
         )
-    assert seen[:6] == ["Lookalik", "Search", "Cluster", "file", "collection", "k"]
+    assert seen[:7] == ["Lookalik", "Search", "Cluster", "file", "part", "collection", "k"]
     assert await page.evaluate("document.activeElement.matches('a.tile')")
 
 

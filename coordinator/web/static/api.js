@@ -6,6 +6,8 @@ const KEY = "lookalike-api-key";
 // Suggestions that take longer come too late.
 const VALUES_MS = 5_000;
 
+const EDGES = ["x0", "y0", "x1", "y1"];
+
 export class ApiError extends Error {
   constructor(http, { code, message, requestId, retryAfterMs }) {
     super(message);
@@ -54,7 +56,8 @@ export async function getValues(collection, attribute) {
   return (await response.json()).facets.map(({ value }) => value);
 }
 
-/** Runs a search. query: {image: File}, {key}, or {code, fingerprint}. */
+/** Runs a search. query: {image: File, box: [x0, y0, x1, y1] or null, examples: {like, notLike} or null}, {key}, {examples}
+ * or {code, fingerprint}. */
 export async function search(collection, query, options, signal) {
   let body;
   if (query.image) {
@@ -62,6 +65,8 @@ export async function search(collection, query, options, signal) {
     body = new FormData();
     body.append("image", query.image);
     body.append("options", JSON.stringify(options));
+    if (query.box) body.append("box", JSON.stringify(Object.fromEntries(EDGES.map((name, place) => [name, query.box[place]]))));
+    if (query.examples) body.append("examples", JSON.stringify(query.examples));
   } else {
     const { fingerprint, ...kind } = query;
     body = { query: kind, options, fingerprint };

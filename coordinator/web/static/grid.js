@@ -5,9 +5,21 @@ import { byId, element, plural } from "./dom.js";
 
 const SHOWN_ATTRIBUTES = 2;
 
-/** Shows hits with parsed attributes. linkOf: gives a hit's URL; bits: the code length; isRanked: show distances. */
-export function showHits(hits, { collection, bits, linkOf, isRanked }) {
-  byId("grid").replaceChildren(...hits.map((hit) => element("li", {}, tile(hit, { collection, bits, linkOf, isRanked }))));
+/** Shows hits with parsed attributes. linkOf: gives a hit's URL; bits: the code length; isRanked: show distances, or with
+ * isScored scores; judge: called with a hit and "like" or "not"; null if hits cannot be judged. */
+export function showHits(hits, { collection, bits, linkOf, isRanked, isScored, judge }) {
+  const item = (hit) => element("li", {}, tile(hit, { collection, bits, linkOf, isRanked, isScored }), ...(judge ? [judgement(hit, judge)] : []));
+  byId("grid").replaceChildren(...hits.map(item));
+}
+
+/** Two buttons that add the hit to the search. */
+function judgement(hit, judge) {
+  const button = (field, sign, words) => {
+    const one = element("button", { type: "button", "aria-label": `${words} ${hit.key}`, title: words }, sign);
+    one.addEventListener("click", () => judge(hit, field));
+    return one;
+  };
+  return element("span", { class: "judgement" }, button("like", "+", "Also like"), button("not", "−", "Not like"));
 }
 
 /** Appends hits to those that are shown. Returns the first new tile; undefined without hits. */
@@ -34,11 +46,11 @@ export function readHit(hit) {
   return { ...hit, attributes };
 }
 
-function tile(hit, { collection, bits, linkOf, isRanked }) {
+function tile(hit, { collection, bits, linkOf, isRanked, isScored }) {
   const more = element("span", { class: "more" }, "More like this");
   const image = element("span", { class: "image" }, thumbnailOf(collection, hit.key), more);
   const caption = element("span", { class: "caption" }, element("span", { class: "name" }, lastPart(hit.key)));
-  if (isRanked) caption.append(distance(hit, bits));
+  if (isRanked) caption.append(isScored ? element("span", { class: "distance" }, `score ${hit.score.toFixed(3)}`) : distance(hit, bits));
   const words = attributeText(hit.attributes);
   if (words) caption.append(element("span", { class: "attributes" }, words));
   return element("a", { class: "tile", href: linkOf(hit), title: `${hit.key}\n${allAttributes(hit.attributes)}`.trim() }, image, caption);
@@ -60,7 +72,7 @@ function distance({ distance: bitsApart, score }, bits) {
   return element("span", { class: "distance" }, element("span", { title: `${bitsApart} of ${bits} bits differ` }, words), bar);
 }
 
-const lastPart = (key) => key.replace(/\/+$/, "").split("/").pop() || key;
+export const lastPart = (key) => key.replace(/\/+$/, "").split("/").pop() || key;
 const asText = (value) => (typeof value === "string" ? value : JSON.stringify(value));
 
 /** The first attribute values; objects, such as the image source, are in the tooltip only. */

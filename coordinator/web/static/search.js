@@ -1,10 +1,12 @@
 // Owns the search page: reads the search from the URL, sends it, and shows the result.
 
 import { ApiError, askForKey, getCollections, hideError, search, showError } from "./api.js";
+import { chooseBox } from "./crop.js";
 import { byId, element, plural } from "./dom.js";
 import { addCondition, filterOf, offerAttributes, readConditions, showConditions } from "./filter.js";
-import { readHit, showHits, showSkeleton, thumbnailOf } from "./grid.js";
+import { readHit, showHits, showSkeleton } from "./grid.js";
 import { offerMore } from "./more.js";
+import { showQuery } from "./query.js";
 import { DEFAULT_K, hashOf, readState } from "./state.js";
 
 const SAMPLES = 12;
@@ -13,6 +15,9 @@ const SKELETON_AFTER_MS = 120;
 const images = new Map();
 let collections = [];
 let running = null;
+
+// A state that searches for nothing.
+const NOTHING = { key: null, image: null, box: null, like: [], not: [] };
 
 const goTo = (change) => {
   const hash = hashOf({ ...readState(), partial: false, ...change });
@@ -64,30 +69,7 @@ function showControls(state, collection) {
   byId("no-encoder").hidden = hasEncoder;
   document.querySelector(".choose").hidden = !hasEncoder;
   showConditions(state);
-  showQuery(state);
-}
-
-/** Shows the query image, small, next to its name. */
-function showQuery({ collection, image, key }) {
-  const file = images.get(image);
-  const hasQuery = Boolean(file) || key !== null;
-  document.body.classList.toggle("has-query", hasQuery);
-  byId("choose").textContent = hasQuery ? "Choose another" : "Choose an image";
-  byId("query-name").hidden = !hasQuery;
-  byId("query-name").textContent = byId("query-name").title = file ? file.name || "Your image" : (key ?? "");
-  const none = () => element("span", { hidden: true });
-  const preview = file ? previewOf(file) : hasQuery ? thumbnailOf(collection, key, "query") : none();
-  document.querySelector("#drop > :first-child").replaceWith(preview);
-}
-
-function previewOf(file) {
-  const url = URL.createObjectURL(file);
-  const image = element("img", { class: "query", alt: "Query image" });
-  const release = () => URL.revokeObjectURL(url);
-  image.addEventListener("load", release, { once: true });
-  image.addEventListener("error", () => (release(), (image.hidden = true)), { once: true });
-  image.src = url;
-  return image;
+  showQuery(state, images.get(state.image), goTo);
 }
 
 async function run(state, collection) {
@@ -102,7 +84,7 @@ async function run(state, collection) {
   const cameFromGrid = byId("grid").contains(document.activeElement);
   const skeletonTimer = setTimeout(() => showBusy(isSample ? SAMPLES : state.k), SKELETON_AFTER_MS);
   try {
-    const query = image ? { image } : isSample ? sampleQuery(collection) : { key: state.key };
+    const query = isSample ? sampleQuery(collection) : queryOf(state, image);
     const options = optionsOf(state, isSample);
     const result = await search(collection.name, query, options, signal);
     const grid = showResult(result, state, collection, isSample);
@@ -136,6 +118,14 @@ function optionsOf(state, isSample) {
   return options;
 }
 
+/** What the API is to search for. */
+function queryOf({ key, box, like, not }, image) {
+  const keys = (given) => given.map((one) => ({ key: one }));
+  const examples = like.length || not.length ? { like: keys(like), notLike: keys(not) } : null;
+  if (image) return { image, box, examples };
+  return examples ? { examples: { ...examples, like: [{ key }, ...examples.like] } } : { key };
+}
+
 /** A random code, whose neighbours are a sample of the collection. */
 function sampleQuery({ codeSpace }) {
   const code = crypto.getRandomValues(new Uint8Array(codeSpace.bits / 8));
@@ -159,8 +149,10 @@ function showResult({ hits, coverage, exact, timings }, state, collection, isSam
   if (hits.length < SAMPLES) byId("shuffle").hidden = true;
   byId("facts").classList.toggle("partial", coverage.answered < coverage.partitions);
   offerAttributes(read);
-  const linkOf = (hit) => hashOf({ ...state, key: hit.key, image: null });
-  const grid = { collection: collection.name, bits: collection.codeSpace.bits, linkOf, isRanked: !isSample };
+  const linkOf = (hit) => hashOf({ ...state, ...NOTHING, key: hit.key });
+  const isScored = state.like.length > 0 || state.not.length > 0;
+  const judge = isSample ? null : (hit, field) => goTo({ [field]: [...state[field], hit.key] });
+  const grid = { collection: collection.name, bits: collection.codeSpace.bits, linkOf, isRanked: !isSample, isScored, judge };
   showHits(read, grid);
   byId("results").hidden = false;
   return grid;
@@ -216,7 +208,7 @@ function searchWith(file) {
   // Unique, because Back may still lead to an earlier image.
   const name = `${Date.now().toString(36)}-${images.size}`;
   images.set(name, file);
-  goTo({ image: name, key: null });
+  goTo({ ...NOTHING, image: name });
 }
 
 /** Reads the controls; clamps invalid numbers. */
@@ -230,13 +222,17 @@ byId("file").addEventListener("change", ({ target }) => {
   searchWith(target.files[0]);
   target.value = "";
 });
-byId("collection").addEventListener("change", () => goTo({ ...readControls(), key: null }));
+byId("collection").addEventListener("change", () => goTo({ ...readControls(), key: null, like: [], not: [] }));
 byId("k").addEventListener("change", () => goTo(readControls()));
 byId("controls").addEventListener("submit", (event) => {
   event.preventDefault();
   const key = byId("key").value;
   const isOther = key !== (readState().key ?? "");
-  goTo({ ...readControls(), ...(isOther && { key: key || null, image: key ? null : readState().image }) });
+  goTo({ ...readControls(), ...(isOther && (key ? { ...NOTHING, key } : { key: null, like: [], not: [] })) });
+});
+byId("part").addEventListener("click", () => {
+  const { image, box } = readState();
+  chooseBox(images.get(image), box, (chosen) => goTo({ box: chosen }));
 });
 byId("add").addEventListener("click", addCondition);
 byId("shuffle").addEventListener("click", show);

@@ -7,16 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from lookalike.model import errors
 from lookalike.model.errors import LookalikeError
-from lookalike.model.records import (
-    Coverage,
-    Hit,
-    HitGroup,
-    Outcome,
-    SearchResult,
-    StoredRecord,
-    Timings,
-    VersionedRecord,
-)
+from lookalike.model.records import Coverage, Outcome, StoredRecord, Timings, VersionedRecord
+from lookalike.model.results import Hit, HitGroup, SearchResult
 from lookalike.model.status import (
     DEFAULT_ENCODER,
     ClusterStatus,
@@ -61,7 +53,9 @@ def result_from_wire(
 
 
 def _hits_from_wire(hits: Iterable[record_pb2.Hit]) -> list[Hit]:
-    return [Hit(hit.key, hit.distance, hit.score, json.loads(hit.attributes or "{}")) for hit in hits]
+    return [
+        Hit(hit.key, hit.distance, hit.score, json.loads(hit.attributes or "{}"), hit.thumbnail) for hit in hits
+    ]
 
 
 def coverage_to_wire(coverage: Coverage) -> record_pb2.Coverage:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lookalike.model.errors import InvalidRequest
+from lookalike.model.query import MAX_EXAMPLES, Box, Code, Example, Image, check_box
 from lookalike.model.records import (
     DEFAULT_OVERSAMPLING,
     MAX_K,
     VERSION_LIMIT,
     Record,
     attributes_text,
+    check_count,
     check_k,
     check_key,
 )
@@ -22,20 +23,7 @@ from lookalike.model.search_options import Consistency, SearchOptions, check_con
 from lookalike.model.thumbnails import check_thumbnail
 from lookalike.v1 import record_pb2, search_pb2
 from lookalike.wire.public.filters import filter_to_wire, read_filter
-
-
-def image_bytes(image: bytes | str | Path) -> bytes:
-    """Returns the bytes of an encoded image, given these bytes or the path of a file. Raises InvalidRequest with
-    the path if the file cannot be read."""
-    if isinstance(image, bytes | bytearray | memoryview):
-        return bytes(image)
-    if not isinstance(image, str | Path):
-        raise InvalidRequest(f"image: is {type(image).__name__}; give an image file's bytes or its path")
-    try:
-        return Path(image).read_bytes()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InvalidRequest(f"image: {str(image)!r} cannot be read: {reason}") from None
+from lookalike.wire.public.images import image_bytes
 
 
 def if_versions_from_wire(records: Sequence[record_pb2.Record]) -> list[int]:
@@ -97,33 +85,36 @@ def _thumbnail(record: Record) -> bytes:
 
 
 def query_to_wire(
-    image: bytes | str | Path | None,
-    code: bytes | None,
+    image: Image | None,
+    code: Code | None,
     key: str | None,
     projections: Any = None,
     query_features: Any = None,
+    box: Box | None = None,
 ) -> search_pb2.Query:
     """Encodes a query.
 
     Args:
-        image: An encoded image file's bytes, or its path.
+        image: An image; see `image_bytes`.
         code: A code of bits / 8 bytes.
         key: The key of a stored record.
         projections: float32 (bits,), with a code.
         query_features: float32 (width,), with a code.
+        box: The part of the image to use.
 
     Raises:
-        InvalidRequest: If not exactly one of image, code and key is given, or if projections or features are
-            given without a code.
+        InvalidRequest: If not exactly one of image, code and key is given, if projections or features are given
+            without a code, or a box without an image.
     """
     if sum(part is not None for part in (image, code, key)) != 1:
-        raise InvalidRequest("query: give exactly one of image, code and key")
+        raise InvalidRequest("query: give exactly one of image, code and key, or examples")
     if code is None and (projections is not None or query_features is not None):
         raise InvalidRequest(
             "query: send projections and features only with a code; for an image, the encoder computes them"
         )
+    part = _box_to_wire(image, box, "box")
     if image is not None:
-        return search_pb2.Query(image=image_bytes(image))
+        return search_pb2.Query(image=image_bytes(image), box=part)
     if code is not None:
         return search_pb2.Query(
             code=_code_bytes(code),
@@ -131,6 +122,41 @@ def query_to_wire(
             features=_floats("features", query_features),
         )
     return search_pb2.Query(key=check_key(key))
+
+
+def examples_to_wire(like: Sequence[Example], not_like: Sequence[Example]) -> search_pb2.Query:
+    """Encodes a query of several examples. Raises InvalidRequest if there are none, or too many, or one is
+    malformed."""
+    check_count("examples", len(like), MAX_EXAMPLES)
+    if not_like:
+        check_count("not_like", len(not_like), MAX_EXAMPLES)
+    examples = search_pb2.Examples(
+        like=[_example_to_wire(one, f"examples[{place}]") for place, one in enumerate(like)],
+        not_like=[_example_to_wire(one, f"not_like[{place}]") for place, one in enumerate(not_like)],
+    )
+    return search_pb2.Query(examples=examples)
+
+
+def _example_to_wire(example: Example, subject: str) -> search_pb2.Example:
+    if not isinstance(example, Example):
+        raise InvalidRequest(f"{subject}: is {type(example).__name__}; give lookalike.Example objects")
+    if sum(part is not None for part in (example.image, example.code, example.key)) != 1:
+        raise InvalidRequest(f"{subject}: needs exactly one of image, code and key")
+    part = _box_to_wire(example.image, example.box, f"{subject}.box")
+    if example.image is not None:
+        return search_pb2.Example(image=image_bytes(example.image), box=part)
+    if example.code is not None:
+        return search_pb2.Example(code=_code_bytes(example.code))
+    return search_pb2.Example(key=check_key(example.key))
+
+
+def _box_to_wire(image: Image | None, box: Box | None, subject: str) -> record_pb2.Box | None:
+    if box is None:
+        return None
+    if image is None:
+        raise InvalidRequest(f"{subject}: needs an image; a stored record has only its code")
+    x0, y0, x1, y1 = check_box(box, subject)
+    return record_pb2.Box(x0=x0, y0=y0, x1=x1, y1=y1)
 
 
 def _floats(field: str, values: Any) -> bytes:
@@ -167,6 +193,7 @@ def options_to_wire(options: SearchOptions) -> search_pb2.SearchOptions:
         exclude_keys=options.exclude_keys,
         group_by=options.group_by or "",
         group_size=options.group_size,
+        include_thumbnails=options.include_thumbnails,
     )
 
 
@@ -195,6 +222,7 @@ def options_from_wire(message: search_pb2.SearchOptions, max_k: int = MAX_K) -> 
         exclude_keys=tuple(message.exclude_keys),
         group_by=message.group_by or None,
         group_size=message.group_size or 1,
+        include_thumbnails=message.include_thumbnails,
     )
 
 

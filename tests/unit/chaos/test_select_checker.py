@@ -8,7 +8,7 @@ import dataclasses
 import pytest
 
 from lookalike.model.records import record_id
-from tests.chaos.checker import Finding, Kind, SeenRecord, Span
+from tests.chaos.checker import Finding, Kind, SeenRecord, Span, check_scores
 from tests.chaos.history import Attributes, History, Write
 from tests.chaos.select_checker import (
     Selection,
@@ -138,3 +138,17 @@ def test_a_record_that_was_never_written_so_is_corrupted(change: dict[str, objec
     # What was not requested is not compared.
     bare = [dataclasses.replace(record, code=None, thumbnail=None) for record in right]
     assert check_scroll(history, Selection(), bare, LATER) == []
+
+
+def test_scores_must_be_those_of_the_features_of_the_write() -> None:
+    history = _history()
+
+    def check(key: str, sequence: int, score: float, span: Span = LATER) -> list[Kind]:
+        return _kinds(check_scores(history, [(key, sequence, score)], lambda code: code / 10, span))
+
+    assert check("a-0", 1, 0.71) == []
+    assert check("a-0", 1, 0.75) == [Kind.CORRUPTED]
+    assert check("a-1", 1, 0.7) == [Kind.STALE]
+    assert check("a-1", 1, 0.7, DURING) == []
+    assert check("a-0", 9, 0.7) == [Kind.CORRUPTED]
+    assert check("nobody", 1, 0.7) == [Kind.CORRUPTED]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pillow_jxl  # registers the format in which files are saved here
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from encoder.images import MAX_PIXELS, Preprocessing, UnreadableImage, decode, truncated_images_allowed
 
@@ -236,3 +236,41 @@ def test_invalid_image_is_refused_with_the_reason(photograph: Image.Image) -> No
     ]:
         with pytest.raises(UnreadableImage, match=words):
             decode(data, PLAIN)
+
+
+@pytest.mark.parametrize("box", [(0, 0, 1, 1), (0.25, 0.5, 0.75, 1), (0, 0, 0.5, 0.4), (0.9, 0.9, 1, 1)])
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA"])
+def test_a_box_gives_the_pixels_of_the_cropped_file(
+    photograph: Image.Image, mode: str, box: tuple[float, float, float, float]
+) -> None:
+    picture = photograph.convert(mode)
+    edges = [round(share * size) for share, size in zip(box, (picture.width, picture.height) * 2, strict=True)]
+    cropped = decode(saved(picture.crop(tuple(edges)), "PNG"), PLAIN)
+    assert np.array_equal(decode(saved(picture, "PNG"), PLAIN, box=box), cropped)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_box_applies_to_the_upright_image(photograph: Image.Image, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(saved(photograph, "PNG", exif=exif))))
+    box = (0.1, 0.2, 0.4, 0.9)
+    edges = [round(share * size) for share, size in zip(box, (upright.width, upright.height) * 2, strict=True)]
+    expected = decode(saved(upright.crop(tuple(edges)), "PNG"), PLAIN)
+    assert np.array_equal(decode(saved(photograph, "PNG", exif=exif), PLAIN, box=box), expected)
+
+
+def test_a_box_of_a_large_jpeg_keeps_its_detail(photograph: Image.Image) -> None:
+    large = photograph.resize((photograph.width * 8, photograph.height * 8), Image.Resampling.BICUBIC)
+    box = (0.5, 0.5, 0.6, 0.7)
+    edges = [round(share * size) for share, size in zip(box, (large.width, large.height) * 2, strict=True)]
+    expected = decode(saved(large.crop(tuple(edges)), "PNG"), PLAIN)
+    assert difference(decode(saved(large, "JPEG", quality=95), PLAIN, box=box), expected) <= 3
+
+
+def test_a_tiny_box_has_at_least_one_pixel(photograph: Image.Image) -> None:
+    small = photograph.resize((3, 2))
+    for box in ((0, 0, 1e-9, 1e-9), (1 - 1e-9, 1 - 1e-9, 1, 1), (0.5, 0.5, 0.5 + 1e-12, 1)):
+        assert decode(saved(small, "PNG"), PLAIN, box=box).shape == (224, 224, 3)
+    last = decode(saved(small, "PNG"), PLAIN, box=(1 - 1e-9, 1 - 1e-9, 1, 1))
+    assert (last == np.asarray(small)[1, 2]).all()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from encoder.hashing import drawn
-from encoder.purpose import CHOICES, caution
+from encoder.purpose import caution
 from encoder.spec import EncoderSpec, errors_of
 from lab.demo.photographs import bundled_photographs
 from lookalike.model.errors import CannotStart
@@ -48,16 +48,24 @@ def test_an_unknown_purpose_is_refused() -> None:
         EncoderConfig.model_validate({"purpose": "copies"})
 
 
-@pytest.mark.parametrize(("purpose", "method"), [("duplicates", "centred"), ("category", "itq"), (None, "itq")])
-def test_fit_takes_method_and_length_from_the_purpose(purpose: str | None, method: str, tmp_path: Path) -> None:
+def fitted(purpose: str, tmp_path: Path, *options: object) -> tuple[int, str, str]:
     config = tmp_path / "config.yaml"
-    config.write_text(f"encoders: {{mine: {{address: 'h:1', purpose: {purpose or 'null'}}}}}")
-    images = {str(photograph.path) for photograph in bundled_photographs()[:12]}
-    code, said, errors = lookalike(
-        "fit", *images, "--config", config, "--encoder", "mine", "--output", tmp_path / "hash.npz"
-    )
+    config.write_text(f"encoders: {{mine: {{address: 'h:1', purpose: {purpose}}}}}")
+    images = [photograph.path for photograph in bundled_photographs()[:12]]
+    output = tmp_path / "hash.npz"
+    return lookalike("fit", *images, "--config", config, "--encoder", "mine", "--output", output, *options)
+
+
+def test_fit_makes_itq_unless_the_purpose_needs_no_hash_file(tmp_path: Path) -> None:
+    code, said, errors = fitted("category", tmp_path)
     assert code == 0, errors
-    assert f"{method}, {CHOICES[purpose].fit_bits} bits, fitted to 12 images" in said
+    assert "itq, 128 bits, fitted to 12 images" in said
+    code, _, errors = fitted("duplicates", tmp_path)
+    assert code == 1
+    assert "method: for `purpose: duplicates` no fitted hash is better than none" in errors
+    code, said, errors = fitted("duplicates", tmp_path, "--method", "centred", "--bits", 64)
+    assert code == 0, errors
+    assert "centred, 64 bits" in said
 
 
 def test_errors_of_a_model_name_its_section() -> None:

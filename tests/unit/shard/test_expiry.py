@@ -42,7 +42,9 @@ def record(key: str, age_ms: int, attributes: dict[str, Any]) -> VersionedRecord
 
 def listed(engine: Engine, ttl: Ttl, slots: SlotSet = ALL, now_ms: int = NOW_MS) -> list[str]:
     question = Question("c", None, ListOf("", 1_000), Expired(ttl, now_ms))
-    return [record.key for record in engine.select(question, slots).records]
+    listed = engine.select(question, slots).listed
+    assert listed is not None
+    return listed.keys.strings()
 
 
 def expected(records: list[VersionedRecord], ttl: Ttl, slots: SlotSet = ALL, now_ms: int = NOW_MS) -> list[str]:

@@ -15,7 +15,7 @@ from lookalike.v1 import search_pb2 as pb
 EVERY_OPTION = SearchOptions(
     k=3, max_distance=0, filter={"label": "cat"}, include_attributes=False, allow_partial=True, rerank="features",
     consistency="quorum", score="asymmetric", oversampling=4, after="cursor", offset=7, exclude_keys=("a", "b"),
-    group_by="label", group_size=2,
+    group_by="label", group_size=2, include_thumbnails=True,
 )  # fmt: skip
 
 
