@@ -44,6 +44,7 @@ _CODE: Schema = {"maxLength": _base64(codespace.MAX_BITS // 8)}
 _QUERY_CODE = _CODE | {"minLength": _base64(codespace.MIN_BITS // 8)}
 _SHARE: Schema = {"minimum": 0, "maximum": 1}
 _FIXED: Mapping[str, Schema] = {
+    "Alias.alias": COLLECTION,
     "Box.x0": _SHARE,
     "Box.x1": _SHARE | _REQUIRED,
     "Box.y0": _SHARE,

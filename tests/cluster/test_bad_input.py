@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lookalike import Client, CodeSpace, Record
+from lookalike.cluster.scan import MAX_SCAN_K
 from lookalike.model.errors import CodeSpaceMismatch, InvalidRequest, LookalikeError, NotFound
 from lookalike.transport.rpc import MAX_MESSAGE_BYTES, error_of
 from lookalike.v1 import codespace_pb2, filter_pb2, record_pb2, shard_pb2, shard_pb2_grpc
@@ -227,7 +228,12 @@ def test_the_server_repeats_the_checks_of_the_sdk(client: Client, raw: Raw, fill
             InvalidRequest,
             "too long",
         ),
-        ("Upsert", pb.UpsertRequest(records=[record_pb2.Record()] * 10_001), InvalidRequest, "10,001 in one"),
+        (
+            "Upsert",
+            pb.UpsertRequest(collection=filled, records=[record_pb2.Record()] * 10_001),
+            InvalidRequest,
+            "10,001 in one",
+        ),
         (
             "Get",
             pb.GetRequest(collection=filled, keys=["a"], consistency=77),
@@ -284,6 +290,6 @@ def test_a_shard_rejects_harmful_requests(cluster: Cluster, client: Client, fill
         for fields in ({"version": 2**63 - 1}, {"version": 2**64 - 1}, {"attributes": "{bad"}, {"attributes": "5"},
                        {"code": b"short"}, {"key": ""}):  # fmt: skip
             assert write(**fields) is grpc.StatusCode.INVALID_ARGUMENT, fields
-        for k in (0, 10_201, 2**32 - 1):
+        for k in (0, MAX_SCAN_K + 1, 2**32 - 1):
             group = shard_pb2.ScanGroup(collection=filled, fingerprint=fingerprint, codes=GOOD, k=k)
             assert stub.Scan(shard_pb2.ScanRequest(groups=[group])).groups[0].error == "InvalidRequest"

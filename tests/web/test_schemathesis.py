@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from lookalike import Record
 from tests.conftest import running_cluster
 
@@ -21,6 +23,7 @@ enabled = false
 SLOW = ("createAlias", "switchAlias", "deleteAlias", "renameCollection", "setTtl")
 
 
+@pytest.mark.timeout(600)
 def test_no_check_of_schemathesis_fails(tmp_path: Path) -> None:
     (tmp_path / "schemathesis.toml").write_text(CONFIG)
     with running_cluster(tmp_path / "data", partitions=2) as cluster:
@@ -29,7 +32,7 @@ def test_no_check_of_schemathesis_fails(tmp_path: Path) -> None:
             records = [Record(f"k{n}", code=bytes([n] * 8), attributes={"n": n}) for n in range(20)]
             client.upsert(records, collection="codes")
         url = f"http://{cluster.config.coordinator.web}/openapi.json"
-        options = ["--checks", "all", "--max-examples", "3", "--seed", "1", "--workers", "2", "--no-color"]
+        options = ["--checks", "all", "--max-time", "50", "--seed", "1", "--workers", "2", "--no-color"]
         options += [word for operation in SLOW for word in ("--exclude-operation-id", operation)]
         done = subprocess.run(
             [Path(sys.executable).with_name("schemathesis"), "run", url, *options],
@@ -37,7 +40,7 @@ def test_no_check_of_schemathesis_fails(tmp_path: Path) -> None:
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=570,
         )
     assert done.returncode == 0, done.stdout[-8_000:] + done.stderr[-2_000:]
-    assert "Stateful" in done.stdout
+    assert "passed" in done.stdout
