@@ -22,7 +22,7 @@ def targets(
         list[str] | None,
         typer.Option(
             metavar="HOST:PORT",
-            help="A coordinator's metrics address. Repeat the option if there are several; the config's by default.",
+            help="A coordinator's metrics address; repeatable. The config's by default.",
         ),
     ] = None,
     follow: Annotated[
