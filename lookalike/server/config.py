@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from lookalike.model.codespace import MAX_BITS, MIN_BITS
 from lookalike.model.errors import CannotStart
-from lookalike.model.status import DEFAULT_ENCODER
+from lookalike.model.status import DEFAULT_ENCODER, encoder_path
 
 _ENVIRONMENT_PREFIX = "LOOKALIKE__"
 MAX_REPLICAS = 7
@@ -224,11 +224,6 @@ def load_config(path: Path, environment: Mapping[str, str] = os.environ) -> Clus
         raise CannotStart(f"config: {path}: " + "; ".join(_explain(error))) from None
     _check_consistency(config, path)
     return config
-
-
-def encoder_path(name: str) -> str:
-    """The path of an encoder's section in the config."""
-    return "encoder" if name == DEFAULT_ENCODER else f"encoders.{name}"
 
 
 def content_of(path: Path) -> bytes | None:
