@@ -74,6 +74,7 @@ class ShardConfig(_Section):
     metrics: ShardAddress | None = "127.0.0.1:18{replica}{partition:02d}"
     data: Path = Path("lookalike-data")
     scan_threads: int = Field(default=1, ge=1, le=256)
+    device: Literal["cpu", "cuda"] = "cpu"
     sync_seconds: float = Field(default=2.0, ge=0.1, le=3_600)
     rebalance_mb_per_second: float = Field(default=64.0, gt=0, le=100_000)
     tombstone_hours: float = Field(default=24.0, ge=0.01, le=24 * 365)
