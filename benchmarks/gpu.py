@@ -102,7 +102,7 @@ def codes(setup: Setup) -> Figures:
 def forward(setup: Setup) -> Figures:
     """Images per second from pixels in memory to codes, by batch size and precision; then the memory layout and
     torch.compile at one batch size. The encoder runs channels last, not compiled."""
-    share = setup.budget.part(0.35, len(PRECISIONS) * (len(setup.batches) + 2))
+    share = setup.budget.part(0.3, len(PRECISIONS) * (len(setup.batches) + 2))
     for precision in PRECISIONS:
         model = setup.model(precision)
         for batch in setup.batches:
@@ -134,7 +134,7 @@ def decoding(setup: Setup) -> Figures:
     model = setup.model("float32")
     own = model.network.preprocessing
     counts = sorted({1, 2, 4, 8, setup.threads} & set(range(1, setup.threads + 1)))
-    share = setup.budget.part(0.2, len(counts) + 1)
+    share = setup.budget.part(0.15, len(counts) + 1)
     for threads in counts:
         with ThreadPoolExecutor(threads) as pool:
             run = _counted(len(data), lambda pool=pool: list(pool.map(lambda file: decode(file, own), data)))
@@ -178,6 +178,18 @@ def files_to_codes(setup: Setup) -> Figures:
     }
 
 
+def scan(setup: Setup) -> Figures:
+    """Searches of random codes by the shard's kernel, on the GPU and on all processors."""
+    rows, batches = (10_000_000, (1, 8, 64)) if setup.device == "cuda" else (200, (1, 2))
+    figure: dict[str, Any] = {"figure": "scan", "rows": rows}
+    with _errors_in(figure):
+        from benchmarks.gpu_scan import scans
+
+        yield from scans(rows, batches, setup.timer, setup.budget.part(0.1, 1))
+    if "error" in figure:
+        yield figure
+
+
 def with_ray(setup: Setup) -> Figures:
     """Images per second through the encoder's Ray Serve deployment: batches from one process to one replica."""
     figure: dict[str, Any] = {"figure": "Ray Serve deployment", "batch": setup.batch}
@@ -195,6 +207,7 @@ FIGURES: dict[str, Callable[[Setup], Figures]] = {
     "forward": forward,
     "decoding": decoding,
     "files": files_to_codes,
+    "scan": scan,
     "ray": with_ray,
 }
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import threading
+import warnings
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -74,6 +75,8 @@ class CudaSearch:
         except Exception as error:  # CUDA's driver raises many kinds of errors
             lines = [line.strip() for line in str(error).splitlines() if line.strip(" :")]
             raise RuntimeError(" ".join(lines[:2]) or type(error).__name__) from None
+        # Numba warns of small grids, which collections of few rows have.
+        warnings.filterwarnings("ignore", message="Grid size .* will likely result in GPU under-utilization")
         self._lock = threading.Lock()
         self._copies: weakref.WeakKeyDictionary[Chunk, _Copy] = weakref.WeakKeyDictionary()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,7 +50,20 @@ def test_on_a_cpu_every_figure_is_printed_and_marked() -> None:
     assert any(line.get("encoder_to_plain", 0) > 0 for line in lines)
     # What could not be measured is said, too.
     assert all("no time is left" in line["error"] for line in lines if line.get("compiled"))
+    assert "numba" in lines[-2]["error"]
     assert "ray" in lines[-1]["error"]
+
+
+def test_scan_is_measured_in_the_simulator_of_cuda() -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--seconds", "1", "--only", "scan"]
+    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()[1:]]
+    assert [(line["side"], line["queries"]) for line in found] == [
+        (side, batch) for batch in (1, 2) for side in ("gpu", "cpu")
+    ]
+    assert all(line["answers_are_equal"] is True and line["queries_per_second"] > 0 for line in found)
 
 
 def test_without_a_gpu_the_default_device_is_refused() -> None:

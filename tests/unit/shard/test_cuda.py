@@ -42,6 +42,18 @@ def test_missing_gpu_is_one_clear_error() -> None:
         searcher("cuda")
 
 
+def test_shard_that_is_told_to_use_a_missing_gpu_does_not_start(tmp_path: Path) -> None:
+    config = {"cluster": "c", "partitions": 1, "encoder": None, "shard": {"device": "cuda", "data": str(tmp_path)}}
+    (tmp_path / "c.yaml").write_text(json.dumps(config))
+    command = [sys.executable, "-m", "shard", "--config", str(tmp_path / "c.yaml"), "--partition", "0"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "NUMBA_ENABLE_CUDASIM": "0"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert "shard.device: cuda, but no GPU is usable here" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == [tmp_path / "c.yaml"]
+
+
 def test_a_shard_without_gpu_does_not_load_the_module_for_cuda() -> None:
     assert searcher("cpu") is None
     program = (
