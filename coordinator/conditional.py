@@ -180,4 +180,4 @@ def _conflict(expected: dict[str, int], found: dict[str, int]) -> VersionConflic
         for key, version in list(found.items())[:_KEYS_NAMED]
     ]
     others = f"; {len(found) - len(named):,} more" if len(found) > len(named) else ""
-    return VersionConflict(f"if_version: {'; '.join(named)}{others}; read again, and decide anew")
+    return VersionConflict(f"if_version: {'; '.join(named)}{others}; read again before you retry")

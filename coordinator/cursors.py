@@ -33,6 +33,6 @@ def unseal(mark: bytes, cursor: str, field: str, source: str) -> bytes:
     text, checksum = data[:-4], data[-4:]
     if not text.startswith(mark) or zlib.crc32(text).to_bytes(4, "big") != checksum:
         raise InvalidRequest(
-            f"{field}: {cursor[:40]!r} is not one that {source} came with; leave it out to start again"
+            f"{field}: {cursor[:40]!r} is not a cursor that {source} came with; leave it out to start again"
         )
     return text[len(mark) :]

@@ -267,7 +267,7 @@ class SearchServicer(CollectionCalls, search_pb2_grpc.SearchServiceServicer):
             )
             return pb.SetAttributesResponse(changed=changed)
         if request.if_versions:
-            raise InvalidRequest("if_versions: are given with a filter; give keys")
+            raise InvalidRequest("if_versions: are given with a filter; give keys instead of it")
         if request.keys:
             raise InvalidRequest("keys: are given with a filter; give one of the two")
         done = await self._changer.set_matching(

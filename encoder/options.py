@@ -20,7 +20,7 @@ NewCollectionsEncoder = Annotated[
     str | None,
     typer.Option(
         "--encoder",
-        help="Which of the cluster's encoders a new collection gets; `lookalike status` lists them.",
+        help="The encoder whose code space a new collection gets; `lookalike status` lists the encoders.",
         metavar="NAME",
     ),
 ]

@@ -34,7 +34,7 @@ def fit_command(
         Literal["centred", "pca", "itq"] | None,
         typer.Option(
             help="centred: LSH of features minus their mean. pca, itq: rotations of the principal directions. "
-            "itq, the default, is best for finding a class; for near-duplicates, none is better than no hash file."
+            "itq, the default, is best for finding a class; near-duplicates are best found without a hash file."
         ),
     ] = None,
     bits: Annotated[
@@ -62,8 +62,8 @@ def fit_command(
     method = method or CHOICES[settings.purpose].fit_method
     if method is None:
         raise InvalidRequest(
-            f"method: for `purpose: {settings.purpose}` no fitted hash is better than none; leave encoder.hash"
-            " out, or name a method"
+            f"method: `purpose: {settings.purpose}` finds most without a hash file; leave encoder.hash out, or"
+            " name a method"
         )
     CodeSpace(bits)
     features, made_by = _sample_features(paths, settings, sample, as_json)

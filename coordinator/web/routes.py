@@ -182,7 +182,7 @@ CALLS += (
 
 HEALTH = PlainRoute("health", "GET", "/healthz", "Check that this coordinator is running")
 STATUS = PlainRoute(
-    "status", "GET", "/v1/status", "Get the state of partitions, replicas, encoder and collections"
+    "status", "GET", "/v1/status", "Get the state of partitions, replicas, encoders and collections"
 )
 THUMBNAIL = PlainRoute("thumbnail", "GET", f"{COLLECTION}/thumbnail", "Get the thumbnail stored with a record")
 OPENAPI = PlainRoute("openapi", "GET", "/openapi.json", "Get this document")

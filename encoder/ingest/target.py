@@ -90,7 +90,8 @@ def section_of(target: Collection, sections: Mapping[str, EncoderConfig]) -> Enc
                 return config
     raise CodeSpaceMismatch(
         f"collection {target.name!r} is in code space {space.fingerprint[:12]}… ({space.backbone},"
-        f" {space.hash_method}, {space.bits} bits), which no encoder of the config makes ({', '.join(sections)})"
+        f" {space.hash_method}, {space.bits} bits), which no encoder of the config makes ({', '.join(sections)});"
+        " pass the config of the collection's cluster, or name another collection"
     )
 
 

@@ -72,13 +72,13 @@ def given(
     """Checks the options of the command line. Raises InvalidRequest."""
     for field, values in (("models", models), ("layers", layers), ("seeds", seeds)):
         if len(listed(field, values)) > 1:
-            raise InvalidRequest(f"{field}: {values} are several; --task duplicates compares the methods of one")
+            raise InvalidRequest(f"{field}: {values} are several; give one: --task duplicates compares methods")
     lengths = [integer("bits", part) for part in listed("bits", bits)]
     for length in lengths:
         CodeSpace(length)
     rates = [integer("one-in", part) for part in listed("one-in", one_in)]
     if not all(rates):
-        raise InvalidRequest("one-in: 0 is not a rate; use such as 100000")
+        raise InvalidRequest("one-in: 0 is not a rate; use a whole number such as 100000")
     plan = Plan(among("methods", methods, fitting.METHODS), lengths, rates, integer("seeds", seeds.strip()))
     (layer,) = among("layers", layers, LAYERS)
     folder = data or (cache or default_folder()) / "datasets"

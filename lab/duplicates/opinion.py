@@ -140,7 +140,7 @@ def listed_groups(keys: Sequence[str], file: Path) -> Numbers:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"same: {file} cannot be read ({error}); name a file of text") from None
+        raise InvalidRequest(f"same: {file} cannot be read ({error}); name a text file") from None
     line_of = {name: -1 - number for number, line in enumerate(lines) if line[:1] != "#" for name in line.split()}
     return np.array([_line_of(key, line_of, row) for row, key in enumerate(keys)], np.int64)
 

@@ -126,14 +126,15 @@ def evaluate(
     one_in: Annotated[
         str,
         typer.Option(
-            help="Duplicates: recall at one false pair in so many, comma-separated; the first is shown by edit."
+            help="Duplicates: measure recall at one false pair in each of these numbers, comma-separated; the"
+            " table by edit uses the first."
         ),
     ] = _ONE_IN,
     same: Annotated[
         Path | None,
         typer.Option(
-            help="Duplicates: a file whose lines name the pictures that show the same. By default the second"
-            " opinion finds them.",
+            help="Duplicates: a file that lists pictures that are copies of each other, one group per line. By"
+            " default the second opinion finds them.",
             metavar="FILE",
         ),
     ] = None,

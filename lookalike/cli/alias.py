@@ -11,7 +11,7 @@ from lookalike.cli.options import DEFAULT_SERVER, Json, Server, connect, print_j
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Give collections further names, and switch those between collections.",
+    help="Give collections other names, and point these names to other collections.",
     add_completion=False,
 )
 Alias = Annotated[str, typer.Argument(help="The alias.")]
@@ -20,7 +20,7 @@ Target = Annotated[str, typer.Argument(help="The collection, or another of its a
 
 @app.command()
 def create(alias: Alias, collection: Target, server: Server = DEFAULT_SERVER, as_json: Json = False) -> None:
-    """Create an alias. Every command that takes a collection also takes an alias."""
+    """Create an alias. Every command that takes a collection also takes an alias, except rename and drop."""
     with connect(server) as client:
         client.create_alias(alias, collection)
     _show({alias: collection}, as_json)

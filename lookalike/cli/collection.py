@@ -25,7 +25,7 @@ from lookalike.model.ttl import Ttl, parse_age
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Create, list, show, name, copy and drop collections.",
+    help="Create, list, show, rename, copy and drop collections; set their aliases and TTL.",
     add_completion=False,
 )
 app.add_typer(alias.app, name="alias")
@@ -33,7 +33,7 @@ Name = Annotated[str, typer.Argument(help="The collection's name.")]
 NewName = Annotated[str, typer.Argument(help="The new name.")]
 Age = Annotated[
     str | None,
-    typer.Option(help="Records expire so long after their last write: 90s, 12h, 30d.", metavar="AGE"),
+    typer.Option(help="Records expire this long after their last write: 90s, 12h, 30d.", metavar="AGE"),
 ]
 ExpiresAt = Annotated[
     str | None,
@@ -75,7 +75,7 @@ def create(
     ttl_attribute: ExpiresAt = None,
     encoder: Annotated[
         str | None,
-        typer.Option(help="Which of the cluster's encoders makes the codes; `lookalike status` lists them."),
+        typer.Option(help="The encoder whose code space it gets; `lookalike status` lists the encoders."),
     ] = None,
     server: Server = DEFAULT_SERVER,
     as_json: Json = False,

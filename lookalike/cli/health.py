@@ -48,7 +48,7 @@ def health(
 ) -> None:
     """Check the gRPC health of a coordinator, shard or encoder. Exit code 0 if it serves, else 1.
 
-    The TLS options may be given here or before the command, or in the same environment variables."""
+    The TLS options can be given here or before the command, or as environment variables (`lookalike --help`)."""
     tls = _joined(tls_settings(), Tls(ca, certificate, private_key, server_name))
     credentials = channel_credentials(tls) if tls else None
     with contextlib.closing(open_channel(grpc, server, credentials, tls.server_name if tls else None)) as channel:

@@ -36,7 +36,8 @@ from lookalike.model.search_options import Rerank, Score, SearchOptions
 _EXAMPLE = '{"label": "cat"}'
 Keys = Annotated[list[str], typer.Argument(help="Keys of records.")]
 IfVersion = Annotated[
-    int | None, typer.Option(help="With one key: only if its record has this version (`lookalike get` shows it).")
+    int | None,
+    typer.Option(help="With one key: only if its record has this version (`lookalike get --json` shows it)."),
 ]
 FilterText = Annotated[
     str | None, typer.Option("--filter", help='A JSON filter, e.g. \'{"label": "cat"}\'; see docs/FILTERS.md.')
@@ -267,7 +268,7 @@ def delete(
     server: Server = DEFAULT_SERVER,
     as_json: Json = False,
 ) -> None:
-    """Delete records by key, or by filter, which asks first. A missing key is not an error."""
+    """Delete records by key, or by filter. With a filter, asks first. A missing key is not an error."""
     condition = json_filter(filter_, "filter")
     _require_one(keys, condition)
     with connect(server) as client:
@@ -293,7 +294,7 @@ def _if_versions(keys: list[str] | None, if_version: int | None) -> list[int]:
     if if_version is None:
         return []
     if not keys or len(keys) != 1:
-        raise InvalidRequest("--if-version: needs exactly one key; name one record")
+        raise InvalidRequest("if-version: needs exactly one key; give one key, or leave --if-version out")
     return [if_version]
 
 

@@ -113,7 +113,7 @@ def one_query(
     if not like and not avoided:
         return wire.query_to_wire(image, code, key, projections, features, box)
     if projections is not None or features is not None:
-        raise InvalidRequest("projections: and features cannot be combined with several examples; leave them out")
+        raise InvalidRequest("projections, features: cannot be combined with several examples; leave them out")
     if any(part is not None for part in (image, code, key, box)):
         if like:
             raise InvalidRequest("query: give exactly one of image, code and key, or examples")

@@ -47,16 +47,17 @@ class SearchOptions:
         score: "hamming", or "asymmetric", which weights each bit by the magnitude of the query's projection.
         oversampling: Candidates per hit for a rerank, 1..1,000; at most 10,000 candidates in total.
         after: The `cursor` of an answer: return the hits that follow it, of the same query with the same options
-            (k, include_attributes, allow_partial and consistency may differ). Pages have no gaps and no
-            duplicates, to the last record. Not with a rerank, `offset` or `group_by`, and not in a batch.
+            (k, include_attributes, include_thumbnails, allow_partial and consistency may differ). Pages have no
+            gaps and no duplicates, to the last record. Not with a rerank, `offset` or `group_by`, and not in a
+            batch.
         offset: Leave out this many of the nearest hits; offset + k is at most 10,000.
-        exclude_keys: Leave out the records with these keys, at most 10,000. There are k others, if the collection
-            has so many.
+        exclude_keys: Leave out the records with these keys, at most 10,000. Others take their place.
         group_by: Return k `groups` instead of hits: records with equal values of this attribute, nearest first. A
             record without the attribute is in no group; one with an array is in the group of each value in it.
             Only with score "hamming", without a rerank, with consistency "one", and not in a batch.
-        group_size: The most hits per group; k * group_size is at most 10,000.
-        include_thumbnails: Return each hit's thumbnail. At most 1,000 different records over all queries.
+        group_size: Largest number of hits per group; k * group_size is at most 10,000.
+        include_thumbnails: Return each hit's thumbnail. The hits of all queries together may have at most 1,000
+            different records.
 
     Raises:
         InvalidRequest: If a value is out of range or unknown.

@@ -26,7 +26,7 @@ def text_of(value: datetime.date) -> str:
     if not isinstance(value, datetime.datetime):
         return value.isoformat()
     if value != value:  # pandas' NaT
-        raise InvalidRequest("time: is NaT, which is no time; leave it out")
+        raise InvalidRequest("time: is NaT (not a time); leave the field out")
     try:
         utc = value.astimezone(datetime.UTC) if value.tzinfo is not None else value
     except (OverflowError, ValueError):

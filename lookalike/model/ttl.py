@@ -26,7 +26,7 @@ class Ttl:
     """When records expire. Exactly one of the two is set.
 
     Args:
-        age_seconds: So many seconds after the last write of the record.
+        age_seconds: This many seconds after the last write of the record.
         attribute: At the time in this attribute: seconds since 1970 as a number, or a time in UTC or a date as
             text (RFC 3339). A record without such a value never expires.
 
@@ -87,7 +87,7 @@ def parse_age(text: str) -> int:
     found = _AGE.fullmatch(text)
     if found is None:
         raise InvalidRequest(
-            f"age: {text[:40]!r} is not one; use a number and a unit, such as 90s, 15m, 12h or 30d"
+            f"age: {text[:40]!r} is not an age; use a number and a unit, such as 90s, 15m, 12h or 30d"
         )
     return int(found[1]) * _UNITS[found[2]]
 

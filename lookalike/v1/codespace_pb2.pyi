@@ -234,7 +234,7 @@ class Ttl(_message.Message):
     AGE_SECONDS_FIELD_NUMBER: _builtins.int
     ATTRIBUTE_FIELD_NUMBER: _builtins.int
     age_seconds: _builtins.int
-    """So many seconds after the last write of the record, 1..3,153,600,000."""
+    """This many seconds after the last write of the record, 1..3,153,600,000."""
     attribute: _builtins.str
     """At the time in this attribute: seconds since 1970 as a number; or, as text, a time in UTC
     ("2026-01-31T12:00:00Z") or a date, which expires when it begins. A record without such a value never expires. A

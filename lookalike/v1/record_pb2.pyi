@@ -81,7 +81,7 @@ Global___Record: _TypeAlias = Record  # noqa: Y015
 
 @_typing.final
 class Box(_message.Message):
-    """A part of an image, upright as its EXIF orientation says. Coordinates are shares of the width and of the height, from 0
+    """A part of an image, after the rotation that its EXIF data requests. Coordinates are shares of the width and of the height, from 0
     (left, top) to 1 (right, bottom), with x0 < x1 and y0 < y1. The edges are rounded to whole pixels.
     """
 
@@ -138,7 +138,7 @@ class RecordColumns(_message.Message):
     versions: _builtins.bytes
     """uint64 per record: as in Record. Output only."""
     thumbnails: _builtins.bytes
-    """The thumbnails, end to end. Output only."""
+    """The thumbnails, one after the other. Output only."""
     thumbnail_ends: _builtins.bytes
     """uint32 per record: where its thumbnail ends in `thumbnails`. Empty if no record has one. Output only."""
     def __init__(

@@ -165,12 +165,12 @@ Global___Query: _TypeAlias = Query  # noqa: Y015
 
 @_typing.final
 class Examples(_message.Message):
-    """What a search with several examples is about. A record's score is the mean share of its bits that equal those of
+    """A query of several examples. A record's score is the mean share of its bits that equal those of
     `like`, minus half the mean share that equal those of `not_like`: an exact score of all rows, the same for any number
     of partitions. One example alone is the same search as with a Query of its kind.
 
     The distance of a hit counts the bits that differ from the code with the best score (where both values of a bit score
-    the same, the code has the first example's bit); max_distance limits it. The records of keys are not among the hits.
+    the same, the code has the first example's bit); max_distance limits it. Records that are examples themselves, by key, are not among the hits.
     Requires SCORE_HAMMING and RERANK_NONE.
     """
 
@@ -274,7 +274,7 @@ class SearchOptions(_message.Message):
     """Candidates per hit for a rerank, 1..1,000; 0 means 10. There are at most 10,000 candidates in total."""
     after: _builtins.str
     """The cursor of an answer: return the hits that follow it, of the same query with the same options (k,
-    include_attributes, allow_partial and consistency may differ). Pages have no gaps and no duplicates, to the last
+    include_attributes, include_thumbnails, allow_partial and consistency may differ). Pages have no gaps and no duplicates, to the last
     record; docs/CONSISTENCY.md says what they return during writes. Not with a rerank, `offset` or `group_by`, and not in
     a batch.
     """
@@ -286,16 +286,16 @@ class SearchOptions(_message.Message):
     each value in it. Only with SCORE_HAMMING, without a rerank, with CONSISTENCY_ONE, and not in a batch.
     """
     group_size: _builtins.int
-    """The most hits per group, 0 means 1; k times group_size is at most 10,000."""
+    """Largest number of hits per group; 0 means 1. k times group_size is at most 10,000."""
     include_thumbnails: _builtins.bool
-    """Return each hit's thumbnail. At most 1,000 different records over all queries."""
+    """Return each hit's thumbnail. The hits of all queries together may have at most 1,000 different records."""
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
         """Search only records that match this filter."""
 
     @_builtins.property
     def exclude_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Leave out the records with these keys, at most 10,000. There are k others, if the collection has so many."""
+        """Leave out the records with these keys, at most 10,000. Others take their place."""
 
     def __init__(
         self,
@@ -408,15 +408,15 @@ class SearchResponse(_message.Message):
     record was a candidate. `more` says whether there are matching records beyond the hits.
     """
     more: _builtins.bool
-    """True if k left out hits (or groups) that follow the last one. With max_distance: not all records within it are here."""
+    """True if k left out hits (or groups) that follow the last one. With max_distance, the hits are then not all records within it."""
     cursor: _builtins.str
-    """For `after`, to get the next hits. Empty if there are no more, or if the search cannot be continued (a rerank,
+    """Send it as `after` to get the next hits. Empty if there are no more, or if the search cannot be continued (a rerank,
     groups, or missing partitions).
     """
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Hit]:
         """Nearest first: ordered by (distance, id, key), where the id is the key's 64-bit BLAKE2b hash. With another
-        score, several examples or a rerank: ordered by (score descending, id, distance, key).
+        score, several examples or a rerank: ordered by (score descending, id, key).
         """
 
     @_builtins.property
@@ -699,7 +699,7 @@ class CountRequest(_message.Message):
     """As in SearchOptions."""
     consistency: Global___Consistency.ValueType
     """With CONSISTENCY_QUORUM, the count includes every write acknowledged before the request. If writes are acknowledged
-    by fewer than all replicas, it then reads all matching records, some hundred thousand a second.
+    by fewer than all replicas, it then reads all matching records, which takes seconds per million.
     """
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
@@ -1850,7 +1850,7 @@ class Alias(_message.Message):
     ALIAS_FIELD_NUMBER: _builtins.int
     COLLECTION_FIELD_NUMBER: _builtins.int
     alias: _builtins.str
-    """As the name of a collection. A name is either an alias or a collection."""
+    """Has the form of a collection's name. A name belongs either to an alias or to a collection."""
     collection: _builtins.str
     def __init__(
         self,
@@ -2113,8 +2113,8 @@ Global___SetTtlResponse: _TypeAlias = SetTtlResponse  # noqa: Y015
 
 @_typing.final
 class CopyRecordsRequest(_message.Message):
-    """Copies codes, attributes, thumbnails and features. A record is not copied over a later write or deletion of its key in
-    the target.
+    """Copies codes, attributes, thumbnails and features. A record is not copied over a later write of its key in the target,
+    nor to a key that was deleted there.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -2128,7 +2128,7 @@ class CopyRecordsRequest(_message.Message):
     """The collection to copy from."""
     target: _builtins.str
     """The collection to copy to. If it does not exist, the first call, without a cursor, creates it with the code space,
-    the indexing and the hash file of the other.
+    the indexing and the hash file of the source.
     """
     limit: _builtins.int
     """Records per call, 1..10,000; 0 means 1,000."""
@@ -2165,7 +2165,7 @@ class CopyRecordsResponse(_message.Message):
     records: _builtins.int
     """Records of this page."""
     copied: _builtins.int
-    """Those of them that were copied. The target has the others already, or later writes of their keys."""
+    """Those of them that were copied. The target has the others already, or later writes or deletions of their keys."""
     cursor: _builtins.str
     """Where the next call continues. Empty after the last record."""
     def __init__(

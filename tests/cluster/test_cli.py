@@ -93,7 +93,7 @@ def test_search_pages_groups_and_leaves_out_keys(cluster: Cluster, client: Clien
     ]
     text = run("search", "-k", 1, "--group-by", "label", *of).stdout
     assert text.startswith('"c"\n  1      0 bits  1.0000  k00')
-    assert "after: 'no' is not one that an answer came with" in failure("search", "--after", "no", *of)
+    assert "after: 'no' is not a cursor that an answer came with" in failure("search", "--after", "no", *of)
 
 
 def test_commands_count_list_and_change_records(cluster: Cluster, client: Client, collection: str) -> None:

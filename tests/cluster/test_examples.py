@@ -216,7 +216,7 @@ def test_rest_and_the_command_line_find_the_same(filled: Cluster) -> None:
         ({"examples": "k1"}, "examples: is one str; give a list"),
         (
             {"examples": [Example(key="k1"), Example(key="k2")], "projections": np.zeros(64, np.float32)},
-            "projections: and features cannot be combined",
+            "projections, features: cannot be combined",
         ),
     ],
 )  # fmt: skip

@@ -210,8 +210,8 @@ def test_impossible_combinations_are_refused(user: Client) -> None:
     cursor = user.search(code=QUERY, collection="c").cursor
     one: dict[str, Any] = {"code": QUERY, "collection": "c"}
     for options, message in (
-        ({"after": "nonsense"}, "after: 'nonsense' is not one that an answer came with"),
-        ({"after": user.scroll_page(collection="c", limit=1).cursor}, "after: .* is not one that an answer"),
+        ({"after": "nonsense"}, "after: 'nonsense' is not a cursor that an answer came with"),
+        ({"after": user.scroll_page(collection="c", limit=1).cursor}, "after: .* is not a cursor that an answer"),
         ({"after": cursor, "offset": 3}, "offset: is given with after"),
         ({"after": cursor, "rerank": "asymmetric"}, "after: a rerank orders only its candidates"),
         ({"group_by": "label", "after": cursor}, "group_by: cannot be combined with after and offset"),

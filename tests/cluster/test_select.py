@@ -190,7 +190,10 @@ def test_a_change_that_makes_attributes_too_large_names_the_record(client: Clien
 
 def test_bad_requests_are_refused(client: Client, filled: str) -> None:
     for call, message in (
-        (lambda: client.scroll_page(collection=filled, cursor="bm8="), "cursor: 'bm8=' is not one that a page"),
+        (
+            lambda: client.scroll_page(collection=filled, cursor="bm8="),
+            "cursor: 'bm8=' is not a cursor that a page",
+        ),
         (lambda: client.scroll_page(collection=filled, cursor="é"), "cursor: 'é'"),
         (
             lambda: client.scroll_page(collection=filled, limit=65_537),

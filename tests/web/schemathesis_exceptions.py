@@ -31,6 +31,7 @@ _RULES = re.compile(
             r"(record '.*'|query|filter|cursor|keys|attributes|attribute|remove|index attributes|hash_file):",
             r"(after|offset|exclude_keys|group_by|group_size|k|rerank|score|projections|features):",
             r"(ttl|ttl\.\w+|alias|target|new_name|encoder):",
+            r"(if_version|if_versions|feature_width|box|examples|negatives|positives|weights?):",
             r"body: .*: Value out of range",
             # What the collection, or the cluster, has.
             r"collection: .* (has the|is an) alias",

@@ -18,6 +18,7 @@ from encoder.spec import Description, Encoded, EncoderSpec
 from lab.demo.photographs import bundled_photographs
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import CodeSpaceMismatch, InvalidRequest, PartitionUnavailable
+from lookalike.model.query import Box
 from lookalike.server.config import EncoderConfig, SecurityConfig
 from lookalike.server.peer_channels import PeerChannels
 from lookalike.v1 import encoder_pb2_grpc
@@ -27,8 +28,10 @@ class InProcess:
     """A model in this process instead of behind Ray Serve."""
 
     def __init__(self, model: EncoderModel) -> None:
-        async def encode(images: Sequence[bytes], features: bool, projections: bool) -> list[Encoded]:
-            return model.encode(images, features, projections)
+        async def encode(
+            images: Sequence[bytes], features: bool, projections: bool, boxes: Sequence[Box | None]
+        ) -> list[Encoded]:
+            return model.encode(images, features, projections, boxes)
 
         self.encode = types.SimpleNamespace(remote=encode)
 

@@ -62,7 +62,7 @@ def test_fit_makes_itq_unless_the_purpose_needs_no_hash_file(tmp_path: Path) -> 
     assert "itq, 128 bits, fitted to 12 images" in said
     code, _, errors = fitted("duplicates", tmp_path)
     assert code == 1
-    assert "method: for `purpose: duplicates` no fitted hash is better than none" in errors
+    assert "method: `purpose: duplicates` finds most without a hash file" in errors
     code, said, errors = fitted("duplicates", tmp_path, "--method", "centred", "--bits", 64)
     assert code == 0, errors
     assert "centred, 64 bits" in said
