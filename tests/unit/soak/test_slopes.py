@@ -91,3 +91,16 @@ def test_a_process_that_lived_briefly_is_not_judged() -> None:
     assert not is_judged(series, 25, 400)
     assert not is_judged(series, 95, 100)
     assert list(slopes([series], 25, 400)) == []
+
+
+def test_the_start_of_a_process_after_the_warm_up_of_the_run_is_no_growth() -> None:
+    """A resharding on a busy machine: a shard starts at 18 s of 60 s, opens its files, and lives for 23 s."""
+    series = Series("shard-r0-2")
+    for second in np.arange(18, 41, 0.5):
+        series.add(float(second), {"files": int(20 + 2 * (second - 18))})
+    assert list(slopes([series], 15, 60)) == []
+    # One that lives on is judged, from the end of its own warm-up.
+    for second in np.arange(41, 200, 0.5):
+        series.add(float(second), {"files": 66})
+    (found,) = slopes([series], 30, 200)
+    assert not found.grows
