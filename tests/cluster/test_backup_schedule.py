@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
+from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
 
 from lookalike import Record
 from lookalike.jobs.backup.folder import MANIFEST, Folder
@@ -26,7 +29,7 @@ def records(cluster: Cluster) -> Iterator[None]:
         client.drop_collection(NAME)
 
 
-def back_up(cluster: Cluster, folder: Path, *options: str) -> dict[str, Any]:
+def back_up(cluster: Cluster, folder: Path | str, *options: str) -> dict[str, Any]:
     code, said, complaint = lookalike(
         "backup", folder, "-c", NAME, "--server", cluster.address, "--json", *options
     )
@@ -86,3 +89,30 @@ def test_the_command_says_what_it_removed(cluster: Cluster, tmp_path: Path) -> N
             "backup", tmp_path, "-c", NAME, "--server", cluster.address, "--keep", "1", "--full"
         )
         assert (code, said.splitlines()[-1]) == (0, f"verified; removed: {removed}")
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A client of an S3 server with the empty bucket "backups"."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    S3FileSystem.clear_instance_cache()
+    store = boto3.client("s3")
+    store.create_bucket(Bucket="backups")
+    yield store
+    S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+@pytest.mark.filterwarnings("default")
+def test_older_backups_in_a_bucket_are_removed(cluster: Cluster, bucket: Any) -> None:
+    for removed in ([], [1], [2]):
+        assert back_up(cluster, "s3://backups/here", "--keep", "1", "--full")["removed"] == removed
+    left = [one["Key"] for one in bucket.list_objects_v2(Bucket="backups")["Contents"]]
+    assert {key.split("/")[2] for key in left} == {"000003"}
+    assert f"here/{NAME}/000003/{MANIFEST}" in left

@@ -78,22 +78,23 @@ class Slope:
 
 
 def slopes(series: Sequence[Series], begin: float, end: float) -> Iterator[Slope]:
-    """Returns the slopes of all series that `is_judged`, over the samples from `begin` on.
+    """Returns the slopes of all series that `is_judged`, over the samples after the warm-up of each.
 
     Args:
         series: The samples.
-        begin: The end of the warm-up, in seconds from the start of the run.
+        begin: How long the warm-up takes, in seconds: from the start of the run or, for a process that started
+            later, from its first sample.
         end: The end of the run.
     """
     for one in series:
         if is_judged(one, begin, end):
             for figure, values in one.figures.items():
-                yield slope(one.name, figure, *_from(begin, one.seconds, values))
+                yield slope(one.name, figure, *_from(one.seconds[0] + begin, one.seconds, values))
 
 
 def is_judged(series: Series, begin: float, end: float) -> bool:
     """Whether a series has enough samples after the warm-up for a slope."""
-    later = [seconds for seconds in series.seconds if seconds >= begin]
+    later = [seconds for seconds in series.seconds if seconds >= series.seconds[0] + begin]
     return len(later) >= MIN_SAMPLES and later[-1] - later[0] >= MIN_SHARE * (end - begin)
 
 

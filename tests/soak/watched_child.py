@@ -11,7 +11,8 @@ import time
 from typing import Any
 
 _SECONDS = 0.02
-_BYTES = 500_000
+_MEMORY_BYTES = 3_000_000
+_FILE_BYTES = 600_000
 _KEPT = 5
 
 
@@ -23,8 +24,8 @@ def main() -> None:
         end = threading.Event()
         threading.Thread(target=end.wait, daemon=True).start()
         ends.append(end)
-        held.append((bytearray(b"x") * _BYTES, (folder / "log-wal").open("ab")))
-        held[-1][1].write(bytes(_BYTES))
+        held.append((bytearray(b"x") * _MEMORY_BYTES, (folder / "log-wal").open("ab")))
+        held[-1][1].write(bytes(_FILE_BYTES))
         held[-1][1].flush()
         if not is_leaking and len(held) > _KEPT:
             for _, file in held:
