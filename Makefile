@@ -12,7 +12,8 @@ RULES := deploy/kubernetes/components/monitoring/rules.yaml
 generate_rules = { sed /^spec:/q $(RULES); sed '1,/^groups:/{/^groups:/!d}; s/^./  &/' $(ALERTS); } > $(RULES).new \
 	&& mv $(RULES).new $(RULES)
 
-.PHONY: help setup demo test check types style format protos client docs bench chaos soak manifests runbooks clean
+.PHONY: help setup demo test check types style format protos client docs bench chaos soak schemathesis manifests \
+	runbooks clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -77,6 +78,12 @@ runbooks:  ## Make the alerts link to your copy of docs/ (DOCS=https://HOST/PATH
 	@case '$(DOCS)' in https://?*|http://?*) ;; *) echo 'error: DOCS: set it to the URL of docs/' >&2; exit 1;; esac
 	@sed 's,\(runbook_url: \).*/\([A-Z]*\.md#\),\1$(DOCS:/=)/\2,' $(ALERTS) > $(ALERTS).new && mv $(ALERTS).new $(ALERTS)
 	@$(generate_rules)
+
+schemathesis: setup  ## Check the REST API with Schemathesis for a minute
+	LOOKALIKE_SCHEMATHESIS=1 $(BIN)/pytest -n0 -q tests/web/test_schemathesis.py
+
+schemathesis: setup  ## Check the REST API with Schemathesis for a minute
+	LOOKALIKE_SCHEMATHESIS=1 $(BIN)/pytest -n0 -q tests/web/test_schemathesis.py
 
 clean:  ## Remove everything that make created
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -23,6 +23,10 @@ def soak(output: Path, *options: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.skipif(
+    not os.environ.get("LOOKALIKE_SOAK"),
+    reason="whether a minute of samples looks flat depends on the machine: set LOOKALIKE_SOAK=1",
+)
 def test_a_short_run_of_a_correct_cluster_is_flat(tmp_path: Path) -> None:
     with soak(tmp_path, "--minutes", "1") as process:
         printed, _ = process.communicate(timeout=500)
