@@ -13,12 +13,16 @@ _PAUSE_SECONDS = 0.02
 _MAX_PAUSE_SECONDS = 0.5
 
 
-async def attempts(collection: str) -> AsyncIterator[None]:
-    """Yields once for each attempt, after a pause that grows. Raises Overloaded after the last."""
+async def paced_attempts() -> AsyncIterator[int]:
+    """Yields the number of each attempt, from 0, after a pause that grows."""
     for attempt in range(_ATTEMPTS):
         # Two writes of one key can prevent each other from being stored, so they wait for different times.
         await asyncio.sleep(random.uniform(0, min(_MAX_PAUSE_SECONDS, attempt * _PAUSE_SECONDS)))
-        yield
-    raise Overloaded(
+        yield attempt
+
+
+def too_many_writers(collection: str) -> Overloaded:
+    """The error after the last attempt."""
+    return Overloaded(
         f"collection {collection!r}: too many concurrent writers of the same keys", retry_after_ms=100
     )

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from coordinator.attempts import attempts
+from coordinator.attempts import paced_attempts, too_many_writers
 from coordinator.catalog import Catalog, Layout
 from coordinator.clock import Clock
 from coordinator.conditional import ConditionalWrite, ConditionalWriter, checked_versions
@@ -243,7 +243,7 @@ class Changer:
         changed."""
         changed = 0
         pending = keys
-        async for _ in attempts(collection):
+        async for _ in paced_attempts():
             stored = await self._reader.fetch(
                 collection, pending, "quorum", deadline, layout.indexing.features_text, include_thumbnails=True
             )
@@ -267,5 +267,5 @@ class Changer:
                 if result is not Fate.STORED
             ]
             if not pending:
-                break
-        return changed
+                return changed
+        raise too_many_writers(collection)

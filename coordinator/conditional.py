@@ -7,11 +7,10 @@ one of its own earlier attempts."""
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-import random
 from collections.abc import Callable, Sequence
 
+from coordinator.attempts import paced_attempts, too_many_writers
 from coordinator.catalog import Layout
 from coordinator.clock import Clock
 from coordinator.cluster import Cluster
@@ -20,9 +19,6 @@ from coordinator.write_router import Fate, WriteRouter
 from lookalike.model.errors import InvalidRequest, LookalikeError, Overloaded, VersionConflict
 from lookalike.model.records import VERSION_LIMIT, VersionedRecord
 
-_ATTEMPTS = 20
-_PAUSE_SECONDS = 0.02
-_MAX_PAUSE_SECONDS = 0.5
 _KEYS_NAMED = 5
 
 
@@ -81,9 +77,7 @@ class ConditionalWriter:
         # The versions that earlier attempts may have stored.
         attempts: dict[str, set[int]] = {write.key: set() for write in writes}
         conflicts: dict[str, int] = {}
-        for attempt in range(_ATTEMPTS):
-            # Two writers of one key can prevent each other from storing, so they wait for different times.
-            await asyncio.sleep(random.uniform(0, min(_MAX_PAUSE_SECONDS, attempt * _PAUSE_SECONDS)))
+        async for attempt in paced_attempts():
             stored = await self._read(collection, layout, list(pending), deadline)
             for key in list(pending):
                 found = stored.get(key)
@@ -99,9 +93,7 @@ class ConditionalWriter:
                 return
         if conflicts:
             raise _conflict({write.key: write.if_version for write in writes}, conflicts)
-        raise Overloaded(
-            f"collection {collection!r}: too many concurrent writers of the same keys", retry_after_ms=100
-        )
+        raise too_many_writers(collection)
 
     def _require_majority(self) -> None:
         for share in self._cluster.routing.shares:

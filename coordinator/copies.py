@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 from collections.abc import Sequence
 
-from coordinator.attempts import attempts
+from coordinator.attempts import paced_attempts, too_many_writers
 from coordinator.catalog import Catalog, Layout
 from coordinator.clock import Clock
 from coordinator.names import Names
@@ -118,7 +118,7 @@ class Copier:
     ) -> int:
         copied = 0
         pending = keys
-        async for _ in attempts(target):
+        async for _ in paced_attempts():
             wanted, bases = await self._wanted(source, target, layout, pending, deadline)
             results = await self._router.store_over(target, layout, self._stamped(wanted), bases, deadline)
             for result in results:
@@ -128,8 +128,8 @@ class Copier:
             # Another writer, or a shard that restarted, prevented the others.
             pending = [record.key for record, fate in zip(wanted, results, strict=True) if fate is not Fate.STORED]
             if not pending:
-                break
-        return copied
+                return copied
+        raise too_many_writers(target)
 
     async def _wanted(
         self, source: str, target: str, layout: Layout, keys: Sequence[str], deadline: float

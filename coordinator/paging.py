@@ -83,7 +83,8 @@ def resume(
     weights = np.frombuffer(content[code_end : code_end + (len(content) - code_end) // 2 * 2], _WEIGHT)
     is_weighted = plan.scoring is Scoring.ASYMMETRIC or len(query.parts) > 1
     expected = space.bits if is_weighted else 0
-    if code_size != space.code_bytes or len(weights) != expected or not 0 <= value <= space.bits:
+    is_whole = code_size == space.code_bytes and code_end <= len(content) and len(weights) == expected
+    if not is_whole or not 0 <= value <= space.bits:
         raise InvalidRequest("after: is damaged; leave it out to start again")
     key = check_key(content[_HEAD.size : key_end].decode(errors="replace"))
     codes = np.frombuffer(content[key_end:code_end], np.uint8).reshape(1, -1)

@@ -216,4 +216,7 @@ def _lower_priority() -> None:
     """Gives the event loop priority over scans, so that it collects larger batches. A larger batch takes little
     longer to scan."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _SCAN_NICENESS)
+        thread = threading.get_native_id()
+        # A process that runs at a lower priority already may not raise it.
+        niceness = max(os.getpriority(os.PRIO_PROCESS, thread), _SCAN_NICENESS)
+        os.setpriority(os.PRIO_PROCESS, thread, niceness)

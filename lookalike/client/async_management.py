@@ -249,6 +249,6 @@ class AsyncManagement:
                 is_harmless = call.is_repeatable or was_never_sent(failure)
             if self._coordinators.failed(coordinator, error) and is_harmless:
                 continue
-            if not call.is_repeatable:
+            if not is_harmless:
                 raise error
             await retry.wait_async(error)

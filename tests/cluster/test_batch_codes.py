@@ -300,5 +300,5 @@ def test_a_job_without_a_record_makes_no_collection(client: Client, run: Any, tm
 
 def test_an_encoder_is_refused_for_records_with_codes(run: Any, tmp_path: Path) -> None:
     (tmp_path / "codes.jsonl").write_text('{"key": "a", "code": "AAAAAAAAAAA="}\n')
-    with pytest.raises(InvalidRequest, match="encoder: shoes is for images"):
+    with pytest.raises(InvalidRequest, match="encoder: shoes encodes images"):
         run(tmp_path / "codes.jsonl", encoder="shoes", collection="refused")

@@ -147,5 +147,5 @@ def test_a_search_without_any_readable_image_fails(encoder_cluster: Cluster, new
     assert "empty holds no image (no file)" in complaint("search", tmp_path / "empty")
     assert "cannot be read (No such file or directory)" in complaint("search", tmp_path / "none", new)
     assert "none of 2 files" in complaint("search", new / "broken.jpg", new / "notes.txt")
-    assert "cannot be combined with --key" in complaint("search", new, "--key", "a")
+    assert "add --together" in complaint("search", new, "--key", "a")
     assert "holds no image" in complaint("dedup", tmp_path / "empty", "--against")

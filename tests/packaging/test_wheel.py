@@ -89,6 +89,16 @@ def test_command_that_needs_an_extra_names_it(clean_python: Path, tmp_path: Path
     assert "Traceback" not in done.stderr
 
 
+def test_commands_that_need_the_servers_packages_name_the_extra(clean_python: Path, tmp_path: Path) -> None:
+    command = clean_python.with_name("lookalike")
+    for arguments, extra in ((("certificates", "tls"), "certificates"), (("targets", "targets.json"), "server")):
+        done = subprocess.run([command, *arguments], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+        assert done.returncode == 1
+        assert f"{arguments[0]}: needs " in done.stderr
+        assert f"pip install '.[{extra}]'" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_wheel_holds_its_licence_and_no_tests(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -23,6 +23,10 @@ enabled = false
 SLOW = ("createAlias", "switchAlias", "deleteAlias", "renameCollection", "setTtl")
 
 
+@pytest.mark.skipif(
+    not os.environ.get("LOOKALIKE_SCHEMATHESIS"),
+    reason="what a minute of Schemathesis draws depends on the machine: make schemathesis runs it",
+)
 @pytest.mark.timeout(600)
 def test_no_check_of_schemathesis_fails(tmp_path: Path) -> None:
     (tmp_path / "schemathesis.toml").write_text(CONFIG)

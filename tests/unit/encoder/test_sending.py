@@ -71,7 +71,7 @@ def test_exhausted_patience_is_an_error_with_its_cause() -> None:
         address = f"127.0.0.1:{server.getsockname()[1]}"
     with (
         Client(address, timeout=0.1) as client,
-        pytest.raises(PartitionUnavailable, match=f"patience: .* for 0 s .*{address} does not answer"),
+        pytest.raises(PartitionUnavailable, match=f"patience: .* for 0 s .*{address}: nothing listens there"),
     ):
         resend(client, "c", [row("a", 1)], 0, lambda record, error: None)
 
