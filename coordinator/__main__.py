@@ -40,7 +40,7 @@ async def _serve(config_path: Path, watch_stdin: bool, web_to_grpc: str, backgro
     service = search_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name
     tls = peer_channels.outer_tls()
     server = Server([service], admission, key_authorizer(config.security.keys))
-    search_pb2_grpc.add_SearchServiceServicer_to_server(servicer, server.grpc)
+    search_pb2_grpc.add_SearchServiceServicer_to_server(servicer, server.services)
     server.grpc.add_insecure_port(web_to_grpc)
     await server.start(config.coordinator.listen, tls)
     observation.serve_metrics(config.coordinator.metrics, server.gauges, servicer.gauges)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -18,11 +19,12 @@ from lookalike.cluster.scan import ScanGroup, ScanResult, Scoring
 from lookalike.model.errors import DeadlineExceeded, InvalidRequest, LookalikeError
 from lookalike.server.batcher import Batcher
 from lookalike.server.observe import metrics
+from lookalike.server.observe.later import later
 from lookalike.transport import tracing
 
 MAX_ROUND_QUERIES = 1_024
 MAX_WAITING_QUERIES = 16_384
-ROUNDS_AT_ONCE = 2
+ROUNDS_AT_ONCE = 1
 _STALL_SECONDS = 0.25
 
 ScanAnswer = ScanResult | LookalikeError
@@ -66,7 +68,7 @@ class FanOut:
     def __init__(self, cluster: Cluster, scan: ScanShare) -> None:
         self._cluster = cluster
         self._scan = scan
-        self._tasks: set[asyncio.Task[list[ScanAnswer]]] = set()
+        self._unfinished: set[_Round] = set()
         self._rounds: Batcher[_Ticket, _Round] = Batcher(
             self._run_round,
             max_weight=MAX_ROUND_QUERIES,
@@ -77,9 +79,8 @@ class FanOut:
 
     async def close(self) -> None:
         await self._rounds.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for sent in list(self._unfinished):
+            await sent.close()
 
     @property
     def waiting(self) -> int:
@@ -116,17 +117,16 @@ class FanOut:
         deadline = max(ticket.deadline for ticket in tickets)
         shares = self._cluster.routing.shares
         queries = sum(len(group.codes) for group in groups)
-        metrics.ROUND_QUERIES.observe(queries)
+        later(metrics.ROUND_QUERIES.observe, queries)
         with tracing.span("round", queries=queries, requests=len(tickets)):
             tasks = [asyncio.create_task(self._scan(share, groups, deadline)) for share in shares]
-            for task in tasks:
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
             sent = _Round(shares, groups, sizes, tasks, len(tickets))
+            self._unfinished.add(sent)
+            sent.finished.add_done_callback(lambda _: self._unfinished.discard(sent))
             for ticket in tickets:
                 ticket.round = sent
             try:
-                await asyncio.wait(tasks, timeout=_STALL_SECONDS)
+                await sent.finished_or_stalled()
             except asyncio.CancelledError:
                 sent.cancel()
                 raise
@@ -150,6 +150,33 @@ class _Round:
         self.is_shared = callers > 1
         self.span = tracing.current()
         self._merged: dict[int, list[HitTable]] = {}
+        self._running = len(tasks)
+        self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        for task in tasks:
+            task.add_done_callback(self._count_down)
+        if not tasks:
+            self.finished.set_result(None)
+
+    def _count_down(self, _: asyncio.Task[list[ScanAnswer]]) -> None:
+        self._running -= 1
+        if not self._running:
+            self.finished.set_result(None)
+
+    async def finished_or_stalled(self) -> None:
+        """Waits until all partitions have answered, but not longer than _STALL_SECONDS."""
+        # asyncio.wait would take several times as long.
+        loop = asyncio.get_running_loop()
+        waiting = loop.create_future()
+        self.finished.add_done_callback(functools.partial(_release, waiting))
+        timer = loop.call_later(_STALL_SECONDS, _release, waiting)
+        try:
+            await waiting
+        finally:
+            timer.cancel()
+
+    async def close(self) -> None:
+        self.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def cancel(self) -> None:
         for task in self._tasks:
@@ -175,11 +202,16 @@ class _Round:
             began = time.perf_counter()
             with tracing.span("merge"):
                 hits = _merge(parts, self._groups[index]).split(self._sizes[index])
-            metrics.MERGE_SECONDS.observe(time.perf_counter() - began)
+            later(metrics.MERGE_SECONDS.observe, time.perf_counter() - began)
             if not all(task.done() for task in self._tasks):
                 return parts, hits[ticket.member]
             self._merged[index] = hits
         return parts, self._merged[index][ticket.member]
+
+
+def _release(waiting: asyncio.Future[None], *_: object) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 def _late(share: Share) -> DeadlineExceeded:

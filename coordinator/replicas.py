@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import TypeVar
@@ -51,8 +52,8 @@ Result = TypeVar("Result")
 class _Attempt:
     replica: Replica
     began: float
-    check_at: float
-    is_hedge: bool
+    check_at: float = math.inf
+    is_hedge: bool = False
 
 
 class ReplicaGroup:
@@ -88,7 +89,26 @@ class ReplicaGroup:
 
     async def first(self, call: Callable[[ShardClient], Awaitable[Result]], deadline: float) -> Result:
         """Returns the answer of one replica. If all fail, raises the most informative of their errors."""
+        if len(self.replicas) == 1:
+            return await self._only(call)
         return (await self.some(call, 1, deadline))[0][1]
+
+    async def _only(self, call: Callable[[ShardClient], Awaitable[Result]]) -> Result:
+        """Like `some`, for the partition's only replica: no other can be called as well, so the call needs no task
+        of its own."""
+        self._require_up(1)
+        self._hedges.record_call()
+        attempt = _Attempt(self.replicas[0], asyncio.get_running_loop().time())
+        try:
+            answer = await _counted(attempt.replica, call)
+        except asyncio.CancelledError:
+            self._note_silence(attempt)
+            raise
+        except LookalikeError as error:
+            self._note_failure(attempt, error)
+            raise
+        self._note_answer(attempt)
+        return answer
 
     async def some(
         self, call: Callable[[ShardClient], Awaitable[Result]], count: int, deadline: float

@@ -43,6 +43,7 @@ from lookalike.model.records import (
 )
 from lookalike.model.search_options import SearchOptions
 from lookalike.server.observe import metrics
+from lookalike.server.observe.later import later
 
 # So many keys fit into a message even if each has the maximum length.
 _FEW_KEYS = MAX_MERGED_BYTES // MAX_KEY_BYTES
@@ -198,7 +199,7 @@ class Searcher:
         shown = await self._thumbnails(collection, hits, options, deadline)
         done = time.perf_counter()
         timings = _timings(started, encoded, searched, done)
-        self._count(collection, len(queries), coverage, timings)
+        later(self._count, collection, len(queries), coverage, timings)
         return Answer(
             hits, bool(is_exact), layout.space.bits, coverage, timings, shown, warnings, more, cursor
         )  # fmt: skip
@@ -253,7 +254,7 @@ class Searcher:
         shown = await self._thumbnails(collection, found.hits, options, deadline)
         done = time.perf_counter()
         timings = _timings(started, encoded, done, done)
-        self._count(collection, 1, found.coverage, timings)
+        later(self._count, collection, 1, found.coverage, timings)
         return Answer(
             found.hits, found.coverage.complete, layout.space.bits, found.coverage, timings, shown,
             [*warnings, *found.warnings], [found.more], groups=found.values,

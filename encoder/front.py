@@ -40,7 +40,7 @@ class _Front:
         service = encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name
         server = Server([service], admission, peer_channels.authorizer())
         servicer = EncoderServicer(handle, name, description, config.max_replicas, cluster.limits.max_image_bytes)
-        encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server.grpc)
+        encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server.services)
         await server.start(config.listen or config.address, peer_channels.inner_tls())
         return cls(server, servicer, ReplicaWatch(name, config.max_replicas))
 

@@ -54,7 +54,7 @@ async def serve(config_path: Path, partition: int, replica: int, watch_stdin: bo
     readiness = ReadinessTracker(partition)
     status = ShardStatus(node, readiness)
     servicer = ShardServicer(node, executor, readiness, status)
-    shard_pb2_grpc.add_ShardServiceServicer_to_server(servicer, server.grpc)
+    shard_pb2_grpc.add_ShardServiceServicer_to_server(servicer, server.services)
     await server.start(config.shard_listen(partition, replica), peer_channels.inner_tls())
     reconciler = Reconciler(node, executor, readiness, config, peer_channels, server.set_ready)
     observation.serve_metrics(

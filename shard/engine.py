@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
@@ -132,27 +133,27 @@ class Engine:
         if unused:
             self.close()
 
-    @contextlib.contextmanager
-    def _in_use(self) -> Iterator[None]:
+    def _in_use(self) -> _Use:
         """Keeps the store open during the block: SQLite crashes if a connection is closed while it is used."""
+        return _Use(self)
+
+    def _begin_use(self) -> None:
         with self._users_lock:
-            if self._dropped:
-                raise NotFound("collection: was dropped in the meantime")
+            self._require_kept()
             self._users += 1
-        try:
-            yield
-        except (sqlite3.Error, Corruption):
-            if self._dropped:
-                raise NotFound("collection: was dropped in the meantime") from None
-            raise
-        finally:
-            with self._users_lock:
-                self._users -= 1
-                unused = self._dropped and self._users == 0
-            if unused:
-                self.close()
-            elif not self._dropped:
-                self._open_stores.used(self)
+
+    def _end_use(self) -> None:
+        with self._users_lock:
+            self._users -= 1
+            unused = self._dropped and self._users == 0
+        if unused:
+            self.close()
+        elif not self._dropped:
+            self._open_stores.used(self)
+
+    def _require_kept(self) -> None:
+        if self._dropped:
+            raise NotFound("collection: was dropped in the meantime")
 
     def write(self, records: Sequence[VersionedRecord] | VersionedColumns) -> WriteResult:
         """Stores the records whose version is above the stored one. Durable when it returns.
@@ -430,3 +431,20 @@ def _all_rows(matrix: CodeMatrix, store: Store) -> tuple[npt.NDArray[np.uint64],
     ids, numbers = live_rows(matrix.view())
     dead_numbers, dead = store.tombstones()
     return np.concatenate([ids, dead.ids]), np.concatenate([numbers, dead_numbers])
+
+
+class _Use:  # a plain class, because contextlib's generators are slow and every scan makes one
+    __slots__ = ("_engine",)
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __enter__(self) -> None:
+        self._engine._begin_use()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._engine._end_use()
+        if isinstance(failure, sqlite3.Error | Corruption):
+            self._engine._require_kept()

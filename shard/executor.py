@@ -24,6 +24,7 @@ from lookalike.cluster.scan import ScanResult, WriteResult
 from lookalike.model.errors import Overloaded
 from lookalike.server.batcher import Batcher
 from lookalike.server.observe import metrics
+from lookalike.server.observe.later import later
 from lookalike.transport import tracing
 from shard import work
 from shard.engine import Engine
@@ -166,7 +167,7 @@ class ShardExecutor:
         began = time.perf_counter()
         with tracing.span("scan", queries=len(scan.group.codes)):
             answers = work.scan_together(self._node, [scan], lambda: False)
-        _count(answers, len(scan.group.codes), began)
+        later(_count, _compared(answers), len(scan.group.codes), time.perf_counter() - began)
         return answers[0]
 
     async def _run_scans(self, scans: Sequence[work.Scan]) -> Sequence[ScanResult | Exception]:
@@ -181,7 +182,7 @@ class ShardExecutor:
         except asyncio.CancelledError:
             stop.set()
             raise
-        _count(answers, queries, began)
+        later(_count, _compared(answers), queries, time.perf_counter() - began)
         return answers
 
     async def _run_writes(self, writes: Sequence[work.Write]) -> Sequence[WriteResult | Exception]:
@@ -198,12 +199,14 @@ class ShardExecutor:
         return results
 
 
-def _count(answers: Sequence[ScanResult | Exception], queries: int, began: float) -> None:
-    metrics.SCAN_SECONDS.observe(time.perf_counter() - began)
+def _count(compared: int, queries: int, seconds: float) -> None:
+    metrics.SCAN_SECONDS.observe(seconds)
     metrics.SCAN_QUERIES.observe(queries)
-    metrics.CODES_COMPARED.inc(
-        sum(answer.rows * answer.hits.queries for answer in answers if isinstance(answer, ScanResult))
-    )
+    metrics.CODES_COMPARED.inc(compared)
+
+
+def _compared(answers: Sequence[ScanResult | Exception]) -> int:
+    return sum(answer.rows * answer.hits.queries for answer in answers if isinstance(answer, ScanResult))
 
 
 async def _run_in(threads: ThreadPoolExecutor, call: Callable[[], Result]) -> Result:

@@ -4,7 +4,7 @@ answered when it is done, in any order."""
 from __future__ import annotations
 
 import asyncio
-import functools
+import collections
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -12,9 +12,9 @@ from typing import Any
 import grpc
 
 from lookalike.model import errors
-from lookalike.model.errors import DeadlineExceeded, Internal, InvalidRequest, LookalikeError
+from lookalike.model.errors import Internal, InvalidRequest, LookalikeError
 from lookalike.server.observe.calls import observe_request
-from lookalike.transport.rpc import MAX_MESSAGE_BYTES
+from lookalike.transport.rpc import MAX_MESSAGE_BYTES, too_large
 from lookalike.v1 import shard_pb2 as pb
 
 log = logging.getLogger("shard.scan_stream")
@@ -56,9 +56,12 @@ class _Stream:
     def __init__(self, scan: Scan, context: Context) -> None:
         self._scan = scan
         self._context = context
-        self._tasks: dict[int, asyncio.Task[None]] = {}
-        # gRPC permits one write at a time.
-        self._writing = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        # By the request's number: the tasks whose replies are not ready.
+        self._scanning: dict[int, asyncio.Task[None]] = {}
+        # Replies that wait until another one is written: gRPC permits one write at a time.
+        self._replies: collections.deque[pb.ScanReply] = collections.deque()
+        self._is_writing = False
         self._draining = asyncio.Event()
 
     async def serve(self, calls: AsyncIterator[pb.ScanCall]) -> None:
@@ -69,9 +72,9 @@ class _Stream:
             if reader.done():
                 reader.result()
             elif self._tasks:
-                await asyncio.wait(list(self._tasks.values()))
+                await asyncio.wait(self._tasks)
         finally:
-            for task in (reader, draining, *self._tasks.values()):
+            for task in (reader, draining, *self._tasks):
                 task.cancel()
 
     def drain(self) -> None:
@@ -80,41 +83,41 @@ class _Stream:
     async def _read(self, calls: AsyncIterator[pb.ScanCall]) -> None:
         async for call in calls:
             if call.cancelled:
-                if task := self._tasks.get(call.number):
-                    task.cancel()
+                # gRPC would end the stream if it was cancelled while it writes a reply.
+                if scanning := self._scanning.get(call.number):
+                    scanning.cancel()
                 continue
             task = asyncio.create_task(self._answer(call))
-            self._tasks[call.number] = task
-            task.add_done_callback(functools.partial(self._forget, call.number))
-
-    def _forget(self, number: int, _: asyncio.Task[None]) -> None:
-        self._tasks.pop(number, None)
+            self._scanning[call.number] = task
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _answer(self, call: pb.ScanCall) -> None:
-        reply = pb.ScanReply(number=call.number)
         try:
             with observe_request(_METHOD, call.request_id, call.traceparent):
-                reply.response.CopyFrom(await self._within(call))
+                response = await self._scan(call.request)
+                if (size := response.ByteSize()) > MAX_MESSAGE_BYTES - _REPLY_BYTES:
+                    raise InvalidRequest(too_large(f"the answer has {size:,} bytes"))
+            reply = pb.ScanReply(number=call.number, response=response)
         except LookalikeError as error:
             reply = _failed(call.number, error)
         except Exception:
             log.exception("a scan failed")
             reply = _failed(call.number, Internal("internal error; see the shard's log"))
-        async with self._writing:
-            await self._context.write(reply)
+        finally:
+            self._scanning.pop(call.number, None)
+        await self._write(reply)
 
-    async def _within(self, call: pb.ScanCall) -> pb.ScanResponse:
+    async def _write(self, reply: pb.ScanReply) -> None:
+        self._replies.append(reply)
+        if self._is_writing:
+            return
+        self._is_writing = True
         try:
-            async with asyncio.timeout(call.timeout_ms / 1000):
-                response = await self._scan(call.request)
-        except TimeoutError:
-            raise DeadlineExceeded("the deadline passed before the answer was ready; allow more time") from None
-        if (size := response.ByteSize()) > MAX_MESSAGE_BYTES - _REPLY_BYTES:
-            raise InvalidRequest(
-                f"message: {size:,} bytes are over the limit of {MAX_MESSAGE_BYTES // 2**20} MiB; send fewer items"
-                " per request"
-            )
-        return response
+            while self._replies:
+                await self._context.write(self._replies.popleft())
+        finally:
+            self._is_writing = False
 
 
 def _failed(number: int, error: LookalikeError) -> pb.ScanReply:

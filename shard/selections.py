@@ -22,6 +22,7 @@ from shard.store import Store
 
 FILTERS_REMEMBERED = 32
 FILTER_BYTES_REMEMBERED = 128 * 1024 * 1024
+_COUNTS_REMEMBERED = 16
 # A filter's values take several times their size as Python objects.
 _VALUE_OVERHEAD = 8
 
@@ -29,16 +30,23 @@ _VALUE_OVERHEAD = 8
 _Restriction = tuple[Filter | None, bytes | None]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class State:
     """The code matrix, and the sums over the rows of each slot, as of one commit."""
 
     view: View
     sums: SlotSums
+    # By the identity of an array of slots: the array, and its number of live rows.
+    _counted: dict[int, tuple[SlotSet, int]] = dataclasses.field(default_factory=dict)
 
     def live_rows(self, slots: SlotSet) -> int:
-        """The number of live rows in these slots."""
-        return int(self.sums.live[slots].sum())
+        """The number of live rows in these slots. Remembered, because searches of one state have the same few."""
+        known = self._counted.get(id(slots))
+        if known is None:
+            if len(self._counted) >= _COUNTS_REMEMBERED:
+                self._counted.clear()
+            known = self._counted[id(slots)] = slots, int(self.sums.live[slots].sum())
+        return known[1]
 
 
 class Selections:

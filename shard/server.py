@@ -63,7 +63,7 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
         self._readiness.require_ready()
         stale_ms = self._readiness.stale_ms
         if request.slots:
-            work.require_served(self._node, wire.slots_from_wire(request.slots))
+            work.served(self._node.table, request.slots)
         if len(request.groups) == 1:
             answers = [await self._scan_group(request.groups[0], request.slots)]
         else:

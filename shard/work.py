@@ -5,22 +5,26 @@ slots that it does not accept."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from lookalike.cluster.columns import VersionedColumns, concat
 from lookalike.cluster.scan import ScanGroup, ScanResult, Scoring, WriteResult
 from lookalike.cluster.select import Question, Selected
-from lookalike.cluster.slots import SlotSet, slots_from_bytes
+from lookalike.cluster.slots import SlotSet, SlotTable
 from lookalike.model.errors import DeadlineExceeded, LookalikeError, SlotMoved
 from lookalike.model.records import VersionedRecord, record_id, slot_of
+from lookalike.wire import slots_from_wire
 from shard.engine import Engine
 from shard.kernel import ScanStopped
 from shard.node import Node
 
-# One thread compares as many bytes in half a millisecond, and looks up the keys of as many hits.
+# One thread reads as many bytes in about a millisecond, compares _COMPARED_PER_READ times as many, and looks up the
+# keys of as many hits.
 _SHORT_BYTES = 16 * 1024 * 1024
+_COMPARED_PER_READ = 8
 _SHORT_HITS = 64
 _RECORD_BYTES = 256
 _ROW_BYTES = 64
@@ -38,12 +42,13 @@ class Scan:
     def is_short(self) -> bool:
         """Whether the scan takes less than about a millisecond."""
         group = self.group
-        compared = self.engine.rows * group.codes.nbytes
+        queries = len(group.codes)
+        read = self.engine.rows * group.codes.shape[1] * (1 + queries / _COMPARED_PER_READ)
         return (
             group.filter is None
             and group.scoring is Scoring.HAMMING
-            and compared <= _SHORT_BYTES
-            and len(group.codes) * group.k <= _SHORT_HITS
+            and read <= _SHORT_BYTES
+            and queries * group.k <= _SHORT_HITS
         )
 
 
@@ -89,10 +94,7 @@ def scan_together(
         For each request, its result or its error.
     """
     results: list[ScanResult | Exception] = [DeadlineExceeded("the scan was stopped")] * len(scans)
-    joinable: dict[object, list[int]] = {}
-    for index, scan in enumerate(scans):
-        joinable.setdefault((id(scan.engine), scan.group.batch_key, scan.slots), []).append(index)
-    for members in joinable.values():
+    for members in _joinable(scans):
         try:
             joined = _scan_joined(node, [scans[i] for i in members], should_stop)
             for index, hits in zip(members, joined, strict=True):
@@ -109,16 +111,42 @@ def scan_together(
     return results
 
 
+def _joinable(scans: Sequence[Scan]) -> Iterable[list[int]]:
+    """Returns the indices of the requests that one scan answers, for each such scan."""
+    if len(scans) == 1:
+        return ([0],)
+    groups: dict[object, list[int]] = {}
+    for index, scan in enumerate(scans):
+        groups.setdefault((id(scan.engine), scan.group.batch_key, scan.slots), []).append(index)
+    return groups.values()
+
+
 def require_served(node: Node, slots: SlotSet) -> object:
     """Raises SlotMoved unless this shard serves all these slots.
 
     Returns:
         A value to compare with that of a later call. Equal values mean that the shard served the slots throughout.
     """
-    table = node.table
+    return _require_served(node.table, slots)
+
+
+@functools.lru_cache(maxsize=64)  # searches send the same few bitmaps until slots move, which makes a new table
+def served(table: SlotTable, bitmap: bytes) -> tuple[SlotSet, object]:
+    """Returns the slots of a bitmap, and what `require_served` returns for them. An empty bitmap stands for all
+    slots that the shard serves.
+
+    Raises:
+        InvalidRequest: If the bitmap has a wrong length.
+        SlotMoved: If the shard does not serve all of the slots.
+    """
+    slots = slots_from_wire(bitmap) if bitmap else table.serving
+    return slots, _require_served(table, slots)
+
+
+def _require_served(table: SlotTable, slots: SlotSet) -> object:
     if not table.serving[slots].all():
-        partition = node.identity.partition
-        raise SlotMoved(f"partition {partition} does not serve {int((slots & ~table.serving).sum())} of the slots")
+        missing = int((slots & ~table.serving).sum())
+        raise SlotMoved(f"partition {table.own} does not serve {missing} of the slots")
     return table.generations[slots].tobytes()
 
 
@@ -282,12 +310,13 @@ def _joined(
 
 
 def _scan_joined(node: Node, scans: Sequence[Scan], should_stop: Callable[[], bool]) -> list[ScanResult]:
-    first = scans[0]
-    slots = slots_from_bytes(first.slots) if first.slots else node.table.serving
+    first, table = scans[0], node.table
+    slots, held = served(table, first.slots)
     joined = first.group.joined([scan.group for scan in scans[1:]])
-    held = require_served(node, slots)
     result = first.engine.scan(joined, should_stop, slots)
-    if require_served(node, slots) != held:
+    if node.table is not table and require_served(node, slots) != held:
         raise SlotMoved("slots moved away and returned during the scan")
+    if len(scans) == 1:
+        return [result]
     parts = result.hits.split([len(scan.group.codes) for scan in scans])
     return [dataclasses.replace(result, hits=part) for part in parts]

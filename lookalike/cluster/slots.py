@@ -88,7 +88,7 @@ def slots_from_bytes(data: bytes) -> SlotSet:
     return np.unpackbits(np.frombuffer(data, np.uint8)).view(np.bool_)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class SlotTable:
     """The state of each slot on one replica of a partition.
 

@@ -22,6 +22,10 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+# How often an item lets the event loop handle further arrivals, as long as there are some, before its batch starts.
+_GATHERING_TURNS = 8
+
+
 @dataclasses.dataclass(slots=True)
 class _Entry(Generic[Item, Result]):
     item: Item
@@ -70,6 +74,8 @@ class Batcher(Generic[Item, Result]):
         self._running: set[asyncio.Task[None]] = set()
         # Items that run in their callers' tasks.
         self._alone = 0
+        # Whether an item waits for others that arrive with it.
+        self._is_gathering = False
 
     @property
     def waiting(self) -> int:
@@ -79,11 +85,11 @@ class Batcher(Generic[Item, Result]):
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits or runs."""
-        return not (self._waiting or self._running or self._alone)
+        return not (self._waiting or self._running or self._alone or self._is_gathering)
 
     async def submit(self, item: Item) -> Result:
         """Returns the item's result. Raises Overloaded if the queue is full."""
-        if not self._waiting and self._has_room:
+        if not self._waiting and not self._is_gathering and self._has_room and await self._stays_alone():
             return await self._run_alone(item)
         weight = self._weigh(item)
         if self._waiting and self._waiting_weight + weight > self._max_waiting:
@@ -116,6 +122,24 @@ class Batcher(Generic[Item, Result]):
     def _has_room(self) -> bool:
         return len(self._running) + self._alone < self._concurrency
 
+    async def _stays_alone(self) -> bool:
+        """Gathers the items that arrive at the same time as this one: under load, that is many, because the event
+        loop handles all arrivals before it continues here. Returns whether none arrived."""
+        self._is_gathering = True
+        arrived = 0
+        try:
+            for _ in range(_GATHERING_TURNS):
+                await asyncio.sleep(0)
+                if len(self._waiting) == arrived:
+                    break
+                arrived = len(self._waiting)
+        except asyncio.CancelledError:
+            self._is_gathering = False
+            self._start_batches()
+            raise
+        self._is_gathering = False
+        return not self._waiting
+
     async def _run_alone(self, item: Item) -> Result:
         self._alone += 1
         try:
@@ -128,7 +152,7 @@ class Batcher(Generic[Item, Result]):
         return result
 
     def _start_batches(self) -> None:
-        while self._waiting and self._has_room:
+        while self._waiting and self._has_room and not self._is_gathering:
             batch = self._take_batch()
             if not batch:
                 return

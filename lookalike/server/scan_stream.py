@@ -5,6 +5,7 @@ another."""
 from __future__ import annotations
 
 import asyncio
+import collections
 from typing import Any
 
 import grpc
@@ -13,11 +14,11 @@ from lookalike.model import errors
 from lookalike.model.errors import DeadlineExceeded, InvalidRequest, LookalikeError, PartitionUnavailable
 from lookalike.server.peer_channels import Connection
 from lookalike.transport import requests, tracing
-from lookalike.transport.rpc import MAX_MESSAGE_BYTES, error_of
+from lookalike.transport.rpc import MAX_MESSAGE_BYTES, error_of, too_large
 from lookalike.v1 import shard_pb2 as pb
 from lookalike.v1.shard_pb2_grpc import ShardServiceStub
 
-# What a call adds to its request: a number, a timeout, ids.
+# What a call adds to its request: a number and ids.
 _CALL_BYTES = 4_096
 _LATE = "the deadline passed before the answer was ready; allow more time"
 
@@ -70,29 +71,24 @@ class _Stream:
         self._call = stub.ScanStream()
         self._numbers = 0
         self._waiting: dict[int, asyncio.Future[pb.ScanResponse]] = {}
-        # gRPC permits one write at a time.
-        self._writing = asyncio.Lock()
-        self._writes: set[asyncio.Task[None]] = set()
+        # Messages that wait to be written: gRPC permits one write at a time.
+        self._unsent: collections.deque[pb.ScanCall] = collections.deque()
+        self._writer: asyncio.Task[None] | None = None
         self._is_finishing = False
         self._reader = asyncio.get_running_loop().create_task(self._read())
 
     async def scan(self, request: pb.ScanRequest, deadline: float) -> pb.ScanResponse:
         loop = asyncio.get_running_loop()
-        remaining = deadline - loop.time()
-        if remaining <= 0:
+        if loop.time() >= deadline:
             raise DeadlineExceeded(_LATE)
         if (size := request.ByteSize()) > MAX_MESSAGE_BYTES - _CALL_BYTES:
-            raise InvalidRequest(
-                f"message: {size:,} bytes are over the limit of {MAX_MESSAGE_BYTES // 2**20} MiB; send fewer items"
-                " per request"
-            )
+            raise InvalidRequest(too_large(f"it has {size:,} bytes"))
         self._numbers += 1
         number = self._numbers
         origin = dict(requests.metadata())
         call = pb.ScanCall(
             number=number,
             request=request,
-            timeout_ms=max(1, round(remaining * 1000)),
             request_id=origin.get(requests.REQUEST_ID_KEY, ""),
             traceparent=origin.get(tracing.TRACEPARENT, ""),
         )
@@ -117,18 +113,20 @@ class _Stream:
         self._call.cancel()
 
     def _send(self, call: pb.ScanCall) -> None:
-        # In a task of its own, because gRPC ends a stream if a write is cancelled.
-        write = asyncio.get_running_loop().create_task(self._write(call))
-        self._writes.add(write)
-        write.add_done_callback(self._writes.discard)
+        self._unsent.append(call)
+        if self._writer is None:
+            # In a task of its own, because gRPC ends a stream if a write is cancelled.
+            self._writer = asyncio.get_running_loop().create_task(self._write())
 
-    async def _write(self, call: pb.ScanCall) -> None:
-        async with self._writing:
-            try:
-                await self._call.write(call)
-            except (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
-                # The stream has ended: the reader fails all requests on it, with the reason.
-                self.is_broken = True
+    async def _write(self) -> None:
+        try:
+            while self._unsent:
+                await self._call.write(self._unsent.popleft())
+        except (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
+            # The stream has ended: the reader fails all requests on it, with the reason.
+            self.is_broken = True
+        finally:
+            self._writer = None
 
     async def _read(self) -> None:
         error: LookalikeError = PartitionUnavailable("the shard closed the stream")

@@ -35,6 +35,7 @@ from lookalike.model.errors import (
 from lookalike.model.indexing import Indexing
 from lookalike.model.records import VersionedRecord
 from lookalike.server.observe import metrics
+from lookalike.server.observe.later import later
 from lookalike.server.peer_channels import PeerChannels
 from lookalike.server.scan_stream import NotSupported, ScanStreams
 from lookalike.transport import tracing
@@ -138,7 +139,7 @@ class ShardClient:
         began = time.perf_counter()
         try:
             answer = await self._scan(request, deadline)
-            self._scan_seconds.observe(time.perf_counter() - began)
+            later(self._scan_seconds.observe, time.perf_counter() - began)
         except InvalidRequest as error:
             if len(groups) == 1:
                 return [error]
@@ -332,13 +333,16 @@ class ShardClient:
         if self._is_unary:
             response: pb.ScanResponse = await self._call("Scan", request, deadline)
             return response
+        span = tracing.span("ShardService/Scan", is_call=True, partition=self.partition, replica=self.replica)
         try:
-            span = tracing.span("ShardService/Scan", is_call=True, partition=self.partition, replica=self.replica)
-            with self._explained(), span:
+            self._require_member()
+            with span:
                 return await self._streams.scan(request, deadline)
         except NotSupported:
             self._is_unary = True
             return await self._scan(request, deadline)
+        except LookalikeError as error:
+            raise self._explain(error) from None
 
     async def _call(self, name: str, request: Any, deadline: float) -> Any:
         span = tracing.span(f"ShardService/{name}", is_call=True, partition=self.partition, replica=self.replica)
@@ -349,15 +353,16 @@ class ShardClient:
     def _explained(self) -> Iterator[None]:
         """Adds the partition to the errors that the block raises while it calls the shard."""
         try:
-            if self.is_retired:
-                raise SlotMoved(f"replica {self.replica} is no longer part of the cluster")
+            self._require_member()
             yield
         except LookalikeError as error:
             raise self._explain(error) from None
 
+    def _require_member(self) -> None:
+        if self.is_retired:
+            raise SlotMoved(f"replica {self.replica} is no longer part of the cluster")
+
     def _explain(self, error: LookalikeError) -> LookalikeError:
-        if isinstance(error, NotSupported):
-            return error
         if type(error) in (PartitionUnavailable, Cancelled):
             return PartitionUnavailable(
                 f"partition {self.partition} (replica {self.replica}) at {self.address} does not answer"

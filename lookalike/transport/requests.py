@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextvars
 import dataclasses
+import os
 import re
-import uuid
 from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
@@ -91,7 +91,7 @@ def together(origins: Sequence[Origin]) -> contextvars.Context:
 
 
 def _new_id() -> str:
-    return uuid.uuid4().hex[:16]
+    return os.urandom(8).hex()
 
 
 def metadata() -> tracing.Metadata:

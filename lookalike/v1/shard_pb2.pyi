@@ -380,14 +380,11 @@ class ScanCall(_message.Message):
 
     NUMBER_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
-    TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     CANCELLED_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Unique among the stream's requests."""
-    timeout_ms: _builtins.int
-    """The caller waits this long."""
     cancelled: _builtins.bool
     """The caller of the request with this number left; the other fields are empty."""
     request_id: _builtins.str
@@ -400,14 +397,13 @@ class ScanCall(_message.Message):
         *,
         number: _builtins.int = ...,
         request: Global___ScanRequest | None = ...,
-        timeout_ms: _builtins.int = ...,
         cancelled: _builtins.bool = ...,
         request_id: _builtins.str = ...,
         traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "number", b"number", "request", b"request", "request_id", b"request_id", "timeout_ms", b"timeout_ms", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "number", b"number", "request", b"request", "request_id", b"request_id", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,7 +5,7 @@ queries while it is in the L1 cache. The first pass computes only the nearest di
 if that is within the query's bound, a second pass examines the tile lane by lane. The bound is the distance of the
 k-th nearest row so far, so second passes become rarer as the scan proceeds. If the nearest distance equals the
 bound (as with many equal codes), a tile without an id small enough for the heap is skipped: such ties cost no
-second pass."""
+second pass. The vector code of both passes is in `shard.kernel.simd`."""
 
 from __future__ import annotations
 

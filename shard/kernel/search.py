@@ -85,6 +85,8 @@ def _scan(view: View, positions: Sequence[int], request: Request, threads: int) 
             _scan_part(view, position, first, last, request, heaps)
         return heaps
 
+    if threads == 1:
+        return scan_span([(position, 0, -(-view.rows[position] // LANES)) for position in positions])
     spans = _split(view, positions, threads, tile_blocks(request.words))
     if len(spans) == 1:
         return scan_span(spans[0])
@@ -177,6 +179,9 @@ def numbers_of(view: View, heaps: Heaps, words: int) -> Numbers:
     """Returns the row numbers of the matches in the heaps. The scan itself does not look up row numbers, because
     each look-up would be a cache miss."""
     places = heaps.places
+    if len(view.chunks) == 1:
+        # Places are rows; those of entries that are not matches are 0, which is a row as well.
+        return view.chunks[0].numbers[places] if view.rows[0] else np.zeros_like(places)
     taken = np.arange(places.shape[1]) < heaps.counts[:, None]
     positions, rows = np.divmod(places[taken], np.uint32(chunk_rows(words)))
     found = np.zeros(len(rows), np.uint32)

@@ -6,8 +6,9 @@ queries are unrolled. LLVM lowers it to the processor's instructions: vpopcntq u
 AVX2 and SSE, cnt under NEON. A block stores LANES codes, one per lane, word by word (word, lane), so no sum
 crosses lanes.
 
-Words are processed four at a time (`_PASS`): that many words of several queries stay in registers or in the L1
-cache, and a block is read as a few adjacent streams. `shape` is a tuple of which only the length matters. The
+For several queries, words are processed four at a time (`_PASS`): that many words of the queries stay in registers
+or in the L1 cache, and a block is read as a few adjacent streams. For one query, a block is read in the order of its
+addresses. `shape` is a tuple of which only the length matters. The
 length is known at compile time and gives the number of words in the first pass (see `shape_of`), so eight
 compilations serve every width."""
 
@@ -196,6 +197,9 @@ class _Scan:
     def blocks(self, first: ir.Value, count: ir.Value, take: Take, finish: Finish = lambda block: None) -> None:
         """Emits the loop over blocks. For each block it calls `take(query, step, distances)` for every query and
         every vector of lanes, then `finish(index)` with the block's index from `first`."""
+        if self.group == 1:
+            self._in_order(first, count, take, finish)
+            return
         b = self._builder
         words = _I64(self._head) if self._single else self._words
         size = b.mul(words, _I64(LANES))
@@ -216,6 +220,34 @@ class _Scan:
             word = b.sub(words, _I64(_PASS))
             self._lanes(at, word, self._broadcast(word, _PASS), sums, take)
             finish(loop.index)
+
+    def _in_order(self, first: ir.Value, count: ir.Value, take: Take, finish: Finish) -> None:
+        """Emits the loop over blocks for one query. It reads the codes in the order of their addresses, so the
+        processor's own prefetching reaches the memory's speed, and sums up a whole block in registers."""
+        b = self._builder
+        sums = [cgutils.alloca_once(b, _VECTOR) for _ in range(_STEPS)]
+        with cgutils.for_range(b, count) as loop:
+            block = b.mul(b.add(first, loop.index), b.mul(self._words, _I64(LANES)))
+            for total in sums:
+                b.store(ir.Constant(_VECTOR, [0] * _WIDTH), total)
+            # Not unrolled, even if the number of words is known: each load would run through the codes at a stride
+            # that is too long for the prefetching.
+            with cgutils.for_range(b, self._words) as word:
+                self._add_word(b.add(block, b.mul(word.index, _I64(LANES))), word.index, sums)
+            for step, total in enumerate(sums):
+                take(0, _I64(step), b.load(total))
+            finish(loop.index)
+
+    def _add_word(self, start: ir.Value, word: ir.Value, sums: Sequence[ir.Value]) -> None:
+        """Adds to `sums`, one per vector of lanes, the bits in which a block's word differs from the query's. start:
+        the position of the block's word."""
+        b = self._builder
+        query = _splat(b, b.load(b.gep(self._queries, [b.add(self._first_query, word)])))
+        for step, total in enumerate(sums):
+            address = b.gep(self._codes, [b.add(start, _I64(step * _WIDTH))])
+            codes = b.load(b.bitcast(address, _VECTOR.as_pointer()), align=64)
+            differing = _call(b, "llvm.ctpop.v8i64", _VECTOR, b.xor(codes, query))
+            b.store(b.add(b.load(total), differing), total)
 
     def _keep(self, sums: ir.Value) -> Take:
         def keep(j: int, step: ir.Value, distances: ir.Value) -> None:

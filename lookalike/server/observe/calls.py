@@ -15,6 +15,7 @@ from prometheus_client import Gauge, Histogram
 
 from lookalike.model.errors import LookalikeError
 from lookalike.server.observe import metrics
+from lookalike.server.observe.later import later
 from lookalike.transport import requests, tracing
 
 log = logging.getLogger("lookalike.calls")
@@ -42,15 +43,14 @@ class _Observed:  # a plain class, because contextlib's generators are slow and 
         self._began = time.perf_counter()
 
     def __enter__(self) -> None:
-        self._in_flight.inc()
+        later(self._in_flight.inc)
 
     def __exit__(
         self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
     ) -> None:
         seconds = time.perf_counter() - self._began
-        self._in_flight.dec()
         rpc, code = self._request.rpc, self._status(failure)
-        _seconds(rpc, code).observe(seconds)
+        later(_ended, self._in_flight, rpc, code, seconds)
         self._span.ended(code.name, code.value[0], code in _FAULTS, request_id=self._request.id)
         is_slow = seconds >= SLOW_SECONDS and not self._is_stream
         if is_slow or log.isEnabledFor(logging.DEBUG):
@@ -96,6 +96,11 @@ class observe_request(_Observed):
         return (
             grpc.StatusCode.CANCELLED if isinstance(failure, asyncio.CancelledError) else grpc.StatusCode.INTERNAL
         )
+
+
+def _ended(in_flight: Gauge, rpc: str, code: grpc.StatusCode, seconds: float) -> None:
+    in_flight.dec()
+    _seconds(rpc, code).observe(seconds)
 
 
 # Cached, because looking up a metric's labels costs as much as updating the metric.

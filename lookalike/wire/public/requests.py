@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,8 @@ from lookalike.model.thumbnails import check_thumbnail
 from lookalike.v1 import record_pb2, search_pb2
 from lookalike.wire.public.filters import filter_to_wire, read_filter
 from lookalike.wire.public.images import image_bytes
+
+_SMALL_OPTIONS_BYTES = 512
 
 
 def if_versions_from_wire(records: Sequence[record_pb2.Record]) -> list[int]:
@@ -207,6 +210,17 @@ def options_from_wire(message: search_pb2.SearchOptions, max_k: int = MAX_K) -> 
     Raises:
         InvalidRequest: If a value is out of range or unknown.
     """
+    if message.ByteSize() <= _SMALL_OPTIONS_BYTES:
+        return _small_options(message.SerializeToString(), max_k)
+    return _decoded_options(message, max_k)
+
+
+@functools.lru_cache(maxsize=256)  # most clients send the same options with every query
+def _small_options(data: bytes, max_k: int) -> SearchOptions:
+    return _decoded_options(search_pb2.SearchOptions.FromString(data), max_k)
+
+
+def _decoded_options(message: search_pb2.SearchOptions, max_k: int) -> SearchOptions:
     return SearchOptions(
         k=check_k(message.k, max_k),
         max_distance=message.max_distance if message.HasField("max_distance") else None,

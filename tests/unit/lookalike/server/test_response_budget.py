@@ -32,7 +32,7 @@ class Answers(search_pb2_grpc.SearchServiceServicer):
 @pytest.fixture
 async def address() -> AsyncIterator[str]:
     server = Server([], Admission(50 * MIB))
-    search_pb2_grpc.add_SearchServiceServicer_to_server(Answers(), server.grpc)
+    search_pb2_grpc.add_SearchServiceServicer_to_server(Answers(), server.services)
     yield f"127.0.0.1:{await server.start('127.0.0.1:0')}"
     await server.grpc.stop(None)
 
