@@ -5,9 +5,14 @@ ARGS ?=
 WORKERS ?= 2
 SECONDS ?= 600
 SEED ?= 1
+HOURS ?= 8
+ALERTS := deploy/prometheus/alerts.yml
 RULES := deploy/kubernetes/components/monitoring/rules.yaml
 
-.PHONY: help setup demo test check types style format protos client docs bench chaos manifests clean
+generate_rules = { sed /^spec:/q $(RULES); sed '1,/^groups:/{/^groups:/!d}; s/^./  &/' $(ALERTS); } > $(RULES).new \
+	&& mv $(RULES).new $(RULES)
+
+.PHONY: help setup demo test check types style format protos client docs bench chaos soak manifests runbooks clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -61,10 +66,17 @@ bench: setup  ## Benchmark the scan and plot it (ARGS: see lookalike bench --hel
 chaos: setup  ## Inject faults into a cluster and check every answer (SECONDS=600 SEED=1; ARGS="--replicas 3")
 	$(BIN)/python -m tests.chaos --seconds $(SECONDS) --seed $(SEED) $(ARGS)
 
+soak: setup  ## Run mixed load and fail if memory, files, threads or disk keep growing (HOURS=8; ARGS="--encoder")
+	$(BIN)/python -m tests.soak --hours $(HOURS) $(ARGS)
+
 manifests: setup  ## Generate the shards of every deployment folder, and the alert rules for Kubernetes
 	for folder in deploy/compose/cluster deploy/kubernetes/overlays/*; do $(BIN)/lookalike manifests $$folder; done
-	@{ sed /^spec:/q $(RULES); sed '1,/^groups:/{/^groups:/!d}; s/^./  &/' deploy/prometheus/alerts.yml; } > $(RULES).new
-	@mv $(RULES).new $(RULES)
+	@$(generate_rules)
+
+runbooks:  ## Make the alerts link to your copy of docs/ (DOCS=https://HOST/PATH)
+	@case '$(DOCS)' in https://?*|http://?*) ;; *) echo 'error: DOCS: set it to the URL of docs/' >&2; exit 1;; esac
+	@sed 's,\(runbook_url: \).*/\([A-Z]*\.md#\),\1$(DOCS:/=)/\2,' $(ALERTS) > $(ALERTS).new && mv $(ALERTS).new $(ALERTS)
+	@$(generate_rules)
 
 clean:  ## Remove everything that make created
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -8,13 +8,12 @@ other writers of the key take higher versions. So a change never undoes a write 
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
-import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from coordinator.attempts import attempts
 from coordinator.catalog import Catalog, Layout
 from coordinator.clock import Clock
 from coordinator.conditional import ConditionalWrite, ConditionalWriter, checked_versions
@@ -22,16 +21,13 @@ from coordinator.reader import Reader
 from coordinator.selector import Page, Selector
 from coordinator.write_router import Fate, WriteRouter
 from lookalike.cluster.select import ListOf
-from lookalike.model.errors import InvalidRequest, LookalikeError, Overloaded
+from lookalike.model.errors import InvalidRequest, LookalikeError
 from lookalike.model.filters import Filter
 from lookalike.model.matching import matcher
 from lookalike.model.records import DEFAULT_PAGE, VersionedRecord, attributes_text, check_key, parse_attributes
 from lookalike.model.ttl import Expired
 from lookalike.server.observe import metrics
 
-_ATTEMPTS = 20
-_PAUSE_SECONDS = 0.02
-_MAX_PAUSE_SECONDS = 0.5
 # Records that are read and stored together. If they are too large for a message, fewer are.
 _BATCH = 500
 
@@ -247,9 +243,7 @@ class Changer:
         changed."""
         changed = 0
         pending = keys
-        for attempt in range(_ATTEMPTS):
-            # Two changes of one key can prevent each other from being stored, so they wait for different times.
-            await asyncio.sleep(random.uniform(0, min(_MAX_PAUSE_SECONDS, attempt * _PAUSE_SECONDS)))
+        async for _ in attempts(collection):
             stored = await self._reader.fetch(
                 collection, pending, "quorum", deadline, layout.indexing.features_text, include_thumbnails=True
             )
@@ -273,7 +267,5 @@ class Changer:
                 if result is not Fate.STORED
             ]
             if not pending:
-                return changed
-        raise Overloaded(
-            f"collection {collection!r}: too many concurrent writers of the same keys", retry_after_ms=100
-        )
+                break
+        return changed

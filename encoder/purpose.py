@@ -6,10 +6,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from encoder.hashing import LSH
-from lookalike.server.config import EncoderConfig, encoder_path
+from lookalike.model.status import encoder_path
+
+if TYPE_CHECKING:  # The config imports pydantic, which a benchmark of the model alone need not have.
+    from lookalike.server.config import EncoderConfig
 
 Fitted = Literal["centred", "pca", "itq"]
 

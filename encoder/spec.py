@@ -7,13 +7,16 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from encoder.hashing import Features, read_hash
 from encoder.purpose import CHOICES
 from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import CannotStart
-from lookalike.server.config import EncoderConfig, encoder_path
+from lookalike.model.status import encoder_path
+
+if TYPE_CHECKING:  # The config imports pydantic, which a benchmark of the model alone need not have.
+    from lookalike.server.config import EncoderConfig
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from lookalike.server.observe.process import Observation, Process
 from lookalike.server.peer_channels import PeerChannels
 from lookalike.server.serving import Server
 from lookalike.v1 import shard_pb2, shard_pb2_grpc
+from shard.device import searcher
 from shard.executor import ShardExecutor
 from shard.membership import Identity
 from shard.node import Node
@@ -42,7 +43,7 @@ async def serve(config_path: Path, partition: int, replica: int, watch_stdin: bo
     observation.trace()
     identity = Identity(config.cluster, partition, replica)
     folder = config.shard.data / f"r{replica}-{partition}"
-    node = Node(folder, identity, config.partitions, config.shard.scan_threads)
+    node = Node(folder, identity, config.partitions, config.shard.scan_threads, searcher(config.shard.device))
     peer_channels = PeerChannels(config.security)
     server = Server(
         [shard_pb2.DESCRIPTOR.services_by_name["ShardService"].full_name],

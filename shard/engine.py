@@ -32,7 +32,7 @@ from shard import select
 from shard.digests import SlotSums
 from shard.expiry import Expiry
 from shard.groups import Groups
-from shard.kernel import CodeMatrix, RowIndex, live_rows
+from shard.kernel import CodeMatrix, RowIndex, Search, live_rows
 from shard.open_stores import OpenStores
 from shard.reservations import Reservations
 from shard.scanner import Scanner
@@ -45,7 +45,13 @@ _DUMP_BATCH_BYTES = 1024 * 1024
 class Engine:
     """A collection's records: durable writes and exact scans. One thread writes, any thread reads."""
 
-    def __init__(self, store: Store, scan_threads: int = 1, open_stores: OpenStores | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        scan_threads: int = 1,
+        open_stores: OpenStores | None = None,
+        searcher: Search | None = None,
+    ) -> None:
         self.space = store.space
         self.indexing = store.indexing
         self._store = store
@@ -57,7 +63,7 @@ class Engine:
         self._selections = Selections(store)
         self._expiry = Expiry(store)
         self._groups = Groups(store)
-        self._matrix = CodeMatrix(store.space.bits, hashed=store.indexing.kind == MIH)
+        self._matrix = CodeMatrix(store.space.bits, hashed=store.indexing.kind == MIH, searcher=searcher)
         self._matrix.warm_up()
         self._scanner = Scanner(self._matrix, store, scan_threads)
         self.newest_version = 0

@@ -33,6 +33,7 @@ from lookalike.model.records import SLOTS, Collection
 from shard import membership as memberships
 from shard import process_memory
 from shard.engine import Engine
+from shard.kernel import Search
 from shard.membership import Identity, Membership
 from shard.open_stores import OpenStores
 from shard.store import Store
@@ -63,11 +64,20 @@ class _Damaged:
 class Node:
     """The collections of one shard. `load` must have returned before they are used."""
 
-    def __init__(self, folder: Path, identity: Identity, partitions: int = 1, scan_threads: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        identity: Identity,
+        partitions: int = 1,
+        scan_threads: int = 1,
+        searcher: Search | None = None,
+    ) -> None:
         """Locks the folder.
 
         Args:
             partitions: The number of partitions in the config.
+            scan_threads: Threads per scan.
+            searcher: The search of a device other than the CPU.
 
         Raises:
             CannotStart: If the folder belongs to another shard, another process holds it, or it is unusable.
@@ -76,6 +86,7 @@ class Node:
         self._folder = folder
         self._collections_folder = folder / "collections"
         self._threads = scan_threads
+        self._searcher = searcher
         self._open_stores = OpenStores()
         self._open: dict[str, _Open] = {}
         self._damaged: dict[str, _Damaged] = {}
@@ -349,7 +360,7 @@ class Node:
             raise
 
     def _engine_in(self, folder: Path) -> Engine:
-        return Engine(Store(folder / STORE_FILE), self._threads, self._open_stores)
+        return Engine(Store(folder / STORE_FILE), self._threads, self._open_stores, self._searcher)
 
     def _folder_of(self, name: str, incarnation: int) -> Path:
         return self._collections_folder / f"{name}@{incarnation}"

@@ -41,6 +41,7 @@ _INDEPENDENT = (
     "tests/faults/test_background_tasks.py",
     "tests/faults/test_resharding.py",
     "tests/faults/test_chaos_short.py",
+    "tests/faults/test_soak_short.py",
     "tests/cluster/test_admission.py",
 )
 

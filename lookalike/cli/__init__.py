@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 import typer
 
-from lookalike.cli import cluster, collection, health, keys, manifests, options, records
+from lookalike.cli import certificates, cluster, collection, health, keys, manifests, options, records, targets
 from lookalike.model.errors import InvalidRequest, LookalikeError, UnknownFieldWarning
 
 _ENTRY_POINTS = "lookalike.commands"
@@ -70,6 +70,8 @@ app.command("set")(records.set_attributes)
 app.command("delete")(records.delete)
 app.command("drain")(cluster.drain)
 app.command("manifests")(manifests.manifests)
+app.command("certificates")(certificates.certificates)
+app.command("targets")(targets.targets)
 app.add_typer(cluster.rebalance, name="rebalance")
 app.add_typer(keys.app, name="keys")
 app.add_typer(collection.app, name="collection")

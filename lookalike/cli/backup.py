@@ -19,6 +19,7 @@ from lookalike.cli.options import (
 from lookalike.cli.progress import records_bar
 from lookalike.jobs.backup import backup as backups
 from lookalike.jobs.backup import restore as restores
+from lookalike.jobs.backup import retention
 from lookalike.jobs.backup.folder import Folder, Manifest
 from lookalike.model.errors import NotFound
 from lookalike.model.records import SLOTS
@@ -35,26 +36,41 @@ def backup(
     full: Annotated[
         bool, typer.Option("--full", help="Back up all records, not only changes since the last backup.")
     ] = False,
+    full_days: Annotated[
+        float | None,
+        typer.Option(min=0, help="Back up all records if the last full backup is older than this many days."),
+    ] = None,
+    keep: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Verify the new backup, then remove all but the last KEEP backups and those that they add to.",
+        ),
+    ] = None,
     server: Server = DEFAULT_SERVER,
     timeout: RetrySeconds = 120.0,
     as_json: Json = False,
 ) -> None:
     """Back up a collection while it serves. The first backup is full; each later backup stores the changes since
-    the previous backup."""
+    the previous backup. Run one backup of a collection at a time."""
     folder = Folder(url, collection)
+    full = full or (full_days is not None and retention.is_full_due(folder, full_days))
     with connect(server, timeout) as client, records_bar("slots", SLOTS) as bar:
         manifest = backups.take(
             client, folder, full, timeout,
             lambda slots, records: bar.completed(records, slots),
         )  # fmt: skip
+    removed = [] if keep is None else retention.prune(folder, keep)
     if as_json:
-        print_json(_summary(manifest))
+        print_json(_summary(manifest) | ({} if keep is None else {"removed": removed}))
         return
     added = "" if manifest.base is None else f" since backup {manifest.base}"
     print(
         f"backup {manifest.number} of {collection}: {manifest.records:,} records{added} in"
         f" {manifest.size:,} bytes; {manifest.rows:,} records in total"
     )
+    if keep is not None:
+        print(f"verified; removed: {', '.join(map(str, removed)) or 'none'}")
 
 
 def restore(

@@ -1,7 +1,8 @@
 """Owns the data folder of a local cluster: its layout, its lock, and the config that the processes read.
 
 DATA/run/config.yaml   the config in effect     DATA/run/NAME.pid   each process's pid
-DATA/logs/NAME.log     each process's output    DATA/r0-2/ ...      the shards' folders"""
+DATA/logs/NAME.log     each process's output    DATA/r0-2/ ...      the shards' folders
+DATA/logs/NAME.log.1   older output: see lookalike.local.logs"""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from lookalike.files.atomic import atomic_write
 from lookalike.local.folder import DataFolder
+from lookalike.local.logs import rotate
 from lookalike.transport.retry import Backoff
 
 STOP_SECONDS = 20.0
@@ -113,6 +114,11 @@ class Process:
         delay = self._backoff.next_seconds()
         self.restart_at = now + delay
         return delay
+
+    def limit_log(self, folder: DataFolder) -> None:
+        """Rotates the process's log if it is too large. Raises OSError."""
+        if rotate(folder.log_file(self.name)):
+            self._log_start = 0
 
     def last_words(self, folder: DataFolder, code: int) -> str:
         """Returns the last error that the process logged, or its exit code and the path of its log."""

@@ -1,6 +1,6 @@
 """Owns a local cluster's life: starts shards, encoders and coordinator from one config, restarts a process that
-dies, applies changes of the config, and stops everything. It imports no code of these processes: it uses only
-their commands, addresses and pids."""
+dies, applies changes of the config, rotates logs, and stops everything. It imports no code of these processes: it
+uses only their commands, addresses and pids."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from lookalike.server.peer_channels import PeerChannels
 POLL_SECONDS = 0.1
 LEAVING_POLL_SECONDS = 1.0
 TAKE_OVER_SECONDS = 1.0
+LOGS_POLL_SECONDS = 5.0
 # The time within which every process reads a changed config.
 FOLLOWED_SECONDS = 2 * CONFIG_POLL_SECONDS
 
@@ -76,8 +77,8 @@ class Supervisor:
             ]
 
     def watch(self) -> None:
-        """Restarts processes that die and stops removed ones, until `ask_to_stop` is called."""
-        check_at = 0.0
+        """Restarts processes that die, stops removed ones and rotates logs, until `ask_to_stop` is called."""
+        check_at = limit_at = 0.0
         while not self._stopped_within(POLL_SECONDS):
             self._take_over()
             for process in list(self._processes):
@@ -85,6 +86,9 @@ class Supervisor:
             if time.monotonic() >= check_at:
                 check_at = time.monotonic() + LEAVING_POLL_SECONDS
                 self._stop_removed()
+            if time.monotonic() >= limit_at:
+                limit_at = time.monotonic() + LOGS_POLL_SECONDS
+                self._limit_logs()
 
     def reload(self, config: ClusterConfig) -> None:
         """Makes `watch` apply another config: it starts added shards and lets removed ones hand over their
@@ -161,6 +165,13 @@ class Supervisor:
                     self._remove(process)
                     assert process.shard is not None
                     self._folder.mark_empty(*process.shard)
+
+    def _limit_logs(self) -> None:
+        for process in self._processes:
+            try:
+                process.limit_log(self._folder)
+            except OSError as error:  # a full disk, for example
+                self._report(f"{process.name}: its log cannot be rotated: {error}")
 
     def _remove(self, process: Process) -> None:
         self._processes.remove(process)

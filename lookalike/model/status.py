@@ -12,6 +12,11 @@ from lookalike.model.records import Collection
 DEFAULT_ENCODER = "default"
 
 
+def encoder_path(name: str) -> str:
+    """The path of an encoder's section in the config."""
+    return "encoder" if name == DEFAULT_ENCODER else f"encoders.{name}"
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class ReplicaStatus:
     """One replica, as its coordinator sees it.

@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from lookalike.model.codespace import MAX_BITS, MIN_BITS
 from lookalike.model.errors import CannotStart
-from lookalike.model.status import DEFAULT_ENCODER
+from lookalike.model.status import DEFAULT_ENCODER, encoder_path
 
 _ENVIRONMENT_PREFIX = "LOOKALIKE__"
 MAX_REPLICAS = 7
@@ -74,6 +74,7 @@ class ShardConfig(_Section):
     metrics: ShardAddress | None = "127.0.0.1:18{replica}{partition:02d}"
     data: Path = Path("lookalike-data")
     scan_threads: int = Field(default=1, ge=1, le=256)
+    device: Literal["cpu", "cuda"] = "cpu"
     sync_seconds: float = Field(default=2.0, ge=0.1, le=3_600)
     rebalance_mb_per_second: float = Field(default=64.0, gt=0, le=100_000)
     tombstone_hours: float = Field(default=24.0, ge=0.01, le=24 * 365)
@@ -224,11 +225,6 @@ def load_config(path: Path, environment: Mapping[str, str] = os.environ) -> Clus
         raise CannotStart(f"config: {path}: " + "; ".join(_explain(error))) from None
     _check_consistency(config, path)
     return config
-
-
-def encoder_path(name: str) -> str:
-    """The path of an encoder's section in the config."""
-    return "encoder" if name == DEFAULT_ENCODER else f"encoders.{name}"
 
 
 def content_of(path: Path) -> bytes | None:

@@ -2113,8 +2113,8 @@ Global___SetTtlResponse: _TypeAlias = SetTtlResponse  # noqa: Y015
 
 @_typing.final
 class CopyRecordsRequest(_message.Message):
-    """Copies codes, attributes, thumbnails and features. A record is not copied over a later write of its key in the target,
-    nor to a key that was deleted there.
+    """Copies codes, attributes, thumbnails and features. A record is not copied over a later write or deletion of its key in
+    the target.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -5,7 +5,7 @@ from shard.kernel import grouped, weighted
 from shard.kernel.chunk import Selection
 from shard.kernel.matrix import CodeMatrix
 from shard.kernel.row_index import RowIndex
-from shard.kernel.search import Matches
+from shard.kernel.search import Matches, Search
 from shard.kernel.view import (
     ScanStopped,
     View,
@@ -21,6 +21,7 @@ __all__ = [
     "Matches",
     "RowIndex",
     "ScanStopped",
+    "Search",
     "Selection",
     "View",
     "count_selected",

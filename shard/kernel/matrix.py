@@ -14,7 +14,7 @@ import numpy.typing as npt
 from shard.kernel import grouped, mih, weighted
 from shard.kernel.chunk import Chunk, Numbers, Selection, Words
 from shard.kernel.heaps import Distances, Heaps, Ids
-from shard.kernel.search import Matches, Request, search
+from shard.kernel.search import Matches, Request, Search, search
 from shard.kernel.simd import LANES
 from shard.kernel.view import View, group_by_chunk
 
@@ -24,13 +24,14 @@ Bytes = npt.NDArray[np.uint8]
 class CodeMatrix:
     """Packed codes of one width, with ids. One writer, any number of concurrent readers."""
 
-    def __init__(self, bits: int, *, hashed: bool = False) -> None:
+    def __init__(self, bits: int, *, hashed: bool = False, searcher: Search | None = None) -> None:
         """Creates an empty matrix.
 
         Args:
             bits: Width of a code: a multiple of 8, 16..8192.
             hashed: Also keep buckets for multi-index hashing, which finds close neighbours without a scan. Needs
                 `bits` to be a multiple of 64, 64..512.
+            searcher: The search to use, such as `shard.kernel.cuda.CudaSearch.search`; None for the CPU's.
 
         Raises:
             ValueError: If `bits` is not such a width.
@@ -43,6 +44,7 @@ class CodeMatrix:
             )
         self.bits = bits
         self._hashed = hashed
+        self._search = searcher or search
         self._words = -(-bits // 64)
         self._view = View((), (), 0, 0, 0)
 
@@ -166,11 +168,11 @@ class CodeMatrix:
         limit = self.bits if max_distance is None else max(0, min(max_distance, self.bits))
         least = np.uint64(floor[0]), np.uint64(floor[1])
         request = Request(words, max(1, min(k, view.live)), limit, least, selection, should_stop)
-        return search(view, request, threads)
+        return self._search(view, request, threads)
 
     def warm_up(self) -> None:
         """Compiles, or loads from the cache, everything that searches of this width need."""
-        matrix = CodeMatrix(self.bits, hashed=self._hashed)
+        matrix = CodeMatrix(self.bits, hashed=self._hashed, searcher=self._search)
         matrix.append(np.zeros((LANES, self.bits // 8), np.uint8), np.arange(LANES, dtype=np.uint64))
         if self._hashed:
             matrix.view().chunks[0].hash_rows()

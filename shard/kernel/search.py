@@ -56,6 +56,10 @@ class Request:
         return int(self.queries.shape[1])
 
 
+# `search`, or a function that returns the same matches.
+Search = Callable[[View, Request, int], Matches]
+
+
 def search(view: View, request: Request, threads: int) -> Matches:
     """Finds the k nearest rows of a view to each query.
 

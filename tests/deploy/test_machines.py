@@ -56,6 +56,8 @@ def test_a_unit_restarts_without_limit() -> None:
     for unit in UNITS.glob("*.service"):
         settings = configparser.ConfigParser(strict=False, interpolation=None)
         settings.read_string(unit.read_text())
+        if settings["Service"].get("Type") == "oneshot":  # a job that its timer starts again
+            continue
         assert settings["Unit"]["StartLimitIntervalSec"] == "0", unit
         assert settings["Service"]["Restart"] == "always", unit
 

