@@ -125,8 +125,12 @@ class Database:
                 isolation_level=None,
                 check_same_thread=False,
             )
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")
+            except BaseException:  # a damaged file can also raise UnicodeDecodeError
+                connection.close()
+                raise
         return connection
 
 

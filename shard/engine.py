@@ -69,7 +69,11 @@ class Engine:
         self._scanner = Scanner(self._matrix, store, scan_threads)
         self.newest_version = 0
         self.reservations = Reservations(store.reserved_to, store.set_reserved_to)
-        self._load()
+        try:
+            self._load()
+        except BaseException:
+            store.close()
+            raise
         # Not a method, because a cycle of references would keep the memory of a dropped collection.
         self._index = RowIndex(partial(_all_rows, self._matrix, store))
         self._open_stores.used(self)

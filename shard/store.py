@@ -18,7 +18,7 @@ import numpy.typing as npt
 from lookalike.cluster.columns import VersionedColumns
 from lookalike.cluster.rows import Rows
 from lookalike.model.codespace import CodeSpace
-from lookalike.model.errors import Corruption
+from lookalike.model.errors import Corruption, LookalikeError
 from lookalike.model.indexing import Indexing
 from lookalike.model.records import VersionedRecord
 from shard import store_schema
@@ -36,16 +36,17 @@ class Store(StoreReads):
     disk is full, and then has changed nothing."""
 
     def __init__(self, path: Path) -> None:
-        database: Database | None = None
+        database = Database(path)
         try:
             with explained(path):
-                database = Database(path)
                 super().__init__(database)
                 self._open(database)
         except (sqlite3.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-            if database is not None:
-                database.close()
+            database.close()
             raise Corruption(f"{path} is damaged ({error}); restore the partition from a backup") from error
+        except LookalikeError:
+            database.close()
+            raise
 
     def _open(self, database: Database) -> None:
         writer = database.writer
