@@ -22,6 +22,7 @@ import faiss
 import grpc
 import numpy as np
 import numpy.typing as npt
+import psutil
 import uvloop
 
 from lookalike.server.config import ClusterConfig
@@ -124,26 +125,30 @@ def _rows(answer: ScanHits) -> list[list[tuple[int, int, str]]]:
 
 
 @contextlib.contextmanager
-def running(config: ClusterConfig, code_file: Path) -> Iterator[None]:
-    """Runs the cluster's processes at the addresses of a Lookalike config until the block ends."""
+def running(config: ClusterConfig, code_file: Path) -> Iterator[dict[str, list[psutil.Process]]]:
+    """Runs the cluster's processes at the addresses of a Lookalike config until the block ends. Yields them by
+    kind: "coordinator" and "shards"."""
     shards = [config.shard_address(partition) for partition in range(config.partitions)]
     command = [sys.executable, "-m", __name__, str(code_file)]
     with contextlib.ExitStack() as processes:
-        for number, address in enumerate(shards):
+        started = [
             processes.enter_context(_process([*command, address, "--shard", str(number), str(len(shards))]))
-        processes.enter_context(_process([*command, config.coordinator.listen, "--coordinator", *shards]))
+            for number, address in enumerate(shards)
+        ]
+        coordinator = [*command, config.coordinator.listen, "--coordinator", *shards]
+        kinds = {"coordinator": [processes.enter_context(_process(coordinator))], "shards": started}
         for address in [*shards, config.coordinator.listen]:
             with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
                 grpc.channel_ready_future(channel).result(START_SECONDS)
-        yield
+        yield kinds
 
 
 @contextlib.contextmanager
-def _process(command: list[str]) -> Iterator[None]:
+def _process(command: list[str]) -> Iterator[psutil.Process]:
     # Linux schedules CPU time per session (autogroup), so the processes of both clusters have one session each.
     process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     try:
-        yield
+        yield psutil.Process(process.pid)
     finally:
         process.terminate()
         try:

@@ -23,6 +23,7 @@ from typing import Any
 import grpc
 import numpy as np
 import numpy.typing as npt
+import psutil
 import uvloop
 from rich.console import Console
 from rich.table import Table
@@ -70,6 +71,13 @@ class Sample:
     queries_per_second: float
     p50_ms: float
     p99_ms: float
+    # Processor time a query, in microseconds: of the coordinator, and of all shards together.
+    coordinator_us: float = 0.0
+    shards_us: float = 0.0
+
+    @property
+    def servers_us(self) -> float:
+        return self.coordinator_us + self.shards_us
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -91,12 +99,33 @@ class Bar:
 
 
 BARS = (
-    Bar("throughput, 64 clients", MANY, lambda sample: sample.queries_per_second, at_least=2.5),
+    Bar("throughput, 64 clients", MANY, lambda sample: sample.queries_per_second, at_least=5),
     Bar("p99, 64 clients", MANY, lambda sample: sample.p99_ms, at_most=0.5),
-    Bar("SearchBatch throughput, 1 client", BATCH, lambda sample: sample.queries_per_second, at_least=3),
-    Bar("SearchBatch throughput, 4 clients", BATCHES, lambda sample: sample.queries_per_second, at_least=3),
-    Bar("p50, 1 client", ONE, lambda sample: sample.p50_ms, at_most=1),
+    Bar("SearchBatch throughput, 1 client", BATCH, lambda sample: sample.queries_per_second, at_least=4),
+    Bar("SearchBatch throughput, 4 clients", BATCHES, lambda sample: sample.queries_per_second, at_least=4),
+    Bar("p50, 1 client", ONE, lambda sample: sample.p50_ms, at_most=0.85),
+    Bar("processor time a query, 1 client", ONE, lambda sample: sample.servers_us, at_most=0.85),
+    Bar("processor time a query, 64 clients", MANY, lambda sample: sample.servers_us, at_most=0.5),
 )
+
+# Processes by kind: "coordinator" and "shards".
+Processes = dict[str, list[psutil.Process]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class System:
+    """A running cluster: where it listens, and its processes."""
+
+    address: str
+    processes: Processes
+
+    def seconds_used(self) -> dict[str, float]:
+        """Processor time that each kind of process has used."""
+        return {
+            kind: sum(sum(process.cpu_times()[:2]) for process in processes)
+            for kind, processes in self.processes.items()
+        }
+
 
 Samples = dict[tuple[str, Cell], list[Sample]]
 
@@ -110,26 +139,31 @@ def measure(rows: int, seconds: float, rounds: int) -> Iterator[dict[str, Any]]:
         np.save(folder / "codes.npy", codes)
         ours = clusters.enter_context(_lookalike(folder / "cluster"))
         started = time.perf_counter()
-        _fill(ours, codes)
+        _fill(ours.address, codes)
         yield {"figure": "load", "rows": rows, "rows_per_second": round(rows / (time.perf_counter() - started))}
         theirs = ephemeral_config(folder, SHARDS)
-        clusters.enter_context(faiss_cluster.running(theirs, folder / "codes.npy"))
-        addresses = dict(zip(SYSTEMS, (ours, theirs.coordinator.listen), strict=True))
-        _check(addresses, codes, rng.integers(0, 256, (CHECKED_QUERIES, BITS // 8), np.uint8))
-        samples = _measure_rounds(addresses, seconds, rounds)
+        processes = clusters.enter_context(faiss_cluster.running(theirs, folder / "codes.npy"))
+        systems = dict(zip(SYSTEMS, (ours, System(theirs.coordinator.listen, processes)), strict=True))
+        _check(systems, codes, rng.integers(0, 256, (CHECKED_QUERIES, BITS // 8), np.uint8))
+        samples = _measure_rounds(systems, seconds, rounds)
     yield from _figures(samples)
     _show(samples)
 
 
 @contextlib.contextmanager
-def _lookalike(folder: Path) -> Iterator[str]:
-    """Runs a local cluster without an encoder; yields the coordinator's address."""
+def _lookalike(folder: Path) -> Iterator[System]:
+    """Runs a local cluster without an encoder."""
     config = ephemeral_config(folder, SHARDS)
     supervisor = Supervisor(config, folder, lambda line: print(line, file=sys.stderr))
     try:
         supervisor.launch()
         supervisor.wait_ready()
-        yield config.coordinator.listen
+        pids = {file.stem: int(file.read_text()) for file in (folder / "run").glob("*.pid")}
+        coordinator = [psutil.Process(pids.pop("coordinator"))]
+        yield System(
+            config.coordinator.listen,
+            {"coordinator": coordinator, "shards": list(map(psutil.Process, pids.values()))},
+        )
     finally:
         supervisor.stop()
 
@@ -143,10 +177,10 @@ def _fill(address: str, codes: Codes) -> None:
             assert client.upsert(records, collection=COLLECTION) == len(part)
 
 
-def _check(addresses: dict[str, str], codes: Codes, queries: Codes) -> None:
+def _check(systems: dict[str, System], codes: Codes, queries: Codes) -> None:
     """Verifies that both systems return the same distances, for single queries and batches, and that they are
     correct."""
-    found = {system: _distances(address, codes, queries) for system, address in addresses.items()}
+    found = {name: _distances(system.address, codes, queries) for name, system in systems.items()}
     assert found["lookalike"] == found["faiss"], "the systems' answers differ"
 
 
@@ -168,15 +202,22 @@ def _distances_of(hits: Sequence[Hit]) -> list[int]:
     return [hit.distance for hit in hits]
 
 
-def _measure_rounds(addresses: dict[str, str], seconds: float, rounds: int) -> Samples:
+def _measure_rounds(systems: dict[str, System], seconds: float, rounds: int) -> Samples:
     samples: Samples = {}
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as generator:
         for number in range(rounds):
             for cell in CELLS:
-                for system in SYSTEMS if number % 2 == 0 else SYSTEMS[::-1]:
-                    loading = generator.submit(load, addresses[system], cell, seconds)
-                    samples.setdefault((system, cell), []).append(loading.result())
+                for name in SYSTEMS if number % 2 == 0 else SYSTEMS[::-1]:
+                    system = systems[name]
+                    before = system.seconds_used()
+                    sample = generator.submit(load, system.address, cell, seconds).result()
+                    queries = sample.queries_per_second * (seconds + WARM_UP_SECONDS)
+                    used = {
+                        f"{kind}_us": 1e6 * (after - before[kind]) / queries
+                        for kind, after in system.seconds_used().items()
+                    }
+                    samples.setdefault((name, cell), []).append(dataclasses.replace(sample, **used))
     return samples
 
 
@@ -260,12 +301,13 @@ def _figures(samples: Samples) -> Iterator[dict[str, Any]]:
 
 def _show(samples: Samples) -> None:
     cells = Table("load", "system", title=f"{SHARDS} shards, {BITS} bits, k = {K}")
-    for heading in ("queries/s", "p50 ms", "p99 ms"):
+    for heading in ("queries/s", "p50 ms", "p99 ms", "coordinator, µs a query", "shards, µs a query"):
         cells.add_column(heading, justify="right")
     for cell in CELLS:
         for system in SYSTEMS:
             middle = _median(samples[system, cell])
             figures = f"{middle.queries_per_second:,.0f}", f"{middle.p50_ms:.2f}", f"{middle.p99_ms:.2f}"
+            figures += f"{middle.coordinator_us:,.0f}", f"{middle.shards_us:,.0f}"
             cells.add_row(cell.name, system, *figures)
     ratios = Table("lookalike / faiss", "ratio", "bar", "")
     for bar in BARS:

@@ -1,8 +1,8 @@
 """Owns batching: while a batch is running, new items wait in a queue, and the next batch takes them together.
 
 In the coordinator, queries to a partition share an RPC; in a shard, queries share a scan and writes share a
-commit; in the encoder, images share a forward pass. An item that finds nothing to wait for runs alone, in its
-caller's task. The queue is bounded. An item whose caller left is dropped,
+commit; in the encoder, images share a forward pass. An item that finds nothing to wait for, and with which no
+other arrives, runs alone, in its caller's task. The queue is bounded. An item whose caller left is dropped,
 and a batch without callers is cancelled. A batch carries the request ids of all its items
 (`lookalike.transport.requests`)."""
 
@@ -89,17 +89,19 @@ class Batcher(Generic[Item, Result]):
 
     async def submit(self, item: Item) -> Result:
         """Returns the item's result. Raises Overloaded if the queue is full."""
-        if not self._waiting and not self._is_gathering and self._has_room and await self._stays_alone():
+        is_first = not self._waiting and not self._is_gathering and self._has_room
+        if is_first and await self._stays_alone():
             return await self._run_alone(item)
         weight = self._weigh(item)
-        if self._waiting and self._waiting_weight + weight > self._max_waiting:
+        if not is_first and self._waiting and self._waiting_weight + weight > self._max_waiting:
             raise Overloaded(
                 f"{self._waiting_weight:,} items are waiting; retry later",
                 retry_after_ms=self._retry_after_ms,
             )
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         entry = _Entry(item, weight, future, requests.origin())
-        self._waiting.append(entry)
+        add = self._waiting.appendleft if is_first else self._waiting.append
+        add(entry)
         self._waiting_weight += weight
         self._start_batches()
         try:
@@ -143,10 +145,12 @@ class Batcher(Generic[Item, Result]):
     async def _run_alone(self, item: Item) -> Result:
         self._alone += 1
         try:
-            (result,) = await self._run([item])
+            results = await self._run([item])
         finally:
             self._alone -= 1
             self._start_batches()
+        assert len(results) == 1, "run must return one result per item"
+        result = results[0]
         if isinstance(result, Exception):
             raise result
         return result

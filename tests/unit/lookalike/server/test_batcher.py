@@ -34,10 +34,39 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
+async def submit_in_turn(batcher: Batcher[int, int], items: Sequence[int]) -> list[asyncio.Task[int]]:
+    """Submits the first item, and the others once it runs."""
+    first, *others = items
+    tasks = [asyncio.create_task(batcher.submit(first))]
+    await settle()
+    return tasks + [asyncio.create_task(batcher.submit(item)) for item in others]
+
+
+async def test_items_that_arrive_together_share_a_batch() -> None:
+    gate = Gate()
+    gate.open.set()
+    batcher: Batcher[int, int] = Batcher(gate.run, max_weight=3, max_waiting=2)
+    # The first is not refused, although the others fill the queue.
+    assert await asyncio.gather(*map(batcher.submit, (0, 2, 4))) == [0, 20, 40]
+    assert gate.batches == [[0, 2, 4]]
+
+
+async def test_an_item_that_leaves_while_others_arrive_does_not_hold_them_up() -> None:
+    gate = Gate()
+    gate.open.set()
+    batcher: Batcher[int, int] = Batcher(gate.run, max_weight=3, max_waiting=2)
+    first, second = (asyncio.create_task(batcher.submit(item)) for item in (0, 2))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert await second == 20
+    assert gate.batches == [[2]]
+    assert batcher.is_idle
+
+
 async def test_items_that_arrive_while_a_batch_runs_share_the_next() -> None:
     gate = Gate()
     batcher: Batcher[int, int] = Batcher(gate.run, max_weight=3, max_waiting=100)
-    tasks = [asyncio.create_task(batcher.submit(item)) for item in (0, 2, 4, 6, 8)]
+    tasks = await submit_in_turn(batcher, (0, 2, 4, 6, 8))
     await settle()
     assert gate.batches == [[0]]
     gate.open.set()
@@ -66,13 +95,13 @@ async def test_failed_run_fails_its_whole_batch_and_no_other() -> None:
 
     batcher: Batcher[int, int] = Batcher(run, max_weight=2, max_waiting=100)
     results = await asyncio.gather(*map(batcher.submit, range(5)), return_exceptions=True)
-    assert [r if isinstance(r, int) else type(r) for r in results] == [0, RuntimeError, RuntimeError, 3, 4]
+    assert [r if isinstance(r, int) else type(r) for r in results] == [0, 1, RuntimeError, RuntimeError, 4]
 
 
 async def test_full_queue_refuses_with_a_retry_after() -> None:
     gate = Gate()
     batcher: Batcher[int, int] = Batcher(gate.run, max_weight=1, max_waiting=2, retry_after_ms=70)
-    tasks = [asyncio.create_task(batcher.submit(item)) for item in (0, 2, 4)]
+    tasks = await submit_in_turn(batcher, (0, 2, 4))
     await settle()
     with pytest.raises(Overloaded) as refusal:
         await batcher.submit(6)
@@ -84,7 +113,7 @@ async def test_full_queue_refuses_with_a_retry_after() -> None:
 async def test_item_heavier_than_the_limit_runs_alone() -> None:
     gate = Gate()
     batcher: Batcher[int, int] = Batcher(gate.run, max_weight=10, max_waiting=100, weigh=lambda item: item)
-    tasks = [asyncio.create_task(batcher.submit(item)) for item in (2, 40, 4, 6, 8)]
+    tasks = await submit_in_turn(batcher, (2, 40, 4, 6, 8))
     await settle()
     gate.open.set()
     await asyncio.gather(*tasks)
@@ -94,7 +123,7 @@ async def test_item_heavier_than_the_limit_runs_alone() -> None:
 async def test_waiting_item_of_a_cancelled_caller_is_dropped() -> None:
     gate = Gate()
     batcher: Batcher[int, int] = Batcher(gate.run, max_weight=10, max_waiting=100)
-    first, second, third = (asyncio.create_task(batcher.submit(item)) for item in (0, 2, 4))
+    first, second, third = await submit_in_turn(batcher, (0, 2, 4))
     await settle()
     second.cancel()
     gate.open.set()
@@ -133,7 +162,7 @@ async def test_close_cancels_running_and_waiting_items() -> None:
 async def test_cancelled_item_frees_its_room_at_once() -> None:
     gate = Gate()
     batcher: Batcher[int, int] = Batcher(gate.run, max_weight=1, max_waiting=2)
-    tasks = [asyncio.create_task(batcher.submit(item)) for item in (0, 2, 4)]
+    tasks = await submit_in_turn(batcher, (0, 2, 4))
     await settle()
     tasks[1].cancel()
     tasks[2].cancel()
@@ -166,10 +195,12 @@ async def test_an_item_that_finds_nothing_to_wait_for_runs_in_its_callers_task()
 
     batcher: Batcher[int, int] = Batcher(run, max_weight=10, max_waiting=100)
     assert batcher.is_idle
-    callers = [asyncio.create_task(batcher.submit(item)) for item in range(3)]
+    alone = asyncio.create_task(batcher.submit(0))
     await asyncio.sleep(0)
     assert not batcher.is_idle
-    assert await asyncio.gather(*callers) == [0, 1, 2]
+    assert await alone == 0
     assert batcher.is_idle
-    assert (len(tasks), tasks[0]) == (2, callers[0])
-    assert tasks[1] not in callers
+    together = [asyncio.create_task(batcher.submit(item)) for item in (1, 2)]
+    assert await asyncio.gather(*together) == [1, 2]
+    assert (len(tasks), tasks[0]) == (2, alone)
+    assert tasks[1] not in together
