@@ -21,7 +21,7 @@ from shard.engine import Engine
 from shard.kernel import ScanStopped
 from shard.node import Node
 
-# One thread reads as many bytes in about a millisecond, compares _COMPARED_PER_READ times as many, and looks up the
+# One thread reads as many bytes in a millisecond, compares _COMPARED_PER_READ times as many, and looks up the
 # keys of as many hits.
 _SHORT_BYTES = 16 * 1024 * 1024
 _COMPARED_PER_READ = 8

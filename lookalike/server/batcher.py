@@ -22,7 +22,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-# How often an item lets the event loop handle further arrivals, as long as there are some, before its batch starts.
+# How often an item lets the event loop handle further arrivals, while there are some, before its batch starts.
 _GATHERING_TURNS = 8
 
 

@@ -7,10 +7,9 @@ AVX2 and SSE, cnt under NEON. A block stores LANES codes, one per lane, word by 
 crosses lanes.
 
 For several queries, words are processed four at a time (`_PASS`): that many words of the queries stay in registers
-or in the L1 cache, and a block is read as a few adjacent streams. For one query, a block is read in the order of its
-addresses. `shape` is a tuple of which only the length matters. The
-length is known at compile time and gives the number of words in the first pass (see `shape_of`), so eight
-compilations serve every width."""
+or in the L1 cache, and a block is read as a few adjacent streams. For one query, a block is read in the order of
+its addresses. `shape` is a tuple of which only the length matters. The length is known at compile time and gives
+the number of words in the first pass (see `shape_of`), so eight compilations serve every width."""
 
 from __future__ import annotations
 
