@@ -238,8 +238,8 @@ class _Scan:
             finish(loop.index)
 
     def _add_word(self, start: ir.Value, word: ir.Value, sums: Sequence[ir.Value]) -> None:
-        """Adds to `sums`, one per vector of lanes, the bits in which a block's word differs from the query's. start:
-        the position of the block's word."""
+        """Adds to `sums`, one per vector of lanes, the bits in which a block's word differs from the query's.
+        start: the position of the block's word."""
         b = self._builder
         query = _splat(b, b.load(b.gep(self._queries, [b.add(self._first_query, word)])))
         for step, total in enumerate(sums):
