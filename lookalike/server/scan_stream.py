@@ -135,8 +135,7 @@ class _Stream:
                 if response := self._waiting.pop(reply.number, None):
                     _settle(response, reply)
         except grpc.RpcError as failure:
-            is_unknown = failure.code() is grpc.StatusCode.UNIMPLEMENTED
-            error = NotSupported("the shard has no ScanStream") if is_unknown else error_of(failure)
+            error = _reason(failure)
         finally:
             self.is_broken = True
             for response in self._waiting.values():
@@ -146,6 +145,17 @@ class _Stream:
     def _close_if_done(self) -> None:
         if self._is_finishing and not self._waiting:
             self.close()
+
+
+def _reason(failure: grpc.RpcError) -> LookalikeError:
+    """The error of the requests on a stream that broke: not that of one of them, which the shard answers."""
+    code = failure.code()
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return NotSupported("the shard has no ScanStream")
+    if code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN):
+        # gRPC's own: the shard ended in the middle of a message.
+        return PartitionUnavailable("the shard broke the stream off")
+    return error_of(failure)
 
 
 def _settle(response: asyncio.Future[pb.ScanResponse], reply: pb.ScanReply) -> None:

@@ -43,8 +43,8 @@ class Shard:
         self.peer_channels = PeerChannels(config.security)
         self.server = Server([], Admission(2**30))
         status = ShardStatus(self.node, self.readiness)
-        servicer = ShardServicer(self.node, self.executor, self.readiness, status)
-        shard_pb2_grpc.add_ShardServiceServicer_to_server(servicer, self.server.services)
+        self.servicer = ShardServicer(self.node, self.executor, self.readiness, status)
+        shard_pb2_grpc.add_ShardServiceServicer_to_server(self.servicer, self.server.services)
         self.reconciler = Reconciler(
             self.node, self.executor, self.readiness, config, self.peer_channels, self.server.set_ready
         )
