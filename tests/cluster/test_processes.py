@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ import grpc
 import psutil
 import pytest
 
-from lookalike import Record
+from lookalike import Client, Record
 from lookalike.local.ephemeral import ephemeral_config
 from lookalike.local.targets import file_sd
 from lookalike.server.config import ClusterConfig, dump_config
@@ -64,6 +63,13 @@ def answering(address: str) -> str:
     return name
 
 
+def process_of(client: Client) -> str:
+    """The name of the process that the client is connected to."""
+    coordinator = client.status().coordinator
+    assert coordinator is not None
+    return coordinator.name
+
+
 def answering_web(cluster: Cluster) -> str:
     with urllib.request.urlopen(f"{cluster.config.web_url}/v1/status", timeout=20) as answer:
         name: str = json.load(answer)["coordinator"]["name"]
@@ -100,10 +106,12 @@ def test_prometheus_scrapes_every_process(shared: Cluster) -> None:
 def test_clients_keep_their_answers_when_their_process_dies(shared: Cluster) -> None:
     """The clients of this test share a connection, so all of them use the process that is killed."""
     stopped = threading.Event()
+    used: list[str] = []
 
     def search() -> int:
         answers = 0
         with shared.client() as own:
+            used.append(process_of(own))
             while not stopped.is_set():
                 assert own.search(code=bytes(8), collection="kept").hits[0].key == "a"
                 answers += 1
@@ -112,13 +120,13 @@ def test_clients_keep_their_answers_when_their_process_dies(shared: Cluster) -> 
     with shared.client() as client, ThreadPoolExecutor(8) as threads:
         client.create_collection("kept", bits=64)
         client.upsert([Record("a", code=bytes(8))], collection="kept")
-        status = client.status().coordinator
-        assert status is not None
-        number = names_of(shared).index(status.name)
+        name = process_of(client)
+        number = names_of(shared).index(name)
         process = f"coordinator-{number}" if number else "coordinator"
         searching = [threads.submit(search) for _ in range(8)]
         try:
-            time.sleep(1)
+            wait_until(lambda: len(used) == 8, 20)
+            assert set(used) == {name}
             old = shared.kill(process)
             for version in range(1, 100):
                 record = Record("b", code=bytes(8), attributes={"version": version})
@@ -128,7 +136,7 @@ def test_clients_keep_their_answers_when_their_process_dies(shared: Cluster) -> 
         finally:
             stopped.set()
         assert all(each.result() for each in searching)
-    wait_until(lambda: status.name in {answering(shared.address) for _ in range(CONNECTIONS)}, 20)
+    wait_until(lambda: name in {answering(shared.address) for _ in range(CONNECTIONS)}, 20)
     assert value(scrape(metrics_of(shared, number)), "lookalike_ready") == 1
     assert any(f"{process} (pid {old}) ended: signal SIGKILL" in line for line in shared.reports)
     other = "coordinator" if number else "coordinator-1"
