@@ -44,7 +44,8 @@ def shared_config(data: Path, processes: int = 2) -> ClusterConfig:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """One partition and two coordinator processes."""
     data = tmp_path_factory.mktemp("shared")
-    with running(shared_config(data), data) as cluster:
+    logged = {"logs": "json", "log_level": "debug"}
+    with running(shared_config(data).model_copy(update=logged), data) as cluster:
         yield cluster
 
 
@@ -94,6 +95,13 @@ def test_connections_reach_every_process(shared: Cluster) -> None:
 
 def test_connections_to_the_web_port_reach_every_process(shared: Cluster) -> None:
     assert {answering_web(shared) for _ in range(CONNECTIONS)} == set(names_of(shared))
+
+
+def test_a_log_line_names_its_process(shared: Cluster) -> None:
+    assert {answering(shared.address) for _ in range(CONNECTIONS)} == set(names_of(shared))
+    for number, name in enumerate(("coordinator", "coordinator-1")):
+        lines = (shared.data / "logs" / f"{name}.log").read_text().splitlines()
+        assert {json.loads(line)["number"] for line in lines} == {number}
 
 
 def test_prometheus_scrapes_every_process(shared: Cluster) -> None:
