@@ -13,10 +13,24 @@ import numpy.typing as npt
 _NODE_BITS = 12
 _COUNTER_BITS = 9
 _STEP = 1 << _NODE_BITS
+# Pairs of numbers, for a clock and its sibling. No number is 0: versions ending in 0 are limits that shards
+# compute, and nobody's own.
+_NODE_PAIRS = _STEP // 2 - 1
 
 
 def _wall_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+def node_of(process: int, processes: int) -> int:
+    """Returns a random number for the clock of one of several processes that share a port. It and the number of
+    the clock's sibling differ from those of the other processes.
+
+    Args:
+        process: The process's number, from 0.
+        processes: The number of processes.
+    """
+    return 1 + 2 * (processes * secrets.randbelow(_NODE_PAIRS // processes) + process)
 
 
 class Clock:
@@ -26,8 +40,7 @@ class Clock:
 
     def __init__(self, wall_ms: Callable[[], int] = _wall_ms, node: int | None = None) -> None:
         self._wall_ms = wall_ms
-        # Neither it nor its sibling is 0: versions ending in 0 are limits that shards compute, and nobody's own.
-        self._node = 1 + secrets.randbelow(_STEP - 2) if node is None else node
+        self._node = node_of(0, 1) if node is None else node
         self._last = 0
 
     def sibling(self) -> Clock:

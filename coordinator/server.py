@@ -15,7 +15,7 @@ import grpc
 from coordinator import backups
 from coordinator.catalog import Catalog
 from coordinator.changes import AttributeChange, Changer
-from coordinator.clock import Clock
+from coordinator.clock import Clock, node_of
 from coordinator.cluster import Cluster
 from coordinator.collection_calls import CollectionCalls
 from coordinator.conditional import ConditionalWriter
@@ -60,8 +60,12 @@ _of_name = resolving("name", lambda context: _deadline(context, SEARCH_SECONDS))
 class SearchServicer(CollectionCalls, search_pb2_grpc.SearchServiceServicer):
     """Serves the cluster that a config describes. Holds connections, no data."""
 
-    def __init__(self, config: ClusterConfig, admission: Admission, peer_channels: PeerChannels) -> None:
+    def __init__(
+        self, config: ClusterConfig, admission: Admission, peer_channels: PeerChannels, process: int = 0
+    ) -> None:
+        """process: The number of this process among those that share its ports."""
         self._config = config
+        self._process = process
         self._admission = admission
         self._draining = asyncio.Event()
         self._started = time.monotonic()
@@ -73,7 +77,7 @@ class SearchServicer(CollectionCalls, search_pb2_grpc.SearchServiceServicer):
         queries = QueryEncoder(self._encoders, self._reader)
         self._selector = Selector(self._cluster, self.catalog, self._reader)
         self._searcher = Searcher(self._cluster, self.catalog, queries, self._reader, self._selector)
-        clock = Clock()
+        clock = Clock(node=node_of(process, config.coordinator.processes))
         changes_clock = clock.sibling()
         self._clocks = (clock, changes_clock)
         self._cluster.on_version = self._observe
@@ -115,6 +119,8 @@ class SearchServicer(CollectionCalls, search_pb2_grpc.SearchServiceServicer):
 
     async def status(self) -> ClusterStatus:
         name = f"{socket.gethostname()}:{self._config.coordinator.listen.rpartition(':')[2]}"
+        if self._config.coordinator.processes > 1:
+            name += f"#{self._process}"
         own = coordinator_status(name, time.monotonic() - self._started)
         status = await cluster_status(self._config.cluster, self._cluster, self._encoders, own)
         return dataclasses.replace(status, collections=self.names.all_described(status.collections))

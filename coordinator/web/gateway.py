@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,7 +14,8 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from lookalike.model.errors import CannotStart, DeadlineExceeded, InvalidRequest, Unauthenticated
+from lookalike.files.sockets import socket_folder
+from lookalike.model.errors import DeadlineExceeded, InvalidRequest, Unauthenticated
 from lookalike.transport import requests
 from lookalike.transport.rpc import CHANNEL_OPTIONS, REQUEST_ID_KEY, error_of
 from lookalike.v1 import search_pb2
@@ -25,19 +25,14 @@ REQUEST_ID_HEADER = "X-Request-Id"
 TIMEOUT_HEADER = "X-Timeout-Ms"
 MAX_TIMEOUT_MS = 3_600_000
 _PRINTABLE = re.compile(r"[ -~]*")
-# The kernel's limit on a unix socket's path.
-_MAX_PATH_BYTES = 107
 _FORWARDED = ("authorization", "traceparent", "tracestate")
 
 
 @contextlib.contextmanager
 def private_address() -> Iterator[str]:
     """The address of a unix socket in a new folder that only this user can access. Raises CannotStart."""
-    with tempfile.TemporaryDirectory(prefix="lookalike-web-") as folder:
-        path = f"{folder}/grpc"
-        if len(path.encode()) > _MAX_PATH_BYTES:
-            raise CannotStart(f"TMPDIR: {folder} is too long for a unix socket; use a shorter path")
-        yield f"unix:{path}"
+    with socket_folder("lookalike-web-") as folder:
+        yield f"unix:{folder}/grpc"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -51,7 +51,11 @@ async def start_web(
     await runner.setup()
     host, _, port = listen.rpartition(":")
     try:
-        await web.TCPSite(runner, host.strip("[]"), int(port), ssl_context=ssl_context).start()
+        shares_port = config.coordinator.processes > 1
+        site = web.TCPSite(
+            runner, host.strip("[]"), int(port), ssl_context=ssl_context, reuse_port=shares_port or None
+        )
+        await site.start()
     except OSError as error:
         await runner.cleanup()
         raise CannotStart(

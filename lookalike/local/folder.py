@@ -2,15 +2,19 @@
 
 DATA/run/config.yaml   the config in effect     DATA/run/NAME.pid   each process's pid
 DATA/logs/NAME.log     each process's output    DATA/r0-2/ ...      the shards' folders
-DATA/logs/NAME.log.1   older output: see lookalike.local.logs"""
+DATA/logs/NAME.log.1   older output: see lookalike.local.logs
+
+Unix sockets are in a temporary folder, because their paths must be short."""
 
 from __future__ import annotations
 
 import fcntl
+import tempfile
 from pathlib import Path
 from typing import IO
 
 from lookalike.files.atomic import atomic_write
+from lookalike.files.sockets import socket_folder
 from lookalike.model.errors import CannotStart
 from lookalike.server.config import ClusterConfig, dump_config
 
@@ -25,6 +29,7 @@ class DataFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: IO[str] | None = None
+        self._sockets: tempfile.TemporaryDirectory[str] | None = None
 
     def claim(self, config: ClusterConfig) -> None:
         """Locks the folder and writes the config. Raises CannotStart if another cluster uses the folder."""
@@ -43,6 +48,9 @@ class DataFolder:
     def release(self) -> None:
         if self._lock is not None:
             self._lock.close()
+        if self._sockets is not None:
+            self._sockets.cleanup()
+            self._sockets = None
 
     @property
     def config_file(self) -> Path:
@@ -63,6 +71,12 @@ class DataFolder:
 
     def log_file(self, name: str) -> Path:
         return self.path / "logs" / f"{name}.log"
+
+    def socket_file(self, name: str) -> Path:
+        """The path of a process's unix socket, which exists until `release`. Raises CannotStart."""
+        if self._sockets is None:
+            self._sockets = socket_folder("lookalike-up-")
+        return Path(self._sockets.name) / name
 
     def mark_empty(self, partition: int, replica: int) -> None:
         """Records that a removed shard held nothing, so that it is not started again."""

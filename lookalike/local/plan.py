@@ -22,8 +22,21 @@ def planned(config: ClusterConfig, folder: DataFolder) -> list[Process]:
     leaving = folder.partitions_with_data() - set(range(config.partitions))
     processes += _leaving(config, folder, leaving)
     processes += _encoders(config)
+    return [*processes, *_coordinators(config, folder)]
+
+
+def _coordinators(config: ClusterConfig, folder: DataFolder) -> Iterator[Process]:
+    """The processes that share the coordinator's ports. If there are several, each has a socket of its own,
+    because any of them may answer a health check at the port."""
     coordinator = config.coordinator
-    return [*processes, Process("coordinator", ["coordinator"], coordinator.listen, coordinator.metrics)]
+    for number in range(coordinator.processes):
+        name = f"coordinator-{number}" if number else "coordinator"
+        process = Process(name, ["coordinator"], coordinator.listen, coordinator.metrics_of(number))
+        if coordinator.processes > 1:
+            socket = folder.socket_file(name)
+            process.arguments += ["--process", str(number), "--socket", str(socket)]
+            process.own_address = f"unix:{socket}"
+        yield process
 
 
 def _encoders(config: ClusterConfig) -> Iterator[Process]:

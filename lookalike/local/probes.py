@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from lookalike import wire
 from lookalike.model.errors import CannotStart
 from lookalike.server.peer_channels import PeerChannels
+from lookalike.transport.channels import open_channel
 from lookalike.v1 import shard_pb2
 from lookalike.v1.shard_pb2_grpc import ShardServiceStub
 
@@ -32,10 +33,12 @@ def require_free(name: str, address: str) -> None:
 
 
 def serves(channels: PeerChannels, address: str) -> bool:
-    """Whether the server at the address answers a gRPC health check with SERVING."""
+    """Whether the server at the address, "host:port" or "unix:PATH", answers a gRPC health check with SERVING."""
     host, _, port = address.rpartition(":")
     reachable = "127.0.0.1" if host in ("0.0.0.0", "[::]") else host
-    with contextlib.closing(channels.open(f"{reachable}:{port}", grpc)) as channel:
+    # Unix sockets have no TLS.
+    opened = open_channel(grpc, address) if host == "unix" else channels.open(f"{reachable}:{port}", grpc)
+    with contextlib.closing(opened) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(), timeout=_TIMEOUT_SECONDS

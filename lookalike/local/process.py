@@ -38,6 +38,7 @@ class Process:
         arguments: The module to run, and its options.
         address: The address that answers gRPC health checks once the process serves.
         metrics: The address of its metrics, if it has one.
+        own_address: The address at which only this process answers, if several share `address`.
         also_serves: Further addresses that answer health checks once the process serves.
         also_listens: Further addresses that it listens on.
         shard: Which shard the process is; None for encoders and the coordinator.
@@ -54,6 +55,7 @@ class Process:
     shard: ShardId | None = None
     is_leaving: bool = False
     stop_at: float | None = None
+    own_address: str | None = None
     also_serves: Sequence[str] = ()
     also_listens: Sequence[str] = ()
     popen: subprocess.Popen[bytes] | None = None
@@ -73,7 +75,11 @@ class Process:
     @property
     def served(self) -> list[str]:
         """The addresses that answer health checks once the process serves."""
-        return [self.address, *self.also_serves]
+        return [self.own_address or self.address, *self.also_serves]
+
+    @property
+    def is_coordinator(self) -> bool:
+        return self.arguments[0] == "coordinator"
 
     def start(self, folder: DataFolder) -> None:
         """Starts the command. Raises OSError."""

@@ -105,9 +105,9 @@ class Supervisor:
         self.stopping = True
 
     def stop(self) -> None:
-        """Stops the coordinator first, so that no new work arrives, then the rest; kills what takes too long."""
-        coordinators = [process for process in self._processes if process.name == "coordinator"]
-        others = [process for process in self._processes if process.name != "coordinator"]
+        """Stops the coordinators first, so that no new work arrives, then the rest; kills what takes too long."""
+        coordinators = [process for process in self._processes if process.is_coordinator]
+        others = [process for process in self._processes if not process.is_coordinator]
         for group in (coordinators, others):
             stop(group, self._folder)
         self._processes = []

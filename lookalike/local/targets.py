@@ -26,7 +26,7 @@ def file_sd(config: ClusterConfig, coordinators: Sequence[str] = ()) -> str:
     """
     jobs = {
         "shard": list(_shards(config)),
-        "coordinator": list(coordinators) or list(_coordinator(config)),
+        "coordinator": list(coordinators) or list(_coordinators(config)),
         # Encoders of one process may share a metrics address.
         "encoder": list(dict.fromkeys(_encoders(config))),
     }
@@ -53,9 +53,11 @@ def _shards(config: ClusterConfig) -> Iterator[str]:
                 yield _called_at(metrics, config.shard_address(partition, replica))
 
 
-def _coordinator(config: ClusterConfig) -> Iterator[str]:
-    if config.coordinator.metrics is not None:
-        yield _called_at(config.coordinator.metrics, config.coordinator.listen)
+def _coordinators(config: ClusterConfig) -> Iterator[str]:
+    for process in range(config.coordinator.processes):
+        metrics = config.coordinator.metrics_of(process)
+        if metrics is not None:
+            yield _called_at(metrics, config.coordinator.listen)
 
 
 def _encoders(config: ClusterConfig) -> Iterator[str]:

@@ -93,7 +93,7 @@ class CoordinatorStatus:
     """What one coordinator has answered since it started.
 
     Args:
-        name: The coordinator's host and port.
+        name: The coordinator's host and port, and "#" and the process's number if several share the port.
         uptime_seconds: Seconds since it started.
         queries: Queries answered.
         bounds_ms: Upper bounds of the latency histogram's buckets, in milliseconds.

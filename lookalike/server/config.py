@@ -87,6 +87,15 @@ class CoordinatorConfig(_Section):
     metrics: Address | None = "127.0.0.1:7781"
     # How often to look for expired records, in collections with a TTL.
     ttl_seconds: float = Field(default=60.0, ge=0.1, le=86_400)
+    # How many processes share `listen` and `web`. Each has a metrics port: that of `metrics` plus its number.
+    processes: int = Field(default=1, ge=1, le=64)
+
+    def metrics_of(self, process: int) -> str | None:
+        """The metrics address of the process with this number, from 0."""
+        if self.metrics is None:
+            return None
+        host, _, port = self.metrics.rpartition(":")
+        return f"{host}:{int(port) + process}"
 
 
 class EncoderConfig(_Section):
@@ -282,6 +291,7 @@ def _check_consistency(config: ClusterConfig, path: Path) -> None:
             _check_address(address)
         except ValueError as error:
             raise CannotStart(f"config: {path}: shard.address: {error}") from None
+    _check_shared_ports(config.coordinator, path)
     by_address: dict[str, str] = {}
     for name, encoder in config.all_encoders.items():
         section = encoder_path(name)
@@ -293,4 +303,26 @@ def _check_consistency(config: ClusterConfig, path: Path) -> None:
         if (other := by_address.setdefault(encoder.address, section)) != section:
             raise CannotStart(
                 f"config: {path}: {section}.address: {encoder.address!r} is that of {other} too; use another port"
+            )
+
+
+def _check_shared_ports(coordinator: CoordinatorConfig, path: Path) -> None:
+    """Checks the ports of several processes: sockets that share a port do not notice that two fields name it."""
+    if coordinator.processes == 1:
+        return
+    named = [("listen", coordinator.listen), ("web", coordinator.web)]
+    every = (coordinator.metrics_of(process) for process in range(coordinator.processes))
+    named += [("metrics", address) for address in every if address is not None]
+    by_port: dict[int, str] = {}
+    for name, address in named:
+        port = int(address.rpartition(":")[2])
+        if not 0 < port < 65_536 or (port < coordinator.processes and name == "metrics"):
+            raise CannotStart(
+                f"config: {path}: coordinator.{name}: {coordinator.processes} processes cannot use"
+                f" {getattr(coordinator, name)!r}; name a port above 0, low enough to count the processes from it"
+            )
+        if (other := by_port.setdefault(port, name)) != name:
+            raise CannotStart(
+                f"config: {path}: coordinator.{name}: {address!r} is a port of coordinator.{other} too, with"
+                f" {coordinator.processes} processes; use another port"
             )

@@ -29,7 +29,11 @@ class Server:
     """A grpc.aio server with health and reflection. Reports NOT_SERVING until `set_ready`."""
 
     def __init__(
-        self, service_names: list[str], admission: Admission, authorizer: Authorizer | None = None
+        self,
+        service_names: list[str],
+        admission: Admission,
+        authorizer: Authorizer | None = None,
+        shares_port: bool = False,
     ) -> None:
         """Makes a server that is not bound yet.
 
@@ -37,10 +41,11 @@ class Server:
             service_names: The full names of the services that the caller adds to `services`.
             admission: Limits the bytes of requests in flight.
             authorizer: Checks every call of the services; None lets every caller in.
+            shares_port: Whether other processes, which say so too, listen on the same port.
         """
         self.grpc = grpc.aio.server(
             interceptors=[Interceptor(admission, authorizer)],
-            options=SERVER_OPTIONS,
+            options=list({**dict(SERVER_OPTIONS), "grpc.so_reuseport": int(shares_port)}.items()),
             maximum_concurrent_rpcs=MAX_CONCURRENT_RPCS,
         )
         self.services: Any = _Services(self.grpc)

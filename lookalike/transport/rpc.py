@@ -22,7 +22,7 @@ RETRY_AFTER_KEY = "retry-after-ms"
 # A server reads messages up to this size, to refuse those over the limit with its own error. gRPC itself refuses
 # larger ones, with RESOURCE_EXHAUSTED and without a request id, and it does not say that a retry is of no use.
 _MAX_READ_BYTES = 4 * MAX_MESSAGE_BYTES
-# Binding a port that another process holds must fail, not share its traffic.
+# Binding a port that another process holds must fail, not share its traffic: see Server for the exception.
 SERVER_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", _MAX_READ_BYTES),

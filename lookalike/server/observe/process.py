@@ -20,15 +20,23 @@ _DIGEST_DIGITS = 12
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Process:
-    """Identifies one of the cluster's processes. kind: a key of `metrics.BY_PROCESS`."""
+    """Identifies one of the cluster's processes.
+
+    Args:
+        kind: A key of `metrics.BY_PROCESS`.
+        partition: Of a shard.
+        replica: Of a shard.
+        number: Of a coordinator's process, if several share its ports.
+    """
 
     kind: str
     partition: int | None = None
     replica: int | None = None
+    number: int | None = None
 
     @property
     def place(self) -> dict[str, int]:
-        places = {"partition": self.partition, "replica": self.replica}
+        places = {"partition": self.partition, "replica": self.replica, "number": self.number}
         return {name: value for name, value in places.items() if value is not None}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coordinator.clock import Clock
+from coordinator.clock import Clock, node_of
 
 
 def test_versions_increase_even_if_the_wall_clock_steps_back() -> None:
@@ -29,6 +29,15 @@ def test_clocks_issue_distinct_versions_and_recognize_their_own() -> None:
     assert not versions_a & versions_b
     assert all(map(a.issued, versions_a))
     assert not any(map(a.issued, versions_b))
+
+
+def test_processes_that_share_a_port_have_different_clocks() -> None:
+    for _ in range(50):
+        numbers = [node_of(process, 64) for process in range(64)]
+        both = {number + sibling for number in numbers for sibling in (0, 1)}
+        assert len(both) == 128
+        assert min(both) > 0
+        assert max(both) < 1 << 12
 
 
 def test_versions_fit_into_63_bits_until_2100() -> None:

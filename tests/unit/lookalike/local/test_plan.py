@@ -78,3 +78,18 @@ def test_folder_serves_one_cluster_at_a_time(folder: DataFolder) -> None:
     again = DataFolder(folder.path)
     again.claim(config)
     again.release()
+
+
+def test_coordinator_processes_share_a_port_and_have_sockets_of_their_own(folder: DataFolder) -> None:
+    config = ephemeral_config(folder.path, 1)
+    coordinator = config.coordinator.model_copy(update={"processes": 2, "metrics": "127.0.0.1:7781"})
+    several = config.model_copy(update={"coordinator": coordinator})
+    _, first, second = planned(several, folder)
+    assert (first.name, second.name) == ("coordinator", "coordinator-1")
+    assert first.addresses == [coordinator.listen, "127.0.0.1:7781"]
+    assert second.addresses == [coordinator.listen, "127.0.0.1:7782"]
+    assert second.served == [f"unix:{folder.socket_file('coordinator-1')}"]
+    assert first.served != second.served
+    with pytest.raises(CannotStart, match="config: coordinator: cannot change while the cluster runs"):
+        check_change(config, several)
+    folder.release()

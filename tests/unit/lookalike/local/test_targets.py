@@ -39,6 +39,12 @@ def test_a_process_that_binds_every_interface_is_scraped_at_its_host() -> None:
         jobs(config)
 
 
+def test_each_coordinator_process_is_a_target(tmp_path: Path) -> None:
+    file = tmp_path / "lookalike.yaml"
+    file.write_text("coordinator: {processes: 3, listen: 'front:7700', metrics: '0.0.0.0:7781'}")
+    assert jobs(file)["coordinator"] == ["front:7781", "front:7782", "front:7783"]
+
+
 def test_processes_without_metrics_are_left_out(tmp_path: Path) -> None:
     file = tmp_path / "lookalike.yaml"
     file.write_text(
