@@ -180,6 +180,7 @@ class Engine:
             self._index.add(applied.added.ids, applied.added_numbers)
             self._index.remove(applied.removed.ids, applied.removed_numbers)
             self._state = State(self._matrix.view(), self._state.sums.changed(applied.removed, applied.added))
+        self._store.limit_keys(self.rows)
         self.newest_version = max(self.newest_version, applied.newest_version)
         if self.reservations and not isinstance(records, VersionedColumns):
             self.reservations.stored(records)

@@ -28,6 +28,7 @@ from shard.store_rows import COLUMNS, Block, RecordReader, checked_fields, field
 READ_ROWS = 500
 # Recently found rows to cache, some 100 bytes each: a lookup in SQLite costs as much as comparing 2,000 codes.
 KEYS_REMEMBERED = 500_000
+KEYS_AT_LEAST = 4_096
 # Rows that are read as columns: a few at first, then as many as fit into these bytes.
 _MIN_BLOCK_ROWS = 64
 _BLOCK_BYTES = 4 * 1024 * 1024
@@ -48,6 +49,7 @@ class StoreReads:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._keys: dict[int, Described] = {}
+        self._keys_limit = KEYS_REMEMBERED
 
     def load(self) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint32], Rows]]:
         """Yields all live rows in number order, in batches of codes (n, bits/8), numbers (n,) and rows. Each
@@ -294,12 +296,17 @@ class StoreReads:
             size += len(key) + len(text)
             if size > max_bytes:
                 break
-        if len(self._keys) > KEYS_REMEMBERED:
-            for number in list(self._keys)[: KEYS_REMEMBERED // 4]:
+        if len(self._keys) > self._keys_limit:
+            for number in list(self._keys)[: len(self._keys) - self._keys_limit * 3 // 4]:
                 self._keys.pop(number, None)
         if size > max_bytes:
             raise answer_too_large()
         return described
+
+    def limit_keys(self, live: int) -> None:
+        """Limits how many keys are remembered to twice the number of live rows: every change of a record makes a
+        new row, and the keys of the old ones would pile up."""
+        self._keys_limit = min(KEYS_REMEMBERED, max(KEYS_AT_LEAST, 2 * live))
 
     def features(self, numbers: Sequence[int]) -> dict[int, bytes]:
         """Returns the stored features of the live rows among `numbers`, by number."""

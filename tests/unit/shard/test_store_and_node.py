@@ -15,6 +15,7 @@ from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import CannotStart, CodeSpaceMismatch, Corruption, InvalidRequest, NotFound
 from lookalike.model.indexing import Indexing
 from lookalike.model.records import VersionedRecord
+from shard import store_reads
 from shard.engine import Engine
 from shard.membership import Identity
 from shard.node import STORE_FILE, Node
@@ -244,3 +245,19 @@ def test_answer_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(InvalidRequest, match="leave the attributes out"):
         engine.scan(dataclasses.replace(group, include_attributes=True))
     engine.close()
+
+
+def test_the_keys_of_replaced_rows_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_reads, "KEYS_AT_LEAST", 10)
+    node = open_node(tmp_path)
+    node.open_collection("c", SPACE, Indexing(), 1, False)
+    engine = node.engine("c")
+    codes = np.frombuffer(b"12345678", np.uint8).reshape(1, -1)
+    group = ScanGroup("c", SPACE.fingerprint, codes, 10)
+    for version in range(1, 51):
+        engine.write([record(f"k{i}", version) for i in range(10)])
+        assert len(engine.scan(group).hits) == 10
+    # A row that does not exist any more is described only if its key is remembered.
+    numbers = list(range(600))
+    assert 10 <= len(engine._store.describe(numbers, False, 1 << 20)) <= 20
+    node.close()
