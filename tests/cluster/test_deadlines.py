@@ -25,6 +25,7 @@ from lookalike.v1.search_pb2_grpc import SearchServiceStub
 from tests.conftest import Cluster, running_cluster, wait_until
 
 ROWS = 60
+SILENT = "partition 1.* (did not answer in time|has not answered)"
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,8 @@ def test_a_frozen_partition_is_an_error_that_names_it(stopped: Cluster) -> None:
     started = time.monotonic()
     with (
         stopped.client(timeout=2.0) as client,
-        pytest.raises(DeadlineExceeded, match="partition 1 did not answer"),
+        # The second if the coordinator's own questions have found it down before.
+        pytest.raises((DeadlineExceeded, PartitionUnavailable), match=SILENT),
     ):
         client.search(code=bytes(8), collection="c")
     assert time.monotonic() - started < 10
@@ -70,7 +72,7 @@ def test_a_partial_result_arrives_before_the_deadline(stopped: Cluster) -> None:
     assert not result.exact
     assert not result.coverage.complete
     assert list(result.coverage.missing) == [1]
-    assert re.match("partition 1.* (did not answer in time|has not answered)", result.coverage.missing[1])
+    assert re.match(SILENT, result.coverage.missing[1])
     assert 0 < len(result.hits) == result.coverage.rows_searched < result.coverage.rows_known == ROWS
 
 
