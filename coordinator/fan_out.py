@@ -1,7 +1,7 @@
-"""Owns sending queries to all partitions: pending queries share one RPC to each partition, and one merge of hits.
+"""Owns sending queries to all partitions: pending queries share one message to each partition and one merge.
 
-A round is one such RPC to every partition. A few rounds are in flight at once; a partition that stalls delays the
-next rounds only for a moment, and each caller waits for that partition until its own deadline."""
+A round is one such message to every partition. The next round starts when all partitions have answered or, if one
+stalls, a moment later; each caller waits for that partition until its own deadline."""
 
 from __future__ import annotations
 

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Builds the image `services` without Docker and without a registry, and runs a cluster in it.
+# Builds the image `services` with buildah, and checks it: runs a cluster in it.
 #
-# It needs root, buildah and debootstrap (apt-get install buildah debootstrap). The base is Debian bookworm with its
+# It needs root, buildah, debootstrap, iproute2, a Debian mirror and a package index, but no Docker and no image registry
+# (apt-get install buildah debootstrap iproute2). The base is Debian bookworm with its
 # Python 3.11, instead of python:3.11-slim-bookworm. DEBIAN_MIRROR names another mirror. BUILD_OPTIONS are options for
 # `buildah bud`, such as "--volume /etc/pip.conf:/etc/pip.conf:ro" for a package index of your own.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-for tool in buildah debootstrap; do
-    command -v "$tool" >/dev/null || { echo "error: $tool: is not installed; apt-get install buildah debootstrap" >&2; exit 2; }
+for tool in buildah debootstrap ip; do
+    command -v "$tool" >/dev/null || { echo "error: $tool: is not installed; apt-get install buildah debootstrap iproute2" >&2; exit 2; }
 done
 [ "$(id -u)" = 0 ] || { echo "error: user: debootstrap and a chroot need root; use sudo" >&2; exit 2; }
 export BUILDAH_ISOLATION=chroot
@@ -66,6 +67,7 @@ with Client('127.0.0.1:7700') as client:
 count
 sed -i 's/partitions: 2/partitions: 3/' /tmp/cluster.yaml
 for _ in $(seq 120); do [ "$(count | cut -c1)" = 3 ] && break; sleep 0.5; done
+[ "$(count | cut -c1)" = 3 ] || { echo "error: the cluster still has two partitions" >&2; exit 1; }
 count
 stop
 start

@@ -1,5 +1,5 @@
-"""Owns the shard's end of streams of scans: each request runs in its own task, as a call of its own would, and is
-answered when it is done, in any order."""
+"""Owns the server side of streams of scans. It runs each request in a task of its own, and sends each response as
+soon as it is ready."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 Scan = Callable[[pb.ScanRequest], Awaitable[pb.ScanResponse]]
 
 
-class ScanStreams:
+class ScanStreamServer:
     """The streams that are open."""
 
     def __init__(self, scan: Scan) -> None:

@@ -25,7 +25,7 @@ from shard.engine import Engine
 from shard.executor import ShardExecutor
 from shard.node import Node
 from shard.readiness import ReadinessTracker
-from shard.scan_stream import ScanStreams
+from shard.scan_stream import ScanStreamServer
 from shard.status import ShardStatus
 
 log = logging.getLogger("shard.server")
@@ -45,7 +45,7 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
         self._executor = executor
         self._readiness = readiness
         self._status = status
-        self._streams = ScanStreams(self._scan)
+        self._streams = ScanStreamServer(self._scan)
 
     async def Scan(self, request: pb.ScanRequest, context: Context) -> pb.ScanResponse:
         return await self._scan(request)

@@ -1,6 +1,6 @@
 """Owns batching: while a batch is running, new items wait in a queue, and the next batch takes them together.
 
-In the coordinator, queries to a partition share an RPC; in a shard, queries share a scan and writes share a
+In the coordinator, queries share a message to each partition; in a shard, queries share a scan and writes share a
 commit; in the encoder, images share a forward pass. An item that finds nothing to wait for, and with which no
 other arrives, runs alone, in its caller's task. The queue is bounded. An item whose caller left is dropped,
 and a batch without callers is cancelled. A batch carries the request ids of all its items

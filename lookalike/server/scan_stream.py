@@ -1,6 +1,5 @@
-"""Owns the caller's end of a stream of scans to one shard. A response carries the number of its request, so
-requests do not wait for each other. A stream that breaks fails the requests on it, and the next request opens
-another."""
+"""Owns the client side of the stream of scans to one shard. Responses carry the number of their request, so they
+may arrive in any order. If the stream breaks, its pending requests fail, and the next request opens a new one."""
 
 from __future__ import annotations
 
@@ -27,7 +26,7 @@ class NotSupported(LookalikeError):
     """The shard is older than the stream."""
 
 
-class ScanStreams:
+class ScanStreamClient:
     """The stream of scans to one shard; opened by the first request."""
 
     def __init__(self, connection: Connection) -> None:

@@ -54,8 +54,9 @@ class Server:
         self._is_ready = False
         self._health = Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.services)
+        # It looks at the server's class to choose between a blocking and an asynchronous servicer.
         reflection.enable_server_reflection(
-            [*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME], self.services
+            [*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME], self.grpc
         )
 
     async def start(self, listen: str, tls: ServerTls | None = None) -> int:

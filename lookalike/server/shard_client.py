@@ -37,7 +37,7 @@ from lookalike.model.records import VersionedRecord
 from lookalike.server.observe import metrics
 from lookalike.server.observe.later import later
 from lookalike.server.peer_channels import PeerChannels
-from lookalike.server.scan_stream import NotSupported, ScanStreams
+from lookalike.server.scan_stream import NotSupported, ScanStreamClient
 from lookalike.transport import tracing
 from lookalike.transport.rpc import call_by, error_of
 from lookalike.v1 import shard_pb2 as pb
@@ -63,7 +63,7 @@ class ShardClient:
         # Whether the replica is no longer part of the cluster.
         self.is_retired = False
         self._connection = peer_channels.connect(address)
-        self._streams = ScanStreams(self._connection)
+        self._streams = ScanStreamClient(self._connection)
         # Whether the shard is too old to have a stream.
         self._is_unary = False
         self._scan_seconds = metrics.SHARD_SECONDS.labels(str(partition), str(replica))

@@ -1,4 +1,4 @@
-"""Owns the condition under which several processes listen on one port."""
+"""Owns the check whether several processes can listen on one port."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Owns the updates of metrics that requests leave for later. They are applied many at once: in the middle of a
-request, an update's code and data are rarely in the processor's caches, and it takes several times as long."""
+"""Owns the metric updates that requests defer: it applies 256 at a time, or all before a scrape. In the middle of
+a request an update misses the processor's caches and takes several times as long."""
 
 from __future__ import annotations
 
