@@ -38,6 +38,8 @@ from lookalike.server.shard_client import ShardClient
 _REGISTRAR = 0
 # How long a drop waits for the other shards.
 _OTHERS_SECONDS = 1.0
+# How long the creation of a collection waits for enough shards to answer, and how often it asks.
+_NAME_SECONDS, _NAME_PAUSE_SECONDS = 3.0, 0.25
 
 Result = TypeVar("Result")
 
@@ -174,7 +176,11 @@ class Catalog:
 
     async def _stored_name(self, name: str, deadline: float) -> str:
         """The name to store a new collection under."""
-        directory = await self._names.confirmed(deadline)
+        clock = asyncio.get_running_loop()
+        # The client does not repeat the call, so a shard that is late for a moment must not fail it.
+        give_up_at = clock.time() + min(_NAME_SECONDS, (deadline - clock.time()) / 2)
+        while (directory := await self._names.confirmed(deadline)) is None and clock.time() < give_up_at:
+            await asyncio.sleep(_NAME_PAUSE_SECONDS)
         if directory is None:
             raise PartitionUnavailable("too few shards answer to create a collection; see the cluster's status")
         if name in directory.aliases:
