@@ -179,9 +179,10 @@ class Catalog:
         clock = asyncio.get_running_loop()
         # The client does not repeat the call, so a shard that is late for a moment must not fail it.
         give_up_at = clock.time() + min(_NAME_SECONDS, (deadline - clock.time()) / 2)
-        while (directory := await self._names.confirmed(deadline)) is None and clock.time() < give_up_at:
-            await asyncio.sleep(_NAME_PAUSE_SECONDS)
-        if directory is None:
+        while (directory := await self._names.confirmed(deadline)) is None:
+            if clock.time() < give_up_at:
+                await asyncio.sleep(_NAME_PAUSE_SECONDS)
+                continue
             raise PartitionUnavailable("too few shards answer to create a collection; see the cluster's status")
         if name in directory.aliases:
             raise AlreadyExists(f"collection: {name!r} is an alias; delete it first or use another name")
