@@ -24,7 +24,6 @@ from lookalike.transport import tracing
 
 MAX_ROUND_QUERIES = 1_024
 MAX_WAITING_QUERIES = 16_384
-ROUNDS_AT_ONCE = 1
 _STALL_SECONDS = 0.25
 
 ScanAnswer = ScanResult | LookalikeError
@@ -73,7 +72,6 @@ class FanOut:
             self._run_round,
             max_weight=MAX_ROUND_QUERIES,
             max_waiting=MAX_WAITING_QUERIES,
-            concurrency=ROUNDS_AT_ONCE,
             weigh=lambda ticket: ticket.group.weight,
         )
 

@@ -45,15 +45,16 @@ async def serve(config_path: Path, partition: int, replica: int, watch_stdin: bo
     folder = config.shard.data / f"r{replica}-{partition}"
     node = Node(folder, identity, config.partitions, config.shard.scan_threads, searcher(config.shard.device))
     peer_channels = PeerChannels(config.security)
+    admission = Admission(config.max_request_bytes)
     server = Server(
         [shard_pb2.DESCRIPTOR.services_by_name["ShardService"].full_name],
-        Admission(config.max_request_bytes),
+        admission,
         peer_channels.authorizer(),
     )
     executor = ShardExecutor(node)
     readiness = ReadinessTracker(partition)
     status = ShardStatus(node, readiness)
-    servicer = ShardServicer(node, executor, readiness, status)
+    servicer = ShardServicer(node, executor, readiness, status, admission)
     shard_pb2_grpc.add_ShardServiceServicer_to_server(servicer, server.services)
     await server.start(config.shard_listen(partition, replica), peer_channels.inner_tls())
     reconciler = Reconciler(node, executor, readiness, config, peer_channels, server.set_ready)

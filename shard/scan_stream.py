@@ -1,5 +1,5 @@
-"""Owns the server side of streams of scans. It runs each request in a task of its own, and sends each response as
-soon as it is ready."""
+"""Owns the server side of streams of scans. It admits each request as a call of its own, runs it in a task of its
+own, and sends the response as soon as it is ready."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import grpc
 
 from lookalike.model import errors
 from lookalike.model.errors import Internal, InvalidRequest, LookalikeError
+from lookalike.server.admission import Admission
 from lookalike.server.observe.calls import observe_request
 from lookalike.transport.rpc import MAX_MESSAGE_BYTES, too_large
 from lookalike.v1 import shard_pb2 as pb
@@ -29,14 +30,15 @@ Scan = Callable[[pb.ScanRequest], Awaitable[pb.ScanResponse]]
 class ScanStreamServer:
     """The streams that are open."""
 
-    def __init__(self, scan: Scan) -> None:
+    def __init__(self, scan: Scan, admission: Admission) -> None:
         self._scan = scan
+        self._admission = admission
         self._open: set[_Stream] = set()
         self._is_draining = False
 
     async def serve(self, calls: AsyncIterator[pb.ScanCall], context: Context) -> None:
         """Answers the requests of one stream until it ends."""
-        stream = _Stream(self._scan, context)
+        stream = _Stream(self._scan, self._admission, context)
         self._open.add(stream)
         if self._is_draining:
             stream.drain()
@@ -53,8 +55,9 @@ class ScanStreamServer:
 
 
 class _Stream:
-    def __init__(self, scan: Scan, context: Context) -> None:
+    def __init__(self, scan: Scan, admission: Admission, context: Context) -> None:
         self._scan = scan
+        self._admission = admission
         self._context = context
         self._tasks: set[asyncio.Task[None]] = set()
         # By the request's number: the tasks whose replies are not ready.
@@ -84,7 +87,8 @@ class _Stream:
         async for call in calls:
             if call.cancelled:
                 # gRPC would end the stream if it was cancelled while it writes a reply.
-                if scanning := self._scanning.get(call.number):
+                # A task that has not begun to run would not remove itself.
+                if scanning := self._scanning.pop(call.number, None):
                     scanning.cancel()
                 continue
             task = asyncio.create_task(self._answer(call))
@@ -95,7 +99,8 @@ class _Stream:
     async def _answer(self, call: pb.ScanCall) -> None:
         try:
             with observe_request(_METHOD, call.request_id, call.traceparent):
-                response = await self._scan(call.request)
+                with self._admission.admit(call.request.ByteSize()):
+                    response = await self._scan(call.request)
                 if (size := response.ByteSize()) > MAX_MESSAGE_BYTES - _REPLY_BYTES:
                     raise InvalidRequest(too_large(f"the answer has {size:,} bytes"))
             reply = pb.ScanReply(number=call.number, response=response)

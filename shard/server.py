@@ -18,6 +18,7 @@ from lookalike.cluster.select import CountOf
 from lookalike.cluster.slots import no_slots, slots_to_bytes
 from lookalike.model.errors import Corruption, Internal, InvalidRequest, LookalikeError, NotFound, SlotMoved
 from lookalike.model.records import MAX_HASH_BYTES, record_id, slot_of
+from lookalike.server.admission import Admission
 from lookalike.v1 import shard_pb2 as pb
 from lookalike.v1 import shard_pb2_grpc
 from shard import registrar, work
@@ -39,13 +40,18 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
     """Serves a node. Calls raise Recovering as long as `readiness` requires it."""
 
     def __init__(
-        self, node: Node, executor: ShardExecutor, readiness: ReadinessTracker, status: ShardStatus
+        self,
+        node: Node,
+        executor: ShardExecutor,
+        readiness: ReadinessTracker,
+        status: ShardStatus,
+        admission: Admission,
     ) -> None:
         self._node = node
         self._executor = executor
         self._readiness = readiness
         self._status = status
-        self._streams = ScanStreamServer(self._scan)
+        self._streams = ScanStreamServer(self._scan, admission)
 
     async def Scan(self, request: pb.ScanRequest, context: Context) -> pb.ScanResponse:
         return await self._scan(request)

@@ -41,9 +41,10 @@ class Shard:
         self.executor = ShardExecutor(self.node)
         self.readiness = ReadinessTracker(partition)
         self.peer_channels = PeerChannels(config.security)
-        self.server = Server([], Admission(2**30))
+        self.admission = Admission(2**30)
+        self.server = Server([], self.admission)
         status = ShardStatus(self.node, self.readiness)
-        self.servicer = ShardServicer(self.node, self.executor, self.readiness, status)
+        self.servicer = ShardServicer(self.node, self.executor, self.readiness, status, self.admission)
         shard_pb2_grpc.add_ShardServiceServicer_to_server(self.servicer, self.server.services)
         self.reconciler = Reconciler(
             self.node, self.executor, self.readiness, config, self.peer_channels, self.server.set_ready

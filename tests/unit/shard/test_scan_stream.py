@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lookalike.cluster.scan import ScanGroup, ScanResult
-from lookalike.model.errors import DeadlineExceeded, NotFound, PartitionUnavailable, SlotMoved
+from lookalike.model.errors import DeadlineExceeded, NotFound, Overloaded, PartitionUnavailable, SlotMoved
 from lookalike.server.shard_client import ShardClient
 from lookalike.v1 import shard_pb2 as pb
 from tests.unit.shard.replicas import SPACE, Shard, shards, until
@@ -104,6 +104,13 @@ async def test_a_request_that_is_late_fails_and_cancels_its_scan(
     await until(lambda: held.cancelled == 1)
     held.released.set()
     assert await keys_of(client) == ["k3"]
+
+
+async def test_a_shard_without_room_refuses_a_request(shard: Shard, client: ShardClient) -> None:
+    with shard.admission.admit(shard.admission.limit - 5_000), pytest.raises(Overloaded, match="are in flight"):
+        await client.scan([group()], b"", soon())
+    assert await keys_of(client) == ["k3"]
+    assert shard.admission.taken == 0
 
 
 async def test_a_retired_client_finishes_its_scans(
