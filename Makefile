@@ -82,8 +82,5 @@ runbooks:  ## Make the alerts link to your copy of docs/ (DOCS=https://HOST/PATH
 schemathesis: setup  ## Check the REST API with Schemathesis for a minute
 	LOOKALIKE_SCHEMATHESIS=1 $(BIN)/pytest -n0 -q tests/web/test_schemathesis.py
 
-schemathesis: setup  ## Check the REST API with Schemathesis for a minute
-	LOOKALIKE_SCHEMATHESIS=1 $(BIN)/pytest -n0 -q tests/web/test_schemathesis.py
-
 clean:  ## Remove everything that make created
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
