@@ -118,8 +118,10 @@ def test_deletions_of_the_nearest_rows_leave_the_next_ones(options: dict) -> Non
     matrix = CodeMatrix(256)
     matrix.append(codes, ids)
     before = matrix.view()
-    matrix.delete(gone)
     kept = np.setdiff1d(np.arange(60_000), gone)
+    selection = Selection(np.isin(np.arange(60_000), kept))
+    assert hits(matrix, query, 10, selection=selection) == [nearest(codes[kept], ids[kept], query[0], 10)]
+    matrix.delete(gone)
     floor = options.get("floor", (0, 0))
     for view, rows in ((before, np.arange(60_000)), (matrix.view(), kept)):
         for k in (1, 10, 25, 40, 300):
