@@ -111,10 +111,10 @@ class Chunk:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of the blocks in use. The pages of `died` are not mapped until a row is deleted."""
+        """Bytes of the blocks in use."""
         words = self.codes.shape[1]
         blocks = -(-self.rows // LANES)
-        row_bytes = words * 8 + 8 + 4 + (4 if self.dead else 0)
+        row_bytes = words * 8 + 8 + 4 + 4
         buckets = self.buckets.memory_bytes if self.buckets else 0
         return int(blocks * LANES * row_bytes + -(-blocks // tile_blocks(words)) * 8 + buckets)
 

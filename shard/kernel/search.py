@@ -170,8 +170,8 @@ def _scan_part(view: View, position: int, first: int, last: int, request: Reques
         first, rows = 0, rows - start
         last = -(-rows // LANES)
     scan_chunk(
-        chunk.arrays, np.uint32(position * chunk_rows(request.words)), first, last, tile, rows, epoch,
-        selected.bits, selected.picked, request.queries, limit, request.floor, heaps.arrays, shape,
+        chunk.arrays, np.uint32(position * chunk_rows(request.words)), first, last, tile, rows,
+        chunk.dead, epoch, selected.bits, selected.picked, request.queries, limit, request.floor, heaps.arrays, shape,
     )  # fmt: skip
 
 
