@@ -1,5 +1,5 @@
-"""The commands of docs/DEPLOY.md run in order in a copy of deploy/, and after them the commands for kubectl, Docker
-and systemd in the sentences of all documents and in the comments of deploy/. Stand-ins for the three programs check
+"""The commands of docs/DEPLOY.md run in order in a copy of deploy/, and after them those for kubectl, Docker and
+systemd in the sentences of all documents and in the comments of deploy/. Stand-ins for the three programs check
 their arguments against the files."""
 
 from __future__ import annotations

@@ -45,7 +45,6 @@ class Command:
     words: tuple[str, ...]
 
 
-
 def commands() -> Iterator[Command]:
     """All commands of the documents and of deploy/'s comments."""
     for file in DOCUMENTS:
