@@ -1,4 +1,4 @@
-"""The benchmarks that start neither Ray nor torch run, with few rows for moments. Their processes are forked."""
+"""Four benchmarks that start neither Ray nor torch run, with few rows for moments. Their processes are forked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.__main__ import main
 TINY = ("--rows", "20000", "--seconds", "0.1", "--rounds", "1")
 
 
-@pytest.mark.parametrize("name", ["connections", "dedup", "replicas", "scroll", "system"])
+@pytest.mark.parametrize("name", ["dedup", "replicas", "scroll", "system"])
 def test_a_benchmark_prints_its_figures(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
