@@ -104,7 +104,7 @@ NOT_RUN: dict[str, str] = {
     "make check": "the target `test` runs it before the tests",
     "make docs": "the target `check` compares what it would write",
     "lookalike demo": "starts Ray and a cluster for half a minute",
-    "python -m benchmarks NAME [--images DIR]": "most start Ray or take many seconds; test_benchmarks.py runs four",
+    "python -m benchmarks NAME [--images DIR]": "most take long; test_benchmarks.py runs four",
     "python -m benchmarks codes": "takes 12 s of processor time",
     "python -m benchmarks encoder --images DATA": "starts Ray",
     "python -m benchmarks duplicates --images DATA --originals 300": "starts Ray",
