@@ -49,8 +49,8 @@ def zeros(*wanted: tuple[tuple[int, ...], np.dtype[Any]]) -> list[npt.NDArray[An
 def _room(size: int) -> npt.NDArray[np.uint8]:
     """Returns `size` zero bytes that begin at a page, and at a huge page if they are many.
 
-    NumPy does not align its allocations to huge pages, so up to two huge pages at the ends of each consist of small
-    ones, which a scan reads more slowly."""
+    NumPy does not align its allocations to huge pages, so both ends of each consist of small ones, which a scan
+    reads more slowly."""
     if size < _MIN_HUGE_BYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
         room, page = np.zeros(size + _PAGE, np.uint8), _PAGE
     else:

@@ -1,11 +1,11 @@
 """Owns the exact scan of one chunk of rows (`Chunk`), in two passes over cache-sized tiles.
 
-A block holds LANES codes, one per lane, and a tile holds one or more blocks. The first pass computes the nearest
-distance in every tile for each query; a tile of 8 kB is compared with all queries while it is in the L1 cache. If
-a heap is not full yet, the k-th smallest of these distances bounds the distance of the k-th nearest row. The second
-pass examines, lane by lane, the few tiles whose nearest distance is within the query's bound. If the nearest
-distance equals the bound (as with many equal codes), a tile without an id small enough for the heap is skipped, so
-such ties cost nothing. The vector code of both passes is in `shard.kernel.simd`."""
+A block holds LANES codes, one per lane, and a tile holds one or more blocks. The first pass computes the
+nearest distance in every tile for each query; a tile of 8 kB is compared with all queries while it is in the L1
+cache. If a heap is not full yet, the k-th smallest of these distances bounds the distance of the k-th nearest
+row. The second pass examines, lane by lane, the few tiles whose nearest distance is within the query's bound.
+If the nearest distance equals the bound (as with many equal codes), a tile without an id small enough for the
+heap is skipped, so such ties cost nothing. The vector code of both passes is in `shard.kernel.simd`."""
 
 from __future__ import annotations
 
