@@ -8,7 +8,7 @@
 # as "--build-arg TORCH_INDEX=URL". The images stay in buildah's storage.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python=$PWD/.venv/bin/python
+python=${PYTHON:-$PWD/.venv/bin/python}
 max_services_mb=500
 base=localhost/python:3.11-slim-bookworm
 services=lookalike:0.1.0 encoder=lookalike-encoder:0.1.0
@@ -17,7 +17,7 @@ fail() { echo "error: $1" >&2; exit "${2:-1}"; }
 for tool in buildah debootstrap crun ip; do
     command -v "$tool" >/dev/null || fail "$tool: is not installed; apt-get install buildah debootstrap crun iproute2" 2
 done
-[ -x "$python" ] || fail ".venv: is missing; run make setup" 2
+[ -x "$python" ] || fail "$python: is missing; run make setup" 2
 [ "$(id -u)" = 0 ] || fail "user: mounts and namespaces need root; use sudo" 2
 export BUILDAH_ISOLATION=chroot
 work=$(mktemp -d)

@@ -30,6 +30,12 @@ folders = ("/", "/opt/lookalike", "/etc/lookalike", "/run/secrets/lookalike", "/
 writable = [one for one in folders if not os.statvfs(one).f_flag & os.ST_RDONLY]
 print(*(status[name] for name in ("Uid", "Gid", "NoNewPrivs", "Seccomp")), *capabilities, *writable)
 """
+# botocore's data is reduced to these services in the image of the coordinator.
+_STORES = """
+import botocore.session, s3fs
+for service in ("s3", "sts", "sso", "sso-oidc", "signin"):
+    botocore.session.get_session().create_client(service, region_name="eu-central-1")
+"""
 _ZOMBIES = """
 import pathlib
 states = [path.read_text().rpartition(")")[2].split()[0] for path in pathlib.Path("/proc").glob("[0-9]*/stat")]
@@ -68,6 +74,8 @@ def show(compose: Path, containers: Containers) -> None:
     for name in started:
         check_confined(containers, name)
     check_closed(containers.address("shard-r0-0"))
+    answer = containers.execute("coordinator-0", "python", "-c", _STORES)
+    assert answer.returncode == 0, answer.stderr
     report("all run as user 10001 without capabilities, on a read-only root")
     photographs = fill(addresses[0])
     each(addresses, photographs)

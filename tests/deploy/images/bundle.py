@@ -94,9 +94,9 @@ def runtime_config(name: str, service: Document, image: Image, host: Host, netwo
     }
 
 
-def _bytes(size: str) -> int:
+def _bytes(size: object) -> int:
     """A size in Compose's form: 64mb, 1gb."""
-    match = re.fullmatch(r"(\d+)(kb|mb|gb)", size)
+    match = re.fullmatch(r"(\d+)(kb|mb|gb)", str(size))
     if not match:
         raise ValueError(f"shm_size: {size!r}: only sizes such as 64mb are translated")
     return int(match[1]) * 1024 ** (["kb", "mb", "gb"].index(match[2]) + 1)
