@@ -5,6 +5,7 @@ Prometheus and Grafana are left out, since their images are in a registry."""
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -36,6 +37,11 @@ import botocore.session, s3fs
 for service in ("s3", "sts", "sso", "sso-oidc", "signin"):
     botocore.session.get_session().create_client(service, region_name="eu-central-1")
 """
+_MODULES = {
+    "shard-r0-0": "shard.server",
+    "coordinator-0": "coordinator.server, lookalike.cli",
+    "encoder": "encoder.front, ray.serve, timm",
+}
 _ZOMBIES = """
 import pathlib
 states = [path.read_text().rpartition(")")[2].split()[0] for path in pathlib.Path("/proc").glob("[0-9]*/stat")]
@@ -74,8 +80,7 @@ def show(compose: Path, containers: Containers) -> None:
     for name in started:
         check_confined(containers, name)
     check_closed(containers.address("shard-r0-0"))
-    answer = containers.execute("coordinator-0", "python", "-c", _STORES)
-    assert answer.returncode == 0, answer.stderr
+    check_programs(containers)
     report("all run as user 10001 without capabilities, on a read-only root")
     photographs = fill(addresses[0])
     each(addresses, photographs)
@@ -111,6 +116,20 @@ def check_confined(containers: Containers, name: str) -> None:
     assert answer.returncode == 0, (name, answer.stderr)
     data = ["/var/lib/lookalike"] if name.startswith("shard") else []
     assert answer.stdout.split() == ["10001", "10001", "1", "2", *data, "/tmp"], (name, answer.stdout)
+
+
+def check_programs(containers: Containers) -> None:
+    """Asserts that s3:// can be read, and that no module of the images is compiled when a process starts."""
+    answer = containers.execute("coordinator-0", "python", "-c", _STORES)
+    assert answer.returncode == 0, answer.stderr
+    for name, modules in _MODULES.items():
+        # Python prints "code object from" a source file and "matches" for bytecode.
+        answer = containers.execute(name, "python", "-v", "-c", f"import {modules}")
+        assert answer.returncode == 0, answer.stderr[-3000:]
+        loaded = re.findall(r"^# .*\.pyc matches /opt/lookalike/", answer.stderr, re.MULTILINE)
+        compiled = re.findall(r"^# code object from (/opt/lookalike/.*\.py)$", answer.stderr, re.MULTILINE)
+        assert not compiled, f"{name}: {len(compiled)} modules are compiled, {len(loaded)} are not: {compiled[:5]}"
+        assert len(loaded) > 100, (name, len(loaded))
 
 
 def fill(coordinator: str) -> list[Path]:
