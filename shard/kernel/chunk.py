@@ -45,6 +45,7 @@ class Chunk:
         codes: uint64 (blocks, words, LANES).
         ids: uint64 (n,).
         numbers: uint32 (n,), strictly increasing.
+        numbers_address: The address of `numbers`.
         died: uint32 (n,): 0 while the row is live, else the epoch of its deletion.
         min_ids: uint64 (tiles,): the smallest id in each tile.
         rows: The number of rows in use, deleted ones included.
@@ -55,6 +56,7 @@ class Chunk:
     codes: Words
     ids: Ids
     numbers: Numbers
+    numbers_address: int
     died: npt.NDArray[np.uint32]
     min_ids: Ids
     rows: int = 0
@@ -73,7 +75,7 @@ class Chunk:
             ((rows,), np.dtype(np.uint32)),
         )
         min_ids = np.full(-(-blocks // tile_blocks(words)), np.iinfo(np.uint64).max, np.uint64)
-        return cls(codes, ids, numbers, died, min_ids)
+        return cls(codes, ids, numbers, numbers.ctypes.data, died, min_ids)
 
     @property
     def arrays(self) -> tuple[Words, Ids, npt.NDArray[np.uint32], Ids]:
@@ -111,10 +113,10 @@ class Chunk:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of the blocks in use. The pages of `died` are not mapped until a row is deleted."""
+        """Bytes of the blocks in use."""
         words = self.codes.shape[1]
         blocks = -(-self.rows // LANES)
-        row_bytes = words * 8 + 8 + 4 + (4 if self.dead else 0)
+        row_bytes = words * 8 + 8 + 4 + 4
         buckets = self.buckets.memory_bytes if self.buckets else 0
         return int(blocks * LANES * row_bytes + -(-blocks // tile_blocks(words)) * 8 + buckets)
 

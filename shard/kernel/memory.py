@@ -6,6 +6,8 @@ keep the arrays alive."""
 
 from __future__ import annotations
 
+import logging
+import mmap
 from typing import Any
 
 import numpy as np
@@ -15,26 +17,55 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+log = logging.getLogger("shard.kernel")
+
 _L2_CACHE = 2
 _PAGE = 4_096
+_HUGE_PAGE = 2 << 20
+_MIN_HUGE_BYTES = 2 * _HUGE_PAGE
 
 
 def zeros(*wanted: tuple[tuple[int, ...], np.dtype[Any]]) -> list[npt.NDArray[Any]]:
     """Allocates arrays of zeros, each aligned to a page.
 
-    All share one allocation, because NumPy requests huge pages only for allocations of 4 MB or more. Pages are
-    mapped on first use, so an almost empty chunk costs little.
+    All share one allocation. If it is large, it consists of huge pages if the system has them, and the first array is
+    aligned to one. Pages are mapped on first use, so an almost empty chunk costs little.
 
     Args:
         wanted: The shape and dtype of each array.
+
+    Raises:
+        MemoryError: If the system has no room for the allocation.
     """
     sizes = [int(np.prod(shape)) * dtype.itemsize for shape, dtype in wanted]
-    room = np.zeros(sum(sizes) + _PAGE * (len(wanted) + 1), np.uint8)
-    arrays, at = [], -room.ctypes.data % _PAGE
+    room = _room(sum(-(-size // _PAGE) * _PAGE for size in sizes))
+    arrays, at = [], 0
     for size, (shape, dtype) in zip(sizes, wanted, strict=True):
         arrays.append(room[at : at + size].view(dtype).reshape(shape))
         at += -(-size // _PAGE) * _PAGE
     return arrays
+
+
+def _room(size: int) -> npt.NDArray[np.uint8]:
+    """Returns `size` zero bytes that begin at a page, and at a huge page if they are many.
+
+    NumPy does not align its allocations to huge pages, so up to two huge pages at the ends of each consist of small
+    ones, which a scan reads more slowly."""
+    if size < _MIN_HUGE_BYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
+        room, page = np.zeros(size + _PAGE, np.uint8), _PAGE
+    else:
+        page = _HUGE_PAGE
+        try:
+            mapped = mmap.mmap(-1, -(-size // page) * page + page, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError as error:
+            raise MemoryError(f"{size} bytes for codes: {error.strerror}") from error
+        try:
+            mapped.madvise(mmap.MADV_HUGEPAGE)
+        except OSError as error:  # a kernel without huge pages
+            log.debug("no huge pages: %s", error)
+        room = np.frombuffer(mapped, np.uint8)
+    start = -room.ctypes.data % page
+    return room[start : start + size]
 
 
 @intrinsic

@@ -1,11 +1,11 @@
 """Owns the exact scan of one chunk of rows (`Chunk`), in two passes over cache-sized tiles.
 
-A block holds LANES codes, one per lane, and a tile holds one or more blocks. A tile of 8 kB is compared with all
-queries while it is in the L1 cache. The first pass computes only the nearest distance in the tile for each query;
-if that is within the query's bound, a second pass examines the tile lane by lane. The bound is the distance of the
-k-th nearest row so far, so second passes become rarer as the scan proceeds. If the nearest distance equals the
-bound (as with many equal codes), a tile without an id small enough for the heap is skipped: such ties cost no
-second pass. The vector code of both passes is in `shard.kernel.simd`."""
+A block holds LANES codes, one per lane, and a tile holds one or more blocks. The first pass computes the nearest
+distance in every tile for each query; a tile of 8 kB is compared with all queries while it is in the L1 cache. If a
+heap is not full yet, the k-th smallest of these distances bounds the distance of the k-th nearest row. The second
+pass examines, lane by lane, the few tiles whose nearest distance is within the query's bound. If the nearest
+distance equals the bound (as with many equal codes), a tile without an id small enough for the heap is skipped, so
+such ties cost nothing. The vector code of both passes is in `shard.kernel.simd`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ import numpy as np
 
 from shard.kernel.heaps import distance_of, id_of, offer, row_addresses
 from shard.kernel.jit import compiled
-from shard.kernel.simd import LANES, ids_below, popcount, prefetch, tile_nearest, tile_within
+from shard.kernel.simd import LANES, ids_below, popcount, prefetch, tile_minima, tile_within
 
 _TILE_BYTES = 8_192
 # The number of candidates that are collected before they are offered to the heaps.
-_FOUND = 512
+_FOUND = 32
+# How many minima are kept at most, of all tiles and queries, but at least those of `_MIN_STRIP` tiles.
+_MINIMA = 1 << 20
+_MIN_STRIP = 64
+_FAR = np.uint16(0xFFFF)
 # If a block has more candidates than this, those at the bound whose ids are too large are dropped first.
 _MANY_TIES = 4
 _EIGHT, _FOUR, _ONE = (0,) * 8, (0,) * 4, (0,)
@@ -30,12 +34,9 @@ def tile_blocks(words: int) -> int:
 
 @compiled
 def scan_chunk(  # type: ignore[no-untyped-def]
-    chunk, place, first, last, tile, rows, epoch, selected, picked, queries, limit, floor, heaps, shape
+    chunk, place, first, last, tile, rows, dead, epoch, selected, picked, queries, limit, floor, heaps, shape
 ):
     """Offers the live rows of blocks first..last-1 to each query's heap.
-
-    This is one long function because a call with array arguments counts references, which costs more than the
-    second pass over a tile.
 
     Args:
         chunk: (codes, ids, died, min_ids) as in `Chunk`; `died` is empty if no row is deleted.
@@ -44,6 +45,7 @@ def scan_chunk(  # type: ignore[no-untyped-def]
         last: One more than the last block.
         tile: Blocks per tile.
         rows: The number of rows to consider, from the start of the chunk.
+        dead: The number of deleted rows in the chunk.
         epoch: uint32: rows that died at or before this epoch are skipped.
         selected: uint64 (blocks,): one bit per row, or empty for all rows.
         picked: Empty, or int32 (n,): the only rows to consider. Their codes are gathered into tiles, and `first`,
@@ -57,101 +59,183 @@ def scan_chunk(  # type: ignore[no-untyped-def]
     codes, ids, died, min_ids = chunk
     counts, keys, rests = heaps
     total, words = queries.shape[0], codes.shape[1]
-    k, keys_at, rests_at = row_addresses(keys, rests, 0)
-    row_bytes = np.uint64(k * 8)
     bounds = _bounds(counts, keys, limit)
-    lanes, nearer_lanes = np.empty(tile, np.uint64), np.empty(1, np.uint64)
-    floor_distance, floor_id = floor
-    passed = np.zeros(tile, np.uint64)
-    found = np.empty((_FOUND + 8 * tile * LANES, 3), np.int32)
-    gathers, selects, some_died = picked.size > 0, selected.size > 0, died.size > 0
+    gathers, tiles = picked.size > 0, -(-(last - first) // tile)
     source = _tile_buffer(tile, words) if gathers else codes
+    # Rows before `floor`, and rows that are not selected, have minima too: such minima bound nothing.
+    are_bounds = not gathers and selected.size == 0 and floor[0] == 0 and floor[1] == 0
+    strip = 1 if gathers else min(tiles, max(_MIN_STRIP, _MINIMA // max(total, 1)))
+    minima = np.empty((strip, total), np.uint16)
+    found = np.empty((_FOUND + tile * LANES, 3), np.int32)
     pending = 0
-    for block in range(first, last, tile):
-        count = min(tile, last - block)
-        at = block
-        min_id = np.uint64(0)
+    for begin in range(first, last, strip * tile):
+        end = min(last, begin + strip * tile)
         if gathers:
-            at = 0
-            _gather(codes, picked, block * LANES, min(rows, (block + count) * LANES), source)
-        elif selects and not selected[block : block + count].any():
+            _gather(codes, picked, begin * LANES, min(rows, end * LANES), source)
+        _find_minima(source, selected, gathers, begin, end, tile, queries, minima, shape)
+        if are_bounds:
+            # The last tile may contain rows that the search does not consider.
+            whole = (min(end, rows // LANES) - begin) // tile
+            _tighten(bounds, counts, keys.shape[1], dead, minima[: max(0, whole)], words)
+        pending = _examine(
+            (source, ids, died, min_ids), place, begin, end, tile, rows, epoch, selected, picked, queries, bounds,
+            floor, heaps, minima, found, pending, shape
+        )  # fmt: skip
+    _offer(ids, died, place, epoch, bounds, floor, heaps, found, pending)
+
+
+@compiled
+def _find_minima(source, selected, gathers, begin, end, tile, queries, minima, shape):  # type: ignore[no-untyped-def]
+    """Writes the nearest distance in each tile of blocks begin..end-1 for each query.
+
+    Args:
+        minima: uint16 (tiles, q): in bits, or _FAR in a tile without selected rows.
+    """
+    total = queries.shape[0]
+    for block in range(begin, end, tile):
+        count = min(tile, end - block)
+        row = (block - begin) // tile
+        at = 0 if gathers else block
+        if selected.size > 0 and not selected[block : block + count].any():
+            minima[row] = _FAR
             continue
-        else:
-            min_id = min_ids[block // tile]
         q = 0
         while q < total:
+            to = row * total + q
             if total - q >= 8:
-                size = 8
-                near = tile_nearest(source, at, count, queries, q, bounds, shape, _EIGHT)
+                tile_minima(source, at, count, queries, q, minima, to, shape, _EIGHT)
+                q += 8
             elif total - q >= 4:
-                size = 4
-                near = tile_nearest(source, at, count, queries, q, bounds, shape, _FOUR)
+                tile_minima(source, at, count, queries, q, minima, to, shape, _FOUR)
+                q += 4
             else:
-                size = 1
-                near = tile_nearest(source, at, count, queries, q, bounds, shape, _ONE)
-            # The second pass, for each query with a candidate in the tile.
-            while near & np.uint64(0xFFFFFFFF):
-                j = popcount((near & (~near + np.uint64(1))) - np.uint64(1))
-                is_nearer = (near >> (j + np.uint64(32))) & np.uint64(1)
-                near &= near - np.uint64(1)
-                query = q + np.int64(j)
-                is_full = counts[query] == k
-                if is_full and not is_nearer and min_id >= id_of(keys[query, 0], rests[query, 0]):
-                    continue
-                bound = bounds[query]
-                tile_within(source, at, count, queries, query, bound, lanes, shape)
-                if floor_distance > 0:
-                    below = floor_distance - np.uint64(1)
-                    tile_within(source, at, count, queries, query, below, passed, shape)
-                for b in range(count):
-                    hits = lanes[b] & ~passed[b]
-                    if selects:
-                        hits &= selected[block + b]
-                    if is_full and popcount(hits) > _MANY_TIES and not gathers:
-                        # Of many rows at the bound, only those with ids below the worst in the heap can enter it.
-                        worst = id_of(keys[query, 0], rests[query, 0])
-                        lesser = ids_below(ids, (block + b) * LANES, worst)
-                        if bound > 0:
-                            below = bound - np.uint64(1)
-                            lesser |= tile_within(source, at + b, 1, queries, query, below, nearer_lanes, shape)
-                        hits &= lesser
-                    while hits:
-                        lane = np.int64(popcount((hits & (~hits + np.uint64(1))) - np.uint64(1)))
-                        hits &= hits - np.uint64(1)
-                        row = (block + b) * LANES + lane
-                        if row >= rows:
-                            break
-                        if gathers:
-                            row = np.int64(picked[row])
-                        distance = np.uint64(0)
-                        for word in range(words):
-                            distance += popcount(source[at + b, word, lane] ^ queries[query, word])
-                        prefetch(ids, row)
-                        found[pending, 0], found[pending, 1], found[pending, 2] = query, row, distance
-                        pending += 1
-            q += size
-            if q < total and pending < _FOUND:
+                tile_minima(source, at, count, queries, q, minima, to, shape, _ONE)
+                q += 1
+
+
+@compiled
+def _tighten(bounds, counts, k, dead, minima, words):  # type: ignore[no-untyped-def]
+    """Lowers the bounds of the queries whose heaps are not full.
+
+    Each of `k + dead` tiles has a row at its minimum, and at most `dead` of these rows are deleted. So the k-th
+    nearest live row is at most as far as the largest of these minima.
+
+    Args:
+        bounds: uint64 (q,), in bits; modified.
+        counts: int64 (q,): the number of rows in each heap.
+        k: The size of a full heap.
+        dead: The largest possible number of deleted rows.
+        minima: uint16 (tiles, q), in bits.
+        words: 64-bit words per code.
+    """
+    needed = k + dead
+    if needed > minima.shape[0]:
+        return
+    histogram = np.empty(words * 64 + 1, np.int64)
+    for q in range(bounds.size):
+        if counts[q] < k:
+            histogram[:] = 0
+            for row in range(minima.shape[0]):
+                histogram[minima[row, q]] += 1
+            nearer, distance = histogram[0], 0
+            while nearer < needed:
+                distance += 1
+                nearer += histogram[distance]
+            bounds[q] = min(bounds[q], np.uint64(distance))
+
+
+@compiled
+def _examine(  # type: ignore[no-untyped-def]
+    chunk, place, begin, end, tile, rows, epoch, selected, picked, queries, bounds, floor, heaps, minima, found,
+    pending, shape
+):  # fmt: skip
+    """Examines the tiles of blocks begin..end-1 whose minima are within the bounds, and offers their rows.
+
+    The arguments are those of `scan_chunk`, except:
+
+    Args:
+        chunk: With the gathered codes if `picked` is not empty.
+        bounds: uint64 (q,), in bits; modified.
+        minima: uint16 (tiles, q), from `_find_minima`.
+        found: int32 (n, 3): candidates that were not offered yet, as (query, row, distance); modified.
+        pending: The number of candidates in `found`.
+
+    Returns:
+        The number of candidates in `found` afterwards.
+    """
+    source, ids, died, min_ids = chunk
+    counts, keys, rests = heaps
+    total, words, k = queries.shape[0], source.shape[1], keys.shape[1]
+    gathers, selects = picked.size > 0, selected.size > 0
+    floor_distance, _ = floor
+    lanes, nearer_lanes, passed = np.empty(tile, np.uint64), np.empty(1, np.uint64), np.zeros(tile, np.uint64)
+    for block in range(begin, end, tile):
+        count = min(tile, end - block)
+        row_of_minima = (block - begin) // tile
+        at = 0 if gathers else block
+        min_id = np.uint64(0) if gathers else min_ids[block // tile]
+        for query in range(total):
+            bound, minimum = bounds[query], np.uint64(minima[row_of_minima, query])
+            if minimum > bound:
                 continue
-            # Candidates are offered in batches: by then the prefetches of their scattered ids have completed.
-            for i in range(pending):
-                query, row, distance = np.int64(found[i, 0]), np.int64(found[i, 1]), np.uint64(found[i, 2])
-                if distance > bounds[query] or (some_died and died[row] != 0 and died[row] <= epoch):
-                    continue
-                if distance == floor_distance and ids[row] < floor_id:
-                    continue
-                at_row = np.uint64(query) * row_bytes
-                counts[query] = offer(
-                    keys_at + at_row,
-                    rests_at + at_row,
-                    counts[query],
-                    k,
-                    distance,
-                    ids[row],
-                    np.uint64(place + row),
-                )
-                if counts[query] == k:
-                    bounds[query] = distance_of(keys[query, 0])
-            pending = 0
+            is_full = counts[query] == k
+            if is_full and minimum == bound and min_id >= id_of(keys[query, 0], rests[query, 0]):
+                continue
+            tile_within(source, at, count, queries, query, bound, lanes, shape)
+            if floor_distance > 0:
+                tile_within(source, at, count, queries, query, floor_distance - np.uint64(1), passed, shape)
+            for b in range(count):
+                hits = lanes[b] & ~passed[b]
+                if selects:
+                    hits &= selected[block + b]
+                if is_full and popcount(hits) > _MANY_TIES and not gathers:
+                    # Of many rows at the bound, only those with ids below the worst in the heap can enter it.
+                    worst = id_of(keys[query, 0], rests[query, 0])
+                    lesser = ids_below(ids, (block + b) * LANES, worst)
+                    if bound > 0:
+                        below = bound - np.uint64(1)
+                        lesser |= tile_within(source, at + b, 1, queries, query, below, nearer_lanes, shape)
+                    hits &= lesser
+                while hits:
+                    lane = np.int64(popcount((hits & (~hits + np.uint64(1))) - np.uint64(1)))
+                    hits &= hits - np.uint64(1)
+                    row = (block + b) * LANES + lane
+                    if row >= rows:
+                        break
+                    if gathers:
+                        row = np.int64(picked[row])
+                    distance = np.uint64(0)
+                    for word in range(words):
+                        distance += popcount(source[at + b, word, lane] ^ queries[query, word])
+                    prefetch(ids, row)
+                    found[pending, 0], found[pending, 1], found[pending, 2] = query, row, distance
+                    pending += 1
+            if pending >= _FOUND:
+                _offer(ids, died, place, epoch, bounds, floor, heaps, found, pending)
+                pending = 0
+    return pending
+
+
+@compiled
+def _offer(ids, died, place, epoch, bounds, floor, heaps, found, pending):  # type: ignore[no-untyped-def]
+    """Offers candidates to the heaps, in batches: by then the prefetches of their scattered ids have completed. The
+    arguments are those of `_examine`."""
+    counts, keys, rests = heaps
+    k, keys_at, rests_at = row_addresses(keys, rests, 0)
+    row_bytes = np.uint64(k * 8)
+    floor_distance, floor_id = floor
+    for i in range(pending):
+        query, row, distance = np.int64(found[i, 0]), np.int64(found[i, 1]), np.uint64(found[i, 2])
+        if distance > bounds[query] or (died.size > 0 and died[row] != 0 and died[row] <= epoch):
+            continue
+        if distance == floor_distance and ids[row] < floor_id:
+            continue
+        at = np.uint64(query) * row_bytes
+        counts[query] = offer(
+            keys_at + at, rests_at + at, counts[query], k, distance, ids[row], np.uint64(place + row)
+        )
+        if counts[query] == k:
+            bounds[query] = min(bounds[query], distance_of(keys[query, 0]))
 
 
 @compiled

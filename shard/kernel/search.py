@@ -16,6 +16,8 @@ import numpy.typing as npt
 from shard.kernel import mih
 from shard.kernel.chunk import ALL_ROWS, Numbers, SelectedRows, Selection, Words, chunk_rows
 from shard.kernel.heaps import Distances, Heaps, Ids
+from shard.kernel.jit import compiled
+from shard.kernel.memory import load_32
 from shard.kernel.scan import scan_chunk, tile_blocks
 from shard.kernel.simd import LANES, shape_of
 from shard.kernel.view import ScanStopped, View
@@ -170,26 +172,26 @@ def _scan_part(view: View, position: int, first: int, last: int, request: Reques
         first, rows = 0, rows - start
         last = -(-rows // LANES)
     scan_chunk(
-        chunk.arrays, np.uint32(position * chunk_rows(request.words)), first, last, tile, rows, epoch,
-        selected.bits, selected.picked, request.queries, limit, request.floor, heaps.arrays, shape,
+        chunk.arrays, np.uint32(position * chunk_rows(request.words)), first, last, tile, rows,
+        chunk.dead, epoch, selected.bits, selected.picked, request.queries, limit, request.floor, heaps.arrays, shape,
     )  # fmt: skip
 
 
 def numbers_of(view: View, heaps: Heaps, words: int) -> Numbers:
-    """Returns the row numbers of the matches in the heaps. The scan itself does not look up row numbers, because
-    each look-up would be a cache miss."""
-    places = heaps.places
-    if len(view.chunks) == 1:
-        # Places are rows; those of entries that are not matches are 0, which is a row as well.
-        return view.chunks[0].numbers[places] if view.rows[0] else np.zeros_like(places)
-    taken = np.arange(places.shape[1]) < heaps.counts[:, None]
-    positions, rows = np.divmod(places[taken], np.uint32(chunk_rows(words)))
-    found = np.zeros(len(rows), np.uint32)
-    for position in np.flatnonzero(np.bincount(positions)):  # faster than np.unique
-        here = positions == position
-        found[here] = view.chunks[position].numbers[rows[here]]
+    """Returns the row numbers of the matches in the heaps, 0 after each query's last one. The scan itself does not
+    look up row numbers, because each look-up would be a cache miss."""
+    addresses = np.array([chunk.numbers_address for chunk in view.chunks], np.uint64)
+    return _look_up(addresses, heaps.places, heaps.counts, np.uint32(chunk_rows(words)))
+
+
+@compiled
+def _look_up(addresses, places, counts, rows):  # type: ignore[no-untyped-def]
+    """Returns the uint32 elements at `places`: the element of place p is number p % rows of array p // rows."""
     numbers = np.zeros_like(places)
-    numbers[taken] = found
+    for q in range(places.shape[0]):
+        for j in range(counts[q]):
+            place = places[q, j]
+            numbers[q, j] = load_32(addresses[place // rows], place % rows)
     return numbers
 
 

@@ -30,7 +30,7 @@ _STEPS = LANES // _WIDTH
 # How far ahead of the current codes the next ones are prefetched into the L2 cache.
 _PREFETCH_BYTES = 16_384
 
-_I8, _I32, _I64 = (ir.IntType(bits) for bits in (8, 32, 64))
+_I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _VECTOR = ir.VectorType(_I64, _WIDTH)
 _HALVES = ir.VectorType(_I32, 2 * _WIDTH)
 
@@ -66,8 +66,8 @@ def prefetch(typingctx, array, index):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def tile_nearest(typingctx, codes, first, count, queries, query, bounds, shape, group):  # type: ignore[no-untyped-def]
-    """Compares blocks first..first+count with queries query..query+len(group).
+def tile_minima(typingctx, codes, first, count, queries, query, minima, at, shape, group):  # type: ignore[no-untyped-def]
+    """Computes the nearest distance in blocks first..first+count for queries query..query+len(group).
 
     Args:
         codes: uint64 (blocks, words, LANES), aligned to 64 bytes.
@@ -75,20 +75,17 @@ def tile_nearest(typingctx, codes, first, count, queries, query, bounds, shape, 
         count: The number of blocks.
         queries: uint64 (n, words).
         query: The first query.
-        bounds: uint64 (n,): each query's bound, in bits.
+        minima: uint16, contiguous. The function writes the nearest distance of each query, in bits.
+        at: The position of the first query's minimum in the flattened `minima`; the others' follow it.
         shape: See `shape_of`.
         group: A tuple of which only the length matters: the number of queries.
-
-    Returns:
-        A uint64. Bit j is set if some code is within bounds[query + j], bit 32 + j if some code is nearer than
-        that.
     """
-    signature = types.uint64(codes, first, count, queries, query, bounds, shape, group)
+    signature = types.void(codes, first, count, queries, query, minima, at, shape, group)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        _, first, count, _, query = args[:5]
+        _, first, count, _, _, _, at = args[:7]
         scan = _Scan(context, builder, signature, args, len(shape), len(group))
-        bounds_data = scan.data(5)
+        out = scan.data(5)
         far = ir.Constant(_VECTOR, [0xFFFF] * _WIDTH)
         nearest = [cgutils.alloca_once_value(builder, far) for _ in range(scan.group)]
 
@@ -96,14 +93,11 @@ def tile_nearest(typingctx, codes, first, count, queries, query, bounds, shape, 
             builder.store(_minimum(builder, builder.load(nearest[j]), distances), nearest[j])
 
         scan.blocks(first, count, take)
-        found = _I64(0)
         for j in range(scan.group):
-            minima = builder.load(nearest[j])
-            bound = _splat(builder, builder.load(builder.gep(bounds_data, [builder.add(query, _I64(j))])))
-            for compare, bit in (("<=", j), ("<", 32 + j)):
-                some = builder.icmp_unsigned("!=", _mask(builder, compare, minima, bound), _I64(0))
-                found = builder.or_(found, builder.shl(builder.zext(some, _I64), _I64(bit)))
-        return found
+            lanes = builder.trunc(builder.load(nearest[j]), ir.VectorType(_I16, _WIDTH))
+            least = _call(builder, "llvm.vector.reduce.umin.v8i16", _I16, lanes)
+            builder.store(least, builder.gep(out, [builder.add(at, _I64(j))]))
+        return context.get_dummy_value()
 
     return signature, codegen
 

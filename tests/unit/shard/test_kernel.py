@@ -106,6 +106,30 @@ def test_deleted_rows_are_not_found() -> None:
     assert hits(matrix, codes[:4], 30) == [nearest(codes[kept], ids[kept], query, 30) for query in codes[:4]]
 
 
+@pytest.mark.parametrize("options", [{}, {"floor": (105, 2**62)}, {"max_distance": 110}, {"threads": 3}])
+def test_deletions_of_the_nearest_rows_leave_the_next_ones(options: dict) -> None:
+    """Rows that the search must not return, all nearer than the others and each in a tile of its own, do not bound
+    the distance of those that it must."""
+    rng = np.random.default_rng(3)
+    query = random_codes(rng, 1, 256)
+    codes, ids = random_codes(rng, 60_000, 256), rng.integers(0, 2**64, 60_000, np.uint64)
+    gone = np.arange(0, 60_000, 2_000, dtype=np.uint32)
+    codes[gone] = query
+    matrix = CodeMatrix(256)
+    matrix.append(codes, ids)
+    before = matrix.view()
+    kept = np.setdiff1d(np.arange(60_000), gone)
+    selection = Selection(np.isin(np.arange(60_000), kept))
+    assert hits(matrix, query, 10, selection=selection) == [nearest(codes[kept], ids[kept], query[0], 10)]
+    matrix.delete(gone)
+    floor = options.get("floor", (0, 0))
+    for view, rows in ((before, np.arange(60_000)), (matrix.view(), kept)):
+        for k in (1, 10, 25, 40, 300):
+            ordered = nearest(codes[rows], ids[rows], query[0], 60_000, options.get("max_distance", 256))
+            expected = [[row for row in ordered if row >= floor][:k]]
+            assert hits(matrix, query, k, view=view, **options) == expected
+
+
 def test_deletions_free_memory() -> None:
     rows = chunk_rows(4)
     matrix, _, _ = filled(256, rows + 1)
