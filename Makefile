@@ -71,7 +71,7 @@ soak: setup  ## Run mixed load and fail if memory, files, threads or disk keep g
 	$(BIN)/python -m tests.soak --hours $(HOURS) $(ARGS)
 
 manifests: setup  ## Generate the shards of every deployment folder, and the alert rules for Kubernetes
-	for folder in deploy/compose/cluster deploy/kubernetes/overlays/*; do $(BIN)/lookalike manifests $$folder; done
+	for folder in deploy/compose/cluster deploy/kubernetes/overlays/*; do $(BIN)/lookalike manifests $$folder || exit; done
 	@$(generate_rules)
 
 runbooks:  ## Make the alerts link to your copy of docs/ (DOCS=https://HOST/PATH)

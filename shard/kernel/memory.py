@@ -28,8 +28,8 @@ _MIN_HUGE_BYTES = 2 * _HUGE_PAGE
 def zeros(*wanted: tuple[tuple[int, ...], np.dtype[Any]]) -> list[npt.NDArray[Any]]:
     """Allocates arrays of zeros, each aligned to a page.
 
-    All share one allocation. If it is large, it consists of huge pages if the system has them, and the first array is
-    aligned to one. Pages are mapped on first use, so an almost empty chunk costs little.
+    All share one allocation. If it is large, it consists of huge pages if the system has them, and the first array
+    is aligned to one. Pages are mapped on first use, so an almost empty chunk costs little.
 
     Args:
         wanted: The shape and dtype of each array.
@@ -56,7 +56,8 @@ def _room(size: int) -> npt.NDArray[np.uint8]:
     else:
         page = _HUGE_PAGE
         try:
-            mapped = mmap.mmap(-1, -(-size // page) * page + page, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            length = -(-size // page) * page + page
+            mapped = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except OSError as error:
             raise MemoryError(f"{size} bytes for codes: {error.strerror}") from error
         try:

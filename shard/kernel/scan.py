@@ -1,8 +1,8 @@
 """Owns the exact scan of one chunk of rows (`Chunk`), in two passes over cache-sized tiles.
 
 A block holds LANES codes, one per lane, and a tile holds one or more blocks. The first pass computes the nearest
-distance in every tile for each query; a tile of 8 kB is compared with all queries while it is in the L1 cache. If a
-heap is not full yet, the k-th smallest of these distances bounds the distance of the k-th nearest row. The second
+distance in every tile for each query; a tile of 8 kB is compared with all queries while it is in the L1 cache. If
+a heap is not full yet, the k-th smallest of these distances bounds the distance of the k-th nearest row. The second
 pass examines, lane by lane, the few tiles whose nearest distance is within the query's bound. If the nearest
 distance equals the bound (as with many equal codes), a tile without an id small enough for the heap is skipped, so
 such ties cost nothing. The vector code of both passes is in `shard.kernel.simd`."""
@@ -57,7 +57,7 @@ def scan_chunk(  # type: ignore[no-untyped-def]
         shape: See `simd.shape_of`.
     """
     codes, ids, died, min_ids = chunk
-    counts, keys, rests = heaps
+    counts, keys, _ = heaps
     total, words = queries.shape[0], codes.shape[1]
     bounds = _bounds(counts, keys, limit)
     gathers, tiles = picked.size > 0, -(-(last - first) // tile)
@@ -218,8 +218,9 @@ def _examine(  # type: ignore[no-untyped-def]
 
 @compiled
 def _offer(ids, died, place, epoch, bounds, floor, heaps, found, pending):  # type: ignore[no-untyped-def]
-    """Offers candidates to the heaps, in batches: by then the prefetches of their scattered ids have completed. The
-    arguments are those of `_examine`."""
+    """Offers candidates to the heaps, in batches: by then the prefetches of their scattered ids have completed.
+
+    The arguments are those of `_examine`."""
     counts, keys, rests = heaps
     k, keys_at, rests_at = row_addresses(keys, rests, 0)
     row_bytes = np.uint64(k * 8)

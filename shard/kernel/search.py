@@ -173,7 +173,8 @@ def _scan_part(view: View, position: int, first: int, last: int, request: Reques
         last = -(-rows // LANES)
     scan_chunk(
         chunk.arrays, np.uint32(position * chunk_rows(request.words)), first, last, tile, rows,
-        chunk.dead, epoch, selected.bits, selected.picked, request.queries, limit, request.floor, heaps.arrays, shape,
+        chunk.dead, epoch, selected.bits, selected.picked, request.queries, limit, request.floor, heaps.arrays,
+        shape,
     )  # fmt: skip
 
 
@@ -181,7 +182,8 @@ def numbers_of(view: View, heaps: Heaps, words: int) -> Numbers:
     """Returns the row numbers of the matches in the heaps, 0 after each query's last one. The scan itself does not
     look up row numbers, because each look-up would be a cache miss."""
     addresses = np.array([chunk.numbers_address for chunk in view.chunks], np.uint64)
-    return _look_up(addresses, heaps.places, heaps.counts, np.uint32(chunk_rows(words)))
+    numbers: Numbers = _look_up(addresses, heaps.places, heaps.counts, np.uint32(chunk_rows(words)))
+    return numbers
 
 
 @compiled

@@ -31,7 +31,7 @@ from tests.served import served
 PAGE = Path(__file__).parents[2] / "docs" / "INGESTION.md"
 COMMANDS = [
     line
-    for block in re.findall(r"^```bash\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    for block in re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     for line in block.splitlines()
     if line
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,6 +27,7 @@ from lookalike.v1 import shard_pb2, shard_pb2_grpc
 from lookalike.v1.search_pb2_grpc import SearchServiceStub
 from tests.cluster.scraping import Samples, config_with_metrics, running, scrape, value
 from tests.conftest import Cluster, wait_until
+from tests.docs.blocks import blocks_of
 
 ROWS, QUERIES = 400, 30
 SECRET = "secret-key.jpg"
@@ -337,6 +339,25 @@ def test_status_can_be_watched_without_a_terminal(seen: Cluster) -> None:
         process.send_signal(signal.SIGINT)
         process.stdout.read()
         assert process.wait(10) == 0
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_documented_commands_work(seen: Cluster, tmp_path: Path) -> None:
+    """A request's own id stands for the example's, and the Makefile gets a copy of deploy/ to change."""
+    shutil.copytree(DEPLOY, tmp_path / "deploy", symlinks=True)
+    shutil.copy(DEPLOY.parent / "Makefile", tmp_path)
+    request_id = next(line["request_id"] for line in _logged(seen, "coordinator") if "request_id" in line)
+    blocks = list(blocks_of("docs/OBSERVABILITY.md"))
+    assert len(blocks) == 3
+    for block in blocks:
+        text = block.text.replace("127.0.0.1:7781", str(seen.config.coordinator.metrics))
+        text = text.replace("3b8a6e19c4a9484a", request_id).replace("DATA/", f"{seen.data}/")
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", text], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, (block, done.stderr)
+        assert done.stdout or "runbooks" in text
+    assert "git.example.com" in (tmp_path / "deploy" / "prometheus" / "alerts.yml").read_text()
 
 
 def _logged(cluster: Cluster, name: str) -> list[dict[str, Any]]:

@@ -23,15 +23,15 @@ def main() -> None:
     build.add_argument("context", type=Path)
     whole = verbs.add_parser("compose")
     whole.add_argument("what", choices=("build", "up"))
-    for flag in ("-d", "--wait", "--no-deps"):
+    for flag in ("-d", "--wait", "--no-deps", "--remove-orphans"):
         whole.add_argument(flag, action="store_true")
-    whole.add_argument("services", nargs="*")
-    given = parser.parse_args()
+    given, services = parser.parse_known_args()
     if given.verb == "build":
+        assert not services, services
         require_build(given.file.read_text(), given.target, given.arguments, given.tag)
     else:
         known = compose(Path.cwd())["services"].keys()
-        assert set(given.services) <= known, f"{set(given.services) - known} are not services"
+        assert set(services) <= known, f"{set(services) - known} are not services"
 
 
 def require_build(containerfile: str, target: str, arguments: list[str], tag: str) -> None:

@@ -22,19 +22,37 @@ def main() -> None:
     parser.add_argument("-n", dest="namespace")
     verbs = parser.add_subparsers(dest="verb", required=True)
     create = verbs.add_parser("create")
-    create.add_argument("what", choices=("namespace", "secret"))
+    create.add_argument("what", choices=("namespace", "secret", "job"))
     create.add_argument("rest", nargs=argparse.REMAINDER)
     apply = verbs.add_parser("apply")
     apply.add_argument("-k", dest="folder", type=Path)
     apply.add_argument("-f", dest="file", choices=("-",))
     apply.add_argument("-l", dest="label")
     rollout = verbs.add_parser("rollout")
-    rollout.add_argument("what", choices=("status",))
+    rollout.add_argument("what", choices=("status", "restart"))
     rollout.add_argument("object")
+    delete = verbs.add_parser("delete")
+    delete.add_argument("kind")
+    delete.add_argument("name")
+    forward = verbs.add_parser("port-forward")
+    forward.add_argument("object")
+    forward.add_argument("ports", nargs="+", type=int)
+    get = verbs.add_parser("get")
+    get.add_argument("what", choices=("pods",))
     given = parser.parse_args()
     objects = json.loads(APPLIED.read_text()) if APPLIED.exists() else []
     if given.verb == "rollout":
         require(objects, given.object)
+    elif given.verb == "delete":
+        require(objects, f"{given.kind}/{given.name}")
+    elif given.verb == "port-forward":
+        ports = {port["port"] for port in require(objects, given.object)["spec"]["ports"]}
+        assert ports.issuperset(given.ports), f"{given.object} has the ports {sorted(ports)}"
+    elif given.verb == "get":
+        assert {"statefulset", "deployment"} <= {one["kind"].lower() for one in objects}, "there are no pods"
+    elif given.verb == "create" and given.what == "job":
+        (source,) = (word.removeprefix("--from=") for word in given.rest if word.startswith("--from="))
+        require(objects, source)
     elif given.verb == "create":
         command = [tool("kubectl"), "create", given.what, *given.rest]
         if "--dry-run=client" in given.rest:
@@ -50,11 +68,12 @@ def main() -> None:
         APPLIED.write_text(json.dumps([*objects, *built]))
 
 
-def require(objects: list[Document], name: str) -> None:
-    """Asserts that an object exists. name: such as `statefulset/shard-r0`."""
+def require(objects: list[Document], name: str) -> Document:
+    """The object that was applied last under a name, such as `statefulset/shard-r0`, which must exist."""
     kind, _, own = name.partition("/")
-    found = {(one["kind"].lower(), one["metadata"]["name"]) for one in objects}
-    assert (kind, own) in found, f"there is no {name}"
+    found = [one for one in objects if (one["kind"].lower(), one["metadata"]["name"]) == (kind, own)]
+    assert found, f"there is no {name}"
+    return found[-1]
 
 
 def has(one: Document, label: str) -> bool:

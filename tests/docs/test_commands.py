@@ -42,6 +42,7 @@ ELSEWHERE = {
     "docs/DEPLOY.md": "tests/deploy/test_docs.py",
     "docs/REST.md": "tests/web/test_docs.py",
     "docs/INGESTION.md": "tests/cluster/test_ingestion_docs.py",
+    "docs/OBSERVABILITY.md": "tests/cluster/test_observe.py",
 }
 
 
