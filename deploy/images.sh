@@ -1,78 +1,91 @@
 #!/usr/bin/env bash
-# Builds the image `services` with buildah, and checks it: runs a cluster in it.
+# Builds both images of the Containerfile with buildah, prints their sizes, and runs the cluster of deploy/compose from
+# them with crun: `make setup && sudo deploy/images.sh`.
 #
-# It needs root, buildah, debootstrap, iproute2, a Debian mirror and a package index, but no Docker and no image registry
-# (apt-get install buildah debootstrap iproute2). The base is Debian bookworm with its
-# Python 3.11, instead of python:3.11-slim-bookworm. DEBIAN_MIRROR names another mirror. BUILD_OPTIONS are options for
-# `buildah bud`, such as "--volume /etc/pip.conf:/etc/pip.conf:ro" for a package index of your own.
+# It needs root, a Debian mirror and a package index, but no Docker and no image registry. The base is Debian bookworm
+# with its Python 3.11, without what slim images leave out, instead of python:3.11-slim-bookworm. DEBIAN_MIRROR names
+# another mirror. pip in the build is configured like pip here. BUILD_OPTIONS are further options for `buildah bud`, such
+# as "--build-arg TORCH_INDEX=URL". The images stay in buildah's storage.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-for tool in buildah debootstrap ip; do
-    command -v "$tool" >/dev/null || { echo "error: $tool: is not installed; apt-get install buildah debootstrap iproute2" >&2; exit 2; }
+python=${PYTHON:-$PWD/.venv/bin/python}
+max_services_mb=500
+base=localhost/python:3.11-slim-bookworm
+services=lookalike:0.1.0 encoder=lookalike-encoder:0.1.0
+
+fail() { echo "error: $1" >&2; exit "${2:-1}"; }
+for tool in buildah debootstrap crun ip; do
+    command -v "$tool" >/dev/null || fail "$tool: is not installed; apt-get install buildah debootstrap crun iproute2" 2
 done
-[ "$(id -u)" = 0 ] || { echo "error: user: debootstrap and a chroot need root; use sudo" >&2; exit 2; }
+[ -x "$python" ] || fail "$python: is missing; run make setup" 2
+[ "$(id -u)" = 0 ] || fail "user: mounts and namespaces need root; use sudo" 2
 export BUILDAH_ISOLATION=chroot
-base=localhost/python:3.11-slim-bookworm image=localhost/lookalike:0.1.0
 work=$(mktemp -d)
-container=
-trap 'rm -rf "$work"; [ -z "$container" ] || buildah rm "$container" >/dev/null' EXIT
+containers=()
+clean() {
+    [ ${#containers[@]} = 0 ] || buildah rm "${containers[@]}" >/dev/null
+    rm -rf "$work"
+}
+trap clean EXIT
 
-if ! buildah inspect --type image "$base" >/dev/null 2>&1; then
-    debootstrap --variant=minbase --include=python3,python3-venv,python3-pip,ca-certificates bookworm "$work/base" \
-        ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"} >"$work/debootstrap.log" 2>&1 || { tail -n 5 "$work/debootstrap.log" >&2; exit 1; }
-    ln -sf python3 "$work/base/usr/bin/python"
-    rm -rf "$work/base/var/cache/apt/archives"/*.deb "$work/base/var/lib/apt/lists"/*
+# Runs a command, and shows the end of its output only if it fails. The first argument names it.
+quietly() {
+    local name=$1 began=$SECONDS
+    shift
+    "$@" >"$work/$name.log" 2>&1 || { tail -n 30 "$work/$name.log" >&2; fail "$name: failed"; }
+    echo "$name: $((SECONDS - began)) s"
+}
+
+make_base() {
+    local root=$work/base container
+    debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$root" \
+        ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"}
+    ln -sf python3 "$root/usr/bin/python"
+    rm -rf "$root"/var/{cache/apt,cache/debconf,lib/apt/lists,log}/* "$root"/usr/share/{doc,man,info,locale}/*
     container=$(buildah from scratch)
-    buildah copy -q "$container" "$work/base" / >/dev/null
-    buildah commit -q "$container" "$base" >/dev/null
-    buildah rm "$container" >/dev/null
-    container=
-fi
-# shellcheck disable=SC2086  # several options
-buildah bud --network host --build-arg "PYTHON=$base" -f deploy/Containerfile --target services ${BUILD_OPTIONS:-} \
-    -t "$image" . >"$work/build.log" 2>&1 || { tail -n 20 "$work/build.log" >&2; exit 1; }
-buildah images --format '{{.Name}}:{{.Tag}} {{.Size}}' | grep -E '^localhost/(lookalike|python):'
+    containers+=("$container")
+    buildah copy -q "$container" "$root" /
+    # Docker's format keeps HEALTHCHECK.
+    buildah commit -q --format docker "$container" "$base"
+    rm -rf "$root"
+}
 
-# A cluster in a container, as the image's own user, on a loopback network of its own: 1,000 records stay complete when it
-# grows from two to three partitions and when it restarts.
-container=$(buildah from "$image")
-cat >"$work/check.sh" <<'CHECK'
-set -eu
-[ "$(id -u)" = 10001 ]
-printf 'partitions: 2\nencoder: null\nshard: {data: /var/lib/lookalike/data}\n' > /tmp/cluster.yaml
-start() {
-    lookalike up --config /tmp/cluster.yaml > /tmp/up.log 2>&1 &
-    up=$!
-    for _ in $(seq 120); do lookalike status >/dev/null 2>&1 && return; sleep 0.5; done
-    cat /tmp/up.log >&2; exit 1
+build() {
+    # shellcheck disable=SC2086  # several options
+    buildah bud --format docker --network host --build-arg "PYTHON=$base" -f deploy/Containerfile --target "$1" \
+        "${pip_options[@]}" ${BUILD_OPTIONS:-} -t "localhost/$2" .
 }
-stop() { kill -TERM "$up"; wait "$up"; }
-count() {
-    python -c "
-from lookalike import Client
-with Client('127.0.0.1:7700') as client:
-    found = client.search(code=bytes(8), collection='c', k=1_000)
-    assert len(found.hits) == 1_000 and found.exact, found.coverage
-    print(found.coverage.partitions, 'partitions:', len(found.hits), 'of 1,000 records')
-"
+
+# The size of an image's layers, in megabytes.
+size_mb() {
+    buildah inspect --type image --format '{{.Manifest}}' "$1" \
+        | "$python" -c 'import json, sys; print(round(sum(one["size"] for one in json.load(sys.stdin)["layers"]) / 1e6))'
 }
-start
-python -c "
-import os
-from lookalike import Client, Record
-with Client('127.0.0.1:7700') as client:
-    client.create_collection('c', bits=64)
-    client.upsert([Record(f'k{i}', code=os.urandom(8)) for i in range(1_000)], collection='c')
-"
-count
-sed -i 's/partitions: 2/partitions: 3/' /tmp/cluster.yaml
-for _ in $(seq 120); do [ "$(count | cut -c1)" = 3 ] && break; sleep 0.5; done
-[ "$(count | cut -c1)" = 3 ] || { echo "error: the cluster still has two partitions" >&2; exit 1; }
-count
-stop
-start
-count
-stop
-CHECK
-buildah copy -q "$container" "$work/check.sh" /check.sh >/dev/null
-unshare -n bash -c "ip link set lo up && buildah run --network host --user 10001:10001 $container -- bash /check.sh"
+
+report_size() {
+    local all
+    all=$(size_mb "localhost/$1")
+    echo "$1: $all MB, of which $base_mb MB are the base"
+}
+
+# Writes what the cluster needs to know of an image.
+mount_image() {
+    local container
+    container=$(buildah from "localhost/$1")
+    containers+=("$container")
+    buildah mount "$container" >"$work/$1.root"
+    buildah inspect --type image "localhost/$1" >"$work/$1.json"
+}
+
+mapfile -t pip_options < <("$python" -m tests.deploy.images.pip_options "$work")
+[ ${#pip_options[@]} -gt 0 ] || fail "pip: its config cannot be read"
+buildah inspect --type image "$base" >/dev/null 2>&1 || quietly base make_base
+base_mb=$(size_mb "$base")
+quietly services build services "$services"
+report_size "$services"
+[ "$(size_mb "localhost/$services")" -lt "$max_services_mb" ] || fail "services: is not below $max_services_mb MB"
+quietly encoder build encoder "$encoder"
+report_size "$encoder"
+mount_image "$services"
+mount_image "$encoder"
+unshare --net --mount --pid --fork --mount-proc --kill-child "$python" -m tests.deploy.images "$work"

@@ -1,11 +1,10 @@
-"""Owns miniature machines: each container gets its own network namespace, connected to the others by a bridge, and
-its own mount namespace with its folders at the manifest's paths and everything else read-only.
+"""Owns miniature machines: each container gets its own network namespace, and its own mount namespace with its
+folders at the manifest's paths and everything else read-only.
 
 Needs to be root in its own network and mount namespaces; everything disappears with them."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -17,9 +16,9 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.deploy.containers import Container, Probe
+from tests.deploy.network import UNSHARE, Network, run
 from tests.deploy.render import ROOT
 
-UNSHARE = ("unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child")
 _CLOSED = ("setpriv", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all")
 _USER = (*_CLOSED, "--reuid=10001", "--regid=10001", "--clear-groups")
 # The files of this machine that a program may read.
@@ -40,10 +39,8 @@ class Hosts:
 
     def __init__(self, work: Path) -> None:
         self._work = work
-        self._addresses: dict[str, str] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._hosts_file = work / "hosts"
-        self._hosts_file.write_text("127.0.0.1 localhost\n")
+        hosts_file = work / "hosts"
         # If only root may read this checkout, the process is root, but without capabilities.
         self._user = _USER if _may_be_read_by_others() else _CLOSED
         etc = work / "etc"
@@ -54,37 +51,22 @@ class Hosts:
                 shutil.copytree(source, etc / name, symlinks=True)
             elif source.exists():
                 shutil.copy(source, etc / name)
-        _run("mount", "--bind", etc, "/etc")
-        _run("mount", "--bind", self._hosts_file, "/etc/hosts")
         for folder in ("/run", "/var/lib"):
-            _run("mount", "-t", "tmpfs", "none", folder)
+            run("mount", "-t", "tmpfs", "none", folder)
         for folder in ("/run/netns", "/run/secrets/lookalike", "/var/lib/lookalike"):
             Path(folder).mkdir(parents=True)
-        _run("ip", "link", "set", "lo", "up")
-        _run("ip", "link", "add", "bridge0", "type", "bridge")
-        _run("ip", "address", "add", "10.77.0.1/16", "dev", "bridge0")
-        _run("ip", "link", "set", "bridge0", "up")
+        self._network = Network(hosts_file)
+        run("mount", "--bind", etc, "/etc")
+        run("mount", "--bind", hosts_file, "/etc/hosts")
 
     def start(self, container: Container) -> None:
         """Starts a container at a new address, which its names resolve to."""
-        number = len(self._addresses) + 1
-        address = self._addresses[container.name] = f"10.77.1.{number}"
-        with self._hosts_file.open("a") as file:
-            print(address, container.name, *container.names, file=file)
-        space = f"n{number}"
-        _run("ip", "netns", "add", space)
-        _run(
-            "ip", "link", "add", f"v{number}", "master", "bridge0", "type", "veth", "peer", "eth0", "netns", space
-        )
-        _run("ip", "link", "set", f"v{number}", "up")
-        _run("ip", "-n", space, "link", "set", "lo", "up")
-        _run("ip", "-n", space, "address", "add", f"{address}/16", "dev", "eth0")
-        _run("ip", "-n", space, "link", "set", "eth0", "up")
+        space = self._network.join(container.name, container.names)
         with (self._work / f"{container.name}.log").open("ab") as log:
             self._processes[container.name] = subprocess.Popen(
                 [
                     "nsenter",
-                    f"--net=/run/netns/{space}",
+                    f"--net={space}",
                     "unshare",
                     "--mount",
                     "sh",
@@ -105,7 +87,7 @@ class Hosts:
             assert code == 0, f"{name} ended with {code}: {self.log(name)}"
 
     def address(self, name: str) -> str:
-        return self._addresses[name]
+        return self._network.address(name)
 
     def names(self) -> list[str]:
         return list(self._processes)
@@ -158,10 +140,6 @@ def _may_be_read_by_others() -> bool:
     command = [*_USER, "python", "-c", "import lookalike.local.supervisor"]
     environment = {"PATH": f"{_PYTHON}:/usr/bin:/bin"}
     return subprocess.run(command, cwd="/", env=environment, capture_output=True, check=False).returncode == 0
-
-
-def _run(*command: str | os.PathLike[str]) -> None:
-    subprocess.run(command, check=True)
 
 
 def write_whole(path: Path, content: str) -> None:

@@ -86,6 +86,17 @@ def test_the_sources_of_ingestion_on_kubernetes_can_be_read() -> None:
     assert installs == ["s3fs", "s3fs"]
 
 
+def test_bytecode_is_valid_whatever_the_times_of_the_copied_files() -> None:
+    """Python's own rule: it then names sources by hash. deploy/images.sh checks the images themselves."""
+    (setting,) = re.findall(r"^ENV .*\bSOURCE_DATE_EPOCH=(\d+)$", CONTAINERFILE.read_text(), re.MULTILINE)
+    program = "import py_compile; print(py_compile._get_default_invalidation_mode().name)"
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": setting}
+    mode = subprocess.run(
+        [sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True
+    )
+    assert mode.stdout == "CHECKED_HASH\n"
+
+
 def test_the_image_runs_as_a_fixed_unprivileged_user() -> None:
     text = CONTAINERFILE.read_text()
     assert re.findall(r"^USER (.+)$", text, re.MULTILINE) == ["10001:10001"]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.hosts import UNSHARE, is_permitted
+from tests.deploy.hosts import is_permitted
+from tests.deploy.network import UNSHARE
 from tests.deploy.render import ROOT
 
 pytestmark = [
