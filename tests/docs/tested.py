@@ -121,6 +121,7 @@ NOT_RUN: dict[str, str] = {
     "ray up deploy/ray/cluster.yaml": "needs machines; test_machines.py has Ray read the file",
     "ray up": "needs machines; test_machines.py has Ray read the file",
     "ray get-auth-token --generate": "is Ray's own",
+    "make setup && sudo deploy/images.sh": "needs root and a package index; .ci/images runs it",
     "buildah bud": "needs root and a package index; deploy/images.sh runs a cluster in the image",
     "pip install s3fs": "needs a package index",
     "pip install pdqhash": "needs a package index",
