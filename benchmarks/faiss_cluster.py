@@ -13,7 +13,7 @@ import contextlib
 import heapq
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,6 @@ from lookalike.v1.shard_pb2 import ScanGroup, ScanHits
 SEARCH_THREADS = 2
 START_SECONDS = 120.0
 STOP_SECONDS = 10.0
-SHARD_SERVICE, SEARCH_SERVICE = "faiss.Shard", "lookalike.v1.SearchService"
 _DISTANCE, _ID = np.dtype("<u2"), np.dtype("<u8")
 
 Codes = npt.NDArray[np.uint8]
@@ -51,6 +50,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 class Shard:
     """An index of the rows of a code file from `first` on, and a key per row."""
+
+    service = "faiss.Shard"
 
     def __init__(self, codes: Codes, first: int) -> None:
         self._code_bytes = codes.shape[1]
@@ -62,7 +63,7 @@ class Shard:
         self._threads = ThreadPoolExecutor(SEARCH_THREADS, initializer=faiss.omp_set_num_threads, initargs=(1,))
 
     def methods(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
-        return {"Scan": _method(self.scan, ScanGroup, ScanHits)}
+        return {"Scan": method(self.scan, ScanGroup, ScanHits)}
 
     async def scan(self, request: ScanGroup, context: Context) -> ScanHits:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._scan, request)
@@ -81,18 +82,20 @@ class Shard:
 class Coordinator:
     """Sends queries to the shards at `addresses` and merges their hits."""
 
+    service = "lookalike.v1.SearchService"
+
     def __init__(self, addresses: Sequence[str], bits: int) -> None:
         self._bits = bits
         channels = [grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) for address in addresses]
         self._scans = [
-            channel.unary_unary(f"/{SHARD_SERVICE}/Scan", ScanGroup.SerializeToString, ScanHits.FromString)
+            channel.unary_unary(f"/{Shard.service}/Scan", ScanGroup.SerializeToString, ScanHits.FromString)
             for channel in channels
         ]
 
     def methods(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
         return {
-            "Search": _method(self.search, SearchRequest, SearchResponse),
-            "SearchBatch": _method(self.search_batch, SearchBatchRequest, SearchBatchResponse),
+            "Search": method(self.search, SearchRequest, SearchResponse),
+            "SearchBatch": method(self.search_batch, SearchBatchRequest, SearchBatchResponse),
         }
 
     async def search(self, request: SearchRequest, context: Context) -> SearchResponse:
@@ -125,11 +128,13 @@ def _rows(answer: ScanHits) -> list[list[tuple[int, int, str]]]:
 
 
 @contextlib.contextmanager
-def running(config: ClusterConfig, code_file: Path) -> Iterator[dict[str, list[psutil.Process]]]:
-    """Runs the cluster's processes at the addresses of a Lookalike config until the block ends. Yields them by
-    kind: "coordinator" and "shards"."""
+def running(
+    config: ClusterConfig, code_file: Path, module: str = __name__
+) -> Iterator[dict[str, list[psutil.Process]]]:
+    """Runs a module's processes at the addresses of a Lookalike config until the block ends. Yields them by kind:
+    "coordinator" and "shards"."""
     shards = [config.shard_address(partition) for partition in range(config.partitions)]
-    command = [sys.executable, "-m", __name__, str(code_file)]
+    command = [sys.executable, "-m", module, str(code_file)]
     with contextlib.ExitStack() as processes:
         started = [
             processes.enter_context(_process([*command, address, "--shard", str(number), str(len(shards))]))
@@ -160,36 +165,46 @@ def _process(command: list[str]) -> Iterator[psutil.Process]:
         process.stdin.close()
 
 
-def _method(call: Any, request: Any, response: Any) -> grpc.RpcMethodHandler[Any, Any]:
+def method(call: Any, request: Any, response: Any) -> grpc.RpcMethodHandler[Any, Any]:
+    """Returns the handler of a unary call with these message types."""
     return grpc.unary_unary_rpc_method_handler(call, request.FromString, response.SerializeToString)
 
 
-async def _serve(code_file: Path, address: str, shard: list[int] | None, shards: list[str]) -> None:
-    codes = np.load(code_file, mmap_mode="r")
+async def _serve(make: Callable[[], Any], address: str) -> None:
+    service = make()
     server = grpc.aio.server(options=SERVER_OPTIONS)
-    if shard is None:
-        service, methods = SEARCH_SERVICE, Coordinator(shards, codes.shape[1] * 8).methods()
-    else:
-        number, count = shard
-        first, last = (edge * len(codes) // count for edge in (number, number + 1))
-        service, methods = SHARD_SERVICE, Shard(codes[first:last], first).methods()
-    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, methods)])
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service.service, service.methods())])
     server.add_insecure_port(address)
     await server.start()
     await until_stopped(watch_stdin=True)
     await server.stop(None)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.faiss_cluster")
+def main(shard: Callable[[Codes, int], Any], coordinator: Callable[[Sequence[str], int], Any]) -> None:
+    """Runs one process of a cluster: a shard or the coordinator.
+
+    Args:
+        shard: Makes a shard of codes and the number of its first row.
+        coordinator: Makes a coordinator of the shards' addresses and the bits of a code.
+    """
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("code_file", type=Path, help="codes, uint8 (n, bits/8), as .npy")
     parser.add_argument("address", help="HOST:PORT to listen on")
     role = parser.add_mutually_exclusive_group(required=True)
     role.add_argument("--shard", type=int, nargs=2, metavar=("NUMBER", "COUNT"))
     role.add_argument("--coordinator", nargs="+", metavar="SHARD_ADDRESS", default=[])
     arguments = parser.parse_args()
-    uvloop.run(_serve(arguments.code_file, arguments.address, arguments.shard, arguments.coordinator))
+    uvloop.run(_serve(lambda: _service(arguments, shard, coordinator), arguments.address))
+
+
+def _service(arguments: argparse.Namespace, shard: Any, coordinator: Any) -> Any:
+    codes = np.load(arguments.code_file, mmap_mode="r")
+    if arguments.shard is None:
+        return coordinator(arguments.coordinator, codes.shape[1] * 8)
+    number, count = arguments.shard
+    first, last = (edge * len(codes) // count for edge in (number, number + 1))
+    return shard(codes[first:last], first)
 
 
 if __name__ == "__main__":
-    main()
+    main(Shard, Coordinator)
