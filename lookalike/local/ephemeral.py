@@ -4,6 +4,7 @@ listen on loopback, on free ports."""
 from __future__ import annotations
 
 import atexit
+import itertools
 import random
 import socket
 from collections import deque
@@ -50,7 +51,9 @@ def ephemeral_config(
         RuntimeError: If there are not enough free ports.
     """
     assert partitions <= MAX_PARTITIONS
-    for thousand in random.sample(_THOUSANDS, len(_THOUSANDS)):
+    # Ports without former connections first: clients of the cluster that ended there may still try to reach it.
+    blocks = itertools.product((False, True), random.sample(_THOUSANDS, len(_THOUSANDS)))
+    for reuses, thousand in blocks:
         guard = _bound(f"127.0.0.1:{thousand}700")
         if guard is None:
             continue
@@ -76,7 +79,7 @@ def ephemeral_config(
                 for number, (each, given) in enumerate(encoders.items())
             },
         )
-        if all(map(is_free, _addresses(config))):
+        if all(is_free(address, reuses=reuses) for address in _addresses(config)):
             _claims.append(guard)
             if len(_claims) > _MAX_CLAIMS:
                 _claims.popleft().close()
@@ -95,18 +98,25 @@ def _addresses(config: ClusterConfig) -> list[str]:
     return [*shards, config.coordinator.listen, config.coordinator.web, *encoders]
 
 
-def is_free(address: str) -> bool:
-    """Whether this machine can bind "host:port" now."""
-    probe = _bound(address)
+def is_free(address: str, *, reuses: bool = True) -> bool:
+    """Whether a server can listen on "host:port" of this machine now.
+
+    Args:
+        address: The host and the port.
+        reuses: Whether the port may belong to connections of a former server, which the kernel remembers for a
+            minute (TIME_WAIT). gRPC's servers can listen there.
+    """
+    probe = _bound(address, reuses=reuses)
     if probe is not None:
         probe.close()
     return probe is not None
 
 
-def _bound(address: str) -> socket.socket | None:
-    """A socket that is bound to "host:port"; None if the port is taken."""
+def _bound(address: str, *, reuses: bool = False) -> socket.socket | None:
+    """A socket that is bound to "host:port"; None if the port is taken. reuses: as for `is_free`."""
     host, _, port = address.rpartition(":")
     probe = socket.socket()
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuses)
     try:
         probe.bind((host, int(port)))
     except OSError:
