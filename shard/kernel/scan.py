@@ -2,10 +2,10 @@
 
 A block holds LANES codes, one per lane, and a tile holds one or more blocks. The first pass computes the
 nearest distance in every tile for each query; a tile of 8 kB is compared with all queries while it is in the L1
-cache. If a heap is not full yet, the k-th smallest of these distances bounds the distance of the k-th nearest
-row. The second pass examines, lane by lane, the few tiles whose nearest distance is within the query's bound.
-If the nearest distance equals the bound (as with many equal codes), a tile without an id small enough for the
-heap is skipped, so such ties cost nothing. The vector code of both passes is in `shard.kernel.simd`."""
+cache. If a heap is not full yet, these distances bound that of the k-th nearest row (`_tighten`). The second
+pass examines, lane by lane, the few tiles whose nearest distance is within the query's bound. If the nearest
+distance equals the bound (as with many equal codes), a tile without an id small enough for the heap is skipped,
+so such ties cost nothing. The vector code of both passes is in `shard.kernel.simd`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shard.kernel.simd import LANES, ids_below, popcount, prefetch, tile_minima,
 _TILE_BYTES = 8_192
 # The number of candidates that are collected before they are offered to the heaps.
 _FOUND = 32
-# How many minima are kept at most, of all tiles and queries, but at least those of `_MIN_STRIP` tiles.
+# The largest number of minima (tiles times queries) kept at a time; those of `_MIN_STRIP` tiles may be more.
 _MINIMA = 1 << 20
 _MIN_STRIP = 64
 _FAR = np.uint16(0xFFFF)
@@ -178,8 +178,9 @@ def _examine(  # type: ignore[no-untyped-def]
             bound, minimum = bounds[query], np.uint64(minima[row_of_minima, query])
             if minimum > bound:
                 continue
-            is_full = counts[query] == k
-            if is_full and minimum == bound and min_id >= id_of(keys[query, 0], rests[query, 0]):
+            # Then a row at the bound enters the heap only with an id below the worst one's.
+            is_tight = counts[query] == k and distance_of(keys[query, 0]) == bound
+            if is_tight and minimum == bound and min_id >= id_of(keys[query, 0], rests[query, 0]):
                 continue
             tile_within(source, at, count, queries, query, bound, lanes, shape)
             if floor_distance > 0:
@@ -188,7 +189,7 @@ def _examine(  # type: ignore[no-untyped-def]
                 hits = lanes[b] & ~passed[b]
                 if selects:
                     hits &= selected[block + b]
-                if is_full and popcount(hits) > _MANY_TIES and not gathers:
+                if is_tight and popcount(hits) > _MANY_TIES and not gathers:
                     # Of many rows at the bound, only those with ids below the worst in the heap can enter it.
                     worst = id_of(keys[query, 0], rests[query, 0])
                     lesser = ids_below(ids, (block + b) * LANES, worst)

@@ -130,6 +130,39 @@ def test_deletions_of_the_nearest_rows_leave_the_next_ones(options: dict) -> Non
             assert hits(matrix, query, k, view=view, **options) == expected
 
 
+@pytest.mark.parametrize("is_compacted", [False, True])
+def test_near_rows_of_a_later_chunk_replace_farther_ones_with_smaller_ids(is_compacted: bool) -> None:
+    """The first chunk fills a part of the heap. The minima of the second one bound the k-th distance below the worst
+    in the heap, and all its near rows are at this bound."""
+    rng = np.random.default_rng(4)
+    first, n = chunk_rows(4), chunk_rows(4) + 60_000
+    codes, ids = random_codes(rng, n, 256), np.arange(n, dtype=np.uint64)
+    near, nearer = np.arange(0, 5_000, 1_000), np.arange(first, first + 30_000, 256)
+    for rows, distance in ((near, 20), (nearer, 10)):
+        codes[rows] = np.packbits(np.arange(256) < distance)
+    matrix = CodeMatrix(256)
+    matrix.append(codes, ids)
+    kept = np.arange(n)
+    if is_compacted:
+        gone = np.setdiff1d(np.arange(first), near)
+        matrix.delete(gone.astype(np.uint32))
+        kept = np.setdiff1d(kept, gone)
+        assert matrix.view().rows == (5, 60_000)
+    query = np.zeros((1, 32), np.uint8)
+    for k in (36, 60, 117, 118, 121):
+        expected = nearest(codes[kept], ids[kept], query[0], k, 30)
+        assert hits(matrix, query, k, max_distance=30) == [expected]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_batch_with_more_minima_than_are_kept_at_once_matches_the_oracle(threads: int) -> None:
+    matrix, codes, ids = filled(512, 40_000)
+    queries = random_codes(np.random.default_rng(5), 12_000, 512)
+    found = hits(matrix, queries, 12, threads=threads)
+    for q in range(0, 12_000, 1_000):
+        assert found[q] == nearest(codes, ids, queries[q], 12)
+
+
 def test_deletions_free_memory() -> None:
     rows = chunk_rows(4)
     matrix, _, _ = filled(256, rows + 1)
