@@ -23,7 +23,7 @@ export BUILDAH_ISOLATION=chroot
 work=$(mktemp -d)
 containers=()
 clean() {
-    [ ${#containers[@]} = 0 ] || buildah rm "${containers[@]}" >/dev/null
+    [ ${#containers[@]} = 0 ] || buildah rm "${containers[@]}" >/dev/null || true
     rm -rf "$work"
 }
 trap clean EXIT

@@ -29,8 +29,7 @@ def zeros(*wanted: tuple[tuple[int, ...], np.dtype[Any]]) -> list[npt.NDArray[An
     """Allocates arrays of zeros, each aligned to a page.
 
     All share one allocation. If it is large, it consists of huge pages if the system has them, and the first array
-    is aligned to one. Pages are mapped on first use, so an almost empty
-    chunk takes at most a huge page for each array.
+    is aligned to one. Pages are mapped on first use, so an almost empty chunk takes at most one for each array.
 
     Args:
         wanted: The shape and dtype of each array.

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,20 @@ from tests.deploy.render import DEPLOY, ROOT
 from tests.docs.blocks import blocks_of
 
 PROGRAMS = ("systemd-sysusers", "systemd-analyze", "usermod")
+HIDDEN = ("/opt/", "/var/lib/")
 pytestmark = [
     pytest.mark.skipif(not is_permitted(), reason="network and mount namespaces are not permitted here"),
     pytest.mark.skipif(not all(map(shutil.which, PROGRAMS)), reason="systemd is not installed"),
+    pytest.mark.skipif(
+        any(path.startswith(HIDDEN) for path in (str(ROOT), sys.base_prefix, tempfile.gettempdir())),
+        reason="the test hides /opt and /var/lib, where this checkout, its Python or its temporary folder is",
+    ),
 ]
 MACHINE = """\
-cp -a /etc ../etc
+# In memory, because /etc contains secrets.
+mkdir ../etc
+mount -t tmpfs none ../etc
+cp -a /etc/. ../etc
 mount --bind ../etc /etc
 rm -f /etc/systemd/system/lookalike*
 for folder in /opt /var/lib; do mount -t tmpfs none $folder; done
@@ -41,7 +50,9 @@ SYSTEMD_LOG_LEVEL=warning systemd-analyze verify lookalike-shard@0-0.service loo
 
 def test_the_commands_install_a_machine(tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
-    listed = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True).split("\0")
+    # The checkout may belong to another user.
+    command = ["git", "-c", "safe.directory=*", "ls-files", "-z"]
+    listed = subprocess.check_output(command, cwd=ROOT, text=True).split("\0")
     for name in filter(None, listed):
         if not name.startswith(("tests/", "docs/")) and (ROOT / name).exists():
             (checkout / name).parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +64,7 @@ def test_the_commands_install_a_machine(tmp_path: Path) -> None:
     programs.mkdir()
     (programs / "python3.11").symlink_to(Path(sys.base_prefix, "bin", "python3"))
     (programs / "systemctl").write_text(
-        f'#!/bin/sh\ncd {ROOT} && exec {sys.executable} -m tests.deploy.systemctl "$@"\n'
+        f'#!/bin/sh\ncd "{ROOT}" && exec {sys.executable} -m tests.deploy.systemctl "$@"\n'
     )
     (programs / "systemctl").chmod(0o755)
     run = [block for block in blocks_of("docs/DEPLOY.md") if "test_installation.py" in (block.not_run or "")]

@@ -1,4 +1,4 @@
-"""Four benchmarks that start neither Ray nor torch run, with few rows for moments. Their processes are forked."""
+"""Runs four benchmarks briefly, on few rows. None of them starts Ray or torch."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def test_soak_samples_and_plots(tmp_path: Path) -> None:
     done = make(tmp_path, "soak", "HOURS=0.0016", "ARGS=--records 200 --pause 0.2 --replicas 1")
     assert "error:" not in done.stderr.replace("make: ***", ""), done.stderr
     assert done.stdout.splitlines()[-1] in ("flat", "FAILED"), done.stdout + done.stderr
-    assert re.search(r"\d+ slopes, after 2 s of 6 s", done.stdout), done.stdout
+    assert re.search(r"\d+ slopes, after \d+ s of \d+ s", done.stdout), done.stdout
     assert (tmp_path / "soak" / "rss.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -5,6 +5,7 @@ Needs the namespaces of `network`, and mounted images."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -13,7 +14,7 @@ import resource
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.deploy.images.bundle import Host, Image, runtime_config, seccomp_rules
@@ -21,6 +22,8 @@ from tests.deploy.network import Network, run
 from tests.deploy.render import Document
 
 # Podman's, from a package that buildah depends on. Docker's is nearly the same.
+# How many times as long as on machines of their own the services may take.
+_SLOWER = 3
 _SECCOMP = Path("/usr/share/containers/seccomp.json")
 
 
@@ -83,27 +86,36 @@ class Containers:
         for name, process in self._processes.items():
             # It may end by itself first.
             subprocess.run(["crun", "kill", name, "KILL"], check=False, capture_output=True)
-            process.wait(10)
+            with contextlib.suppress(subprocess.TimeoutExpired):  # the error that led here says more
+                process.wait(10)
         self._processes.clear()
 
-    def execute(self, name: str, *command: str) -> subprocess.CompletedProcess[str]:
-        """Runs a command in a container, as `docker compose exec` does."""
+    def execute(self, name: str, *command: str, seconds: float = 120.0) -> subprocess.CompletedProcess[str]:
+        """Runs a command in a container, as `docker compose exec` does. Raises TimeoutExpired if it takes longer."""
         user = self._image(name).config["User"]
         words = ["crun", "exec", "--user", user, name, *command]
-        return subprocess.run(words, input="", check=False, capture_output=True, text=True)
+        return subprocess.run(words, input="", check=False, capture_output=True, text=True, timeout=seconds)
 
     def wait_healthy(self, name: str) -> None:
         """Waits until the service's health check succeeds. After start_period and all retries, Docker reports the
-        container as unhealthy."""
+        container as unhealthy; this waits _SLOWER times as long, because all services start on one machine."""
         check = self._services[name]["healthcheck"]
         kind, *command = check["test"]
         assert kind == "CMD", (name, kind)
-        allowed = _seconds(check["start_period"]) + check["retries"] * _seconds(check["interval"])
-        while (answer := self.execute(name, *command)).returncode:
+        allowed = _SLOWER * (_seconds(check["start_period"]) + check["retries"] * _seconds(check["interval"]))
+        while said := self._failure(name, command, _SLOWER * _seconds(check["timeout"])):
             assert self._processes[name].poll() is None, f"{name} has ended: {self.log(name)}"
             passed = time.monotonic() - self._started[name]
-            assert passed < allowed, f"{name} is not healthy after {allowed} s: {answer.stderr}{self.log(name)}"
+            assert passed < allowed, f"{name} is not healthy after {allowed} s: {said}{self.log(name)}"
             time.sleep(1.0)
+
+    def _failure(self, name: str, command: Sequence[str], seconds: float) -> str:
+        """What a command in a container says if it fails or takes longer; "" if it succeeds."""
+        try:
+            done = self.execute(name, *command, seconds=seconds)
+        except subprocess.TimeoutExpired as error:
+            return str(error)
+        return (done.stderr or f"exit code {done.returncode}") if done.returncode else ""
 
     def names(self) -> list[str]:
         return list(self._processes)

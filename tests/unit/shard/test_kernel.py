@@ -132,8 +132,8 @@ def test_deletions_of_the_nearest_rows_leave_the_next_ones(options: dict) -> Non
 
 @pytest.mark.parametrize("is_compacted", [False, True])
 def test_near_rows_of_a_later_chunk_replace_farther_ones_with_smaller_ids(is_compacted: bool) -> None:
-    """The first chunk fills a part of the heap. The minima of the second one bound the k-th distance below the worst
-    in the heap, and all its near rows are at this bound."""
+    """The first chunk fills a part of the heap. The minima of the second one bound the k-th distance below the
+    worst in the heap, and all its near rows are at this bound."""
     rng = np.random.default_rng(4)
     first, n = chunk_rows(4), chunk_rows(4) + 60_000
     codes, ids = random_codes(rng, n, 256), np.arange(n, dtype=np.uint64)
