@@ -91,7 +91,7 @@ class Containers:
         self._processes.clear()
 
     def execute(self, name: str, *command: str, seconds: float = 120.0) -> subprocess.CompletedProcess[str]:
-        """Runs a command in a container, as `docker compose exec` does. Raises TimeoutExpired if it takes longer."""
+        """Runs a command in a container, as `docker compose exec` does. Raises TimeoutExpired if it is slower."""
         user = self._image(name).config["User"]
         words = ["crun", "exec", "--user", user, name, *command]
         return subprocess.run(words, input="", check=False, capture_output=True, text=True, timeout=seconds)
