@@ -185,7 +185,7 @@ def _fill(address: str, codes: Codes) -> None:
 
 
 def _check(systems: dict[str, System], codes: Codes, queries: Codes) -> None:
-    """Verifies that the systems return the same distances, for single queries and (but for `bare`) for batches, and
+    """Verifies that the systems return the same distances for single queries, and all but `bare` for batches, and
     that they are correct."""
     found = [_distances(system.address, codes, queries, name != BARE) for name, system in systems.items()]
     assert all(distances == found[0] for distances in found), "the systems' answers differ"
