@@ -39,7 +39,8 @@ class CoverageTracker:
     partitions."""
 
     def __init__(self) -> None:
-        self._rows_known: dict[tuple[str, int], int] = {}
+        # By collection, the rows of each partition.
+        self._rows_known: dict[str, dict[int, int]] = {}
 
     def coverage(self, collection: str, answers: Answers) -> Coverage:
         """Returns the answers' coverage, which counts only partitions that have slots. A partition counts as
@@ -53,15 +54,15 @@ class CoverageTracker:
                 continue
             rows[share.partition] = rows.get(share.partition, 0) + part.rows
             stale_ms = max(stale_ms, part.stale_ms)
-        for partition in rows.keys() - missing.keys():
-            self._rows_known[collection, partition] = rows[partition]
         searched = sum(rows.values())
-        known = searched + sum(
-            max(0, self._rows_known.get((collection, partition), 0) - rows.get(partition, 0))
-            for partition in missing
-        )
-        partitions = len({share.partition for share in answers.shares})
-        return Coverage(partitions, partitions - len(missing), searched, known, missing, stale_ms)
+        if not missing:
+            self._rows_known[collection] = rows
+            return Coverage(len(rows), len(rows), searched, searched, missing, stale_ms)
+        rows_known = self._rows_known.setdefault(collection, {})
+        rows_known |= {partition: count for partition, count in rows.items() if partition not in missing}
+        unsearched = sum(max(0, rows_known.get(partition, 0) - rows.get(partition, 0)) for partition in missing)
+        partitions = len(rows.keys() | missing.keys())
+        return Coverage(partitions, partitions - len(missing), searched, searched + unsearched, missing, stale_ms)
 
 
 def require_acceptable(

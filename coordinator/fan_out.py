@@ -219,6 +219,8 @@ def _late(share: Share) -> DeadlineExceeded:
 def _join(tickets: Sequence[_Ticket]) -> tuple[list[ScanGroup], list[list[int]]]:
     """Joins the groups that can share a scan, and notes in each ticket where its queries are. Returns the
     groups and, for each group, the number of queries of each member."""
+    if len(tickets) == 1:
+        return [tickets[0].group], [[len(tickets[0].group.codes)]]
     joinable: dict[object, list[_Ticket]] = {}
     for ticket in tickets:
         joinable.setdefault(ticket.group.batch_key, []).append(ticket)

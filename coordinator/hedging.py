@@ -29,7 +29,7 @@ class Hedges:
         """Adds the latency of an answered call."""
         self._latencies.append(seconds)
         self._since += 1
-        if len(self._latencies) >= _MIN_LATENCIES and self._since >= _MIN_LATENCIES:
+        if self._since >= _MIN_LATENCIES:
             self._since = 0
             ordered = sorted(self._latencies)
             self._delay = max(_MIN_DELAY_SECONDS, ordered[int(len(ordered) * 0.95)])

@@ -11,8 +11,8 @@ import asyncio
 import dataclasses
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
+from typing import Any, TypeVar
 
 from coordinator.hedging import Hedges
 from coordinator.replica import Replica
@@ -87,10 +87,14 @@ class ReplicaGroup:
         ]
         return min(candidates, key=lambda candidate: candidate[:3])[3] if candidates else None
 
-    async def first(self, call: Callable[[ShardClient], Awaitable[Result]], deadline: float) -> Result:
-        """Returns the answer of one replica. If all fail, raises the most informative of their errors."""
-        if len(self.replicas) == 1:
-            return await self._only(call)
+    def first(
+        self, call: Callable[[ShardClient], Awaitable[Result]], deadline: float
+    ) -> Coroutine[Any, Any, Result]:
+        """Returns the answer of one replica, when awaited. If all fail, raises the most informative of their
+        errors."""
+        return self._only(call) if len(self.replicas) == 1 else self._any(call, deadline)
+
+    async def _any(self, call: Callable[[ShardClient], Awaitable[Result]], deadline: float) -> Result:
         return (await self.some(call, 1, deadline))[0][1]
 
     async def _only(self, call: Callable[[ShardClient], Awaitable[Result]]) -> Result:
@@ -99,14 +103,17 @@ class ReplicaGroup:
         self._require_up(1)
         self._hedges.record_call()
         attempt = _Attempt(self.replicas[0], asyncio.get_running_loop().time())
+        attempt.replica.in_flight += 1
         try:
-            answer = await _counted(attempt.replica, call)
+            answer = await call(attempt.replica.client)
         except asyncio.CancelledError:
             self._note_silence(attempt)
             raise
         except LookalikeError as error:
             self._note_failure(attempt, error)
             raise
+        finally:
+            attempt.replica.in_flight -= 1
         self._note_answer(attempt)
         return answer
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -113,11 +114,15 @@ class Searcher:
         for fan_out in self._fan_outs.values():
             await fan_out.close()
 
-    async def _scan_one(self, share: Share, groups: Sequence[ScanGroup], deadline: float) -> list[ScanAnswer]:
-        return await self._cluster.group(share.partition).scan(groups, share.data, deadline)
+    def _scan_one(
+        self, share: Share, groups: Sequence[ScanGroup], deadline: float
+    ) -> Coroutine[Any, Any, list[ScanAnswer]]:
+        return self._cluster.group(share.partition).scan(groups, share.data, deadline)
 
-    async def _scan_majority(self, share: Share, groups: Sequence[ScanGroup], deadline: float) -> list[ScanAnswer]:
-        return await quorum_scan.scan(self._cluster.group(share.partition), groups, share.data, deadline)
+    def _scan_majority(
+        self, share: Share, groups: Sequence[ScanGroup], deadline: float
+    ) -> Coroutine[Any, Any, list[ScanAnswer]]:
+        return quorum_scan.scan(self._cluster.group(share.partition), groups, share.data, deadline)
 
     async def search(
         self, collection: str, queries: Sequence[Query], fingerprint: str, options: SearchOptions, deadline: float

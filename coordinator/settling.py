@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 from coordinator.catalog import Catalog
 from coordinator.cluster import Cluster
 from coordinator.routing_retry import PAUSE_SECONDS, RoutingRetry
-from lookalike.model.errors import NotFound, SlotMoved
+from lookalike.model.errors import LookalikeError, NotFound, SlotMoved
 
 # A partial answer, or the name of the partition that did not answer, must be back before the client's own deadline
 # ends the call.
@@ -47,11 +47,13 @@ async def settled(
     give_up_at = min(deadline, clock.time() + _SETTLE_SECONDS)
     while True:
         answers = await ask(deadline)
-        parts = answers.parts
-        if any(isinstance(part, SlotMoved) for part in parts) and await retry.refreshed():
+        errors = [part for part in answers.parts if isinstance(part, LookalikeError)]
+        if not errors:
+            return answers
+        if any(isinstance(error, SlotMoved) for error in errors) and await retry.refreshed():
             continue
-        absent = sum(isinstance(part, NotFound) for part in parts)
-        if not absent or absent == len(parts) or clock.time() >= give_up_at:
+        absent = sum(isinstance(error, NotFound) for error in errors)
+        if not absent or absent == len(answers.parts) or clock.time() >= give_up_at:
             return answers
         await catalog.get(collection, deadline)
         await asyncio.sleep(PAUSE_SECONDS)

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from lookalike.model import features
 from lookalike.model.records import MAX_ANSWER_BYTES, answer_too_large, record_id
 from shard.kernel import CodeMatrix, Matches, ScanStopped, Selection, View, weighted
 from shard.store import Store
+from shard.store_reads import Described
 
 FEATURE_BYTES_AT_ONCE = 32 * 1024 * 1024
 
@@ -164,11 +166,12 @@ class Scanner:
         described = self._store.describe(numbers, group.include_attributes, MAX_ANSWER_BYTES)
         if len(described) < len(set(numbers)):
             return None
-        columns: dict[str, Any] = {"keys": np.array([described[number][0] for number in numbers], np.object_)}
+        rows = list(map(described.__getitem__, numbers))
+        columns: dict[str, Any] = {"keys": _column(rows, 0, np.object_)}
         if group.include_attributes:
-            columns["attributes"] = np.array([described[number][1] for number in numbers], np.object_)
+            columns["attributes"] = _column(rows, 1, np.object_)
         if group.include_versions:
-            columns["versions"] = np.array([described[number][2] for number in numbers], np.uint64)
+            columns["versions"] = _column(rows, 2, np.uint64)
         return Found(found.hits.with_columns(**columns), found.numbers)
 
     def _ranks(
@@ -205,7 +208,7 @@ def flatten(matches: Matches, query_of: npt.NDArray[np.intp], queries: int, k: i
     taken: Any
     if len(query_of) == 1:  # A slice costs less than a mask.
         count = min(int(matches.counts[0]), k)
-        taken, rows = (0, slice(count)), np.full(count, query_of[0])
+        taken, rows = (0, slice(count)), query_of.repeat(count)
     else:
         counts = np.minimum(matches.counts, k)
         taken = np.arange(matches.distances.shape[1]) < counts[:, None]
@@ -227,6 +230,11 @@ def check_size(hits: HitTable) -> None:
     """Raises InvalidRequest if the texts are too large. A row that several queries find is sent once for each."""
     if sum(map(len, hits.keys)) + sum(map(len, hits.attributes)) > MAX_ANSWER_BYTES:
         raise answer_too_large()
+
+
+def _column(rows: Sequence[Described], field: int, kind: type[np.generic]) -> npt.NDArray[Any]:
+    """One field of the rows, (n,)."""
+    return np.fromiter(map(operator.itemgetter(field), rows), kind, len(rows))
 
 
 def _share(totals: npt.NDArray[np.uint32], weights: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator
+from types import TracebackType
 from typing import Any
 
 import grpc
@@ -201,14 +202,9 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
             records, read = await self._executor.read(lambda: engine.read(numbers))
         return pb.ReadRowsResponse(records=[wire.versioned_to_wire(record) for record in records], read=read)
 
-    @contextlib.asynccontextmanager
-    async def _quarantining(self, collection: str, engine: Engine) -> AsyncIterator[None]:
+    def _quarantining(self, collection: str, engine: Engine) -> _Quarantining:
         """Takes the collection out of service if the block finds it damaged."""
-        try:
-            yield
-        except Corruption as error:
-            await self._executor.quarantine(collection, engine, error.message)
-            raise
+        return _Quarantining(self._executor, collection, engine)
 
     def _engine_of(self, collection: str, incarnation: int) -> Engine:
         self._readiness.require_loaded()
@@ -244,6 +240,22 @@ class ShardServicer(shard_pb2_grpc.ShardServiceServicer):
         request_step = wire.hand_over_from_wire(request)
         done = await self._executor.mutate(lambda: self._node.hand_over(request_step))
         return pb.HandOverResponse(done=slots_to_bytes(done))
+
+
+class _Quarantining:  # a plain class, because contextlib's generators are slow and every scan makes one
+    __slots__ = ("_collection", "_engine", "_executor")
+
+    def __init__(self, executor: ShardExecutor, collection: str, engine: Engine) -> None:
+        self._executor, self._collection, self._engine = executor, collection, engine
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(failure, Corruption):
+            await self._executor.quarantine(self._collection, self._engine, failure.message)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from lookalike.model.codespace import CodeSpace
 from lookalike.model.errors import Corruption, InvalidRequest
 from lookalike.model.filters import Filter, Not
 from lookalike.model.indexing import Indexing
-from lookalike.model.records import VersionedRecord, answer_too_large, slot_of
+from lookalike.model.records import MAX_KEY_BYTES, VersionedRecord, answer_too_large, slot_of
 from lookalike.model.ttl import Expired
 from shard.database import Database, explained
 from shard.filter_sql import Parameters, column_of, expired_where, where
@@ -284,8 +284,10 @@ class StoreReads:
         sql = f"SELECT {COLUMNS} FROM records WHERE number IN ({{}}) AND attributes IS NOT NULL"
         described: dict[int, Described] = {}
         if not include_attributes:
-            known = ((number, self._keys.get(number)) for number in numbers)
-            described = {number: row for number, row in known if row is not None}
+            known = dict(zip(numbers, map(self._keys.get, numbers), strict=True))
+            described = {number: row for number, row in known.items() if row is not None}
+            if len(described) == len(known) <= max_bytes // MAX_KEY_BYTES:
+                return described
             numbers = [number for number in numbers if number not in described]
         size = sum(len(key) for key, _, _ in described.values())
         for number, head, key, attributes in self._database.lookup(sql, numbers) if numbers else ():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,7 +29,8 @@ def _empty(kind: type[np.generic]) -> Callable[[], npt.NDArray[Any]]:
     return lambda: column
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+# Tables are not changed. Python would take several times as long to make frozen ones, and every query makes some.
+@dataclasses.dataclass(slots=True, eq=False)
 class HitTable:
     """The hits of `queries` queries, one row per hit.
 
@@ -79,7 +81,9 @@ class HitTable:
 
     def take(self, rows: RowSelector) -> HitTable:
         """Returns the selected rows, in the order given."""
-        return self._map(lambda column: column[rows])
+        kind: Any = type(self)
+        table: HitTable = kind(self.queries, **{name: column[rows] for name, column in self._filled().items()})
+        return table
 
     def with_columns(self, **columns: npt.NDArray[Any]) -> HitTable:
         """Returns the same rows with columns added or replaced."""
@@ -132,15 +136,10 @@ class HitTable:
             order = np.array(sorted(order.tolist(), key=by_row.__getitem__), np.intp)
         return order
 
-    def _map(self, change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> HitTable:
-        kind: Any = type(self)
-        table: HitTable = kind(self.queries, **{name: change(column) for name, column in self._filled().items()})
-        return table
-
     def _filled(self) -> dict[str, npt.NDArray[Any]]:
         """The columns that have values, by name."""
         kind: Any = type(self)
-        columns = ((name, getattr(self, name)) for name in column_names(kind))
+        columns = zip(column_names(kind), _columns_of(kind)(self), strict=True)
         return {name: column for name, column in columns if len(column)}
 
 
@@ -148,6 +147,12 @@ class HitTable:
 def column_names(kind: type[Any]) -> tuple[str, ...]:
     """The names of a table's columns."""
     return tuple(field.name for field in dataclasses.fields(kind) if field.name != "queries")
+
+
+@functools.cache
+def _columns_of(kind: type[Any]) -> Callable[[HitTable], tuple[npt.NDArray[Any], ...]]:
+    """Returns a function that returns a table's columns, in the order of `column_names`."""
+    return operator.attrgetter(*column_names(kind))
 
 
 def concat(parts: Sequence[HitTable], queries: int) -> HitTable:
@@ -161,14 +166,13 @@ def concat(parts: Sequence[HitTable], queries: int) -> HitTable:
     if not parts:
         return HitTable(queries)
     kind: Any = type(parts[0])
-    columns = {name: [getattr(part, name) for part in parts] for name in column_names(kind)}
-    joined = {
-        name: np.concatenate(values) if any(map(len, values)) else values[0] for name, values in columns.items()
-    }
-    size = len(joined["query_of"])
-    for name, column in joined.items():
-        if len(column) not in (0, size):
-            raise ValueError(f"{name}: {len(column)} values for {size} hits; request the column from every part")
+    size = sum(map(len, parts))
+    joined = {}
+    for name, columns in zip(column_names(kind), zip(*map(_columns_of(kind), parts), strict=True), strict=True):
+        if count := sum(map(len, columns)):
+            if count != size:
+                raise ValueError(f"{name}: {count} values for {size} hits; request the column from every part")
+            joined[name] = np.concatenate(columns)
     table: HitTable = kind(queries, **joined)
     return table
 

@@ -58,7 +58,8 @@ class Place:
     key: str
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+# Groups and results are not changed; not frozen, for the reason that `HitTable` is not.
+@dataclasses.dataclass(slots=True)
 class ScanGroup:
     """Queries that share their options.
 
@@ -114,7 +115,7 @@ class ScanGroup:
         return len(self.codes) * work + room + size_of(self.filter) // _FILTER_BYTES
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class ScanResult:
     """One shard's answer to a scan group.
 

@@ -8,7 +8,7 @@ import asyncio
 import collections
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from lookalike.model.errors import Overloaded
 
@@ -40,8 +40,7 @@ class Admission:
     def limit(self) -> int:
         return self._limit
 
-    @contextlib.contextmanager
-    def admit(self, size: int) -> Iterator[None]:
+    def admit(self, size: int) -> contextlib.AbstractContextManager[None]:
         """Holds room for a request of `size` bytes while the block runs. Raises Overloaded if there is no room."""
         size += _REQUEST_BYTES
         if self._taken and self._taken + size > self._limit:
@@ -51,10 +50,7 @@ class Admission:
                 retry_after_ms=_RETRY_AFTER_MS,
             )
         self._taken += size
-        try:
-            yield
-        finally:
-            self._free(size)
+        return _Room(functools.partial(self._free, size))
 
     async def take(self, size: int) -> int:
         """Waits for room for a stream's message, first come first served. Returns the size for `give_back`."""
@@ -101,6 +97,19 @@ class Admission:
                 self._admit_stream(size)
                 waiting.set_result(None)
             self._waiting.popleft()
+
+
+class _Room:  # a plain class, because contextlib's generators are slow and every call makes one
+    __slots__ = ("_free",)
+
+    def __init__(self, free: Callable[[], None]) -> None:
+        self._free = free
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *failure: object) -> None:
+        self._free()
 
 
 class ResponseBudget:

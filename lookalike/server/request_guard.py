@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -43,8 +43,7 @@ class RequestGuard:
         if self._authorizer is not None:
             self._key = self._authorizer.authenticate(self._name, _text_metadata(self._metadata))
 
-    @contextlib.contextmanager
-    def admit(self, request: Any, context: Context) -> Iterator[None]:
+    def admit(self, request: Any, context: Context) -> contextlib.AbstractContextManager[None]:
         """Checks a request, and counts it as in flight while the block runs.
 
         Raises:
@@ -59,8 +58,7 @@ class RequestGuard:
             raise DeadlineExceeded("the deadline passed before the request was handled; allow more time")
         if wait := self._seconds_to_wait(request):
             raise rate_exceeded(wait)
-        with self._admission.admit(request.ByteSize()):
-            yield
+        return self._admission.admit(request.ByteSize())
 
     async def admit_from_stream(self, request: Any) -> None:
         """Checks one request of a stream. Also checks the key again, which may have been revoked since the stream

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+from collections.abc import Coroutine
 from typing import Any
 
 import grpc
@@ -33,8 +34,8 @@ class ScanStreamClient:
         self._connection = connection
         self._stream: _Stream | None = None
 
-    async def scan(self, request: pb.ScanRequest, deadline: float) -> pb.ScanResponse:
-        """Returns the shard's response.
+    def scan(self, request: pb.ScanRequest, deadline: float) -> Coroutine[Any, Any, pb.ScanResponse]:
+        """Returns the shard's response, when awaited.
 
         Args:
             request: The scan.
@@ -50,7 +51,7 @@ class ScanStreamClient:
             if stream is not None:
                 stream.finish()
             stream = self._stream = _Stream(stub)
-        return await stream.scan(request, deadline)
+        return stream.scan(request, deadline)
 
     def finish(self) -> None:
         """Closes the stream once its requests are answered."""
@@ -72,9 +73,13 @@ class _Stream:
         self._waiting: dict[int, asyncio.Future[pb.ScanResponse]] = {}
         # Messages that wait to be written: gRPC permits one write at a time.
         self._unsent: collections.deque[pb.ScanCall] = collections.deque()
-        self._writer: asyncio.Task[None] | None = None
         self._is_finishing = False
-        self._reader = asyncio.get_running_loop().create_task(self._read())
+        loop = asyncio.get_running_loop()
+        # Done when the writer has something to do.
+        self._work: asyncio.Future[None] = loop.create_future()
+        self._reader = loop.create_task(self._read())
+        # A task of its own, because gRPC ends a stream if a write is cancelled.
+        self._writer = loop.create_task(self._write())
 
     async def scan(self, request: pb.ScanRequest, deadline: float) -> pb.ScanResponse:
         loop = asyncio.get_running_loop()
@@ -84,16 +89,16 @@ class _Stream:
             raise InvalidRequest(too_large(f"it has {size:,} bytes"))
         self._numbers += 1
         number = self._numbers
-        origin = dict(requests.metadata())
+        served = requests.current()
         call = pb.ScanCall(
             number=number,
             request=request,
-            request_id=origin.get(requests.REQUEST_ID_KEY, ""),
-            traceparent=origin.get(tracing.TRACEPARENT, ""),
+            request_id="" if served is None else served.id,
+            traceparent=dict(tracing.headers()).get(tracing.TRACEPARENT, ""),
         )
         response: asyncio.Future[pb.ScanResponse] = loop.create_future()
         self._waiting[number] = response
-        timer = loop.call_at(deadline, _fail, response, DeadlineExceeded(_LATE))
+        timer = loop.call_at(deadline, _expire, response)
         try:
             self._send(call)
             return await response
@@ -101,7 +106,8 @@ class _Stream:
             timer.cancel()
             if self._waiting.pop(number, None) is not None and not self.is_broken:
                 self._send(pb.ScanCall(number=number, cancelled=True))
-            self._close_if_done()
+            if self._is_finishing:
+                self._close_if_done()
 
     def finish(self) -> None:
         self._is_finishing = True
@@ -110,22 +116,27 @@ class _Stream:
     def close(self) -> None:
         self.is_broken = True
         self._call.cancel()
+        self._wake_writer()
 
     def _send(self, call: pb.ScanCall) -> None:
         self._unsent.append(call)
-        if self._writer is None:
-            # In a task of its own, because gRPC ends a stream if a write is cancelled.
-            self._writer = asyncio.get_running_loop().create_task(self._write())
+        self._wake_writer()
+
+    def _wake_writer(self) -> None:
+        if not self._work.done():
+            self._work.set_result(None)
 
     async def _write(self) -> None:
+        loop = asyncio.get_running_loop()
         try:
-            while self._unsent:
-                await self._call.write(self._unsent.popleft())
+            while not self.is_broken:
+                while self._unsent:
+                    await self._call.write(self._unsent.popleft())
+                self._work = loop.create_future()
+                await self._work
         except (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
             # The stream has ended: the reader fails all requests on it, with the reason.
             self.is_broken = True
-        finally:
-            self._writer = None
 
     async def _read(self) -> None:
         error: LookalikeError = PartitionUnavailable("the shard closed the stream")
@@ -137,12 +148,13 @@ class _Stream:
             error = _reason(failure)
         finally:
             self.is_broken = True
+            self._wake_writer()
             for response in self._waiting.values():
                 _fail(response, error)
             self._waiting.clear()
 
     def _close_if_done(self) -> None:
-        if self._is_finishing and not self._waiting:
+        if not self._waiting:
             self.close()
 
 
@@ -166,6 +178,10 @@ def _settle(response: asyncio.Future[pb.ScanResponse], reply: pb.ScanReply) -> N
     if reply.HasField("retry_after_ms"):
         error.retry_after_ms = reply.retry_after_ms
     _fail(response, error)
+
+
+def _expire(response: asyncio.Future[pb.ScanResponse]) -> None:
+    _fail(response, DeadlineExceeded(_LATE))
 
 
 def _fail(response: asyncio.Future[pb.ScanResponse], error: LookalikeError) -> None:

@@ -167,7 +167,7 @@ class CodeMatrix:
         view = view or self._view
         limit = self.bits if max_distance is None else max(0, min(max_distance, self.bits))
         least = np.uint64(floor[0]), np.uint64(floor[1])
-        request = Request(words, max(1, min(k, view.live)), limit, least, selection, should_stop)
+        request = Request(words, self._words, max(1, min(k, view.live)), limit, least, selection, should_stop)
         return self._search(view, request, threads)
 
     def warm_up(self) -> None:

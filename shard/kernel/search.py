@@ -46,16 +46,12 @@ class Request:
     """The parameters of a search."""
 
     queries: Words  # (q, words)
+    words: int  # 64-bit words per code
     k: int
     limit: int  # the largest distance of a match, in bits
     floor: tuple[np.uint64, np.uint64]  # (distance, id): rows before it are left out
     selection: Selection | None
     should_stop: Callable[[], bool]
-
-    @property
-    def words(self) -> int:
-        """64-bit words per code."""
-        return int(self.queries.shape[1])
 
 
 # `search`, or a function that returns the same matches.

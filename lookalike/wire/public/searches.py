@@ -100,12 +100,13 @@ def hits_to_wire(hits: HitTable, bits: int, thumbnails: Mapping[str, bytes] = _N
     Returns:
         The hits of each query.
     """
-    distances = hits.distances.tolist()
-    ranks = hits.ranks.tolist() if len(hits.ranks) else [distance / bits for distance in distances]
+    scores = 1 - (hits.ranks if len(hits.ranks) else hits.distances / bits)
     attributes = hits.attributes.tolist() if len(hits.attributes) else [""] * len(hits)
     rows = [
-        record_pb2.Hit(key=key, distance=distance, score=1 - rank, attributes=text)
-        for key, distance, rank, text in zip(hits.keys.tolist(), distances, ranks, attributes, strict=True)
+        record_pb2.Hit(key=key, distance=distance, score=score, attributes=text)
+        for key, distance, score, text in zip(
+            hits.keys.tolist(), hits.distances.tolist(), scores.tolist(), attributes, strict=True
+        )
     ]
     if thumbnails:
         for row in rows:

@@ -18,7 +18,7 @@ QUERIES, HITS = 3, 7
 QUERY_OF = [0, 0, 0, 2, 2, 2, 2]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+@dataclasses.dataclass(slots=True, eq=False)
 class WiderTable(HitTable):
     """A table with one more column."""
 

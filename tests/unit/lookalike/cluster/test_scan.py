@@ -26,7 +26,7 @@ OTHERS: dict[str, Any] = {
 }
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class WiderGroup(ScanGroup):
     """A group with one more option."""
 
