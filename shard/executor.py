@@ -166,9 +166,9 @@ class ShardExecutor:
     def _run_short(self, scan: work.Scan) -> ScanResult | Exception:
         began = time.perf_counter()
         with tracing.span("scan", queries=len(scan.group.codes)):
-            answers = work.scan_together(self._node, [scan], lambda: False)
-        later(_count, _compared(answers), len(scan.group.codes), time.perf_counter() - began)
-        return answers[0]
+            answer = work.scan_alone(self._node, scan, lambda: False)
+        later(_count, _compared([answer]), len(scan.group.codes), time.perf_counter() - began)
+        return answer
 
     async def _run_scans(self, scans: Sequence[work.Scan]) -> Sequence[ScanResult | Exception]:
         stop = threading.Event()

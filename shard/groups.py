@@ -21,7 +21,7 @@ from lookalike.model.errors import Corruption
 from lookalike.model.matching import Comparable
 from lookalike.model.records import MAX_ANSWER_BYTES, check_code, record_id
 from shard.kernel import Selection, View, grouped, rows_with_ids
-from shard.scanner import check_size, flatten, has_equal_neighbours
+from shard.scanner import check_size, flatten
 from shard.select import scalars
 from shard.store import Store
 
@@ -144,7 +144,7 @@ class Groups:
         # Keys with equal distances and ids are ordered by key, which the kernel does not have.
         size = kind.size + 1
         matches = grouped.members(rows, column.pairs, groups, size)
-        while has_equal_neighbours(matches) and (matches.counts == size).any():
+        while matches.has_equal_neighbours and (matches.counts == size).any():
             size *= 2
             matches = grouped.members(rows, column.pairs, groups, size)
         found = flatten(matches, np.array(known, np.intp), len(kind.values), size)

@@ -69,17 +69,16 @@ class Scanner:
             if wanted is None:
                 return None
             found = wanted if has_ties else wanted.take(wanted.hits.positions < group.k)
-        described = self._describe(found, group)
-        if described is None:
+        if not self._describe(found, group):
             return None
         if has_ties:
-            described = described.cut(group.k, by_rank)
+            found = found.cut(group.k, by_rank)
         if group.include_attributes:
-            check_size(described.hits)
+            check_size(found.hits)
         if by_rank or group.inputs is None:
-            return described.hits
-        ranks = self._ranks(view, group, described, should_stop)
-        return None if ranks is None else described.hits.with_columns(ranks=ranks)
+            return found.hits
+        ranks = self._ranks(view, group, found, should_stop)
+        return None if ranks is None else found.hits.with_columns(ranks=ranks)
 
     def _nearest(
         self, view: View, selection: Selection | None, group: ScanGroup, should_stop: Callable[[], bool]
@@ -97,7 +96,7 @@ class Scanner:
 
         most = _rows_needed(group, 1)
         matches = scan(group.codes, most + 1)
-        if not has_equal_neighbours(matches):
+        if not matches.has_equal_neighbours:
             return flatten(matches, np.arange(len(group.codes)), len(group.codes), most), False
         parts = []
         for q in range(len(group.codes)):
@@ -160,19 +159,20 @@ class Scanner:
             wanted[row] = key not in excluded and not was_passed
         return found.take(wanted)
 
-    def _describe(self, found: Found, group: ScanGroup) -> Found | None:
-        """Adds keys and, on request, attributes and versions. None if the store no longer has one of the rows."""
+    def _describe(self, found: Found, group: ScanGroup) -> bool:
+        """Fills in the hits' keys and, on request, attributes and versions. Returns False if the store no longer
+        has one of the rows."""
         numbers = found.numbers.tolist()
         described = self._store.describe(numbers, group.include_attributes, MAX_ANSWER_BYTES)
         if len(described) < len(set(numbers)):
-            return None
+            return False
         rows = list(map(described.__getitem__, numbers))
-        columns: dict[str, Any] = {"keys": _column(rows, 0, np.object_)}
+        found.hits.keys = _column(rows, 0, np.object_)
         if group.include_attributes:
-            columns["attributes"] = _column(rows, 1, np.object_)
+            found.hits.attributes = _column(rows, 1, np.object_)
         if group.include_versions:
-            columns["versions"] = _column(rows, 2, np.uint64)
-        return Found(found.hits.with_columns(**columns), found.numbers)
+            found.hits.versions = _column(rows, 2, np.uint64)
+        return True
 
     def _ranks(
         self, view: View, group: ScanGroup, found: Found, should_stop: Callable[[], bool]
@@ -272,12 +272,3 @@ def is_cut_in_a_tie(matches: Matches, needed: int) -> bool:
         return True
     distances, ids = matches.distances[0], matches.ids[0]
     return bool(distances[last] == distances[needed - 1] and ids[last] == ids[needed - 1])
-
-
-def has_equal_neighbours(matches: Matches) -> bool:
-    equal = matches.ids[:, 1:] == matches.ids[:, :-1]
-    if not equal.any():  # almost always
-        return False
-    equal &= matches.distances[:, 1:] == matches.distances[:, :-1]
-    inside = np.arange(1, matches.distances.shape[1]) < matches.counts[:, None]
-    return bool((equal & inside).any())

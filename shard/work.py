@@ -28,6 +28,7 @@ _COMPARED_PER_READ = 8
 _SHORT_HITS = 64
 _RECORD_BYTES = 256
 _ROW_BYTES = 64
+_STOPPED = "the scan was stopped"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -80,6 +81,16 @@ class Write:
         return sum(_RECORD_BYTES + record.size for record in self.records)
 
 
+def scan_alone(node: Node, scan: Scan, should_stop: Callable[[], bool]) -> ScanResult | Exception:
+    """Answers one request as `scan_together` does."""
+    try:
+        return _scan_joined(node, [scan], should_stop)[0]
+    except ScanStopped:
+        return DeadlineExceeded(_STOPPED)
+    except Exception as error:
+        return error
+
+
 def scan_together(
     node: Node, scans: Sequence[Scan], should_stop: Callable[[], bool]
 ) -> list[ScanResult | Exception]:
@@ -93,7 +104,9 @@ def scan_together(
     Returns:
         For each request, its result or its error.
     """
-    results: list[ScanResult | Exception] = [DeadlineExceeded("the scan was stopped")] * len(scans)
+    if len(scans) == 1:
+        return [scan_alone(node, scans[0], should_stop)]
+    results: list[ScanResult | Exception] = [DeadlineExceeded(_STOPPED)] * len(scans)
     for members in _joinable(scans):
         try:
             joined = _scan_joined(node, [scans[i] for i in members], should_stop)
@@ -107,14 +120,12 @@ def scan_together(
                 continue
             # One invalid request, or a limit that only all of them together exceed, must not fail the others.
             for index in members:
-                results[index] = scan_together(node, [scans[index]], should_stop)[0]
+                results[index] = scan_alone(node, scans[index], should_stop)
     return results
 
 
 def _joinable(scans: Sequence[Scan]) -> Iterable[list[int]]:
     """Returns the indices of the requests that one scan answers, for each such scan."""
-    if len(scans) == 1:
-        return ([0],)
     groups: dict[object, list[int]] = {}
     for index, scan in enumerate(scans):
         groups.setdefault((id(scan.engine), scan.group.batch_key, scan.slots), []).append(index)

@@ -29,7 +29,7 @@ def _empty(kind: type[np.generic]) -> Callable[[], npt.NDArray[Any]]:
     return lambda: column
 
 
-# Tables are not changed. Python would take several times as long to make frozen ones, and every query makes some.
+# A complete table is not changed. Python would take several times as long to make frozen ones.
 @dataclasses.dataclass(slots=True, eq=False)
 class HitTable:
     """The hits of `queries` queries, one row per hit.
@@ -150,7 +150,7 @@ def column_names(kind: type[Any]) -> tuple[str, ...]:
 
 
 @functools.cache
-def _columns_of(kind: type[Any]) -> Callable[[HitTable], tuple[npt.NDArray[Any], ...]]:
+def _columns_of(kind: Any) -> Callable[[HitTable], tuple[npt.NDArray[Any], ...]]:
     """Returns a function that returns a table's columns, in the order of `column_names`."""
     return operator.attrgetter(*column_names(kind))
 

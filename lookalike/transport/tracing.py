@@ -103,20 +103,30 @@ def headers() -> Metadata:
     return () if current() is None else _headers(None)
 
 
+def served(method: str, traceparent: str | None, is_public: bool) -> Served | None:
+    """Starts the span of a call that this process answers; returns None without tracing.
+
+    Args:
+        method: "/PACKAGE.SERVICE/METHOD".
+        traceparent: The caller's trace.
+        is_public: Whether a call without a trace starts one.
+    """
+    if (trace := _tracing()) is None or not (traceparent or is_public):
+        return None
+    return Served(trace, method, traceparent)
+
+
 class Served:
     """The span of a call that this process answers. It stays the current span until the call's task ends."""
 
-    def __init__(self, method: str, traceparent: str | None, is_public: bool) -> None:
-        """is_public: whether a call without a trace starts one."""
-        self._span = None
-        if (trace := _tracing()) is None or not (traceparent or is_public):
-            return
+    def __init__(self, trace: Any, method: str, traceparent: str | None) -> None:
         from opentelemetry import context
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         carrier = {TRACEPARENT: traceparent} if traceparent else {}
         parent = TraceContextTextMapPropagator().extract(carrier)
         service, _, name = method.removeprefix("/").partition("/")
+        self._trace = trace
         self._span = _tracer(trace.get_tracer_provider()).start_span(
             f"{service.rpartition('.')[2]}/{name}",
             parent,
@@ -127,12 +137,9 @@ class Served:
 
     def ended(self, code: str, number: int, is_fault: bool, **attributes: str | int) -> None:
         """Ends the span. code, number: of the gRPC status. is_fault: whether the server is at fault."""
-        if self._span is None:
-            return
         self._span.set_attributes({"rpc.grpc.status_code": number, **attributes})
         if is_fault:
-            trace = _tracing()
-            self._span.set_status(trace.Status(trace.StatusCode.ERROR, code))
+            self._span.set_status(self._trace.Status(self._trace.StatusCode.ERROR, code))
         self._span.end()
 
 

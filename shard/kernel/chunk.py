@@ -6,6 +6,7 @@ concurrently with appends and deletions, over one consistent state."""
 from __future__ import annotations
 
 import dataclasses
+import functools
 import threading
 import weakref
 
@@ -32,6 +33,7 @@ _COMPACT_ROWS = 2_048
 _GATHER_SHARE = 16
 
 
+@functools.cache
 def chunk_rows(words: int) -> int:
     """Returns the number of rows of a full chunk, whose codes take enough bytes for huge pages."""
     return max(_MIN_CHUNK_ROWS, _MIN_CHUNK_BYTES // (words * 8))

@@ -23,7 +23,7 @@ from numba import config, cuda
 
 from shard.kernel.chunk import Chunk, Numbers, Words, chunk_rows
 from shard.kernel.heaps import Ids
-from shard.kernel.search import Matches, Request
+from shard.kernel.search import Matches, Request, has_equal
 from shard.kernel.simd import LANES
 from shard.kernel.view import ScanStopped, View
 
@@ -93,6 +93,7 @@ class CudaSearch:
             np.zeros((queries, k), np.uint16),
             np.zeros((queries, k), np.uint64),
             np.zeros((queries, k), np.uint32),
+            has_equal_neighbours=False,
         )
         if not queries:
             return matches
@@ -274,6 +275,7 @@ def _fill(matches: Matches, q: int, view: View, keys: _Counts, request: Request)
     matches.distances[q, : len(order)] = distances[order]
     matches.ids[q, : len(order)] = ids[order]
     matches.numbers[q, : len(order)] = numbers[order]
+    matches.has_equal_neighbours |= bool(has_equal(distances[order].astype(np.uint16), ids[order]))
 
 
 def _rows_at(view: View, places: _Counts, words: int) -> tuple[Ids, Numbers]:

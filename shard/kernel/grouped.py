@@ -15,7 +15,7 @@ import numpy.typing as npt
 from shard.kernel.chunk import Chunk, Numbers, Selection, Words, chunk_rows
 from shard.kernel.heaps import Distances, Heaps, Ids, offer, row_addresses
 from shard.kernel.jit import compiled
-from shard.kernel.search import Matches, numbers_of
+from shard.kernel.search import Matches, matches_of
 from shard.kernel.simd import LANES, popcount
 from shard.kernel.view import ScanStopped, View, masks
 
@@ -105,8 +105,7 @@ def members(rows: Rows, pairs: Pairs, groups: npt.NDArray[np.int32], k: int) -> 
     wanted = np.full(pairs.count, _NOT_WANTED, np.int32)
     wanted[groups] = np.arange(len(groups), dtype=np.int32)
     heaps = _nearest(rows, pairs, wanted, k, len(groups))
-    heaps.sort()
-    return Matches(heaps.counts, heaps.distances, heaps.ids, numbers_of(rows.view, heaps, len(rows.query)))
+    return matches_of(rows.view, heaps, len(rows.query))
 
 
 def warm_up(view: View, bits: int) -> None:

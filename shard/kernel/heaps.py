@@ -17,10 +17,9 @@ from shard.kernel.memory import load_64, store_64
 
 Distances = npt.NDArray[np.uint16]
 Ids = npt.NDArray[np.uint64]
-Places = npt.NDArray[np.uint32]
 
 _ID_SHIFT, _DISTANCE_SHIFT, _PLACE_BITS = np.uint64(14), np.uint64(50), np.uint64(32)
-_LOW_ID = np.uint64((1 << 14) - 1)
+_LOW_ID, _PLACE = np.uint64((1 << 14) - 1), np.uint64((1 << 32) - 1)
 
 
 @dataclasses.dataclass(slots=True)
@@ -54,10 +53,6 @@ class Heaps:
     def ids(self) -> Ids:
         return (self.keys << _ID_SHIFT) | (self.rests >> _PLACE_BITS)
 
-    @property
-    def places(self) -> Places:
-        return self.rests.astype(np.uint32)
-
     def bound(self, query: int, limit: int) -> int:
         """Returns the largest distance at which a row can still enter the query's heap, at most `limit`."""
         if self.counts[query] < self.keys.shape[1]:
@@ -71,10 +66,6 @@ class Heaps:
     def put(self, queries: list[int], other: Heaps) -> None:
         """Replaces the heaps of these queries by `other`, in the order of `queries`."""
         self.counts[queries], self.keys[queries], self.rests[queries] = other.arrays
-
-    def sort(self) -> None:
-        """Sorts each query's rows by (distance, id). Afterwards the rows no longer form heaps."""
-        _sort(*self.arrays)
 
 
 @compiled
@@ -113,6 +104,11 @@ def distance_of(key):  # type: ignore[no-untyped-def]
 @compiled
 def id_of(key, rest):  # type: ignore[no-untyped-def]
     return (key << _ID_SHIFT) | (rest >> _PLACE_BITS)
+
+
+@compiled
+def place_of(rest):  # type: ignore[no-untyped-def]
+    return rest & _PLACE
 
 
 @compiled
@@ -174,8 +170,8 @@ def _absorb(counts, keys, rests, other_counts, other_keys, other_rests):  # type
 
 
 @compiled
-def _sort(counts, keys, rests):  # type: ignore[no-untyped-def]
-    """Heapsort in place."""
+def sort(counts, keys, rests):  # type: ignore[no-untyped-def]
+    """Sorts each heap's rows by (distance, id), in place. Afterwards they no longer form heaps."""
     for q in range(counts.shape[0]):
         _, keys_at, rests_at = row_addresses(keys, rests, q)
         for size in range(counts[q] - 1, 0, -1):

@@ -9,6 +9,8 @@ so such ties cost nothing. The vector code of both passes is in `shard.kernel.si
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from shard.kernel.heaps import distance_of, id_of, offer, row_addresses
@@ -27,6 +29,7 @@ _MANY_TIES = 4
 _EIGHT, _FOUR, _ONE = (0,) * 8, (0,) * 4, (0,)
 
 
+@functools.cache
 def tile_blocks(words: int) -> int:
     """Returns the number of blocks in a tile of codes of `words` 64-bit words."""
     return max(1, _TILE_BYTES // (words * 8 * LANES))

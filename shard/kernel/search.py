@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from shard.kernel import mih
 from shard.kernel.chunk import ALL_ROWS, Numbers, SelectedRows, Selection, Words, chunk_rows
-from shard.kernel.heaps import Distances, Heaps, Ids
+from shard.kernel.heaps import Distances, Heaps, Ids, distance_of, id_of, place_of, sort
 from shard.kernel.jit import compiled
 from shard.kernel.memory import load_32
 from shard.kernel.scan import scan_chunk, tile_blocks
@@ -23,7 +23,8 @@ from shard.kernel.simd import LANES, shape_of
 from shard.kernel.view import ScanStopped, View
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+# Not frozen, because making a frozen one takes longer than a short search can spare.
+@dataclasses.dataclass(slots=True)
 class Matches:
     """The matches of q queries. Row i holds counts[i] matches of query i, ordered by (distance, id); the values
     after them are undefined.
@@ -33,15 +34,17 @@ class Matches:
         distances: uint16 (q, k), in bits.
         ids: uint64 (q, k).
         numbers: uint32 (q, k), row numbers of the store.
+        has_equal_neighbours: Whether any two adjacent matches of a query have the same distance and id.
     """
 
     counts: npt.NDArray[np.int64]
     distances: Distances
     ids: Ids
     numbers: Numbers
+    has_equal_neighbours: bool
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class Request:
     """The parameters of a search."""
 
@@ -68,8 +71,7 @@ def search(view: View, request: Request, threads: int) -> Matches:
     heaps = _scan(view, [p for p in range(len(view.chunks)) if p not in hashed], request, threads)
     if hashed:
         _search_buckets(view, hashed, request, threads, heaps)
-    heaps.sort()
-    return Matches(heaps.counts, heaps.distances, heaps.ids, numbers_of(view, heaps, request.words))
+    return matches_of(view, heaps, request.words)
 
 
 def _scan(view: View, positions: Sequence[int], request: Request, threads: int) -> Heaps:
@@ -174,23 +176,46 @@ def _scan_part(view: View, position: int, first: int, last: int, request: Reques
     )  # fmt: skip
 
 
-def numbers_of(view: View, heaps: Heaps, words: int) -> Numbers:
-    """Returns the row numbers of the matches in the heaps, 0 after each query's last one. The scan itself does not
-    look up row numbers, because each look-up would be a cache miss."""
+def matches_of(view: View, heaps: Heaps, words: int) -> Matches:
+    """Sorts the rows in the heaps, which are no heaps afterwards, and returns them."""
     addresses = np.array([chunk.numbers_address for chunk in view.chunks], np.uint64)
-    numbers: Numbers = _look_up(addresses, heaps.places, heaps.counts, np.uint32(chunk_rows(words)))
-    return numbers
+    return Matches(heaps.counts, *_read_out(*heaps.arrays, addresses, np.uint64(chunk_rows(words))))
 
 
 @compiled
-def _look_up(addresses, places, counts, rows):  # type: ignore[no-untyped-def]
-    """Returns the uint32 elements at `places`: the element of place p is number p % rows of array p // rows."""
-    numbers = np.zeros_like(places)
-    for q in range(places.shape[0]):
+def _read_out(counts, keys, rests, addresses, rows):  # type: ignore[no-untyped-def]
+    """Sorts the rows in heaps and reads them out.
+
+    Args:
+        counts, keys, rests: As in `Heaps`; sorted.
+        addresses: uint64: the address of each chunk's row numbers.
+        rows: uint64: the number of rows in a full chunk.
+
+    Returns:
+        The fields of `Matches` after `counts`. The scan itself does not look up row numbers, because each look-up
+        is a cache miss.
+    """
+    sort(counts, keys, rests)
+    distances, ids = np.zeros(keys.shape, np.uint16), np.zeros(keys.shape, np.uint64)
+    numbers = np.zeros(keys.shape, np.uint32)
+    has_equal_neighbours = False
+    for q in range(keys.shape[0]):
         for j in range(counts[q]):
-            place = places[q, j]
+            key, rest = keys[q, j], rests[q, j]
+            distances[q, j], ids[q, j] = distance_of(key), id_of(key, rest)
+            place = place_of(rest)
             numbers[q, j] = load_32(addresses[place // rows], place % rows)
-    return numbers
+        has_equal_neighbours |= has_equal(distances[q, : counts[q]], ids[q, : counts[q]])
+    return distances, ids, numbers, has_equal_neighbours
+
+
+@compiled
+def has_equal(distances, ids):  # type: ignore[no-untyped-def]
+    """Returns whether two adjacent rows have the same distance, uint16 (n,), and id, uint64 (n,)."""
+    found = False
+    for row in range(1, ids.size):
+        found |= ids[row] == ids[row - 1] and distances[row] == distances[row - 1]
+    return found
 
 
 def _split(view: View, positions: Sequence[int], threads: int, tile: int) -> list[list[tuple[int, int, int]]]:

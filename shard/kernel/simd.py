@@ -13,6 +13,7 @@ the number of words in the first pass (see `shape_of`), so eight compilations se
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,6 +36,7 @@ _VECTOR = ir.VectorType(_I64, _WIDTH)
 _HALVES = ir.VectorType(_I32, 2 * _WIDTH)
 
 
+@functools.cache
 def shape_of(words: int) -> tuple[int, ...]:
     """Returns `shape` for codes of `words` 64-bit words.
 

@@ -38,7 +38,7 @@ class _Observed:  # a plain class, because contextlib's generators are slow and 
     def __init__(self, method: str, sent_id: str | None, traceparent: str | None) -> None:
         # The current request and span are not reset at the end, because gRPC runs each call in its own task.
         self._request = requests.begin(method.rpartition("/")[2], sent_id)
-        self._span = tracing.Served(method, traceparent, method.startswith(_PUBLIC))
+        self._span = tracing.served(method, traceparent, method.startswith(_PUBLIC))
         self._in_flight = _in_flight(self._request.rpc)
         self._began = time.perf_counter()
 
@@ -51,7 +51,8 @@ class _Observed:  # a plain class, because contextlib's generators are slow and 
         seconds = time.perf_counter() - self._began
         rpc, code = self._request.rpc, self._status(failure)
         later(_ended, self._in_flight, rpc, code, seconds)
-        self._span.ended(code.name, code.value[0], code in _FAULTS, request_id=self._request.id)
+        if self._span is not None:
+            self._span.ended(code.name, code.value[0], code in _FAULTS, request_id=self._request.id)
         is_slow = seconds >= SLOW_SECONDS and not self._is_stream
         if is_slow or log.isEnabledFor(logging.DEBUG):
             log.log(

@@ -117,18 +117,22 @@ def scan_result_to_wire(result: ScanResult | LookalikeError) -> shard_pb2.ScanHi
     if isinstance(result, LookalikeError):
         return shard_pb2.ScanHits(error=errors.name_of(result), message=result.message)
     hits = result.hits
-    return shard_pb2.ScanHits(
+    message = shard_pb2.ScanHits(
         counts=hits.counts.tolist(),
         distances=hits.distances.astype(_DISTANCE, copy=False).tobytes(),
         ids=hits.ids.astype(_ID, copy=False).tobytes(),
         keys=hits.keys.tolist(),
-        attributes=hits.attributes.tolist(),
         rows=result.rows,
         unknown_fields=result.unknown_fields,
         known_fields=result.known_fields,
-        ranks=hits.ranks.astype(_RANK, copy=False).tobytes(),
-        versions=hits.versions.astype(_ID, copy=False).tobytes(),
     )
+    if len(hits.attributes):
+        message.attributes.extend(hits.attributes.tolist())
+    if len(hits.ranks):
+        message.ranks = hits.ranks.astype(_RANK, copy=False).tobytes()
+    if len(hits.versions):
+        message.versions = hits.versions.astype(_ID, copy=False).tobytes()
+    return message
 
 
 def scan_result_from_wire(message: shard_pb2.ScanHits, stale_ms: int = 0) -> ScanResult | LookalikeError:
