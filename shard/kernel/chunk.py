@@ -47,23 +47,27 @@ class Chunk:
         codes: uint64 (blocks, words, LANES).
         ids: uint64 (n,).
         numbers: uint32 (n,), strictly increasing.
-        numbers_address: The address of `numbers`.
         died: uint32 (n,): 0 while the row is live, else the epoch of its deletion.
         min_ids: uint64 (tiles,): the smallest id in each tile.
         rows: The number of rows in use, deleted ones included.
         dead: The number of deleted rows.
         buckets: The multi-index hashing tables of a full chunk.
+        addresses: The addresses of the arrays, in the order of the first columns of a view's `table`.
     """
 
     codes: Words
     ids: Ids
     numbers: Numbers
-    numbers_address: int
     died: npt.NDArray[np.uint32]
     min_ids: Ids
     rows: int = 0
     dead: int = 0
     buckets: Buckets | None = None
+    addresses: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        arrays = (self.codes, self.ids, self.min_ids, self.numbers, self.died)
+        self.addresses = tuple(array.ctypes.data for array in arrays)
 
     @classmethod
     def empty(cls, words: int, rows: int | None = None) -> Chunk:
@@ -77,7 +81,7 @@ class Chunk:
             ((rows,), np.dtype(np.uint32)),
         )
         min_ids = np.full(-(-blocks // tile_blocks(words)), np.iinfo(np.uint64).max, np.uint64)
-        return cls(codes, ids, numbers, numbers.ctypes.data, died, min_ids)
+        return cls(codes, ids, numbers, died, min_ids)
 
     @property
     def arrays(self) -> tuple[Words, Ids, npt.NDArray[np.uint32], Ids]:

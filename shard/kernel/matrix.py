@@ -46,7 +46,7 @@ class CodeMatrix:
         self._hashed = hashed
         self._search = searcher or search
         self._words = -(-bits // 64)
-        self._view = View((), (), 0, 0, 0)
+        self._view = View.of((), 0, 0, 0)
 
     def __len__(self) -> int:
         """Returns the number of live rows."""
@@ -177,8 +177,9 @@ class CodeMatrix:
         if self._hashed:
             matrix.view().chunks[0].hash_rows()
         one_row = Selection(np.arange(LANES) == 1)
-        for selection in (None, one_row):
-            matrix.scan(np.zeros((1, self.bits // 8), np.uint8), 1, selection=selection)
+        # With two threads, rows are scanned and read out in separate calls.
+        for selection, threads in ((None, 1), (None, 2), (one_row, 1)):
+            matrix.scan(np.zeros((1, self.bits // 8), np.uint8), 1, selection=selection, threads=threads)
         weighted.warm_up(matrix.view(), self.bits)
         grouped.warm_up(matrix.view(), self.bits)
         heaps = Heaps.empty(1, 1)
@@ -207,7 +208,7 @@ class CodeMatrix:
                 chunks[-1].hash_rows()
 
     def _publish(self, chunks: list[Chunk], epoch: int, live: int, end: int) -> None:
-        self._view = View(tuple(chunks), tuple(chunk.rows for chunk in chunks), epoch, live, end)
+        self._view = View.of(chunks, epoch, live, end)
 
     def _compact(self) -> None:
         """Copies the live rows out of chunks with many dead ones, so that memory follows the number of live rows.

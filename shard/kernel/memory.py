@@ -82,6 +82,18 @@ def load_64(typingctx, address, index):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def pointer_32(typingctx, address):  # type: ignore[no-untyped-def]
+    """Returns a pointer to the uint32 array at `address`, for `numba.carray`."""
+    return _pointer(types.uint32, address)
+
+
+@intrinsic
+def pointer_64(typingctx, address):  # type: ignore[no-untyped-def]
+    """Returns a pointer to the uint64 array at `address`, for `numba.carray`."""
+    return _pointer(types.uint64, address)
+
+
+@intrinsic
 def store_64(typingctx, address, index, value):  # type: ignore[no-untyped-def]
     """Sets element `index` of the uint64 array at `address`."""
 
@@ -117,6 +129,13 @@ def _load(kind: Any, address: Any, index: Any) -> Any:
         return builder.load(_element(builder, kind.bitwidth, *args))
 
     return kind(address, index), codegen
+
+
+def _pointer(kind: Any, address: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(types.CPointer(kind)))
+
+    return types.CPointer(kind)(address), codegen
 
 
 def _element(builder: ir.IRBuilder, bits: int, address: ir.Value, index: ir.Value) -> ir.Value:

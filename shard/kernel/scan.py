@@ -12,9 +12,11 @@ from __future__ import annotations
 import functools
 
 import numpy as np
+from numba import carray
 
 from shard.kernel.heaps import distance_of, id_of, offer, row_addresses
 from shard.kernel.jit import compiled
+from shard.kernel.memory import pointer_32, pointer_64
 from shard.kernel.simd import LANES, ids_below, popcount, prefetch, tile_minima, tile_within
 
 _TILE_BYTES = 8_192
@@ -27,12 +29,43 @@ _FAR = np.uint16(0xFFFF)
 # If a block has more candidates than this, those at the bound whose ids are too large are dropped first.
 _MANY_TIES = 4
 _EIGHT, _FOUR, _ONE = (0,) * 8, (0,) * 4, (0,)
+# The columns of a view's `table`: the addresses of a chunk's arrays, the blocks that it has room for, its rows in
+# the view, and how many of them are deleted.
+_CODES, _IDS, _MIN_IDS, NUMBERS, _DIED, _BLOCKS, _ROWS, _DEAD = range(8)
 
 
 @functools.cache
 def tile_blocks(words: int) -> int:
     """Returns the number of blocks in a tile of codes of `words` 64-bit words."""
     return max(1, _TILE_BYTES // (words * 8 * LANES))
+
+
+@compiled
+def scan_spans(table, spans, tile, chunk_rows, epoch, queries, limit, floor, heaps, shape):  # type: ignore[no-untyped-def]
+    """Offers the live rows of spans of blocks to each query's heap.
+
+    Args:
+        table: As in `View`.
+        spans: int64 (n, 3): a chunk's position, the first block, which begins a tile, and one more than the last.
+        chunk_rows: The number of rows of a full chunk.
+        The others: As in `scan_chunk`.
+    """
+    words = queries.shape[1]
+    no_bits, no_rows = np.empty(0, np.uint64), np.empty(0, np.int32)
+    for s in range(spans.shape[0]):
+        position, first, last = spans[s, 0], spans[s, 1], spans[s, 2]
+        entry = table[position]
+        blocks, dead = np.int64(entry[_BLOCKS]), np.int64(entry[_DEAD])
+        chunk = (
+            carray(pointer_64(entry[_CODES]), (blocks, words, LANES)),
+            carray(pointer_64(entry[_IDS]), (blocks * LANES,)),
+            carray(pointer_32(entry[_DIED]), (blocks * LANES if dead else 0,)),
+            carray(pointer_64(entry[_MIN_IDS]), (-(-blocks // tile),)),
+        )
+        scan_chunk(
+            chunk, np.uint32(position * chunk_rows), first, last, tile, min(np.int64(entry[_ROWS]), last * LANES),
+            dead, epoch, no_bits, no_rows, queries, limit, floor, heaps, shape
+        )  # fmt: skip
 
 
 @compiled

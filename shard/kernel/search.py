@@ -9,16 +9,17 @@ import concurrent.futures
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from shard.kernel import mih
-from shard.kernel.chunk import ALL_ROWS, Numbers, SelectedRows, Selection, Words, chunk_rows
+from shard.kernel.chunk import Numbers, SelectedRows, Selection, Words, chunk_rows
 from shard.kernel.heaps import Distances, Heaps, Ids, distance_of, id_of, place_of, sort
 from shard.kernel.jit import compiled
 from shard.kernel.memory import load_32
-from shard.kernel.scan import scan_chunk, tile_blocks
+from shard.kernel.scan import NUMBERS, scan_chunk, scan_spans, tile_blocks
 from shard.kernel.simd import LANES, shape_of
 from shard.kernel.view import ScanStopped, View
 
@@ -44,6 +45,10 @@ class Matches:
     has_equal_neighbours: bool
 
 
+# Bytes of codes, times queries, that a compiled call compares.
+_BYTES_AT_ONCE = 512 << 20
+
+
 @dataclasses.dataclass(slots=True)
 class Request:
     """The parameters of a search."""
@@ -57,6 +62,8 @@ class Request:
     should_stop: Callable[[], bool]
 
 
+# Blocks of a chunk: its position, the first block, and one more than the last.
+Span = tuple[int, int, int]
 # `search`, or a function that returns the same matches.
 Search = Callable[[View, Request, int], Matches]
 
@@ -68,7 +75,12 @@ def search(view: View, request: Request, threads: int) -> Matches:
         ScanStopped: If `request.should_stop` returned True.
     """
     hashed = _hashed_chunks(view, request.selection)
-    heaps = _scan(view, [p for p in range(len(view.chunks)) if p not in hashed], request, threads)
+    positions = [position for position in range(len(view.chunks)) if position not in hashed]
+    if threads == 1 and not hashed and request.selection is None:
+        parts = _parts(_whole(view, positions), request)
+        if len(parts) == 1:
+            return _search_at_once(view, parts[0], request)
+    heaps = _scan(view, positions, request, threads)
     if hashed:
         _search_buckets(view, hashed, request, threads, heaps)
     return matches_of(view, heaps, request.words)
@@ -77,16 +89,20 @@ def search(view: View, request: Request, threads: int) -> Matches:
 def _scan(view: View, positions: Sequence[int], request: Request, threads: int) -> Heaps:
     """Scans the chunks at these positions and returns the rows nearest to each query."""
 
-    def scan_span(span: Sequence[tuple[int, int, int]]) -> Heaps:
+    def scan_span(span: Sequence[Span]) -> Heaps:
         heaps = Heaps.empty(len(request.queries), request.k)
-        for position, first, last in span:
-            if request.should_stop():
-                raise ScanStopped
-            _scan_part(view, position, first, last, request, heaps)
+        if request.selection is None:
+            for part in _parts(span, request):
+                _require_going_on(request)
+                scan_spans(view.table, part, *_arguments(view, request), heaps.arrays, shape_of(request.words))
+        else:
+            for position, first, last in span:
+                _require_going_on(request)
+                _scan_part(view, position, first, last, request.selection, request, heaps)
         return heaps
 
     if threads == 1:
-        return scan_span([(position, 0, -(-view.rows[position] // LANES)) for position in positions])
+        return scan_span(_whole(view, positions))
     spans = _split(view, positions, threads, tile_blocks(request.words))
     if len(spans) == 1:
         return scan_span(spans[0])
@@ -94,6 +110,54 @@ def _scan(view: View, positions: Sequence[int], request: Request, threads: int) 
     for other in others:
         heaps.absorb(other)
     return heaps
+
+
+def _search_at_once(view: View, spans: npt.NDArray[np.int64], request: Request) -> Matches:
+    """Searches in one compiled call: a call takes as long as the scan of thousands of rows."""
+    _require_going_on(request)
+    return Matches(*_nearest(view.table, spans, *_arguments(view, request), request.k, shape_of(request.words)))
+
+
+@compiled
+def _nearest(table, spans, tile, chunk_rows, epoch, queries, limit, floor, k, shape):  # type: ignore[no-untyped-def]
+    """Returns the fields of `Matches`. The arguments are those of `scan_spans`."""
+    count = queries.shape[0]
+    counts = np.zeros(count, np.int64)
+    keys, rests = np.zeros((count, k), np.uint64), np.zeros((count, k), np.uint64)
+    scan_spans(table, spans, tile, chunk_rows, epoch, queries, limit, floor, (counts, keys, rests), shape)
+    distances, ids, numbers, has_equal_neighbours = _read_out(counts, keys, rests, table, chunk_rows)
+    return counts, distances, ids, numbers, has_equal_neighbours
+
+
+def _arguments(view: View, request: Request) -> tuple[Any, ...]:
+    """Returns the arguments of `scan_spans` from `tile` to `floor`."""
+    words = request.words
+    limit, epoch = np.uint64(request.limit), np.uint32(view.epoch)
+    return tile_blocks(words), chunk_rows(words), epoch, request.queries, limit, request.floor
+
+
+def _whole(view: View, positions: Sequence[int]) -> list[Span]:
+    """Returns a span for all rows of each of these chunks."""
+    return [(position, 0, -(-view.rows[position] // LANES)) for position in positions]
+
+
+def _parts(spans: Sequence[Span], request: Request) -> list[npt.NDArray[np.int64]]:
+    """Groups spans so that a compiled call, which cannot be stopped, takes some 30 ms, or has one span."""
+    block_bytes = LANES * request.words * 8 * len(request.queries)
+    parts: list[list[Span]] = [[]]
+    size = 0
+    for span in spans:
+        size += (span[2] - span[1]) * block_bytes
+        if parts[-1] and size > _BYTES_AT_ONCE:
+            parts.append([])
+            size = (span[2] - span[1]) * block_bytes
+        parts[-1].append(span)
+    return [np.array(part, np.int64).reshape(-1, 3) for part in parts]
+
+
+def _require_going_on(request: Request) -> None:
+    if request.should_stop():
+        raise ScanStopped
 
 
 def _hashed_chunks(view: View, selection: Selection | None) -> list[int]:
@@ -118,8 +182,7 @@ def _search_buckets(view: View, positions: list[int], request: Request, threads:
     found = Heaps.empty(len(request.queries), request.k)
     far = []
     for q, query in enumerate(request.queries):
-        if request.should_stop():
-            raise ScanStopped
+        _require_going_on(request)
         bound = heaps.bound(q, request.limit)
         if not mih.search(
             tables,
@@ -155,11 +218,13 @@ def _tables(
     return tables, selected
 
 
-def _scan_part(view: View, position: int, first: int, last: int, request: Request, heaps: Heaps) -> None:
-    """Scans blocks first..last-1 of one chunk."""
+def _scan_part(
+    view: View, position: int, first: int, last: int, selection: Selection, request: Request, heaps: Heaps
+) -> None:
+    """Scans the selected rows in blocks first..last-1 of one chunk."""
     tile, shape = tile_blocks(request.words), shape_of(request.words)
     chunk, rows = view.chunks[position], view.rows[position]
-    selected = ALL_ROWS if request.selection is None else request.selection.rows(chunk, rows)
+    selected = selection.rows(chunk, rows)
     limit, epoch = np.uint64(request.limit), np.uint32(view.epoch)
     rows = min(rows, last * LANES)
     if selected.picked.size:
@@ -178,18 +243,17 @@ def _scan_part(view: View, position: int, first: int, last: int, request: Reques
 
 def matches_of(view: View, heaps: Heaps, words: int) -> Matches:
     """Sorts the rows in the heaps, which are no heaps afterwards, and returns them."""
-    addresses = np.array([chunk.numbers_address for chunk in view.chunks], np.uint64)
-    return Matches(heaps.counts, *_read_out(*heaps.arrays, addresses, np.uint64(chunk_rows(words))))
+    return Matches(heaps.counts, *_read_out(*heaps.arrays, view.table, chunk_rows(words)))
 
 
 @compiled
-def _read_out(counts, keys, rests, addresses, rows):  # type: ignore[no-untyped-def]
+def _read_out(counts, keys, rests, table, chunk_rows):  # type: ignore[no-untyped-def]
     """Sorts the rows in heaps and reads them out.
 
     Args:
         counts, keys, rests: As in `Heaps`; sorted.
-        addresses: uint64: the address of each chunk's row numbers.
-        rows: uint64: the number of rows in a full chunk.
+        table: As in `View`.
+        chunk_rows: The number of rows of a full chunk.
 
     Returns:
         The fields of `Matches` after `counts`. The scan itself does not look up row numbers, because each look-up
@@ -197,14 +261,14 @@ def _read_out(counts, keys, rests, addresses, rows):  # type: ignore[no-untyped-
     """
     sort(counts, keys, rests)
     distances, ids = np.zeros(keys.shape, np.uint16), np.zeros(keys.shape, np.uint64)
-    numbers = np.zeros(keys.shape, np.uint32)
+    numbers, rows = np.zeros(keys.shape, np.uint32), np.uint64(chunk_rows)
     has_equal_neighbours = False
     for q in range(keys.shape[0]):
         for j in range(counts[q]):
             key, rest = keys[q, j], rests[q, j]
             distances[q, j], ids[q, j] = distance_of(key), id_of(key, rest)
             place = place_of(rest)
-            numbers[q, j] = load_32(addresses[place // rows], place % rows)
+            numbers[q, j] = load_32(table[place // rows, NUMBERS], place % rows)
         has_equal_neighbours |= has_equal(distances[q, : counts[q]], ids[q, : counts[q]])
     return distances, ids, numbers, has_equal_neighbours
 
@@ -218,7 +282,7 @@ def has_equal(distances, ids):  # type: ignore[no-untyped-def]
     return found
 
 
-def _split(view: View, positions: Sequence[int], threads: int, tile: int) -> list[list[tuple[int, int, int]]]:
+def _split(view: View, positions: Sequence[int], threads: int, tile: int) -> list[list[Span]]:
     """Divides the tiles of the chunks evenly into at most `threads` spans. A span is a list of (the chunk's
     position, first block, block after the last)."""
     tile_rows = tile * LANES

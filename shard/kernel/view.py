@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ class View:
         epoch: The number of the change. A row that a later epoch deleted is live in the view.
         live: The number of live rows.
         end: One more than the highest row number.
+        table: uint64 (chunks, 8): the chunks, as `shard.kernel.scan.scan_spans` reads them.
     """
 
     chunks: tuple[Chunk, ...]
@@ -32,6 +33,16 @@ class View:
     epoch: int
     live: int
     end: int
+    table: npt.NDArray[np.uint64]
+
+    @classmethod
+    def of(cls, chunks: Sequence[Chunk], epoch: int, live: int, end: int) -> View:
+        """Returns the view of these chunks in their present state."""
+        table = [(*chunk.addresses, len(chunk.codes), chunk.rows, chunk.dead) for chunk in chunks]
+        return cls(
+            tuple(chunks), tuple(chunk.rows for chunk in chunks), epoch, live, end,
+            np.array(table, np.uint64).reshape(-1, 8),
+        )  # fmt: skip
 
 
 def group_by_chunk(chunks: tuple[Chunk, ...], numbers: Numbers) -> list[tuple[int, Numbers]]:
