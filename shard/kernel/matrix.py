@@ -191,6 +191,8 @@ class CodeMatrix:
             raise ValueError(
                 f"codes: need uint8 of shape (n, {self.bits // 8}), got {codes.dtype} of {codes.shape}"
             )
+        if self.bits % 64 == 0:
+            return codes.copy().view(np.uint64)
         padded = np.zeros((len(codes), self._words * 8), np.uint8)
         padded[:, : codes.shape[1]] = codes
         return padded.view(np.uint64)

@@ -75,11 +75,10 @@ def search(view: View, request: Request, threads: int) -> Matches:
         ScanStopped: If `request.should_stop` returned True.
     """
     hashed = _hashed_chunks(view, request.selection)
+    is_plain = threads == 1 and not hashed and request.selection is None
+    if is_plain and view.blocks * _block_bytes(request) <= _BYTES_AT_ONCE:
+        return _search_at_once(view, request)
     positions = [position for position in range(len(view.chunks)) if position not in hashed]
-    if threads == 1 and not hashed and request.selection is None:
-        parts = _parts(_whole(view, positions), request)
-        if len(parts) == 1:
-            return _search_at_once(view, parts[0], request)
     heaps = _scan(view, positions, request, threads)
     if hashed:
         _search_buckets(view, hashed, request, threads, heaps)
@@ -102,7 +101,7 @@ def _scan(view: View, positions: Sequence[int], request: Request, threads: int) 
         return heaps
 
     if threads == 1:
-        return scan_span(_whole(view, positions))
+        return scan_span([(position, 0, -(-view.rows[position] // LANES)) for position in positions])
     spans = _split(view, positions, threads, tile_blocks(request.words))
     if len(spans) == 1:
         return scan_span(spans[0])
@@ -112,10 +111,11 @@ def _scan(view: View, positions: Sequence[int], request: Request, threads: int) 
     return heaps
 
 
-def _search_at_once(view: View, spans: npt.NDArray[np.int64], request: Request) -> Matches:
+def _search_at_once(view: View, request: Request) -> Matches:
     """Searches in one compiled call: a call takes as long as the scan of thousands of rows."""
     _require_going_on(request)
-    return Matches(*_nearest(view.table, spans, *_arguments(view, request), request.k, shape_of(request.words)))
+    shape = shape_of(request.words)
+    return Matches(*_nearest(view.table, view.spans, *_arguments(view, request), request.k, shape))
 
 
 @compiled
@@ -136,14 +136,9 @@ def _arguments(view: View, request: Request) -> tuple[Any, ...]:
     return tile_blocks(words), chunk_rows(words), epoch, request.queries, limit, request.floor
 
 
-def _whole(view: View, positions: Sequence[int]) -> list[Span]:
-    """Returns a span for all rows of each of these chunks."""
-    return [(position, 0, -(-view.rows[position] // LANES)) for position in positions]
-
-
 def _parts(spans: Sequence[Span], request: Request) -> list[npt.NDArray[np.int64]]:
     """Groups spans so that a compiled call, which cannot be stopped, takes some 30 ms, or has one span."""
-    block_bytes = LANES * request.words * 8 * len(request.queries)
+    block_bytes = _block_bytes(request)
     parts: list[list[Span]] = [[]]
     size = 0
     for span in spans:
@@ -153,6 +148,11 @@ def _parts(spans: Sequence[Span], request: Request) -> list[npt.NDArray[np.int64
             size = (span[2] - span[1]) * block_bytes
         parts[-1].append(span)
     return [np.array(part, np.int64).reshape(-1, 3) for part in parts]
+
+
+def _block_bytes(request: Request) -> int:
+    """Bytes of codes, times queries, that the scan of a block compares."""
+    return LANES * request.words * 8 * len(request.queries)
 
 
 def _require_going_on(request: Request) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shard.kernel.chunk import Chunk, Numbers, Selection
+from shard.kernel.simd import LANES
 
 
 class ScanStopped(Exception):
@@ -26,6 +27,8 @@ class View:
         live: The number of live rows.
         end: One more than the highest row number.
         table: uint64 (chunks, 8): the chunks, as `shard.kernel.scan.scan_spans` reads them.
+        spans: int64 (chunks, 3): the spans of all rows, for `scan_spans`.
+        blocks: The number of blocks of all chunks.
     """
 
     chunks: tuple[Chunk, ...]
@@ -34,14 +37,18 @@ class View:
     live: int
     end: int
     table: npt.NDArray[np.uint64]
+    spans: npt.NDArray[np.int64]
+    blocks: int
 
     @classmethod
     def of(cls, chunks: Sequence[Chunk], epoch: int, live: int, end: int) -> View:
         """Returns the view of these chunks in their present state."""
         table = [(*chunk.addresses, len(chunk.codes), chunk.rows, chunk.dead) for chunk in chunks]
+        spans = [(position, 0, -(-chunk.rows // LANES)) for position, chunk in enumerate(chunks)]
         return cls(
             tuple(chunks), tuple(chunk.rows for chunk in chunks), epoch, live, end,
-            np.array(table, np.uint64).reshape(-1, 8),
+            np.array(table, np.uint64).reshape(-1, 8), np.array(spans, np.int64).reshape(-1, 3),
+            sum(blocks for _, _, blocks in spans),
         )  # fmt: skip
 
 

@@ -52,26 +52,27 @@ def scan_group_from_wire(message: shard_pb2.ScanGroup, space: CodeSpace, indexin
         CodeSpaceMismatch: If the codes belong to another code space, or the features are stored in another way.
         InvalidRequest: If the group is malformed or asks for too many hits.
     """
-    queries = len(message.codes) // space.code_bytes
-    if message.k > MAX_SCAN_K or queries * message.k > 2 * MAX_BATCH_HITS:
-        raise InvalidRequest(f"k: {message.k:,} hits for each of {queries:,} queries are too many; request fewer")
-    space.require(message.fingerprint, "the query")
-    indexing.require_features(message.features, "the query")
-    if not message.codes or len(message.codes) % space.code_bytes:
-        raise InvalidRequest(
-            f"codes: {len(message.codes)} bytes are not a multiple of a code's {space.code_bytes} bytes"
-        )
-    if message.k < 1:
+    # Each field is read once, which takes long.
+    codes, k, code_bytes = message.codes, message.k, space.code_bytes
+    fingerprint, features = message.fingerprint, message.features
+    queries = len(codes) // code_bytes
+    if k > MAX_SCAN_K or queries * k > 2 * MAX_BATCH_HITS:
+        raise InvalidRequest(f"k: {k:,} hits for each of {queries:,} queries are too many; request fewer")
+    space.require(fingerprint, "the query")
+    indexing.require_features(features, "the query")
+    if not codes or len(codes) % code_bytes:
+        raise InvalidRequest(f"codes: {len(codes)} bytes are not a multiple of a code's {code_bytes} bytes")
+    if k < 1:
         raise InvalidRequest("k: is 0; use at least 1")
     return ScanGroup(
         message.collection,
-        message.fingerprint,
-        np.frombuffer(message.codes, np.uint8).reshape(-1, space.code_bytes),
-        message.k,
+        fingerprint,
+        np.frombuffer(codes, np.uint8).reshape(-1, code_bytes),
+        k,
         message.max_distance if message.HasField("max_distance") else None,
         filter_from_wire(message.filter) if message.HasField("filter") else None,
         message.include_attributes,
-        message.features,
+        features,
         *_scoring_from_wire(message, queries, space, indexing),
         message.include_versions,
         Place(message.after.value, check_key(message.after.key)) if message.HasField("after") else None,
