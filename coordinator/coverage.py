@@ -25,15 +25,6 @@ class Part(Protocol):
     def stale_ms(self) -> int: ...
 
 
-class Answers(Protocol):
-    """The answer, or the error, for each share of the slots."""
-
-    @property
-    def shares(self) -> Sequence[Share]: ...
-    @property
-    def parts(self) -> Sequence[Part | LookalikeError]: ...
-
-
 class CoverageTracker:
     """Computes coverage. Remembers the last row count of each partition, to estimate the rows of missing
     partitions."""
@@ -42,13 +33,21 @@ class CoverageTracker:
         # By collection, the rows of each partition.
         self._rows_known: dict[str, dict[int, int]] = {}
 
-    def coverage(self, collection: str, answers: Answers) -> Coverage:
-        """Returns the answers' coverage, which counts only partitions that have slots. A partition counts as
-        answered if it answered for all its slots."""
+    def coverage(
+        self, collection: str, shares: Sequence[Share], parts: Sequence[Part | LookalikeError]
+    ) -> Coverage:
+        """Returns what answers cover; this counts only partitions that have slots. A partition counts as answered
+        if it answered for all its slots.
+
+        Args:
+            collection: The collection's name.
+            shares: The slots that were asked for, by partition.
+            parts: The answer, or the error, for each share.
+        """
         missing: dict[int, str] = {}
         rows: dict[int, int] = {}
         stale_ms = 0
-        for share, part in zip(answers.shares, answers.parts, strict=True):
+        for share, part in zip(shares, parts, strict=True):
             if isinstance(part, LookalikeError):
                 missing[share.partition] = part.message
                 continue

@@ -13,10 +13,12 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from coordinator.cluster import Cluster
+from coordinator.coverage import CoverageTracker
 from coordinator.routing import Share
 from lookalike.cluster.hits import HitTable, merge
 from lookalike.cluster.scan import ScanGroup, ScanResult, Scoring
 from lookalike.model.errors import DeadlineExceeded, InvalidRequest, LookalikeError
+from lookalike.model.records import Coverage
 from lookalike.server.batcher import Batcher
 from lookalike.server.observe import metrics
 from lookalike.server.observe.later import later
@@ -54,19 +56,20 @@ class _Ticket:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Answers:
-    """The answer for each share of the slots, and the merged hits."""
+    """The answer for each share of the slots, what these answers cover, and the merged hits."""
 
-    shares: Sequence[Share]
     parts: Sequence[ScanAnswer]
+    coverage: Coverage
     hits: HitTable
 
 
 class FanOut:
     """Searches every slot once. Deadlines are times on the event loop's clock."""
 
-    def __init__(self, cluster: Cluster, scan: ScanShare) -> None:
+    def __init__(self, cluster: Cluster, scan: ScanShare, coverage: CoverageTracker) -> None:
         self._cluster = cluster
         self._scan = scan
+        self._coverage = coverage
         self._unfinished: set[_Round] = set()
         self._rounds: Batcher[_Ticket, _Round] = Batcher(
             self._run_round,
@@ -96,19 +99,23 @@ class FanOut:
                 if span is not None and sent.span is not None and sent.is_shared:
                     # The round's span is in the trace of one caller only, so the others link to it.
                     span.add_link(sent.span)
-                parts, hits = await sent.answer(ticket, deadline)
+                answers = await sent.answer(ticket, deadline)
         except TimeoutError:
             shares = self._cluster.routing.shares
-            return Answers(shares, [_late(share) for share in shares], HitTable(len(group.codes)))
+            late = [_late(share) for share in shares]
+            return Answers(
+                late, self._coverage.coverage(group.collection, shares, late), HitTable(len(group.codes))
+            )
         finally:
             if ticket.round:
                 ticket.round.leave()
-        if ticket.is_shared and any(isinstance(part, InvalidRequest) for part in parts):
+        if ticket.is_shared and any(isinstance(part, InvalidRequest) for part in answers.parts):
             # Each caller's answer alone is within the limits, but the joint answer may exceed them.
-            answers = await asyncio.gather(*(self._scan(share, [group], deadline) for share in sent.shares))
-            parts = [answer[0] for answer in answers]
-            return Answers(sent.shares, parts, _merge(parts, group))
-        return Answers(sent.shares, parts, hits)
+            alone = await asyncio.gather(*(self._scan(share, [group], deadline) for share in sent.shares))
+            parts = [answer[0] for answer in alone]
+            coverage = self._coverage.coverage(group.collection, sent.shares, parts)
+            return Answers(parts, coverage, _merge(parts, group))
+        return answers
 
     async def _run_round(self, tickets: Sequence[_Ticket]) -> Sequence[_Round]:
         groups, sizes = _join(tickets)
@@ -118,7 +125,7 @@ class FanOut:
         later(metrics.ROUND_QUERIES.observe, queries)
         with tracing.span("round", queries=queries, requests=len(tickets)):
             tasks = [asyncio.create_task(self._scan(share, groups, deadline)) for share in shares]
-            sent = _Round(shares, groups, sizes, tasks, len(tickets))
+            sent = _Round(shares, groups, sizes, tasks, len(tickets), self._coverage)
             self._unfinished.add(sent)
             sent.finished.add_done_callback(lambda _: self._unfinished.discard(sent))
             for ticket in tickets:
@@ -141,13 +148,16 @@ class _Round:
         sizes: Sequence[Sequence[int]],
         tasks: Sequence[asyncio.Task[list[ScanAnswer]]],
         callers: int,
+        coverage: CoverageTracker,
     ) -> None:
         self.shares = shares
         self._groups, self._sizes, self._tasks = groups, sizes, tasks
         self._callers = callers
+        self._coverage = coverage
         self.is_shared = callers > 1
         self.span = tracing.current()
-        self._merged: dict[int, list[HitTable]] = {}
+        # By group, once all partitions have answered: the answers to each member.
+        self._answers: dict[int, list[Answers]] = {}
         self._running = len(tasks)
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         for task in tasks:
@@ -187,24 +197,26 @@ class _Round:
         if not self._callers:
             self.cancel()
 
-    async def answer(self, ticket: _Ticket, deadline: float) -> tuple[list[ScanAnswer], HitTable]:
-        """Returns the answers to the ticket's group, and the ticket's merged hits."""
+    async def answer(self, ticket: _Ticket, deadline: float) -> Answers:
+        """Returns the answers to the ticket."""
         index = ticket.group_index
+        if index in self._answers:
+            return self._answers[index][ticket.member]
         if late := [task for task in self._tasks if not task.done()]:
             await asyncio.wait(late, timeout=deadline - asyncio.get_running_loop().time())
         parts = [
             task.result()[index] if task.done() and not task.cancelled() else _late(share)
             for share, task in zip(self.shares, self._tasks, strict=True)
         ]
-        if index not in self._merged:
-            began = time.perf_counter()
-            with tracing.span("merge"):
-                hits = _merge(parts, self._groups[index]).split(self._sizes[index])
-            later(metrics.MERGE_SECONDS.observe, time.perf_counter() - began)
-            if not all(task.done() for task in self._tasks):
-                return parts, hits[ticket.member]
-            self._merged[index] = hits
-        return parts, self._merged[index][ticket.member]
+        began = time.perf_counter()
+        with tracing.span("merge"):
+            hits = _merge(parts, self._groups[index]).split(self._sizes[index])
+        later(metrics.MERGE_SECONDS.observe, time.perf_counter() - began)
+        coverage = self._coverage.coverage(self._groups[index].collection, self.shares, parts)
+        answers = [Answers(parts, coverage, part) for part in hits]
+        if not self._running:
+            self._answers[index] = answers
+        return answers[ticket.member]
 
 
 def _release(waiting: asyncio.Future[None], *_: object) -> None:

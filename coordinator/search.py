@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from prometheus_client import Counter
 
 from coordinator import examples, grouped_search, paging, quorum_scan, scoring, thumbnails
 from coordinator.catalog import Catalog, Layout
@@ -102,8 +104,11 @@ class Searcher:
         self._encoder = encoder
         self._reader = reader
         self._selector = selector
-        self._fan_outs = {"one": FanOut(cluster, self._scan_one), "quorum": FanOut(cluster, self._scan_majority)}
-        self._coverage = CoverageTracker()
+        coverage = CoverageTracker()
+        self._fan_outs = {
+            "one": FanOut(cluster, self._scan_one, coverage),
+            "quorum": FanOut(cluster, self._scan_majority, coverage),
+        }
 
     @property
     def waiting(self) -> int:
@@ -184,8 +189,13 @@ class Searcher:
         )  # fmt: skip
         answers = await self._settled(group, options.consistency, deadline)
         searched = time.perf_counter()
-        coverage = self._checked_coverage(collection, answers, options.allow_partial)
-        warnings = [*asked.warnings, *_unknown_fields(answers)]
+        coverage = answers.coverage
+        warnings = asked.warnings
+        if coverage.complete:
+            # Otherwise a partition that did not answer may know the fields.
+            warnings = [*warnings, *warnings_of([part for part in answers.parts if isinstance(part, ScanResult)])]
+        else:
+            self._require_acceptable(collection, answers, options.allow_partial)
         found = _without_own(answers.hits, own)
         candidates = found.head(plan.candidates)
         # A rerank is exact if no record was left out of the candidates.
@@ -280,18 +290,16 @@ class Searcher:
             self._cluster, self._catalog, group.collection, deadline, lambda until: fan_out.ask(group, until)
         )
 
-    def _checked_coverage(self, collection: str, answers: Answers, allow_partial: bool) -> Coverage:
-        """The answers' coverage. Raises if the answer must not be returned."""
-        coverage = self._coverage.coverage(collection, answers)
-        if missing := [error for error in answers.parts if isinstance(error, LookalikeError)]:
-            with self._counted_if_refused(collection, coverage):
-                require_acceptable(missing, allow_partial, coverage)
-        return coverage
+    def _require_acceptable(self, collection: str, answers: Answers, allow_partial: bool) -> None:
+        """Raises if the answer, which is incomplete, must not be returned."""
+        missing = [error for error in answers.parts if isinstance(error, LookalikeError)]
+        with self._counted_if_refused(collection, answers.coverage):
+            require_acceptable(missing, allow_partial, answers.coverage)
 
     def _count(self, collection: str, queries: int, coverage: Coverage, timings: Timings) -> None:
         label = self._catalog.label(collection)
-        metrics.QUERIES.labels(label).inc(queries)
-        metrics.ANSWERS.labels(label, "complete" if coverage.complete else "incomplete").inc()
+        _queries(label).inc(queries)
+        _answers(label, "complete" if coverage.complete else "incomplete").inc()
         for partition in coverage.missing:
             metrics.MISSING.labels(str(partition)).inc()
         metrics.FAN_OUT_SECONDS.observe(timings.search_ms / 1000)
@@ -309,10 +317,15 @@ class Searcher:
             raise
 
 
-def _unknown_fields(answers: Answers) -> list[str]:
-    """The warnings of fields that no record has. None unless all partitions answered: another may know them."""
-    parts = [part for part in answers.parts if isinstance(part, ScanResult)]
-    return warnings_of(parts) if len(parts) == len(answers.parts) else []
+# Cached, because looking up a metric's labels costs as much as updating the metric.
+@functools.cache
+def _queries(label: str) -> Counter:
+    return metrics.QUERIES.labels(label)
+
+
+@functools.cache
+def _answers(label: str, coverage: str) -> Counter:
+    return metrics.ANSWERS.labels(label, coverage)
 
 
 def _timings(started: float, encoded: float, searched: float, done: float) -> Timings:

@@ -256,7 +256,7 @@ class Selector:
         answers = await settled(self._cluster, self._catalog, collection, deadline, ask)
         parts = [part for part in answers.parts if isinstance(part, Selected)]
         if missing := [part for part in answers.parts if isinstance(part, LookalikeError)]:
-            coverage = CoverageTracker().coverage(collection, answers)
+            coverage = CoverageTracker().coverage(collection, answers.shares, answers.parts)
             require_acceptable(missing, False, coverage, "retry, with the same cursor")
         if not wanted.after:
             # Later pages do not ask all partitions, and a field may be known to the others only.
@@ -349,7 +349,7 @@ class Selector:
 
         await self._catalog.layout(question.collection, deadline)
         answers = await settled(self._cluster, self._catalog, question.collection, deadline, ask)
-        coverage = self._coverage.coverage(question.collection, answers)
+        coverage = self._coverage.coverage(question.collection, answers.shares, answers.parts)
         parts = [part for part in answers.parts if isinstance(part, Selected)]
         if missing := [part for part in answers.parts if isinstance(part, LookalikeError)]:
             require_acceptable(missing, allow_partial, coverage)

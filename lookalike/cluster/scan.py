@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,8 @@ class ScanGroup:
     def batch_key(self) -> tuple[object, ...]:
         """The group's options. Groups with equal keys can share one scan."""
         kind: Any = type(self)
-        return tuple(getattr(self, name) for name in _option_names(kind))
+        options: tuple[object, ...] = _options_of(kind)(self)
+        return options
 
     def joined(self, others: Sequence[ScanGroup]) -> ScanGroup:
         """Returns this group and others with the same `batch_key` as one group."""
@@ -136,8 +138,10 @@ class ScanResult:
 
 
 @functools.cache
-def _option_names(kind: type[Any]) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(kind) if field.name not in _PER_QUERY)
+def _options_of(kind: Any) -> Callable[[ScanGroup], Any]:
+    """Returns a function that returns a group's options."""
+    names = (field.name for field in dataclasses.fields(kind) if field.name not in _PER_QUERY)
+    return operator.attrgetter(*names)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ def _similar(field: str, names: Sequence[str]) -> list[str]:
 
 def warnings_of(parts: Sequence[Part]) -> list[str]:
     """Returns a sentence for each field that no partition knows. parts: the answers of all partitions."""
-    if not parts:
+    if not parts or not parts[0].unknown_fields:
         return []
     unknown = set.intersection(*(set(part.unknown_fields) for part in parts))
     known = sorted({field for part in parts for field in part.known_fields})
