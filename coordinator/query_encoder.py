@@ -72,6 +72,11 @@ class QueryEncoder:
             InvalidRequest: If a query is invalid, or lacks what the scoring needs.
             NotFound: If the collection has no record with a query's key.
         """
+        if not plan.needs_projections and not plan.needs_features:
+            given = [query.code for query in queries if query.code is not None]
+            if len(given) == len(queries):
+                layout.space.require(fingerprint, "the query")
+                return _joined([check_code(code, layout.space, "the query") for code in given], layout), None, ()
         for query in queries:
             if query.image is not None:
                 self._encoders.check_image(query.image)
@@ -83,8 +88,7 @@ class QueryEncoder:
         images = iter(encoded_images)
         stored = await self._read_records(collection, layout, queries, plan, consistency, deadline)
         encoded = [_encoded(query, images, stored, collection, layout, plan) for query in queries]
-        codes = np.frombuffer(b"".join(one.code for one in encoded), np.uint8)
-        codes = codes.reshape(-1, layout.space.code_bytes)
+        codes = _joined([one.code for one in encoded], layout)
         inputs = scoring.inputs(
             plan, codes, [one.projections for one in encoded], [one.features for one in encoded]
         )
@@ -127,6 +131,10 @@ class QueryEncoder:
         features = layout.indexing.features_text if plan.needs_features else ""
         found = await self._reader.fetch(collection, keys, consistency, deadline, features)
         return {record.key: record for record in found}
+
+
+def _joined(codes: Sequence[bytes], layout: Layout) -> Codes:
+    return np.frombuffer(b"".join(codes), np.uint8).reshape(-1, layout.space.code_bytes)
 
 
 def _warnings(images: Sequence[EncodedImage | InvalidRequest], layout: Layout) -> list[str]:
