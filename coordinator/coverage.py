@@ -36,8 +36,8 @@ class CoverageTracker:
     def coverage(
         self, collection: str, shares: Sequence[Share], parts: Sequence[Part | LookalikeError]
     ) -> Coverage:
-        """Returns what answers cover; this counts only partitions that have slots. A partition counts as answered
-        if it answered for all its slots.
+        """Returns the coverage of answers, which counts only partitions that have slots. A partition counts as
+        answered if it answered for all its slots.
 
         Args:
             collection: The collection's name.

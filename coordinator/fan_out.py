@@ -200,10 +200,10 @@ class _Round:
     async def answer(self, ticket: _Ticket, deadline: float) -> Answers:
         """Returns the answers to the ticket."""
         index = ticket.group_index
-        if index in self._answers:
-            return self._answers[index][ticket.member]
         if late := [task for task in self._tasks if not task.done()]:
             await asyncio.wait(late, timeout=deadline - asyncio.get_running_loop().time())
+        if index in self._answers:
+            return self._answers[index][ticket.member]
         parts = [
             task.result()[index] if task.done() and not task.cancelled() else _late(share)
             for share, task in zip(self.shares, self._tasks, strict=True)

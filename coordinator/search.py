@@ -192,7 +192,7 @@ class Searcher:
         coverage = answers.coverage
         warnings = asked.warnings
         if coverage.complete:
-            # Otherwise a partition that did not answer may know the fields.
+            # Only then: a partition that did not answer may know the fields.
             warnings = [*warnings, *warnings_of([part for part in answers.parts if isinstance(part, ScanResult)])]
         else:
             self._require_acceptable(collection, answers, options.allow_partial)
@@ -298,8 +298,8 @@ class Searcher:
 
     def _count(self, collection: str, queries: int, coverage: Coverage, timings: Timings) -> None:
         label = self._catalog.label(collection)
-        _queries(label).inc(queries)
-        _answers(label, "complete" if coverage.complete else "incomplete").inc()
+        _query_counter(label).inc(queries)
+        _answer_counter(label, "complete" if coverage.complete else "incomplete").inc()
         for partition in coverage.missing:
             metrics.MISSING.labels(str(partition)).inc()
         metrics.FAN_OUT_SECONDS.observe(timings.search_ms / 1000)
@@ -319,12 +319,12 @@ class Searcher:
 
 # Cached, because looking up a metric's labels costs as much as updating the metric.
 @functools.cache
-def _queries(label: str) -> Counter:
+def _query_counter(label: str) -> Counter:
     return metrics.QUERIES.labels(label)
 
 
 @functools.cache
-def _answers(label: str, coverage: str) -> Counter:
+def _answer_counter(label: str, coverage: str) -> Counter:
     return metrics.ANSWERS.labels(label, coverage)
 
 

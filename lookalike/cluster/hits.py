@@ -29,7 +29,8 @@ def _empty(kind: type[np.generic]) -> Callable[[], npt.NDArray[Any]]:
     return lambda: column
 
 
-# A complete table is not changed. Python would take several times as long to make frozen ones.
+# A table must not be changed once its columns are filled. Not frozen: a frozen instance takes several times as
+# long to create.
 @dataclasses.dataclass(slots=True, eq=False)
 class HitTable:
     """The hits of `queries` queries, one row per hit.

@@ -59,7 +59,7 @@ class Place:
     key: str
 
 
-# Groups and results are not changed; not frozen, for the reason that `HitTable` is not.
+# Must not be changed. Not frozen, for the same reason as `HitTable`.
 @dataclasses.dataclass(slots=True)
 class ScanGroup:
     """Queries that share their options.

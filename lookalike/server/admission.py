@@ -41,7 +41,8 @@ class Admission:
         return self._limit
 
     def admit(self, size: int) -> contextlib.AbstractContextManager[None]:
-        """Holds room for a request of `size` bytes while the block runs. Raises Overloaded if there is no room."""
+        """Takes room for a request of `size` bytes, and returns a context manager that frees it: enter it at once.
+        Raises Overloaded if there is no room."""
         size += _REQUEST_BYTES
         if self._taken and self._taken + size > self._limit:
             raise Overloaded(

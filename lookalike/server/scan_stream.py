@@ -75,8 +75,8 @@ class _Stream:
         self._unsent: collections.deque[pb.ScanCall] = collections.deque()
         self._is_finishing = False
         loop = asyncio.get_running_loop()
-        # Done when the writer has something to do.
-        self._work: asyncio.Future[None] = loop.create_future()
+        # Done when there is something to write, or the stream has ended.
+        self._wakeup: asyncio.Future[None] = loop.create_future()
         self._reader = loop.create_task(self._read())
         # A task of its own, because gRPC ends a stream if a write is cancelled.
         self._writer = loop.create_task(self._write())
@@ -89,11 +89,11 @@ class _Stream:
             raise InvalidRequest(too_large(f"it has {size:,} bytes"))
         self._numbers += 1
         number = self._numbers
-        served = requests.current()
+        current = requests.current()
         call = pb.ScanCall(
             number=number,
             request=request,
-            request_id="" if served is None else served.id,
+            request_id="" if current is None else current.id,
             traceparent=dict(tracing.headers()).get(tracing.TRACEPARENT, ""),
         )
         response: asyncio.Future[pb.ScanResponse] = loop.create_future()
@@ -123,8 +123,8 @@ class _Stream:
         self._wake_writer()
 
     def _wake_writer(self) -> None:
-        if not self._work.done():
-            self._work.set_result(None)
+        if not self._wakeup.done():
+            self._wakeup.set_result(None)
 
     async def _write(self) -> None:
         loop = asyncio.get_running_loop()
@@ -132,10 +132,14 @@ class _Stream:
             while not self.is_broken:
                 while self._unsent:
                     await self._call.write(self._unsent.popleft())
-                self._work = loop.create_future()
-                await self._work
+                self._wakeup = loop.create_future()
+                await self._wakeup
         except (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
             # The stream has ended: the reader fails all requests on it, with the reason.
+            self.is_broken = True
+        finally:
+            # After any other error. This has no effect on a stream that has ended.
+            self._call.cancel()
             self.is_broken = True
 
     async def _read(self) -> None:

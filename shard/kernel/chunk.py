@@ -6,7 +6,6 @@ concurrently with appends and deletions, over one consistent state."""
 from __future__ import annotations
 
 import dataclasses
-import functools
 import threading
 import weakref
 
@@ -33,7 +32,6 @@ _COMPACT_ROWS = 2_048
 _GATHER_SHARE = 16
 
 
-@functools.cache
 def chunk_rows(words: int) -> int:
     """Returns the number of rows of a full chunk, whose codes take enough bytes for huge pages."""
     return max(_MIN_CHUNK_ROWS, _MIN_CHUNK_BYTES // (words * 8))
@@ -52,7 +50,6 @@ class Chunk:
         rows: The number of rows in use, deleted ones included.
         dead: The number of deleted rows.
         buckets: The multi-index hashing tables of a full chunk.
-        addresses: The addresses of the arrays, in the order of the first columns of a view's `table`.
     """
 
     codes: Words
@@ -63,11 +60,11 @@ class Chunk:
     rows: int = 0
     dead: int = 0
     buckets: Buckets | None = None
-    addresses: tuple[int, ...] = ()
+    _addresses: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         arrays = (self.codes, self.ids, self.min_ids, self.numbers, self.died)
-        self.addresses = tuple(array.ctypes.data for array in arrays)
+        self._addresses = tuple(array.ctypes.data for array in arrays)
 
     @classmethod
     def empty(cls, words: int, rows: int | None = None) -> Chunk:
@@ -87,6 +84,11 @@ class Chunk:
     def arrays(self) -> tuple[Words, Ids, npt.NDArray[np.uint32], Ids]:
         """The arrays that `scan_chunk` reads. `died` is empty if no row is deleted."""
         return self.codes, self.ids, self.died if self.dead else self.died[:0], self.min_ids
+
+    @property
+    def entry(self) -> tuple[int, ...]:
+        """The chunk's row in a view's `table`, in the order of the columns that `shard.kernel.scan` names."""
+        return *self._addresses, len(self.codes), self.rows, self.dead
 
     @property
     def is_full(self) -> bool:

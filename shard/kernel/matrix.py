@@ -174,12 +174,13 @@ class CodeMatrix:
         """Compiles, or loads from the cache, everything that searches of this width need."""
         matrix = CodeMatrix(self.bits, hashed=self._hashed, searcher=self._search)
         matrix.append(np.zeros((LANES, self.bits // 8), np.uint8), np.arange(LANES, dtype=np.uint64))
+        query = np.zeros((1, self.bits // 8), np.uint8)
+        # With two threads, rows are scanned and read out in separate calls.
+        for selection, threads in ((None, 1), (None, 2), (Selection(np.arange(LANES) == 1), 1)):
+            matrix.scan(query, 1, selection=selection, threads=threads)
         if self._hashed:
             matrix.view().chunks[0].hash_rows()
-        one_row = Selection(np.arange(LANES) == 1)
-        # With two threads, rows are scanned and read out in separate calls.
-        for selection, threads in ((None, 1), (None, 2), (one_row, 1)):
-            matrix.scan(np.zeros((1, self.bits // 8), np.uint8), 1, selection=selection, threads=threads)
+            matrix.scan(query, 1)
         weighted.warm_up(matrix.view(), self.bits)
         grouped.warm_up(matrix.view(), self.bits)
         heaps = Heaps.empty(1, 1)

@@ -29,9 +29,9 @@ _FAR = np.uint16(0xFFFF)
 # If a block has more candidates than this, those at the bound whose ids are too large are dropped first.
 _MANY_TIES = 4
 _EIGHT, _FOUR, _ONE = (0,) * 8, (0,) * 4, (0,)
-# The columns of a view's `table`: the addresses of a chunk's arrays, the blocks that it has room for, its rows in
-# the view, and how many of them are deleted.
-_CODES, _IDS, _MIN_IDS, NUMBERS, _DIED, _BLOCKS, _ROWS, _DEAD = range(8)
+# The columns of a view's `table`, which `Chunk.entry` fills: the addresses of a chunk's arrays, the blocks that it
+# has room for, its rows in the view, and how many of them are deleted.
+_CODES, _IDS, _MIN_IDS, NUMBERS, _DIED, _CAPACITY, _ROWS, _DEAD = range(8)
 
 
 @functools.cache
@@ -55,7 +55,7 @@ def scan_spans(table, spans, tile, chunk_rows, epoch, queries, limit, floor, hea
     for s in range(spans.shape[0]):
         position, first, last = spans[s, 0], spans[s, 1], spans[s, 2]
         entry = table[position]
-        blocks, dead = np.int64(entry[_BLOCKS]), np.int64(entry[_DEAD])
+        blocks, dead = np.int64(entry[_CAPACITY]), np.int64(entry[_DEAD])
         chunk = (
             carray(pointer_64(entry[_CODES]), (blocks, words, LANES)),
             carray(pointer_64(entry[_IDS]), (blocks * LANES,)),

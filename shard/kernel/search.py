@@ -24,7 +24,7 @@ from shard.kernel.simd import LANES, shape_of
 from shard.kernel.view import ScanStopped, View
 
 
-# Not frozen, because making a frozen one takes longer than a short search can spare.
+# Not frozen: a frozen instance takes several times as long to create.
 @dataclasses.dataclass(slots=True)
 class Matches:
     """The matches of q queries. Row i holds counts[i] matches of query i, ordered by (distance, id); the values
@@ -45,7 +45,7 @@ class Matches:
     has_equal_neighbours: bool
 
 
-# Bytes of codes, times queries, that a compiled call compares.
+# The most bytes of codes, times queries, that one compiled call compares, unless one span has more.
 _BYTES_AT_ONCE = 512 << 20
 
 
@@ -92,11 +92,11 @@ def _scan(view: View, positions: Sequence[int], request: Request, threads: int) 
         heaps = Heaps.empty(len(request.queries), request.k)
         if request.selection is None:
             for part in _parts(span, request):
-                _require_going_on(request)
+                _raise_if_stopped(request)
                 scan_spans(view.table, part, *_arguments(view, request), heaps.arrays, shape_of(request.words))
         else:
             for position, first, last in span:
-                _require_going_on(request)
+                _raise_if_stopped(request)
                 _scan_part(view, position, first, last, request.selection, request, heaps)
         return heaps
 
@@ -112,8 +112,9 @@ def _scan(view: View, positions: Sequence[int], request: Request, threads: int) 
 
 
 def _search_at_once(view: View, request: Request) -> Matches:
-    """Searches in one compiled call: a call takes as long as the scan of thousands of rows."""
-    _require_going_on(request)
+    """Scans all chunks and reads out the matches in one compiled call. The overhead of a call equals the scan of
+    thousands of rows."""
+    _raise_if_stopped(request)
     shape = shape_of(request.words)
     return Matches(*_nearest(view.table, view.spans, *_arguments(view, request), request.k, shape))
 
@@ -147,7 +148,7 @@ def _parts(spans: Sequence[Span], request: Request) -> list[npt.NDArray[np.int64
             parts.append([])
             size = (span[2] - span[1]) * block_bytes
         parts[-1].append(span)
-    return [np.array(part, np.int64).reshape(-1, 3) for part in parts]
+    return [np.array(part, np.int64) for part in parts if part]
 
 
 def _block_bytes(request: Request) -> int:
@@ -155,7 +156,7 @@ def _block_bytes(request: Request) -> int:
     return LANES * request.words * 8 * len(request.queries)
 
 
-def _require_going_on(request: Request) -> None:
+def _raise_if_stopped(request: Request) -> None:
     if request.should_stop():
         raise ScanStopped
 
@@ -182,7 +183,7 @@ def _search_buckets(view: View, positions: list[int], request: Request, threads:
     found = Heaps.empty(len(request.queries), request.k)
     far = []
     for q, query in enumerate(request.queries):
-        _require_going_on(request)
+        _raise_if_stopped(request)
         bound = heaps.bound(q, request.limit)
         if not mih.search(
             tables,
@@ -242,7 +243,7 @@ def _scan_part(
 
 
 def matches_of(view: View, heaps: Heaps, words: int) -> Matches:
-    """Sorts the rows in the heaps, which are no heaps afterwards, and returns them."""
+    """Sorts the heaps' rows and returns them as matches. Afterwards they no longer form heaps."""
     return Matches(heaps.counts, *_read_out(*heaps.arrays, view.table, chunk_rows(words)))
 
 

@@ -16,7 +16,7 @@ class ScanStopped(Exception):
     """The caller's `should_stop` returned True before the scan finished."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class View:
     """The matrix as it was after one append or deletion.
 
@@ -28,7 +28,7 @@ class View:
         end: One more than the highest row number.
         table: uint64 (chunks, 8): the chunks, as `shard.kernel.scan.scan_spans` reads them.
         spans: int64 (chunks, 3): the spans of all rows, for `scan_spans`.
-        blocks: The number of blocks of all chunks.
+        blocks: The number of blocks in use, over all chunks.
     """
 
     chunks: tuple[Chunk, ...]
@@ -43,7 +43,7 @@ class View:
     @classmethod
     def of(cls, chunks: Sequence[Chunk], epoch: int, live: int, end: int) -> View:
         """Returns the view of these chunks in their present state."""
-        table = [(*chunk.addresses, len(chunk.codes), chunk.rows, chunk.dead) for chunk in chunks]
+        table = [chunk.entry for chunk in chunks]
         spans = [(position, 0, -(-chunk.rows // LANES)) for position, chunk in enumerate(chunks)]
         return cls(
             tuple(chunks), tuple(chunk.rows for chunk in chunks), epoch, live, end,

@@ -80,6 +80,7 @@ def test_buckets_and_scan_give_the_same_answer(
             matrix.append(codes[: n // 2], ids[: n // 2])
             matrix.append(codes[n // 2 :], ids[n // 2 :])
             matrix.delete(doomed)
+        assert bool(matrices[1].view().chunks[0].buckets) == (n >= 1_024)
         options = {"max_distance": max_distance, "selection": selection, "floor": floor}
         plain, hashed = (matrix.scan(queries, k, **options) for matrix in matrices)
         assert answer(hashed) == answer(plain)
@@ -98,7 +99,7 @@ def test_close_neighbours_are_found_by_the_buckets() -> None:
     matrix = CodeMatrix(128, hashed=True)
     codes = random_codes(rng, rows, 128)
     matrix.append(codes, np.arange(rows, dtype=np.uint64))
-    with mock.patch.object(search, "scan_chunk", side_effect=AssertionError):
+    with mock.patch.object(search, "scan_spans", side_effect=AssertionError):
         for flipped in range(9):
             query = codes[77].copy()
             query[:flipped] ^= 1

@@ -52,7 +52,7 @@ def scan_group_from_wire(message: shard_pb2.ScanGroup, space: CodeSpace, indexin
         CodeSpaceMismatch: If the codes belong to another code space, or the features are stored in another way.
         InvalidRequest: If the group is malformed or asks for too many hits.
     """
-    # Each field is read once, which takes long.
+    # Reading a field of a message is slow, so each is read once.
     codes, k, code_bytes = message.codes, message.k, space.code_bytes
     fingerprint, features = message.fingerprint, message.features
     queries = len(codes) // code_bytes
