@@ -371,7 +371,9 @@ def test_an_evaluation_resumes_unless_a_setting_changed(
 
 
 def test_a_recommendation_is_printed_last(swept: Evaluated, photographs: Path, cache: Path) -> None:
-    best = max((row for row in swept.rows if row["score"] == "hamming"), key=lambda row: row["map5"])
+    hamming = [row for row in swept.rows if row["score"] == "hamming"]
+    # On some processors several codes are equally good; then the shortest is recommended.
+    best = min(hamming, key=lambda row: (-row["map5"], row["bits"]))
     assert f"recommendation: {MODEL}, pooled, {best['method']}, {best['bits']} bits" in swept.printed
     assert f"config: encoder: {{model: {MODEL}, layer: pooled, bits: {best['bits']}" in swept.printed
     assert "reason: the best mAP@5 of all codes, " in swept.printed
