@@ -139,8 +139,7 @@ class _Stream:
             self.is_broken = True
         finally:
             # After any other error. This has no effect on a stream that has ended.
-            self._call.cancel()
-            self.is_broken = True
+            self.close()
 
     async def _read(self) -> None:
         error: LookalikeError = PartitionUnavailable("the shard closed the stream")

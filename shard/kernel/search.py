@@ -101,7 +101,7 @@ def _scan(view: View, positions: Sequence[int], request: Request, threads: int) 
         return heaps
 
     if threads == 1:
-        return scan_span([(position, 0, -(-view.rows[position] // LANES)) for position in positions])
+        return scan_span(list(map(tuple, view.spans[positions].tolist())))
     spans = _split(view, positions, threads, tile_blocks(request.words))
     if len(spans) == 1:
         return scan_span(spans[0])
